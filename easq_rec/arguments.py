@@ -1,0 +1,108 @@
+"""The command line of a run: a recipe's name, then overrides of its numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import tyro
+
+from easq_rec.config import Config
+from easq_rec.recipes import RECIPES
+
+DEFAULT = "quickstart"
+Options = TypeVar("Options")
+
+
+class UsageError(ValueError):
+    """The command line cannot be carried out; the message is one readable line."""
+
+
+def parse_config(argv: Sequence[str], *, prog: str) -> Config:
+    """`[RECIPE] [--data DIR] [--run-dir DIR] [--overrides]` to a config.
+
+    Prints the help and leaves with exit code 0 on --help.
+
+    Raises:
+        UsageError: an unknown recipe, flag or value.
+    """
+    argv = list(argv)
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT
+    if name not in RECIPES:
+        raise UsageError(f"recipe {name!r} is not known: one of {', '.join(RECIPES)}")
+    description = (
+        f"Trains recipe {name} (of: {', '.join(RECIPES)}; {prog} RECIPE --help shows the defaults of another).\n\n"
+        "--data DIR names the folder with requests/ and answers/; an existing --run-dir is resumed."
+    )
+    return parse(Config, argv, prog=f"{prog} {name}", description=description, default=RECIPES[name]())
+
+
+def parse(
+    cls: type[Options],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str | None = None,
+    default: Options | None = None,
+) -> Options:
+    """Options of one command, as the dataclass `cls`. Raises UsageError as `parse_config` does."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), _wide_terminal(helping=bool({"-h", "--help"} & set(argv))):
+            return tyro.cli(
+                cls,
+                prog=prog,
+                description=description,
+                args=list(argv),
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+                **({} if default is None else {"default": default}),
+            )
+    except SystemExit as leaving:
+        if leaving.code:
+            raise UsageError(_one_line(errors.getvalue())) from None
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def run(main: Callable[[], int]) -> int:
+    """Calls `main()`; a user's error becomes its message on stderr and exit code 2."""
+    try:
+        return main()
+    except ValueError as error:
+        if os.environ.get("EASQ_TRACEBACK"):
+            raise
+        print(f"easq-rec: {error}", file=sys.stderr)
+        return 2
+
+
+@contextlib.contextmanager
+def _wide_terminal(*, helping: bool) -> Iterator[None]:
+    """Keeps tyro from wrapping its error messages, which are unboxed into one line."""
+    before = os.environ.get("COLUMNS")
+    if not helping:
+        os.environ["COLUMNS"] = "2000"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _one_line(box: str) -> str:
+    """The message out of tyro's box: what stands above its first rule."""
+    lines = []
+    for line in box.splitlines()[1:]:
+        text = line.strip(" │|╰╯╭╮")
+        if not text or set(text) <= {"─", "-"}:
+            break
+        lines.append(text)
+    message = " ".join(lines)
+    return re.sub(r"^Error parsing ([\w.-]+): ", r"\1: ", message) + " (--help lists all fields)"

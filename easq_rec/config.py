@@ -1,0 +1,336 @@
+"""Every knob of easq-rec, as frozen dataclasses that validate themselves.
+
+This module imports neither torch nor anything else of the project, so that ``--help`` and a bad value answer at once.
+Structure (which features, towers and losses exist) is chosen by a recipe, in Python; numbers may be overridden on the
+command line (``--optim.dense-lr 3e-4``). A recipe's result is written to ``RUN_DIR/config.json`` and reproduces the run.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from easq_rec.features import FeatureSchema, require
+
+Hidden = tyro.conf.Suppress
+"""Marks a field that a recipe chooses in Python: it is stored in config.json but is no command-line flag."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """A mixture of small MLP experts behind a ReLU router."""
+
+    experts: int
+    """Number of experts (K1 for the main tower, K2 for the satisfaction tower)."""
+    hidden: int = 64
+    """Hidden width of each expert."""
+    out: int = 64
+    """Output width of each expert."""
+    gate_floor: float = 0.01
+    """Added to every gate: without it a gate whose ReLU closes for all inputs never opens again."""
+
+    def __post_init__(self) -> None:
+        require(self.experts >= 1, "tower.experts", self.experts, "at least 1")
+        require(self.hidden >= 1, "tower.hidden", self.hidden, "at least 1")
+        require(self.out >= 1, "tower.out", self.out, "at least 1")
+        require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
+
+
+LinearName = Literal["input", "query", "key_value", "attention_out", "ffn_in", "ffn_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Low-rank adapters on the backbone's linears (the satisfaction pathway's own parameters)."""
+
+    rank: int = 8
+    alpha: float = 8.0
+    """The adapter's product B A is scaled by alpha / rank."""
+    targets: tuple[LinearName, ...] = ("input", "query", "key_value", "attention_out", "ffn_in", "ffn_out")
+    """Which linears carry an adapter; the others are constants of the satisfaction stream."""
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, "model.lora.rank", self.rank, "at least 1")
+        require(self.alpha > 0, "model.lora.alpha", self.alpha, "more than 0")
+        allowed = typing.get_args(LinearName)
+        for target in self.targets:
+            require(target in allowed, "model.lora.targets", target, f"one of {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The request-level Transformer and its towers (sizes of section 4 of the architecture guide)."""
+
+    dim: int = 64
+    """Width d of a token."""
+    heads: int = 4
+    layers: int = 2
+    ffn: int = 256
+    main: Tower = Tower(experts=6)
+    """Main tower: its output is the policy score that is served."""
+    satisfaction: Tower | None = Tower(experts=2)
+    """Satisfaction tower: its output is the reference score. None: no satisfaction pathway at all."""
+    lora: LoRA | None = LoRA()
+    """Adapters. None: the satisfaction tower reads the main representation as a constant."""
+    isolate_embeddings: bool = True
+    """True: the satisfaction loss does not reach the embeddings; False: it does, through the adapters (the paper)."""
+
+    def __post_init__(self) -> None:
+        require(self.dim >= 1 and self.heads >= 1, "model.dim", self.dim, "at least 1")
+        require(self.dim % self.heads == 0, "model.heads", self.heads, f"a divisor of model.dim={self.dim}")
+        require(self.layers >= 1, "model.layers", self.layers, "at least 1")
+        require(self.ffn >= 1, "model.ffn", self.ffn, "at least 1")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses, replay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """L = L_main + satisfaction * L_satis + dpo * L_DPO + dense * L_dense."""
+
+    satisfaction: float = 1.0
+    """Weight of the pairwise satisfaction loss on answered pairs (lambda 1)."""
+    dpo: float = 0.0
+    """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
+    dense: float = 0.3
+    """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
+    policy: Literal["score_difference", "slate_softmax", "bernoulli"] = "slate_softmax"
+    """What log pi means in the DPO loss. score_difference is the paper's literal form."""
+    beta: float = 1.0
+    """Temperature of the DPO loss (the paper uses 0.1 with score_difference)."""
+    dense_warmup_steps: int = 100
+    """Steps before L_dense and L_DPO set in, while the reference learns its first answers."""
+    uncertain: Literal["ignore", "between"] = "ignore"
+    """Whether `uncertain` answers form no pairs or rank between the other two."""
+
+    def __post_init__(self) -> None:
+        for name in ("satisfaction", "dpo", "dense"):
+            require(getattr(self, name) >= 0, f"losses.{name}", getattr(self, name), "0 or more")
+        require(self.beta > 0, "losses.beta", self.beta, "more than 0")
+        require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """The buffer of answered requests from which every batch takes some."""
+
+    answers_per_step: int = 8
+    """Answers appended to each rank's batch, with their requests."""
+    capacity: int = 65_536
+    """Most recent answers kept."""
+    max_replays: int = 1_000
+    """How often one answer may be replayed."""
+
+    def __post_init__(self) -> None:
+        require(self.answers_per_step >= 1, "replay.answers_per_step", self.answers_per_step, "at least 1")
+        require(self.capacity >= 1, "replay.capacity", self.capacity, "at least 1")
+        require(self.max_replays >= 1, "replay.max_replays", self.max_replays, "at least 1")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The built-in synthetic world, used when no --data is given."""
+
+    requests: int = 40_000
+    """Requests in the log."""
+    users: int = 4_000
+    videos: int = 8_000
+    candidates: int = 12
+    """Candidates per request."""
+    history: int = 50
+    """Longest history written, in entries."""
+    answer_rate: float = 1e-2
+    """Share of triggered impressions that carry an answer (the paper: 1e-4)."""
+    days: float = 14.0
+    """Length of the time line, in days."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "users", "videos", "candidates", "history"):
+            require(getattr(self, name) >= 1, f"world.{name}", getattr(self, name), "at least 1")
+        require(self.candidates <= self.videos, "world.candidates", self.candidates, "at most world.videos")
+        require(0 <= self.answer_rate <= 1, "world.answer_rate", self.answer_rate, "between 0 and 1")
+        require(self.seed >= 0, "world.seed", self.seed, "0 or more")
+        require(self.days > 0, "world.days", self.days, "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is read, in which order, and what is held out."""
+
+    path: Annotated[str | None, tyro.conf.arg(aliases=("--data",))] = None
+    """Directory that holds requests/ and answers/; None: the built-in synthetic world."""
+    holdout: float = 0.2
+    """The last share of the time line, which no part of training sees."""
+    max_history: int = 50
+    """Most recent history entries that the model reads."""
+    shuffle: bool = True
+    """True: a seeded shuffle within windows of row groups. False: time order."""
+    shuffle_row_groups: int = 8
+    """Row groups in a shuffle window; memory and randomness grow with it."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 to less than 1")
+        require(self.max_history >= 0, "data.max_history", self.max_history, "0 or more")
+        require(self.shuffle_row_groups >= 1, "data.shuffle_row_groups", self.shuffle_row_groups, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Held-out metrics."""
+
+    every_steps: int = 0
+    """Evaluate on held-out requests every so many steps; 0: only at the end."""
+    max_requests: int | None = None
+    """Upper bound of held-out requests per evaluation during training (the final one uses all); None: all."""
+    batch_size: int = 256
+    """Requests per evaluation batch and rank."""
+    satisfaction: Annotated[str, Hidden] = "true_satisfaction"
+    """Candidate column with the graded truth, read by evaluation alone."""
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 0, "evaluation.every_steps", self.every_steps, "0 or more")
+        require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "at least 1")
+        if self.max_requests is not None:
+            require(self.max_requests >= 1, "evaluation.max_requests", self.max_requests, "at least 1, or None")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Fused row-wise Adagrad for the tables, AdamW for the dense parameters."""
+
+    table_lr: float = 0.05
+    dense_lr: float = 1e-3
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the dense parameters."""
+    warmup_steps: int = 50
+    """Steps of linear learning-rate warm-up."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate after the warm-up: constant, or a cosine to a tenth of its peak."""
+    clip_norm: float | None = None
+    """Bound of the dense gradients' global norm; None: no clipping."""
+
+    def __post_init__(self) -> None:
+        require(self.table_lr > 0, "optim.table_lr", self.table_lr, "more than 0")
+        require(self.dense_lr > 0, "optim.dense_lr", self.dense_lr, "more than 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
+        if self.clip_norm is not None:
+            require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "more than 0, or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How the planner may shard the tables."""
+
+    types: Annotated[dict[str, str], Hidden] = field(default_factory=dict)
+    """Sharding type forced per table, for instance {'video': 'column_wise'}; the planner chooses the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """The loop."""
+
+    batch_size: int = 128
+    """Requests per step and rank."""
+    epochs: int = 1
+    max_steps: int | None = None
+    """Length of the run, and of its learning-rate schedule, in steps; None: `epochs` over the training requests."""
+    stop_at_step: int | None = None
+    """Leave after this step with a checkpoint, without changing the schedule (to be resumed later)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the dense part runs under autocast; tables and optimizer state stay fp32."""
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    """torch.set_float32_matmul_precision: below 'highest' fp32 products may use TF32 (CUDA) or bf16 (CPU) inside."""
+    threads: int | None = None
+    """CPU threads per process; None: the cores divided by the processes of the host."""
+    seed: int = 0
+    timeout_s: int = 600
+    """Seconds after which a collective that waits for a lost rank fails."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "trainer.batch_size", self.batch_size, "at least 1")
+        require(self.epochs >= 1, "trainer.epochs", self.epochs, "at least 1")
+        for name in ("max_steps", "stop_at_step", "threads"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"trainer.{name}", value, "at least 1, or None")
+        require(self.timeout_s >= 1, "trainer.timeout_s", self.timeout_s, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Snapshots of the whole training state."""
+
+    every_steps: int = 500
+    """0: only at the end and on a signal."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "0 or more")
+        require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logging:
+    """What is written while training, by rank 0 alone."""
+
+    every_steps: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 1, "logging.every_steps", self.every_steps, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. Built by a recipe; numbers may be overridden on the command line."""
+
+    recipe: Annotated[str, Hidden] = "custom"
+    run_dir: str | None = None
+    """Where the run lies; an existing run there is resumed. None: runs/RECIPE-TIME."""
+    schema: Annotated[FeatureSchema, Hidden]
+    data: Data = Data()
+    world: World = World()
+    model: Model = Model()
+    losses: Losses = Losses()
+    replay: Replay = Replay()
+    optim: Optim = Optim()
+    sharding: Sharding = Sharding()
+    trainer: Trainer = Trainer()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    logging: Logging = Logging()
+
+    def __post_init__(self) -> None:
+        if self.model.satisfaction is None:
+            for name in ("satisfaction", "dpo", "dense"):
+                value = getattr(self.losses, name)
+                require(value == 0, f"losses.{name}", value, "0 without a satisfaction tower (model.satisfaction)")
+        known = [table.name for table in self.schema.tables]
+        for table in self.sharding.types:
+            require(table in known, "sharding.types", table, f"a table of the schema: {known}")
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the run trains a satisfaction pathway."""
+        return self.model.satisfaction is not None

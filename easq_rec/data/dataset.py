@@ -1,0 +1,155 @@
+"""A directory of time-ordered Parquet files: footers, time line, and row groups as columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from easq_rec.data.columns import RequestColumns
+from easq_rec.data.decode import Place, decode
+from easq_rec.data.schema import Layout
+
+TIME = "timestamp_ms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Period:
+    """A half-open span of time, in milliseconds."""
+
+    start_ms: int
+    end_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """A row group, and how many of its requests lie in the dataset's period."""
+
+    file: str
+    index: int
+    rows: int
+    kept: int
+
+
+class RequestDataset:
+    """The requests of a directory whose timestamp lies in a period.
+
+    Args:
+        directory: holds ``*.parquet`` at any depth (hive partitions are read in the order of their names).
+        layout: the columns to read; every file is checked against it at once.
+        period: which requests belong; None: all.
+        max_history: history entries kept, the most recent ones.
+
+    Raises:
+        ValueError: no files, an unreadable file, or columns that do not match the layout.
+    """
+
+    def __init__(self, directory: Path, layout: Layout, *, period: Period | None = None, max_history: int = 50) -> None:
+        self.layout = layout
+        self.period = period
+        self._max_history = max_history
+        self.row_groups: list[RowGroup] = []
+        for file in _files(directory):
+            parquet = _open(file)
+            layout.check(parquet.schema_arrow, file)
+            self.file_schema: pa.Schema = parquet.schema_arrow
+            for index in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(index).num_rows
+                self.row_groups.append(
+                    RowGroup(file=file, index=index, rows=rows, kept=_kept(parquet, index, rows, period))
+                )
+
+    def __len__(self) -> int:
+        """Requests in the period."""
+        return sum(group.kept for group in self.row_groups)
+
+    def read(self, group: RowGroup) -> RequestColumns:
+        """The requests of a row group that lie in the period."""
+        parquet = _open(group.file)
+        try:
+            table = _read(parquet, group.index, self.layout.leaf_indices(parquet.schema_arrow))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{group.file}, row group {group.index}: cannot be read: {error}") from error
+        place = Place(file=group.file, row_group=group.index)
+        columns = decode(table, self.layout, place, max_history=self._max_history)
+        if group.kept == group.rows:
+            return columns
+        assert self.period is not None
+        inside = (columns.timestamp_ms >= self.period.start_ms) & (columns.timestamp_ms < self.period.end_ms)
+        return columns.take(np.flatnonzero(inside))
+
+    def read_all(self) -> RequestColumns | None:
+        """Every request of the period at once, for small datasets such as the answers; None: there are none."""
+        parts = [self.read(group) for group in self.row_groups if group.kept]
+        return RequestColumns.concat(parts) if parts else None
+
+
+def time_line(directory: Path) -> tuple[int, int]:
+    """(first, last) request timestamp of a dataset, in milliseconds, from the Parquet footers where they have it."""
+    bounds = [
+        _bounds(parquet, index)
+        for parquet in map(_open, _files(directory))
+        for index in range(parquet.num_row_groups)
+        if parquet.metadata.row_group(index).num_rows
+    ]
+    if not bounds:
+        raise ValueError(f"{directory} holds no requests: build the dataset again")
+    return min(first for first, _ in bounds), max(last for _, last in bounds)
+
+
+def split(directory: Path, holdout: float) -> tuple[Period, Period]:
+    """(training, held-out) periods: the last share `holdout` of the time line is held out."""
+    first, last = time_line(directory)
+    cut = round(first + (1 - holdout) * (last - first)) if holdout else last + 1
+    return Period(start_ms=first, end_ms=cut), Period(start_ms=cut, end_ms=last + 1)
+
+
+def _files(directory: Path) -> list[str]:
+    files = sorted(str(file) for file in directory.rglob("*.parquet") if not file.name.startswith(("_", ".")))
+    if not files:
+        raise ValueError(f"{directory} holds no Parquet files: --data names the folder with requests/ and answers/")
+    return files
+
+
+@lru_cache(maxsize=256)
+def _open(file: str) -> pq.ParquetFile:
+    """Footers are parsed once; a file is opened again for every row group that is read."""
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
+
+
+def _read(parquet: pq.ParquetFile, row_group: int, leaves: list[int]) -> pa.Table:
+    # The reader below ParquetFile takes leaf indices; by name, one field of a nested list cannot be asked for reliably.
+    return parquet.reader.read_row_group(row_group, column_indices=leaves, use_threads=False)
+
+
+def _bounds(parquet: pq.ParquetFile, row_group: int) -> tuple[int, int]:
+    """Smallest and largest timestamp of a row group."""
+    position = parquet.schema_arrow.get_field_index(TIME)
+    if position < 0:
+        raise ValueError(f"a dataset needs the column {TIME}; found {parquet.schema_arrow.names}")
+    metadata = parquet.metadata.row_group(row_group)
+    for leaf in range(metadata.num_columns):
+        column = metadata.column(leaf)
+        if column.path_in_schema == TIME and column.statistics is not None and column.statistics.has_min_max:
+            return int(column.statistics.min), int(column.statistics.max)
+    times = parquet.read_row_group(row_group, columns=[TIME]).column(0).to_numpy()
+    return int(times.min()), int(times.max())
+
+
+def _kept(parquet: pq.ParquetFile, row_group: int, rows: int, period: Period | None) -> int:
+    if period is None or rows == 0:
+        return rows
+    first, last = _bounds(parquet, row_group)
+    if period.start_ms <= first and last < period.end_ms:
+        return rows
+    if last < period.start_ms or first >= period.end_ms:
+        return 0
+    times = parquet.read_row_group(row_group, columns=[TIME]).column(0).to_numpy()
+    return int(((times >= period.start_ms) & (times < period.end_ms)).sum())

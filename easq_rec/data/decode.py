@@ -1,0 +1,135 @@
+"""Arrow row groups to `RequestColumns`: child arrays and offsets are taken as they lie, checked in whole columns.
+
+Bad values raise ValueError naming file, row group, row, column, value and what was expected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
+from easq_rec.data.schema import Column, Layout
+
+NO_ANSWER = -1
+"""Stands for a null in an answer or answered_at column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a table was read from, for error messages."""
+
+    file: str
+    row_group: int
+
+    def error(self, row: int, column: str, value: object, expected: str) -> ValueError:
+        at = f"{self.file}, row group {self.row_group}, row {row}, column {column}"
+        return ValueError(f"{at}: found {value}, expected {expected}")
+
+
+def decode(table: pa.Table, layout: Layout, place: Place, *, max_history: int) -> RequestColumns:
+    """One row group as columns; histories keep their last `max_history` entries."""
+    columns = {column.path: column for column in layout.columns}
+    scalars: dict[str, Array] = {}
+    lists: dict[str, Ragged] = {}
+    ragged: dict[str, Ragged] = {}
+    for field in table.schema:
+        array = _one_chunk(table.column(field.name))
+        if pa.types.is_struct(array.type):
+            _no_nulls(array, field.name, place, "a struct")
+            for name, child in _fields(array):
+                path = f"{field.name}.{name}"
+                if columns[path].kind == "id_list":
+                    lists[path] = _id_list(child, columns[path], place, np.arange(len(child)))
+                else:
+                    scalars[path] = _flat(child, columns[path], place, None)
+        elif _is_list(array.type):
+            ragged[field.name] = _struct_list(array, field.name, columns, place)
+        else:
+            scalars[field.name] = _flat(array, columns[field.name], place, None)
+    return RequestColumns(
+        scalars=scalars, lists=lists, history=ragged["history"].last(max_history), candidates=ragged["candidates"]
+    )
+
+
+def _struct_list(array: pa.Array, name: str, columns: dict[str, Column], place: Place) -> Ragged:
+    _no_nulls(array, name, place, "a list (an empty one where there is nothing)")
+    offsets = _offsets(array)
+    # For an entry, the row that holds it: needed only to name the place of a bad value.
+    owner = np.repeat(np.arange(len(array)), np.diff(offsets))
+    values = array.flatten()
+    _no_nulls(values, name, place, "a struct", owner)
+    children: dict[str, Array | Ragged] = {}
+    for child_name, child in _fields(values):
+        column = columns[f"{name}.{child_name}"]
+        if column.kind == "id_list":
+            children[child_name] = _id_list(child, column, place, owner)
+        else:
+            children[child_name] = _flat(child, column, place, owner)
+    return Ragged(offsets=offsets, children=children)
+
+
+def _id_list(array: pa.Array, column: Column, place: Place, owner: Rows) -> Ragged:
+    _no_nulls(array, column.path, place, "a list (an empty one where there is nothing)", owner)
+    offsets = _offsets(array)
+    inner = np.repeat(owner, np.diff(offsets))
+    return Ragged(offsets=offsets, children={"values": _flat(array.flatten(), column, place, inner)})
+
+
+def _flat(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> Array:
+    """One flat column as int64 (ids, times), int8 (answers) or float32, with nulls and bounds checked."""
+    match column.kind:
+        case "answer":
+            values = array.fill_null(NO_ANSWER).to_numpy(zero_copy_only=False)
+            _check((values < NO_ANSWER) | (values > 2), values, column, place, owner, "null, 0, 1 or 2")
+            return values.astype(np.int8)
+        case "optional_time":
+            return array.fill_null(NO_ANSWER).to_numpy(zero_copy_only=False).astype(np.int64)
+        case "optional_float":
+            return array.cast(pa.float32()).to_numpy(zero_copy_only=False)
+        case "float":
+            _no_nulls(array, column.path, place, "a number", owner)
+            floats = array.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+            _check(~np.isfinite(floats), floats, column, place, owner, "a finite number")
+            return floats
+        case "id" | "id_list":
+            _no_nulls(array, column.path, place, "an integer", owner)
+            ids = array.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+            if column.table is not None:
+                rows = column.table.rows
+                expected = f"0..{rows - 1} (dense table {column.table.name!r})"
+                _check((ids < 0) | (ids >= rows), ids, column, place, owner, expected)
+            return ids
+
+
+def _check(bad: Array, values: Array, column: Column, place: Place, owner: Rows | None, expected: str) -> None:
+    if bad.any():
+        entry = int(np.argmax(bad))
+        raise place.error(entry if owner is None else int(owner[entry]), column.path, values[entry], expected)
+
+
+def _no_nulls(array: pa.Array, path: str, place: Place, expected: str, owner: Rows | None = None) -> None:
+    if array.null_count:
+        entry = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+        raise place.error(entry if owner is None else int(owner[entry]), path, "null", expected)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _offsets(array: pa.Array) -> Rows:
+    offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+    return offsets - offsets[0] if len(offsets) else np.zeros(1, dtype=np.int64)
+
+
+def _fields(array: pa.Array) -> list[tuple[str, pa.Array]]:
+    return [(array.type.field(index).name, array.field(index)) for index in range(array.type.num_fields)]
+
+
+def _is_list(dtype: pa.DataType) -> bool:
+    return pa.types.is_list(dtype) or pa.types.is_large_list(dtype)

@@ -1,0 +1,116 @@
+"""Answer replay: recent answers, appended to every batch.
+
+At one answer per ten thousand impressions most batches would hold no pair of answers. The buffer admits an answer once
+the stream's clock has passed its `answered_at_ms`, and deals the same draw to all ranks, a share each. What it holds is
+a function of its small state and the answers dataset, so that a checkpoint carries the state alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from easq_rec.config import Replay
+from easq_rec.data.batch import Answers
+from easq_rec.data.columns import RequestColumns, Rows
+from easq_rec.data.decode import NO_ANSWER
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayState:
+    """What a checkpoint keeps of the buffer."""
+
+    admitted: int = 0
+    """Answers admitted so far, in the order of their time."""
+    draws: int = 0
+    """Draws made so far: number of the next random state."""
+    replays: npt.NDArray[np.int32]
+    """How often each answer was replayed."""
+
+
+class AnswerReplay:
+    """Draws answers with their requests.
+
+    Args:
+        requests: the answers dataset, with candidate columns `answer` and `answered_at_ms`; None: there are none.
+        until_ms: answers that arrive at this time or later do not exist yet (they belong to the held-out period).
+        rankable: the answer codes that can form a pair; others are counted but not drawn.
+
+    Raises:
+        ValueError: an answer without a time, or one that arrived before its request.
+    """
+
+    def __init__(
+        self,
+        requests: RequestColumns | None,
+        config: Replay,
+        *,
+        until_ms: int,
+        rankable: tuple[int, ...],
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._config = config
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._requests = requests
+        empty = np.zeros(0, np.int64)
+        self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
+        if requests is not None:
+            self._index(requests, until_ms, rankable)
+        self.state = ReplayState(replays=np.zeros(len(self), np.int32))
+
+    def __len__(self) -> int:
+        """Answers that training may come to see."""
+        return len(self._request)
+
+    def _index(self, requests: RequestColumns, until_ms: int, rankable: tuple[int, ...]) -> None:
+        """One entry per usable answer, in the order in which they arrive."""
+        candidates = requests.candidates
+        answer, time = candidates.column("answer"), candidates.column("answered_at_ms")
+        owner = np.repeat(np.arange(len(requests)), candidates.lengths)
+        early = (answer != NO_ANSWER) & (time < requests.timestamp_ms[owner])
+        if early.any():
+            entry = int(np.argmax(early))
+            request = requests.scalars["request_id"][owner[entry]]
+            raise ValueError(
+                f"answers: request_id {request}: answered_at_ms is {'null' if time[entry] < 0 else time[entry]}, "
+                f"expected a time at or after the request's {requests.timestamp_ms[owner[entry]]}"
+            )
+        entries = np.flatnonzero(np.isin(answer, rankable) & (time < until_ms))
+        entries = entries[np.argsort(time[entries], kind="stable")]
+        self._request = owner[entries]
+        self._candidate = entries - candidates.offsets[self._request]
+        self._answer = answer[entries]
+        self._time = time[entries]
+
+    def draw(self, clock_ms: int) -> Answers | None:
+        """Admits what is due at `clock_ms` and draws this rank's share of the step's answers; None: none are due."""
+        state, config = self.state, self._config
+        admitted = max(state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
+        recent = np.arange(max(admitted - config.capacity, 0), admitted)
+        usable = recent[state.replays[recent] < config.max_replays]
+        rng = np.random.default_rng([self._seed, state.draws])
+        # All ranks make the same draw of answers; answers of one request stay together where they can.
+        count = min(config.answers_per_step * self._world_size, len(usable))
+        drawn = rng.choice(usable, size=count, replace=False) if count else usable
+        drawn = drawn[np.argsort(self._request[drawn], kind="stable")]
+        replays = state.replays.copy()
+        replays[drawn] += 1
+        self.state = ReplayState(admitted=admitted, draws=state.draws + 1, replays=replays)
+        mine = drawn[count * self._rank // self._world_size : count * (self._rank + 1) // self._world_size]
+        return self._gather(mine) if len(mine) else None
+
+    def _gather(self, entries: Rows) -> Answers:
+        assert self._requests is not None
+        rows, request = np.unique(self._request[entries], return_inverse=True)
+        return Answers(
+            requests=self._requests.take(rows),
+            request_A=request,
+            candidate_A=self._candidate[entries],
+            answer_A=self._answer[entries],
+        )

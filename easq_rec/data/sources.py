@@ -1,0 +1,104 @@
+"""From a config to the data of a run: the training loader, the held-out requests, and all answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from easq_rec.config import Config
+from easq_rec.data.columns import RequestColumns
+from easq_rec.data.dataset import Period, RequestDataset, split
+from easq_rec.data.loader import TrainLoader
+from easq_rec.data.reader import RequestReader
+from easq_rec.data.replay import AnswerReplay
+from easq_rec.data.schema import Layout, leaf_types
+from easq_rec.losses import rankable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Everything that a run reads."""
+
+    loader: TrainLoader
+    reader: RequestReader
+    holdout: RequestDataset
+    truth: str | None
+    """Candidate column with graded truth, where the held-out data have it."""
+    answers: RequestColumns | None
+    """All answered requests, for diagnostics; training sees those of its period alone, when they are due."""
+    train_period: Period
+    holdout_period: Period
+
+
+def world_directory(config: Config) -> Path:
+    """Where the built-in world of this config lies, relative to the working directory."""
+    digest = hashlib.sha256(json.dumps(asdict(config.world), sort_keys=True).encode()).hexdigest()[:8]
+    return Path("data") / f"world-{digest}"
+
+
+def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: int = 1) -> Sources:
+    """Opens the two datasets of a directory and splits them by time.
+
+    Raises:
+        ValueError: a dataset is missing or does not match the schema, or a period holds no requests.
+    """
+    requests, data = directory / "requests", config.data
+    if not requests.is_dir():
+        raise ValueError(f"--data {directory}: no folder requests/ in it (see the data contract in the README)")
+    train_period, holdout_period = split(requests, data.holdout)
+    layout = Layout.of(config.schema)
+    train = RequestDataset(requests, layout, period=train_period, max_history=data.max_history)
+    if not len(train):
+        raise ValueError(f"data.holdout={data.holdout} leaves no training requests in {requests}: lower it")
+    reader = RequestReader(
+        train,
+        batch_size=config.trainer.batch_size,
+        rank=rank,
+        world_size=world_size,
+        shuffle_row_groups=data.shuffle_row_groups if data.shuffle else None,
+        seed=config.trainer.seed,
+    )
+    holdout, truth = open_holdout(config, requests, holdout_period)
+    answers = _read_answers(config, directory / "answers") if config.aligned else None
+    replay = None
+    if config.aligned:
+        replay = AnswerReplay(
+            answers,
+            config.replay,
+            until_ms=train_period.end_ms,
+            rankable=rankable(config.losses),
+            seed=config.trainer.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+    return Sources(
+        loader=TrainLoader(config.schema, reader, replay),
+        reader=reader,
+        holdout=holdout,
+        truth=truth,
+        answers=answers,
+        train_period=train_period,
+        holdout_period=holdout_period,
+    )
+
+
+def open_holdout(config: Config, requests: Path, period: Period) -> tuple[RequestDataset, str | None]:
+    """The held-out requests, with the graded truth where the files have that column; and its name."""
+    plain = RequestDataset(requests, Layout.of(config.schema), period=period, max_history=config.data.max_history)
+    truth = config.evaluation.satisfaction
+    if f"candidates.{truth}" not in {path for path, _ in leaf_types(plain.file_schema)}:
+        return plain, None
+    layout = Layout.of(config.schema, truth=truth)
+    return RequestDataset(requests, layout, period=period, max_history=config.data.max_history), truth
+
+
+def _read_answers(config: Config, directory: Path) -> RequestColumns | None:
+    if not directory.is_dir():
+        raise ValueError(
+            f"no folder answers/ in {directory.parent}: recipe {config.recipe!r} learns from answers; "
+            "without a questionnaire, train a recipe without alignment (main_only)"
+        )
+    layout = Layout.of(config.schema, answers=True)
+    return RequestDataset(directory, layout, max_history=config.data.max_history).read_all()

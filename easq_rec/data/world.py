@@ -1,0 +1,381 @@
+"""The built-in synthetic world: a request log whose true satisfaction is known.
+
+Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns that real logs have, and two
+that only a simulation can have, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view).
+The questionnaire's rule is the paper's (arXiv 2601.20215): only an impression watched for more than 7 s or
+more than half may be answered.
+
+The log is simulated in rounds in which a user makes at most one request, so that everything inside a round is one numpy
+expression and the history, kept in a ring buffer per user between rounds, is strictly as of the request. Memory does
+not grow with the number of requests. Shapes: R requests of a round, C candidates, H history entries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from easq_rec.config import World
+from easq_rec.data.world_latents import (
+    ANSWER_NOISE,
+    Calibration,
+    Int,
+    Latents,
+    calibrate,
+    draw_latents,
+    sigmoid,
+    utilities,
+)
+from easq_rec.features import require
+
+GENERATOR = 1
+"""Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
+START_MS = 1_704_067_200_000
+"""2024-01-01 UTC, the beginning of every time line."""
+ROW_GROUP = 2_048
+PART_ROW_GROUPS = 8
+"""Row groups per file."""
+DICTIONARY = [
+    "user_id",
+    *(f"user.{name}" for name in ("age_group", "region", "device")),
+    *(f"history.list.element.{name}" for name in ("video_id", "author_id")),
+    *(f"candidates.list.element.{name}" for name in ("video_id", "author_id", "tags.list.element", "duration_ms")),
+    *(f"candidates.list.element.{name}" for name in ("long_view", "like", "follow", "true_satisfaction", "answer")),
+]
+"""Columns that repeat their values. A dictionary of the others (times, ratios) costs both time and bytes."""
+
+TRIGGER_MS = 7_000
+"""Watched for longer than this, or more than half: a long view, and only these may be asked about."""
+LIKE_BIAS, LIKE_SATISFACTION, LIKE_ENGAGEMENT = -2.4, 1.1, 0.2
+FOLLOW_BIAS, FOLLOW_SATISFACTION, FOLLOW_ENGAGEMENT = -3.8, 1.0, 0.1
+DELAY_MEDIAN_MS, DELAY_SIGMA = 30 * 60_000, 1.2
+DELAY_RANGE_MS = (60_000, 2 * 86_400_000)
+NO_ANSWER = -1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Round:
+    """Requests of distinct users in time order; every array's first dim is R."""
+
+    request_id: Int
+    user_id: Int
+    timestamp_ms: Int
+    history_length: Int
+    history_video: NDArray[np.int32]
+    """[R, H] oldest first, valid up to `history_length`; so are the next two."""
+    history_timestamp_ms: Int
+    history_ratio: NDArray[np.float32]
+    video: Int
+    """[R, C]; so are all below."""
+    watch_ms: NDArray[np.int32]
+    long_view: NDArray[np.int8]
+    like: NDArray[np.int8]
+    follow: NDArray[np.int8]
+    true_satisfaction: NDArray[np.float32]
+    true_engagement: NDArray[np.float32]
+    answer: NDArray[np.int8]
+    """NO_ANSWER or 0..2."""
+    answered_at_ms: Int
+
+    def answered(self) -> Round:
+        """The requests with at least one answer."""
+        rows = (self.answer != NO_ANSWER).any(axis=1)
+        return Round(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+
+
+class Histories:
+    """The last H watched videos of every user: a ring buffer of 16 bytes an entry."""
+
+    def __init__(self, users: int, length: int) -> None:
+        self.length = length
+        self.watched = np.zeros(users, dtype=np.int64)
+        """[U] entries ever written; the next goes to slot `watched % length`."""
+        self.video = np.zeros((users, length), dtype=np.int32)
+        self.timestamp_ms = np.zeros((users, length), dtype=np.int64)
+        self.ratio = np.zeros((users, length), dtype=np.float32)
+
+    def read(self, users: Int) -> tuple[Int, NDArray[np.int32], Int, NDArray[np.float32]]:
+        """(lengths [R], videos [R, H], timestamps [R, H], watch ratios [R, H]), oldest first."""
+        watched = self.watched[users]
+        lengths = np.minimum(watched, self.length)
+        slots = ((watched - lengths)[:, None] + np.arange(self.length)) % self.length
+        at = (users[:, None], slots)
+        return lengths, self.video[at], self.timestamp_ms[at], self.ratio[at]
+
+    def append(
+        self, users: Int, videos: Int, timestamp_ms: Int, ratio: NDArray[np.float32], watched: NDArray[np.bool_]
+    ) -> None:
+        """Adds the candidates [R, C] that `watched` marks. `users` must be distinct."""
+        total = watched.sum(axis=1)
+        rank = np.cumsum(watched, axis=1) - 1
+        # Where one request alone fills the ring, only its last entries are written: no slot is written twice.
+        rows, columns = np.nonzero(watched & (rank >= (total - self.length)[:, None]))
+        slots = (self.watched[users[rows]] + rank[rows, columns]) % self.length
+        at = (users[rows], slots)
+        self.video[at] = videos[rows, columns]
+        self.timestamp_ms[at] = timestamp_ms[rows]
+        self.ratio[at] = ratio[rows, columns]
+        self.watched[users] += total
+
+
+def simulate(config: World, latents: Latents, calibration: Calibration) -> Iterator[Round]:
+    """The log, round by round. Timestamps rise strictly, within and across rounds."""
+    rng = np.random.default_rng([config.seed, 2])
+    histories = Histories(config.users, config.history)
+    size = min(ROW_GROUP, max(1, config.users // 4))
+    span_ms = config.days * 86_400_000
+    last_ms = START_MS - 1
+    for start in range(0, config.requests, size):
+        count = min(size, config.requests - start)
+        # Exponential races: the first `count` of all users, each with the rate of its activity.
+        race = rng.standard_exponential(config.users, dtype=np.float32) / latents.activity
+        users = rng.permutation(np.argpartition(race, count - 1)[:count])
+        at = np.sort(start + count * rng.random(count)) / config.requests
+        order = np.arange(count)
+        wanted_ms = np.maximum(START_MS + (span_ms * at).astype(np.int64), last_ms + 1)
+        timestamp_ms = np.maximum.accumulate(wanted_ms - order) + order
+        last_ms = int(timestamp_ms[-1])
+        videos = latents.candidates(rng, users, config.candidates)
+        history = histories.read(users)
+        outcome = _outcomes(rng, config, latents, calibration, users, timestamp_ms, videos)
+        ratio = np.divide(outcome["watch_ms"], latents.duration_ms[videos]).astype(np.float32)
+        histories.append(users, videos, timestamp_ms, ratio, outcome["long_view"] == 1)
+        yield Round(
+            request_id=start + order,
+            user_id=users,
+            timestamp_ms=timestamp_ms,
+            history_length=history[0],
+            history_video=history[1],
+            history_timestamp_ms=history[2],
+            history_ratio=history[3],
+            video=videos,
+            **outcome,
+        )
+
+
+def _outcomes(
+    rng: np.random.Generator,
+    config: World,
+    latents: Latents,
+    calibration: Calibration,
+    users: Int,
+    timestamp_ms: Int,
+    videos: Int,
+) -> dict[str, NDArray[Any]]:
+    """What the users [R] do with their candidates [R, C], and what they would say: the outcome fields of `Round`."""
+    shape = videos.shape
+
+    def uniform() -> NDArray[np.float32]:
+        return rng.random(shape, dtype=np.float32)
+
+    engage, raw = utilities(latents, users, videos, calibration.affinity_mean, calibration.affinity_std)
+    satisfy = (raw - np.float32(calibration.satisfaction_mean)) / np.float32(calibration.satisfaction_std)
+    probability = sigmoid(engage)
+    long_view = uniform() < probability
+    # The watch time falls on the side of the trigger that the draw has chosen; a long view may run past the end.
+    duration = latents.duration_ms[videos]
+    limit = np.minimum(TRIGGER_MS, duration // 2)
+    progress = uniform() ** np.exp(-0.5 * engage)
+    longest = duration * np.float32(1.25) - limit
+    watch = np.where(long_view, limit + 1 + longest * progress, limit * progress).astype(np.int32)
+    like = long_view & (uniform() < sigmoid(LIKE_BIAS + LIKE_SATISFACTION * satisfy + LIKE_ENGAGEMENT * engage))
+    follow = long_view & (uniform() < sigmoid(FOLLOW_BIAS + FOLLOW_SATISFACTION * satisfy + FOLLOW_ENGAGEMENT * engage))
+    answer = np.full(shape, NO_ANSWER, dtype=np.int8)
+    answered_at_ms = np.zeros(shape, dtype=np.int64)
+    rows, columns = np.nonzero(long_view & (uniform() < config.answer_rate))
+    noisy = satisfy[rows, columns] + ANSWER_NOISE * rng.standard_normal(len(rows))
+    answer[rows, columns] = np.searchsorted(calibration.answers, noisy)
+    delay_ms = np.clip(DELAY_MEDIAN_MS * np.exp(DELAY_SIGMA * rng.standard_normal(len(rows))), *DELAY_RANGE_MS)
+    answered_at_ms[rows, columns] = timestamp_ms[rows] + delay_ms.astype(np.int64)
+    return {
+        "watch_ms": watch,
+        "long_view": long_view.astype(np.int8),
+        "like": like.astype(np.int8),
+        "follow": follow.astype(np.int8),
+        "true_satisfaction": np.searchsorted(calibration.grades, satisfy).astype(np.float32),
+        "true_engagement": probability,
+        "answer": answer,
+        "answered_at_ms": answered_at_ms,
+    }
+
+
+def to_table(part: Round, latents: Latents, *, answers: bool) -> pa.Table:
+    """The Arrow table of some requests; with `answers`, candidates carry `answer` and `answered_at_ms` too."""
+    count, width = part.video.shape
+    user = part.user_id
+    users = _struct(age_group=latents.age_group[user], region=latents.region[user], device=latents.device[user])
+
+    valid = np.arange(part.history_video.shape[1]) < part.history_length[:, None]
+    seen = part.history_video[valid].astype(np.int64)
+    history = _struct(
+        video_id=seen,
+        author_id=latents.author[seen],
+        timestamp_ms=part.history_timestamp_ms[valid],
+        watch_ratio=part.history_ratio[valid],
+    )
+
+    video = part.video.ravel()
+    tag_count = latents.tag_count[video]
+    has_tag = np.arange(latents.tags.shape[1]) < tag_count[:, None]
+    columns: dict[str, NDArray[Any] | pa.Array] = {
+        "video_id": video,
+        "author_id": latents.author[video],
+        "tags": _lists(tag_count, pa.array(latents.tags[video][has_tag])),
+        "duration_ms": latents.duration_ms[video],
+    }
+    for name in ("watch_ms", "long_view", "like", "follow", "true_satisfaction", "true_engagement"):
+        columns[name] = getattr(part, name).ravel()
+    if answers:
+        none = (part.answer == NO_ANSWER).ravel()
+        columns["answer"] = pa.array(part.answer.ravel(), mask=none)
+        columns["answered_at_ms"] = pa.array(part.answered_at_ms.ravel(), mask=none)
+    return pa.table(
+        {
+            "request_id": part.request_id,
+            "user_id": user,
+            "timestamp_ms": part.timestamp_ms,
+            "user": users,
+            "history": _lists(part.history_length, history),
+            "candidates": _lists(np.full(count, width), _struct(**columns)),
+        }
+    )
+
+
+def _struct(**columns: NDArray[Any] | pa.Array) -> pa.StructArray:
+    arrays = [column if isinstance(column, pa.Array) else pa.array(column) for column in columns.values()]
+    return pa.StructArray.from_arrays(arrays, names=list(columns))
+
+
+def _lists(lengths: NDArray[Any], values: pa.Array) -> pa.ListArray:
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+class PartWriter:
+    """Writes tables to `part-*.parquet` in whole row groups, holding back less than one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir()
+        self.held: list[pa.Table] = []
+        self.rows = 0
+        self.groups = 0
+        self.part: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        self.held.append(table)
+        self.rows += table.num_rows
+        while self.rows >= ROW_GROUP:
+            whole = pa.concat_tables(self.held).combine_chunks()
+            self._write_group(whole.slice(0, ROW_GROUP))
+            self.held = [whole.slice(ROW_GROUP)]
+            self.rows -= ROW_GROUP
+
+    def _write_group(self, table: pa.Table) -> None:
+        if self.groups % PART_ROW_GROUPS == 0:
+            self._close_part()
+            path = self.folder / f"part-{self.groups // PART_ROW_GROUPS:05d}.parquet"
+            self.part = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=DICTIONARY)
+        assert self.part is not None
+        self.part.write_table(table, row_group_size=ROW_GROUP)
+        self.groups += 1
+
+    def _close_part(self) -> None:
+        if self.part is not None:
+            self.part.close()
+            self.part = None
+
+    def close(self) -> None:
+        """Writes what is held back; a dataset without rows still gets one file, which holds its schema."""
+        if self.rows or not self.groups:
+            self._write_group(pa.concat_tables(self.held).combine_chunks())
+        self._close_part()
+
+
+def generate(config: World, out: Path) -> None:
+    """Writes the world to `out`, which appears complete or not at all; deterministic in `config`.
+
+    Where another process publishes the same world first, that one stays and this one's is removed. Raises ValueError
+    if `out` holds anything else than this very world.
+    """
+    out = Path(out)
+    require(config.seed >= 0, "world.seed", config.seed, "0 or more")
+    is_complete(config, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{out.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = out.parent / name
+    temporary.mkdir()
+    try:
+        _write(config, temporary)
+        try:
+            os.rename(temporary, out)
+        except OSError:
+            if not is_complete(config, out):
+                raise
+    finally:
+        # After a successful rename there is nothing left of this name.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def ensure(config: World, out: Path) -> None:
+    """Generates the world unless `out` holds it already. Raises ValueError if `out` holds anything else."""
+    if not is_complete(config, Path(out)):
+        generate(config, out)
+
+
+def is_complete(config: World, out: Path) -> bool:
+    """Whether `out` holds this world; False if it is absent or an empty directory, ValueError if it is neither."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    remedy = "delete it or choose another directory"
+    try:
+        found = json.loads((out / "world.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"world directory {str(out)!r} holds no complete world ({error}): {remedy}") from error
+    wanted = _description(config)
+    if found == wanted:
+        return True
+    differences = _differences(found, wanted)
+    raise ValueError(f"world directory {str(out)!r} holds another world ({differences}): {remedy}")
+
+
+def _description(config: World) -> dict[str, object]:
+    return {"generator": GENERATOR, "config": dataclasses.asdict(config)}
+
+
+def _differences(found: object, wanted: dict[str, object]) -> str:
+    """Names what differs between two descriptions, as `name: found, not wanted`."""
+    flat: list[dict[str, object]] = []
+    for description in (found, wanted):
+        entries = description if isinstance(description, dict) else {}
+        config = entries.get("config")
+        values = {f"world.{name}": value for name, value in config.items()} if isinstance(config, dict) else {}
+        flat.append({"generator": entries.get("generator"), **values})
+    names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
+    return "; ".join(f"{name} is {flat[0].get(name)!r}, not {flat[1].get(name)!r}" for name in names)
+
+
+def _write(config: World, folder: Path) -> None:
+    latents = draw_latents(config)
+    calibration = calibrate(latents, config)
+    requests, answers = PartWriter(folder / "requests"), PartWriter(folder / "answers")
+    for rounds in simulate(config, latents, calibration):
+        requests.write(to_table(rounds, latents, answers=False))
+        answers.write(to_table(rounds.answered(), latents, answers=True))
+    requests.close()
+    answers.close()
+    # Last, though the rename publishes: a copy that was cut short is recognisable, too.
+    (folder / "world.json").write_text(json.dumps(_description(config), indent=2) + "\n")

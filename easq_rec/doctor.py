@@ -1,0 +1,361 @@
+"""Is this environment one that easq-rec runs in, and if not, which command mends it?
+
+torch, FBGEMM and torchrec are built for one another. A pair that does not fit fails with an undefined symbol or a
+missing operator somewhere inside an import, so versions are compared before anything is imported. That is why this
+module stands alone: it imports the standard library only, and looks at the three through their metadata or from a child
+process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """One set of builds that is known to work together."""
+
+    device: Literal["cpu", "cuda"]
+    torch: str
+    fbgemm: str
+    torchrec: str
+    note: str
+
+    @property
+    def fbgemm_distribution(self) -> str:
+        return FBGEMM_BUILDS[self.device][0]
+
+
+FBGEMM_BUILDS: dict[str, tuple[str, ...]] = {
+    "cpu": ("fbgemm-gpu-cpu", "fbgemm-gpu-nightly-cpu"),
+    "cuda": ("fbgemm-gpu", "fbgemm-gpu-nightly"),
+}
+"""Distributions that install the module fbgemm_gpu, the released one first. All write the same files."""
+
+COMBINATIONS = (
+    Combination(device="cpu", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup"),
+    Combination(device="cuda", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup DEVICE=cuda"),
+    Combination(device="cuda", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="seen to work"),
+)
+"""The compatible matrix. Beyond its rows the rule holds: FBGEMM 1.X and torchrec 1.X go with torch 2.(X+5)."""
+
+PYTHON = (3, 11)
+
+REQUIRED = ("numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
+"""Needed to train, besides torch, FBGEMM and torchrec."""
+WANTED = ("fsspec", "tensorboard", "torchx")
+"""Needed by the launcher and the logs: their absence is reported and does not keep anyone from training."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and the command that mends it."""
+
+    what: str
+    remedy: str
+    blocks: bool = True
+    """Whether training cannot work before it is mended."""
+
+    def __str__(self) -> str:
+        return f"{self.what}\n    mend: {self.remedy}"
+
+
+class EnvironmentProblem(ValueError):
+    """The environment cannot run easq-rec; the message names every reason and its remedy."""
+
+
+def normalise(name: str) -> str:
+    """A distribution's name as the package index compares it: Fbgemm_GPU.cpu and fbgemm-gpu-cpu are one."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed_versions() -> dict[str, str]:
+    """Version of every installed distribution by normalised name; of two copies the one that is imported."""
+    versions: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # half-removed distributions have none
+            versions.setdefault(normalise(name), distribution.version)
+    return versions
+
+
+def torch_cuda_version(version: str | None) -> str | None:
+    """The CUDA version that torch was built for, None for a CPU build; read without importing torch.
+
+    Wheels of the usual package index carry no suffix whatever their build, so then torch's own version.py decides.
+    """
+    if version is None or "+cpu" in version:
+        return None
+    if suffix := re.search(r"\+cu(\d+)", version):
+        return suffix[1]
+    spec = importlib.util.find_spec("torch")  # top level: found, not imported
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).with_name("version.py")
+    found = re.search(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)", file.read_text(), re.MULTILINE) if file.exists() else None
+    return found[1] if found else None
+
+
+def gpu_present() -> bool:
+    """Whether an NVIDIA driver shows a device; without torch, which may be what is broken."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
+
+
+def components() -> dict[str, str]:
+    """TorchX component entry points: name to module."""
+    return {entry.name: entry.value for entry in metadata.entry_points(group="torchx.components")}
+
+
+def check(
+    versions: Mapping[str, str] | None = None,
+    *,
+    python: tuple[int, int] | None = None,
+    torch_cuda: str | None = None,
+    gpu: bool | None = None,
+    entry_points: Mapping[str, str] | None = None,
+) -> list[Problem]:
+    """Everything that is wrong with an environment; by default with this one.
+
+    Tests describe another one: `versions` maps distributions to versions (all that are not in it are missing), and
+    `torch_cuda` (the CUDA version of torch's build), `gpu` and `entry_points` then count as they are given.
+    """
+    if versions is None:
+        versions = installed_versions()
+        torch_cuda = torch_cuda_version(versions.get("torch"))
+        gpu = gpu_present() if gpu is None else gpu
+        entry_points = components() if entry_points is None else entry_points
+    found = {normalise(name): version for name, version in versions.items()}
+    builds = {device: [name for name in names if name in found] for device, names in FBGEMM_BUILDS.items()}
+    row = choose_combination(found.get("torch"), torch_cuda, builds, gpu=bool(gpu))
+
+    problems = check_python(python or sys.version_info[:2])
+    problems += check_builds(builds, row, torch=found.get("torch"), torch_cuda=torch_cuda, gpu=bool(gpu))
+    problems += check_pairs(found, builds, row)
+    problems += check_packages(found, row)
+    if "torchx" in found and (entry_points or {}).get("dist") != "torchx_components.dist":
+        what = "`torchx run dist.ddp` is not easq-rec's: the entry points of torchx_components are not installed"
+        problems.append(Problem(what, pip("install --no-deps -e .") + "   (in the checkout)", blocks=False))
+    return problems
+
+
+def choose_combination(
+    torch: str | None, torch_cuda: str | None, builds: Mapping[str, list[str]], *, gpu: bool
+) -> Combination:
+    """The row of the matrix that this environment is nearest to; remedies lead there."""
+    if torch is None:
+        device = "cuda" if gpu and not builds["cpu"] else "cpu"
+    elif torch_cuda is not None:
+        # A CUDA build of torch runs on the CPU too: what else is installed, or a GPU, says what was meant.
+        device = "cuda" if gpu or not builds["cpu"] else "cpu"
+    else:
+        device = "cpu"
+    rows = [row for row in COMBINATIONS if row.device == device]
+    return next((row for row in rows if torch and minor(row.torch) == minor(torch)), rows[0])
+
+
+def check_python(python: tuple[int, int]) -> list[Problem]:
+    if python >= PYTHON:
+        return []
+    what = f"Python {python[0]}.{python[1]} is too old: easq-rec needs {PYTHON[0]}.{PYTHON[1]} or later"
+    return [Problem(what, "make clean && make setup PYTHON=python3.11   (in the checkout)")]
+
+
+def check_builds(
+    builds: Mapping[str, list[str]], row: Combination, *, torch: str | None, torch_cuda: str | None, gpu: bool
+) -> list[Problem]:
+    """Which builds of FBGEMM are there, and whether they are for the device of torch's build."""
+    names = [*builds["cpu"], *builds["cuda"]]
+    if not names:
+        return [Problem("FBGEMM is not installed", install_fbgemm(row))]
+    # Whatever is installed over another build leaves a mixture of both, so all of them go first.
+    replace = f"{pip('uninstall -y', *names)} && {install_fbgemm(row)}"
+    if len(names) > 1:
+        what = f"two builds of FBGEMM are installed, {' and '.join(names)}: each overwrote files of the other"
+        return [Problem(what, replace)]
+    if torch is not None and builds["cuda"] and torch_cuda is None:
+        return [Problem(f"{names[0]} is a CUDA build and torch {torch} is a CPU build", replace)]
+    if builds["cpu"] and torch_cuda is not None and gpu:
+        what = f"{names[0]} has no GPU kernels, but torch {torch} is a CUDA build and a GPU is there"
+        return [Problem(what, f"{replace}   (or train on the CPU: --trainer.device cpu)")]
+    return []
+
+
+def check_pairs(found: Mapping[str, str], builds: Mapping[str, list[str]], row: Combination) -> list[Problem]:
+    """Whether the versions of torch, FBGEMM and torchrec are for one another."""
+    problems = []
+    torch, fbgemm_name = found.get("torch"), next((name for names in builds.values() for name in names), None)
+    torchrec_name = next((name for name in ("torchrec", "torchrec-nightly") if name in found), None)
+    if torch is None:
+        problems.append(Problem("torch is not installed", pip("install", f"torch=={row.torch}")))
+    if torchrec_name is None:
+        problems.append(Problem("torchrec is not installed", install_torchrec(row)))
+    release = minor(found[fbgemm_name]) if fbgemm_name else None
+    if release is None or fbgemm_name is None:
+        return problems  # without FBGEMM, or with a nightly, whose version is a date, there is nothing to compare
+    wanted = (2, release[1] + 5) if release[0] == 1 else None
+    if torch is not None and minor(torch) not in (None, wanted):
+        goes = f"torch {wanted[0]}.{wanted[1]}" if wanted else "an older torch"
+        what = f"torch {torch} and {fbgemm_name} {found[fbgemm_name]} do not fit: this FBGEMM goes with {goes}"
+        install = pip("install", f"torch=={row.torch}", f"{row.fbgemm_distribution}=={row.fbgemm}")
+        problems.append(Problem(what, f"{install} && {install_torchrec(row)}"))
+    if torchrec_name is not None and minor(found[torchrec_name]) not in (None, release):
+        what = (
+            f"{torchrec_name} {found[torchrec_name]} and {fbgemm_name} {found[fbgemm_name]} do not fit:"
+            f" this FBGEMM goes with torchrec {release[0]}.{release[1]}"
+        )
+        problems.append(Problem(what, f"{install_fbgemm(row)} && {install_torchrec(row)}"))
+    return problems
+
+
+def check_packages(found: Mapping[str, str], row: Combination) -> list[Problem]:
+    setup = f"{row.note if row.note.startswith('make') else 'make setup'}   (in the checkout), or: "
+    return [
+        Problem(f"{name} is not installed", setup + pip("install", name), blocks=name in REQUIRED)
+        for name in (*REQUIRED, *WANTED)
+        if name not in found
+    ]
+
+
+def minor(version: str) -> tuple[int, int] | None:
+    """(1, 8) of '1.8.0'; None for a nightly, whose version is a date or carries .dev."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None or int(match[1]) >= 2000 or ".dev" in version:
+        return None
+    return int(match[1]), int(match[2])
+
+
+def pip(*arguments: str) -> str:
+    """A pip command for this very interpreter, which need not be that of an activated environment."""
+    python = Path(sys.executable)
+    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return f"{shlex.quote(str(shown))} -m pip {' '.join(arguments)}"
+
+
+def install_fbgemm(row: Combination) -> str:
+    return pip("install", f"{row.fbgemm_distribution}=={row.fbgemm}")
+
+
+def install_torchrec(row: Combination) -> str:
+    # --no-deps: torchrec requires the CUDA build of FBGEMM, which would overwrite the CPU build.
+    return pip("install --no-deps", f"torchrec=={row.torchrec}")
+
+
+def require_compatible(device: Device = "auto") -> None:
+    """Raises EnvironmentProblem if training cannot work here. Takes milliseconds; called before torch is imported.
+
+    With device 'cpu' a GPU that FBGEMM has no kernels for does not matter.
+    """
+    problems = [problem for problem in check(gpu=False if device == "cpu" else None) if problem.blocks]
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise EnvironmentProblem(f"this environment cannot run easq-rec:\n{lines}\n`easq-rec doctor` shows more.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# easq-rec doctor
+
+PROBE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+def said(**values): print(json.dumps(values), flush=True)
+said(importing="torch")
+import torch
+gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+said(threads=torch.get_num_threads(), gpus=[[gpu.name, gpu.total_memory] for gpu in gpus])
+said(importing="fbgemm_gpu")
+import fbgemm_gpu
+for device in ["cpu"] + (["cuda"] if gpus and "cuda" in sys.argv else []):
+    torch.ops.fbgemm.asynchronous_complete_cumsum(torch.ones(2, dtype=torch.int64, device=device)).sum().item()
+said(importing="torchrec")
+import torchrec
+said(importing=None)
+"""
+"""Run in a child process: an import that fits badly may end the process, and none of its output belongs in ours."""
+
+
+def probe(program: str = PROBE, *, cuda: bool) -> tuple[dict[str, Any], Problem | None]:
+    """Imports the three and calls one operator: what was learnt, and what failed."""
+    command = [sys.executable, "-c", program, *(["cuda"] if cuda else [])]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired:
+        return {}, Problem("importing torch, fbgemm_gpu and torchrec took longer than 300 s", "easq-rec doctor")
+    seen: dict[str, Any] = {}
+    for line in run.stdout.splitlines():
+        if line.startswith("{"):
+            seen |= json.loads(line)
+    if run.returncode == 0:
+        return seen, None
+    lines = run.stderr.strip().splitlines()
+    reason = lines[-1].strip() if run.returncode > 0 and lines else f"the process ended with code {run.returncode}"
+    remedy = "make clean && make setup   (in the checkout)"
+    return seen, Problem(f"import {seen.get('importing')} fails: {reason}", remedy)
+
+
+def main() -> int:
+    """Prints the state of the environment; 0 if it is healthy, else 1."""
+    versions = installed_versions()
+    cuda = torch_cuda_version(versions.get("torch"))
+    problems = check()
+    fbgemm = [name for names in FBGEMM_BUILDS.values() for name in names if name in versions]
+    # Without one of the three, the import error would only repeat that it is missing.
+    complete = "torch" in versions and bool(fbgemm) and "torchrec" in versions
+    seen, failure = probe(cuda=any(name in FBGEMM_BUILDS["cuda"] for name in fbgemm)) if complete else ({}, None)
+    problems += [failure] if failure else []
+
+    print("versions")
+    print(f"  {'python':<16} {sys.version.split()[0]}   {sys.executable}")
+    build = f"   (CUDA {cuda} build)" if cuda else "   (CPU build)"
+    for name in ("easq-rec", "torch", *(fbgemm or ["fbgemm-gpu-cpu"]), "torchrec", *REQUIRED, *WANTED):
+        print(f"  {name:<16} {versions.get(name, 'missing')}{build if name == 'torch' and name in versions else ''}")
+
+    print("\ncompatible (FBGEMM 1.X and torchrec 1.X go with torch 2.(X+5))")
+    print(f"    {'device':<7} {'torch':<8} {'FBGEMM':<22} torchrec")
+    for row in COMBINATIONS:
+        mark = "*" if in_use(row, versions) else " "
+        builds = f"{row.fbgemm_distribution} {row.fbgemm}"
+        print(f"  {mark} {row.device:<7} {row.torch:<8} {builds:<22} {row.torchrec:<9} {row.note}")
+    print("  * in use" if any(in_use(row, versions) for row in COMBINATIONS) else "  none of these is in use")
+
+    print("\ndevices")
+    for name, memory in seen.get("gpus", []):
+        print(f"  GPU              {name}, {memory / 2**30:.0f} GiB")
+    if not seen.get("gpus"):
+        print("  GPU              none" + (" that torch can use" if gpu_present() else ""))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    threads = f", {seen['threads']} torch threads" if "threads" in seen else ""
+    limit = f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})" if "OMP_NUM_THREADS" in os.environ else ""
+    print(f"  CPU              {available_cores()} cores{threads}{limit}, {memory:.0f} GiB of memory")
+
+    print("\nproblems" if problems else "\nhealthy: nothing is missing")
+    for problem in problems:
+        print(f"  - {problem}")
+    return 1 if problems else 0
+
+
+def in_use(row: Combination, versions: Mapping[str, str]) -> bool:
+    """Whether the installed versions are this row's (torch without its build suffix)."""
+    wanted = {"torch": row.torch, row.fbgemm_distribution: row.fbgemm, "torchrec": row.torchrec}
+    return all(versions.get(name, "").split("+")[0] == version for name, version in wanted.items())
+
+
+def available_cores() -> int:
+    """Cores that this process may run on, which a container or a batch system may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The feature schema: what the model reads, declared once by a recipe.
+
+It drives the reader, the embedding tables and serving. Like the rest of the configuration it is plain data: no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raises ValueError naming the field, the value it was given, and what is allowed."""
+    if not condition:
+        raise ValueError(f"{name}={value!r} is not allowed: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One embedding table; several features may share it."""
+
+    name: str
+    rows: int
+    dim: int
+    id_space: Literal["hashed", "dense"] = "hashed"
+    """hashed: any int64, taken modulo `rows`; dense: 0..rows-1, anything else is an error."""
+
+    def __post_init__(self) -> None:
+        require(self.rows >= 1, f"table {self.name}: rows", self.rows, "at least 1")
+        # FBGEMM's kernels want rows of whole 16-byte vectors.
+        require(self.dim >= 4 and self.dim % 4 == 0, f"table {self.name}: dim", self.dim, "a positive multiple of 4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One input column of the model."""
+
+    name: str
+    kind: Literal["id", "id_list", "float"] = "id"
+    table: str | None = None
+    """Embedding table that the ids index; None for kind `float`."""
+    source: str | None = None
+    """Column (field of the struct) that it is read from; None: the feature's own name."""
+    pooling: Literal["sum", "mean"] = "sum"
+    """How the rows of an `id_list` become one vector."""
+    transform: Literal["identity", "log1p"] = "identity"
+    """Applied to `float` values."""
+
+    @property
+    def column(self) -> str:
+        return self.source or self.name
+
+    def __post_init__(self) -> None:
+        if self.kind == "float":
+            require(self.table is None, f"feature {self.name}: table", self.table, "None for kind 'float'")
+        else:
+            require(self.table is not None, f"feature {self.name}: table", self.table, "a table for an id feature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One engagement outcome of a candidate and its weight in the engagement utility."""
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSchema:
+    """The features of users, history entries and candidates, and the outcomes of candidates.
+
+    A candidate id feature whose table also serves the history is looked up in the same EmbeddingCollection, so that one
+    table holds a video wherever it appears; the other candidate features are pooled by an EmbeddingBagCollection.
+    """
+
+    tables: tuple[Table, ...]
+    user: tuple[Feature, ...]
+    history: tuple[Feature, ...]
+    candidate: tuple[Feature, ...]
+    outcomes: tuple[Outcome, ...]
+    item: str = "video_id"
+    """Name of the candidate column that identifies the item in a score file."""
+
+    def __post_init__(self) -> None:
+        dims = {table.name: table.dim for table in self.tables}
+        require(len(dims) == len(self.tables), "schema.tables", [t.name for t in self.tables], "unique names")
+        for group in ("user", "history", "candidate"):
+            features: tuple[Feature, ...] = getattr(self, group)
+            names = [feature.name for feature in features]
+            require(len(set(names)) == len(names), f"schema.{group}", names, "unique names")
+            require(any(f.kind != "float" for f in features), f"schema.{group}", names, "at least one id feature")
+            for feature in features:
+                if feature.table is not None:
+                    known = f"one of the schema's tables {sorted(dims)}"
+                    require(feature.table in dims, f"schema.{group}.{feature.name}: table", feature.table, known)
+        for group in ("user", "history"):
+            features = getattr(self, group)
+            require(
+                len({dims[f.table] for f in features if f.table is not None}) == 1,
+                f"schema.{group}: embedding dims",
+                {f.name: dims[f.table] for f in features if f.table is not None},
+                "one dim, since these embeddings pass through one projection",
+            )
+            floats = [f.name for f in features if f.kind == "float"]
+            require(not floats, f"schema.{group}: float features", floats, "none (bucketise them into ids)")
+        lists = [f.name for f in self.history if f.kind == "id_list"]
+        require(not lists, "schema.history: id lists", lists, "none: one id per history entry")
+        require(len(self.outcomes) >= 1, "schema.outcomes", self.outcomes, "at least one outcome")
+        owners: dict[str, str] = {}
+        for owner, features in (("user", self.user), ("sequence", self.sequence), ("candidate", self.pooled)):
+            for feature in features:
+                if feature.table is not None:
+                    first = owners.setdefault(feature.table, owner)
+                    allowed = f"a table of its own: {feature.table} already serves the {first} features"
+                    require(first == owner, f"schema: table of {owner} feature {feature.name}", feature.table, allowed)
+
+    @property
+    def sequence(self) -> tuple[Feature, ...]:
+        """Candidate features that share a table with the history, and the history's own (unpooled lookups)."""
+        return self.history + self.shared
+
+    @property
+    def shared(self) -> tuple[Feature, ...]:
+        """Candidate id features that are looked up in the history's tables."""
+        tables = {feature.table for feature in self.history}
+        return tuple(f for f in self.candidate if f.kind == "id" and f.table in tables)
+
+    @property
+    def pooled(self) -> tuple[Feature, ...]:
+        """Candidate id features that the candidate EmbeddingBagCollection pools."""
+        shared = {feature.name for feature in self.shared}
+        return tuple(f for f in self.candidate if f.kind != "float" and f.name not in shared)
+
+    @property
+    def floats(self) -> tuple[Feature, ...]:
+        """Candidate float features."""
+        return tuple(f for f in self.candidate if f.kind == "float")
+
+    def table(self, name: str) -> Table:
+        return next(table for table in self.tables if table.name == name)

@@ -1,0 +1,101 @@
+"""The request-level Transformer: one pass per request, however many candidates it has.
+
+Block mask: request tokens see request tokens; a candidate sees the request tokens and itself, never another candidate.
+So request tokens are computed once, candidates are extra queries with one extra key, and the last layer computes
+candidate queries only. Values and gradients equal those of an impression-level Transformer under the same mask.
+
+Legend: R requests, S request tokens, C candidates, T = S + C, D token width, G heads, E head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from easq_rec.config import LinearName, LoRA, Model
+from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm
+
+
+class Backbone(nn.Module):
+    """Pre-norm Transformer of `config.layers` blocks."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+
+    def forward(self, x_RTD: Tensor, requests: int, mask_RS: Tensor | None, stream: Stream) -> Tensor:
+        """Representations of the candidates, (R, C, D).
+
+        Args:
+            x_RTD: request tokens, then candidate tokens.
+            requests: S, the number of request tokens per request, padding included.
+            mask_RS: True at real request tokens; None: no padding. The first one of a request is always real.
+        """
+        bias_R11S = None
+        if mask_RS is not None:
+            bias_R11S = torch.zeros_like(mask_RS, dtype=x_RTD.dtype).masked_fill_(~mask_RS, -math.inf)[:, None, None]
+        for index, block in enumerate(self.blocks):
+            x_RTD = block(x_RTD, requests, bias_R11S, stream, index == len(self.blocks) - 1)
+        return x_RTD
+
+
+class Block(nn.Module):
+    """Attention and a ReLU feed-forward net, both pre-norm and residual."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.heads = config.heads
+        dim, ffn = config.dim, config.ffn
+        self.attention_norm = StreamNorm(dim)
+        self.query = AdaptedLinear(dim, dim, adapter(config, "query"))
+        self.key_value = AdaptedLinear(dim, 2 * dim, adapter(config, "key_value"))
+        self.attention_out = AdaptedLinear(dim, dim, adapter(config, "attention_out"))
+        self.ffn_norm = StreamNorm(dim)
+        self.ffn_in = AdaptedLinear(dim, ffn, adapter(config, "ffn_in"))
+        self.ffn_out = AdaptedLinear(ffn, dim, adapter(config, "ffn_out"))
+
+    def forward(
+        self, x_RTD: Tensor, requests: int, bias_R11S: Tensor | None, stream: Stream, candidates_only: bool
+    ) -> Tensor:
+        """(R, T, D) to (R, T, D), or to (R, C, D) with `candidates_only`."""
+        n_RTD = self.attention_norm(x_RTD, stream)
+        key_RTD, value_RTD = self.key_value(n_RTD, stream).chunk(2, dim=-1)
+        if candidates_only:
+            x_RTD, n_RTD = x_RTD[:, requests:], n_RTD[:, requests:]
+        query_RTD = self.query(n_RTD, stream)
+        mixed = self._attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S)
+        x_RTD = x_RTD + self.attention_out(mixed, stream)
+        return x_RTD + self.ffn_out(F.relu(self.ffn_in(self.ffn_norm(x_RTD, stream), stream)), stream)
+
+    def _attend(
+        self, query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R11S: Tensor | None
+    ) -> Tensor:
+        """Attention under the block mask; the queries are all T tokens, or the C candidates alone."""
+        key, value = _heads(key_RTD, self.heads), _heads(value_RTD, self.heads)
+        query = _heads(query_RQD, self.heads) * (query_RQD.shape[-1] // self.heads) ** -0.5
+        candidates = key.shape[2] - requests
+        first = query.shape[2] - candidates
+        logit_RGQS = query @ key[:, :, :requests].transpose(2, 3)
+        if bias_R11S is not None:
+            logit_RGQS = logit_RGQS + bias_R11S
+        # A candidate's own key is one more column of its row.
+        own_RGC1 = (query[:, :, first:] * key[:, :, requests:]).sum(-1, keepdim=True)
+        share_RGCS1 = torch.cat([logit_RGQS[:, :, first:], own_RGC1], dim=-1).softmax(-1)
+        request_value = value[:, :, :requests]
+        mixed = share_RGCS1[..., :-1] @ request_value + share_RGCS1[..., -1:] * value[:, :, requests:]
+        if first:
+            mixed = torch.cat([logit_RGQS[:, :, :first].softmax(-1) @ request_value, mixed], dim=2)
+        return mixed.transpose(1, 2).reshape(query_RQD.shape)
+
+
+def adapter(config: Model, name: LinearName) -> LoRA | None:
+    """The adapter that the linear `name` carries, if any."""
+    return config.lora if config.lora is not None and name in config.lora.targets else None
+
+
+def _heads(x_RTD: Tensor, heads: int) -> Tensor:
+    """(R, T, D) to (R, G, T, E)."""
+    return x_RTD.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,85 @@
+"""Embedding tables, as TorchRec modules that the planner shards.
+
+They are kept apart from the dense network: the train pipeline traces this part to start its communication early, and
+takes the rest as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+from easq_rec.data.batch import RequestBatch
+from easq_rec.features import Feature, FeatureSchema
+
+
+class RequestEmbeddings(nn.Module):
+    """User and candidate EmbeddingBagCollections, and the EmbeddingCollection that history and candidates share.
+
+    Args:
+        device: `meta` to leave the memory to DistributedModelParallel.
+    """
+
+    def __init__(self, schema: FeatureSchema, device: torch.device) -> None:
+        super().__init__()
+        self.user = EmbeddingBagCollection(tables=_bags(schema, "user", schema.user), device=device)
+        self.sequence = EmbeddingCollection(tables=_sequences(schema), device=device)
+        self.candidate: EmbeddingBagCollection | None = None
+        if schema.pooled:
+            self.candidate = EmbeddingBagCollection(tables=_bags(schema, "candidate", schema.pooled), device=device)
+
+    def forward(self, batch: RequestBatch) -> tuple[Any, Any, Any]:
+        """(KeyedTensor of users, JaggedTensors by key of the sequence ids, KeyedTensor of candidates or None)."""
+        candidate = self.candidate(batch.candidate) if self.candidate is not None else None
+        return self.user(batch.user), self.sequence(batch.sequence), candidate
+
+
+def _bags(schema: FeatureSchema, group: str, features: tuple[Feature, ...]) -> list[EmbeddingBagConfig]:
+    """One bag per table, with the features of the group that read it."""
+    configs = []
+    for table in schema.tables:
+        readers = [feature for feature in features if feature.table == table.name]
+        if not readers:
+            continue
+        poolings = {feature.pooling for feature in readers if feature.kind == "id_list"}
+        if len(poolings) > 1:
+            raise ValueError(f"schema: features of table {table.name!r} pool by {sorted(poolings)}: choose one")
+        configs.append(
+            EmbeddingBagConfig(
+                name=table.name,
+                num_embeddings=table.rows,
+                embedding_dim=table.dim,
+                feature_names=[f"{group}.{feature.name}" for feature in readers],
+                pooling=PoolingType.MEAN if poolings == {"mean"} else PoolingType.SUM,
+                init_fn=_init,
+            )
+        )
+    return configs
+
+
+def _sequences(schema: FeatureSchema) -> list[EmbeddingConfig]:
+    """One table per history id, read by history and candidates alike."""
+    names: dict[str, list[str]] = {}
+    for group, features in (("history", schema.history), ("candidate", schema.shared)):
+        for feature in features:
+            assert feature.table is not None
+            names.setdefault(feature.table, []).append(f"{group}.{feature.name}")
+    return [
+        EmbeddingConfig(
+            name=name,
+            num_embeddings=schema.table(name).rows,
+            embedding_dim=schema.table(name).dim,
+            feature_names=keys,
+            init_fn=_init,
+        )
+        for name, keys in names.items()
+    ]
+
+
+def _init(weight: torch.Tensor) -> torch.Tensor:
+    """Small and independent of the table's size: an id seen for the first time should hardly speak."""
+    return nn.init.normal_(weight, std=0.05)

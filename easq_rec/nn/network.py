@@ -1,0 +1,221 @@
+"""The dense network: tokens, backbone and towers, with the two gradient streams.
+
+Legend: R requests, H history entries, N candidates, A answers, D token width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easq_rec.config import Model
+from easq_rec.data.batch import RequestBatch
+from easq_rec.features import FeatureSchema
+from easq_rec.nn.backbone import Backbone
+from easq_rec.nn.jagged import Lists
+from easq_rec.nn.lora import AdaptedLinear, Stream
+from easq_rec.nn.moe import MoETower, TowerOutput
+from easq_rec.nn.tokens import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What the tables returned, for the whole batch or a part of its requests."""
+
+    user_RM: Tensor
+    history_HE: Tensor
+    """Summed over the history's ids."""
+    candidate: list[Tensor]
+    """(N, E) per candidate feature."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some requests of a batch, with all of their candidates or only the answered ones."""
+
+    embedded: Embedded
+    histories: Lists
+    candidates: Lists
+    age_H: Tensor
+    ratio_H: Tensor
+    float_NF: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOutput:
+    """Scores of one forward pass; N covers the stream's candidates, or all where `replayed` says so."""
+
+    main: TowerOutput
+    """Policy score and gates."""
+    reference: TowerOutput | None
+    """Reference score on the same candidates, a constant; None without a satisfaction tower."""
+    satisfaction_A: Tensor | None
+    """Reference score of the answered candidates with the satisfaction stream's gradient; None outside training."""
+    candidates: Lists
+    """How the N candidates fall to requests."""
+
+
+class RankingNetwork(nn.Module):
+    """Everything behind the embedding tables.
+
+    Args:
+        policy_on_replayed: run the main stream over replayed requests as well (the DPO loss needs it).
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, config: Model, *, max_history: int, policy_on_replayed: bool = False
+    ) -> None:
+        super().__init__()
+        self.schema = schema
+        self.isolate = config.isolate_embeddings
+        self.policy_on_replayed = policy_on_replayed
+        self.tokens = Tokenizer(schema, config, max(max_history, 1))
+        self.backbone = Backbone(config)
+        self.main = MoETower(config.dim, config.main)
+        self.satisfaction = MoETower(config.dim, config.satisfaction) if config.satisfaction is not None else None
+        self.autocast: torch.dtype | None = None
+        """Set by the runtime: dtype of the dense products, None for fp32."""
+
+    def forward(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> NetworkOutput:
+        """Scores from what the tables returned (KeyedTensor, JaggedTensors by key, KeyedTensor or None)."""
+        whole = self._whole(user, sequence, candidate, batch)
+        device = whole.embedded.user_RM.device.type
+        cast = torch.autocast(device, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
+        with cast:
+            everything = not self.training or self.policy_on_replayed
+            part = whole if everything else _stream_part(whole, batch)
+            h_ND = self._represent(part, Stream.MAIN)
+            main = self.main(h_ND)
+            reference = satisfaction_A = None
+            if self.satisfaction is not None:
+                with torch.no_grad():
+                    reference = _float(self.satisfaction(h_ND))
+                if self.training:
+                    answered = _answered_part(whole, batch, detach=self.isolate)
+                    satisfaction_A = self.satisfaction(self._represent(answered, Stream.SATISFACTION)).score_N.float()
+        return NetworkOutput(
+            main=_float(main), reference=reference, satisfaction_A=satisfaction_A, candidates=part.candidates
+        )
+
+    def _represent(self, part: Part, stream: Stream) -> Tensor:
+        """Representations of a part's candidates, (N, D)."""
+        embedded, histories, candidates = part.embedded, part.histories, part.candidates
+        user_RUD = self.tokens.users(embedded.user_RM, stream)
+        history_HD = self.tokens.histories(embedded.history_HE, _recency(histories), part.age_H, part.ratio_H, stream)
+        candidate_ND = self.tokens.candidates(embedded.candidate, part.float_NF, stream)
+        x_RTD = torch.cat([user_RUD, histories.pad(history_HD), candidates.pad(candidate_ND)], dim=1)
+        request_tokens = user_RUD.shape[1] + histories.longest
+        mask_RS = None
+        if not histories.full:
+            users = torch.ones(user_RUD.shape[:2], dtype=torch.bool, device=x_RTD.device)
+            mask_RS = torch.cat([users, histories.mask()], dim=1)
+        return candidates.flatten(self.backbone(x_RTD, request_tokens, mask_RS, stream))
+
+    def _whole(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> Part:
+        history = [sequence[f"history.{f.name}"].values() for f in self.schema.history]
+        pooled = candidate.to_dict() if candidate is not None else {}
+        shared = {feature.name for feature in self.schema.shared}
+        features = [
+            sequence[f"candidate.{f.name}"].values() if f.name in shared else pooled[f"candidate.{f.name}"]
+            for f in self.schema.candidate
+            if f.kind != "float"
+        ]
+        total = batch.total
+        return Part(
+            embedded=Embedded(user_RM=user.values(), history_HE=sum(history[1:], start=history[0]), candidate=features),
+            histories=Lists(
+                offsets_R1=batch.history_offsets_R1,
+                count=total.requests,
+                total=total.history,
+                longest=batch.max_history,
+            ),
+            candidates=Lists(
+                offsets_R1=batch.candidate_offsets_R1,
+                count=total.requests,
+                total=total.candidates,
+                longest=batch.max_candidates,
+            ),
+            age_H=batch.history_age_H,
+            ratio_H=batch.history_ratio_H,
+            float_NF=batch.float_NF,
+        )
+
+    def merge_adapters(self) -> None:
+        """Folds every adapter into its linear, for serving."""
+        for module in self.modules():
+            if isinstance(module, AdaptedLinear):
+                module.merge()
+
+
+def _stream_part(whole: Part, batch: RequestBatch) -> Part:
+    """The leading requests, which come from the stream."""
+    extent = batch.stream
+    if extent == batch.total:
+        return whole
+    embedded = whole.embedded
+    return Part(
+        embedded=Embedded(
+            user_RM=embedded.user_RM[: extent.requests],
+            history_HE=embedded.history_HE[: extent.history],
+            candidate=[feature[: extent.candidates] for feature in embedded.candidate],
+        ),
+        histories=Lists(
+            offsets_R1=batch.history_offsets_R1[: extent.requests + 1],
+            count=extent.requests,
+            total=extent.history,
+            longest=whole.histories.longest,
+        ),
+        candidates=Lists(
+            offsets_R1=batch.candidate_offsets_R1[: extent.requests + 1],
+            count=extent.requests,
+            total=extent.candidates,
+            longest=whole.candidates.longest,
+        ),
+        age_H=whole.age_H[: extent.history],
+        ratio_H=whole.ratio_H[: extent.history],
+        float_NF=whole.float_NF[: extent.candidates],
+    )
+
+
+def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
+    """The replayed requests with their answered candidates alone: no other row needs the satisfaction gradient."""
+    extent, total, embedded = batch.stream, batch.total, whole.embedded
+    answered_A = batch.answered_A
+    user, history = embedded.user_RM[extent.requests :], embedded.history_HE[extent.history :]
+    candidate = [feature[answered_A] for feature in embedded.candidate]
+    if detach:
+        user, history, candidate = user.detach(), history.detach(), [feature.detach() for feature in candidate]
+    return Part(
+        embedded=Embedded(user_RM=user, history_HE=history, candidate=candidate),
+        histories=Lists(
+            offsets_R1=batch.history_offsets_R1[extent.requests :] - extent.history,
+            count=total.requests - extent.requests,
+            total=total.history - extent.history,
+            longest=whole.histories.longest,
+        ),
+        candidates=Lists(
+            offsets_R1=batch.answer_offsets,
+            count=total.requests - extent.requests,
+            total=len(answered_A),
+            longest=batch.max_answers,
+        ),
+        age_H=whole.age_H[extent.history :],
+        ratio_H=whole.ratio_H[extent.history :],
+        float_NF=whole.float_NF[answered_A],
+    )
+
+
+def _recency(histories: Lists) -> Tensor:
+    """0 for the newest entry of each list, counting backwards, (H,)."""
+    offsets = histories.offsets_R1
+    end_H = torch.repeat_interleave(offsets[1:], offsets.diff(), output_size=histories.total)
+    return end_H - 1 - torch.arange(histories.total, device=offsets.device)
+
+
+def _float(output: TowerOutput) -> TowerOutput:
+    """Scores leave autocast in fp32: their differences are small."""
+    return TowerOutput(score_N=output.score_N.float(), gate_NK=output.gate_NK.float())

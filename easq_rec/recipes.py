@@ -1,0 +1,167 @@
+"""Named configurations. A recipe is a function that returns a Config; structure is chosen here, in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from easq_rec.config import Config, Data, Evaluation, Logging, LoRA, Losses, Model, Optim, Replay, Tower, Trainer, World
+from easq_rec.features import Feature, FeatureSchema, Outcome, Table
+
+
+def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
+    """Features of the built-in synthetic world (and a template for short-video logs)."""
+    return FeatureSchema(
+        tables=(
+            Table(name="user", rows=users, dim=dim),
+            Table(name="age_group", rows=8, dim=dim, id_space="dense"),
+            Table(name="region", rows=32, dim=dim, id_space="dense"),
+            Table(name="device", rows=8, dim=dim, id_space="dense"),
+            Table(name="video", rows=videos, dim=dim),
+            Table(name="author", rows=max(videos // 8, 1), dim=dim),
+            Table(name="tag", rows=256, dim=dim),
+        ),
+        user=(
+            Feature(name="user_id", table="user"),
+            Feature(name="age_group", table="age_group"),
+            Feature(name="region", table="region"),
+            Feature(name="device", table="device"),
+        ),
+        history=(Feature(name="video_id", table="video"), Feature(name="author_id", table="author")),
+        candidate=(
+            Feature(name="video_id", table="video"),
+            Feature(name="author_id", table="author"),
+            Feature(name="tags", kind="id_list", table="tag", pooling="mean"),
+            Feature(name="duration_ms", kind="float", transform="log1p"),
+        ),
+        outcomes=(
+            Outcome(name="long_view", weight=1.0),
+            Outcome(name="like", weight=0.5),
+            Outcome(name="follow", weight=0.5),
+        ),
+    )
+
+
+def movielens_schema(*, dim: int = 32) -> FeatureSchema:
+    """Features that `datasets/movielens/prepare.py` writes."""
+    return FeatureSchema(
+        tables=(
+            Table(name="user", rows=1_024, dim=dim),
+            Table(name="gender", rows=4, dim=dim, id_space="dense"),
+            Table(name="age_group", rows=8, dim=dim, id_space="dense"),
+            Table(name="occupation", rows=32, dim=dim, id_space="dense"),
+            Table(name="film", rows=2_048, dim=dim),
+            Table(name="genre", rows=32, dim=dim, id_space="dense"),
+            Table(name="decade", rows=16, dim=dim, id_space="dense"),
+        ),
+        user=(
+            Feature(name="user_id", table="user"),
+            Feature(name="gender", table="gender"),
+            Feature(name="age_group", table="age_group"),
+            Feature(name="occupation", table="occupation"),
+        ),
+        history=(Feature(name="video_id", table="film"),),
+        candidate=(
+            Feature(name="video_id", table="film"),
+            Feature(name="tags", kind="id_list", table="genre", pooling="mean"),
+            Feature(name="decade", table="decade"),
+        ),
+        outcomes=(Outcome(name="long_view", weight=1.0),),
+    )
+
+
+def easq() -> Config:
+    """The default: isolated satisfaction pathway, whose reference annotates every pair of every request (L_dense)."""
+    world = World()
+    return Config(
+        recipe="easq",
+        schema=world_schema(users=world.users, videos=world.videos, dim=32),
+        world=world,
+        losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.3),
+    )
+
+
+def main_only() -> Config:
+    """The production ranker without any alignment: engagement alone."""
+    return without_alignment(easq(), recipe="main_only")
+
+
+def paper() -> Config:
+    """EASQ in the paper's literal form: score-difference DPO, adapters that reach the embeddings, no L_dense."""
+    return as_paper(easq(), recipe="paper")
+
+
+def quickstart() -> Config:
+    """`easq` at a size that trains in about a minute on a laptop, on the built-in synthetic world."""
+    config = easq()
+    return dataclasses.replace(
+        config,
+        recipe="quickstart",
+        schema=world_schema(users=config.world.users, videos=config.world.videos, dim=16),
+        model=Model(
+            dim=32,
+            heads=2,
+            layers=2,
+            ffn=96,
+            main=Tower(experts=6, hidden=32, out=32),
+            satisfaction=Tower(experts=2, hidden=32, out=32),
+            lora=LoRA(rank=8),
+        ),
+        trainer=Trainer(batch_size=128, epochs=2),
+        evaluation=Evaluation(every_steps=100, max_requests=1_024),
+        logging=Logging(every_steps=10),
+    )
+
+
+def movielens() -> Config:
+    """`easq` on MovieLens, as `datasets/movielens/prepare.py` writes it. Needs --data."""
+    return Config(
+        recipe="movielens",
+        schema=movielens_schema(),
+        data=Data(path=None, holdout=0.2, max_history=50),
+        model=Model(dim=64, heads=4, layers=2, ffn=128),
+        losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.3),
+        replay=Replay(answers_per_step=16),
+        optim=Optim(table_lr=0.05, dense_lr=1e-3),
+        trainer=Trainer(batch_size=64, epochs=4),
+        logging=Logging(every_steps=20),
+    )
+
+
+def movielens_main_only() -> Config:
+    """`main_only` on MovieLens."""
+    return without_alignment(movielens(), recipe="movielens_main_only")
+
+
+def movielens_paper() -> Config:
+    """`paper` on MovieLens."""
+    return as_paper(movielens(), recipe="movielens_paper")
+
+
+def without_alignment(config: Config, *, recipe: str) -> Config:
+    """The same run without satisfaction tower, adapters, answers or their losses."""
+    return dataclasses.replace(
+        config,
+        recipe=recipe,
+        model=dataclasses.replace(config.model, satisfaction=None, lora=None),
+        losses=dataclasses.replace(config.losses, satisfaction=0.0, dpo=0.0, dense=0.0),
+    )
+
+
+def as_paper(config: Config, *, recipe: str) -> Config:
+    """The same run with the alignment of arXiv 2601.20215 as it is written there (beta 0.1, lambda 2 = 6)."""
+    return dataclasses.replace(
+        config,
+        recipe=recipe,
+        model=dataclasses.replace(config.model, isolate_embeddings=False),
+        losses=dataclasses.replace(
+            config.losses, satisfaction=1.0, dpo=6.0, dense=0.0, policy="score_difference", beta=0.1
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    recipe.__name__: recipe
+    for recipe in (quickstart, easq, paper, main_only, movielens, movielens_paper, movielens_main_only)
+}
+"""What `easq-rec train RECIPE` accepts."""

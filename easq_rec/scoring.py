@@ -1,0 +1,86 @@
+"""Serving: ranks requests that carry no outcome and no answer, by the policy score alone.
+
+Adapters are merged into their linears, the satisfaction tower is not even built, and nothing is sharded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from easq_rec.config import Config
+from easq_rec.data.batch import RequestBatch
+from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.schema import Layout
+from easq_rec.evaluation import batches
+from easq_rec.model import Ranker
+from easq_rec.training.checkpoint import latest_of, load_unsharded
+
+
+def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: torch.device | None = None) -> Ranker:
+    """A trained ranker in eval mode, unsharded.
+
+    Args:
+        policy_only: leave out the satisfaction tower and merge the adapters, as serving does.
+    """
+    device = device or torch.device("cpu")
+    if policy_only:
+        config = dataclasses.replace(
+            config,
+            model=dataclasses.replace(config.model, satisfaction=None),
+            losses=dataclasses.replace(config.losses, satisfaction=0.0, dpo=0.0, dense=0.0),
+        )
+    ranker = Ranker(config, torch.device("cpu"))
+    load_unsharded(checkpoint, ranker, prefix="ranker.")
+    if policy_only:
+        ranker.network.merge_adapters()
+    return ranker.to(device).eval()
+
+
+def score(config: Config, run_dir: Path, source: Path, output: Path) -> int:
+    """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
+
+    Args:
+        source: a directory with requests/, or the Parquet files themselves.
+        output: the Parquet file to write; published by rename when it is complete.
+    """
+    directory = source / "requests" if (source / "requests").is_dir() else source
+    if not directory.is_dir():
+        raise ValueError(f"--input {source}: no such directory")
+    dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
+    ranker = load_ranker(config, latest_of(run_dir), policy_only=True)
+    columns = pa.schema(
+        [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
+    )
+    partial = output.with_name(f".{output.name}.partial")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
+        for batch in batches(dataset, config, truth=None):
+            writer.write_table(_ranked(ranker, batch, columns))
+    partial.rename(output)
+    return len(dataset)
+
+
+def _ranked(ranker: Ranker, batch: RequestBatch, columns: pa.Schema) -> pa.Table:
+    """The candidates of a batch, request by request, best first; equal scores keep the order of the request."""
+    count = batch.stream.candidates
+    score_N = ranker.score(batch).main_N[:count].float().numpy()
+    lengths_R = batch.candidate_offsets_R1.diff().numpy()[: batch.stream.requests]
+    request_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
+    order_N = np.lexsort((-score_N, request_N))
+    starts_R = np.cumsum(lengths_R) - lengths_R
+    rank_N = np.arange(count) - np.repeat(starts_R, lengths_R) + 1
+    return pa.table(
+        [
+            batch.keys.request_id_R[request_N],
+            batch.keys.item_N[:count][order_N],
+            score_N[order_N],
+            rank_N.astype(np.int32),
+        ],
+        schema=columns,
+    )

@@ -1,0 +1,32 @@
+"""Trains a run: `torchx run dist.ddp -j 2x8 easq_rec/train.py [RECIPE] [--data DIR] [--run-dir DIR] [--overrides]`.
+
+Also `torchrun --nproc_per_node 2 easq_rec/train.py`, `python easq_rec/train.py`, and `easq-rec train`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A script's folder comes first on sys.path, where this package's modules would pose as top-level ones.
+if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from easq_rec import arguments, doctor
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
+    """Parses, builds and fits; returns the exit code."""
+    config = arguments.parse_config(sys.argv[1:] if argv is None else argv, prog=prog)
+    doctor.require_compatible()
+    # Only now torch and TorchRec: --help and wrong environments answer at once.
+    from easq_rec.training import session
+
+    return session.train(config)
+
+
+if __name__ == "__main__":
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    sys.exit(record(arguments.run)(main))

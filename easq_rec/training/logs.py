@@ -1,0 +1,104 @@
+"""What a run says: metrics.jsonl, TensorBoard, and the terminal. Rank 0 alone speaks."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from easq_rec.config import Logging
+
+
+class RunLog:
+    """Writes metrics and shows progress; with `speaks` False it does nothing at all.
+
+    Args:
+        first_step: step that the run goes on from; metrics of later steps, which a killed run left, are removed.
+    """
+
+    def __init__(self, run_dir: Path, config: Logging, *, first_step: int, total_steps: int, speaks: bool) -> None:
+        self._speaks = speaks
+        self._total = total_steps
+        self._bar: tqdm[Any] | None = None
+        self._board: Any = None
+        if not speaks:
+            return
+        path = run_dir / "metrics.jsonl"
+        _truncate(path, first_step)
+        self._file = path.open("a", buffering=1)
+        if config.tensorboard:
+            # Imported here: it takes a second, and ranks that do not speak need none of it.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl, and a point per value on TensorBoard."""
+        if not self._speaks:
+            return
+        finite = {name: (value if math.isfinite(value) else None) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """The line of numbers that a person watches."""
+        if not self._speaks:
+            return
+        shown = {name: f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}" for name, value in values.items()}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(step - self._bar.n)
+        else:
+            self.say(f"step {step}/{self._total}  " + "  ".join(f"{name} {text}" for name, text in shown.items()))
+
+    def say(self, text: str) -> None:
+        """A plain line, above the progress bar where there is one."""
+        if self._speaks:
+            tqdm.write(text, file=sys.stdout) if self._bar is not None else print(text, flush=True)
+
+    def close(self) -> None:
+        """Flushes everything; safe to call twice."""
+        if not self._speaks:
+            return
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._board is not None:
+            self._board.close()
+        self._file.close()
+
+
+class Stopwatch:
+    """Seconds spent in each phase of a step since the last `lap`. Host time: on CUDA it is the time to enqueue."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def add(self, phase: str, seconds: float) -> None:
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+
+    def lap(self, steps: int) -> tuple[dict[str, float], float]:
+        """(mean milliseconds per step and phase, seconds since the last lap)."""
+        now = time.perf_counter()
+        elapsed, self._since = now - self._since, now
+        phases = {f"ms_{phase}": 1_000 * seconds / max(steps, 1) for phase, seconds in self._seconds.items()}
+        phases["ms_other"] = 1_000 * (elapsed - sum(self._seconds.values())) / max(steps, 1)
+        self._seconds = {}
+        return phases, elapsed
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keeps the lines up to a step, so that the file tells one timeline."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))

@@ -1,0 +1,105 @@
+"""Optimizers: row-wise Adagrad fused into the tables' backward pass, AdamW for the dense parameters."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+
+from easq_rec.config import Optim
+
+
+def learning_rate(config: Optim, step: int, total_steps: int) -> float:
+    """Factor of the peak learning rates in step number `step` (from 0): linear warm-up, then constant or cosine."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    done = (step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+class Optimizers:
+    """Both optimizers as the one that the train pipeline drives.
+
+    The tables are updated during backward with the learning rate that `before_step` has set; `step` moves the rest.
+    """
+
+    def __init__(self, model: DistributedModelParallel, config: Optim) -> None:
+        self._config = config
+        self._dense = dict(_dense_parameters(model))
+        adamw = KeyedOptimizerWrapper(
+            self._dense,
+            lambda params: torch.optim.AdamW(params, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True),
+        )
+        self._tables: KeyedOptimizer = model.fused_optimizer
+        self._adamw = adamw
+        self.combined = CombinedOptimizer([("tables", self._tables), ("dense", adamw)])
+        self.measure = False
+        """Whether the next step records gradient norms."""
+        self.gradient_norms: dict[str, Tensor] = {}
+        self.started = 0.0
+        """When the last step began, in perf_counter seconds: the end of backward."""
+
+    def before_step(self, step: int, total_steps: int) -> float:
+        """Sets the learning rates of a step; returns their factor."""
+        factor = learning_rate(self._config, step, total_steps)
+        for group in self._tables.param_groups:
+            group["lr"] = self._config.table_lr * factor
+        for group in self._adamw.param_groups:
+            group["lr"] = self._config.dense_lr * factor
+        # The fused kernels take their learning rate when their optimizer "steps"; the update itself is in backward.
+        self._tables.step()
+        return factor
+
+    @property
+    def dense_learning_rate(self) -> float:
+        """The dense parameters' current learning rate."""
+        return float(self._adamw.param_groups[0]["lr"])
+
+    def materialise(self) -> None:
+        """Creates AdamW's state, which otherwise exists from its first step on: a checkpoint is loaded into it."""
+        self._adamw.init_state(set())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._adamw.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> None:
+        self.started = time.perf_counter()
+        if self.measure:
+            self.gradient_norms = group_norms(self._dense)
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._dense.values(), self._config.clip_norm)
+        self._adamw.step(closure)
+
+
+def _dense_parameters(model: DistributedModelParallel) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that no fused optimizer owns, by the name they have in the unwrapped model."""
+    fused = set(model.fused_optimizer.params)
+    return ((name, parameter) for name, parameter in model.named_parameters() if name not in fused)
+
+
+def parameter_group(name: str) -> str:
+    """Which row of the gradient contract a dense parameter belongs to."""
+    if ".lora_" in name:
+        return "lora"
+    if ".network.main." in name:
+        return "main_tower"
+    if ".network.satisfaction." in name:
+        return "satisfaction_tower"
+    return "backbone"
+
+
+def group_norms(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Norm of the gradients of each parameter group."""
+    gradients: dict[str, list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            gradients.setdefault(parameter_group(name), []).append(parameter.grad)
+    return {group: torch.nn.utils.get_total_norm(values) for group, values in gradients.items()}

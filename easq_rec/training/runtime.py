@@ -1,0 +1,129 @@
+"""The process: device, process group, threads, memory allocator, seeds, and silence from upstream libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from easq_rec.config import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where this process stands among the ranks, and on which device it computes."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes logs, tables and configuration."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        # A tensor of the own device: a plain barrier() under NCCL guesses one.
+        self.agree(0)
+
+    def agree(self, value: int) -> int:
+        """The largest of the values that the ranks pass."""
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def share(self, value: str) -> str:
+        """Rank 0's string, on every rank."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+class ProcessGroupRanks:
+    """`easq_rec.model.Ranks` over the default process group."""
+
+    def __init__(self, world_size: int) -> None:
+        self.size = world_size
+
+    def sum(self, value: Tensor) -> Tensor:
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Tensor) -> Tensor:
+        if self.size == 1:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.size)]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def running(config: Trainer) -> Iterator[Runtime]:
+    """Sets the process up for training or evaluation, from torchrun's environment where there is one."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    device = _device(config.device, local_rank)
+    torch.set_num_threads(config.threads or _threads())
+    torch.set_float32_matmul_precision(config.matmul)
+    torch.manual_seed(config.seed)
+    _keep_freed_memory()
+    quiet()
+    timeout = datetime.timedelta(seconds=config.timeout_s)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    try:
+        yield Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def quiet() -> None:
+    """Keeps known chatter of upstream libraries out of the output; everything else still warns."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch(rec)?\.")
+    warnings.filterwarnings(
+        "ignore", category=DeprecationWarning, module=r"(torch|torchrec|fbgemm_gpu|pyre_extensions)\.?"
+    )
+    warnings.filterwarnings("ignore", message=r".*(_all_gather_base|_reduce_scatter_base|TypedStorage|is_fx_tracing).*")
+    warnings.filterwarnings("ignore", message=r".*(ShardedTensor|sharded_tensor).*", category=FutureWarning)
+    for name in ("torchrec", "fbgemm_gpu", "torch.fx._symbolic_trace", "torch.distributed.nn.jit", "root"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _device(choice: str, local_rank: int) -> torch.device:
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("trainer.device='cuda' is not allowed: torch sees no CUDA device; run `easq-rec doctor`")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _threads() -> int:
+    """An even share of the host's cores."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc not to return large blocks to the kernel: every step would fault the same pages in again."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, 1 << 30)

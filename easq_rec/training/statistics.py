@@ -1,0 +1,44 @@
+"""Figures of one training step, computed on the steps that are logged alone."""
+
+from __future__ import annotations
+
+import torch
+
+from easq_rec.model import Ranks, StepOutput
+from easq_rec.nn.moe import TowerOutput
+
+
+@torch.no_grad()
+def step_statistics(output: StepOutput, ranks: Ranks) -> dict[str, float]:
+    """Losses over all ranks, score spreads, and the share of candidates for which each expert's gate is open."""
+    network = output.network
+    values = {
+        "loss_main": output.loss_main,
+        "loss_satisfaction": output.loss_satisfaction,
+        "loss_dpo": output.loss_dpo,
+        "loss_dense": output.loss_dense,
+    }
+    if network.reference is None:
+        values = {"loss_main": output.loss_main}
+    named = ranks.sum(torch.stack([value.float() for value in values.values()]))
+    figures = dict(zip(values, named.tolist(), strict=True))
+    figures["pairs_main"] = float(output.pairs_main)
+    figures["policy_std"] = _std(network.main)
+    figures |= _gates("main", network.main)
+    if network.reference is not None:
+        figures["pairs_answered"] = float(output.pairs_answered)
+        figures["reference_std"] = _std(network.reference)
+        figures |= _gates("satisfaction", network.reference)
+    return figures
+
+
+def _std(tower: TowerOutput) -> float:
+    return float(tower.score_N.std()) if len(tower.score_N) > 1 else 0.0
+
+
+def _gates(name: str, tower: TowerOutput) -> dict[str, float]:
+    """Share of this rank's candidates for which each gate is open."""
+    if not len(tower.gate_NK):
+        return {}
+    open_K = (tower.gate_NK > 0).float().mean(0)
+    return {f"gate_{name}_{index}": share for index, share in enumerate(open_K.tolist())}

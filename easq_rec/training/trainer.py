@@ -1,0 +1,209 @@
+"""The loop: batches through the pipeline, with logs, evaluations, checkpoints and a clean way out."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from easq_rec import evaluation
+from easq_rec.config import Config
+from easq_rec.data.batch import RequestBatch
+from easq_rec.data.loader import LoaderState
+from easq_rec.data.sources import Sources, open_sources
+from easq_rec.model import Scores, StepOutput, TrainingModel
+from easq_rec.training.checkpoint import Checkpointer, Progress
+from easq_rec.training.logs import RunLog, Stopwatch
+from easq_rec.training.optim import Optimizers
+from easq_rec.training.runtime import ProcessGroupRanks, Runtime
+from easq_rec.training.sharding import plan_table, shard
+from easq_rec.training.statistics import step_statistics
+
+ANSWERS_EVALUATED = 1_024
+"""Answered requests per period at most in the answer diagnostics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a run ended."""
+
+    step: int
+    finished: bool
+    """False: it was stopped on the way and can be resumed."""
+    metrics: dict[str, float]
+    impressions_per_second: float
+
+
+class Trainer:
+    """Trains one run from where its directory stands.
+
+    Args:
+        directory: holds requests/ and answers/.
+        run_dir: takes checkpoints/, metrics.jsonl and tensorboard/.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, *, directory: Path, run_dir: Path) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.sources: Sources = open_sources(config, directory, rank=runtime.rank, world_size=runtime.world_size)
+        trainer = config.trainer
+        self.total_steps = trainer.max_steps or trainer.epochs * self.sources.reader.steps_per_epoch
+        torch.manual_seed(trainer.seed)
+        model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime.world_size))
+        self.objective = model.objective
+        self.ranker = model.ranker
+        self.ranker.network.autocast = torch.bfloat16 if trainer.precision == "bf16" else None
+        self.model = shard(model, config, runtime)
+        self.optimizers = Optimizers(self.model, config.optim)
+        self.watch = Stopwatch()
+        self.pipeline = TrainPipelineSparseDist(
+            self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward
+        )
+        self.checkpoints = Checkpointer(run_dir / "checkpoints", runtime, keep=config.checkpoint.keep)
+        self.step, self.state = 0, self.sources.loader.start()
+        latest = self.checkpoints.latest()
+        if latest is not None:
+            progress = self.checkpoints.load(latest, self.model, self.optimizers)
+            self.step, self.state = progress.step, progress.loader
+        self.log = RunLog(
+            run_dir, config.logging, first_step=self.step, total_steps=self.total_steps, speaks=runtime.leads
+        )
+        self._ahead: deque[LoaderState] = deque()
+        self._stop = False
+        self._forward_end = 0.0
+
+    def fit(self) -> Result:
+        """Trains to the end, or until a signal or `trainer.stop_at_step`; evaluates if the end is reached."""
+        config, last = self.config, self.config.trainer.stop_at_step or self.total_steps
+        self._announce()
+        self._catch_signals()
+        stream = self._stream()
+        rate, impressions, since = 0.0, 0, self.step
+        self.watch.lap(1)
+        while self.step < min(last, self.total_steps) and not self._stopping():
+            logs = (self.step + 1) % config.logging.every_steps == 0
+            self.optimizers.before_step(self.step, self.total_steps)
+            self.optimizers.measure = logs
+            self.objective.steered = self.step >= config.losses.dense_warmup_steps
+            output: StepOutput = self.pipeline.progress(stream)
+            self.watch.add("optimizer", time.perf_counter() - self.optimizers.started)
+            self.watch.add("backward", self.optimizers.started - self._forward_end)
+            self.step, self.state = self.step + 1, self._ahead.popleft()
+            impressions += self._impressions(output)
+            if logs:
+                rate = self._log_step(output, impressions, self.step - since)
+                impressions, since = 0, self.step
+            if self._due(config.evaluation.every_steps):
+                self.evaluate("holdout", limit=config.evaluation.max_requests)
+                self.watch.lap(1)
+            if self._due(config.checkpoint.every_steps):
+                self.save()
+                self.watch.lap(1)
+        self.save()
+        finished = self.step >= self.total_steps
+        metrics = self.evaluate("final", limit=None) if finished else {}
+        self.log.close()
+        return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=rate)
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the current step."""
+        progress = Progress(step=self.step, loader=self.state)
+        return self.checkpoints.save(self.model, self.optimizers, progress)
+
+    def evaluate(self, split: str, *, limit: int | None) -> dict[str, float]:
+        """Metrics on the held-out requests, and answer diagnostics on training and held-out answers."""
+        config, runtime, sources = self.config, self.runtime, self.sources
+        self.pipeline.detach()
+        self.model.eval()
+        stream = evaluation.batches(
+            sources.holdout,
+            config,
+            truth=sources.truth,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            limit=limit,
+        )
+        predictions = evaluation.gather(evaluation.predict(self._score, stream, config, runtime.device))
+        metrics = {name: float(value) for name, value in asdict(predictions.metrics()).items()}
+        if sources.answers is not None:
+            for name, period in (("train", sources.train_period), ("holdout", sources.holdout_period)):
+                answers = evaluation.sample_answers(sources.answers, period, limit=ANSWERS_EVALUATED)
+                found = evaluation.answer_metrics(self._score, answers, config, runtime.device) if answers else None
+                metrics |= {f"answers_{name}_{key}": value for key, value in asdict(found).items()} if found else {}
+        self.model.train()
+        self.log.metrics(self.step, split, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _score(self, batch: RequestBatch) -> Scores:
+        return self.ranker.score(batch)
+
+    def _stream(self) -> Iterator[RequestBatch]:
+        """Batches for the pipeline, which pulls some ahead: their states wait until their step is trained."""
+        batches = self.sources.loader.batches(self.state, steps=self.total_steps - self.step)
+        while True:
+            begin = time.perf_counter()
+            item = next(batches, None)
+            self.watch.add("data", time.perf_counter() - begin)
+            if item is None:
+                return
+            batch, state = item
+            self._ahead.append(state)
+            yield batch
+
+    def _forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:
+        begin = time.perf_counter()
+        result: tuple[Tensor, StepOutput] = self.model(batch)
+        self._forward_end = time.perf_counter()
+        self.watch.add("forward", self._forward_end - begin)
+        return result
+
+    def _impressions(self, output: StepOutput) -> int:
+        return output.network.candidates.total
+
+    def _log_step(self, output: StepOutput, impressions: int, steps: int) -> float:
+        """Writes the statistics of a step and the means of those since the last; returns impressions per second."""
+        phases, elapsed = self.watch.lap(steps)
+        values = step_statistics(output, self.objective.ranks)
+        rate = float(self.objective.ranks.sum(torch.tensor(float(impressions)))) / elapsed
+        values |= {f"gradient_norm_{name}": float(norm) for name, norm in self.optimizers.gradient_norms.items()}
+        values |= {"learning_rate": self.optimizers.dense_learning_rate, "impressions_per_second": rate, **phases}
+        self.log.metrics(self.step, "train", values)
+        losses = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
+        self.log.progress(self.step, {**losses, "impressions/s": rate})
+        return rate
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0 and self.step < self.total_steps
+
+    def _announce(self) -> None:
+        plan = "  ".join(f"{table}:{kind}@{ranks}" for table, kind, ranks in plan_table(self.model))
+        self.log.say(f"tables  {plan}")
+        where = f"from step {self.step} " if self.step else ""
+        self.log.say(
+            f"training {where}to step {self.total_steps} on {self.runtime.world_size} x {self.runtime.device.type}, "
+            f"{self.config.trainer.batch_size} requests per step and rank"
+        )
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # A second signal means it: the default action takes over.
+        signal.signal(number, signal.SIG_DFL)
+        self._stop = True
+
+    def _stopping(self) -> bool:
+        """Whether any rank was told to stop; all ranks leave after the same step."""
+        if self.runtime.world_size == 1:
+            return self._stop
+        return bool(self.runtime.agree(int(self._stop)))

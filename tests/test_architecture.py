@@ -1,0 +1,241 @@
+"""The shape of the tree, enforced: imports run downward only, and no file takes a name or a size that does harm.
+
+The rules are checked on this repository and, so that they are known to bite, on small trees that break one each.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = "easq_rec"
+
+LAYERS = (
+    ("config", "features", "serialization", "recipes", "arguments"),
+    ("data", "nn", "losses", "metrics"),
+    ("model",),
+    ("training", "evaluation", "scoring"),
+    ("studies", "report"),
+    ("cli", "train"),
+)
+"""Lowest first. A unit (a module or package directly in easq_rec) imports lower layers; within its own layer it may
+import others as long as no circle arises, except for SEPARATE ones."""
+
+SEPARATE = LAYERS[1]
+"""These know nothing of one another,"""
+EXCEPTIONS = {("nn", f"{PACKAGE}.data.schema"), ("nn", f"{PACKAGE}.data.batch")}
+"""but embeddings are built from the schema and read batches."""
+
+ALONE = {"doctor"}
+"""Imports the standard library only: it runs where everything else may be broken. Anyone may import it."""
+
+NO_TORCH = LAYERS[0]
+"""Read by --help and by error messages, which must not wait seconds for torch."""
+TORCH = {"torch", "torchrec", "fbgemm_gpu", "tensordict", "torchmetrics", "torchx"}
+
+OUTER = {"torchx_components", "benchmarks", "datasets", "tests"}
+"""Folders that use the package and that the package does not know."""
+
+FOLDERS = (PACKAGE, "torchx_components", "benchmarks", "datasets", "tests")
+MOST_LINES = 400
+
+
+def violations(root: Path) -> list[str]:
+    """Everything in the tree below `root` that breaks a rule, one readable line each."""
+    return [
+        *layer_violations(root),
+        *import_violations(root),
+        *name_violations(root),
+        *(
+            f"{file.relative_to(root)}: {lines} lines, at most {MOST_LINES}: split it"
+            for file in python_files(root, *FOLDERS)
+            if (lines := len(file.read_text().splitlines())) > MOST_LINES
+        ),
+    ]
+
+
+def layer_violations(root: Path) -> Iterator[str]:
+    """Imports between the units of the package that do not run downward."""
+    layer_of = {unit: index for index, layer in enumerate(LAYERS) for unit in layer}
+    beside: defaultdict[str, set[str]] = defaultdict(set)  # imports within a layer
+    for file in python_files(root, PACKAGE):
+        unit = unit_of(file, root)
+        if unit == "__init__" or unit in ALONE:
+            continue
+        if unit not in layer_of:
+            yield f"{file.relative_to(root)}: {unit} belongs to no layer: give it a place in LAYERS"
+            continue
+        for module in imported_modules(file, root):
+            parts = module.split(".")
+            target = parts[1] if parts[0] == PACKAGE and len(parts) > 1 else unit
+            if target == unit or target in ALONE or (unit, module) in EXCEPTIONS:
+                continue
+            where = f"{file.relative_to(root)} imports {module}"
+            if target not in layer_of:
+                yield f"{where}, which belongs to no layer"
+            elif layer_of[target] > layer_of[unit]:
+                yield f"{where}, which lies in a higher layer"
+            elif unit in SEPARATE and target in SEPARATE:
+                yield f"{where}: {', '.join(SEPARATE)} do not know one another"
+            elif layer_of[target] == layer_of[unit]:
+                beside[unit].add(target)
+    for unit in beside:
+        if unit in reachable(unit, beside):
+            yield f"{PACKAGE}/{unit} is part of a circle of imports: {sorted(reachable(unit, beside))}"
+
+
+def import_violations(root: Path) -> Iterator[str]:
+    """Imports of other packages that a unit is to do without."""
+    for file in python_files(root, PACKAGE):
+        unit, relative = unit_of(file, root), file.relative_to(root)
+        for module in imported_modules(file, root):
+            top = module.split(".")[0]
+            if top in OUTER:
+                yield f"{relative} imports {module}: nobody imports {top}"
+            if unit in NO_TORCH and top in TORCH:
+                yield f"{relative} imports {module}: {unit} must load without torch"
+            if unit in ALONE and top not in sys.stdlib_module_names:
+                yield f"{relative} imports {module}: {unit} uses the standard library only"
+    for folder in OUTER - {"tests"}:
+        for file in python_files(root, folder):
+            for module in imported_modules(file, root):
+                if module.split(".")[0] == "tests":
+                    yield f"{file.relative_to(root)} imports {module}: nobody imports tests"
+
+
+def name_violations(root: Path) -> Iterator[str]:
+    """Files whose name shadows another module or says nothing."""
+    for path in sorted((root / PACKAGE).iterdir()):
+        # `python easq_rec/train.py` puts easq_rec/ first on sys.path, where such a file hides the standard library's.
+        if path.stem in sys.stdlib_module_names and (path.suffix == ".py" or path.is_dir()):
+            yield f"{path.relative_to(root)} has the name of a module of the standard library"
+    for file in python_files(root, *FOLDERS):
+        if file.stem == "utils":
+            yield f"{file.relative_to(root)}: name a module after what it does"
+    if (root / "datasets" / "__init__.py").exists():
+        yield "datasets/__init__.py makes the folder a package, which shadows the installed package of that name"
+
+
+def python_files(root: Path, *folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted((root / folder).rglob("*.py"))
+
+
+def unit_of(file: Path, root: Path) -> str:
+    """The module or package directly below easq_rec that a file is part of."""
+    return file.relative_to(root / PACKAGE).with_suffix("").parts[0]
+
+
+def imported_modules(file: Path, root: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, anywhere in it."""
+    package = file.relative_to(root).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(), filename=str(file))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parent = ".".join([*base, *([node.module] if node.module else [])])
+            for name in node.names:
+                # `from easq_rec.data import batch` imports the module, `from easq_rec.data import Batch` the package.
+                child = root.joinpath(*parent.split("."), name.name)
+                is_module = child.with_suffix(".py").exists() or child.is_dir()
+                yield f"{parent}.{name.name}" if is_module else parent
+
+
+def reachable(start: str, edges: defaultdict[str, set[str]]) -> set[str]:
+    """Units that `start` imports, directly or not."""
+    seen: set[str] = set()
+    ahead = set(edges[start])
+    while ahead:
+        unit = ahead.pop()
+        if unit not in seen:
+            seen.add(unit)
+            ahead |= edges.get(unit, set())
+    return seen
+
+
+def test_this_repository_keeps_the_rules() -> None:
+    assert "\n".join(violations(REPOSITORY)) == ""
+
+
+def test_configuration_loads_without_torch() -> None:
+    """Also not through a third package."""
+    program = (
+        f"import sys, {', '.join(f'{PACKAGE}.{unit}' for unit in NO_TORCH)}, {PACKAGE}.doctor\n"
+        f"print([name for name in {sorted(TORCH)} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+SOUND = {
+    "easq_rec/__init__.py": "",
+    "easq_rec/config.py": "import dataclasses",
+    "easq_rec/recipes.py": "from easq_rec.config import Config",
+    "easq_rec/doctor.py": "import json",
+    "easq_rec/data/__init__.py": "",
+    "easq_rec/data/schema.py": "import torch",
+    "easq_rec/data/batch.py": "from easq_rec.data.schema import Schema",
+    "easq_rec/data/reader.py": "from . import batch",
+    "easq_rec/nn/embeddings.py": "from easq_rec.data.batch import Batch\nfrom easq_rec.data import schema",
+    "easq_rec/model.py": "from easq_rec import config, nn",
+    "easq_rec/evaluation.py": "from easq_rec.model import Ranker",
+    "easq_rec/training/trainer.py": "from easq_rec.evaluation import evaluate",
+    "easq_rec/cli.py": "from easq_rec import doctor\nfrom easq_rec.training import trainer",
+    "datasets/films/prepare.py": "from easq_rec.data.schema import Schema",
+    "tests/test_model.py": "from easq_rec.model import Ranker",
+}
+"""A small tree that keeps every rule."""
+
+
+def plant(root: Path, files: dict[str, str]) -> None:
+    for name, source in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(source)
+
+
+def test_a_sound_tree_passes(tmp_path: Path) -> None:
+    plant(tmp_path, SOUND)
+    assert violations(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "reason"),
+    [
+        ("easq_rec/data/world.py", "from easq_rec.model import Ranker", "higher layer"),
+        ("easq_rec/model.py", "def late():\n    import easq_rec.training.trainer", "higher layer"),
+        ("easq_rec/data/loader.py", "from ..training import trainer", "higher layer"),
+        ("easq_rec/nn/moe.py", "from easq_rec.data.reader import Reader", "do not know one another"),
+        ("easq_rec/nn/moe.py", "from easq_rec.data import reader", "do not know one another"),
+        ("easq_rec/nn/moe.py", "import easq_rec.data", "do not know one another"),
+        ("easq_rec/losses.py", "from easq_rec.data.batch import Batch", "do not know one another"),
+        ("easq_rec/evaluation.py", "from easq_rec.training import trainer", "circle"),
+        ("easq_rec/helpers.py", "", "belongs to no layer"),
+        ("easq_rec/model.py", "from torchx_components import dist", "nobody imports torchx_components"),
+        ("easq_rec/cli.py", "import datasets", "nobody imports datasets"),
+        ("easq_rec/cli.py", "from benchmarks.train_step import main", "nobody imports benchmarks"),
+        ("benchmarks/step.py", "from tests.golden import losses", "nobody imports tests"),
+        ("easq_rec/config.py", "import torch", "must load without torch"),
+        ("easq_rec/recipes.py", "def f():\n    from torchrec.distributed import planner", "must load without torch"),
+        ("easq_rec/doctor.py", "import torch", "standard library only"),
+        ("easq_rec/doctor.py", "from easq_rec.config import Config", "standard library only"),
+        ("easq_rec/logging.py", "", "standard library"),
+        ("easq_rec/queue/__init__.py", "", "standard library"),
+        ("easq_rec/nn/utils.py", "", "name a module after what it does"),
+        ("datasets/__init__.py", "", "shadows"),
+        ("tests/test_long.py", "x = 1\n" * (MOST_LINES + 1), "401 lines"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, file: str, source: str, reason: str) -> None:
+    plant(tmp_path, SOUND | {file: source})
+    found = violations(tmp_path)
+    place = file.removesuffix("/__init__.py") if file.startswith("easq_rec") else file
+    place = place.removesuffix(".py") if reason == "circle" else place
+    assert any(place in line and reason in line for line in found), found

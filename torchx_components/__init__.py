@@ -1,0 +1,1 @@
+"""TorchX components: the shape of a job and its environment. Nothing of the model is known here."""
