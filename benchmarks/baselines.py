@@ -21,7 +21,7 @@ Shape suffixes:
     C  candidates of a request   H  history entries
     U  user tokens (user id and user features)
     T  tokens of a sequence (U + H + 1); Q, K: tokens that query, tokens that are seen
-    G  tags of a video           E  table dim
+    G  tags of a video           E  table dim, or dim of a head
     D  token dim                 A  attention heads
     X  experts
 """
@@ -136,8 +136,12 @@ def build_full_encoder(workload: Workload) -> Trainable:
 
 
 def build_equal_math(workload: Workload) -> Trainable:
-    """The baseline whose last layer computes the candidate only; weights come from torch's global generator."""
-    return Baseline(workload, EqualMathEncoder(workload))
+    """The baseline whose last layer computes the candidate only; weights come from torch's global generator.
+
+    It takes the attention that is fastest at the present `torch.set_float32_matmul_precision`: set that before.
+    """
+    fused = torch.get_float32_matmul_precision() == "highest"
+    return Baseline(workload, EqualMathEncoder(workload, fused=fused))
 
 
 class Baseline:
@@ -320,11 +324,17 @@ class FullEncoder(nn.Module):
 
 
 class EqualMathEncoder(nn.Module):
-    """Own attention: all layers but the last compute every token, the last one the candidate only."""
+    """Own attention: all layers but the last compute every token, the last one the candidate only.
 
-    def __init__(self, workload: Workload) -> None:
+    `fused` chooses `scaled_dot_product_attention` over softmax(Q K^T) V written out. Timed on one AVX-512 core (torch
+    2.13, float32, two layers, forward and backward, 1,536 impressions, malloc thresholds raised), fused against written
+    out: 0.63 against 0.64 s at matmul precision 'highest', 1.49 against 0.43 s at 'medium', which the fused CPU kernel
+    handles badly. One masked call per layer is faster than a call of its own for the candidate's row (0.67 s).
+    """
+
+    def __init__(self, workload: Workload, *, fused: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([EqualMathLayer(workload) for _ in range(workload.layers)])
+        self.layers = nn.ModuleList([EqualMathLayer(workload, fused=fused) for _ in range(workload.layers)])
         tokens = workload.user_features + 1 + workload.history + 1
         bias_TT = torch.zeros(tokens, tokens).masked_fill_(block_mask(tokens), float("-inf"))
         self.register_buffer("bias_TT", bias_TT, persistent=False)
@@ -339,15 +349,11 @@ class EqualMathEncoder(nn.Module):
 
 
 class EqualMathLayer(nn.Module):
-    """A pre-norm layer with the parameters and initial values of `nn.TransformerEncoderLayer`.
+    """A pre-norm layer with the parameters and initial values of `nn.TransformerEncoderLayer`."""
 
-    Attention is `scaled_dot_product_attention`, the fastest of what was timed on one AVX-512 core (torch 2.13, float32,
-    both layers, forward and backward, 1,536 impressions, malloc thresholds raised): 646 ms under one mask, 668 ms with
-    the candidate's row as a call of its own; 662 and 684 ms for the same two with softmax(Q K^T) V written out.
-    """
-
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, *, fused: bool) -> None:
         super().__init__()
+        self.fused = fused
         dim = workload.dim
         self.heads = workload.heads
         self.norm1 = nn.LayerNorm(dim)
@@ -367,12 +373,19 @@ class EqualMathLayer(nn.Module):
             token_NTD = token_NTD[:, -queries:]
             query_NQD = F.linear(norm_NTD[:, -queries:], weight[:dim], bias[:dim])
             key_NTD, value_NTD = F.linear(norm_NTD, weight[dim:], bias[dim:]).chunk(2, dim=-1)
-        mixed_NAQE = F.scaled_dot_product_attention(
-            self._split(query_NQD), self._split(key_NTD), self._split(value_NTD), attn_mask=bias_TT
-        )
+        mixed_NAQE = self._attend(self._split(query_NQD), self._split(key_NTD), self._split(value_NTD), bias_TT)
         token_NQD: Tensor = token_NTD + self.self_attn.out_proj(mixed_NAQE.transpose(1, 2).flatten(2))
         ffn_NQD: Tensor = self.linear2(self.linear1(self.norm2(token_NQD)).relu())
         return token_NQD + ffn_NQD
+
+    def _attend(self, query_NAQE: Tensor, key_NAKE: Tensor, value_NAKE: Tensor, bias_QK: Tensor | None) -> Tensor:
+        if self.fused:
+            return F.scaled_dot_product_attention(query_NAQE, key_NAKE, value_NAKE, attn_mask=bias_QK)
+        logit_NAQK = (query_NAQE * query_NAQE.shape[-1] ** -0.5) @ key_NAKE.transpose(2, 3)
+        if bias_QK is not None:
+            logit_NAQK = logit_NAQK + bias_QK
+        mixed_NAQE: Tensor = logit_NAQK.softmax(dim=-1) @ value_NAKE
+        return mixed_NAQE
 
     def _split(self, x_NTD: Tensor) -> Tensor:
         """(N, T, D) to (N, A, T, D / A)."""

@@ -99,7 +99,7 @@ def _data(argv: list[str]) -> int:
 
 def _evaluate(options: Evaluate) -> int:
     doctor.require_compatible()
-    from easq_rec.training import session
+    from easq_rec import session
 
     metrics = session.evaluate(options.run, options.data)
     session.print_metrics(metrics)
@@ -111,7 +111,7 @@ def _evaluate(options: Evaluate) -> int:
 def _score(options: Score) -> int:
     doctor.require_compatible()
     from easq_rec.scoring import score
-    from easq_rec.training.session import load_config
+    from easq_rec.session import load_config
 
     requests = score(load_config(options.run), options.run, options.input, options.output)
     print(f"{requests:,} requests ranked in {options.output}")

@@ -1,8 +1,9 @@
 """Every knob of easq-rec, as frozen dataclasses that validate themselves.
 
 This module imports neither torch nor anything else of the project, so that ``--help`` and a bad value answer at once.
-Structure (which features, towers and losses exist) is chosen by a recipe, in Python; numbers may be overridden on the
-command line (``--optim.dense-lr 3e-4``). A recipe's result is written to ``RUN_DIR/config.json`` and reproduces the run.
+Structure (which features, towers and losses exist) is chosen by a recipe, in Python; numbers may be overridden on
+the command line (``--optim.dense-lr 3e-4``). What comes out is written to ``RUN_DIR/config.json``, which reproduces the
+run.
 """
 
 from __future__ import annotations
@@ -111,6 +112,11 @@ class Losses:
     """Steps before L_dense and L_DPO set in, while the reference learns its first answers."""
     uncertain: Literal["ignore", "between"] = "ignore"
     """Whether `uncertain` answers form no pairs or rank between the other two."""
+
+    @property
+    def rankable(self) -> tuple[int, ...]:
+        """Answer codes that take part in pairs."""
+        return (0, 1, 2) if self.uncertain == "between" else (0, 2)
 
     def __post_init__(self) -> None:
         for name in ("satisfaction", "dpo", "dense"):

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from easq_rec.config import Losses
-
 NO_LABEL = -1
 """Label of an empty answer slot."""
 
@@ -87,11 +85,6 @@ def answered_pairs(value_A: Tensor, label_A: Tensor, value_B: Tensor, label_B: T
     as_worse = (F.softplus(value_A[:, None] - value_B) * worse_AB).sum()
     pairs = ((label_B[:, None] > label_B) & real_B[:, None] & real_B).sum()
     return as_better + (as_worse - as_worse.detach()), pairs
-
-
-def rankable(config: Losses) -> tuple[int, ...]:
-    """Answer codes that take part in pairs."""
-    return (0, 1, 2) if config.uncertain == "between" else (0, 2)
 
 
 def _both(mask_RC: Tensor) -> Tensor:

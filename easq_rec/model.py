@@ -68,7 +68,7 @@ class Ranker(nn.Module):
 
     def forward(self, batch: RequestBatch) -> NetworkOutput:
         user, sequence, candidate = self.embeddings(batch)
-        return self.network(user, sequence, candidate, batch)  # type: ignore[no-any-return]
+        return self.network(user, sequence, candidate, batch)
 
     @torch.no_grad()
     def score(self, batch: RequestBatch) -> Scores:

@@ -19,9 +19,9 @@ from easq_rec import arguments, doctor
 def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """Parses, builds and fits; returns the exit code."""
     config = arguments.parse_config(sys.argv[1:] if argv is None else argv, prog=prog)
-    doctor.require_compatible()
+    doctor.require_compatible(config.trainer.device)
     # Only now torch and TorchRec: --help and wrong environments answer at once.
-    from easq_rec.training import session
+    from easq_rec import session
 
     return session.train(config)
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("data", "nn", "losses", "metrics"),
     ("model",),
     ("training", "evaluation", "scoring"),
-    ("studies", "report"),
+    ("session", "studies", "report"),
     ("cli", "train"),
 )
 """Lowest first. A unit (a module or package directly in easq_rec) imports lower layers; within its own layer it may

@@ -93,7 +93,7 @@ class RequestBatch(Pipelineable):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor | KeyedJaggedTensor):
-                value.record_stream(stream)  # type: ignore[arg-type]
+                value.record_stream(stream)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,14 @@ Legend: n requests, m list entries of all of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
 
 
@@ -19,7 +21,7 @@ class Ragged:
     """A column of lists: `offsets` (n + 1,) into child columns of m entries; a child may be ragged itself."""
 
     offsets: Rows
-    children: dict[str, Array | Ragged]
+    children: Mapping[str, Array | Ragged]
 
     @property
     def lengths(self) -> Rows:

@@ -1,8 +1,9 @@
 """The order in which requests reach the ranks.
 
-An epoch is one global sequence of requests, fixed by (seed, epoch) alone: row groups in shuffled order, taken in windows
-of a few, whose rows are shuffled together. A step takes the next `batch_size * world_size` requests of that sequence and
-every rank cuts its slice out of them, so that the sequence, and with it a position, is the same for any number of ranks.
+An epoch is one global sequence of requests, fixed by (seed, epoch) alone: row groups in shuffled order, taken in
+windows of a few, whose rows are shuffled together. A step takes the next `batch_size * world_size` requests of that
+sequence and every rank cuts its slice out of them, so that the sequence, and with it a position, is the same for any
+number of ranks.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from easq_rec.data.loader import TrainLoader
 from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay
 from easq_rec.data.schema import Layout, leaf_types
-from easq_rec.losses import rankable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: 
             answers,
             config.replay,
             until_ms=train_period.end_ms,
-            rankable=rankable(config.losses),
+            rankable=config.losses.rankable,
             seed=config.trainer.seed,
             rank=rank,
             world_size=world_size,

@@ -310,8 +310,7 @@ def calibrate(latents: Latents, config: World) -> Calibration:
 
 
 def sigmoid(x: Float) -> Float:
-    result: Float = 1 / (1 + np.exp(-x))
-    return result
+    return np.asarray(1 / (1 + np.exp(-x)), dtype=x.dtype)
 
 
 def _normalised(weights: NDArray[np.floating]) -> NDArray[np.float64]:

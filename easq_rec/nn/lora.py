@@ -71,7 +71,7 @@ class AdaptedLinear(nn.Module):
     def merge(self) -> None:
         """Adds the adapter into W0 and removes it: the same scores, for serving."""
         if self.lora_a is not None:
-            self.weight += self.delta()
+            self.weight.add_(self.delta())
             self.lora_a = self.lora_b = None
 
 
@@ -79,10 +79,9 @@ class StreamNorm(nn.LayerNorm):
     """LayerNorm whose affine parameters are constants of the satisfaction stream."""
 
     def forward(self, x: Tensor, stream: Stream = Stream.MAIN) -> Tensor:
-        weight, bias = self.weight, self.bias
-        if stream is Stream.SATISFACTION:
-            weight, bias = weight.detach(), bias.detach()
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        if stream is Stream.MAIN:
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(x, self.normalized_shape, self.weight.detach(), self.bias.detach(), self.eps)
 
 
 def main_linear_reference(x: Tensor, weight: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ def _merged_linear(x: Tensor, weight: Tensor, bias: Tensor, delta: Tensor) -> Te
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x, weight, bias, delta = x.to(dtype), weight.to(dtype), bias.to(dtype), delta.to(dtype)
-    return _MergedLinear.apply(x, weight, bias, delta)  # type: ignore[no-any-return]
+    return _MergedLinear.apply(x, weight, bias, delta)
 
 
 class _MergedLinear(torch.autograd.Function):

@@ -64,4 +64,4 @@ class MoETower(nn.Module):
         for k in range(len(self.in_KH)):
             hidden_NH = F.relu(F.linear(n_ND, self.in_KHD[k], self.in_KH[k]))
             mixed_NO = mixed_NO + gate_NK[:, k : k + 1] * F.linear(hidden_NH, self.out_KOH[k], self.out_KO[k])
-        return self.head(F.relu(mixed_NO)).squeeze(-1)  # type: ignore[no-any-return]
+        return self.head(F.relu(mixed_NO)).squeeze(-1)

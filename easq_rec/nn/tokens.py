@@ -37,9 +37,7 @@ class Tokenizer(nn.Module):
 
     def users(self, embedded_RM: Tensor, stream: Stream) -> Tensor:
         """(R, U * E) to (R, U, D)."""
-        feature_UD = self.user_feature_UD
-        if stream is Stream.SATISFACTION:
-            feature_UD = feature_UD.detach()
+        feature_UD = self.user_feature_UD if stream is Stream.MAIN else self.user_feature_UD.detach()
         return self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream) + feature_UD
 
     def histories(
@@ -63,12 +61,10 @@ class Tokenizer(nn.Module):
             ],
             dim=1,
         )
-        weight = self.context.weight
-        if stream is Stream.SATISFACTION:
-            weight = weight.detach()
+        weight = self.context.weight if stream is Stream.MAIN else self.context.weight.detach()
         context_HE = nn.functional.embedding_bag(rows, weight, mode="sum")
-        return self.history(embedded_HE + context_HE, stream)  # type: ignore[no-any-return]
+        return self.history(embedded_HE + context_HE, stream)
 
     def candidates(self, embedded: list[Tensor], float_NF: Tensor, stream: Stream) -> Tensor:
         """Embeddings of each candidate feature, and floats, to (N, D)."""
-        return self.candidate(torch.cat([*embedded, float_NF], dim=-1), stream)  # type: ignore[no-any-return]
+        return self.candidate(torch.cat([*embedded, float_NF], dim=-1), stream)

@@ -35,7 +35,7 @@ class RunLog:
             # Imported here: it takes a second, and ranks that do not speak need none of it.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 

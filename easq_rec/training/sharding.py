@@ -40,8 +40,8 @@ def shard(model: nn.Module, config: Config, runtime: Runtime) -> DistributedMode
     """
     fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": config.optim.table_lr, "eps": 1e-8}
     sharders: list[ModuleSharder[nn.Module]] = [
-        EmbeddingBagCollectionSharder(fused_params=dict(fused)),  # type: ignore[list-item]
-        EmbeddingCollectionSharder(fused_params=dict(fused)),  # type: ignore[list-item]
+        EmbeddingBagCollectionSharder(fused_params=dict(fused)),
+        EmbeddingCollectionSharder(fused_params=dict(fused)),
     ]
     planner = EmbeddingShardingPlanner(
         topology=Topology(
@@ -109,6 +109,6 @@ def plan_table(model: DistributedModelParallel) -> list[tuple[str, str, str]]:
     """(table, sharding type, ranks) of the plan in force."""
     rows = []
     for module_plan in model.plan.plan.values():
-        for table, sharding in module_plan.items():  # type: ignore[attr-defined]
+        for table, sharding in module_plan.items():
             rows.append((table, sharding.sharding_type, ",".join(map(str, sharding.ranks or []))))
     return sorted(rows)

@@ -46,11 +46,11 @@ def batch_of(workload: Workload) -> ImpressionBatch:
     return synthetic_batch(workload, torch.Generator().manual_seed(1))
 
 
-def pair(workload: Workload) -> tuple[ImpressionRanker, ImpressionRanker]:
+def pair(workload: Workload, *, fused: bool = True) -> tuple[ImpressionRanker, ImpressionRanker]:
     """Both rankers with the same weights."""
     torch.manual_seed(0)
     full = ImpressionRanker(workload, FullEncoder(workload))
-    equal = ImpressionRanker(workload, EqualMathEncoder(workload))
+    equal = ImpressionRanker(workload, EqualMathEncoder(workload, fused=fused))
     # Biases and norms start at 0 and 1: random ones let no parameter go unread.
     with torch.no_grad():
         for parameter in full.parameters():
@@ -64,10 +64,11 @@ def dense(gradient: Tensor | None) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_both_baselines_give_equal_scores_and_gradients(layers: int) -> None:
+def test_both_baselines_give_equal_scores_and_gradients(layers: int, fused: bool) -> None:
     workload = replace(TINY, layers=layers)
-    full, equal = pair(workload)
+    full, equal = pair(workload, fused=fused)
     batch = batch_of(workload)
     full_score_N, equal_score_N = full(batch), equal(batch)
     assert full_score_N.shape == (workload.impressions,)
@@ -84,23 +85,17 @@ def test_both_baselines_give_equal_scores_and_gradients(layers: int) -> None:
         torch.testing.assert_close(dense(others[name].grad), gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", [FullEncoder, EqualMathEncoder])
-def test_request_tokens_do_not_see_the_candidate(encoder: type[FullEncoder] | type[EqualMathEncoder]) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_request_tokens_do_not_see_the_candidate(fused: bool) -> None:
     torch.manual_seed(0)
-    *layers, _ = module = encoder(TINY).layers
-    assert len(module) == 2
-    mask = FullEncoder(TINY).hidden_TT
+    full, equal = FullEncoder(TINY), EqualMathEncoder(TINY, fused=fused)
     token_NTD = torch.randn(3, TINY.user_features + 1 + TINY.history + 1, TINY.dim)
     changed_NTD = token_NTD.clone()
     changed_NTD[:, -1] = torch.randn(3, TINY.dim)  # not a shift, which the LayerNorm would undo
-    for layer in layers:
-        if encoder is FullEncoder:
-            before, after = layer(token_NTD, src_mask=mask), layer(changed_NTD, src_mask=mask)
-        else:
-            bias_TT = EqualMathEncoder(TINY).bias_TT
-            before, after = layer(token_NTD, bias_TT=bias_TT), layer(changed_NTD, bias_TT=bias_TT)
-        torch.testing.assert_close(after[:, :-1], before[:, :-1])
-        assert not torch.allclose(after[:, -1], before[:, -1])
+    for layer, mask in ((full.layers[0], {"src_mask": full.hidden_TT}), (equal.layers[0], {"bias_TT": equal.bias_TT})):
+        before_NTD, after_NTD = layer(token_NTD, **mask), layer(changed_NTD, **mask)
+        torch.testing.assert_close(after_NTD[:, :-1], before_NTD[:, :-1])
+        assert not torch.allclose(after_NTD[:, -1], before_NTD[:, -1])
 
 
 def test_every_input_reaches_the_score() -> None:
@@ -155,7 +150,7 @@ def test_steps_lower_the_loss_and_move_every_parameter(build: Callable[[Workload
 
 def test_a_step_starts_from_no_gradient() -> None:
     torch.manual_seed(0)
-    baseline = Baseline(TINY, EqualMathEncoder(TINY))
+    baseline = Baseline(TINY, EqualMathEncoder(TINY, fused=True))
     batch = batch_of(TINY)
     baseline.step(batch)
     fresh = copy.deepcopy(baseline.ranker)
