@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from easq_rec.data.columns import RequestColumns
+from easq_rec.data.columns import Array, RequestColumns
 from easq_rec.data.decode import Place, decode
 from easq_rec.data.schema import Layout
 
@@ -60,7 +61,7 @@ class RequestDataset:
             for index in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(index).num_rows
                 self.row_groups.append(
-                    RowGroup(file=file, index=index, rows=rows, kept=_kept(parquet, index, rows, period))
+                    RowGroup(file=file, index=index, rows=rows, kept=_kept(file, index, rows, period))
                 )
 
     def __len__(self) -> int:
@@ -74,6 +75,8 @@ class RequestDataset:
             table = _read(parquet, group.index, self.layout.leaf_indices(parquet.schema_arrow))
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{group.file}, row group {group.index}: cannot be read: {error}") from error
+        if len(table) != group.rows:
+            raise ValueError(f"{group.file}, row group {group.index}: has {len(table)} rows, had {group.rows} at first")
         place = Place(file=group.file, row_group=group.index)
         columns = decode(table, self.layout, place, max_history=self._max_history)
         if group.kept == group.rows:
@@ -91,10 +94,10 @@ class RequestDataset:
 def time_line(directory: Path) -> tuple[int, int]:
     """(first, last) request timestamp of a dataset, in milliseconds, from the Parquet footers where they have it."""
     bounds = [
-        _bounds(parquet, index)
-        for parquet in map(_open, _files(directory))
-        for index in range(parquet.num_row_groups)
-        if parquet.metadata.row_group(index).num_rows
+        _bounds(file, index)
+        for file in _files(directory)
+        for index in range(_open(file).num_row_groups)
+        if _open(file).metadata.row_group(index).num_rows
     ]
     if not bounds:
         raise ValueError(f"{directory} holds no requests: build the dataset again")
@@ -109,19 +112,29 @@ def split(directory: Path, holdout: float) -> tuple[Period, Period]:
 
 
 def _files(directory: Path) -> list[str]:
-    files = sorted(str(file) for file in directory.rglob("*.parquet") if not file.name.startswith(("_", ".")))
+    files = sorted(str(file) for file in directory.rglob("*.parquet") if _committed(file, directory) and file.is_file())
     if not files:
         raise ValueError(f"{directory} holds no Parquet files: --data names the folder with requests/ and answers/")
     return files
 
 
-@lru_cache(maxsize=256)
+def _committed(file: Path, directory: Path) -> bool:
+    """Spark and its like write below `_temporary/` and hidden names until they are done."""
+    return not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
+
+
 def _open(file: str) -> pq.ParquetFile:
-    """Footers are parsed once; a file is opened again for every row group that is read."""
+    """The open file, whose footer is parsed once; a file that was written again is opened again."""
     try:
-        return pq.ParquetFile(file)
+        status = os.stat(file)
+        return _open_once(file, status.st_mtime_ns, status.st_size, status.st_ino)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _open_once(file: str, *identity: int) -> pq.ParquetFile:
+    return pq.ParquetFile(file)
 
 
 def _read(parquet: pq.ParquetFile, row_group: int, leaves: list[int]) -> pa.Table:
@@ -129,27 +142,38 @@ def _read(parquet: pq.ParquetFile, row_group: int, leaves: list[int]) -> pa.Tabl
     return parquet.reader.read_row_group(row_group, column_indices=leaves, use_threads=False)
 
 
-def _bounds(parquet: pq.ParquetFile, row_group: int) -> tuple[int, int]:
+def _bounds(file: str, row_group: int) -> tuple[int, int]:
     """Smallest and largest timestamp of a row group."""
-    position = parquet.schema_arrow.get_field_index(TIME)
-    if position < 0:
-        raise ValueError(f"a dataset needs the column {TIME}; found {parquet.schema_arrow.names}")
-    metadata = parquet.metadata.row_group(row_group)
+    schema, metadata = _open(file).schema_arrow, _open(file).metadata.row_group(row_group)
+    if TIME not in schema.names or not pa.types.is_integer(schema.field(TIME).type):
+        found = f"of type {schema.field(TIME).type}" if TIME in schema.names else f"none among {schema.names}"
+        raise ValueError(f"{file}: a dataset needs an integer column {TIME}; found {found}")
     for leaf in range(metadata.num_columns):
         column = metadata.column(leaf)
         if column.path_in_schema == TIME and column.statistics is not None and column.statistics.has_min_max:
             return int(column.statistics.min), int(column.statistics.max)
-    times = parquet.read_row_group(row_group, columns=[TIME]).column(0).to_numpy()
+    times = _times(file, row_group)
     return int(times.min()), int(times.max())
 
 
-def _kept(parquet: pq.ParquetFile, row_group: int, rows: int, period: Period | None) -> int:
+def _times(file: str, row_group: int) -> Array:
+    try:
+        times = _open(file).read_row_group(row_group, columns=[TIME]).column(TIME)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file}, row group {row_group}: cannot be read: {error}") from error
+    if times.null_count:
+        row = times.is_null().index(True).as_py()
+        raise Place(file=file, row_group=row_group).error(row, TIME, "null", "an integer")
+    return times.to_numpy()
+
+
+def _kept(file: str, row_group: int, rows: int, period: Period | None) -> int:
     if period is None or rows == 0:
         return rows
-    first, last = _bounds(parquet, row_group)
+    first, last = _bounds(file, row_group)
     if period.start_ms <= first and last < period.end_ms:
         return rows
     if last < period.start_ms or first >= period.end_ms:
         return 0
-    times = parquet.read_row_group(row_group, columns=[TIME]).column(0).to_numpy()
+    times = _times(file, row_group)
     return int(((times >= period.start_ms) & (times < period.end_ms)).sum())

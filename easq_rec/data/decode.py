@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
@@ -82,26 +83,45 @@ def _flat(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> 
     """One flat column as int64 (ids, times), int8 (answers) or float32, with nulls and bounds checked."""
     match column.kind:
         case "answer":
-            values = array.fill_null(NO_ANSWER).to_numpy(zero_copy_only=False)
-            _check((values < NO_ANSWER) | (values > 2), values, column, place, owner, "null, 0, 1 or 2")
-            return values.astype(np.int8)
+            # Any code fills the nulls, and NO_ANSWER replaces it: in a file, that value is no answer code.
+            values = array.fill_null(0).to_numpy(zero_copy_only=False)
+            _check((values < 0) | (values > 2), values, column, place, owner, "null, 0, 1 or 2")
+            return np.where(_nulls(array), NO_ANSWER, values.astype(np.int8))
         case "optional_time":
-            return array.fill_null(NO_ANSWER).to_numpy(zero_copy_only=False).astype(np.int64)
+            times = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+            return np.where(_nulls(array), NO_ANSWER, times)
         case "optional_float":
-            return array.cast(pa.float32()).to_numpy(zero_copy_only=False)
+            numbers = array.to_numpy(zero_copy_only=False)
+            floats = _float32(numbers)
+            _check(np.isinf(floats), numbers, column, place, owner, "a finite number (float32), or null")
+            return floats
         case "float":
             _no_nulls(array, column.path, place, "a number", owner)
-            floats = array.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-            _check(~np.isfinite(floats), floats, column, place, owner, "a finite number")
+            numbers = array.to_numpy(zero_copy_only=False)
+            floats = _float32(numbers)
+            _check(~np.isfinite(floats), numbers, column, place, owner, "a finite number (float32)")
             return floats
         case "id" | "id_list":
             _no_nulls(array, column.path, place, "an integer", owner)
-            ids = array.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+            found = array.to_numpy(zero_copy_only=False)
+            ids = found.astype(np.int64, copy=False)
+            if found.dtype == np.uint64:
+                _check(ids < 0, found, column, place, owner, "an integer below 2**63")
             if column.table is not None:
                 rows = column.table.rows
                 expected = f"0..{rows - 1} (dense table {column.table.name!r})"
                 _check((ids < 0) | (ids >= rows), ids, column, place, owner, expected)
             return ids
+
+
+def _float32(numbers: Array) -> npt.NDArray[np.float32]:
+    """What float32 cannot hold becomes infinite, for the caller to refuse."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32, copy=False)
+
+
+def _nulls(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return array.is_null().to_numpy(zero_copy_only=False)
 
 
 def _check(bad: Array, values: Array, column: Column, place: Place, owner: Rows | None, expected: str) -> None:
@@ -112,7 +132,7 @@ def _check(bad: Array, values: Array, column: Column, place: Place, owner: Rows 
 
 def _no_nulls(array: pa.Array, path: str, place: Place, expected: str, owner: Rows | None = None) -> None:
     if array.null_count:
-        entry = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+        entry = int(np.argmax(_nulls(array)))
         raise place.error(entry if owner is None else int(owner[entry]), path, "null", expected)
 
 

@@ -79,17 +79,22 @@ class Layout:
             ]
         if truth is not None:
             columns.append(Column(path=f"candidates.{truth}", kind="optional_float"))
-        # Several features may read one column; a dense table's bound is kept if any of them has one.
         unique: dict[str, Column] = {}
         for column in columns:
-            if column.path not in unique or column.table is not None:
-                unique[column.path] = column
+            first = unique.get(column.path)
+            unique[column.path] = column if first is None else _both(first, column)
         return Layout(schema=schema, columns=tuple(unique.values()))
 
     def check(self, file_schema: pa.Schema, where: str) -> None:
         """Raises ValueError that lists every difference between the file and what is read from it."""
         leaves = dict(leaf_types(file_schema))
         problems = []
+        for name in sorted({column.path.split(".")[0] for column in self.columns if "." in column.path}):
+            found = file_schema.field(name).type if name in file_schema.names else pa.null()
+            if name == "user" and _is_list(found):
+                problems.append(f"  {name}: is {found}, expected a struct")
+            elif name != "user" and pa.types.is_struct(found):
+                problems.append(f"  {name}: is {found}, expected a list of structs")
         for column in self.columns:
             if column.path not in leaves:
                 problems.append(f"  {column.path}: missing, expected {column.expected}")
@@ -102,7 +107,12 @@ class Layout:
     def leaf_indices(self, file_schema: pa.Schema) -> list[int]:
         """Indices of the wanted Parquet leaf columns (leaves lie in the depth-first order of the Arrow schema)."""
         wanted = {column.path for column in self.columns}
-        return [index for index, (path, _) in enumerate(leaf_types(file_schema)) if path in wanted]
+        indices, index = [], 0
+        for path, dtype in leaf_types(file_schema):
+            if path in wanted:
+                indices.append(index)
+            index += _width(dtype)
+        return indices
 
 
 def user_path(feature: Feature) -> str:
@@ -111,7 +121,7 @@ def user_path(feature: Feature) -> str:
 
 
 def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
-    """(path, type) of every Parquet leaf, depth first. Lists of structs are entered; lists of scalars are leaves."""
+    """(path, type) of every column, depth first. Structs and lists of structs are entered, other types are not."""
     leaves: list[tuple[str, pa.DataType]] = []
 
     def walk(prefix: str, dtype: pa.DataType) -> None:
@@ -125,6 +135,26 @@ def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
     for field in file_schema:
         walk(field.name, field.type)
     return leaves
+
+
+def _width(dtype: pa.DataType) -> int:
+    """Number of Parquet leaves of an Arrow type: columns that nobody reads may be maps or lists of lists."""
+    if isinstance(dtype, pa.BaseExtensionType):
+        return _width(dtype.storage_type)
+    if pa.types.is_map(dtype):
+        return _width(dtype.key_type) + _width(dtype.item_type)
+    if pa.types.is_struct(dtype):
+        return sum(_width(field.type) for field in dtype)
+    if pa.types.is_nested(dtype):
+        return _width(dtype.value_type)
+    return 1
+
+
+def _both(first: Column, second: Column) -> Column:
+    """A column that several features read: the smallest dense table bounds it, and ids do not pass through float32."""
+    tables = sorted((c.table for c in (first, second) if c.table is not None), key=lambda table: table.rows)
+    kind = "id" if {first.kind, second.kind} == {"id", "float"} else first.kind
+    return Column(path=first.path, kind=kind, table=tables[0] if tables else None)
 
 
 def _is_list(dtype: pa.DataType) -> bool:

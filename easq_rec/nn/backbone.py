@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config import LinearName, LoRA, Model
@@ -68,7 +67,7 @@ class Block(nn.Module):
         query_RTD = self.query(n_RTD, stream)
         mixed = self._attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S)
         x_RTD = x_RTD + self.attention_out(mixed, stream)
-        return x_RTD + self.ffn_out(F.relu(self.ffn_in(self.ffn_norm(x_RTD, stream), stream)), stream)
+        return x_RTD + self.ffn_out(self.ffn_in(self.ffn_norm(x_RTD, stream), stream, relu=True), stream)
 
     def _attend(
         self, query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R11S: Tensor | None

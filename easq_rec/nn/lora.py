@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config import LoRA
+from easq_rec.nn.linear import constant_linear, linear
 
 
 class Stream(enum.Enum):
@@ -47,19 +47,18 @@ class AdaptedLinear(nn.Module):
             nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
             self.scale = lora.alpha / lora.rank
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        """(..., in) to (..., out)."""
+    def forward(self, x: Tensor, stream: Stream, *, relu: bool = False) -> Tensor:
+        """(..., in) to (..., out), through ReLU if asked."""
         match stream:
             case Stream.MAIN:
-                if self.lora_a is None:
-                    return F.linear(x, self.weight, self.bias)
-                return _merged_linear(x, self.weight, self.bias, self.delta())
+                # h + sg(h_LoRA) at the price of one product: the merged weight counts for the value alone.
+                delta = self.delta() if self.lora_a is not None else None
+                return linear(x, self.weight, self.bias, delta=delta, relu=relu)
             case Stream.SATISFACTION:
-                with torch.no_grad():
-                    base = F.linear(x, self.weight, self.bias)
-                if self.lora_a is None or self.lora_b is None:
-                    return base
-                return base + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
+                y = constant_linear(x, self.weight, self.bias)
+                if self.lora_a is not None and self.lora_b is not None:
+                    y = y + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
+                return F.relu(y) if relu else y
 
     @torch.no_grad()
     def delta(self) -> Tensor:
@@ -82,34 +81,3 @@ class StreamNorm(nn.LayerNorm):
         if stream is Stream.MAIN:
             return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return F.layer_norm(x, self.normalized_shape, self.weight.detach(), self.bias.detach(), self.eps)
-
-
-def main_linear_reference(x: Tensor, weight: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
-    """h + sg(h_LoRA), as it is written: the slow reference of the main stream."""
-    return F.linear(x, weight, bias) + F.linear(x, delta).detach()
-
-
-def _merged_linear(x: Tensor, weight: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
-    """The same value and gradients as `main_linear_reference` for the price of one product."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, weight, bias, delta = x.to(dtype), weight.to(dtype), bias.to(dtype), delta.to(dtype)
-    return _MergedLinear.apply(x, weight, bias, delta)
-
-
-class _MergedLinear(torch.autograd.Function):
-    """y = (W0 + delta) x + b forward; backward as if delta were not there, since h_LoRA is a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight + delta, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        (grad,) = grads
-        x, weight = ctx.saved_tensors
-        flat = grad.reshape(-1, grad.shape[-1])
-        grad_x = (flat @ weight).view_as(x) if ctx.needs_input_grad[0] else None
-        return grad_x, flat.t() @ x.reshape(-1, x.shape[-1]), flat.sum(0), None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from easq_rec.config import Optim
 
@@ -33,7 +33,8 @@ class Optimizers:
 
     def __init__(self, model: DistributedModelParallel, config: Optim) -> None:
         self._config = config
-        self._dense = dict(_dense_parameters(model))
+        # Parameters with an optimizer in their backward pass are the tables.
+        self._dense = dict(in_backward_optimizer_filter(model.named_parameters()))
         adamw = KeyedOptimizerWrapper(
             self._dense,
             lambda params: torch.optim.AdamW(params, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True),
@@ -77,12 +78,6 @@ class Optimizers:
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._dense.values(), self._config.clip_norm)
         self._adamw.step(closure)
-
-
-def _dense_parameters(model: DistributedModelParallel) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that no fused optimizer owns, by the name they have in the unwrapped model."""
-    fused = set(model.fused_optimizer.params)
-    return ((name, parameter) for name, parameter in model.named_parameters() if name not in fused)
 
 
 def parameter_group(name: str) -> str:

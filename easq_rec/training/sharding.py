@@ -18,6 +18,7 @@ from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ModuleSharder, ShardingEnv
 
 from easq_rec.config import Config
+from easq_rec.training.host_lookup import use_pooled_kernels
 from easq_rec.training.runtime import Runtime
 
 # What trains correctly with unequal batches per rank. Row-wise bags need equal batches under gloo, and data-parallel
@@ -62,6 +63,8 @@ def shard(model: nn.Module, config: Config, runtime: Runtime) -> DistributedMode
         sharders=sharders,
         device=runtime.device,
     )
+    if runtime.device.type == "cpu":
+        use_pooled_kernels(wrapped)
     initialise_tables(wrapped, seed=config.trainer.seed)
     return wrapped
 

@@ -1,0 +1,147 @@
+"""Small random configurations, requests and answers, for any feature schema."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from easq_rec.config import Config, LoRA, Model, Optim, Replay, Tower, Trainer
+from easq_rec.data.batch import Answers, RequestBatch, collate
+from easq_rec.data.columns import Array, Ragged, RequestColumns
+from easq_rec.data.schema import user_path
+from easq_rec.features import Feature, FeatureSchema
+from easq_rec.recipes import RECIPES, world_schema
+
+HISTORY = 7
+"""Longest history of a random request."""
+CANDIDATES = 6
+"""Most candidates of a random request."""
+NOW_MS = 1_700_000_000_000
+
+
+def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Config:
+    """A recipe at a size of a few thousand parameters, with the world's schema and tables of width `dim`."""
+    config = RECIPES[recipe]()
+    aligned = config.aligned
+    model = Model(
+        dim=16,
+        heads=2,
+        layers=layers,
+        ffn=24,
+        main=Tower(experts=3, hidden=8, out=8),
+        satisfaction=Tower(experts=2, hidden=8, out=8) if aligned else None,
+        lora=LoRA(rank=3, alpha=6.0) if aligned else None,
+        isolate_embeddings=config.model.isolate_embeddings,
+    )
+    return dataclasses.replace(
+        config,
+        schema=world_schema(users=40, videos=64, dim=dim),
+        data=dataclasses.replace(config.data, max_history=HISTORY),
+        model=model,
+        optim=Optim(warmup_steps=0, schedule="constant"),
+        replay=Replay(answers_per_step=16),
+        trainer=Trainer(batch_size=8, device="cpu", threads=1),
+    )
+
+
+def random_requests(
+    schema: FeatureSchema,
+    rng: np.random.Generator,
+    histories: Sequence[int],
+    candidates: Sequence[int],
+) -> RequestColumns:
+    """One request per entry of the two sequences, which give its number of history entries and of candidates."""
+    count, entries, impressions = len(histories), int(sum(histories)), int(sum(candidates))
+    times = rng.integers(NOW_MS, NOW_MS + 10**9, count)
+    scalars: dict[str, Array] = {
+        "request_id": rng.permutation(10 * count)[:count],
+        "user_id": rng.integers(-(10**9), 10**9, count),
+        "timestamp_ms": times,
+    }
+    lists = {}
+    for feature in schema.user:
+        if feature.kind == "id_list":
+            lists[user_path(feature)] = _id_list(schema, feature, rng, count)
+        elif user_path(feature) != "user_id":
+            scalars[user_path(feature)] = _ids(schema, feature, rng, count)
+    history: dict[str, Array | Ragged] = {f.column: _ids(schema, f, rng, entries) for f in schema.history}
+    history["timestamp_ms"] = np.repeat(times, histories) - rng.integers(0, 10**8, entries)
+    history["watch_ratio"] = 2.5 * rng.random(entries, dtype=np.float32)
+    candidate: dict[str, Array | Ragged] = {}
+    for feature in schema.candidate:
+        if feature.kind == "id_list":
+            candidate[feature.column] = _id_list(schema, feature, rng, impressions)
+        elif feature.kind == "float":
+            candidate[feature.column] = 30 * rng.random(impressions, dtype=np.float32)
+        else:
+            candidate[feature.column] = _ids(schema, feature, rng, impressions)
+    for outcome in schema.outcomes:
+        candidate[outcome.name] = rng.integers(0, 2, impressions).astype(np.float32)
+    return RequestColumns(
+        scalars=scalars,
+        lists=lists,
+        history=Ragged(offsets=_offsets(histories), children=history),
+        candidates=Ragged(offsets=_offsets(candidates), children=candidate),
+    )
+
+
+def ragged_requests(schema: FeatureSchema, rng: np.random.Generator, count: int) -> RequestColumns:
+    """Random lengths; the first request has no history, the second a single candidate."""
+    histories, candidates = rng.integers(0, HISTORY + 1, count), rng.integers(2, CANDIDATES + 1, count)
+    histories[:1], candidates[1:2] = 0, 1
+    return random_requests(schema, rng, histories, candidates)
+
+
+def random_answers(requests: RequestColumns, rng: np.random.Generator, *, codes: Sequence[int] = (0, 2)) -> Answers:
+    """One or two answers for each of the requests, which take turns among the codes."""
+    lengths = requests.candidates.lengths
+    pairs = [
+        (request, int(candidate))
+        for request, length in enumerate(lengths)
+        for candidate in np.sort(rng.permutation(length)[: 1 + request % 2])
+    ]
+    return Answers(
+        requests=requests,
+        request_A=np.array([request for request, _ in pairs], np.int64),
+        candidate_A=np.array([candidate for _, candidate in pairs], np.int64),
+        answer_A=np.array([codes[index % len(codes)] for index in range(len(pairs))], np.int8),
+    )
+
+
+def random_batch(config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5) -> RequestBatch:
+    """A ragged batch; with answers where the config is aligned."""
+    rng = np.random.default_rng(seed)
+    stream = ragged_requests(config.schema, rng, requests)
+    answers = None
+    if config.aligned and answered:
+        answers = random_answers(ragged_requests(config.schema, rng, answered), rng)
+    return collate(config.schema, stream, answers)
+
+
+@torch.no_grad()
+def excite(module: nn.Module, *, seed: int = 0) -> None:
+    """Gives what starts at a constant (adapters' B, biases, norms) random values, since zeros and ones hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def _ids(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Array:
+    """Ids of a dense table are its rows; those of a hashed one are any integers, negative ones among them."""
+    table = schema.table(str(feature.table))
+    return rng.integers(0, table.rows, count) if table.id_space == "dense" else rng.integers(-(10**9), 10**9, count)
+
+
+def _id_list(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Ragged:
+    """Lists of 0 to 3 ids."""
+    lengths = rng.integers(0, 4, count)
+    return Ragged(offsets=_offsets(lengths), children={"values": _ids(schema, feature, rng, int(lengths.sum()))})
+
+
+def _offsets(lengths: Sequence[int] | Array) -> Array:
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)

@@ -1,0 +1,144 @@
+"""Columns against plain Python lists."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easq_rec.data.columns import Ragged, RequestColumns
+from tests.data.builders import nested, plain
+
+Entry = tuple[int, list[int]]
+"""A list entry with a number and a list of its own."""
+
+entries = st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.lists(st.integers(-9, 9), max_size=3)), max_size=4)
+columns = st.lists(entries, max_size=6)
+
+
+def offsets(lengths: list[int]) -> np.ndarray:
+    return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def ragged(lists: list[list[Entry]]) -> Ragged:
+    """Children `number` and, ragged itself, `tags`."""
+    flat = [entry for entries in lists for entry in entries]
+    tags = [tag for _, tags in flat for tag in tags]
+    return Ragged(
+        offsets=offsets([len(entries) for entries in lists]),
+        children={
+            "number": np.array([number for number, _ in flat], dtype=np.int64),
+            "tags": Ragged(
+                offsets=offsets([len(tags) for _, tags in flat]),
+                children={"values": np.array(tags, dtype=np.int64)},
+            ),
+        },
+    )
+
+
+def unragged(column: Ragged) -> list[list[Entry]]:
+    return [list(zip(entry["number"], entry["tags"], strict=True)) for entry in nested(column)]
+
+
+def draw_rows(data: st.DataObject, number: int) -> list[int]:
+    """Any rows, in any order, some of them twice."""
+    return data.draw(st.lists(st.integers(0, number - 1), max_size=8)) if number else []
+
+
+@given(columns, st.data())
+def test_ragged_take_is_a_selection_of_lists(lists: list[list[Entry]], data: st.DataObject) -> None:
+    rows = draw_rows(data, len(lists))
+    column = ragged(lists)
+    taken = column.take(np.array(rows, dtype=np.int64))
+    assert unragged(taken) == [lists[row] for row in rows]
+    assert unragged(column) == lists, "the source is left as it was"
+    assert taken.offsets.dtype == taken.lists("tags").offsets.dtype == np.int64
+
+
+@given(columns, st.data())
+def test_entries_are_the_positions_in_the_children(lists: list[list[Entry]], data: st.DataObject) -> None:
+    rows = draw_rows(data, len(lists))
+    starts = offsets([len(entries) for entries in lists])
+    expected = [starts[row] + entry for row in rows for entry in range(len(lists[row]))]
+    assert ragged(lists).entries(np.array(rows, dtype=np.int64)).tolist() == expected
+
+
+@given(columns, st.integers(0, 5))
+def test_last_keeps_the_end_of_every_list(lists: list[list[Entry]], limit: int) -> None:
+    expected = [entries[len(entries) - min(limit, len(entries)) :] for entries in lists]
+    assert unragged(ragged(lists).last(limit)) == expected
+
+
+@given(columns)
+def test_lengths_and_children(lists: list[list[Entry]]) -> None:
+    column = ragged(lists)
+    assert column.lengths.tolist() == [len(entries) for entries in lists]
+    assert column.column("number").tolist() == [number for entries in lists for number, _ in entries]
+    assert nested(column.lists("tags")) == [{"values": tags} for entries in lists for _, tags in entries]
+
+
+def requests(lists: list[list[Entry]], *, first_id: int = 0) -> RequestColumns:
+    """Requests whose user list, history and candidates all differ from one another."""
+    return RequestColumns(
+        scalars={
+            "request_id": np.arange(first_id, first_id + len(lists)),
+            "user_id": -np.arange(len(lists)),
+            "timestamp_ms": np.arange(len(lists)) * 1_000,
+            "user.region": np.arange(len(lists), dtype=np.int32) % 3,
+        },
+        lists={
+            "user.interests": Ragged(
+                offsets=offsets([len(entries) for entries in lists]),
+                children={"values": np.array([number for entries in lists for number, _ in entries], dtype=np.int64)},
+            )
+        },
+        history=ragged(lists),
+        candidates=ragged(lists[::-1]),
+    )
+
+
+@given(columns, st.data())
+def test_requests_take(lists: list[list[Entry]], data: st.DataObject) -> None:
+    rows = draw_rows(data, len(lists))
+    everything = requests(lists)
+    taken = everything.take(np.array(rows, dtype=np.int64))
+    assert len(taken) == len(rows)
+    assert plain(taken) == [plain(everything)[row] for row in rows]
+
+
+@given(st.lists(columns, min_size=1, max_size=4))
+def test_requests_concat(parts: list[list[list[Entry]]]) -> None:
+    separate = [requests(lists, first_id=100 * number) for number, lists in enumerate(parts)]
+    together = RequestColumns.concat(separate)
+    assert plain(together) == [row for part in separate for row in plain(part)]
+    assert together.timestamp_ms.tolist() == [time for part in separate for time in part.timestamp_ms]
+
+
+@given(columns)
+def test_blank_has_the_same_columns_and_says_nothing(lists: list[list[Entry]]) -> None:
+    source = requests(lists)
+    blank = source.blank()
+    assert plain(blank) == [
+        {
+            "request_id": 0,
+            "user_id": 0,
+            "timestamp_ms": 0,
+            "user.region": 0,
+            "user.interests": [],
+            "history": {"number": [], "tags": []},
+            "candidates": {"number": [0], "tags": [[]]},
+        }
+    ]
+    assert {name: column.dtype for name, column in blank.scalars.items()} == {
+        name: column.dtype for name, column in source.scalars.items()
+    }
+    assert plain(RequestColumns.concat([source, blank])) == plain(source) + plain(blank)
+
+
+def test_a_flat_child_is_not_a_list_and_the_other_way_round() -> None:
+    column = ragged([[(1, [2])]])
+    with pytest.raises(AssertionError, match="tags"):
+        column.column("tags")
+    with pytest.raises(AssertionError, match="number"):
+        column.lists("number")

@@ -1,0 +1,282 @@
+"""The order of the requests: every request of an epoch exactly once over the ranks, through stop and resume."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from easq_rec.data.dataset import Period, RequestDataset, split, time_line
+from easq_rec.data.reader import Position, RequestReader, Slice
+from tests.data.builders import Row, ids, make_rows, open_dataset, to_table, write_dataset, write_file
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dataset and a way to read it."""
+
+    dataset: RequestDataset
+    requests: int
+    window: int | None
+    seed: int
+
+    def reader(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> RequestReader:
+        return RequestReader(
+            self.dataset,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            shuffle_row_groups=self.window,
+            seed=self.seed,
+        )
+
+    def steps(
+        self, batch_size: int, world_size: int = 1, *, start: Position = Position(), epochs: int = 1
+    ) -> list[list[Slice]]:
+        """Per step, the slices of all ranks; fails if ranks take unequal numbers of steps."""
+        ranks = [self.reader(batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+        return list(zip(*(reader.read(start, epochs=epochs) for reader in ranks), strict=True))
+
+
+def delivered(steps: list[list[Slice]]) -> list[list[int]]:
+    """Per step, the request ids of all ranks in their order."""
+    return [list(itertools.chain.from_iterable(ids(part.requests) for part in step)) for step in steps]
+
+
+def flat(steps: list[list[Slice]]) -> list[int]:
+    return list(itertools.chain.from_iterable(delivered(steps)))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reader")
+
+
+sizes = st.lists(st.integers(1, 9), min_size=1, max_size=3)
+windows = st.one_of(st.none(), st.integers(1, 4))
+
+
+@st.composite
+def cases(draw: st.DrawFn, folder: Path) -> Case:
+    requests, files, groups = draw(st.integers(1, 30)), draw(sizes), draw(sizes)
+    name = f"{requests} {files} {groups}"
+    if not (folder / name).exists():
+        # Time order, with ties; ids that are positions.
+        write_dataset(folder / name, ROWS[:requests], file_sizes=files, row_group_sizes=groups)
+    return Case(open_dataset(folder / name, max_history=0), requests, draw(windows), draw(st.integers(0, 3)))
+
+
+ROWS: list[Row] = make_rows(np.random.default_rng(0), 30)
+for _row in ROWS:
+    _row["candidates"] = _row["candidates"][:1]
+
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@few
+@given(data=st.data())
+def test_stop_and_resume_at_another_world_size_deliver_every_request_once(folder: Path, data: st.DataObject) -> None:
+    case = data.draw(cases(folder))
+    first_world, second_world = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    first_batch, second_batch = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
+    epochs = data.draw(st.integers(1, 2))
+
+    uninterrupted = case.steps(first_batch, first_world, epochs=epochs)
+    per_epoch = case.reader(first_batch, world_size=first_world).steps_per_epoch
+    assert len(uninterrupted) == epochs * per_epoch == epochs * math.ceil(case.requests / (first_batch * first_world))
+    sequence = flat(uninterrupted)
+    assert Counter(sequence) == Counter(list(range(case.requests)) * epochs)
+
+    stop = data.draw(st.integers(0, len(uninterrupted)))
+    position = uninterrupted[stop - 1][0].after if stop else Position()
+    resumed = case.steps(second_batch, second_world, start=position, epochs=epochs)
+    # Not only the same requests but the same sequence of them: a position means the same at any number of ranks.
+    assert flat(uninterrupted[:stop]) + flat(resumed) == sequence
+    remaining = case.requests * (epochs - position.epoch) - position.requests
+    first_epoch = case.requests - position.requests
+    step = second_batch * second_world
+    assert len(resumed) == math.ceil(first_epoch / step) + math.ceil((remaining - first_epoch) / step)
+
+
+@few
+@given(data=st.data())
+def test_ranks_share_the_batch_of_a_single_rank(folder: Path, data: st.DataObject) -> None:
+    case = data.draw(cases(folder))
+    world_size, batch_size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
+    together = case.steps(world_size * batch_size)
+    apart = case.steps(batch_size, world_size)
+    assert delivered(apart) == delivered(together)
+    for whole, parts in zip(together, apart, strict=True):
+        (whole_slice,) = whole
+        for part in parts:
+            assert part.after == whole_slice.after
+            assert part.last_ms == whole_slice.last_ms == whole_slice.requests.timestamp_ms.max()
+            assert len(part.requests) <= batch_size
+        lengths = [len(part.requests) for part in parts]
+        assert max(lengths) - min(lengths) <= 1, "an even share"
+    assert all(len(part.requests) == batch_size for parts in apart[:-1] for part in parts)
+
+
+@few
+@given(data=st.data())
+def test_time_order_without_shuffle(folder: Path, data: st.DataObject) -> None:
+    case = data.draw(cases(folder))
+    case = Case(case.dataset, case.requests, None, case.seed)
+    steps = case.steps(data.draw(st.integers(1, 7)), data.draw(st.integers(1, 4)), epochs=2)
+    assert flat(steps) == [*range(case.requests)] * 2
+    steps_per_epoch = len(steps) // 2
+    clock = [step[0].last_ms for step in steps[:steps_per_epoch]]
+    assert clock == sorted(clock)
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory: pytest.TempPathFactory) -> RequestDataset:
+    rows = make_rows(np.random.default_rng(1), 60)
+    return open_dataset(write_dataset(tmp_path_factory.mktemp("shuffled"), rows, file_sizes=[20], row_group_sizes=[5]))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(shuffled: RequestDataset) -> None:
+    def order(seed: int, epoch: int, window: int = 3) -> list[int]:
+        case = Case(shuffled, 60, window, seed)
+        return flat(case.steps(8, start=Position(epoch=epoch), epochs=epoch + 1))
+
+    orders = {(seed, epoch): order(seed, epoch) for seed in range(2) for epoch in range(3)}
+    assert orders == {(seed, epoch): order(seed, epoch) for seed in range(2) for epoch in range(3)}
+    assert len({tuple(order) for order in orders.values()}) == 6
+    assert order(0, 0) != order(0, 0, window=4)
+    both = flat(Case(shuffled, 60, 3, 1).steps(8, epochs=2))
+    assert both == orders[1, 0] + orders[1, 1]
+
+
+def test_a_window_is_a_few_row_groups_shuffled_together(shuffled: RequestDataset) -> None:
+    order = flat(Case(shuffled, 60, 4, 0).steps(60))
+    windows = [order[begin : begin + 20] for begin in range(0, 60, 20)]
+    groups = [sorted({request // 5 for request in window}) for window in windows]
+    assert [len(window) for window in groups] == [4, 4, 4] and groups != [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    # Rows of a row group do not lie together: at a random order, four in five neighbours come from different ones.
+    neighbours = [a // 5 != b // 5 for window in windows for a, b in itertools.pairwise(window)]
+    assert np.mean(neighbours) > 0.6
+    one = flat(Case(shuffled, 60, 1, 0).steps(60))
+    runs = [one[begin : begin + 5] for begin in range(0, 60, 5)]
+    assert all(len({request // 5 for request in run}) == 1 for run in runs)
+    assert sum(run != sorted(run) for run in runs) >= 9
+
+
+def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    read = shuffled.read
+    monkeypatch.setattr(shuffled, "read", lambda group: opened.append(group.index) or read(group))  # type: ignore[func-returns-value]
+    steps = Case(shuffled, 60, 3, 0).steps(10, start=Position(requests=45))
+    assert len(flat(steps)) == 15 and len(opened) == 3
+
+
+def test_an_empty_dataset_has_no_steps(tmp_path: Path) -> None:
+    dataset = open_dataset(write_dataset(tmp_path, []))
+    reader = RequestReader(dataset, batch_size=4)
+    assert reader.steps_per_epoch == 0
+    endless = np.iinfo(np.int64).max
+    assert list(reader.read(Position(), epochs=endless)) == []
+
+
+def test_a_position_behind_the_end_is_refused(shuffled: RequestDataset) -> None:
+    """It comes from other data: going on would leave requests out without a word."""
+    reader = RequestReader(shuffled, batch_size=8)
+    assert list(reader.read(Position(requests=60), epochs=1)) == []
+    with pytest.raises(ValueError, match=r"61 requests.* 60"):
+        next(reader.read(Position(requests=61), epochs=2))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Periods
+
+
+def times_of(rows: list[Row], period: Period) -> list[int]:
+    return [row["request_id"] for row in rows if period.start_ms <= row["timestamp_ms"] < period.end_ms]
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize("window", [None, 2])
+def test_a_period_is_exact_at_its_borders(tmp_path: Path, statistics: bool, window: int | None) -> None:
+    rows = make_rows(np.random.default_rng(4), 20)
+    for row, time in zip(rows, np.repeat(np.arange(10, 20), 2).tolist(), strict=True):
+        row["timestamp_ms"] = time
+    directory = write_dataset(tmp_path, rows, file_sizes=[7, 5], row_group_sizes=[3], statistics=statistics)
+    for start, end in itertools.combinations(range(8, 23), 2):
+        period = Period(start_ms=start, end_ms=end)
+        dataset = open_dataset(directory, period=period)
+        expected = times_of(rows, period)
+        assert len(dataset) == len(expected)
+        columns = dataset.read_all()
+        assert (ids(columns) if columns is not None else []) == expected
+        if (start + end) % 5 == 0:
+            steps = Case(dataset, len(expected), window, 0).steps(2, 2)
+            assert sorted(flat(steps)) == expected
+
+
+def test_unsorted_row_groups_are_filtered_row_by_row(tmp_path: Path) -> None:
+    rows = make_rows(np.random.default_rng(4), 20)
+    shuffled = [rows[index] for index in np.random.default_rng(0).permutation(20)]
+    directory = write_dataset(tmp_path, shuffled, row_group_sizes=[6])
+    period = Period(start_ms=rows[5]["timestamp_ms"], end_ms=rows[12]["timestamp_ms"])
+    columns = open_dataset(directory, period=period).read_all()
+    assert columns is not None and ids(columns) == times_of(shuffled, period)
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_time_line_and_split(tmp_path: Path, statistics: bool) -> None:
+    rows = make_rows(np.random.default_rng(4), 11)
+    for index, row in enumerate(rows):
+        row["timestamp_ms"] = 1_700_000_000_000 + 10 * index
+    directory = write_dataset(tmp_path, rows, file_sizes=[4], row_group_sizes=[3, 1], statistics=statistics)
+    write_file(directory / "empty.parquet", to_table([]))
+    first, last = 1_700_000_000_000, 1_700_000_000_100
+    assert time_line(directory) == (first, last)
+    train, holdout = split(directory, 0.2)
+    assert train == Period(start_ms=first, end_ms=first + 80)
+    assert holdout == Period(start_ms=first + 80, end_ms=last + 1)
+    assert len(open_dataset(directory, period=train)) == 8
+    assert len(open_dataset(directory, period=holdout)) == 3
+
+
+@given(st.floats(0, 1, exclude_max=True))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_request_is_either_trained_on_or_held_out(shuffled: RequestDataset, holdout: float) -> None:
+    directory = Path(shuffled.row_groups[0].file).parents[1]
+    train, held_out = (open_dataset(directory, period=period) for period in split(directory, holdout))
+    assert len(train) + len(held_out) == 60
+    assert holdout > 0 or len(train) == 60
+    assert holdout == 0 or len(held_out) > 0
+
+
+def test_a_dataset_without_requests_has_no_time_line(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} holds no requests"):
+        time_line(tmp_path)
+
+
+def test_a_time_line_of_another_type_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    for name, dtype in (("text", pa.string()), ("date", pa.timestamp("ms"))):
+        file = write_file(tmp_path / name / "a.parquet", pa.table({"timestamp_ms": pa.array([1], pa.int64()).cast(dtype)}))
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}: .* timestamp_ms; found of type {dtype}".replace("[", r"\[")):
+            time_line(tmp_path / name)
+    file = write_file(tmp_path / "none" / "a.parquet", pa.table({"time": [1]}))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}: .* timestamp_ms; found none among \['time'\]"):
+        time_line(tmp_path / "none")
+
+
+def test_a_missing_time_is_named_without_statistics(tmp_path: Path) -> None:
+    rows = make_rows(np.random.default_rng(4), 6)
+    rows[4]["timestamp_ms"] = None
+    directory = write_dataset(tmp_path, rows, row_group_sizes=[3], statistics=False)
+    with pytest.raises(ValueError, match="row group 1, row 1, column timestamp_ms: found null, expected an integer"):
+        time_line(directory)

@@ -1,0 +1,109 @@
+"""Two ranks on shares of a batch train exactly as one rank does on the whole of it.
+
+Real processes, real collectives, the train pipeline and both optimizers: `worker_equivalence.py` trains every case once
+with one rank and once, under torchrun, with two. Compared are the losses (the ranks' parts add up), pair counts, dense
+gradients, and after every step all dense parameters and all tables.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed.worker_equivalence import STEPS, cases
+
+pytestmark = pytest.mark.distributed
+
+REPOSITORY = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker_equivalence.py")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+CASES = tuple(cases())
+
+Results = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Results]:
+    """By number of ranks; both runs at once, since importing takes most of their time."""
+    directory = tmp_path_factory.mktemp("equivalence")
+    outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = outside | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    runs = {}
+    for ranks, launcher in ((1, ()), (2, TORCHRUN)):
+        command = [sys.executable, *launcher, str(WORKER), str(directory / f"{ranks}.pt")]
+        with (directory / f"{ranks}.log").open("w") as log:
+            runs[ranks] = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
+    try:
+        for ranks, run in runs.items():
+            assert run.wait(timeout=300) == 0, (directory / f"{ranks}.log").read_text()[-8_000:]
+    finally:
+        for run in runs.values():
+            run.kill()
+            run.wait()
+    return {ranks: torch.load(directory / f"{ranks}.pt", weights_only=True) for ranks in runs}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], what: str, atol: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        message = partial("{} {}: {}".format, what, name)
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=atol, msg=message)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one(results: dict[int, Results], case: str) -> None:
+    one, two = results[1][case], results[2][case]
+    assert_same(two["initial"], one["initial"], "initial", 0.0)
+    for step in range(STEPS):
+        expected, found = one["steps"][step], two["steps"][step]
+        assert_same(found["pairs"], expected["pairs"], f"step {step}: pairs", 0.0)
+        assert_same(found["losses"], expected["losses"], f"step {step}: loss", 1e-5)
+        assert_same(found["gradients"], expected["gradients"], f"step {step}: gradient of", 1e-5)
+        assert_same(found["parameters"], expected["parameters"], f"step {step}: parameter", 1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_cases_are_what_they_say(results: dict[int, Results], case: str) -> None:
+    """Something is learnt in them: without pairs, gradients or moving tables the test above would prove little."""
+    one = results[1][case]
+    last = one["steps"][-1]
+    unanswered = "no answers" in case or "main_only" in case
+    assert all(int(step["pairs"]["main"]) > 5 for step in one["steps"])
+    assert all((int(step["pairs"]["answered"]) == 0) == unanswered for step in one["steps"])
+    expected = {"main"} | (set() if unanswered else {"satisfaction"})
+    if "paper" in case or "slate" in case:
+        expected |= set() if unanswered else {"dpo"}
+    if "easq" in case or "slate" in case:
+        expected |= {"dense"}
+    assert {name for name, value in last["losses"].items() if value} == expected | {"whole"}
+    moved = {name for name, value in last["parameters"].items() if not torch.equal(value, one["initial"][name])}
+    resting = set(one["initial"]) - moved
+    # A head's bias has no gradient in pairwise losses; without answers the satisfaction tower has none either.
+    assert not [name for name in resting if ".embeddings." in name]
+    assert not [name for name in resting if "head.bias" not in name and "satisfaction" not in name]
+
+
+def test_tables_are_really_split(results: dict[int, Results]) -> None:
+    """The plan is the forced one, and row- and column-wise tables have shards beyond the first row or column."""
+    found = results[2]["easq, shared"]
+    plan = {table: (kind, ranks) for table, kind, ranks in found["plan"]}
+    assert plan["video"] == ("row_wise", "0,1")
+    assert plan["tag"][0] == "column_wise"
+    assert plan["region"][0] == "column_wise"
+    assert plan["user"][0] == "table_wise"
+    assert plan["device"][0] == "table_column_wise"
+    assert found["shards"]["video"] == [[0, 0], [32, 0]]
+    assert found["shards"]["tag"] == [[0, 0], [0, 128]]
+    found = results[2]["easq, sharded by columns"]
+    for table in ("user", "video", "author"):
+        assert found["shards"][table] == [[0, 0], [0, 128]]
+    assert {ranks for _, _, ranks in found["plan"]} >= {"0,1"}
+    # Not everything lies on one rank, in any plan.
+    assert all(len({ranks for _, _, ranks in result["plan"]}) > 1 for result in results[2].values())

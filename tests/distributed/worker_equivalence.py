@@ -1,0 +1,192 @@
+"""Trains three steps of every case on as many ranks as there are, and writes what came of it.
+
+    torchrun --standalone --nproc_per_node 2 tests/distributed/worker_equivalence.py FILE
+
+The batches of all ranks together are the same whatever their number, and `test_sharded_equals_unsharded` compares what
+came of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from easq_rec.config import Config, Losses, Optim, Sharding
+from easq_rec.data.batch import RequestBatch, collate
+from easq_rec.model import StepOutput, TrainingModel
+from easq_rec.training.optim import Optimizers
+from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
+from easq_rec.training.sharding import plan_table, shard
+from tests.builders import excite, ragged_requests, random_answers, small_config
+
+STEPS = 3
+REQUESTS, ANSWERED = 9, 6
+WIDE = 256
+"""The planner splits no column range below 128."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is trained, and which requests and answered requests rank 0 of two gets; the rest are rank 1's."""
+
+    config: Config
+    requests: int = 5
+    answered: int = 2
+    answers: bool = True
+    """False: no request is answered at all."""
+
+
+def configs() -> dict[str, Config]:
+    """Named alignments."""
+    easq, paper = small_config("easq"), small_config("paper")
+    slate = Losses(satisfaction=1.0, dpo=1.0, dense=0.3, policy="slate_softmax")
+    return {"easq": easq, "paper": paper, "slate_softmax": dataclasses.replace(easq, losses=slate)}
+
+
+SHARDINGS = {
+    "rows": {
+        "user": "table_wise",
+        "region": "column_wise",
+        "device": "table_column_wise",
+        "video": "row_wise",
+        "author": "table_wise",
+        "tag": "column_wise",
+    },
+    "columns": {"user": "column_wise", "video": "column_wise", "author": "column_wise", "tag": "table_wise"},
+    "planner": {},
+}
+"""Every kind of sharding that is offered on CPU."""
+
+
+def sharded_by(config: Config, name: str) -> Config:
+    """The config with a way of sharding, and tables wide enough for it to split them."""
+    wide = {"tag"} if name == "rows" else {"user", "age_group", "region", "device", "video", "author"}
+    tables = tuple(
+        dataclasses.replace(table, dim=WIDE) if name != "planner" and table.name in wide else table
+        for table in config.schema.tables
+    )
+    return dataclasses.replace(
+        config,
+        schema=dataclasses.replace(config.schema, tables=tables),
+        sharding=Sharding(types=SHARDINGS[name]),
+        optim=Optim(table_lr=0.02, dense_lr=1e-2, warmup_steps=2, weight_decay=0.1),
+    )
+
+
+def cases() -> dict[str, Case]:
+    """By name: alignment, situation and sharding."""
+    situations = {
+        "shared": {},
+        "one rank has all answers": {"answered": ANSWERED},
+        "no answers": {"answers": False},
+        "one rank has no requests": {"requests": 0},
+        "one rank has nothing": {"requests": REQUESTS, "answered": ANSWERED},
+    }
+    found = {
+        f"{name}, {situation}": Case(config=sharded_by(config, "rows"), **change)
+        for (name, config), (situation, change) in itertools.product(configs().items(), situations.items())
+    }
+    found |= {
+        f"{name}, sharded by {sharding}": Case(config=sharded_by(configs()[name], sharding))
+        for name, sharding in (("easq", "columns"), ("paper", "columns"), ("easq", "planner"))
+    }
+    unaligned = Case(config=sharded_by(small_config("main_only"), "rows"), answers=False)
+    return found | {"main_only, shared": unaligned}
+
+
+def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
+    """This rank's share of a step."""
+    rng = np.random.default_rng(step)
+    schema = case.config.schema
+    stream = ragged_requests(schema, rng, REQUESTS)
+    answered = ragged_requests(schema, rng, ANSWERED)
+    answers = random_answers(answered, rng)
+    rows, answered_rows = np.arange(REQUESTS), np.arange(ANSWERED)
+    if world_size == 2:
+        rows = rows[: case.requests] if rank == 0 else rows[case.requests :]
+        answered_rows = answered_rows[: case.answered] if rank == 0 else answered_rows[case.answered :]
+    mine = np.isin(answers.request_A, answered_rows)
+    share = dataclasses.replace(
+        answers,
+        requests=answered.take(answered_rows),
+        request_A=answers.request_A[mine] - (answered_rows[0] if len(answered_rows) else 0),
+        candidate_A=answers.candidate_A[mine],
+        answer_A=answers.answer_A[mine],
+    )
+    return collate(schema, stream.take(rows), share if case.answers and len(answered_rows) else None)
+
+
+def run(case: Case, runtime: Runtime) -> dict[str, object]:
+    """What there is to compare, after every step."""
+    config, ranks = case.config, ProcessGroupRanks(runtime.world_size)
+    torch.manual_seed(0)
+    model = TrainingModel(config, torch.device("meta"), ranks)
+    excite(model.ranker.network)
+    wrapped = shard(model, config, runtime)
+    optimizers = Optimizers(wrapped, config.optim)
+    for group in optimizers.combined.param_groups:
+        if "eps" in group:
+            # AdamW divides by the gradient's size: rounding of a tiny gradient would become a step in any direction.
+            group["eps"] = 1e-2
+    pipeline = TrainPipelineSparseDist(wrapped, optimizers, runtime.device)
+    batches = iter([batch_of(case, step, runtime.rank, runtime.world_size) for step in range(STEPS)])
+    steps = []
+    initial = parameters(wrapped)
+    for step in range(STEPS):
+        optimizers.before_step(step, STEPS)
+        output: StepOutput = pipeline.progress(batches)
+        gradients = {name: p.grad.clone() for name, p in wrapped.named_parameters() if p.grad is not None}
+        parts = {name: ranks.sum(getattr(output, f"loss_{name}")) for name in ("main", "satisfaction", "dpo", "dense")}
+        parts["whole"] = ranks.sum(output.loss.detach() / runtime.world_size)
+        pairs = {"main": output.pairs_main, "answered": output.pairs_answered}
+        steps.append({"losses": parts, "pairs": pairs, "gradients": gradients, "parameters": parameters(wrapped)})
+    return {"initial": initial, "steps": steps, "plan": plan_table(wrapped), "shards": shards(wrapped)}
+
+
+def parameters(model: DistributedModelParallel) -> dict[str, Tensor]:
+    """All dense parameters, and the tables put together from the shards of all ranks."""
+    values = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, ShardedTensor):
+            mine = [(shard.metadata.shard_offsets, shard.tensor) for shard in value.local_shards()]
+            parts: list[list[tuple[list[int], Tensor]]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, mine)
+            table = torch.full(tuple(value.size()), float("nan"))
+            for (row, column), part in itertools.chain(*parts):
+                table[row : row + part.shape[0], column : column + part.shape[1]] = part
+            values[name] = table
+        else:
+            values[name] = value.detach().clone()
+    return values
+
+
+def shards(model: DistributedModelParallel) -> dict[str, list[list[int]]]:
+    """Offsets of every table's shards."""
+    return {
+        name.split(".")[-2]: [part.shard_offsets for part in value.metadata().shards_metadata]
+        for name, value in model.state_dict().items()
+        if isinstance(value, ShardedTensor)
+    }
+
+
+def main() -> None:
+    (path,) = sys.argv[1:]
+    trainer = small_config().trainer
+    with running(dataclasses.replace(trainer, timeout_s=60)) as runtime:
+        results = {name: run(case, runtime) for name, case in cases().items()}
+        if runtime.leads:
+            torch.save(results, path)
+
+
+if __name__ == "__main__":
+    main()

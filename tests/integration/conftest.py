@@ -1,0 +1,81 @@
+"""Whole commands, run as a user runs them, on a small world."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+SMALL = (
+    "--trainer.batch-size", "16", "--logging.every-steps", "1", "--logging.tensorboard", "False",
+    "--evaluation.every-steps", "0", "--trainer.threads", "1", "--losses.dense-warmup-steps", "5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of 1,500 requests, enough answers to form pairs in every batch."""
+    from easq_rec.config import World
+    from easq_rec.data.world import generate
+
+    directory = tmp_path_factory.mktemp("world") / "data"
+    generate(World(requests=1_500, users=300, videos=500, answer_rate=0.05), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """One thread per process: the machine is shared by several."""
+    bin_dir = str(Path(sys.executable).parent)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_dir}:{os.environ['PATH']}"}
+
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def train(world: Path, environment: dict[str, str]) -> Train:
+    """train(run_dir, *arguments, ranks=1): trains `quickstart` on the small world through torchrun."""
+
+    def call(run_dir: Path, *arguments: str, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable]
+        if ranks > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+        command = [*launcher, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
+        done = subprocess.run(
+            [*command, *SMALL, *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
+
+
+def metrics(run_dir: Path, split: str = "train") -> list[dict[str, float]]:
+    """Lines of a run's metrics.jsonl of one split."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+@pytest.fixture(scope="session")
+def losses() -> Callable[[Path], list[tuple[float, ...]]]:
+    """losses(run_dir): (step, each loss) of every logged step."""
+
+    def read(run_dir: Path) -> list[tuple[float, ...]]:
+        names = ("step", "loss_main", "loss_satisfaction", "loss_dpo", "loss_dense")
+        return [tuple(line[name] for name in names) for line in metrics(run_dir)]
+
+    return read

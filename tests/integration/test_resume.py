@@ -1,0 +1,119 @@
+"""Stop, resume, and nothing shows it: checkpoints, signals, and what may not change in between."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+Losses = Callable[[Path], list[tuple[float, ...]]]
+STEPS = "24"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stop", ["7", "20"])
+def test_resumed_losses_are_bit_identical(
+    train: Train, losses: Losses, tmp_path: Path, ranks: int, stop: str, uninterrupted: Callable[[int], Path]
+) -> None:
+    """Stopping at any step and resuming gives the very losses and metrics of the uninterrupted run."""
+    whole, parts = uninterrupted(ranks), tmp_path / "parts"
+    train(parts, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", stop, ranks=ranks)
+    assert len(losses(parts)) == int(stop)
+    resumed = train(parts, "--trainer.max-steps", STEPS, ranks=ranks)
+    assert f"from step {stop}" in resumed.stdout
+    assert losses(parts) == losses(whole)
+    assert any(line[4] > 0 for line in losses(whole)), "L_dense never set in: the run proves too little"
+    assert _final(parts) == _final(whole)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Run directory of an uninterrupted run on so many ranks."""
+    done: dict[int, Path] = {}
+
+    def get(ranks: int) -> Path:
+        if ranks not in done:
+            done[ranks] = tmp_path_factory.mktemp(f"whole{ranks}") / "run"
+            train(done[ranks], "--trainer.max-steps", STEPS, ranks=ranks)
+        return done[ranks]
+
+    return get
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_leaves(
+    world: Path, environment: dict[str, str], train: Train, tmp_path: Path, number: signal.Signals, losses: Losses,
+    uninterrupted: Callable[[int], Path],
+) -> None:  # fmt: skip
+    """A signal in mid-run ends it with a checkpoint and exit code 0; the resumed run goes on as if nothing was."""
+    run_dir = tmp_path / "run"
+    from tests.integration.conftest import REPOSITORY, SMALL
+
+    command = [sys.executable, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
+    process = subprocess.Popen(
+        [*command, *SMALL, "--trainer.max-steps", STEPS],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "stopped after step" in out
+    assert len(losses(run_dir)) < int(STEPS)
+    train(run_dir, "--trainer.max-steps", STEPS)
+    assert losses(run_dir) == losses(uninterrupted(1))
+
+
+@pytest.mark.integration
+def test_checkpoint_loads_on_another_number_of_ranks(train: Train, losses: Losses, tmp_path: Path) -> None:
+    """A run of two ranks goes on with one."""
+    run_dir = tmp_path / "run"
+    train(run_dir, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", "6", ranks=2)
+    done = train(run_dir, "--trainer.max-steps", STEPS, ranks=1)
+    assert "from step 6" in done.stdout
+    assert [line[0] for line in losses(run_dir)] == list(range(1, int(STEPS) + 1))
+
+
+@pytest.mark.integration
+def test_resume_with_another_configuration_is_refused(train: Train, tmp_path: Path) -> None:
+    """The message names the field and both values; exit code 2, no traceback."""
+    run_dir = tmp_path / "run"
+    train(run_dir, "--trainer.max-steps", "2")
+    done = train(run_dir, "--trainer.max-steps", "2", "--optim.dense-lr", "0.5", check=False)
+    assert done.returncode == 2
+    assert "optim.dense_lr is 0.001 there, 0.5 here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.integration
+def test_interrupted_save_is_never_taken(train: Train, tmp_path: Path) -> None:
+    """What a killed save leaves behind does not bear a checkpoint's name, and the next save removes it."""
+    run_dir = tmp_path / "run"
+    train(run_dir, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", "3")
+    torn = run_dir / "checkpoints" / ".step_00000024.partial"
+    torn.mkdir()
+    (torn / "progress.json").write_text("{")
+    train(run_dir, "--trainer.max-steps", STEPS)
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["step_00000003", "step_00000024"]
+
+
+def _final(run_dir: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return next(line for line in lines if line["split"] == "final")
