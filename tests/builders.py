@@ -32,8 +32,8 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Conf
         heads=2,
         layers=layers,
         ffn=24,
-        main=Tower(experts=3, hidden=8, out=8),
-        satisfaction=Tower(experts=2, hidden=8, out=8) if aligned else None,
+        main=Tower(experts=3, hidden=8, out=16),
+        satisfaction=Tower(experts=2, hidden=8, out=16) if aligned else None,
         lora=LoRA(rank=3, alpha=6.0) if aligned else None,
         isolate_embeddings=config.model.isolate_embeddings,
     )

@@ -117,6 +117,9 @@ def ddp(
         # By default the workers of a restart meet in the store of the first rendezvous, which still holds the addresses
         # of those who are gone: gloo then waits for a dead peer until it times out.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # At the end of a job of several nodes the one that hosts the store may leave first; the others then print a
+        # stack trace of C++ about it, although nothing is wrong.
+        **({} if debug else {"TORCH_CPP_LOG_LEVEL": "ERROR"}),
         **role.env,
     }
     role.args = ["-c", torchrun_command(role.args, max_restarts=max_restarts, one_node=nodes == 1)]

@@ -69,8 +69,18 @@ class RequestReader:
         return math.ceil(len(self._dataset) / self._step)
 
     def read(self, position: Position, *, epochs: int) -> Iterator[Slice]:
-        """Slices from `position` to the end of epoch number `epochs`."""
-        while position.epoch < epochs:
+        """Slices from `position` to the end of epoch number `epochs`; none of a dataset without requests.
+
+        Raises:
+            ValueError: the position lies behind the end of the epoch, so it comes from other data.
+        """
+        total = len(self._dataset)
+        if position.requests > total:
+            raise ValueError(
+                f"the position stands at {position.requests} requests of an epoch that has {total}: "
+                "resume with the data that the run started on, or start a new --run-dir"
+            )
+        while total and position.epoch < epochs:
             yield from self._read_epoch(position)
             position = Position(epoch=position.epoch + 1)
 

@@ -4,7 +4,7 @@ Block mask: request tokens see request tokens; a candidate sees the request toke
 So request tokens are computed once, candidates are extra queries with one extra key, and the last layer computes
 candidate queries only. Values and gradients equal those of an impression-level Transformer under the same mask.
 
-Legend: R requests, S request tokens, C candidates, T = S + C, D token width, G heads, E head width.
+Legend: R requests, S request tokens, C candidates, T = S + C, D token width.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from easq_rec.config import LinearName, LoRA, Model
+from easq_rec.nn.attention import attend
 from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm
 
 
@@ -65,36 +66,11 @@ class Block(nn.Module):
         if candidates_only:
             x_RTD, n_RTD = x_RTD[:, requests:], n_RTD[:, requests:]
         query_RTD = self.query(n_RTD, stream)
-        mixed = self._attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S)
+        mixed = attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S, self.heads)
         x_RTD = x_RTD + self.attention_out(mixed, stream)
         return x_RTD + self.ffn_out(self.ffn_in(self.ffn_norm(x_RTD, stream), stream, relu=True), stream)
-
-    def _attend(
-        self, query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R11S: Tensor | None
-    ) -> Tensor:
-        """Attention under the block mask; the queries are all T tokens, or the C candidates alone."""
-        key, value = _heads(key_RTD, self.heads), _heads(value_RTD, self.heads)
-        query = _heads(query_RQD, self.heads) * (query_RQD.shape[-1] // self.heads) ** -0.5
-        candidates = key.shape[2] - requests
-        first = query.shape[2] - candidates
-        logit_RGQS = query @ key[:, :, :requests].transpose(2, 3)
-        if bias_R11S is not None:
-            logit_RGQS = logit_RGQS + bias_R11S
-        # A candidate's own key is one more column of its row.
-        own_RGC1 = (query[:, :, first:] * key[:, :, requests:]).sum(-1, keepdim=True)
-        share_RGCS1 = torch.cat([logit_RGQS[:, :, first:], own_RGC1], dim=-1).softmax(-1)
-        request_value = value[:, :, :requests]
-        mixed = share_RGCS1[..., :-1] @ request_value + share_RGCS1[..., -1:] * value[:, :, requests:]
-        if first:
-            mixed = torch.cat([logit_RGQS[:, :, :first].softmax(-1) @ request_value, mixed], dim=2)
-        return mixed.transpose(1, 2).reshape(query_RQD.shape)
 
 
 def adapter(config: Model, name: LinearName) -> LoRA | None:
     """The adapter that the linear `name` carries, if any."""
     return config.lora if config.lora is not None and name in config.lora.targets else None
-
-
-def _heads(x_RTD: Tensor, heads: int) -> Tensor:
-    """(R, T, D) to (R, G, T, E)."""
-    return x_RTD.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -14,19 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, *, delta: Tensor | None = None, relu: bool = False) -> Tensor:
-    """(weight + delta) x + bias, with ReLU if asked; (..., in) to (..., out).
+def linear(x: Tensor, weight: Tensor, bias: Tensor, *, merged: Tensor | None = None, relu: bool = False) -> Tensor:
+    """weight x + bias, with ReLU if asked; (..., in) to (..., out).
 
     Args:
-        delta: a constant of weight's shape that counts for the value alone: gradients are those of `weight` x, plus
-            a constant.
+        merged: a constant weight that gives the value in place of `weight`; the gradients are those of `weight`, as if
+            the difference of the two were a constant added to the result.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-        delta = delta.to(dtype) if delta is not None else None
-    return _Linear.apply(x, weight, bias, delta, relu)
+    x, weight, bias, merged = _autocast(x, weight, bias, merged)
+    y: Tensor = _Linear.apply(x, weight, bias, merged, relu)
+    return y
+
+
+def adapted_linear(x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """sg(weight x + bias) + scale b a x: only the adapter passes gradients, to itself and to x."""
+    x, weight, bias, a, b = _autocast(x, weight, bias, a, b)
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, a, b, scale)
+    return y
 
 
 @torch.no_grad()
@@ -36,22 +40,36 @@ def constant_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def linear_reference(
-    x: Tensor, weight: Tensor, bias: Tensor, *, delta: Tensor | None = None, relu: bool = False
+    x: Tensor, weight: Tensor, bias: Tensor, *, merged: Tensor | None = None, relu: bool = False
 ) -> Tensor:
     """What `linear` computes, as it is written: its slow reference."""
     y = F.linear(x, weight, bias)
-    if delta is not None:
-        y = y + F.linear(x, delta).detach()
+    if merged is not None:
+        y = y + F.linear(x, merged - weight).detach()
     return F.relu(y) if relu else y
+
+
+def adapted_linear_reference(x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """What `adapted_linear` computes, as it is written: its slow reference."""
+    return F.linear(x, weight, bias).detach() + scale * F.linear(F.linear(x, a), b)
+
+
+def _autocast(*tensors: Any) -> Any:
+    """What an autocast region casts before a product; custom functions see to it themselves."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(tensor.to(dtype) if tensor is not None else None for tensor in tensors)
 
 
 class _Linear(torch.autograd.Function):
     """See `linear`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, delta: Tensor | None, relu: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, merged: Tensor | None, relu: bool) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        y = _product(flat, weight if delta is None else weight + delta, bias, relu=relu)
+        y = _product(flat, weight if merged is None else merged, bias, relu=relu)
         ctx.save_for_backward(flat, weight, y if relu else None)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -64,6 +82,27 @@ class _Linear(torch.autograd.Function):
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
         grad_x = _product(grad, weight.t(), None).view(ctx.shape) if ctx.needs_input_grad[0] else None
         return grad_x, grad.t() @ x, grad.sum(0), None, None
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """See `adapted_linear`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        low = flat @ a.t()
+        ctx.save_for_backward(flat, a, b, low)
+        ctx.shape, ctx.scale = x.shape, scale
+        y = _product(flat, weight, bias).addmm_(low, b.t(), alpha=scale)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x, a, b, low = ctx.saved_tensors
+        grad = grads[0].reshape(-1, b.shape[0]) * ctx.scale
+        grad_low = grad @ b
+        grad_x = (grad_low @ a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, grad_low.t() @ x, grad.t() @ low, None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:

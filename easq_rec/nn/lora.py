@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config import LoRA
-from easq_rec.nn.linear import constant_linear, linear
+from easq_rec.nn.linear import adapted_linear, constant_linear, linear
 
 
 class Stream(enum.Enum):
@@ -52,25 +52,27 @@ class AdaptedLinear(nn.Module):
         match stream:
             case Stream.MAIN:
                 # h + sg(h_LoRA) at the price of one product: the merged weight counts for the value alone.
-                delta = self.delta() if self.lora_a is not None else None
-                return linear(x, self.weight, self.bias, delta=delta, relu=relu)
+                return linear(x, self.weight, self.bias, merged=self.merged(), relu=relu)
             case Stream.SATISFACTION:
-                y = constant_linear(x, self.weight, self.bias)
-                if self.lora_a is not None and self.lora_b is not None:
-                    y = y + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
+                if self.lora_a is None or self.lora_b is None:
+                    y = constant_linear(x, self.weight, self.bias)
+                else:
+                    y = adapted_linear(x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)
                 return F.relu(y) if relu else y
 
     @torch.no_grad()
-    def delta(self) -> Tensor:
-        """The adapter as a weight, scale * B A, (out, in), as a constant."""
-        assert self.lora_a is not None and self.lora_b is not None
-        return self.scale * (self.lora_b @ self.lora_a)
+    def merged(self) -> Tensor | None:
+        """W0 + scale * B A, (out, in), as a constant; None without an adapter."""
+        if self.lora_a is None or self.lora_b is None:
+            return None
+        return torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scale)
 
     @torch.no_grad()
     def merge(self) -> None:
         """Adds the adapter into W0 and removes it: the same scores, for serving."""
-        if self.lora_a is not None:
-            self.weight.add_(self.delta())
+        merged = self.merged()
+        if merged is not None:
+            self.weight.copy_(merged)
             self.lora_a = self.lora_b = None
 
 

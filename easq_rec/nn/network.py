@@ -126,7 +126,11 @@ class RankingNetwork(nn.Module):
         ]
         total = batch.total
         return Part(
-            embedded=Embedded(user_RM=user.values(), history_HE=sum(history[1:], start=history[0]), candidate=features),
+            embedded=Embedded(
+                user_RM=_in_order(user, [f"user.{f.name}" for f in self.schema.user]),
+                history_HE=sum(history[1:], start=history[0]),
+                candidate=features,
+            ),
             histories=Lists(
                 offsets_R1=batch.history_offsets_R1,
                 count=total.requests,
@@ -207,6 +211,15 @@ def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
         ratio_H=whole.ratio_H[extent.history :],
         float_NF=whole.float_NF[answered_A],
     )
+
+
+def _in_order(embedded: Any, keys: list[str]) -> Tensor:
+    """A KeyedTensor's values, its keys in the given order: sharded tables answer in the order of their plan."""
+    if embedded.keys() == keys:
+        values: Tensor = embedded.values()
+        return values
+    parts = embedded.to_dict()
+    return torch.cat([parts[key] for key in keys], dim=1)
 
 
 def _recency(histories: Lists) -> Tensor:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,10 @@ def load_unsharded(path: Path, module: nn.Module, *, prefix: str) -> None:
         prefix: name of the module within the training model, with a final dot.
     """
     plain = {f"{prefix}{name}": value for name, value in module.state_dict().items()}
-    dcp.load({"model": plain}, checkpoint_id=path, no_dist=True)
+    with warnings.catch_warnings():
+        # What no_dist asks for is announced as if it were an accident.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        dcp.load({"model": plain}, checkpoint_id=path, no_dist=True)
     module.load_state_dict({name.removeprefix(prefix): value for name, value in plain.items()})
 
 

@@ -116,7 +116,9 @@ def _device(choice: str, local_rank: int) -> torch.device:
 
 
 def _threads() -> int:
-    """An even share of the host's cores."""
+    """What the launcher says, or else an even share of the host's cores."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return int(os.environ["OMP_NUM_THREADS"])
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

@@ -53,6 +53,7 @@ def shard(model: nn.Module, config: Config, runtime: Runtime) -> DistributedMode
         constraints=_constraints(config, runtime.device, runtime.world_size),
         storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
     )
+    _place_dense(model, runtime.device)
     group = dist.group.WORLD
     assert group is not None
     plan = planner.collective_plan(model, sharders, group)
@@ -62,11 +63,20 @@ def shard(model: nn.Module, config: Config, runtime: Runtime) -> DistributedMode
         plan=plan,
         sharders=sharders,
         device=runtime.device,
+        # One rank has no gradients to average: DistributedDataParallel would only copy them.
+        init_data_parallel=runtime.world_size > 1,
     )
     if runtime.device.type == "cpu":
         use_pooled_kernels(wrapped)
     initialise_tables(wrapped, seed=config.trainer.seed)
     return wrapped
+
+
+def _place_dense(model: nn.Module, device: torch.device) -> None:
+    """Moves what does not lie on the meta device: the dense network and the objective's constants."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_meta:
+            tensor.data = tensor.data.to(device)
 
 
 def _constraints(config: Config, device: torch.device, world_size: int) -> dict[str, ParameterConstraints]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easq_rec.data.columns import Ragged, RequestColumns
@@ -15,6 +15,7 @@ Entry = tuple[int, list[int]]
 
 entries = st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.lists(st.integers(-9, 9), max_size=3)), max_size=4)
 columns = st.lists(entries, max_size=6)
+few = settings(max_examples=40, deadline=None)
 
 
 def offsets(lengths: list[int]) -> np.ndarray:
@@ -46,6 +47,7 @@ def draw_rows(data: st.DataObject, number: int) -> list[int]:
     return data.draw(st.lists(st.integers(0, number - 1), max_size=8)) if number else []
 
 
+@few
 @given(columns, st.data())
 def test_ragged_take_is_a_selection_of_lists(lists: list[list[Entry]], data: st.DataObject) -> None:
     rows = draw_rows(data, len(lists))
@@ -56,6 +58,7 @@ def test_ragged_take_is_a_selection_of_lists(lists: list[list[Entry]], data: st.
     assert taken.offsets.dtype == taken.lists("tags").offsets.dtype == np.int64
 
 
+@few
 @given(columns, st.data())
 def test_entries_are_the_positions_in_the_children(lists: list[list[Entry]], data: st.DataObject) -> None:
     rows = draw_rows(data, len(lists))
@@ -64,12 +67,14 @@ def test_entries_are_the_positions_in_the_children(lists: list[list[Entry]], dat
     assert ragged(lists).entries(np.array(rows, dtype=np.int64)).tolist() == expected
 
 
+@few
 @given(columns, st.integers(0, 5))
 def test_last_keeps_the_end_of_every_list(lists: list[list[Entry]], limit: int) -> None:
     expected = [entries[len(entries) - min(limit, len(entries)) :] for entries in lists]
     assert unragged(ragged(lists).last(limit)) == expected
 
 
+@few
 @given(columns)
 def test_lengths_and_children(lists: list[list[Entry]]) -> None:
     column = ragged(lists)
@@ -98,6 +103,7 @@ def requests(lists: list[list[Entry]], *, first_id: int = 0) -> RequestColumns:
     )
 
 
+@few
 @given(columns, st.data())
 def test_requests_take(lists: list[list[Entry]], data: st.DataObject) -> None:
     rows = draw_rows(data, len(lists))
@@ -107,6 +113,7 @@ def test_requests_take(lists: list[list[Entry]], data: st.DataObject) -> None:
     assert plain(taken) == [plain(everything)[row] for row in rows]
 
 
+@few
 @given(st.lists(columns, min_size=1, max_size=4))
 def test_requests_concat(parts: list[list[list[Entry]]]) -> None:
     separate = [requests(lists, first_id=100 * number) for number, lists in enumerate(parts)]
@@ -115,6 +122,7 @@ def test_requests_concat(parts: list[list[list[Entry]]]) -> None:
     assert together.timestamp_ms.tolist() == [time for part in separate for time in part.timestamp_ms]
 
 
+@few
 @given(columns)
 def test_blank_has_the_same_columns_and_says_nothing(lists: list[list[Entry]]) -> None:
     source = requests(lists)

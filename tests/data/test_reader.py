@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -125,7 +126,7 @@ def test_ranks_share_the_batch_of_a_single_rank(folder: Path, data: st.DataObjec
     assert all(len(part.requests) == batch_size for parts in apart[:-1] for part in parts)
 
 
-@few
+@settings(few, max_examples=10)
 @given(data=st.data())
 def test_time_order_without_shuffle(folder: Path, data: st.DataObject) -> None:
     case = data.draw(cases(folder))
@@ -209,7 +210,7 @@ def test_a_period_is_exact_at_its_borders(tmp_path: Path, statistics: bool, wind
     for row, time in zip(rows, np.repeat(np.arange(10, 20), 2).tolist(), strict=True):
         row["timestamp_ms"] = time
     directory = write_dataset(tmp_path, rows, file_sizes=[7, 5], row_group_sizes=[3], statistics=statistics)
-    for start, end in itertools.combinations(range(8, 23), 2):
+    for start, end in itertools.combinations((8, 10, 11, 13, 16, 19, 20, 22), 2):
         period = Period(start_ms=start, end_ms=end)
         dataset = open_dataset(directory, period=period)
         expected = times_of(rows, period)
@@ -263,11 +264,11 @@ def test_a_dataset_without_requests_has_no_time_line(tmp_path: Path) -> None:
 
 
 def test_a_time_line_of_another_type_is_named(tmp_path: Path) -> None:
-    import pyarrow as pa
-
     for name, dtype in (("text", pa.string()), ("date", pa.timestamp("ms"))):
-        file = write_file(tmp_path / name / "a.parquet", pa.table({"timestamp_ms": pa.array([1], pa.int64()).cast(dtype)}))
-        with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}: .* timestamp_ms; found of type {dtype}".replace("[", r"\[")):
+        table = pa.table({"timestamp_ms": pa.array([1], pa.int64()).cast(dtype)})
+        file = write_file(tmp_path / name / "a.parquet", table)
+        message = re.escape(f"{file}: a dataset needs an integer column timestamp_ms; found of type {dtype}")
+        with pytest.raises(ValueError, match=f"^{message}"):
             time_line(tmp_path / name)
     file = write_file(tmp_path / "none" / "a.parquet", pa.table({"time": [1]}))
     with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}: .* timestamp_ms; found none among \['time'\]"):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.worker_equivalence import STEPS, cases
+from tests.distributed.worker_equivalence import SHARDINGS, STEPS, cases
 
 pytestmark = pytest.mark.distributed
 
@@ -67,6 +67,8 @@ def test_two_ranks_equal_one(results: dict[int, Results], case: str) -> None:
         assert_same(found["losses"], expected["losses"], f"step {step}: loss", 1e-5)
         assert_same(found["gradients"], expected["gradients"], f"step {step}: gradient of", 1e-5)
         assert_same(found["parameters"], expected["parameters"], f"step {step}: parameter", 1e-5)
+        assert_same(found["moments"], expected["moments"], f"step {step}: moment of", 1e-6)
+        assert sum(bool((moment > 0).any()) for moment in found["moments"].values()) == len(two["shards"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -92,18 +94,14 @@ def test_the_cases_are_what_they_say(results: dict[int, Results], case: str) -> 
 
 def test_tables_are_really_split(results: dict[int, Results]) -> None:
     """The plan is the forced one, and row- and column-wise tables have shards beyond the first row or column."""
-    found = results[2]["easq, shared"]
-    plan = {table: (kind, ranks) for table, kind, ranks in found["plan"]}
-    assert plan["video"] == ("row_wise", "0,1")
-    assert plan["tag"][0] == "column_wise"
-    assert plan["region"][0] == "column_wise"
-    assert plan["user"][0] == "table_wise"
-    assert plan["device"][0] == "table_column_wise"
-    assert found["shards"]["video"] == [[0, 0], [32, 0]]
-    assert found["shards"]["tag"] == [[0, 0], [0, 128]]
-    found = results[2]["easq, sharded by columns"]
-    for table in ("user", "video", "author"):
-        assert found["shards"][table] == [[0, 0], [0, 128]]
-    assert {ranks for _, _, ranks in found["plan"]} >= {"0,1"}
+    for case, sharding, split in (
+        ("easq, shared", "rows", {"video": [[0, 0], [32, 0]], "tag": [[0, 0], [0, 128]]}),
+        ("easq, sharded by columns", "columns", {"author": [[0, 0], [4, 0]], "user": [[0, 0], [0, 128]]}),
+    ):
+        found = results[2][case]
+        plan = {table: kind for table, kind, _ in found["plan"]}
+        assert plan == SHARDINGS[sharding]
+        for table, offsets in split.items():
+            assert found["shards"][table] == offsets
     # Not everything lies on one rank, in any plan.
     assert all(len({ranks for _, _, ranks in result["plan"]}) > 1 for result in results[2].values())

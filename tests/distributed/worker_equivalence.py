@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,16 +54,26 @@ def configs() -> dict[str, Config]:
     return {"easq": easq, "paper": paper, "slate_softmax": dataclasses.replace(easq, losses=slate)}
 
 
+# Types take turns among the user's tables, since sharded ones answer in the order of their plan, not of the schema.
 SHARDINGS = {
     "rows": {
         "user": "table_wise",
-        "region": "column_wise",
-        "device": "table_column_wise",
+        "age_group": "column_wise",
+        "region": "table_wise",
+        "device": "column_wise",
         "video": "row_wise",
         "author": "table_wise",
         "tag": "column_wise",
     },
-    "columns": {"user": "column_wise", "video": "column_wise", "author": "column_wise", "tag": "table_wise"},
+    "columns": {
+        "user": "table_column_wise",
+        "age_group": "table_wise",
+        "region": "table_column_wise",
+        "device": "column_wise",
+        "video": "column_wise",
+        "author": "row_wise",
+        "tag": "table_wise",
+    },
     "planner": {},
 }
 """Every kind of sharding that is offered on CPU."""
@@ -70,17 +81,27 @@ SHARDINGS = {
 
 def sharded_by(config: Config, name: str) -> Config:
     """The config with a way of sharding, and tables wide enough for it to split them."""
-    wide = {"tag"} if name == "rows" else {"user", "age_group", "region", "device", "video", "author"}
+    wide = {"rows": {"tag"}, "columns": {"user", "age_group", "region", "device", "video", "author"}, "planner": set()}
     tables = tuple(
-        dataclasses.replace(table, dim=WIDE) if name != "planner" and table.name in wide else table
-        for table in config.schema.tables
+        dataclasses.replace(table, dim=WIDE) if table.name in wide[name] else table for table in config.schema.tables
     )
     return dataclasses.replace(
         config,
         schema=dataclasses.replace(config.schema, tables=tables),
         sharding=Sharding(types=SHARDINGS[name]),
-        optim=Optim(table_lr=0.02, dense_lr=1e-2, warmup_steps=2, weight_decay=0.1),
+        optim=Optim(table_lr=0.005, dense_lr=1e-2, warmup_steps=2, weight_decay=0.1),
     )
+
+
+def on_one_rank(config: Config) -> Config:
+    """The reference's sharding: none, but for the column splits.
+
+    Row-wise Adagrad keeps one moment per row and shard. So a split between columns is part of its arithmetic, and the
+    reference must make the same one, on its single rank.
+    """
+    widths = {table.name: table.dim for table in config.schema.tables}
+    split = {name: kind for name, kind in config.sharding.types.items() if "column" in kind and widths[name] >= WIDE}
+    return dataclasses.replace(config, sharding=Sharding(types=split))
 
 
 def cases() -> dict[str, Case]:
@@ -128,7 +149,8 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
 
 def run(case: Case, runtime: Runtime) -> dict[str, object]:
     """What there is to compare, after every step."""
-    config, ranks = case.config, ProcessGroupRanks(runtime.world_size)
+    ranks = ProcessGroupRanks(runtime.world_size)
+    config = case.config if runtime.world_size > 1 else on_one_rank(case.config)
     torch.manual_seed(0)
     model = TrainingModel(config, torch.device("meta"), ranks)
     excite(model.ranker.network)
@@ -149,25 +171,53 @@ def run(case: Case, runtime: Runtime) -> dict[str, object]:
         parts = {name: ranks.sum(getattr(output, f"loss_{name}")) for name in ("main", "satisfaction", "dpo", "dense")}
         parts["whole"] = ranks.sum(output.loss.detach() / runtime.world_size)
         pairs = {"main": output.pairs_main, "answered": output.pairs_answered}
-        steps.append({"losses": parts, "pairs": pairs, "gradients": gradients, "parameters": parameters(wrapped)})
+        steps.append(
+            {
+                "losses": parts,
+                "pairs": pairs,
+                "gradients": gradients,
+                "parameters": parameters(wrapped),
+                "moments": moments(wrapped),
+            }
+        )
     return {"initial": initial, "steps": steps, "plan": plan_table(wrapped), "shards": shards(wrapped)}
 
 
 def parameters(model: DistributedModelParallel) -> dict[str, Tensor]:
-    """All dense parameters, and the tables put together from the shards of all ranks."""
-    values = {}
-    for name, value in model.state_dict().items():
-        if isinstance(value, ShardedTensor):
-            mine = [(shard.metadata.shard_offsets, shard.tensor) for shard in value.local_shards()]
-            parts: list[list[tuple[list[int], Tensor]]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, mine)
-            table = torch.full(tuple(value.size()), float("nan"))
-            for (row, column), part in itertools.chain(*parts):
-                table[row : row + part.shape[0], column : column + part.shape[1]] = part
-            values[name] = table
-        else:
-            values[name] = value.detach().clone()
-    return values
+    """All dense parameters and all whole tables."""
+    values = model.state_dict()
+    tables = {name: value for name, value in values.items() if isinstance(value, ShardedTensor)}
+    dense = {name: value.detach().clone() for name, value in values.items() if name not in tables}
+    return dense | whole(tables)
+
+
+def moments(model: DistributedModelParallel) -> dict[str, Tensor]:
+    """Row-wise Adagrad's state as a size of gradients: the weights alone would not show that these are scaled."""
+    states = model.fused_optimizer.state_dict()["state"].values()
+    found = {
+        name: value
+        for state in states
+        for name, value in state.items()
+        if isinstance(value, ShardedTensor) and "momentum" in name
+    }
+    return {name: value.sqrt() for name, value in whole(found).items()}
+
+
+def whole(tensors: dict[str, ShardedTensor]) -> dict[str, Tensor]:
+    """Tensors put together from the shards of all ranks, some of which may know nothing of a tensor."""
+    mine = {
+        name: (tuple(value.size()), [(part.metadata.shard_offsets, part.tensor) for part in value.local_shards()])
+        for name, value in tensors.items()
+    }
+    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    found: dict[str, Tensor] = {}
+    for name, (size, parts) in itertools.chain(*(rank.items() for rank in everyone)):
+        tensor = found.setdefault(name, torch.full(size, float("nan")))
+        for offsets, part in parts:
+            place = tuple(slice(first, first + width) for first, width in zip(offsets, part.shape, strict=True))
+            tensor[place] = part
+    return found
 
 
 def shards(model: DistributedModelParallel) -> dict[str, list[list[int]]]:

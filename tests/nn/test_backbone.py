@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from easq_rec.config import Config
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -276,6 +277,21 @@ def test_stream_alone_equals_the_stream_beside_replayed_requests() -> None:
     assert alone.candidates.total == 3 and everything.candidates.total == 13
     torch.testing.assert_close(alone.main.score_N, everything.main.score_N[:3])
     torch.testing.assert_close(alone.reference.score_N, everything.reference.score_N[:3])
+
+
+def test_the_order_in_which_tables_answer_does_not_matter() -> None:
+    """Sharded tables return their features in the order of the plan, which differs between runs: keys decide."""
+    config = small_config("paper")
+    ranker = build(config).eval()
+    _, batch, _ = requests_and_answers(config, [1, 0, 3], [2, 1, 4], 1)
+    user, sequence, candidate = ranker.embeddings(batch)
+    keys = sorted(user.keys(), reverse=True)
+    assert keys != user.keys()
+    shuffled = KeyedTensor(keys, [config.schema.tables[0].dim] * len(keys), torch.cat([user[key] for key in keys], 1))
+    expected = ranker.network(user, sequence, candidate, batch)
+    found = ranker.network(shuffled, sequence, candidate, batch)
+    torch.testing.assert_close(found.main.score_N, expected.main.score_N, rtol=0, atol=0)
+    torch.testing.assert_close(found.reference.score_N, expected.reference.score_N, rtol=0, atol=0)
 
 
 def test_a_candidate_is_blind_to_the_others() -> None:

@@ -1,0 +1,135 @@
+"""Attention under the block mask: request tokens see request tokens, a candidate sees them and itself.
+
+A candidate's softmax over S request keys and its own key is a gate between two things: with L the log-sum-exp of its
+request logits and o its own logit, the own share is a = sigmoid(o - L), and the result is (1 - a) times the softmax
+mixture over the request tokens plus a times its own value. So all queries share one product with the request keys.
+
+Legend: R requests, S request tokens, C candidates, Q queries (S + C, or C alone), T = S + C, D width, G heads,
+E = D / G.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def attend(
+    query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R11S: Tensor | None, heads: int
+) -> Tensor:
+    """Mixed values, (R, Q, D).
+
+    Args:
+        query_RQD: of all T tokens, or of the candidates alone, which come last.
+        requests: S.
+        bias_R11S: 0, or -inf at the padding of the request tokens; None: no padding.
+    """
+    if query_RQD.device.type == "cpu" and query_RQD.dtype == torch.float32:
+        mixed: Tensor = _HostAttention.apply(query_RQD, key_RTD, value_RTD, requests, bias_R11S, heads)
+        return mixed
+    return attend_reference(query_RQD, key_RTD, value_RTD, requests, bias_R11S, heads)
+
+
+def attend_reference(
+    query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R11S: Tensor | None, heads: int
+) -> Tensor:
+    """`attend` in plain operators: what runs on GPUs and in low precision, and what the CPU form is held to."""
+    key, value = _heads(key_RTD, heads), _heads(value_RTD, heads)
+    query = _heads(query_RQD, heads) * (query_RQD.shape[-1] // heads) ** -0.5
+    first = query.shape[2] - (key.shape[2] - requests)
+    logit_RGQS = query @ key[:, :, :requests].transpose(2, 3)
+    if bias_R11S is not None:
+        logit_RGQS = logit_RGQS + bias_R11S
+    own_RGC1 = (query[:, :, first:] * key[:, :, requests:]).sum(-1, keepdim=True)
+    share_RGCS1 = torch.cat([logit_RGQS[:, :, first:], own_RGC1], dim=-1).softmax(-1).to(value.dtype)
+    request_value = value[:, :, :requests]
+    mixed = share_RGCS1[..., :-1] @ request_value + share_RGCS1[..., -1:] * value[:, :, requests:]
+    if first:
+        share_RGSS = logit_RGQS[:, :, :first].softmax(-1).to(value.dtype)
+        mixed = torch.cat([share_RGSS @ request_value, mixed], dim=2)
+    return mixed.transpose(1, 2).reshape(query_RQD.shape)
+
+
+class _HostAttention(torch.autograd.Function):
+    """`attend` with its gradients written out, head by head.
+
+    On CPU most of the time of the plain form goes into rearranging heads for the batched products and into the extra
+    column. A head is a strided view that the products take as it is, and the gate does away with the column.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, requests: int, bias: Tensor | None, heads: int
+    ) -> Tensor:
+        scale = (query.shape[-1] // heads) ** -0.5
+        first = query.shape[1] - (key.shape[1] - requests)
+        query = query * scale
+        share = query.new_empty(heads, query.shape[0], query.shape[1], requests)
+        for g, (q, k) in enumerate(zip(_split(query, heads), _split(key[:, :requests], heads), strict=True)):
+            torch.bmm(q, k.transpose(1, 2), out=share[g])
+        if bias is not None:
+            share += bias[:, 0]
+        peak_GRC1 = share[:, :, first:].amax(-1, keepdim=True)
+        share = share.softmax(-1)
+        mixed = torch.empty_like(query)
+        for g, (v, out) in enumerate(zip(_split(value[:, :requests], heads), _split(mixed, heads), strict=True)):
+            out.copy_(torch.bmm(share[g], v))
+        # log-sum-exp of the request logits: the largest logit less the logarithm of its share, which is at least 1 / S.
+        total_GRC1 = peak_GRC1 - share[:, :, first:].amax(-1, keepdim=True).log()
+        own_key, own_value = key[:, requests:], value[:, requests:]
+        own_RCG = (query[:, first:] * own_key).unflatten(-1, (heads, -1)).sum(-1)
+        gate_RCG1 = torch.sigmoid(own_RCG - total_GRC1.squeeze(-1).permute(1, 2, 0))[..., None]
+        from_requests = mixed[:, first:].clone()
+        difference = (own_value - from_requests).unflatten(-1, (heads, -1))
+        mixed[:, first:] += (gate_RCG1 * difference).flatten(-2)
+        ctx.save_for_backward(query, key, value, share, gate_RCG1, from_requests)
+        ctx.requests, ctx.heads, ctx.first, ctx.scale = requests, heads, first, scale
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        query, key, value, share, gate_RCG1, from_requests = ctx.saved_tensors
+        requests, heads, first = ctx.requests, ctx.heads, ctx.first
+        grad = grads[0].clone()
+        own_key, own_value = key[:, requests:], value[:, requests:]
+        grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
+        # The gate: towards the own value and logit, and away from the log-sum-exp of the requests.
+        out_RCGE = grad[:, first:].unflatten(-1, (heads, -1))
+        towards = (out_RCGE * (own_value - from_requests).unflatten(-1, (heads, -1))).sum(-1, keepdim=True)
+        grad_own = gate_RCG1 * (1 - gate_RCG1) * towards
+        grad_value[:, requests:] = (gate_RCG1 * out_RCGE).flatten(-2)
+        grad[:, first:] = ((1 - gate_RCG1) * out_RCGE).flatten(-2)
+        q_own = query[:, first:].unflatten(-1, (heads, -1))
+        grad_key[:, requests:] = (grad_own * q_own).flatten(-2)
+        grad_total_GRC1 = -grad_own.permute(2, 0, 1, 3)
+        for g, (q, k, v, out, dq, dk, dv) in enumerate(
+            zip(
+                *(
+                    _split(tensor, heads)
+                    for tensor in (
+                        query, key[:, :requests], value[:, :requests], grad,
+                        grad_query, grad_key[:, :requests], grad_value[:, :requests],
+                    )
+                ),
+                strict=True,
+            )
+        ):  # fmt: skip
+            dv.copy_(torch.bmm(share[g].transpose(1, 2), out))
+            logit = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), share[g], -1, share.dtype)
+            logit[:, first:].addcmul_(share[g][:, first:], grad_total_GRC1[g])
+            dq.copy_(torch.bmm(logit, k))
+            dk.copy_(torch.bmm(logit.transpose(1, 2), q))
+        grad_query[:, first:] += (grad_own * own_key.unflatten(-1, (heads, -1))).flatten(-2)
+        return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
+
+
+def _heads(x_RTD: Tensor, heads: int) -> Tensor:
+    """(R, T, D) to (R, G, T, E)."""
+    return x_RTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _split(x_RTD: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """A view (R, T, E) per head."""
+    return x_RTD.chunk(heads, dim=-1)

@@ -1,0 +1,216 @@
+"""Batches and the states between them: a checkpoint goes on exactly where it was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from easq_rec.config import Replay
+from easq_rec.data.batch import RequestBatch
+from easq_rec.data.columns import RequestColumns
+from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.loader import LoaderState, TrainLoader
+from easq_rec.data.reader import Position, RequestReader
+from easq_rec.data.replay import AnswerReplay, ReplayState
+from tests.data.builders import (
+    SCHEMA,
+    arrow_schema,
+    make_answers,
+    make_rows,
+    open_dataset,
+    read_answers,
+    write_dataset,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """23 requests, 6 of them answered."""
+
+    requests: RequestDataset
+    answers: RequestColumns | None
+
+    def loader(
+        self, *, aligned: bool = True, shuffle: bool = True, rank: int = 0, world_size: int = 1, max_replays: int = 7
+    ) -> TrainLoader:
+        """A loader as a new process would build it."""
+        window = 2 if shuffle else None
+        reader = RequestReader(
+            self.requests, batch_size=4, rank=rank, world_size=world_size, shuffle_row_groups=window, seed=3
+        )
+        replay = None
+        if aligned:
+            config = Replay(answers_per_step=2, max_replays=max_replays)
+            replay = AnswerReplay(
+                self.answers, config, until_ms=2**62, rankable=(0, 2), seed=3, rank=rank, world_size=world_size
+            )
+        return TrainLoader(SCHEMA, reader, replay)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("loader")
+    rng = np.random.default_rng(0)
+    rows = make_rows(rng, 23)
+    answered = make_answers(rng, rows[::4])
+    requests = write_dataset(folder / "requests", rows, file_sizes=[9], row_group_sizes=[4, 2])
+    answers = write_dataset(folder / "answers", answered, schema=arrow_schema(answers=True))
+    return Data(open_dataset(requests), read_answers(answers))
+
+
+def restored(state: LoaderState) -> LoaderState:
+    """Through a checkpoint."""
+    return LoaderState.from_dict(json.loads(json.dumps(state.to_dict())))
+
+
+def assert_same_batch(batch: RequestBatch, other: RequestBatch) -> None:
+    """Bitwise, keys included."""
+    for field in dataclasses.fields(batch):
+        one, two = getattr(batch, field.name), getattr(other, field.name)
+        if isinstance(one, KeyedJaggedTensor):
+            assert one.keys() == two.keys()
+            assert torch.equal(one.values(), two.values()) and torch.equal(one.lengths(), two.lengths()), field.name
+        elif isinstance(one, Tensor):
+            assert torch.equal(one, two), field.name
+        elif field.name == "keys":
+            for key in dataclasses.fields(one):
+                assert getattr(one, key.name).tolist() == getattr(two, key.name).tolist(), key.name
+        else:
+            assert one == two, field.name
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 3), (2, 3)])
+def test_every_state_resumes_the_same_batches(data: Data, shuffle: bool, rank: int, world_size: int) -> None:
+    steps = 15  # two epochs and a half of 6 steps, or seven and a half of 2
+
+    def loader() -> TrainLoader:
+        return data.loader(shuffle=shuffle, rank=rank, world_size=world_size)
+
+    first = loader()
+    start = first.start()
+    whole = list(first.batches(start, steps=steps))
+    assert len(whole) == steps and whole[-1][1].position.epoch >= 2
+    assert sum(batch.answered_A.numel() for batch, _ in whole) > 0
+    for stop, state in enumerate([start, *(state for _, state in whole)]):
+        rest = list(loader().batches(restored(state), steps=steps - stop))
+        assert len(rest) == steps - stop
+        for (batch, after), (other, other_after) in zip(whole[stop:], rest, strict=True):
+            assert_same_batch(batch, other)
+            assert after.to_dict() == other_after.to_dict()
+
+
+def test_a_state_does_not_change_when_the_loader_goes_on(data: Data) -> None:
+    loader = data.loader()
+    seen: list[tuple[LoaderState, dict[str, object]]] = []
+    for _, state in loader.batches(loader.start(), steps=10):
+        seen.append((state, state.to_dict()))
+    assert all(state.to_dict() == written for state, written in seen)
+    assert len({json.dumps(written) for _, written in seen}) == 10
+
+
+def test_the_same_loader_starts_again_from_an_earlier_state(data: Data) -> None:
+    """As after an evaluation or a rewind; the abandoned iterator read ahead."""
+    loader = data.loader()
+    start = loader.start()
+    whole = list(loader.batches(start, steps=8))
+    ahead = list(islice(loader.batches(start, steps=8), 5))
+    rest = loader.batches(ahead[2][1], steps=5)
+    for (batch, _), (other, _) in zip(whole[3:], rest, strict=True):
+        assert_same_batch(batch, other)
+
+
+def test_all_ranks_are_in_the_same_state(data: Data) -> None:
+    ranks = [data.loader(rank=rank, world_size=3) for rank in range(3)]
+    for step in zip(*(loader.batches(loader.start(), steps=8) for loader in ranks), strict=True):
+        assert len({json.dumps(state.to_dict()) for _, state in step}) == 1
+
+
+def test_another_world_size_goes_on_with_the_requests(data: Data) -> None:
+    """Whatever the ranks: each request once per epoch, and no answer more often than allowed."""
+
+    def stream(batches: Iterator[tuple[RequestBatch, LoaderState]]) -> list[tuple[list[int], LoaderState]]:
+        return [(batch.keys.request_id_R[: batch.stream.requests].tolist(), state) for batch, state in batches]
+
+    single = data.loader()
+    before = stream(single.batches(single.start(), steps=3))
+    ranks = [data.loader(rank=rank, world_size=2) for rank in range(2)]
+    after = [stream(loader.batches(restored(before[-1][1]), steps=2)) for loader in ranks]
+    ids = [id_ for part in (before, *after) for ids, _ in part for id_ in ids]
+    assert sorted(ids) == list(range(23))
+
+
+def test_the_clock_admits_answers_as_the_stream_passes_them(data: Data) -> None:
+    assert data.answers is not None
+    times = data.answers.candidates.column("answered_at_ms")
+    answers = data.answers.candidates.column("answer")
+    due = times[np.isin(answers, (0, 2))]
+    loader = data.loader(shuffle=False, max_replays=1_000)
+    clock = 0
+    for batch, state in loader.batches(loader.start(), steps=6):
+        stamps = data.requests.read_all().timestamp_ms  # type: ignore[union-attr]
+        stream = batch.keys.request_id_R[: batch.stream.requests]
+        clock = max(clock, int(stamps[stream].max()))
+        assert state.clock_ms == clock
+        assert state.replay.admitted == (due <= clock).sum()
+        assert batch.answered_A.numel() == min(2, (due <= clock).sum())
+    assert state.replay.admitted > 0
+
+
+def test_the_clock_does_not_go_back_in_the_next_epoch(data: Data) -> None:
+    loader = data.loader(shuffle=False)
+    states = [state for _, state in loader.batches(loader.start(), steps=14)]
+    clocks = [state.clock_ms for state in states]
+    assert clocks == sorted(clocks) and clocks[5] == clocks[13]
+    assert states[5].position == Position(epoch=0, requests=23)
+    assert states[6].position == Position(epoch=1, requests=4)
+
+
+def test_a_run_without_alignment_has_no_answers(data: Data) -> None:
+    loader = data.loader(aligned=False)
+    batches = list(loader.batches(loader.start(), steps=7))
+    assert [batch.stream == batch.total for batch, _ in batches] == [True] * 7
+    assert all(state.replay.replays.size == 0 and state.replay.draws == 0 for _, state in batches)
+    (batch, _), *_ = loader.batches(restored(batches[2][1]), steps=4)
+    assert_same_batch(batch, batches[3][0])
+
+
+def test_no_steps_no_batches(data: Data) -> None:
+    loader = data.loader()
+    assert list(loader.batches(loader.start(), steps=0)) == []
+
+
+def test_the_state_survives_json() -> None:
+    state = LoaderState(
+        position=Position(epoch=3, requests=2**40),
+        clock_ms=1_700_000_000_123,
+        replay=ReplayState(admitted=2, draws=17, replays=np.array([5, 0, 1], np.int32)),
+    )
+    back = restored(state)
+    assert (back.position, back.clock_ms) == (state.position, state.clock_ms)
+    assert (back.replay.admitted, back.replay.draws) == (2, 17)
+    assert back.replay.replays.dtype == np.int32 and back.replay.replays.tolist() == [5, 0, 1]
+    assert restored(LoaderState()).to_dict() == LoaderState().to_dict()
+
+
+@pytest.mark.parametrize("known", [0, 1, 100])
+def test_a_checkpoint_of_other_answers_is_refused(data: Data, known: int) -> None:
+    loader = data.loader()
+    state = LoaderState(replay=ReplayState(replays=np.zeros(known, np.int32)))
+    with pytest.raises(ValueError, match=rf"checkpoint knows {known} answers, the dataset holds \d+"):
+        next(loader.batches(state, steps=1))
+
+
+def test_a_checkpoint_of_more_requests_is_refused(data: Data) -> None:
+    loader = data.loader()
+    state = dataclasses.replace(loader.start(), position=Position(epoch=1, requests=24))
+    with pytest.raises(ValueError, match="24 requests of an epoch that has 23"):
+        next(loader.batches(state, steps=1))

@@ -1,0 +1,268 @@
+"""Answer replay: what is admitted when, what is drawn how often, and that ranks share one draw."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from easq_rec.config import Replay
+from easq_rec.data.batch import Answers
+from easq_rec.data.columns import RequestColumns
+from easq_rec.data.replay import AnswerReplay, ReplayState
+from tests.data.builders import Row, answer_row, arrow_schema, ids, make_rows, read_answers, write_dataset
+
+Key = tuple[int, int]
+"""(request_id, candidate number) of an answer."""
+
+NEVER = 2**62
+REPLIES: list[dict[int, tuple[int, int]]] = [
+    {0: (2, 500), 2: (0, 300)},
+    {1: (1, 200)},
+    {0: (0, 400), 1: (1, 100), 2: (2, 400)},
+    {},
+    {2: (2, 600)},
+]
+"""Per request, candidate -> (answer, milliseconds after the time of the first request)."""
+START = 1_000_000
+
+
+def answered_rows(replies: list[dict[int, tuple[int, int]]]) -> list[Row]:
+    """Requests of three candidates, at `START` and a millisecond apart."""
+    rng = np.random.default_rng(0)
+    rows = make_rows(rng, len(replies), first_id=10)
+    answered = []
+    for index, (row, reply) in enumerate(zip(rows, replies, strict=True)):
+        row["timestamp_ms"] = START + index
+        row["candidates"] = [{**row["candidates"][0], "video_id": number} for number in range(3)]
+        answers = {number: (code, START + delay) for number, (code, delay) in reply.items()}
+        answered.append(answer_row(rng, row, answers))
+    return answered
+
+
+def read(directory: Path, rows: list[Row]) -> RequestColumns | None:
+    schema = arrow_schema(answers=True)
+    return read_answers(write_dataset(directory, rows, schema=schema, file_sizes=[2], row_group_sizes=[1]))
+
+
+@pytest.fixture(scope="session")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> RequestColumns:
+    columns = read(tmp_path_factory.mktemp("answers"), answered_rows(REPLIES))
+    assert columns is not None
+    return columns
+
+
+def replay_of(
+    requests: RequestColumns | None,
+    config: Replay,
+    *,
+    until_ms: int = NEVER,
+    rankable: tuple[int, ...] = (0, 2),
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> AnswerReplay:
+    return AnswerReplay(
+        requests, config, until_ms=until_ms, rankable=rankable, seed=seed, rank=rank, world_size=world_size
+    )
+
+
+def keys(answers: Answers | None) -> list[Key]:
+    """What was drawn, by way of the item of the candidate it points to."""
+    if answers is None:
+        return []
+    requests, drawn = ids(answers.requests), []
+    for request, candidate in zip(answers.request_A.tolist(), answers.candidate_A.tolist(), strict=True):
+        entry = answers.requests.candidates.offsets[request] + candidate
+        assert answers.requests.candidates.column("video_id")[entry] == candidate
+        drawn.append((requests[request], candidate))
+    return drawn
+
+
+def codes(answers: Answers | None) -> list[int]:
+    return answers.answer_A.tolist() if answers is not None else []
+
+
+ALL = Replay(answers_per_step=100)
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "rankable", "expected"),
+    [
+        (99, (0, 1, 2), []),
+        (100, (0, 1, 2), [(12, 1)]),
+        (299, (0, 2), []),
+        (300, (0, 2), [(10, 2)]),
+        (399, (0, 2), [(10, 2)]),
+        (400, (0, 2), [(10, 2), (12, 0), (12, 2)]),
+        (599, (0, 2), [(10, 0), (10, 2), (12, 0), (12, 2)]),
+        (600, (0, 2), [(10, 0), (10, 2), (12, 0), (12, 2), (14, 2)]),
+        (600, (0, 1, 2), [(10, 0), (10, 2), (11, 1), (12, 0), (12, 1), (12, 2), (14, 2)]),
+        (600, (1,), [(11, 1), (12, 1)]),
+    ],
+)
+def test_an_answer_is_admitted_when_the_clock_has_reached_it(
+    answered: RequestColumns, after_ms: int, rankable: tuple[int, ...], expected: list[Key]
+) -> None:
+    drawn = replay_of(answered, ALL, rankable=rankable).draw(START + after_ms)
+    assert sorted(keys(drawn)) == expected
+    assert sorted(zip(keys(drawn), codes(drawn), strict=True)) == [
+        ((request, candidate), REPLIES[request - 10][candidate][0]) for request, candidate in expected
+    ]
+
+
+def test_a_draw_lists_its_answers_request_by_request(answered: RequestColumns) -> None:
+    drawn = replay_of(answered, ALL, rankable=(0, 1, 2)).draw(NEVER)
+    assert drawn is not None
+    assert drawn.request_A.tolist() == sorted(drawn.request_A.tolist()) == [0, 0, 1, 2, 2, 2, 3]
+    assert ids(drawn.requests) == [10, 11, 12, 14], "each request once, and none without an answer"
+
+
+def test_answers_from_the_held_out_period_do_not_exist(answered: RequestColumns) -> None:
+    for until_ms, expected in ((300, []), (301, [(10, 2)]), (401, [(10, 2), (12, 0), (12, 2)])):
+        replay = replay_of(answered, ALL, until_ms=START + until_ms)
+        assert len(replay) == len(expected)
+        assert sorted(keys(replay.draw(NEVER))) == expected
+
+
+def test_a_clock_that_goes_back_takes_nothing_away(answered: RequestColumns) -> None:
+    replay = replay_of(answered, ALL)
+    assert len(keys(replay.draw(START + 400))) == 3
+    assert len(keys(replay.draw(START))) == 3
+
+
+def test_capacity_keeps_the_most_recent_answers(answered: RequestColumns) -> None:
+    replay = replay_of(answered, dataclasses.replace(ALL, capacity=2))
+    assert sorted(keys(replay.draw(START + 300))) == [(10, 2)]
+    assert sorted(keys(replay.draw(START + 400))) == [(12, 0), (12, 2)]
+    assert sorted(keys(replay.draw(START + 500))) == [(10, 0), (12, 2)]
+    assert sorted(keys(replay.draw(START + 600))) == [(10, 0), (14, 2)]
+
+
+def test_no_answer_is_replayed_more_often_than_allowed(answered: RequestColumns) -> None:
+    replay = replay_of(answered, Replay(answers_per_step=2, max_replays=3))
+    draws = [keys(replay.draw(NEVER)) for _ in range(12)]
+    assert all(len(set(draw)) == len(draw) for draw in draws), "an answer is at most once in a draw"
+    counts = Counter(key for draw in draws for key in draw)
+    assert set(counts) == {(10, 0), (10, 2), (12, 0), (12, 2), (14, 2)} and max(counts.values()) == 3
+    # 15 replays are allowed; those that one answer has left over at the end still come, one a draw.
+    assert sum(counts.values()) == 15 == replay.state.replays.sum()
+    assert replay.draw(NEVER) is None
+
+
+def test_draws_are_spread_over_the_answers(answered: RequestColumns) -> None:
+    replay = replay_of(answered, Replay(answers_per_step=2))
+    counts = Counter(key for _ in range(300) for key in keys(replay.draw(NEVER)))
+    assert len(counts) == 5
+    # Binomial with mean 120 and standard deviation 8.5.
+    assert all(80 < count < 160 for count in counts.values())
+
+
+def test_the_draws_are_a_function_of_the_seed(answered: RequestColumns) -> None:
+    def draws(seed: int) -> list[list[Key]]:
+        replay = replay_of(answered, Replay(answers_per_step=2), seed=seed)
+        return [keys(replay.draw(NEVER)) for _ in range(10)]
+
+    assert draws(0) == draws(0)
+    assert draws(0) != draws(1)
+
+
+replies = st.lists(
+    st.dictionaries(st.integers(0, 2), st.tuples(st.integers(0, 2), st.integers(10, 40)), max_size=3),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    replies=replies,
+    per_rank=st.integers(1, 3),
+    world_size=st.integers(1, 4),
+    max_replays=st.integers(1, 4),
+    clocks=st.lists(st.integers(0, 50), min_size=1, max_size=6),
+)
+def test_ranks_share_the_draw_of_a_single_rank(
+    tmp_path_factory: pytest.TempPathFactory,
+    replies: list[dict[int, tuple[int, int]]],
+    per_rank: int,
+    world_size: int,
+    max_replays: int,
+    clocks: list[int],
+) -> None:
+    requests = read(tmp_path_factory.mktemp("replay"), answered_rows(replies))
+    config = Replay(answers_per_step=per_rank, max_replays=max_replays)
+    whole = replay_of(requests, dataclasses.replace(config, answers_per_step=per_rank * world_size))
+    ranks = [replay_of(requests, config, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for clock in clocks:
+        together = whole.draw(START + clock)
+        parts = [rank.draw(START + clock) for rank in ranks]
+        assert [key for part in parts for key in keys(part)] == keys(together)
+        assert [code for part in parts for code in codes(part)] == codes(together)
+        lengths = [len(keys(part)) for part in parts]
+        assert max(lengths) <= per_rank and max(lengths) - min(lengths) <= 1
+        for rank in ranks:
+            assert_same(rank.state, whole.state)
+
+
+def assert_same(state: ReplayState, other: ReplayState) -> None:
+    assert (state.admitted, state.draws) == (other.admitted, other.draws)
+    assert state.replays.tolist() == other.replays.tolist()
+
+
+def test_a_restored_state_goes_on_with_the_same_draws(answered: RequestColumns) -> None:
+    config = Replay(answers_per_step=2, max_replays=5)
+    clocks = [START + 100 * step for step in range(2, 12)]
+    replay = replay_of(answered, config)
+    states, draws = [replay.state], []
+    for clock in clocks:
+        draws.append(keys(replay.draw(clock)))
+        states.append(replay.state)
+    assert sum(map(len, draws)) > 10
+    for stop, state in enumerate(states):
+        other = replay_of(answered, config)
+        other.state = state
+        assert [keys(other.draw(clock)) for clock in clocks[stop:]] == draws[stop:]
+        assert_same(other.state, states[-1])
+
+
+def test_a_draw_leaves_earlier_states_as_they_were(answered: RequestColumns) -> None:
+    replay = replay_of(answered, ALL)
+    before = replay.state
+    replay.draw(NEVER)
+    assert before.draws == 0 and before.replays.tolist() == [0] * 5
+    assert replay.state.replays.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(("time", "shown"), [(START - 1, str(START - 1)), (None, "null")])
+def test_an_answer_before_its_request_is_an_error(tmp_path: Path, time: int | None, shown: str) -> None:
+    rows = answered_rows(REPLIES)
+    rows[2]["candidates"][1]["answered_at_ms"] = time
+    requests = read(tmp_path, rows)
+    message = f"request_id 12: answered_at_ms is {shown}, expected a time at or after the request's {START + 2}"
+    with pytest.raises(ValueError, match=message):
+        replay_of(requests, ALL)
+
+
+def test_a_time_without_an_answer_says_nothing(tmp_path: Path) -> None:
+    rows = answered_rows([{}, {0: (2, 5)}])
+    rows[0]["candidates"][1]["answered_at_ms"] = 7
+    assert keys(replay_of(read(tmp_path, rows), ALL).draw(NEVER)) == [(11, 0)]
+
+
+def test_an_answer_in_the_moment_of_its_request_is_none_too_early(tmp_path: Path) -> None:
+    requests = read(tmp_path, answered_rows([{}, {0: (2, 1)}]))
+    assert keys(replay_of(requests, ALL).draw(START + 1)) == [(11, 0)]
+
+
+def test_no_answers(tmp_path: Path) -> None:
+    for requests in (None, read(tmp_path, answered_rows([{}, {}]))):
+        replay = replay_of(requests, ALL)
+        assert len(replay) == 0
+        assert [replay.draw(NEVER) for _ in range(3)] == [None] * 3
+        assert replay.state.draws == 3 and replay.state.replays.tolist() == []

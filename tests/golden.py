@@ -1,0 +1,72 @@
+"""The golden trajectory: losses of the first 50 steps of `quickstart`, stored with the environment they came from.
+
+    python -m tests.golden --record      stores the losses of this checkout (`make golden`)
+
+The warm-up of L_dense is shortened so that all losses take part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+FILE = Path(__file__).parent / "golden_quickstart.json"
+STEPS = 50
+TOLERANCE = 2e-3
+"""Largest absolute difference of a loss: processors round differently, and 50 steps carry that on."""
+NAMES = ("loss_main", "loss_satisfaction", "loss_dense")
+
+
+def trajectory(directory: Path) -> list[list[float]]:
+    """The losses of each step, from a run in a fresh process."""
+    command = [
+        sys.executable, "-m", "easq_rec.cli", "train", "quickstart", "--run-dir", str(directory / "run"),
+        "--data", str(world(directory)), "--trainer.stop-at-step", str(STEPS), "--trainer.threads", "1",
+        "--losses.dense-warmup-steps", "10", "--logging.every-steps", "1", "--logging.tensorboard", "False",
+        "--evaluation.every-steps", "0",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (directory / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [[line[name] for name in NAMES] for line in lines if line["split"] == "train"]
+
+
+def world(directory: Path) -> Path:
+    """The world that `quickstart` generates."""
+    from easq_rec.data.world import ensure
+    from easq_rec.recipes import quickstart
+
+    ensure(quickstart().world, directory / "world")
+    return directory / "world"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", required=True)
+    parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        losses = trajectory(Path(directory))
+    names = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")
+    content = {
+        "environment": {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            **{name: importlib.metadata.version(name) for name in names},
+        },
+        "tolerance": TOLERANCE,
+        "names": NAMES,
+        "losses": losses,
+    }
+    FILE.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"recorded {len(losses)} steps in {FILE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The launch commands as users type them, from the root of the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import REPOSITORY, SMALL
+
+TORCHX = Path(sys.executable).parent / "torchx"
+
+
+def launch(*command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with an environment that is not activated."""
+    return subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.integration
+def test_torchx_trains_and_prints_the_table(world: Path, tmp_path: Path) -> None:
+    """`torchx run dist.ddp -j 1x2 easq_rec/train.py RECIPE --overrides`: exit code 0, one table, from rank 0."""
+    arguments = ["easq", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "3", *SMALL]
+    done = launch(str(TORCHX), "run", "dist.ddp", "-j", "1x2", "easq_rec/train.py", *arguments)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "on 2 x cpu" in output
+    tables = [line for line in output.splitlines() if "satisfaction NDCG@5" in line]
+    assert len(tables) == 1
+    assert "[0]:" in tables[0], "the table is not rank 0's"
+    assert "Warning" not in output
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.integration
+def test_failing_rank_fails_the_launch_and_shows_its_error(tmp_path: Path) -> None:
+    """An error in the workers: non-zero exit code, and the message is there."""
+    missing = tmp_path / "nowhere"
+    done = launch(str(TORCHX), "run", "dist.ddp", "-j", "1x2", "easq_rec/train.py", "easq", "--data", str(missing))
+    assert done.returncode != 0
+    assert f"--data {missing}: no such directory" in done.stdout + done.stderr
+
+
+@pytest.mark.integration
+def test_script_trains_alone(world: Path, tmp_path: Path) -> None:
+    """`python easq_rec/train.py` needs no launcher."""
+    arguments = ["main_only", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "3"]
+    done = launch(sys.executable, "easq_rec/train.py", *arguments, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "satisfaction NDCG@5" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nope"], "recipe 'nope' is not known: one of quickstart, easq"),
+        (["train", "--losses.beta", "-1"], "losses.beta=-1.0 is not allowed: more than 0"),
+        (["train", "--trainer.device", "tpu"], "invalid choice 'tpu' for argument '--trainer.device'"),
+        (["train", "--optim.dense-lr", "fast"], "--optim.dense-lr: could not convert string to float: 'fast'"),
+        (["train", "--no.such", "1"], "Unrecognized options: --no.such"),
+        (["train", "movielens"], "recipe 'movielens' needs --data DIR"),
+        (["train", "--data", "/nowhere"], "--data /nowhere: no such directory"),
+        (["evaluate", "--run", "/nowhere"], "--run /nowhere: no config.json in it"),
+        (["frobnicate"], "command 'frobnicate' is not known"),
+        (["data", "frobnicate"], "data 'frobnicate' is not known"),
+    ],
+)
+def test_user_errors_are_one_line(arguments: list[str], message: str) -> None:
+    """Exit code 2 and one readable line: field, value, what is allowed."""
+    done = launch(sys.executable, "-m", "easq_rec.cli", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr

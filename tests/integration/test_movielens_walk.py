@@ -1,0 +1,63 @@
+"""The walk of the README on a small slice of MovieLens-100K's format: prepare, train, evaluate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.integration.conftest import REPOSITORY, SMALL, metrics
+
+
+def write_raw(raw: Path, *, users: int = 40, films: int = 120, ratings: int = 2_400) -> None:
+    """u.data, u.item and u.user as the public files write them."""
+    rng = np.random.default_rng(0)
+    raw.mkdir()
+    pairs = rng.choice(users * films, ratings, replace=False)
+    times = np.sort(rng.integers(874_724_710, 893_286_638, ratings))
+    rows = zip(pairs // films + 1, pairs % films + 1, rng.integers(1, 6, ratings), times, strict=True)
+    (raw / "u.data").write_text("".join(f"{u}\t{f}\t{r}\t{t}\n" for u, f, r, t in rows))
+    flags = ["|".join(str(flag) for flag in rng.integers(0, 2, 19)) for _ in range(films)]
+    items = (f"{f}|Film {f} (1995)|01-Jan-1995||http://example.org/{f}|{flags[f - 1]}\n" for f in range(1, films + 1))
+    (raw / "u.item").write_text("".join(items), encoding="latin-1")
+    jobs = ("student", "writer", "other")
+    people = (f"{u}|{18 + u % 50}|{'MF'[u % 2]}|{jobs[u % 3]}|12345\n" for u in range(1, users + 1))
+    (raw / "u.user").write_text("".join(people))
+    (raw / "u.occupation").write_text("".join(f"{job}\n" for job in jobs))
+    (raw / "u.genre").write_text("".join(f"genre{index}|{index}\n" for index in range(19)))
+
+
+def run(*command: str) -> str:
+    """Runs a command at the root of the checkout; it must succeed."""
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.integration
+def test_prepare_train_evaluate(tmp_path: Path) -> None:
+    """Three commands of the README; the held-out requests are the last fifth of the time line."""
+    raw, data, run_dir = tmp_path / "raw", tmp_path / "data", tmp_path / "run"
+    write_raw(raw)
+    run(sys.executable, "datasets/movielens/prepare.py", "--raw", str(raw), "--out", str(data), "--answer-rate", "0.3")
+    easq_rec = [sys.executable, "-m", "easq_rec.cli"]
+    arguments = ["--data", str(data), "--run-dir", str(run_dir), "--trainer.max-steps", "6"]
+    run(*easq_rec, "train", "movielens", *arguments, *SMALL)
+    table = run(*easq_rec, "evaluate", "--run", str(run_dir))
+    for label in ("satisfaction NDCG@5", "satisfaction NDCG@10", "pair accuracy", "engagement NDCG@5"):
+        assert label in table
+    final = metrics(run_dir, "final")[0]
+    assert 0 < final["satisfaction_ndcg5"] <= 1
+    assert 0 < final["pair_accuracy"] < 1
+    assert final["requests"] == _requests_in_the_last_fifth(data)
+
+
+def _requests_in_the_last_fifth(data: Path) -> int:
+    import pyarrow.parquet as pq
+
+    times = pq.read_table(data / "requests", columns=["timestamp_ms"])["timestamp_ms"].to_numpy()
+    cut = times.min() + 0.8 * (times.max() - times.min())
+    return int((times >= round(cut)).sum())

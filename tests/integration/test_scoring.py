@@ -1,0 +1,116 @@
+"""`easq-rec score` and `evaluate` agree with the trainer, on requests that hold no outcome and no answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.integration.conftest import REPOSITORY, metrics
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def easq_rec(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The console command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "easq_rec.cli", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def run_dir(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run; its adapters have left their start at zero."""
+    run_dir = tmp_path_factory.mktemp("scored") / "run"
+    train(run_dir, "--trainer.max-steps", "30", "--optim.dense-lr", "0.01")
+    return run_dir
+
+
+@pytest.mark.integration
+def test_scores_equal_the_trainers_and_need_no_labels(run_dir: Path, world: Path, tmp_path: Path) -> None:
+    """Merged adapters, no satisfaction tower, no outcome columns: the trainer's policy scores to 1e-5, ranks 1..C."""
+    bare = tmp_path / "bare" / "requests"
+    bare.mkdir(parents=True)
+    table = pa.concat_tables(pq.read_table(file) for file in sorted((world / "requests").glob("*.parquet")))
+    pq.write_table(_without_labels(table), bare / "part.parquet", row_group_size=400)
+    output = tmp_path / "scores.parquet"
+    easq_rec("score", "--run", str(run_dir), "--input", str(bare.parent), "--output", str(output))
+    scores = pq.read_table(output)
+    assert scores.column_names == ["request_id", "video_id", "score", "rank"]
+    expected = _training_scores(run_dir, world)
+    found = dict(
+        zip(
+            zip(scores["request_id"].to_pylist(), scores["video_id"].to_pylist(), strict=True),
+            scores["score"].to_pylist(),
+            strict=True,
+        )
+    )
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), atol=1e-5)
+    request, rank = scores["request_id"].to_numpy(), scores["rank"].to_numpy()
+    score = scores["score"].to_numpy()
+    same = request[1:] == request[:-1]
+    assert (rank[1:][same] == rank[:-1][same] + 1).all()
+    assert (rank[1:][~same] == 1).all()
+    assert (score[1:][same] <= score[:-1][same]).all()
+
+
+@pytest.mark.integration
+def test_evaluate_equals_the_trainers_final_metrics(run_dir: Path) -> None:
+    """The unsharded policy alone gets the metrics that the sharded trainer wrote."""
+    final = metrics(run_dir, "final")[0]
+    out = run_dir / "evaluated.json"
+    easq_rec("evaluate", "--run", str(run_dir), "--out", str(out))
+    evaluated = json.loads(out.read_text())
+    for name, value in evaluated.items():
+        assert final[name] == pytest.approx(value, abs=1e-4), name
+
+
+def _without_labels(table: pa.Table) -> pa.Table:
+    """Candidates with features alone."""
+    kept = {"video_id", "author_id", "tags", "duration_ms"}
+    candidates = [
+        [{name: value for name, value in candidate.items() if name in kept} for candidate in row]
+        for row in table["candidates"].to_pylist()
+    ]
+    return table.set_column(table.column_names.index("candidates"), "candidates", pa.array(candidates))
+
+
+def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]:
+    """Policy scores of the training network as it is: adapters beside the linears, both towers in place."""
+    from easq_rec import evaluation
+    from easq_rec.data.dataset import RequestDataset
+    from easq_rec.data.schema import Layout
+    from easq_rec.scoring import load_ranker
+    from easq_rec.session import load_config
+    from easq_rec.training.checkpoint import latest_of
+
+    config = load_config(run_dir)
+    ranker = load_ranker(config, latest_of(run_dir), policy_only=False)
+    adapters = [p for name, p in ranker.named_parameters() if name.endswith("lora_b")]
+    assert adapters
+    assert all(bool(p.any()) for p in adapters)
+    assert ranker.network.satisfaction is not None
+    dataset = RequestDataset(world / "requests", Layout.of(config.schema), max_history=config.data.max_history)
+    scores: dict[tuple[int, int], float] = {}
+    for batch in evaluation.batches(dataset, config, truth=None):
+        with torch.no_grad():
+            main = ranker.score(batch).main_N.tolist()
+        requests = np.repeat(batch.keys.request_id_R, np.diff(batch.candidate_offsets_R1.numpy()))
+        scores |= dict(zip(zip(requests.tolist(), batch.keys.item_N.tolist(), strict=True), main, strict=True))
+    return scores
