@@ -3,7 +3,7 @@
 One thread, shapes of the reference workload; each pair takes turns within this process. Prints one JSON line with
 milliseconds of CPU time (median over rounds) and the ratio of each pair.
 
-    python benchmarks/kernels.py [--rounds 15] [--out FILE.json]
+    python -m benchmarks.kernels [--rounds 15] [--out FILE.json]
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Runs in turn, in one process on one thread, on the reference workload (128 reque
 - easq_bf16:    easq with the dense part under bf16 autocast
 - easq_medium:  easq with torch.set_float32_matmul_precision("medium")
 
-    python benchmarks/train_step.py [--rounds 5] [--steps 10] [--out FILE.json]
+    python -m benchmarks.train_step [--rounds 5] [--steps 10] [--out FILE.json]
 
 Prints one JSON line: impressions per CPU second (median over rounds, in which all variants take turns), the ratios,
 peak RSS of easq against its tables and optimizer state, versions and hardware.

@@ -107,6 +107,7 @@ def quickstart() -> Config:
             satisfaction=Tower(experts=2, hidden=32, out=32),
             lora=LoRA(rank=8),
         ),
+        replay=Replay(answers_per_step=32),
         trainer=Trainer(batch_size=128, epochs=2),
         evaluation=Evaluation(every_steps=100, max_requests=1_024),
         logging=Logging(every_steps=10),

@@ -186,6 +186,14 @@ def test_three_ranks_add_up_to_the_loop_over_all_answers(
     torch.testing.assert_close(torch.cat(found), gradient)
 
 
+def test_gathered_values_are_constants() -> None:
+    """Even if they were not gathered but are the rank's own: each rank differentiates its answers once."""
+    value = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
+    label_A = torch.tensor([0, 2, 2, 0])
+    found, _ = losses.answered_pairs(value, label_A, value, label_A)
+    assert_same(found, naive_answered(value, label_A.tolist())[0], value)
+
+
 @pytest.mark.parametrize("label", [[], [2], [2, 2, 2], [0, 0]])
 def test_no_pair_is_zero_with_zero_gradients(label: list[int]) -> None:
     """And stays part of the graph, since every rank takes part in every bucket."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset
+from easq_rec.data.decode import NO_ANSWER
 from easq_rec.data.schema import Layout
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 
@@ -108,7 +109,7 @@ def _row(rng: np.random.Generator, request_id: int, time: int) -> Row:
             {
                 "video_id": _hashed(rng),
                 "author_id": int(rng.integers(-1_000, 1_000)),
-                "timestamp_ms": time - 1_000 * (5 - index),
+                "timestamp_ms": time - 1_003 * (5 - index),
                 "watch_ratio": float(rng.random()),
             }
             for index in range(rng.integers(6))
@@ -121,7 +122,7 @@ def _row(rng: np.random.Generator, request_id: int, time: int) -> Row:
                 "tags": [_hashed(rng) for _ in range(rng.integers(4))],
                 "genres": rng.integers(0, 6, rng.integers(3)).tolist(),
                 "category_code": int(rng.integers(4)),
-                "duration_ms": int(rng.integers(-5, 100_000)),
+                "duration_ms": int(rng.integers(100_000)) if rng.random() < 0.9 else -5,
                 "quality": float(rng.normal()),
                 "watch_ms": int(rng.integers(1_000)),
                 "long_view": int(rng.integers(2)),
@@ -224,10 +225,7 @@ def nested(ragged: Ragged) -> list[dict[str, list[Any]]]:
         else:
             plain[name] = child.tolist()
     bounds = ragged.offsets.tolist()
-    return [
-        {name: values[start:end] for name, values in plain.items()}
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [{name: values[start:end] for name, values in plain.items()} for start, end in pairwise(bounds)]
 
 
 def plain(columns: RequestColumns) -> list[dict[str, Any]]:
@@ -243,3 +241,39 @@ def plain(columns: RequestColumns) -> list[dict[str, Any]]:
         }
         for row in range(len(columns))
     ]
+
+
+def candidate_fields(*, answers: bool = False, **types: pa.DataType) -> list[pa.Field]:
+    """The fields of a candidate, some of another type."""
+    fields = list(arrow_schema(answers=answers).field("candidates").type.value_type)
+    return [pa.field(field.name, types.get(field.name, field.type)) for field in fields]
+
+
+_SCALARS = ("request_id", "user_id", "timestamp_ms")
+_HISTORY = ("video_id", "author_id", "timestamp_ms", "watch_ratio")
+READ = ("video_id", "author_id", "tags", "genres", "category_code", "duration_ms", "quality", "long_view", "like")
+"""Candidate columns that `SCHEMA` reads."""
+_FLOATS = {"watch_ratio", "duration_ms", "quality", "long_view", "like", "true_satisfaction"}
+
+
+def expected(rows: list[Row], *, max_history: int = 50, more: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """What `plain` should give for these rows of `to_pylist`."""
+    return [
+        {
+            **{name: row[name] for name in _SCALARS},
+            **{f"user.{name}": row["user"][name] for name in ("region", "interests")},
+            "history": _children(row["history"][max(len(row["history"]) - max_history, 0) :], _HISTORY),
+            "candidates": _children(row["candidates"], READ + more),
+        }
+        for row in rows
+    ]
+
+
+def _children(entries: list[Row], names: tuple[str, ...]) -> dict[str, list[Any]]:
+    return {name: [_value(name, entry[name]) for entry in entries] for name in names}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name in _FLOATS:
+        return "unknown" if value is None else float(np.float32(value))
+    return NO_ANSWER if value is None else value

@@ -197,7 +197,7 @@ def blank_row() -> Row:
         "candidates": [
             {
                 **dict.fromkeys(("video_id", "author_id", "category_code", "duration_ms", "quality"), 0),
-                **dict.fromkeys(("tags", "genres"), []),
+                **{name: [] for name in ("tags", "genres")},
                 **dict.fromkeys(("long_view", "like"), 0),
             }
         ],

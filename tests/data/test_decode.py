@@ -1,4 +1,4 @@
-"""Parquet to columns: the values are those that pyarrow's to_pylist gives, and bad input is named to its place."""
+"""Parquet to columns: the values are those that pyarrow's to_pylist gives, and a bad one is named to its place."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import pytest
 
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import RequestDataset
-from easq_rec.data.decode import NO_ANSWER, Place, decode
+from easq_rec.data.decode import Place, decode
 from easq_rec.data.schema import Layout
-from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 from tests.data.builders import (
+    READ,
     SCHEMA,
     Row,
     arrow_schema,
+    candidate_fields,
+    expected,
     make_answers,
     make_rows,
     nested,
@@ -37,33 +39,6 @@ PLAIN, ANSWERS, TRUTH = (
     Layout.of(SCHEMA, answers=True),
     Layout.of(SCHEMA, truth="true_satisfaction"),
 )
-SCALARS = ("request_id", "user_id", "timestamp_ms")
-HISTORY = ("video_id", "author_id", "timestamp_ms", "watch_ratio")
-CANDIDATE = ("video_id", "author_id", "tags", "genres", "category_code", "duration_ms", "quality", "long_view", "like")
-FLOATS = {"watch_ratio", "duration_ms", "quality", "long_view", "like", "true_satisfaction"}
-
-
-def expected(rows: list[Row], *, max_history: int = 50, more: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """What `plain` should give for these rows of `to_pylist`."""
-    return [
-        {
-            **{name: row[name] for name in SCALARS},
-            **{f"user.{name}": row["user"][name] for name in ("region", "interests")},
-            "history": _children(row["history"][max(len(row["history"]) - max_history, 0) :], HISTORY),
-            "candidates": _children(row["candidates"], CANDIDATE + more),
-        }
-        for row in rows
-    ]
-
-
-def _children(entries: list[Row], names: tuple[str, ...]) -> dict[str, list[Any]]:
-    return {name: [_value(name, entry[name]) for entry in entries] for name in names}
-
-
-def _value(name: str, value: Any) -> Any:
-    if name in FLOATS:
-        return "unknown" if value is None else float(np.float32(value))
-    return NO_ANSWER if value is None else value
 
 
 def unknown_named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -112,10 +87,10 @@ def test_what_the_layout_does_not_ask_for_is_not_decoded(tmp_path: Path, rows: l
         layout: set(RequestDataset(directory, layout).read_all().candidates.children)  # type: ignore[union-attr]
         for layout in (PLAIN, ANSWERS, TRUTH, Layout.of(SCHEMA, outcomes=False))
     }
-    assert leaves[PLAIN] == set(CANDIDATE)
-    assert leaves[ANSWERS] == {*CANDIDATE, "answer", "answered_at_ms"}
-    assert leaves[TRUTH] == {*CANDIDATE, "true_satisfaction"}
-    assert leaves[Layout.of(SCHEMA, outcomes=False)] == set(CANDIDATE) - {"long_view", "like"}
+    assert leaves[PLAIN] == set(READ)
+    assert leaves[ANSWERS] == {*READ, "answer", "answered_at_ms"}
+    assert leaves[TRUTH] == {*READ, "true_satisfaction"}
+    assert leaves[Layout.of(SCHEMA, outcomes=False)] == set(READ) - {"long_view", "like"}
 
 
 def test_columns_left_out_are_not_even_read(tmp_path: Path, rows: list[Row]) -> None:
@@ -284,12 +259,8 @@ def test_a_bad_value_is_named_to_its_place(tmp_path: Path, column: str, change: 
 
 def test_answers_of_an_unsigned_type(tmp_path: Path) -> None:
     answered = make_answers(np.random.default_rng(3), make_rows(np.random.default_rng(2), 12))
-    schema = pa.schema(
-        [
-            *list(arrow_schema())[:-1],
-            ("candidates", pa.list_(pa.struct(_changed(answers=True, answer=pa.uint8(), answered_at_ms=pa.uint64())))),
-        ]
-    )
+    fields = candidate_fields(answers=True, answer=pa.uint8(), answered_at_ms=pa.uint64())
+    schema = pa.schema([*list(arrow_schema())[:-1], ("candidates", pa.list_(pa.struct(fields)))])
     everything = RequestDataset(write_dataset(tmp_path, answered, schema=schema), ANSWERS).read_all()
     assert everything is not None
     assert plain(everything) == expected(answered, more=("answer", "answered_at_ms"))
@@ -300,7 +271,7 @@ def test_a_truth_of_integers_or_wide_floats(tmp_path: Path) -> None:
     truth = [None, 3, 2**24 + 1]
     rows[2]["candidates"] = [{**rows[2]["candidates"][0], "true_satisfaction": value} for value in truth]
     for name, dtype in (("integers", pa.int64()), ("floats", pa.float64())):
-        children = pa.list_(pa.struct(_changed(true_satisfaction=dtype)))
+        children = pa.list_(pa.struct(candidate_fields(true_satisfaction=dtype)))
         schema = pa.schema([*list(arrow_schema())[:-1], ("candidates", children)])
         directory = write_dataset(tmp_path / name, rows, schema=schema)
         everything = RequestDataset(directory, TRUTH).read_all()
@@ -317,163 +288,16 @@ def test_an_infinite_truth_is_an_error(tmp_path: Path) -> None:
         dataset.read_all()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Bad files
-
-
-def _changed(*, answers: bool = False, **types: pa.DataType) -> list[pa.Field]:
-    """The candidate's fields, some of another type."""
-    fields = list(arrow_schema(answers=answers).field("candidates").type.value_type)
-    return [pa.field(field.name, types.get(field.name, field.type)) for field in fields]
-
-
-def _schema_error(tmp_path: Path, schema: pa.Schema, layout: Layout = PLAIN) -> str:
-    """The message about a file of such a schema, without rows."""
-    file = write_file(tmp_path / "requests" / "a.parquet", schema.empty_table())
-    with pytest.raises(ValueError) as caught:
-        RequestDataset(tmp_path / "requests", layout)
-    message = str(caught.value)
-    assert message.startswith(f"{file} does not match the feature schema:\n")
-    return message
-
-
-def _without(schema: pa.Schema, name: str) -> pa.Schema:
-    return schema.remove(schema.get_field_index(name))
-
-
-def _with(schema: pa.Schema, name: str, dtype: pa.DataType) -> pa.Schema:
-    return schema.set(schema.get_field_index(name), pa.field(name, dtype))
-
-
-def test_every_missing_column_is_listed(tmp_path: Path) -> None:
-    children = [field for field in _changed() if field.name not in ("tags", "like")]
-    schema = _with(_without(arrow_schema(), "user_id"), "candidates", pa.list_(pa.struct(children)))
-    message = _schema_error(tmp_path, schema)
-    assert "  user_id: missing, expected an integer\n" in message
-    assert "  candidates.tags: missing, expected a list of integers\n" in message
-    assert "  candidates.like: missing, expected a number or boolean\n" in message
-    assert message.count(": missing") == 3
-
-
-def test_answer_columns_are_asked_for_in_answers_alone(tmp_path: Path) -> None:
-    message = _schema_error(tmp_path, arrow_schema(), ANSWERS)
-    assert "  candidates.answer: missing, expected an integer (null, 0, 1 or 2)\n" in message
-    assert "  candidates.answered_at_ms: missing, expected an integer (null or milliseconds)\n" in message
-    open_dataset(tmp_path / "requests")
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype", "problem"),
-    [
-        ("request_id", pa.string(), "request_id: is string, expected an integer"),
-        ("timestamp_ms", pa.timestamp("ms"), "timestamp_ms: is timestamp[ms], expected an integer"),
-        ("user_id", pa.float64(), "user_id: is double, expected an integer"),
-        ("history", pa.int64(), "history.video_id: missing, expected an integer"),
-        ("history", arrow_schema().field("history").type.value_type, "history: is struct<"),
-        ("candidates", pa.struct(_changed()), "candidates: is struct<"),
-        ("user", pa.list_(arrow_schema().field("user").type), "user: is list<"),
-    ],
-)
-def test_a_wrong_type_is_named(tmp_path: Path, name: str, dtype: pa.DataType, problem: str) -> None:
-    assert f"\n  {problem}" in _schema_error(tmp_path, _with(arrow_schema(), name, dtype))
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype", "problem"),
-    [
-        ("tags", pa.int64(), "candidates.tags: is int64, expected a list of integers"),
-        ("tags", pa.list_(pa.string()), "expected a list of integers"),
-        ("quality", pa.string(), "candidates.quality: is string, expected a number or boolean"),
-        ("category_code", pa.list_(pa.int8()), "expected an integer"),
-    ],
-)
-def test_a_wrong_type_of_a_candidate_column_is_named(
-    tmp_path: Path, name: str, dtype: pa.DataType, problem: str
-) -> None:
-    children = pa.list_(pa.struct(_changed(**{name: dtype})))
-    assert problem in _schema_error(tmp_path, _with(arrow_schema(), "candidates", children))
-
-
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all" * 20])
-def test_garbage_is_named(tmp_path: Path, content: bytes) -> None:
-    write_dataset(tmp_path / "requests", make_rows(np.random.default_rng(0), 2))
-    bad = tmp_path / "requests" / "z.parquet"
-    bad.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(bad))}: not a readable Parquet file"):
-        open_dataset(tmp_path / "requests")
-
-
-def test_a_truncated_file_is_named(tmp_path: Path, rows: list[Row]) -> None:
-    file = write_file(tmp_path / "requests" / "a.parquet", to_table(rows))
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"^{re.escape(str(file))}: not a readable Parquet file"):
-        open_dataset(tmp_path / "requests")
-
-
-@pytest.mark.parametrize("make", [True, False])
-def test_an_empty_or_absent_directory_is_named(tmp_path: Path, make: bool) -> None:
-    directory = tmp_path / "requests"
-    if make:
-        directory.mkdir()
-        (directory / "_SUCCESS").touch()
-        (directory / "part-0.parquet.crc").touch()
-    with pytest.raises(ValueError, match=f"^{re.escape(str(directory))} holds no Parquet files"):
-        open_dataset(directory)
-
-
-def test_what_a_writer_left_unfinished_is_not_read(tmp_path: Path, rows: list[Row]) -> None:
-    """Spark and its like write to `_temporary/` and hidden names until they commit."""
-    directory = write_dataset(tmp_path / "_requests", rows)
-    for name in ("_temporary/0/part-0.parquet", ".staging/part-0.parquet", "_part.parquet", ".part.parquet"):
-        write_file(directory / name, to_table(rows))
-    assert len(open_dataset(directory)) == len(rows)
-
-
-def test_a_file_that_is_written_again_is_read_again(tmp_path: Path, rows: list[Row]) -> None:
-    directory = write_dataset(tmp_path / "requests", rows)
-    assert len(open_dataset(directory)) == 23
-    write_dataset(directory, rows[:5])
-    dataset = open_dataset(directory)
-    assert len(dataset) == 5
-    assert plain(dataset.read_all()) == expected(rows[:5])  # type: ignore[arg-type]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Several features of one column
-
-
-def test_a_column_read_for_several_features_obeys_the_smallest_dense_table(tmp_path: Path, rows: list[Row]) -> None:
-    """An id that one of the tables has no row for would index past that table's end."""
-    for small_first in (True, False):
-        tables = [Table(name="small", rows=3, dim=4, id_space="dense"), Table(name="large", rows=9, dim=4)]
-        pair = [
-            Feature(name="a", source="category_code", table="small"),
-            Feature(name="b", source="category_code", table="big"),
-        ]
-        schema = FeatureSchema(
-            tables=(*tables, Table(name="big", rows=4, dim=4, id_space="dense"), Table(name="user", rows=9, dim=4)),
-            user=(Feature(name="user_id", table="user"),),
-            history=(Feature(name="video_id", table="large"),),
-            candidate=(Feature(name="video_id", table="large"), *(pair if small_first else pair[::-1])),
-            outcomes=(Outcome(name="like", weight=1.0),),
-        )
-        column = next(c for c in Layout.of(schema).columns if c.path == "candidates.category_code")
-        assert column.table is not None and column.table.name == "small"
-
-
-def test_a_column_read_as_id_and_as_float_stays_an_integer(rows: list[Row]) -> None:
-    """Ids beyond 2**24 would not survive float32."""
-    table = Table(name="video", rows=9, dim=4)
-    floating = Feature(name="a", kind="float", source="duration_ms")
-    identity = Feature(name="b", source="duration_ms", table="video")
-    for pair in ((floating, identity), (identity, floating)):
-        schema = FeatureSchema(
-            tables=(table, Table(name="user", rows=9, dim=4)),
-            user=(Feature(name="user_id", table="user"),),
-            history=(Feature(name="video_id", table="video"),),
-            candidate=pair,
-            outcomes=(Outcome(name="like", weight=1.0),),
-        )
-        column = next(c for c in Layout.of(schema).columns if c.path == "candidates.duration_ms")
-        assert column.kind == "id"
+def test_an_id_that_is_no_int64_is_an_error(tmp_path: Path) -> None:
+    """As int64 it would be another id, in score files too."""
+    rows = make_rows(np.random.default_rng(2), 4)
+    for row in rows:
+        row["candidates"] = [{**row["candidates"][0], "video_id": 2**63 - 1}]
+    fields = candidate_fields(video_id=pa.uint64())
+    schema = pa.schema([*list(arrow_schema())[:-1], ("candidates", pa.list_(pa.struct(fields)))])
+    everything = open_dataset(write_dataset(tmp_path / "good", rows, schema=schema)).read_all()
+    assert everything is not None and everything.candidates.column("video_id").tolist() == [2**63 - 1] * 4
+    rows[2]["candidates"][0]["video_id"] = 2**63
+    message = r"row 2, column candidates.video_id: found 9223372036854775808, expected an integer below 2\*\*63$"
+    with pytest.raises(ValueError, match=message):
+        open_dataset(write_dataset(tmp_path / "bad", rows, schema=schema)).read_all()

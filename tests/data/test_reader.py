@@ -169,6 +169,8 @@ def test_a_window_is_a_few_row_groups_shuffled_together(shuffled: RequestDataset
     runs = [one[begin : begin + 5] for begin in range(0, 60, 5)]
     assert all(len({request // 5 for request in run}) == 1 for run in runs)
     assert sum(run != sorted(run) for run in runs) >= 9
+    next_epoch = flat(Case(shuffled, 60, 1, 0).steps(60, start=Position(epoch=1), epochs=2))
+    assert [request // 5 for request in next_epoch] != [request // 5 for request in one], "row groups move, too"
 
 
 def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,3 +308,26 @@ def test_a_candidate_is_blind_to_the_others() -> None:
     before, after = (ranker.score(collate(config.schema, c)).main_N for c in (columns, changed))
     torch.testing.assert_close(before[0], after[0])
     assert not torch.isclose(before[1:5], after[1:5]).any()
+
+
+@pytest.mark.parametrize("recipe", ["easq", "paper"])
+def test_under_bf16_autocast(recipe: str) -> None:
+    """Ragged requests in low precision: scores and gradients stay near those of fp32, which leaves the network."""
+    ranker = build(small_config(recipe))
+    _, batch, _ = requests_and_answers(small_config(recipe), [0, 3, 7, 1, 5, 0, 2], [4, 1, 6, 2, 3, 1, 5], 3)
+
+    def step() -> tuple[Tensor, dict[str, Tensor]]:
+        output = ranker(batch)
+        assert output.satisfaction_A is not None
+        score_N = torch.cat([output.main.score_N, output.satisfaction_A])
+        assert score_N.dtype == torch.float32
+        return score_N.detach(), gradients(score_N.square().sum(), ranker)
+
+    exact_N, exact = step()
+    ranker.network.autocast = torch.bfloat16
+    score_N, found = step()
+    assert not torch.equal(score_N, exact_N)
+    torch.testing.assert_close(score_N, exact_N, rtol=0.05, atol=0.05)
+    flat, exact_flat = (torch.cat([gradient.flatten() for gradient in g.values()]) for g in (found, exact))
+    assert flat.isfinite().all()
+    assert (flat - exact_flat).norm() < 0.05 * exact_flat.norm()

@@ -1,0 +1,78 @@
+"""What does alignment gain and cost on MovieLens-100K? main_only, paper and easq, mean over seeds.
+
+Trains each recipe with each seed through the command line, on one thread, and reads the metrics on the last fifth of
+the time line. Prints one JSON line, and the table of the README on stderr.
+
+    python datasets/movielens/prepare.py --raw ML100K --out data/movielens
+    python -m benchmarks.movielens --data data/movielens [--seeds 3] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.train_step import hardware
+
+RECIPES = {"main_only": "movielens_main_only", "paper": "movielens_paper", "easq": "movielens"}
+COLUMNS = {
+    "satisfaction_ndcg5": "rating NDCG@5",
+    "satisfaction_ndcg10": "rating NDCG@10",
+    "pair_accuracy": "rating pair accuracy",
+    "engagement_ndcg5": "engagement NDCG@5",
+    "gauc": "GAUC",
+}
+
+
+def train(recipe: str, data: Path, seed: int, run_dir: Path) -> dict[str, float]:
+    """The final metrics of one run."""
+    command = [sys.executable, "-m", "easq_rec.cli", "train", recipe, "--data", str(data), "--run-dir", str(run_dir)]
+    options = ["--trainer.seed", str(seed), "--trainer.threads", "1", "--logging.tensorboard", "False"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *options], check=True, env=environment, stdout=subprocess.DEVNULL)
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return next(line for line in lines if line["split"] == "final")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    begin = time.perf_counter()
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in RECIPES}
+    with tempfile.TemporaryDirectory() as directory:
+        for seed in range(args.seeds):
+            for name, recipe in RECIPES.items():
+                runs[name].append(train(recipe, args.data, seed, Path(directory) / f"{name}-{seed}"))
+    mean = {
+        name: {column: round(statistics.mean(run[column] for run in found), 4) for column in COLUMNS}
+        for name, found in runs.items()
+    }
+    result = {
+        "benchmark": "movielens",
+        "seeds": args.seeds,
+        "mean": mean,
+        "runs": {name: [{c: round(run[c], 4) for c in COLUMNS} for run in found] for name, found in runs.items()},
+        "wall_seconds": round(time.perf_counter() - begin),
+        **hardware(),
+    }
+    print(json.dumps(result))
+    print("| recipe | " + " | ".join(COLUMNS.values()) + " |", file=sys.stderr)
+    print("|---" * (len(COLUMNS) + 1) + "|", file=sys.stderr)
+    for name, row in mean.items():
+        print(f"| `{name}` | " + " | ".join(f"{row[column]:.4f}" for column in COLUMNS) + " |", file=sys.stderr)
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
