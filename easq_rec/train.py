@@ -5,9 +5,14 @@ Also `torchrun --nproc_per_node 2 easq_rec/train.py`, `python easq_rec/train.py`
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+# Read when torch is loaded. OpenMP threads that spin while they wait for one another are harmful wherever something else
+# runs on the machine, and here something else always does: other ranks, or a person's desktop.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A script's folder comes first on sys.path, where this package's modules would pose as top-level ones.
 if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:

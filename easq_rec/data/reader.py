@@ -110,7 +110,8 @@ class RequestReader:
         """(columns, row order) per window, less the first `skip` rows of the epoch."""
         groups = [group for group in self._dataset.row_groups if group.kept]
         if self._window is not None:
-            order = np.random.default_rng([self._seed, epoch]).permutation(len(groups))
+            # The second number keeps the random streams of the project's parts apart.
+            order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(groups))
             groups = [groups[index] for index in order]
         size = self._window or 1
         for number, begin in enumerate(range(0, len(groups), size)):
@@ -122,7 +123,7 @@ class RequestReader:
             columns = RequestColumns.concat([self._dataset.read(group) for group in window])
             rows = np.arange(count)
             if self._window is not None:
-                np.random.default_rng([self._seed, epoch, number]).shuffle(rows)
+                np.random.default_rng([self._seed, 2, epoch, number]).shuffle(rows)
             yield columns, rows[skip:]
             skip = 0
 

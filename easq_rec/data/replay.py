@@ -94,7 +94,7 @@ class AnswerReplay:
         admitted = max(state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
         recent = np.arange(max(admitted - config.capacity, 0), admitted)
         usable = recent[state.replays[recent] < config.max_replays]
-        rng = np.random.default_rng([self._seed, state.draws])
+        rng = np.random.default_rng([self._seed, 3, state.draws])
         # All ranks make the same draw of answers; answers of one request stay together where they can.
         count = min(config.answers_per_step * self._world_size, len(usable))
         drawn = rng.choice(usable, size=count, replace=False) if count else usable
