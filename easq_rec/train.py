@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Read when torch is loaded. OpenMP threads that spin while they wait for one another are harmful wherever something else
-# runs on the machine, and here something else always does: other ranks, or a person's desktop.
+# Read when torch is loaded. OpenMP threads that spin while they wait for one another do harm where something else runs
+# on the machine, and something always does: other ranks, or a person's desktop.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A script's folder comes first on sys.path, where this package's modules would pose as top-level ones.
