@@ -55,7 +55,9 @@ class LoRA:
     alpha: float = 8.0
     """The adapter's product B A is scaled by alpha / rank."""
     targets: tuple[LinearName, ...] = ("input", "query", "key_value", "attention_out", "ffn_in", "ffn_out")
-    """Which linears carry an adapter; the others are constants of the satisfaction stream."""
+    """Which linears carry an adapter; the others are constants of the satisfaction stream. So an adapter learns only
+    if those behind it on the way to the tower have one as well: query and key_value need attention_out, ffn_in needs
+    ffn_out."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, "model.lora.rank", self.rank, "at least 1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -162,5 +164,12 @@ def _report(result: Result, run_dir: Path) -> None:
     print_metrics(result.metrics)
     print(f"  {'impressions/s':<22}{result.impressions_per_second:,.0f}")
     print(f"\nrun    {run_dir}")
-    print(f"next   tensorboard --logdir {run_dir}/tensorboard")
-    print(f"       easq-rec evaluate --run {run_dir}")
+    print(f"next   {_command('tensorboard')} --logdir {run_dir}/tensorboard")
+    print(f"       {_command('easq-rec')} evaluate --run {run_dir}")
+
+
+def _command(name: str) -> str:
+    """How a person calls a program of this environment, which need not be activated."""
+    if shutil.which(name):
+        return name
+    return os.path.relpath(Path(sys.executable).parent / name)

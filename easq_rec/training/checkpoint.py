@@ -19,6 +19,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
 
 from easq_rec.data.loader import LoaderState
 from easq_rec.training.optim import Optimizers
@@ -26,6 +27,7 @@ from easq_rec.training.runtime import Runtime
 
 NAME = re.compile(r"step_(\d{8})")
 FORMAT = 1
+PLAN = "plan.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Checkpointer:
         if self._runtime.leads:
             content = {"format": FORMAT, "step": progress.step, "loader": progress.loader.to_dict()}
             (partial / "progress.json").write_text(json.dumps(content))
+            torch.save((_setting(self._runtime), model.plan), partial / PLAN)
         self._runtime.barrier()
         if self._runtime.leads:
             _sync(partial)
@@ -90,6 +93,17 @@ class Checkpointer:
         if rng.exists():
             torch.set_rng_state(torch.load(rng, weights_only=True))
         return progress
+
+
+def read_plan(path: Path, runtime: Runtime) -> ShardingPlan | None:
+    """The sharding plan that a checkpoint was written under; None where it does not fit these ranks and devices."""
+    # The plan is an object of TorchRec's; checkpoints are read by the run that wrote them.
+    setting, plan = torch.load(path / PLAN, weights_only=False)
+    return plan if setting == _setting(runtime) else None
+
+
+def _setting(runtime: Runtime) -> tuple[int, str]:
+    return runtime.world_size, runtime.device.type
 
 
 def read_progress(path: Path) -> Progress:

@@ -15,7 +15,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import ModuleSharder, ShardingEnv
+from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.training.host_lookup import use_pooled_kernels
@@ -33,8 +33,13 @@ INIT_ROWS = 65_536
 """Rows that one random state fills."""
 
 
-def shard(model: nn.Module, config: Config, runtime: Runtime) -> DistributedModelParallel:
+def shard(
+    model: nn.Module, config: Config, runtime: Runtime, *, plan: ShardingPlan | None = None
+) -> DistributedModelParallel:
     """Wraps a model whose tables lie on the meta device, plans, allocates and initialises them.
+
+    Args:
+        plan: taken as it is; None: the planner makes one. It may make another one each time it is asked.
 
     Raises:
         ValueError: a forced sharding type that the device does not support.
@@ -56,7 +61,7 @@ def shard(model: nn.Module, config: Config, runtime: Runtime) -> DistributedMode
     _place_dense(model, runtime.device)
     group = dist.group.WORLD
     assert group is not None
-    plan = planner.collective_plan(model, sharders, group)
+    plan = plan or planner.collective_plan(model, sharders, group)
     wrapped = DistributedModelParallel(
         model,
         env=ShardingEnv.from_process_group(group),

@@ -20,7 +20,7 @@ from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState
 from easq_rec.data.sources import Sources, open_sources
 from easq_rec.model import Scores, StepOutput, TrainingModel
-from easq_rec.training.checkpoint import Checkpointer, Progress
+from easq_rec.training.checkpoint import Checkpointer, Progress, read_plan
 from easq_rec.training.logs import RunLog, Stopwatch
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime
@@ -61,15 +61,15 @@ class Trainer:
         self.objective = model.objective
         self.ranker = model.ranker
         self.ranker.network.autocast = torch.bfloat16 if trainer.precision == "bf16" else None
-        self.model = shard(model, config, runtime)
+        self.checkpoints = Checkpointer(run_dir / "checkpoints", runtime, keep=config.checkpoint.keep)
+        latest = self.checkpoints.latest()
+        self.model = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
         self.optimizers = Optimizers(self.model, config.optim)
         self.watch = Stopwatch()
         self.pipeline = TrainPipelineSparseDist(
             self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward
         )
-        self.checkpoints = Checkpointer(run_dir / "checkpoints", runtime, keep=config.checkpoint.keep)
         self.step, self.state = 0, self.sources.loader.start()
-        latest = self.checkpoints.latest()
         if latest is not None:
             progress = self.checkpoints.load(latest, self.model, self.optimizers)
             self.step, self.state = progress.step, progress.loader
