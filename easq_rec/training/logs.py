@@ -98,7 +98,9 @@ class Stopwatch:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keeps the lines up to a step, so that the file tells one timeline."""
+    """Keeps the lines up to a step, so that the file tells one timeline; the final metrics are written anew."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        records = [(json.loads(line), line) for line in lines]
+        kept = [line for record, line in records if record["step"] <= step and record["split"] != "final"]
+        path.write_text("".join(kept))

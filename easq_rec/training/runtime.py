@@ -34,12 +34,12 @@ class Runtime:
 
     def barrier(self) -> None:
         """Waits for all ranks."""
-        # A tensor of the own device: a plain barrier() under NCCL guesses one.
         self.agree(0)
 
     def agree(self, value: int) -> int:
         """The largest of the values that the ranks pass."""
-        tensor = torch.tensor(value, device=self.device)
+        # On the host, through gloo: asking a GPU would wait for all that it has been given to do.
+        tensor = torch.tensor(value)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor)
 
