@@ -49,16 +49,16 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream, *, relu: bool = False) -> Tensor:
         """(..., in) to (..., out), through ReLU if asked."""
+        merged = self.merged()
         match stream:
             case Stream.MAIN:
                 # h + sg(h_LoRA) at the price of one product: the merged weight counts for the value alone.
-                return linear(x, self.weight, self.bias, merged=self.merged(), relu=relu)
+                return linear(x, self.weight, self.bias, merged=merged, relu=relu)
             case Stream.SATISFACTION:
                 if self.lora_a is None or self.lora_b is None:
-                    y = constant_linear(x, self.weight, self.bias)
-                else:
-                    y = adapted_linear(x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)
-                return F.relu(y) if relu else y
+                    return constant_linear(x, self.weight, self.bias, relu=relu)
+                assert merged is not None
+                return adapted_linear(x, merged, self.bias, self.lora_a, self.lora_b, self.scale, relu=relu)
 
     @torch.no_grad()
     def merged(self) -> Tensor | None:

@@ -29,7 +29,7 @@ CUDA = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row
 
 INIT_STD = 0.05
 """Small and independent of the table's size: an id that is seen for the first time should hardly speak."""
-INIT_ROWS = 65_536
+INIT_ROWS = 8_192
 """Rows that one random state fills."""
 
 
