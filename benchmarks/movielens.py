@@ -19,9 +19,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from benchmarks.train_step import hardware
+from easq_rec.data.dataset import split
+from easq_rec.recipes import movielens
 
 RECIPES = {"main_only": "movielens_main_only", "paper": "movielens_paper", "easq": "movielens"}
+RECIPE_HOLDOUT = movielens().data.holdout
 COLUMNS = {
     "satisfaction_ndcg5": "rating NDCG@5",
     "satisfaction_ndcg10": "rating NDCG@10",
@@ -39,6 +45,14 @@ def train(recipe: str, data: Path, seed: int, run_dir: Path) -> dict[str, float]
     subprocess.run([*command, *options], check=True, env=environment, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return next(line for line in lines if line["split"] == "final")
+
+
+def new_user_share(data: Path) -> float:
+    """Share of the held-out requests whose user has no request before them in training."""
+    table = pq.read_table(data / "requests", columns=["user_id", "timestamp_ms"])
+    users, times = table["user_id"].to_numpy(), table["timestamp_ms"].to_numpy()
+    cut = split(data / "requests", RECIPE_HOLDOUT)[1].start_ms
+    return float(1 - np.isin(users[times >= cut], users[times < cut]).mean())
 
 
 def main() -> None:
@@ -60,6 +74,7 @@ def main() -> None:
     result = {
         "benchmark": "movielens",
         "seeds": args.seeds,
+        "new_user_share": round(new_user_share(args.data), 3),
         "mean": mean,
         "runs": {name: [{c: round(run[c], 4) for c in COLUMNS} for run in found] for name, found in runs.items()},
         "wall_seconds": round(time.perf_counter() - begin),

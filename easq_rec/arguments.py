@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 from easq_rec.config import Config
 from easq_rec.recipes import RECIPES
+from easq_rec.serialization import from_dict
 
 DEFAULT = "quickstart"
 Options = TypeVar("Options")
@@ -26,20 +30,34 @@ class UsageError(ValueError):
 def parse_config(argv: Sequence[str], *, prog: str) -> Config:
     """`[RECIPE] [--data DIR] [--run-dir DIR] [--overrides]` to a config.
 
-    Prints the help and leaves with exit code 0 on --help.
+    In place of a recipe's name may stand the config.json of another run, to repeat it in a new directory. Prints the
+    help and leaves with exit code 0 on --help.
 
     Raises:
         UsageError: an unknown recipe, flag or value.
     """
     argv = list(argv)
     name = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT
-    if name not in RECIPES:
+    if name.endswith(".json"):
+        default = _stored_config(Path(name))
+        name = default.recipe
+    elif name in RECIPES:
+        default = RECIPES[name]()
+    else:
         raise UsageError(f"recipe {name!r} is not known: one of {', '.join(RECIPES)}")
     description = (
         f"Trains recipe {name} (of: {', '.join(RECIPES)}; {prog} RECIPE --help shows the defaults of another).\n\n"
         "--data DIR names the folder with requests/ and answers/; an existing --run-dir is resumed."
     )
-    return parse(Config, argv, prog=f"{prog} {name}", description=description, default=RECIPES[name]())
+    return parse(Config, argv, prog=f"{prog} {name}", description=description, default=default)
+
+
+def _stored_config(path: Path) -> Config:
+    try:
+        config: Config = from_dict(Config, json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not the config.json of a run: {error}") from error
+    return dataclasses.replace(config, run_dir=None)
 
 
 def parse(

@@ -52,6 +52,7 @@ class LoRA:
     """Low-rank adapters on the backbone's linears (the satisfaction pathway's own parameters)."""
 
     rank: int = 8
+    """Rank r of each adapter."""
     alpha: float = 8.0
     """The adapter's product B A is scaled by alpha / rank."""
     targets: tuple[LinearName, ...] = ("input", "query", "key_value", "attention_out", "ffn_in", "ffn_out")
@@ -74,8 +75,11 @@ class Model:
     dim: int = 64
     """Width d of a token."""
     heads: int = 4
+    """Attention heads."""
     layers: int = 2
+    """Transformer blocks."""
     ffn: int = 256
+    """Hidden width of a block's feed-forward net."""
     main: Tower = Tower(experts=6)
     """Main tower: its output is the policy score that is served."""
     satisfaction: Tower | None = Tower(experts=2)
@@ -155,7 +159,9 @@ class World:
     requests: int = 40_000
     """Requests in the log."""
     users: int = 4_000
+    """Users in the world."""
     videos: int = 8_000
+    """Videos in the world."""
     candidates: int = 12
     """Candidates per request."""
     history: int = 50
@@ -165,6 +171,7 @@ class World:
     days: float = 14.0
     """Length of the time line, in days."""
     seed: int = 0
+    """The same seed gives the same world."""
 
     def __post_init__(self) -> None:
         for name in ("requests", "users", "videos", "candidates", "history"):
@@ -225,7 +232,9 @@ class Optim:
     """Fused row-wise Adagrad for the tables, AdamW for the dense parameters."""
 
     table_lr: float = 0.05
+    """Peak learning rate of the tables."""
     dense_lr: float = 1e-3
+    """Peak learning rate of the dense parameters."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the dense parameters."""
     warmup_steps: int = 50
@@ -259,11 +268,13 @@ class Trainer:
     batch_size: int = 128
     """Requests per step and rank."""
     epochs: int = 1
+    """Passes over the training requests."""
     max_steps: int | None = None
     """Length of the run, and of its learning-rate schedule, in steps; None: `epochs` over the training requests."""
     stop_at_step: int | None = None
     """Leave after this step with a checkpoint, without changing the schedule (to be resumed later)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a GPU, else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: the dense part runs under autocast; tables and optimizer state stay fp32."""
     matmul: Literal["highest", "high", "medium"] = "highest"
@@ -271,6 +282,7 @@ class Trainer:
     threads: int | None = None
     """CPU threads per process; None: the cores divided by the processes of the host."""
     seed: int = 0
+    """Seed of initial values, shuffling and replay."""
     timeout_s: int = 600
     """Seconds after which a collective that waits for a lost rank fails."""
 
@@ -304,6 +316,7 @@ class Logging:
     every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     tensorboard: bool = True
+    """Also write curves for TensorBoard."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, "logging.every_steps", self.every_steps, "at least 1")

@@ -161,7 +161,10 @@ def _report(result: Result, run_dir: Path) -> None:
         print(f"stopped after step {result.step} with a checkpoint; the same command with --run-dir {run_dir} goes on")
         return
     print()
-    print_metrics(result.metrics)
+    if result.metrics:
+        print_metrics(result.metrics)
+    else:
+        print("no requests are held out (data.holdout), so there is nothing to evaluate")
     print(f"  {'impressions/s':<22}{result.impressions_per_second:,.0f}")
     print(f"\nrun    {run_dir}")
     print(f"next   {_command('tensorboard')} --logdir {run_dir}/tensorboard")

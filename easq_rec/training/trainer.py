@@ -76,7 +76,8 @@ class Trainer:
         self.log = RunLog(
             run_dir, config.logging, first_step=self.step, total_steps=self.total_steps, speaks=runtime.leads
         )
-        self._ahead: deque[LoaderState] = deque()
+        self._ahead: deque[tuple[LoaderState, int]] = deque()
+        self._impressions, self._since = 0, self.step
         self._stop = False
         self._forward_end = 0.0
 
@@ -86,8 +87,8 @@ class Trainer:
         self._announce()
         self._catch_signals()
         stream = self._stream()
-        rate, impressions, since = 0.0, 0, self.step
-        self.watch.lap(1)
+        rate = 0.0
+        self._start_window()
         while self.step < min(last, self.total_steps) and not self._stopping():
             logs = (self.step + 1) % config.logging.every_steps == 0
             self.optimizers.before_step(self.step, self.total_steps)
@@ -96,17 +97,17 @@ class Trainer:
             output: StepOutput = self.pipeline.progress(stream)
             self.watch.add("optimizer", time.perf_counter() - self.optimizers.started)
             self.watch.add("backward", self.optimizers.started - self._forward_end)
-            self.step, self.state = self.step + 1, self._ahead.popleft()
-            impressions += self._impressions(output)
+            self.state, impressions = self._ahead.popleft()
+            self.step += 1
+            self._impressions += impressions
             if logs:
-                rate = self._log_step(output, impressions, self.step - since)
-                impressions, since = 0, self.step
+                rate = self._log_step(output)
             if self._due(config.evaluation.every_steps):
                 self.evaluate("holdout", limit=config.evaluation.max_requests)
-                self.watch.lap(1)
+                self._start_window()
             if self._due(config.checkpoint.every_steps):
                 self.save()
-                self.watch.lap(1)
+                self._start_window()
         self.save()
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
@@ -121,6 +122,8 @@ class Trainer:
     def evaluate(self, split: str, *, limit: int | None) -> dict[str, float]:
         """Metrics on the held-out requests, and answer diagnostics on training and held-out answers."""
         config, runtime, sources = self.config, self.runtime, self.sources
+        if not len(sources.holdout):
+            return {}
         self.pipeline.detach()
         self.model.eval()
         stream = evaluation.batches(
@@ -147,7 +150,7 @@ class Trainer:
         return self.ranker.score(batch)
 
     def _stream(self) -> Iterator[RequestBatch]:
-        """Batches for the pipeline, which pulls some ahead: their states wait until their step is trained."""
+        """Batches for the pipeline, which pulls some ahead: what comes after them waits until their step is trained."""
         batches = self.sources.loader.batches(self.state, steps=self.total_steps - self.step)
         while True:
             begin = time.perf_counter()
@@ -156,7 +159,7 @@ class Trainer:
             if item is None:
                 return
             batch, state = item
-            self._ahead.append(state)
+            self._ahead.append((state, batch.stream.candidates))
             # The copy to a GPU runs beside the step only from pinned memory.
             yield batch.pin_memory() if self.runtime.device.type == "cuda" else batch
 
@@ -167,14 +170,17 @@ class Trainer:
         self.watch.add("forward", self._forward_end - begin)
         return result
 
-    def _impressions(self, output: StepOutput) -> int:
-        return output.network.candidates.total
+    def _start_window(self) -> None:
+        """Begins the window of steps over which rates and phases are averaged."""
+        self.watch.lap(1)
+        self._impressions, self._since = 0, self.step
 
-    def _log_step(self, output: StepOutput, impressions: int, steps: int) -> float:
-        """Writes the statistics of a step and the means of those since the last; returns impressions per second."""
-        phases, elapsed = self.watch.lap(steps)
+    def _log_step(self, output: StepOutput) -> float:
+        """Writes the statistics of a step and the means over its window; returns impressions per second."""
+        phases, elapsed = self.watch.lap(self.step - self._since)
         values = step_statistics(output, self.objective.ranks)
-        rate = float(self.objective.ranks.sum(torch.tensor(float(impressions)))) / elapsed
+        rate = float(self.objective.ranks.sum(torch.tensor(float(self._impressions)))) / elapsed
+        self._impressions, self._since = 0, self.step
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in self.optimizers.gradient_norms.items()}
         values |= {"learning_rate": self.optimizers.dense_learning_rate, "impressions_per_second": rate, **phases}
         self.log.metrics(self.step, "train", values)

@@ -83,3 +83,12 @@ def test_user_errors_are_one_line(arguments: list[str], message: str) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+@pytest.mark.integration
+def test_run_without_holdout_says_that_there_is_nothing_to_evaluate(world: Path, tmp_path: Path) -> None:
+    """data.holdout 0 trains on everything; the end is clean."""
+    arguments = ["easq", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "2"]
+    done = launch(sys.executable, "easq_rec/train.py", *arguments, "--data.holdout", "0", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to evaluate" in done.stdout

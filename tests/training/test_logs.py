@@ -55,3 +55,20 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     log.say("hello")
     log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_shows_the_same_values(tmp_path: Path) -> None:
+    """Every named value is a curve under its split."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, Logging(), first_step=0, total_steps=10, speaks=True)
+    log.metrics(4, "train", {"loss_main": 0.25, "gate_main_0": 1.0})
+    log.metrics(4, "holdout", {"satisfaction_ndcg5": 0.5})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == {
+        "train/loss_main": [(4, 0.25)],
+        "train/gate_main_0": [(4, 1.0)],
+        "holdout/satisfaction_ndcg5": [(4, 0.5)],
+    }

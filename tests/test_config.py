@@ -1,0 +1,101 @@
+"""Configuration: recipes, their JSON form, overrides, and errors that name field, value and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from easq_rec import arguments
+from easq_rec.config import Config, LoRA, Losses, Model, Sharding, Tower
+from easq_rec.features import Feature, FeatureSchema, Outcome, Table
+from easq_rec.recipes import RECIPES, easq
+from easq_rec.serialization import from_dict, to_dict
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_config_survives_json(recipe: str) -> None:
+    config = RECIPES[recipe]()
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_unknown_and_missing_fields_are_named() -> None:
+    values = to_dict(easq())
+    with pytest.raises(ValueError, match=r"config.trainer: unknown field 'bach_size'"):
+        from_dict(Config, {**values, "trainer": {"bach_size": 1}})
+    with pytest.raises(ValueError, match="schema"):
+        from_dict(Config, {name: value for name, value in values.items() if name != "schema"})
+
+
+def test_overrides_reach_their_fields() -> None:
+    argv = ["easq", "--data", "/logs", "--run-dir", "/runs/one", "--trainer.max-steps", "5", "--losses.dense", "0.5"]
+    config = arguments.parse_config(argv, prog="train")
+    assert (config.data.path, config.run_dir, config.trainer.max_steps) == ("/logs", "/runs/one", 5)
+    assert config == dataclasses.replace(
+        easq(), run_dir="/runs/one", data=config.data, trainer=config.trainer, losses=Losses(dense=0.5)
+    )
+
+
+def test_no_arguments_mean_quickstart() -> None:
+    assert arguments.parse_config([], prog="train") == RECIPES["quickstart"]()
+
+
+def test_a_stored_config_is_repeated_in_a_new_directory(tmp_path: Path) -> None:
+    stored = dataclasses.replace(RECIPES["main_only"](), run_dir="/runs/one")
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(stored)))
+    config = arguments.parse_config([str(tmp_path / "config.json"), "--trainer.seed", "7"], prog="train")
+    assert config == dataclasses.replace(stored, run_dir=None, trainer=dataclasses.replace(stored.trainer, seed=7))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_describes_every_number(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each flag has a text of its own besides its default."""
+    with pytest.raises(SystemExit) as leaving:
+        arguments.parse_config([recipe, "--help"], prog="train")
+    assert not leaving.value.code
+    text = re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out)
+    # A flag's line, then its description up to the default.
+    flags = re.findall(r"\n +(--[a-z][^\n]*?[A-Z}])\s*\n(.*?)\(default:", text, flags=re.DOTALL)
+    assert len(flags) > 40
+    for name, description in flags:
+        assert "--" not in description, f"{name} shows no default"
+        assert description.strip(), f"{name} has no description"
+
+
+def test_schema_errors_name_what_is_wrong() -> None:
+    tables = (Table(name="a", rows=4, dim=8), Table(name="b", rows=4, dim=8))
+    good = {
+        "tables": tables,
+        "user": (Feature(name="user_id", table="a"),),
+        "history": (Feature(name="video_id", table="b"),),
+        "candidate": (Feature(name="video_id", table="b"),),
+        "outcomes": (Outcome(name="like", weight=1.0),),
+    }
+    FeatureSchema(**good)  # type: ignore[arg-type]
+    for change, message in (
+        ({"user": (Feature(name="user_id", table="zzz"),)}, r"user_id: table='zzz' is not allowed: one of .*'a', 'b'"),
+        ({"user": (Feature(name="age", kind="float"),)}, "at least one id feature"),
+        ({"candidate": (Feature(name="video_id", table="a"),)}, "already serves the user features"),
+        ({"tables": (tables[0], tables[0])}, "unique names"),
+        ({"outcomes": ()}, "at least one outcome"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FeatureSchema(**{**good, **change})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Table(name="a", rows=4, dim=6)
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"losses.dense=0.3 is not allowed: 0 without a satisfaction tower"):
+        dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, dense=0.3))
+    with pytest.raises(ValueError, match=r"model.heads=5 is not allowed: a divisor of model.dim=64"):
+        Model(heads=5)
+    with pytest.raises(ValueError, match=r"tower.experts=0"):
+        Tower(experts=0)
+    with pytest.raises(ValueError, match=r"model.lora.rank=0"):
+        LoRA(rank=0)
+    with pytest.raises(ValueError, match=r"sharding.types='nope' is not allowed"):
+        dataclasses.replace(easq(), sharding=Sharding(types={"nope": "row_wise"}))
