@@ -1,0 +1,57 @@
+"""A killed worker: torchrun restarts the workers, and they go on from the last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import REPOSITORY, SMALL, metrics
+
+STEPS = 40
+
+
+def workers(run_dir: Path) -> list[int]:
+    """Processes that train this run, the launcher not counted."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(run_dir).encode() in command and b"--nproc_per_node" not in command and b"-u" in command:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.integration
+def test_killed_worker_goes_on_from_the_checkpoint(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """kill -9 of one of two workers in mid-run: exit code 0, and every step is in the log exactly once."""
+    run_dir = tmp_path / "run"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts", "1"]
+    script = ["easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir), *SMALL]
+    options = ["--trainer.max-steps", str(STEPS), "--checkpoint.every-steps", "5"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, *script, *options],
+        cwd=REPOSITORY,
+        env={**environment, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (run_dir / "checkpoints" / "step_00000010").exists():
+        time.sleep(0.05)
+    victims = workers(run_dir)
+    assert len(victims) == 2
+    os.kill(victims[-1], signal.SIGKILL)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert "training from step" in out
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, STEPS + 1))
