@@ -13,7 +13,7 @@ and itself. Tables are plain `nn.Embedding` with sparse gradients under `torch.o
 fused AdamW. All histories are full, so no padding mask is needed.
 
 A step allocates and frees hundreds of MiB: with glibc's default thresholds these pages go back to the system and fault
-in again, which costs 1.6 times the CPU. Compare runs only under the same MALLOC_TRIM_THRESHOLD_ and
+in again, which costs much of the CPU time. Compare runs only under the same MALLOC_TRIM_THRESHOLD_ and
 MALLOC_MMAP_THRESHOLD_.
 
 Shape suffixes:

@@ -16,6 +16,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from easq_rec.data.batch import RequestBatch
 from easq_rec.features import Feature, FeatureSchema
 
+INIT_STD = 0.05
+"""Small and independent of the table's size: an id that is seen for the first time should hardly speak."""
+
 
 class RequestEmbeddings(nn.Module):
     """User and candidate EmbeddingBagCollections, and the EmbeddingCollection that history and candidates share.
@@ -81,5 +84,5 @@ def _sequences(schema: FeatureSchema) -> list[EmbeddingConfig]:
 
 
 def _init(weight: torch.Tensor) -> torch.Tensor:
-    """Small and independent of the table's size: an id seen for the first time should hardly speak."""
-    return nn.init.normal_(weight, std=0.05)
+    """Initial values of an unsharded table; sharded ones get theirs from `training.sharding.initialise_tables`."""
+    return nn.init.normal_(weight, std=INIT_STD)

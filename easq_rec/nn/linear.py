@@ -1,8 +1,8 @@
 """The linear layer's product, and its gradients written out.
 
-Two things are gained over `F.linear`: on CPU fp32 products run through oneDNN, which on some processors is twice as
-fast as the BLAS that torch calls there (`benchmarks/kernels.py` measures both), with ReLU in the same pass; and a
-weight may have a constant added for the value alone, as the merged adapters of the main stream need it.
+Two things are gained over `F.linear`: on CPU fp32 products run through oneDNN, which on some processors is much
+faster than the BLAS that torch calls there (`benchmarks/kernels.py` measures both), with ReLU in the same pass; and
+another weight may stand in for the value alone, as the merged adapters of both streams need it.
 """
 
 from __future__ import annotations

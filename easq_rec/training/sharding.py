@@ -18,6 +18,7 @@ from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
+from easq_rec.nn.embeddings import INIT_STD
 from easq_rec.training.host_lookup import use_pooled_kernels
 from easq_rec.training.runtime import Runtime
 
@@ -27,8 +28,6 @@ POOLED_CPU = ("table_wise", "column_wise", "table_column_wise")
 SEQUENCE_CPU = ("table_wise", "row_wise", "column_wise")
 CUDA = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
 
-INIT_STD = 0.05
-"""Small and independent of the table's size: an id that is seen for the first time should hardly speak."""
 INIT_ROWS = 8_192
 """Rows that one random state fills."""
 

@@ -90,6 +90,16 @@ def test_checkpoint_loads_on_another_number_of_ranks(train: Train, losses: Losse
 
 
 @pytest.mark.integration
+def test_weights_survive_another_number_of_ranks(train: Train, tmp_path: Path) -> None:
+    """The tables and the network that two ranks saved are the ones that one rank loads: equal held-out metrics."""
+    run_dir = tmp_path / "run"
+    train(run_dir, "--trainer.max-steps", "6", ranks=2)
+    saved = _final(run_dir)
+    train(run_dir, "--trainer.max-steps", "6", ranks=1)
+    assert _final(run_dir) == pytest.approx(saved, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.integration
 def test_resume_with_another_configuration_is_refused(train: Train, tmp_path: Path) -> None:
     """The message names the field and both values; exit code 2, no traceback."""
     run_dir = tmp_path / "run"
