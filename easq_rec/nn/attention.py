@@ -66,24 +66,27 @@ class _HostAttention(torch.autograd.Function):
         scale = (query.shape[-1] // heads) ** -0.5
         first = query.shape[1] - (key.shape[1] - requests)
         query = query * scale
-        share = query.new_empty(heads, query.shape[0], query.shape[1], requests)
-        for g, (q, k) in enumerate(zip(_split(query, heads), _split(key[:, :requests], heads), strict=True)):
-            torch.bmm(q, k.transpose(1, 2), out=share[g])
-        if bias is not None:
-            share += bias[:, 0]
-        peak_GRC1 = share[:, :, first:].amax(-1, keepdim=True)
-        share = share.softmax(-1)
+        share = query.new_empty(heads, *query.shape[:2], requests)
+        peak_GRC = query.new_empty(heads, query.shape[0], query.shape[1] - first)
         mixed = torch.empty_like(query)
-        for g, (v, out) in enumerate(zip(_split(value[:, :requests], heads), _split(mixed, heads), strict=True)):
-            out.copy_(torch.bmm(share[g], v))
+        # One head's logits at a time: they stay in the cache until their shares are computed.
+        logit_RQS = torch.empty_like(share[0])
+        of_candidates = logit_RQS[:, first:]
+        parts = (*(_split(x, heads) for x in (query, key[:, :requests], value[:, :requests], mixed)), share, peak_GRC)
+        for q, k, v, out, p, peak in zip(*parts, strict=True):
+            torch.bmm(q, k.transpose(1, 2), out=logit_RQS)
+            if bias is not None:
+                logit_RQS += bias[:, 0]
+            torch.amax(of_candidates, -1, out=peak)
+            torch.softmax(logit_RQS, -1, out=p)
+            out.copy_(torch.bmm(p, v))
         # log-sum-exp of the request logits: the largest logit less the logarithm of its share, which is at least 1 / S.
-        total_GRC1 = peak_GRC1 - share[:, :, first:].amax(-1, keepdim=True).log()
-        own_key, own_value = key[:, requests:], value[:, requests:]
-        own_RCG = (query[:, first:] * own_key).unflatten(-1, (heads, -1)).sum(-1)
-        gate_RCG1 = torch.sigmoid(own_RCG - total_GRC1.squeeze(-1).permute(1, 2, 0))[..., None]
-        from_requests = mixed[:, first:].clone()
-        difference = (own_value - from_requests).unflatten(-1, (heads, -1))
-        mixed[:, first:] += (gate_RCG1 * difference).flatten(-2)
+        total_GRC = peak_GRC.sub_(share[:, :, first:].amax(-1).log_())
+        own_RCG = _unflatten(query[:, first:] * key[:, requests:], heads).sum(-1)
+        gate_RCG1 = own_RCG.sub_(total_GRC.permute(1, 2, 0)).sigmoid_().unsqueeze_(-1)
+        mixed_RCGE = _unflatten(mixed[:, first:], heads)
+        from_requests = mixed_RCGE.clone()
+        mixed_RCGE.lerp_(_unflatten(value[:, requests:], heads), gate_RCG1)
         ctx.save_for_backward(query, key, value, share, gate_RCG1, from_requests)
         ctx.requests, ctx.heads, ctx.first, ctx.scale = requests, heads, first, scale
         return mixed
@@ -93,41 +96,39 @@ class _HostAttention(torch.autograd.Function):
         query, key, value, share, gate_RCG1, from_requests = ctx.saved_tensors
         requests, heads, first = ctx.requests, ctx.heads, ctx.first
         grad = grads[0].clone()
-        own_key, own_value = key[:, requests:], value[:, requests:]
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         # The gate: towards the own value and logit, and away from the log-sum-exp of the requests.
-        out_RCGE = grad[:, first:].unflatten(-1, (heads, -1))
-        towards = (out_RCGE * (own_value - from_requests).unflatten(-1, (heads, -1))).sum(-1, keepdim=True)
-        grad_own = gate_RCG1 * (1 - gate_RCG1) * towards
-        grad_value[:, requests:] = (gate_RCG1 * out_RCGE).flatten(-2)
-        grad[:, first:] = ((1 - gate_RCG1) * out_RCGE).flatten(-2)
-        q_own = query[:, first:].unflatten(-1, (heads, -1))
-        grad_key[:, requests:] = (grad_own * q_own).flatten(-2)
-        grad_total_GRC1 = -grad_own.permute(2, 0, 1, 3)
-        for g, (q, k, v, out, dq, dk, dv) in enumerate(
-            zip(
-                *(
-                    _split(tensor, heads)
-                    for tensor in (
-                        query, key[:, :requests], value[:, :requests], grad,
-                        grad_query, grad_key[:, :requests], grad_value[:, :requests],
-                    )
-                ),
-                strict=True,
-            )
-        ):  # fmt: skip
-            dv.copy_(torch.bmm(share[g].transpose(1, 2), out))
-            logit = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), share[g], -1, share.dtype)
-            logit[:, first:].addcmul_(share[g][:, first:], grad_total_GRC1[g])
+        out_RCGE = _unflatten(grad[:, first:], heads)
+        towards = (_unflatten(value[:, requests:], heads) - from_requests).mul_(out_RCGE).sum(-1, keepdim=True)
+        grad_own_RCG1 = towards.mul_(gate_RCG1).mul_(1 - gate_RCG1)
+        grad_own_value = out_RCGE * gate_RCG1
+        grad_value[:, requests:] = grad_own_value.flatten(-2)
+        out_RCGE -= grad_own_value
+        grad_key[:, requests:] = (_unflatten(query[:, first:], heads) * grad_own_RCG1).flatten(-2)
+        # The mixture over the request tokens, a head at a time.
+        of_requests = (key[:, :requests], value[:, :requests], grad_key[:, :requests], grad_value[:, :requests])
+        parts = (
+            *(_split(tensor, heads) for tensor in (query, grad, grad_query, *of_requests)),
+            *(tensor.unbind() for tensor in (share, share[:, :, first:], grad_own_RCG1.permute(2, 0, 1, 3))),
+        )
+        for q, out, dq, k, v, dk, dv, p, p_candidates, grad_own in zip(*parts, strict=True):
+            dv.copy_(torch.bmm(p.transpose(1, 2), out))
+            logit = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), p, -1, p.dtype)
+            logit[:, first:].addcmul_(p_candidates, grad_own, value=-1)
             dq.copy_(torch.bmm(logit, k))
             dk.copy_(torch.bmm(logit.transpose(1, 2), q))
-        grad_query[:, first:] += (grad_own * own_key.unflatten(-1, (heads, -1))).flatten(-2)
+        _unflatten(grad_query[:, first:], heads).addcmul_(_unflatten(key[:, requests:], heads), grad_own_RCG1)
         return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
 
 
 def _heads(x_RTD: Tensor, heads: int) -> Tensor:
     """(R, T, D) to (R, G, T, E)."""
-    return x_RTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return _unflatten(x_RTD, heads).transpose(1, 2)
+
+
+def _unflatten(x_RTD: Tensor, heads: int) -> Tensor:
+    """(R, T, D) to (R, T, G, E)."""
+    return x_RTD.view(*x_RTD.shape[:-1], heads, x_RTD.shape[-1] // heads)
 
 
 def _split(x_RTD: Tensor, heads: int) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from easq_rec.config import LinearName, LoRA, Model
 from easq_rec.nn.attention import attend
-from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm
+from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm, feed_forward
 
 
 class Backbone(nn.Module):
@@ -68,7 +68,7 @@ class Block(nn.Module):
         query_RTD = self.query(n_RTD, stream)
         mixed = attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S, self.heads)
         x_RTD = x_RTD + self.attention_out(mixed, stream)
-        return x_RTD + self.ffn_out(self.ffn_in(self.ffn_norm(x_RTD, stream), stream, relu=True), stream)
+        return x_RTD + feed_forward(self.ffn_in, self.ffn_out, self.ffn_norm(x_RTD, stream), stream)
 
 
 def adapter(config: Model, name: LinearName) -> LoRA | None:

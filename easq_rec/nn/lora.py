@@ -9,8 +9,10 @@ Both streams have the value h + h_LoRA with h = W0 x and h_LoRA = B A x; they di
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,24 +43,27 @@ class AdaptedLinear(nn.Module):
         self.lora_a: nn.Parameter | None = None
         self.lora_b: nn.Parameter | None = None
         self.scale = 0.0
+        self._value: Tensor | None = None
         if lora is not None:
             self.lora_a = nn.Parameter(torch.empty(lora.rank, in_features))
             self.lora_b = nn.Parameter(torch.zeros(out_features, lora.rank))
             nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
             self.scale = lora.alpha / lora.rank
 
-    def forward(self, x: Tensor, stream: Stream, *, relu: bool = False) -> Tensor:
-        """(..., in) to (..., out), through ReLU if asked."""
-        merged = self.merged()
+    def forward(self, x: Tensor, stream: Stream, *, relu: bool = False, rectified: bool = False) -> Tensor:
+        """(..., in) to (..., out). `feed_forward` joins two of them by a ReLU: `relu` and `rectified` are its own."""
+        merged = self._value if self._value is not None else self.merged()
         match stream:
             case Stream.MAIN:
                 # h + sg(h_LoRA) at the price of one product: the merged weight counts for the value alone.
-                return linear(x, self.weight, self.bias, merged=merged, relu=relu)
+                return linear(x, self.weight, self.bias, merged=merged, relu=relu, rectified=rectified)
             case Stream.SATISFACTION:
                 if self.lora_a is None or self.lora_b is None:
                     return constant_linear(x, self.weight, self.bias, relu=relu)
                 assert merged is not None
-                return adapted_linear(x, merged, self.bias, self.lora_a, self.lora_b, self.scale, relu=relu)
+                return adapted_linear(
+                    x, merged, self.bias, self.lora_a, self.lora_b, self.scale, relu=relu, rectified=rectified
+                )
 
     @torch.no_grad()
     def merged(self) -> Tensor | None:
@@ -74,6 +79,24 @@ class AdaptedLinear(nn.Module):
         if merged is not None:
             self.weight.copy_(merged)
             self.lora_a = self.lora_b = None
+
+
+@contextlib.contextmanager
+def merged_once(linears: Sequence[AdaptedLinear]) -> Iterator[None]:
+    """Within it the adapters do not change, and both streams take the same merged weights."""
+    with torch.no_grad():
+        for linear_ in linears:
+            linear_._value = linear_.merged()
+    try:
+        yield
+    finally:
+        for linear_ in linears:
+            linear_._value = None
+
+
+def feed_forward(first: AdaptedLinear, second: AdaptedLinear, x: Tensor, stream: Stream) -> Tensor:
+    """second(relu(first(x))), (..., in) to (..., out)."""
+    return second(first(x, stream, relu=True), stream, rectified=True)
 
 
 class StreamNorm(nn.LayerNorm):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config import Tower
-from easq_rec.nn.linear import linear
+from easq_rec.nn.experts import mix_experts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,7 @@ class MoETower(nn.Module):
         n_ND = self.norm(h_ND)
         open_NK = F.relu(self.router(n_ND))
         gate_NK = open_NK + self.floor
-        hidden_NM = linear(n_ND, self.in_KHD.flatten(0, 1), self.in_KH.flatten(), relu=True)
-        hidden_NKH = hidden_NM.unflatten(-1, self.in_KH.shape)
-        # The second linears are summed over experts, so gating their inputs makes them one product.
-        gated_NM = (hidden_NKH * gate_NK[..., None]).flatten(1)
-        mixed_NO = F.linear(gated_NM, self.out_KOH.transpose(0, 1).flatten(1)) + gate_NK @ self.out_KO
+        mixed_NO = mix_experts(n_ND, gate_NK, self.in_KHD, self.in_KH, self.out_KOH, self.out_KO)
         return TowerOutput(score_N=self.head(F.relu(mixed_NO)).squeeze(-1), gate_NK=open_NK)
 
     def reference(self, h_ND: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The dense network: tokens, backbone and towers, with the two gradient streams.
 
-Legend: R requests, H history entries, N candidates, A answers, D token width.
+Legend: R requests, H history entries, N candidates, A answers, D token width, M and E and F widths of what is embedded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from easq_rec.data.batch import RequestBatch
 from easq_rec.features import FeatureSchema
 from easq_rec.nn.backbone import Backbone
 from easq_rec.nn.jagged import Lists
-from easq_rec.nn.lora import AdaptedLinear, Stream
+from easq_rec.nn.lora import AdaptedLinear, Stream, merged_once
 from easq_rec.nn.moe import MoETower, TowerOutput
 from easq_rec.nn.tokens import Tokenizer
 
@@ -29,8 +29,8 @@ class Embedded:
     user_RM: Tensor
     history_HE: Tensor
     """Summed over the history's ids."""
-    candidate: list[Tensor]
-    """(N, E) per candidate feature."""
+    candidate_NF: Tensor
+    """The candidate's embeddings side by side, and its float features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,8 @@ class Part:
     embedded: Embedded
     histories: Lists
     candidates: Lists
-    age_H: Tensor
-    ratio_H: Tensor
-    float_NF: Tensor
+    context_H3: Tensor
+    """Rows of the context table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +76,7 @@ class RankingNetwork(nn.Module):
         self.backbone = Backbone(config)
         self.main = MoETower(config.dim, config.main)
         self.satisfaction = MoETower(config.dim, config.satisfaction) if config.satisfaction is not None else None
+        self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
         self.autocast: torch.dtype | None = None
         """Set by the runtime: dtype of the dense products, None for fp32."""
 
@@ -85,7 +85,7 @@ class RankingNetwork(nn.Module):
         whole = self._whole(user, sequence, candidate, batch)
         device = whole.embedded.user_RM.device.type
         cast = torch.autocast(device, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
-        with cast:
+        with cast, merged_once(self._adapted):
             everything = not self.training or self.policy_on_replayed
             part = whole if everything else _stream_part(whole, batch)
             h_ND = self._represent(part, Stream.MAIN)
@@ -105,8 +105,8 @@ class RankingNetwork(nn.Module):
         """Representations of a part's candidates, (N, D)."""
         embedded, histories, candidates = part.embedded, part.histories, part.candidates
         user_RUD = self.tokens.users(embedded.user_RM, stream)
-        history_HD = self.tokens.histories(embedded.history_HE, _recency(histories), part.age_H, part.ratio_H, stream)
-        candidate_ND = self.tokens.candidates(embedded.candidate, part.float_NF, stream)
+        history_HD = self.tokens.histories(embedded.history_HE, part.context_H3, stream)
+        candidate_ND = self.tokens.candidate(embedded.candidate_NF, stream)
         x_RTD = torch.cat([user_RUD, histories.pad(history_HD), candidates.pad(candidate_ND)], dim=1)
         request_tokens = user_RUD.shape[1] + histories.longest
         mask_RS = None
@@ -125,34 +125,32 @@ class RankingNetwork(nn.Module):
             if f.kind != "float"
         ]
         total = batch.total
+        histories = Lists(
+            offsets_R1=batch.history_offsets_R1,
+            count=total.requests,
+            total=total.history,
+            longest=batch.max_history,
+        )
         return Part(
             embedded=Embedded(
                 user_RM=_in_order(user, [f"user.{f.name}" for f in self.schema.user]),
                 history_HE=sum(history[1:], start=history[0]),
-                candidate=features,
+                candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
             ),
-            histories=Lists(
-                offsets_R1=batch.history_offsets_R1,
-                count=total.requests,
-                total=total.history,
-                longest=batch.max_history,
-            ),
+            histories=histories,
             candidates=Lists(
                 offsets_R1=batch.candidate_offsets_R1,
                 count=total.requests,
                 total=total.candidates,
                 longest=batch.max_candidates,
             ),
-            age_H=batch.history_age_H,
-            ratio_H=batch.history_ratio_H,
-            float_NF=batch.float_NF,
+            context_H3=self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H),
         )
 
     def merge_adapters(self) -> None:
         """Folds every adapter into its linear, for serving."""
-        for module in self.modules():
-            if isinstance(module, AdaptedLinear):
-                module.merge()
+        for linear in self._adapted:
+            linear.merge()
 
 
 def _stream_part(whole: Part, batch: RequestBatch) -> Part:
@@ -165,7 +163,7 @@ def _stream_part(whole: Part, batch: RequestBatch) -> Part:
         embedded=Embedded(
             user_RM=embedded.user_RM[: extent.requests],
             history_HE=embedded.history_HE[: extent.history],
-            candidate=[feature[: extent.candidates] for feature in embedded.candidate],
+            candidate_NF=embedded.candidate_NF[: extent.candidates],
         ),
         histories=Lists(
             offsets_R1=batch.history_offsets_R1[: extent.requests + 1],
@@ -179,9 +177,7 @@ def _stream_part(whole: Part, batch: RequestBatch) -> Part:
             total=extent.candidates,
             longest=whole.candidates.longest,
         ),
-        age_H=whole.age_H[: extent.history],
-        ratio_H=whole.ratio_H[: extent.history],
-        float_NF=whole.float_NF[: extent.candidates],
+        context_H3=whole.context_H3[: extent.history],
     )
 
 
@@ -189,12 +185,15 @@ def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
     """The replayed requests with their answered candidates alone: no other row needs the satisfaction gradient."""
     extent, total, embedded = batch.stream, batch.total, whole.embedded
     answered_A = batch.answered_A
-    user, history = embedded.user_RM[extent.requests :], embedded.history_HE[extent.history :]
-    candidate = [feature[answered_A] for feature in embedded.candidate]
+    user_RM, history_HE, candidate_NF = embedded.user_RM, embedded.history_HE, embedded.candidate_NF
     if detach:
-        user, history, candidate = user.detach(), history.detach(), [feature.detach() for feature in candidate]
+        user_RM, history_HE, candidate_NF = user_RM.detach(), history_HE.detach(), candidate_NF.detach()
     return Part(
-        embedded=Embedded(user_RM=user, history_HE=history, candidate=candidate),
+        embedded=Embedded(
+            user_RM=user_RM[extent.requests :],
+            history_HE=history_HE[extent.history :],
+            candidate_NF=candidate_NF[answered_A],
+        ),
         histories=Lists(
             offsets_R1=batch.history_offsets_R1[extent.requests :] - extent.history,
             count=total.requests - extent.requests,
@@ -207,9 +206,7 @@ def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
             total=len(answered_A),
             longest=batch.max_answers,
         ),
-        age_H=whole.age_H[extent.history :],
-        ratio_H=whole.ratio_H[extent.history :],
-        float_NF=whole.float_NF[answered_A],
+        context_H3=whole.context_H3[extent.history :],
     )
 
 

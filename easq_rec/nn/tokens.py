@@ -1,6 +1,6 @@
 """From embeddings to the tokens of the Transformer.
 
-Legend: R requests, U user features, H history entries, N candidates, E table dim, D token width, F float features.
+Legend: R requests, U user features, H history entries, E table dim, D token width.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Tokenizer(nn.Module):
         self.user = AdaptedLinear(self.user_dim, config.dim, adapter(config, "input"))
         self.user_feature_UD = nn.Parameter(torch.randn(len(schema.user), config.dim) * 0.02)
         self.history = AdaptedLinear(history_dim, config.dim, adapter(config, "input"))
+        # Applied as it is, to all embeddings of a candidate side by side, with its float features.
         self.candidate = AdaptedLinear(candidate_dim, config.dim, adapter(config, "input"))
         # One small table for position, age and watch ratio: three rows of it are summed in one lookup.
         self.max_history = max_history
@@ -40,10 +41,8 @@ class Tokenizer(nn.Module):
         feature_UD = self.user_feature_UD if stream is Stream.MAIN else self.user_feature_UD.detach()
         return self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream) + feature_UD
 
-    def histories(
-        self, embedded_HE: Tensor, recency_H: Tensor, age_H: Tensor, ratio_H: Tensor, stream: Stream
-    ) -> Tensor:
-        """(H, E), summed over side ids, to (H, D).
+    def context_rows(self, recency_H: Tensor, age_H: Tensor, ratio_H: Tensor) -> Tensor:
+        """Which rows of the context table describe each history entry, (H, 3).
 
         Args:
             recency_H: 0 for the newest entry of its request, counting backwards.
@@ -53,7 +52,7 @@ class Tokenizer(nn.Module):
         # Ages spread over seconds to years: half-octaves up to 2^16 s (18 h), then all one.
         age = (2 * torch.log2(1 + age_H.clamp(min=0))).long().clamp_(max=AGE_BUCKETS - 1)
         ratio = (ratio_H * 8).long().clamp_(0, RATIO_BUCKETS - 1)
-        rows = torch.stack(
+        return torch.stack(
             [
                 recency_H.clamp(max=self.max_history - 1),
                 age + self.max_history,
@@ -61,10 +60,9 @@ class Tokenizer(nn.Module):
             ],
             dim=1,
         )
-        weight = self.context.weight if stream is Stream.MAIN else self.context.weight.detach()
-        context_HE = nn.functional.embedding_bag(rows, weight, mode="sum")
-        return self.history(embedded_HE + context_HE, stream)
 
-    def candidates(self, embedded: list[Tensor], float_NF: Tensor, stream: Stream) -> Tensor:
-        """Embeddings of each candidate feature, and floats, to (N, D)."""
-        return self.candidate(torch.cat([*embedded, float_NF], dim=-1), stream)
+    def histories(self, embedded_HE: Tensor, context_H3: Tensor, stream: Stream) -> Tensor:
+        """(H, E), summed over side ids, with their `context_rows`, to (H, D)."""
+        weight = self.context.weight if stream is Stream.MAIN else self.context.weight.detach()
+        context_HE = nn.functional.embedding_bag(context_H3, weight, mode="sum")
+        return self.history(embedded_HE + context_HE, stream)

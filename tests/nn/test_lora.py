@@ -15,7 +15,7 @@ from torch import Tensor
 
 from easq_rec.config import LoRA
 from easq_rec.model import Ranker
-from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm
+from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm, feed_forward, merged_once
 from tests.builders import excite, random_batch, small_config
 
 WIDTHS = st.integers(1, 6)
@@ -50,10 +50,10 @@ def assert_gradients(found: dict[str, Tensor | None], expected: dict[str, Tensor
             torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5, msg=partial("{}: {}".format, name))
 
 
-@given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, rank=WIDTHS, dtype=TYPES, relu=st.booleans())
+@given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, rank=WIDTHS, dtype=TYPES)
 @settings(max_examples=100, deadline=None)
 def test_the_main_stream_is_the_sum_with_a_constant_adapter(
-    shape: list[int], inside: int, outside: int, rank: int, dtype: torch.dtype, relu: bool
+    shape: list[int], inside: int, outside: int, rank: int, dtype: torch.dtype
 ) -> None:
     """h + sg(h_LoRA), for any leading shape, no rows at all included: A and B get nothing, W0, b and x those of h."""
     module = linear(inside, outside, rank, dtype=dtype)
@@ -61,15 +61,15 @@ def test_the_main_stream_is_the_sum_with_a_constant_adapter(
     assert module.lora_a is not None and module.lora_b is not None
     h_lora = 3.0 / rank * (x @ (module.lora_b @ module.lora_a).T)
     slow = x @ module.weight.T + module.bias + h_lora.detach()
-    fast, slow = module(x, Stream.MAIN, relu=relu), slow.relu() if relu else slow
+    fast = module(x, Stream.MAIN)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
     assert_gradients(gradients(fast, x, module), gradients(slow, x, module))
 
 
-@given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, rank=WIDTHS, dtype=TYPES, relu=st.booleans())
+@given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, rank=WIDTHS, dtype=TYPES)
 @settings(max_examples=100, deadline=None)
 def test_the_satisfaction_stream_is_the_adapter_with_a_constant_sum(
-    shape: list[int], inside: int, outside: int, rank: int, dtype: torch.dtype, relu: bool
+    shape: list[int], inside: int, outside: int, rank: int, dtype: torch.dtype
 ) -> None:
     """sg(h) + h_LoRA: W0 and b get nothing, A, B and x those of h_LoRA."""
     module = linear(inside, outside, rank, dtype=dtype)
@@ -77,26 +77,47 @@ def test_the_satisfaction_stream_is_the_adapter_with_a_constant_sum(
     assert module.lora_a is not None and module.lora_b is not None
     h_lora = 3.0 / rank * (x @ (module.lora_b @ module.lora_a).T)
     slow = (x @ module.weight.T + module.bias).detach() + h_lora
-    fast, slow = module(x, Stream.SATISFACTION, relu=relu), slow.relu() if relu else slow
+    fast = module(x, Stream.SATISFACTION)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
     assert_gradients(gradients(fast, x, module), gradients(slow, x, module))
 
 
-@given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, relu=st.booleans(), dtype=TYPES)
+@given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, dtype=TYPES)
 @settings(max_examples=60, deadline=None)
-def test_without_an_adapter(shape: list[int], inside: int, outside: int, relu: bool, dtype: torch.dtype) -> None:
+def test_without_an_adapter(shape: list[int], inside: int, outside: int, dtype: torch.dtype) -> None:
     """A plain linear in the main stream, a constant in the satisfaction stream."""
     torch.manual_seed(0)
     module = AdaptedLinear(inside, outside, None).to(dtype)
     excite(module)
     x = torch.randn(*shape, inside, dtype=dtype, requires_grad=True)
     slow = x @ module.weight.T + module.bias
-    slow = slow.relu() if relu else slow
-    fast, constant = module(x, Stream.MAIN, relu=relu), module(x, Stream.SATISFACTION, relu=relu)
+    fast, constant = module(x, Stream.MAIN), module(x, Stream.SATISFACTION)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(constant, slow, rtol=1e-5, atol=1e-5)
     assert_gradients(gradients(fast, x, module), gradients(slow, x, module))
     assert not constant.requires_grad
+
+
+@given(shape=SHAPES, widths=st.tuples(WIDTHS, WIDTHS, WIDTHS), adapted=st.sampled_from(["both", "second", "none"]))
+@settings(max_examples=100, deadline=None)
+def test_the_feed_forward_net_has_a_relu_in_between(
+    shape: list[int], widths: tuple[int, int, int], adapted: str
+) -> None:
+    """Its gradient is split between the two linears: together they equal the ReLU of autograd, in both streams."""
+    inside, hidden, outside = widths
+    torch.manual_seed(0)
+    lora = LoRA(rank=2, alpha=3.0)
+    first = AdaptedLinear(inside, hidden, lora if adapted == "both" else None).double()
+    second = AdaptedLinear(hidden, outside, lora if adapted != "none" else None).double()
+    net = torch.nn.ModuleList([first, second])
+    excite(net)
+    x = torch.randn(*shape, inside, dtype=torch.float64, requires_grad=True)
+    for stream in Stream:
+        fast, slow = feed_forward(first, second, x, stream), second(first(x, stream).relu(), stream)
+        torch.testing.assert_close(fast, slow)
+        assert fast.requires_grad == slow.requires_grad
+        if fast.requires_grad:
+            assert_gradients(gradients(fast, x, net), gradients(slow, x, net))
 
 
 def test_an_input_without_gradient() -> None:
@@ -168,6 +189,20 @@ def test_the_norm_is_affine_constant_in_the_satisfaction_stream() -> None:
     torch.testing.assert_close(in_main["x"], in_satisfaction["x"])
     assert in_main["weight"].any() and in_main["bias"].any()
     assert in_satisfaction["weight"] is None and in_satisfaction["bias"] is None
+
+
+def test_a_step_merges_once() -> None:
+    """Both streams take the weights that were merged at its start; afterwards a changed adapter counts again."""
+    module = linear(5, 3)
+    x = torch.randn(7, 5, dtype=torch.float64)
+    before = module(x, Stream.MAIN)
+    assert module.lora_b is not None
+    with merged_once([module]):
+        with torch.no_grad():
+            module.lora_b.add_(1)
+        torch.testing.assert_close(module(x, Stream.MAIN), before)
+        torch.testing.assert_close(module(x, Stream.SATISFACTION), before)
+    assert (module(x, Stream.MAIN) - before).abs().max() > 1e-3
 
 
 def test_merging_keeps_the_value() -> None:
