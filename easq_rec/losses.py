@@ -8,6 +8,8 @@ Legend: R requests, C candidates (padded), A answers of this rank, B answers of 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,32 +18,47 @@ NO_LABEL = -1
 """Label of an empty answer slot."""
 
 
-def bpr(score_RC: Tensor, utility_RC: Tensor, mask_RC: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class RequestPairs:
+    """The ordered pairs (i, j) of a request's candidates, which L_main and L_dense weigh differently."""
+
+    loss_RCC: Tensor
+    """-log sigmoid(s_i - s_j)."""
+    real_RCC: Tensor
+    """True where i and j are two candidates, neither of them padding."""
+
+    @staticmethod
+    def of(score_RC: Tensor, mask_RC: Tensor) -> RequestPairs:
+        """All pairs of a batch. `mask_RC`: True at candidates, False at padding."""
+        same_CC = torch.eye(score_RC.shape[1], dtype=torch.bool, device=score_RC.device)
+        return RequestPairs(
+            loss_RCC=F.softplus(score_RC[:, None, :] - score_RC[:, :, None]),
+            real_RCC=mask_RC[:, :, None] & mask_RC[:, None, :] & ~same_CC,
+        )
+
+
+def bpr(pairs: RequestPairs, utility_RC: Tensor) -> tuple[Tensor, Tensor]:
     """L_main: -log sigmoid(s_i - s_j), summed over pairs of a request with utility_i > utility_j (Rendle et al. 2009).
 
     Returns:
         (sum, number of pairs).
     """
-    better_RCC = (utility_RC[:, :, None] > utility_RC[:, None, :]) & _both(mask_RC)
-    loss_RCC = F.softplus(score_RC[:, None, :] - score_RC[:, :, None])
-    return (loss_RCC * better_RCC).sum(), better_RCC.sum()
+    better_RCC = (utility_RC[:, :, None] > utility_RC[:, None, :]) & pairs.real_RCC
+    return (pairs.loss_RCC * better_RCC).sum(), better_RCC.sum()
 
 
-def dense_preference(score_RC: Tensor, reference_RC: Tensor, mask_RC: Tensor) -> tuple[Tensor, Tensor]:
+def dense_preference(pairs: RequestPairs, reference_RC: Tensor) -> tuple[Tensor, Tensor]:
     """L_dense: cross-entropy of s_i - s_j against sigmoid(r_i - r_j) over the unordered pairs of a request.
 
-    The reference is a constant. Both orders of a pair have the same loss, so only i < j is counted.
+    Written over ordered pairs it is L_main with soft preferences: the two orders of a pair weigh sigmoid(r_i - r_j) and
+    sigmoid(r_j - r_i), which add up to one. The reference is a constant.
 
     Returns:
-        (sum, number of pairs).
+        (sum, number of unordered pairs).
     """
-    candidates = score_RC.shape[1]
-    above_CC = torch.ones(candidates, candidates, dtype=torch.bool, device=score_RC.device).triu(1)
-    pair_RCC = _both(mask_RC) & above_CC
-    target_RCC = (reference_RC[:, :, None] - reference_RC[:, None, :]).detach().sigmoid()
-    logit_RCC = score_RC[:, :, None] - score_RC[:, None, :]
-    loss_RCC = F.binary_cross_entropy_with_logits(logit_RCC, target_RCC, reduction="none")
-    return (loss_RCC * pair_RCC).sum(), pair_RCC.sum()
+    reference_RC = reference_RC.detach()
+    preference_RCC = (reference_RC[:, :, None] - reference_RC[:, None, :]).sigmoid_() * pairs.real_RCC
+    return (pairs.loss_RCC * preference_RCC).sum(), pairs.real_RCC.sum() // 2
 
 
 def log_policy(score_RC: Tensor, mask_RC: Tensor, form: str) -> Tensor:
@@ -77,15 +94,10 @@ def answered_pairs(value_A: Tensor, label_A: Tensor, value_B: Tensor, label_B: T
         (sum over pairs whose better answer is this rank's, pairs of all ranks). The sum's gradient also has the pairs
         whose worse answer is this rank's.
     """
-    value_B = value_B.detach()
     real_B = label_B != NO_LABEL
-    better_AB = (label_A[:, None] > label_B) & real_B
-    worse_AB = (label_A[:, None] < label_B) & real_B
-    as_better = (F.softplus(value_B - value_A[:, None]) * better_AB).sum()
-    as_worse = (F.softplus(value_A[:, None] - value_B) * worse_AB).sum()
+    # 1: this rank's answer is the better one, -1: the worse one, 0: no pair.
+    order_AB = (label_A[:, None] - label_B).sign() * real_B
+    loss_AB = F.softplus(order_AB * (value_B.detach() - value_A[:, None])) * order_AB.abs()
+    as_worse = (loss_AB.detach() * (order_AB < 0)).sum()
     pairs = ((label_B[:, None] > label_B) & real_B[:, None] & real_B).sum()
-    return as_better + (as_worse - as_worse.detach()), pairs
-
-
-def _both(mask_RC: Tensor) -> Tensor:
-    return mask_RC[:, :, None] & mask_RC[:, None, :]
+    return loss_AB.sum() - as_worse, pairs

@@ -27,8 +27,8 @@ class Ranks(Protocol):
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the ranks."""
 
-    def gather(self, value: Tensor) -> Tensor:
-        """Equally shaped tensors of all ranks, concatenated along the first dimension."""
+    def gather(self, value_XA: Tensor, room: int, fill: float) -> Tensor:
+        """The columns of all ranks, (X, B); each has at most `room` of them, and missing ones may come as `fill`."""
 
 
 class OneRank:
@@ -39,8 +39,8 @@ class OneRank:
     def sum(self, value: Tensor) -> Tensor:
         return value
 
-    def gather(self, value: Tensor) -> Tensor:
-        return value
+    def gather(self, value_XA: Tensor, room: int, fill: float) -> Tensor:
+        return value_XA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,16 +120,16 @@ class Objective(nn.Module):
         mask_RC = lists.mask()
         zero = score_RC.new_zeros(())
         count = batch.stream.requests
-        stream_RC, stream_mask_RC = score_RC[:count], mask_RC[:count]
         utility_N = batch.outcome_NO[: lists.total] @ self.utility_O
         utility_RC = lists.pad(utility_N[:, None]).squeeze(-1)[:count]
-        sum_main, pairs_main = losses.bpr(stream_RC, utility_RC, stream_mask_RC)
+        request_pairs = losses.RequestPairs.of(score_RC[:count], mask_RC[:count])
+        sum_main, pairs_main = losses.bpr(request_pairs, utility_RC)
         sum_dense, pairs_dense = zero, pairs_main.new_zeros(())
         reference_RC = None
         if output.reference is not None:
             reference_RC = lists.pad(output.reference.score_N[:, None]).squeeze(-1)
             if config.dense and self.steered:
-                sum_dense, pairs_dense = losses.dense_preference(stream_RC, reference_RC[:count], stream_mask_RC)
+                sum_dense, pairs_dense = losses.dense_preference(request_pairs, reference_RC[:count])
         pairs = self.ranks.sum(torch.stack([pairs_main, pairs_dense]))
         loss_main = sum_main / pairs[0].clamp(min=1)
         loss_dense = sum_dense / pairs[1].clamp(min=1)
@@ -171,15 +171,12 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(L_satis, L_DPO, number of pairs): the ranks exchange the values of their answers."""
         label_A = batch.answer_A
-        values = torch.stack([satisfaction_A, margin_A if margin_A is not None else torch.zeros_like(satisfaction_A)])
-        slots = values.new_full((3, self.slots), losses.NO_LABEL)
-        slots[:2, : len(label_A)] = values.detach()
-        slots[2, : len(label_A)] = label_A.to(slots.dtype)
-        satisfaction_B, margin_B, label_B = self.ranks.gather(slots[None]).transpose(0, 1).flatten(1)
+        rows = [satisfaction_A, label_A.to(satisfaction_A.dtype), *([margin_A] if margin_A is not None else [])]
+        satisfaction_B, label_B, *margin_B = self.ranks.gather(torch.stack(rows).detach(), self.slots, losses.NO_LABEL)
         sum_satisfaction, pairs = losses.answered_pairs(satisfaction_A, label_A, satisfaction_B, label_B)
         sum_dpo = satisfaction_A.new_zeros(())
         if margin_A is not None:
-            sum_dpo, _ = losses.answered_pairs(margin_A, label_A, margin_B, label_B)
+            sum_dpo, _ = losses.answered_pairs(margin_A, label_A, margin_B[0], label_B)
         share = pairs.clamp(min=1)
         return sum_satisfaction / share, sum_dpo / share, pairs
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from easq_rec import losses
 from easq_rec.config import Losses
-from easq_rec.losses import NO_LABEL
+from easq_rec.losses import NO_LABEL, RequestPairs
 from easq_rec.model import TrainingModel
 from tests.builders import excite, random_batch, small_config
 
@@ -59,7 +59,7 @@ def assert_same(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
 @settings(max_examples=60, deadline=None)
 def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, float, float]]]) -> None:
     score_RC, _, utility_RC, mask_RC = padded(requests)
-    found, pairs = losses.bpr(score_RC, utility_RC, mask_RC)
+    found, pairs = losses.bpr(RequestPairs.of(score_RC, mask_RC), utility_RC)
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.permutations(range(len(request)), 2):
@@ -74,7 +74,7 @@ def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, 
 def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tuple[float, float, float]]]) -> None:
     """Soft labels from the reference, which gets no gradient."""
     score_RC, reference_RC, _, mask_RC = padded(requests)
-    found, pairs = losses.dense_preference(score_RC, reference_RC, mask_RC)
+    found, pairs = losses.dense_preference(RequestPairs.of(score_RC, mask_RC), reference_RC)
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.combinations(range(len(request)), 2):
@@ -90,16 +90,18 @@ def test_by_hand() -> None:
     """Scores 2, 1, 0 with utilities 0, 1, 0: the pairs (1 over 2) and (1 over 0)."""
     score_RC = torch.tensor([[2.0, 1.0, 0.0]])
     mask_RC = torch.ones(1, 3, dtype=torch.bool)
-    total, pairs = losses.bpr(score_RC, torch.tensor([[0.0, 1.0, 0.0]]), mask_RC)
+    total, pairs = losses.bpr(RequestPairs.of(score_RC, mask_RC), torch.tensor([[0.0, 1.0, 0.0]]))
     assert int(pairs) == 2
     assert float(total) == pytest.approx(math.log(1 + math.e) + math.log(1 + 1 / math.e))
     # An indifferent reference pulls every difference to zero: -log sigmoid(d)/2 - log sigmoid(-d)/2 for d = 1, 2, 1.
-    total, pairs = losses.dense_preference(score_RC, torch.zeros(1, 3), mask_RC)
+    total, pairs = losses.dense_preference(RequestPairs.of(score_RC, mask_RC), torch.zeros(1, 3))
     assert int(pairs) == 3
     assert float(total) == pytest.approx(sum(0.5 * math.log(2 + 2 * math.cosh(d)) for d in (1, 2, 1)))
     # A reference that equals the score is where the gradient vanishes.
     score_RC.requires_grad_()
-    (gradient,) = torch.autograd.grad(losses.dense_preference(score_RC, score_RC, mask_RC)[0], score_RC)
+    (gradient,) = torch.autograd.grad(
+        losses.dense_preference(RequestPairs.of(score_RC, mask_RC), score_RC)[0], score_RC
+    )
     torch.testing.assert_close(gradient, torch.zeros(1, 3))
 
 

@@ -62,12 +62,14 @@ class ProcessGroupRanks:
             dist.all_reduce(value)
         return value
 
-    def gather(self, value: Tensor) -> Tensor:
+    def gather(self, value_XA: Tensor, room: int, fill: float) -> Tensor:
         if self.size == 1:
-            return value
-        parts = [torch.empty_like(value) for _ in range(self.size)]
-        dist.all_gather(parts, value.contiguous())
-        return torch.cat(parts)
+            return value_XA
+        mine = value_XA.new_full((len(value_XA), room), fill)
+        mine[:, : value_XA.shape[1]] = value_XA
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(parts, mine)
+        return torch.cat(parts, dim=1)
 
 
 @contextlib.contextmanager
