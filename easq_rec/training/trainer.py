@@ -21,6 +21,7 @@ from easq_rec.data.loader import LoaderState
 from easq_rec.data.sources import Sources, open_sources
 from easq_rec.model import Scores, StepOutput, TrainingModel
 from easq_rec.training.checkpoint import Checkpointer, Progress, read_plan
+from easq_rec.training.garbage import GarbageCollection
 from easq_rec.training.logs import RunLog, Stopwatch
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime
@@ -83,36 +84,44 @@ class Trainer:
 
     def fit(self) -> Result:
         """Trains to the end, or until a signal or `trainer.stop_at_step`; evaluates if the end is reached."""
-        config, last = self.config, self.config.trainer.stop_at_step or self.total_steps
+        last = self.config.trainer.stop_at_step or self.total_steps
         self._announce()
         self._catch_signals()
         stream = self._stream()
         rate = 0.0
         self._start_window()
-        while self.step < min(last, self.total_steps) and not self._stopping():
-            logs = (self.step + 1) % config.logging.every_steps == 0
-            self.optimizers.before_step(self.step, self.total_steps)
-            self.optimizers.measure = logs
-            self.objective.steered = self.step >= config.losses.dense_warmup_steps
-            output: StepOutput = self.pipeline.progress(stream)
-            self.watch.add("optimizer", time.perf_counter() - self.optimizers.started)
-            self.watch.add("backward", self.optimizers.started - self._forward_end)
-            self.state, impressions = self._ahead.popleft()
-            self.step += 1
-            self._impressions += impressions
-            if logs:
-                rate = self._log_step(output)
-            if self._due(config.evaluation.every_steps):
-                self.evaluate("holdout", limit=config.evaluation.max_requests)
-                self._start_window()
-            if self._due(config.checkpoint.every_steps):
-                self.save()
-                self._start_window()
+        with GarbageCollection() as garbage:
+            while self.step < min(last, self.total_steps) and not self._stopping():
+                rate = self._train_step(stream, rate)
+                garbage.step(self.step)
         self.save()
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
         self.log.close()
         return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=rate)
+
+    def _train_step(self, stream: Iterator[RequestBatch], rate: float) -> float:
+        """One step with what is due after it; returns the newest impressions per second."""
+        config = self.config
+        logs = (self.step + 1) % config.logging.every_steps == 0
+        self.optimizers.before_step(self.step, self.total_steps)
+        self.optimizers.measure = logs
+        self.objective.steered = self.step >= config.losses.dense_warmup_steps
+        output: StepOutput = self.pipeline.progress(stream)
+        self.watch.add("optimizer", time.perf_counter() - self.optimizers.started)
+        self.watch.add("backward", self.optimizers.started - self._forward_end)
+        self.state, impressions = self._ahead.popleft()
+        self.step += 1
+        self._impressions += impressions
+        if logs:
+            rate = self._log_step(output)
+        if self._due(config.evaluation.every_steps):
+            self.evaluate("holdout", limit=config.evaluation.max_requests)
+            self._start_window()
+        if self._due(config.checkpoint.every_steps):
+            self.save()
+            self._start_window()
+        return rate
 
     def save(self) -> Path:
         """Writes a checkpoint of the current step."""
