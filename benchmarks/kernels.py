@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -26,20 +27,55 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor
 
 from benchmarks.train_step import CANDIDATES, DIM, HISTORY, REQUESTS, VIDEOS, hardware
+from easq_rec.config import Trainer
 from easq_rec.nn.attention import attend, attend_reference
+from easq_rec.nn.experts import mix_experts
 from easq_rec.nn.linear import linear
 from easq_rec.training.host_lookup import pooled_lookup
+from easq_rec.training.runtime import running
 
 USER_TOKENS, WIDTH, FFN, HEADS = 6, 64, 256, 4
 TOKENS = REQUESTS * (USER_TOKENS + HISTORY + CANDIDATES)
 
 
-def linear_step(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[], None]:
-    """Forward and backward of Linear and ReLU over all tokens."""
+def feed_forward_step(ours: bool, *, ragged: bool = False) -> Callable[[], None]:
+    """Forward and backward of Linear, ReLU and Linear over all tokens; `ragged`: over a new number each time."""
     x = torch.randn(TOKENS, WIDTH, requires_grad=True)
-    weight, bias = torch.randn(FFN, WIDTH, requires_grad=True), torch.zeros(FFN, requires_grad=True)
-    grad = torch.randn(TOKENS, FFN)
-    return lambda: torch.autograd.backward(product(x, weight, bias), grad)
+    w1, b1 = torch.randn(FFN, WIDTH, requires_grad=True), torch.zeros(FFN, requires_grad=True)
+    w2, b2 = torch.randn(WIDTH, FFN, requires_grad=True), torch.zeros(WIDTH, requires_grad=True)
+    grad = torch.randn(TOKENS, WIDTH)
+    rows = np.random.default_rng(0)
+
+    def step() -> None:
+        count = int(rows.integers(TOKENS * 7 // 8, TOKENS)) if ragged else TOKENS
+        if ours:
+            y = linear(linear(x[:count], w1, b1, relu=True), w2, b2, rectified=True)
+        else:
+            y = F.linear(F.relu(F.linear(x[:count], w1, b1)), w2, b2)
+        torch.autograd.backward(y, grad[:count])
+
+    return step
+
+
+def experts_step(ours: bool) -> Callable[[], None]:
+    """Forward and backward of the main tower's experts over the candidates."""
+    torch.manual_seed(0)
+    experts, candidates = 8, REQUESTS * CANDIDATES
+    x, gate = torch.randn(candidates, WIDTH, requires_grad=True), torch.rand(candidates, experts, requires_grad=True)
+    in_KHD, in_KH = torch.randn(experts, 64, WIDTH, requires_grad=True), torch.zeros(experts, 64, requires_grad=True)
+    out_KOH, out_KO = torch.randn(experts, 64, 64, requires_grad=True), torch.zeros(experts, 64, requires_grad=True)
+    grad = torch.randn(candidates, 64)
+
+    def plain() -> Tensor:
+        hidden = F.relu(F.linear(x, in_KHD.flatten(0, 1), in_KH.flatten())).unflatten(-1, in_KH.shape)
+        gated = (hidden * gate[..., None]).flatten(1)
+        return F.linear(gated, out_KOH.transpose(0, 1).flatten(1)) + gate @ out_KO
+
+    def step() -> None:
+        y = mix_experts(x, gate, in_KHD, in_KH, out_KOH, out_KO) if ours else plain()
+        torch.autograd.backward(y, grad)
+
+    return step
 
 
 def attention_step(function: Callable[..., Tensor]) -> Callable[[], None]:
@@ -77,25 +113,32 @@ def milliseconds(step: Callable[[], None]) -> float:
     return 1_000 * (time.process_time() - begin)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+def measure(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Milliseconds of each round: (ours, what it replaces)."""
     pairs = {
-        "linear_relu": (linear_step(lambda x, w, b: linear(x, w, b, relu=True)), _torch_linear_relu()),
+        "feed_forward": (feed_forward_step(True), feed_forward_step(False)),
+        "feed_forward_ragged": (feed_forward_step(True, ragged=True), feed_forward_step(False, ragged=True)),
+        "experts": (experts_step(True), experts_step(False)),
         "attention": (attention_step(attend), attention_step(attend_reference)),
         "unpooled_lookup": (lookup_step(True), lookup_step(False)),
     }
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in pairs}
-    for round_ in range(args.rounds + 2):
+    for round_ in range(rounds + 2):
         for name, steps in pairs.items():
             for step, values in zip(steps, times[name], strict=True):
                 value = milliseconds(step)
                 if round_ >= 2:
                     values.append(value)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with running(Trainer(threads=1, device="cpu")):
+        times = measure(args.rounds)
     result = {
         "benchmark": "kernels",
         "milliseconds": {
@@ -112,10 +155,6 @@ def main() -> None:
     print(line)
     if args.out:
         args.out.write_text(line + "\n")
-
-
-def _torch_linear_relu() -> Callable[[], None]:
-    return linear_step(lambda x, w, b: F.relu(F.linear(x, w, b)))
 
 
 if __name__ == "__main__":

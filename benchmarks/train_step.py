@@ -9,17 +9,17 @@ Runs in turn, in one process on one thread, on the reference workload (128 reque
 - easq_bf16:    easq with the dense part under bf16 autocast
 - easq_medium:  easq with torch.set_float32_matmul_precision("medium")
 
-    python -m benchmarks.train_step [--rounds 5] [--steps 10] [--out FILE.json]
+    python -m benchmarks.train_step [--rounds 9] [--steps 20] [--out FILE.json]
 
-Prints one JSON line: impressions per CPU second (median over rounds, in which all variants take turns), the ratios,
-peak RSS of easq against its tables and optimizer state, versions and hardware.
+Prints one JSON line: impressions per CPU second (median over rounds, in which all variants take turns), the ratios, the
+CPU time of easq over that of main_only, the same step on ragged batches, peak RSS of easq against its tables and
+optimizer state, versions and hardware.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import importlib.metadata
 import itertools
 import json
@@ -39,6 +39,7 @@ from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 from easq_rec.model import TrainingModel
 from easq_rec.recipes import without_alignment
+from easq_rec.training.garbage import GarbageCollection
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding import shard
@@ -82,9 +83,11 @@ def reference_config() -> Config:
     )
 
 
-def random_requests(count: int, rng: np.random.Generator) -> RequestColumns:
-    """Full histories and candidate lists with uniform ids."""
-    entries, candidates = count * HISTORY, count * CANDIDATES
+def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = False) -> RequestColumns:
+    """Requests with uniform ids; full histories and candidate lists, or with `ragged` 0 to 50 and 4 to 12 entries."""
+    histories = rng.integers(0, HISTORY + 1, count) if ragged else np.full(count, HISTORY)
+    lists = rng.integers(4, CANDIDATES + 1, count) if ragged else np.full(count, CANDIDATES)
+    entries, candidates = int(histories.sum()), int(lists.sum())
     times = rng.integers(10**9, 10**10, count)
     return RequestColumns(
         scalars={
@@ -95,16 +98,16 @@ def random_requests(count: int, rng: np.random.Generator) -> RequestColumns:
         },
         lists={},
         history=Ragged(
-            offsets=np.arange(count + 1) * HISTORY,
+            offsets=np.concatenate([[0], histories.cumsum()]),
             children={
                 "video_id": rng.integers(0, VIDEOS, entries),
                 "author_id": rng.integers(0, AUTHORS, entries),
-                "timestamp_ms": np.repeat(times, HISTORY) - rng.integers(0, 10**8, entries),
+                "timestamp_ms": np.repeat(times, histories) - rng.integers(0, 10**8, entries),
                 "watch_ratio": rng.random(entries, dtype=np.float32),
             },
         ),
         candidates=Ragged(
-            offsets=np.arange(count + 1) * CANDIDATES,
+            offsets=np.concatenate([[0], lists.cumsum()]),
             children={
                 "video_id": rng.integers(0, VIDEOS, candidates),
                 "author_id": rng.integers(0, AUTHORS, candidates),
@@ -118,23 +121,30 @@ def random_requests(count: int, rng: np.random.Generator) -> RequestColumns:
     )
 
 
-def random_batch(config: Config, rng: np.random.Generator) -> RequestBatch:
+def random_batch(config: Config, rng: np.random.Generator, *, ragged: bool = False) -> RequestBatch:
     """One training batch; with answers where the config is aligned."""
     answers = None
     if config.aligned:
+        count = config.replay.answers_per_step
+        requests = random_requests(count, rng, ragged=ragged)
         answers = Answers(
-            requests=random_requests(REPLAYED, rng),
-            request_A=np.arange(REPLAYED),
-            candidate_A=rng.integers(0, CANDIDATES, REPLAYED),
-            answer_A=np.where(np.arange(REPLAYED) % 2, 2, 0).astype(np.int8),
+            requests=requests,
+            request_A=np.arange(count),
+            candidate_A=rng.integers(0, requests.candidates.lengths),
+            answer_A=np.where(np.arange(count) % 2, 2, 0).astype(np.int8),
         )
-    return collate(config.schema, random_requests(REQUESTS, rng), answers)
+    return collate(config.schema, random_requests(REQUESTS, rng, ragged=ragged), answers)
 
 
 class Step:
-    """This project's training step: `__call__` trains on one batch."""
+    """This project's training step: `__call__` trains on one batch.
 
-    def __init__(self, config: Config, runtime: Runtime) -> None:
+    Args:
+        batches: how many different ones take turns.
+        ragged: their requests have lists of different lengths.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, *, batches: int = 8, ragged: bool = False) -> None:
         rng = np.random.default_rng(0)
         self._config = config
         model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime.world_size))
@@ -143,14 +153,18 @@ class Step:
         self.model = shard(model, config, runtime)
         self._optimizers = Optimizers(self.model, config.optim)
         self._pipeline = TrainPipelineSparseDist(self.model, self._optimizers, runtime.device)
-        self._batches: Iterator[RequestBatch] = itertools.cycle([random_batch(config, rng) for _ in range(8)])
+        made = [random_batch(config, rng, ragged=ragged) for _ in range(batches)]
+        self._batches: Iterator[RequestBatch] = itertools.cycle(made)
+        self._sizes = itertools.cycle([batch.stream.candidates for batch in made])
         self._step = 0
 
-    def __call__(self) -> None:
+    def __call__(self) -> int:
+        """Impressions trained on."""
         torch.set_float32_matmul_precision(self._config.trainer.matmul)
         self._optimizers.before_step(self._step, 1_000)
         self._pipeline.progress(self._batches)
         self._step += 1
+        return next(self._sizes)
 
     def bytes_of_tables(self) -> int:
         """Tables, their row-wise optimizer state, dense parameters with AdamW's two moments."""
@@ -160,12 +174,30 @@ class Step:
         return tables + 3 * 4 * dense
 
 
-def measure(step: Callable[[], None], steps: int) -> float:
-    """Impressions per CPU second."""
+def measure(step: Callable[[], int], steps: int) -> tuple[int, float]:
+    """Impressions, and the CPU seconds that they took."""
     begin = time.process_time()
-    for _ in range(steps):
-        step()
-    return steps * REQUESTS * CANDIDATES / (time.process_time() - begin)
+    impressions = sum(step() for _ in range(steps))
+    return impressions, time.process_time() - begin
+
+
+def rate(measured: list[tuple[int, float]]) -> float:
+    """Impressions per CPU second."""
+    return sum(impressions for impressions, _ in measured) / sum(seconds for _, seconds in measured)
+
+
+def median_seconds(measured: list[tuple[int, float]]) -> float:
+    """Of a step: single steps that the machine disturbed do not count."""
+    return statistics.median(seconds for _, seconds in measured)
+
+
+def cpu_time_ratio(step: Callable[[], int], other: Callable[[], int], *, turns: int = 100, steps: int = 6) -> float:
+    """CPU time of one step over that of the other: medians over short turns, whose first step finds cold caches."""
+    measured: dict[Callable[[], int], list[tuple[int, float]]] = {step: [], other: []}
+    for _ in range(turns):
+        for which, found in measured.items():
+            found.extend([measure(which, 1) for _ in range(steps)][1:])
+    return median_seconds(measured[step]) / median_seconds(measured[other])
 
 
 def resident_mib(field: str) -> float:
@@ -191,64 +223,83 @@ def hardware() -> dict[str, object]:
     }
 
 
+def memory_of(config: Config, runtime: Runtime) -> dict[str, float]:
+    """Peak of a first run of the step, against its tables. Called before anything else takes memory."""
+    imported, imported_anonymous = resident_mib("VmRSS"), resident_mib("RssAnon")
+    # Two batches: what the train pipeline holds of a stream.
+    step = Step(config, runtime, batches=2)
+    for _ in range(5):
+        step()
+    # Freed memory is kept (see the runtime), so what is resident now is the peak, but for pages of program files.
+    peak, anonymous = resident_mib("VmHWM"), resident_mib("RssAnon")
+    tables = step.bytes_of_tables() / 2**20
+    return {
+        "after_imports": round(imported),
+        "peak": round(peak),
+        "tables_and_optimizer": round(tables),
+        "peak_less_imports_over_tables": round((peak - imported) / tables, 3),
+        "anonymous_less_imports_over_tables": round((anonymous - imported_anonymous) / tables, 3),
+    }
+
+
+def ragged_steps(config: Config, runtime: Runtime, *, steps: int = 100) -> dict[str, float]:
+    """Batches whose lists differ in length each time: kernels that depend on shapes must not be compiled anew."""
+    step = Step(config, runtime, batches=steps + 5, ragged=True)
+    measure(step, 5)
+    measured = [measure(step, 1) for _ in range(steps)]
+    return {
+        "impressions_per_cpu_second": round(rate(measured)),
+        "ms_per_step": round(1_000 * median_seconds(measured), 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10, help="steps of ours per round; baselines make 1")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=20, help="steps of ours per round; baselines make 1")
     parser.add_argument("--skip-baselines", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     config = reference_config()
     with running(config.trainer) as runtime:
-        imported, imported_anonymous = resident_mib("VmRSS"), resident_mib("RssAnon")
-        easq = Step(config, runtime)
-        for _ in range(5):
-            easq()
-        # Freed memory is kept (see the runtime), so what is resident now is the peak, but for pages of program files.
-        peak, anonymous = resident_mib("VmHWM"), resident_mib("RssAnon")
-        tables = easq.bytes_of_tables() / 2**20
+        memory = memory_of(config, runtime)
         bf16 = dataclasses.replace(config.trainer, precision="bf16")
         medium = dataclasses.replace(config.trainer, matmul="medium")
-        steps: dict[str, Callable[[], None]] = {
-            "easq": easq,
-            "main_only": Step(without_alignment(config, recipe="main_only"), runtime),
-            "easq_bf16": Step(dataclasses.replace(config, trainer=bf16), runtime),
-            "easq_medium": Step(dataclasses.replace(config, trainer=medium), runtime),
-        }
-        if not args.skip_baselines:
-            steps |= baselines()
-        rates: dict[str, list[float]] = {name: [] for name in steps}
-        for name, step in steps.items():
-            measure(step, 1 if name in ("full_encoder", "equal_math") else 5)
-        for _ in range(args.rounds):
-            for name, step in steps.items():
-                gc.collect()
-                rates[name].append(measure(step, 1 if name in ("full_encoder", "equal_math") else args.steps))
-        rate = {name: statistics.median(values) for name, values in rates.items()}
-        result = {
-            "benchmark": "train_step",
-            "impressions_per_cpu_second": {name: round(value) for name, value in rate.items()},
-            "spread": {name: [round(min(values)), round(max(values))] for name, values in rates.items()},
-            "ratios": {f"easq/{name}": round(rate["easq"] / rate[name], 3) for name in rate if name != "easq"},
-            "cpu_time_easq_over_main_only": round(
-                statistics.median(m / e for m, e in zip(rates["main_only"], rates["easq"], strict=True)), 3
-            ),
-            "memory_mib": {
-                "after_imports": round(imported),
-                "peak": round(peak),
-                "tables_and_optimizer": round(tables),
-                "peak_less_imports_over_tables": round((peak - imported) / tables, 3),
-                "anonymous_less_imports_over_tables": round((anonymous - imported_anonymous) / tables, 3),
-            },
-            **hardware(),
-        }
+        easq, main_only = Step(config, runtime), Step(without_alignment(config, recipe="main_only"), runtime)
+        with GarbageCollection():
+            surplus = cpu_time_ratio(easq, main_only)
+            ragged = ragged_steps(config, runtime)
+            ours: dict[str, Callable[[], int]] = {
+                "easq": easq,
+                "main_only": main_only,
+                "easq_bf16": Step(dataclasses.replace(config, trainer=bf16), runtime),
+                "easq_medium": Step(dataclasses.replace(config, trainer=medium), runtime),
+            }
+            baselines = impression_level() if not args.skip_baselines else {}
+            measured: dict[str, list[float]] = {name: [] for name in (*ours, *baselines)}
+            for _ in range(args.rounds + 1):
+                for name, step in (*ours.items(), *baselines.items()):
+                    measured[name].append(rate([measure(step, args.steps if name in ours else 1)]))
+    # The first round warms up.
+    rates = {name: values[1:] for name, values in measured.items()}
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    result = {
+        "benchmark": "train_step",
+        "impressions_per_cpu_second": {name: round(value) for name, value in middle.items()},
+        "spread": {name: [round(min(values)), round(max(values))] for name, values in rates.items()},
+        "ratios": {f"easq/{name}": round(middle["easq"] / middle[name], 3) for name in middle if name != "easq"},
+        "cpu_time_easq_over_main_only": round(surplus, 3),
+        "ragged": ragged,
+        "memory_mib": memory,
+        **hardware(),
+    }
     line = json.dumps(result)
     print(line)
     if args.out:
         args.out.write_text(line + "\n")
 
 
-def baselines() -> dict[str, Callable[[], None]]:
+def impression_level() -> dict[str, Callable[[], int]]:
     """The impression-level steps, on one fixed batch each."""
     from benchmarks.baselines import Workload, build_equal_math, build_full_encoder, synthetic_batch
 
@@ -256,13 +307,15 @@ def baselines() -> dict[str, Callable[[], None]]:
     batch = synthetic_batch(workload, torch.Generator().manual_seed(0))
     full, equal = build_full_encoder(workload), build_equal_math(workload)
 
-    def step_full() -> None:
+    def step_full() -> int:
         torch.set_float32_matmul_precision("highest")
         full.step(batch)
+        return REQUESTS * CANDIDATES
 
-    def step_equal() -> None:
+    def step_equal() -> int:
         torch.set_float32_matmul_precision("highest")
         equal.step(batch)
+        return REQUESTS * CANDIDATES
 
     return {"full_encoder": step_full, "equal_math": step_equal}
 

@@ -1,0 +1,69 @@
+"""What does alignment add to a training step, and by which of its parts?
+
+Runs on the reference workload, one thread, in short turns within one process: main_only, easq, and easq without one
+part. Prints one JSON line: CPU milliseconds of each above main_only (medians of single steps).
+
+    python -m benchmarks.surplus [--turns 60] [--out FILE.json]
+
+- one_answer:      one replayed request per step instead of eight: what is left are costs that no row adds to
+- without_adapters: no LoRA, so that the satisfaction loss trains its tower alone and no gradient enters the backbone
+- without_dense:   no L_dense; the reference is still computed
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+
+from benchmarks.train_step import Step, hardware, measure, reference_config
+from easq_rec.config import Config, Replay
+from easq_rec.recipes import without_alignment
+from easq_rec.training.garbage import GarbageCollection
+from easq_rec.training.runtime import running
+
+
+def variants(config: Config) -> dict[str, Config]:
+    """The configs that take turns."""
+    return {
+        "main_only": without_alignment(config, recipe="main_only"),
+        "easq": config,
+        "one_answer": dataclasses.replace(config, replay=Replay(answers_per_step=1)),
+        "without_adapters": dataclasses.replace(config, model=dataclasses.replace(config.model, lora=None)),
+        "without_dense": dataclasses.replace(config, losses=dataclasses.replace(config.losses, dense=0.0)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    config = reference_config()
+    with running(config.trainer) as runtime:
+        steps = {name: Step(variant, runtime) for name, variant in variants(config).items()}
+        for step in steps.values():
+            measure(step, 5)
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        with GarbageCollection():
+            for _ in range(args.turns):
+                for name, step in steps.items():
+                    # The first step of a turn finds the caches full of another variant's data.
+                    seconds[name] += [measure(step, 1)[1] for _ in range(6)][1:]
+        middle = {name: 1_000 * statistics.median(values) for name, values in seconds.items()}
+        result = {
+            "benchmark": "surplus",
+            "main_only_ms": round(middle["main_only"], 2),
+            "surplus_ms": {name: round(middle[name] - middle["main_only"], 2) for name in list(steps)[1:]},
+            **hardware(),
+        }
+    line = json.dumps(result)
+    print(line)
+    if args.out:
+        args.out.write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
