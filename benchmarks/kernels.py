@@ -9,7 +9,6 @@ milliseconds of CPU time (median over rounds) and the ratio of each pair.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +25,8 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor
 
-from benchmarks.train_step import CANDIDATES, DIM, HISTORY, REQUESTS, VIDEOS, hardware
+from benchmarks.report import hardware, publish
+from benchmarks.train_step import CANDIDATES, DIM, HISTORY, REQUESTS, VIDEOS
 from easq_rec.config import Trainer
 from easq_rec.nn.attention import attend, attend_reference
 from easq_rec.nn.experts import mix_experts
@@ -59,7 +59,6 @@ def feed_forward_step(ours: bool, *, ragged: bool = False) -> Callable[[], None]
 
 def experts_step(ours: bool) -> Callable[[], None]:
     """Forward and backward of the main tower's experts over the candidates."""
-    torch.manual_seed(0)
     experts, candidates = 8, REQUESTS * CANDIDATES
     x, gate = torch.randn(candidates, WIDTH, requires_grad=True), torch.rand(candidates, experts, requires_grad=True)
     in_KHD, in_KH = torch.randn(experts, 64, WIDTH, requires_grad=True), torch.zeros(experts, 64, requires_grad=True)
@@ -151,10 +150,7 @@ def main() -> None:
         },
         **hardware(),
     }
-    line = json.dumps(result)
-    print(line)
-    if args.out:
-        args.out.write_text(line + "\n")
+    publish(result, args.out)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.train_step import hardware
+from benchmarks.report import hardware
 from easq_rec.data.dataset import split
 from easq_rec.recipes import movielens
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import statistics
 from pathlib import Path
 
-from benchmarks.train_step import Step, hardware, measure, reference_config
+from benchmarks.report import hardware, publish
+from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
 from easq_rec.config import Config, Replay
 from easq_rec.recipes import without_alignment
 from easq_rec.training.garbage import GarbageCollection
@@ -46,23 +45,15 @@ def main() -> None:
         steps = {name: Step(variant, runtime) for name, variant in variants(config).items()}
         for step in steps.values():
             measure(step, 5)
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
         with GarbageCollection():
-            for _ in range(args.turns):
-                for name, step in steps.items():
-                    # The first step of a turn finds the caches full of another variant's data.
-                    seconds[name] += [measure(step, 1)[1] for _ in range(6)][1:]
-        middle = {name: 1_000 * statistics.median(values) for name, values in seconds.items()}
+            middle = median_milliseconds(steps, turns=args.turns)
         result = {
             "benchmark": "surplus",
             "main_only_ms": round(middle["main_only"], 2),
             "surplus_ms": {name: round(middle[name] - middle["main_only"], 2) for name in list(steps)[1:]},
             **hardware(),
         }
-    line = json.dumps(result)
-    print(line)
-    if args.out:
-        args.out.write_text(line + "\n")
+    publish(result, args.out)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import itertools
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +30,7 @@ import numpy as np
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from benchmarks.report import hardware, publish
 from easq_rec.config import Config, Data, LoRA, Losses, Model, Replay, Tower, Trainer
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
@@ -181,23 +179,19 @@ def measure(step: Callable[[], int], steps: int) -> tuple[int, float]:
     return impressions, time.process_time() - begin
 
 
-def rate(measured: list[tuple[int, float]]) -> float:
+def rate(step: Callable[[], int], steps: int) -> float:
     """Impressions per CPU second."""
-    return sum(impressions for impressions, _ in measured) / sum(seconds for _, seconds in measured)
+    impressions, seconds = measure(step, steps)
+    return impressions / seconds
 
 
-def median_seconds(measured: list[tuple[int, float]]) -> float:
-    """Of a step: single steps that the machine disturbed do not count."""
-    return statistics.median(seconds for _, seconds in measured)
-
-
-def cpu_time_ratio(step: Callable[[], int], other: Callable[[], int], *, turns: int = 100, steps: int = 6) -> float:
-    """CPU time of one step over that of the other: medians over short turns, whose first step finds cold caches."""
-    measured: dict[Callable[[], int], list[tuple[int, float]]] = {step: [], other: []}
+def median_milliseconds(steps: dict[str, Step], *, turns: int) -> dict[str, float]:
+    """CPU time of a step of each. They take short turns, whose first step finds the caches full of another's data."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(turns):
-        for which, found in measured.items():
-            found.extend([measure(which, 1) for _ in range(steps)][1:])
-    return median_seconds(measured[step]) / median_seconds(measured[other])
+        for name, step in steps.items():
+            seconds[name] += [measure(step, 1)[1] for _ in range(6)][1:]
+    return {name: 1_000 * statistics.median(values) for name, values in seconds.items()}
 
 
 def resident_mib(field: str) -> float:
@@ -206,21 +200,6 @@ def resident_mib(field: str) -> float:
         if line.startswith(field):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"no {field} in /proc/self/status")
-
-
-def hardware() -> dict[str, object]:
-    """What the figures were measured on."""
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    names = ("torch", "torchrec", "fbgemm-gpu-cpu")
-    return {
-        "cpu": model,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
-    }
 
 
 def memory_of(config: Config, runtime: Runtime) -> dict[str, float]:
@@ -246,10 +225,10 @@ def ragged_steps(config: Config, runtime: Runtime, *, steps: int = 100) -> dict[
     """Batches whose lists differ in length each time: kernels that depend on shapes must not be compiled anew."""
     step = Step(config, runtime, batches=steps + 5, ragged=True)
     measure(step, 5)
-    measured = [measure(step, 1) for _ in range(steps)]
+    impressions, seconds = measure(step, steps)
     return {
-        "impressions_per_cpu_second": round(rate(measured)),
-        "ms_per_step": round(1_000 * median_seconds(measured), 1),
+        "impressions_per_cpu_second": round(impressions / seconds),
+        "ms_per_step": round(1_000 * seconds / steps, 1),
     }
 
 
@@ -267,7 +246,7 @@ def main() -> None:
         medium = dataclasses.replace(config.trainer, matmul="medium")
         easq, main_only = Step(config, runtime), Step(without_alignment(config, recipe="main_only"), runtime)
         with GarbageCollection():
-            surplus = cpu_time_ratio(easq, main_only)
+            milliseconds = median_milliseconds({"easq": easq, "main_only": main_only}, turns=100)
             ragged = ragged_steps(config, runtime)
             ours: dict[str, Callable[[], int]] = {
                 "easq": easq,
@@ -279,7 +258,7 @@ def main() -> None:
             measured: dict[str, list[float]] = {name: [] for name in (*ours, *baselines)}
             for _ in range(args.rounds + 1):
                 for name, step in (*ours.items(), *baselines.items()):
-                    measured[name].append(rate([measure(step, args.steps if name in ours else 1)]))
+                    measured[name].append(rate(step, args.steps if name in ours else 1))
     # The first round warms up.
     rates = {name: values[1:] for name, values in measured.items()}
     middle = {name: statistics.median(values) for name, values in rates.items()}
@@ -288,15 +267,12 @@ def main() -> None:
         "impressions_per_cpu_second": {name: round(value) for name, value in middle.items()},
         "spread": {name: [round(min(values)), round(max(values))] for name, values in rates.items()},
         "ratios": {f"easq/{name}": round(middle["easq"] / middle[name], 3) for name in middle if name != "easq"},
-        "cpu_time_easq_over_main_only": round(surplus, 3),
+        "cpu_time_easq_over_main_only": round(milliseconds["easq"] / milliseconds["main_only"], 3),
         "ragged": ragged,
         "memory_mib": memory,
         **hardware(),
     }
-    line = json.dumps(result)
-    print(line)
-    if args.out:
-        args.out.write_text(line + "\n")
+    publish(result, args.out)
 
 
 def impression_level() -> dict[str, Callable[[], int]]:

@@ -23,8 +23,8 @@ EXACT_STEPS = 15
 TOLERANCE = 1e-4
 """Largest absolute difference of a loss in the exact steps: what is computed, but for rounding."""
 TOLERANCE_LATER = 0.05
-"""The same for the steps after them. From about the twentieth on, AdamW carries differences of 1e-7 on to 1e-2: where
-the true gradient is next to nothing, rounding decides its sign, and the step that is taken is a full one."""
+"""The same for the steps after them, in which AdamW carries rounding on: where the true gradient is next to nothing,
+rounding decides its sign, and the step that is taken is a full one."""
 NAMES = ("loss_main", "loss_satisfaction", "loss_dense")
 
 

@@ -70,7 +70,7 @@ def constant_linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = Fal
 
 
 ONEDNN_WORK = 1 << 20
-"""Multiplications from which on a product is worth oneDNN's fixed cost per call, which is four times that of BLAS."""
+"""Multiplications from which on a product is worth oneDNN's fixed cost per call, which is above that of BLAS."""
 
 
 def autocast(*tensors: Any) -> Any:
@@ -131,7 +131,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None, None]:
         x, a, b = ctx.saved_tensors
         grad = grads[0].reshape(-1, b.shape[0])
-        # Low-rank factors as wide rows: as narrow columns, BLAS takes three times as long for them.
+        # Low-rank factors as wide rows: BLAS takes much longer for narrow columns.
         grad_low, low = F.linear(b.t(), grad), F.linear(a, x)
         if ctx.scale != 1:
             grad_low, low = grad_low.mul_(ctx.scale), low.mul_(ctx.scale)

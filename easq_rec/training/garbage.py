@@ -2,7 +2,7 @@
 
 Left to itself it runs whenever a process has allocated enough objects, which is at other moments on each rank: the
 others then wait for it in their next collective. And it walks through all objects of torch, TorchRec and the model each
-time, although none of them is ever garbage. (torchtitan keeps house in the same way.)
+time, although none of them is ever garbage. TorchTNT has a callback with the same purpose.
 """
 
 from __future__ import annotations

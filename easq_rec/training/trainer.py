@@ -79,6 +79,7 @@ class Trainer:
         )
         self._ahead: deque[tuple[LoaderState, int]] = deque()
         self._impressions, self._since = 0, self.step
+        self._rate = 0.0
         self._stop = False
         self._forward_end = 0.0
 
@@ -88,20 +89,19 @@ class Trainer:
         self._announce()
         self._catch_signals()
         stream = self._stream()
-        rate = 0.0
         self._start_window()
         with GarbageCollection() as garbage:
             while self.step < min(last, self.total_steps) and not self._stopping():
-                rate = self._train_step(stream, rate)
+                self._train_step(stream)
                 garbage.step(self.step)
         self.save()
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
         self.log.close()
-        return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=rate)
+        return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=self._rate)
 
-    def _train_step(self, stream: Iterator[RequestBatch], rate: float) -> float:
-        """One step with what is due after it; returns the newest impressions per second."""
+    def _train_step(self, stream: Iterator[RequestBatch]) -> None:
+        """One step, and what is due after it."""
         config = self.config
         logs = (self.step + 1) % config.logging.every_steps == 0
         self.optimizers.before_step(self.step, self.total_steps)
@@ -114,14 +114,13 @@ class Trainer:
         self.step += 1
         self._impressions += impressions
         if logs:
-            rate = self._log_step(output)
+            self._rate = self._log_step(output)
         if self._due(config.evaluation.every_steps):
             self.evaluate("holdout", limit=config.evaluation.max_requests)
             self._start_window()
         if self._due(config.checkpoint.every_steps):
             self.save()
             self._start_window()
-        return rate
 
     def save(self) -> Path:
         """Writes a checkpoint of the current step."""
