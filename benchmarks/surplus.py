@@ -20,7 +20,7 @@ from benchmarks.report import hardware, publish
 from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
 from easq_rec.config import Config, Replay
 from easq_rec.recipes import without_alignment
-from easq_rec.training.garbage import GarbageCollection
+from easq_rec.training.memory import HostMemory
 from easq_rec.training.runtime import running
 
 
@@ -43,9 +43,10 @@ def main() -> None:
     config = reference_config()
     with running(config.trainer) as runtime:
         steps = {name: Step(variant, runtime) for name, variant in variants(config).items()}
-        for step in steps.values():
-            measure(step, 5)
-        with GarbageCollection():
+        with HostMemory() as memory:
+            for step in steps.values():
+                measure(step, 5)
+            memory.step(1)
             middle = median_milliseconds(steps, turns=args.turns)
         result = {
             "benchmark": "surplus",

@@ -124,6 +124,11 @@ class Losses:
         """Answer codes that take part in pairs."""
         return (0, 1, 2) if self.uncertain == "between" else (0, 2)
 
+    @property
+    def needs_slates(self) -> bool:
+        """Whether an answered candidate is compared with the other candidates of its request."""
+        return self.dpo > 0 and self.policy == "slate_softmax"
+
     def __post_init__(self) -> None:
         for name in ("satisfaction", "dpo", "dense"):
             require(getattr(self, name) >= 0, f"losses.{name}", getattr(self, name), "0 or more")

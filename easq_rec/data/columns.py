@@ -5,6 +5,7 @@ Legend: n requests, m list entries of all of them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,13 @@ class Ragged:
         entries = np.repeat(self.offsets[1:] - kept - starts, kept) + np.arange(kept.sum(), dtype=np.int64)
         return Ragged(
             offsets=_offsets(kept), children={name: _take(child, entries) for name, child in self.children.items()}
+        )
+
+    def keep(self, entries: Rows) -> Ragged:
+        """The same lists with the entries at these ascending positions alone."""
+        return Ragged(
+            offsets=np.searchsorted(entries, self.offsets).astype(np.int64, copy=False),
+            children={name: _take(child, entries) for name, child in self.children.items()},
         )
 
     def blank(self, entries: int) -> Ragged:
@@ -104,6 +112,10 @@ class RequestColumns:
             history=self.history.take(rows),
             candidates=self.candidates.take(rows),
         )
+
+    def keep_candidates(self, entries: Rows) -> RequestColumns:
+        """The same requests with the candidates at these ascending positions alone."""
+        return dataclasses.replace(self, candidates=self.candidates.keep(entries))
 
     def blank(self) -> RequestColumns:
         """One request with the same columns that says nothing: no history, and one candidate of zeros."""

@@ -37,6 +37,8 @@ class AnswerReplay:
         requests: the answers dataset, with candidate columns `answer` and `answered_at_ms`; None: there are none.
         until_ms: answers that arrive at this time or later do not exist yet (they belong to the held-out period).
         rankable: the answer codes that can form a pair; others are counted but not drawn.
+        slates: deal answered requests with all of their candidates; False: with those alone that training may see an
+            answer to, which spares their lookups.
 
     Raises:
         ValueError: an answer without a time, or one that arrived before its request.
@@ -49,6 +51,7 @@ class AnswerReplay:
         *,
         until_ms: int,
         rankable: tuple[int, ...],
+        slates: bool,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -61,14 +64,14 @@ class AnswerReplay:
         empty = np.zeros(0, np.int64)
         self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
         if requests is not None:
-            self._index(requests, until_ms, rankable)
+            self._index(requests, until_ms, rankable, slates)
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
 
     def __len__(self) -> int:
         """Answers that training may come to see."""
         return len(self._request)
 
-    def _index(self, requests: RequestColumns, until_ms: int, rankable: tuple[int, ...]) -> None:
+    def _index(self, requests: RequestColumns, until_ms: int, rankable: tuple[int, ...], slates: bool) -> None:
         """One entry per usable answer, in the order in which they arrive."""
         candidates = requests.candidates
         answer, time = candidates.column("answer"), candidates.column("answered_at_ms")
@@ -82,11 +85,15 @@ class AnswerReplay:
                 f"expected a time at or after the request's {requests.timestamp_ms[owner[entry]]}"
             )
         entries = np.flatnonzero(np.isin(answer, rankable) & (time < until_ms))
-        entries = entries[np.argsort(time[entries], kind="stable")]
-        self._request = owner[entries]
-        self._candidate = entries - candidates.offsets[self._request]
-        self._answer = answer[entries]
-        self._time = time[entries]
+        request = owner[entries]
+        if slates:
+            candidate = entries - candidates.offsets[request]
+        else:
+            self._requests = requests.keep_candidates(entries)
+            candidate = np.arange(len(entries)) - self._requests.candidates.offsets[request]
+        order = np.argsort(time[entries], kind="stable")
+        self._request, self._candidate = request[order], candidate[order]
+        self._answer, self._time = answer[entries[order]], time[entries[order]]
 
     def draw(self, clock_ms: int) -> Answers | None:
         """Admits what is due at `clock_ms` and draws this rank's share of the step's answers; None: none are due."""

@@ -68,6 +68,7 @@ def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: 
             config.replay,
             until_ms=train_period.end_ms,
             rankable=config.losses.rankable,
+            slates=config.losses.needs_slates,
             seed=config.trainer.seed,
             rank=rank,
             world_size=world_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import logging
 import os
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from easq_rec.config import Trainer
+from easq_rec.training.memory import keep_freed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def running(config: Trainer) -> Iterator[Runtime]:
     torch.set_num_threads(config.threads or _threads())
     torch.set_float32_matmul_precision(config.matmul)
     torch.manual_seed(config.seed)
-    _keep_freed_memory()
+    keep_freed()
     quiet()
     timeout = datetime.timedelta(seconds=config.timeout_s)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -122,12 +122,3 @@ def _threads() -> int:
     if "OMP_NUM_THREADS" in os.environ:
         return int(os.environ["OMP_NUM_THREADS"])
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc not to return large blocks to the kernel: every step would fault the same pages in again."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, 1 << 30)

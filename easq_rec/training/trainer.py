@@ -21,8 +21,8 @@ from easq_rec.data.loader import LoaderState
 from easq_rec.data.sources import Sources, open_sources
 from easq_rec.model import Scores, StepOutput, TrainingModel
 from easq_rec.training.checkpoint import Checkpointer, Progress, read_plan
-from easq_rec.training.garbage import GarbageCollection
 from easq_rec.training.logs import RunLog, Stopwatch
+from easq_rec.training.memory import HostMemory
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime
 from easq_rec.training.sharding import plan_table, shard
@@ -90,10 +90,10 @@ class Trainer:
         self._catch_signals()
         stream = self._stream()
         self._start_window()
-        with GarbageCollection() as garbage:
+        with HostMemory() as memory:
             while self.step < min(last, self.total_steps) and not self._stopping():
                 self._train_step(stream)
-                garbage.step(self.step)
+                memory.step(self.step)
         self.save()
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}

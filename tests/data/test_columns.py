@@ -60,6 +60,18 @@ def test_ragged_take_is_a_selection_of_lists(lists: list[list[Entry]], data: st.
 
 @few
 @given(columns, st.data())
+def test_ragged_keep_is_a_selection_within_lists(lists: list[list[Entry]], data: st.DataObject) -> None:
+    flags = [[data.draw(st.booleans()) for _ in entries] for entries in lists]
+    kept = ragged(lists).keep(np.flatnonzero([flag for row in flags for flag in row]))
+    assert unragged(kept) == [
+        [entry for entry, flag in zip(entries, row, strict=True) if flag]
+        for entries, row in zip(lists, flags, strict=True)
+    ]
+    assert kept.offsets.dtype == np.int64
+
+
+@few
+@given(columns, st.data())
 def test_entries_are_the_positions_in_the_children(lists: list[list[Entry]], data: st.DataObject) -> None:
     rows = draw_rows(data, len(lists))
     starts = offsets([len(entries) for entries in lists])

@@ -50,7 +50,14 @@ class Data:
         if aligned:
             config = Replay(answers_per_step=2, max_replays=max_replays)
             replay = AnswerReplay(
-                self.answers, config, until_ms=2**62, rankable=(0, 2), seed=3, rank=rank, world_size=world_size
+                self.answers,
+                config,
+                until_ms=2**62,
+                rankable=(0, 2),
+                slates=True,
+                seed=3,
+                rank=rank,
+                world_size=world_size,
             )
         return TrainLoader(SCHEMA, reader, replay)
 

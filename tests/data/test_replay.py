@@ -63,12 +63,20 @@ def replay_of(
     *,
     until_ms: int = NEVER,
     rankable: tuple[int, ...] = (0, 2),
+    slates: bool = True,
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
 ) -> AnswerReplay:
     return AnswerReplay(
-        requests, config, until_ms=until_ms, rankable=rankable, seed=seed, rank=rank, world_size=world_size
+        requests,
+        config,
+        until_ms=until_ms,
+        rankable=rankable,
+        slates=slates,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
     )
 
 
@@ -79,8 +87,8 @@ def keys(answers: Answers | None) -> list[Key]:
     requests, drawn = ids(answers.requests), []
     for request, candidate in zip(answers.request_A.tolist(), answers.candidate_A.tolist(), strict=True):
         entry = answers.requests.candidates.offsets[request] + candidate
-        assert answers.requests.candidates.column("video_id")[entry] == candidate
-        drawn.append((requests[request], candidate))
+        # A candidate's item is its number in the request as it was written.
+        drawn.append((requests[request], int(answers.requests.candidates.column("video_id")[entry])))
     return drawn
 
 
@@ -114,6 +122,27 @@ def test_an_answer_is_admitted_when_the_clock_has_reached_it(
     assert sorted(zip(keys(drawn), codes(drawn), strict=True)) == [
         ((request, candidate), REPLIES[request - 10][candidate][0]) for request, candidate in expected
     ]
+
+
+def test_answered_candidates_come_with_their_slate_or_alone(answered: RequestColumns) -> None:
+    """What is drawn is the same; alone, no other candidate is there to be looked up."""
+    for until_ms, rankable, alone in (
+        (NEVER, (0, 2), [0, 2, 0, 2, 2]),
+        (NEVER, (0, 1, 2), [0, 2, 1, 0, 1, 2, 2]),
+        (START + 500, (0, 2), [2, 0, 2]),
+    ):
+        slates, pruned = (
+            replay_of(answered, ALL, until_ms=until_ms, rankable=rankable, slates=slates).draw(NEVER)
+            for slates in (True, False)
+        )
+        assert slates is not None
+        assert pruned is not None
+        assert keys(pruned) == keys(slates)
+        assert codes(pruned) == codes(slates)
+        assert ids(pruned.requests) == ids(slates.requests)
+        assert slates.requests.candidates.column("video_id").tolist() == [0, 1, 2] * len(slates.requests)
+        assert pruned.requests.candidates.column("video_id").tolist() == alone
+        assert pruned.requests.history.lengths.tolist() == slates.requests.history.lengths.tolist()
 
 
 def test_a_draw_lists_its_answers_request_by_request(answered: RequestColumns) -> None:

@@ -1,0 +1,131 @@
+"""Which linears should carry adapters? What a placement gains in quality, and what it costs per step.
+
+Quality: trains `quickstart` through the command line, one thread each, on worlds that differ by seed (users, videos,
+answers and initial weights all change), and reads NDCG@5 on the held-out requests, in percent of what the same run
+gets when nothing steers the policy. Cost: CPU milliseconds of a training step above main_only on the reference
+workload (medians of single steps). Prints one JSON line.
+
+    python -m benchmarks.adapters [--seeds 6] [--jobs 2] [--turns 60] [--out FILE.json]
+
+- all:           every linear of tokenizer and backbone
+- no_input:      the backbone's alone
+- feed_forward:  the two linears of each feed-forward net: no gradient passes through attention
+- none:          no adapter: the satisfaction tower reads the main representation as it is
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.report import hardware, publish
+from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
+from easq_rec.config import Config, LinearName, LoRA, Losses
+from easq_rec.recipes import quickstart, without_alignment
+from easq_rec.serialization import to_dict
+from easq_rec.training.memory import HostMemory
+from easq_rec.training.runtime import running
+
+BACKBONE: tuple[LinearName, ...] = ("query", "key_value", "attention_out", "ffn_in", "ffn_out")
+PLACEMENTS: dict[str, LoRA | None] = {
+    "all": LoRA(targets=("input", *BACKBONE)),
+    "no_input": LoRA(targets=BACKBONE),
+    "feed_forward": LoRA(targets=("ffn_in", "ffn_out")),
+    "none": None,
+}
+UNSTEERED = "unsteered"
+METRICS = {"satisfaction": "satisfaction_ndcg5", "engagement": "engagement_ndcg5", "pair_accuracy": "pair_accuracy"}
+
+
+def placed(config: Config, lora: LoRA | None) -> Config:
+    """The config with these adapters."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, lora=lora))
+
+
+def train(config: Config, seed: int, directory: Path) -> dict[str, float]:
+    """The final metrics of one run on the world of that seed."""
+    config = dataclasses.replace(
+        config,
+        world=dataclasses.replace(config.world, seed=seed),
+        trainer=dataclasses.replace(config.trainer, seed=seed, threads=1),
+    )
+    directory.mkdir(parents=True)
+    path, run_dir = directory / "config.json", directory / "run"
+    path.write_text(json.dumps(to_dict(config)))
+    command = [sys.executable, "-m", "easq_rec.cli", "train", str(path), "--run-dir", str(run_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    final = next(line for line in lines if line["split"] == "final")
+    return {name: float(final[key]) for name, key in METRICS.items()}
+
+
+def quality(seeds: int, jobs: int) -> dict[str, list[dict[str, float]]]:
+    """The metrics of every placement, and of the run that nothing steers, per seed."""
+    config = quickstart()
+    variants = {name: placed(config, lora) for name, lora in PLACEMENTS.items()}
+    variants[UNSTEERED] = dataclasses.replace(config, losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.0))
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
+        found = {
+            name: [pool.submit(train, variant, seed, Path(directory) / f"{name}-{seed}") for seed in range(seeds)]
+            for name, variant in variants.items()
+        }
+        return {name: [future.result() for future in futures] for name, futures in found.items()}
+
+
+def gains(runs: dict[str, list[dict[str, float]]], metric: str) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over seeds of the change against the unsteered run, in percent."""
+    summary = {}
+    for name in PLACEMENTS:
+        pairs = zip(runs[name], runs[UNSTEERED], strict=True)
+        changes = [100 * (run[metric] / base[metric] - 1) for run, base in pairs]
+        deviation = statistics.stdev(changes) if len(changes) > 1 else 0.0
+        summary[name] = {"mean": round(statistics.mean(changes), 2), "sd": round(deviation, 2)}
+    return summary
+
+
+def cost(turns: int) -> dict[str, float]:
+    """CPU milliseconds of a step of each placement above main_only, whose own time is `main_only`."""
+    config = reference_config()
+    with running(config.trainer) as runtime:
+        steps = {name: Step(placed(config, lora), runtime) for name, lora in PLACEMENTS.items()}
+        steps["main_only"] = Step(without_alignment(config, recipe="main_only"), runtime)
+        with HostMemory() as memory:
+            for step in steps.values():
+                measure(step, 5)
+            memory.step(1)
+            middle = median_milliseconds(steps, turns=turns)
+    base = middle.pop("main_only")
+    return {"main_only": round(base, 2), **{name: round(value - base, 2) for name, value in middle.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    milliseconds = cost(args.turns)
+    runs = quality(args.seeds, args.jobs)
+    result = {
+        "benchmark": "adapters",
+        "seeds": args.seeds,
+        "change_percent": {metric: gains(runs, metric) for metric in METRICS},
+        "surplus_ms": milliseconds,
+        "runs": {name: [{m: round(v, 4) for m, v in run.items()} for run in found] for name, found in runs.items()},
+        **hardware(),
+    }
+    publish(result, args.out)
+
+
+if __name__ == "__main__":
+    main()
