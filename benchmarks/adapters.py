@@ -1,11 +1,10 @@
-"""Which linears should carry adapters? What a placement gains in quality, and what it costs per step.
+"""Which linears should carry adapters? What a placement gains, by recipe `quickstart` on several worlds.
 
-Quality: trains `quickstart` through the command line, one thread each, on worlds that differ by seed (users, videos,
-answers and initial weights all change), and reads NDCG@5 on the held-out requests, in percent of what the same run
-gets when nothing steers the policy. Cost: CPU milliseconds of a training step above main_only on the reference
-workload (medians of single steps). Prints one JSON line.
+Trains through the command line, one thread each, on worlds that differ by seed (users, videos, answers and initial
+weights all change), and reads the held-out metrics, in percent of what the same run gets when nothing steers the
+policy. What adapters cost per step, `benchmarks.surplus` says. Prints one JSON line.
 
-    python -m benchmarks.adapters [--seeds 6] [--jobs 2] [--turns 60] [--out FILE.json]
+    python -m benchmarks.adapters [--seeds 6] [--jobs 2] [--out FILE.json]
 
 - all:           every linear of tokenizer and backbone
 - no_input:      the backbone's alone
@@ -27,12 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.report import hardware, publish
-from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
 from easq_rec.config import Config, LinearName, LoRA, Losses
-from easq_rec.recipes import quickstart, without_alignment
+from easq_rec.recipes import quickstart
 from easq_rec.serialization import to_dict
-from easq_rec.training.memory import HostMemory
-from easq_rec.training.runtime import running
 
 BACKBONE: tuple[LinearName, ...] = ("query", "key_value", "attention_out", "ffn_in", "ffn_out")
 PLACEMENTS: dict[str, LoRA | None] = {
@@ -92,35 +88,17 @@ def gains(runs: dict[str, list[dict[str, float]]], metric: str) -> dict[str, dic
     return summary
 
 
-def cost(turns: int) -> dict[str, float]:
-    """CPU milliseconds of a step of each placement above main_only, whose own time is `main_only`."""
-    config = reference_config()
-    with running(config.trainer) as runtime:
-        steps = {name: Step(placed(config, lora), runtime) for name, lora in PLACEMENTS.items()}
-        steps["main_only"] = Step(without_alignment(config, recipe="main_only"), runtime)
-        with HostMemory() as memory:
-            for step in steps.values():
-                measure(step, 5)
-            memory.step(1)
-            middle = median_milliseconds(steps, turns=turns)
-    base = middle.pop("main_only")
-    return {"main_only": round(base, 2), **{name: round(value - base, 2) for name, value in middle.items()}}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    milliseconds = cost(args.turns)
     runs = quality(args.seeds, args.jobs)
     result = {
         "benchmark": "adapters",
         "seeds": args.seeds,
         "change_percent": {metric: gains(runs, metric) for metric in METRICS},
-        "surplus_ms": milliseconds,
         "runs": {name: [{m: round(v, 4) for m, v in run.items()} for run in found] for name, found in runs.items()},
         **hardware(),
     }

@@ -7,6 +7,7 @@ part. Prints one JSON line: CPU milliseconds of each above main_only (medians of
 
 - one_answer:      one replayed request per step instead of eight: what is left are costs that no row adds to
 - without_adapters: no LoRA, so that the satisfaction loss trains its tower alone and no gradient enters the backbone
+- feed_forward:    adapters on the feed-forward nets alone, so that no gradient passes through attention
 - without_dense:   no L_dense; the reference is still computed
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
-from easq_rec.config import Config, Replay
+from easq_rec.config import Config, LoRA, Replay
 from easq_rec.recipes import without_alignment
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.runtime import running
@@ -31,6 +32,9 @@ def variants(config: Config) -> dict[str, Config]:
         "easq": config,
         "one_answer": dataclasses.replace(config, replay=Replay(answers_per_step=1)),
         "without_adapters": dataclasses.replace(config, model=dataclasses.replace(config.model, lora=None)),
+        "feed_forward": dataclasses.replace(
+            config, model=dataclasses.replace(config.model, lora=LoRA(rank=8, targets=("ffn_in", "ffn_out")))
+        ),
         "without_dense": dataclasses.replace(config, losses=dataclasses.replace(config.losses, dense=0.0)),
     }
 

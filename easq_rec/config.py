@@ -198,14 +198,21 @@ class Data:
     max_history: int = 50
     """Most recent history entries that the model reads."""
     shuffle: bool = True
-    """True: a seeded shuffle within windows of row groups. False: time order."""
+    """True: a seeded shuffle within windows of row groups. False: time order, in which each answer is admitted when the
+    stream has come to its time: online training."""
     shuffle_row_groups: int = 8
     """Row groups in a shuffle window; memory and randomness grow with it."""
+    workers: int = 1
+    """Threads per rank that decode the next window while one is used; 0: none. The order does not depend on it."""
+    prefetch: int = 2
+    """Batches made ready in the background; 0: each is made when it is asked for."""
 
     def __post_init__(self) -> None:
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 to less than 1")
         require(self.max_history >= 0, "data.max_history", self.max_history, "0 or more")
         require(self.shuffle_row_groups >= 1, "data.shuffle_row_groups", self.shuffle_row_groups, "at least 1")
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset
 from easq_rec.data.decode import NO_ANSWER
-from easq_rec.data.reader import Position, RequestReader
+from easq_rec.data.position import Position
+from easq_rec.data.reader import RequestReader
 from easq_rec.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model import Scores
 
@@ -49,12 +50,12 @@ def batches(
     world_size: int = 1,
     limit: int | None = None,
 ) -> Iterator[RequestBatch]:
-    """This rank's share of the dataset in time order; every rank gets the same number of batches."""
-    reader = RequestReader(dataset, batch_size=config.evaluation.batch_size, rank=rank, world_size=world_size)
-    for done in reader.read(Position(), epochs=1):
+    """This rank's share of the first `limit` requests; every rank gets the same number of batches."""
+    size = config.evaluation.batch_size
+    reader = RequestReader(dataset, batch_size=size, rank=rank, world_size=world_size, spread=True)
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    for done in reader.read(Position(dealt=((0, count),)), epochs=1):
         yield collate(config.schema, done.requests, truth=truth)
-        if limit is not None and done.after.requests >= limit:
-            return
 
 
 def predict(score: Score, stream: Iterable[RequestBatch], config: Config, device: torch.device) -> Predictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,8 @@ class RowGroup:
     index: int
     rows: int
     kept: int
+    first_ms: int
+    """Timestamp of the first of these; 0 where there is none."""
 
 
 class RequestDataset:
@@ -54,29 +57,48 @@ class RequestDataset:
         self.period = period
         self._max_history = max_history
         self.row_groups: list[RowGroup] = []
+        self._footers: dict[str, _Footer] = {}
+        digest = hashlib.sha256(repr(period).encode())
         for file in _files(directory):
-            parquet = _open(file)
-            layout.check(parquet.schema_arrow, file)
-            self.file_schema: pa.Schema = parquet.schema_arrow
-            for index in range(parquet.num_row_groups):
-                rows = parquet.metadata.row_group(index).num_rows
-                self.row_groups.append(
-                    RowGroup(file=file, index=index, rows=rows, kept=_kept(file, index, rows, period))
-                )
+            footer = _footer(file)
+            layout.check(footer.schema, file)
+            self.file_schema: pa.Schema = footer.schema
+            self._footers[file] = footer
+            for index in range(footer.metadata.num_row_groups):
+                metadata = footer.metadata.row_group(index)
+                group = _row_group(file, index, metadata.num_rows, period)
+                self.row_groups.append(group)
+                name = Path(file).relative_to(directory).as_posix()
+                digest.update(f"{name} {index} {group.rows} {group.kept} {metadata.total_byte_size}\n".encode())
+        self.fingerprint = digest.hexdigest()[:16]
+        """Changes with the names, sizes and row groups of the files and with the period, but not with the place."""
 
     def __len__(self) -> int:
         """Requests in the period."""
         return sum(group.kept for group in self.row_groups)
 
     def read(self, group: RowGroup) -> RequestColumns:
-        """The requests of a row group that lie in the period."""
-        parquet = _open(group.file)
+        """The requests of a row group that lie in the period. May be called by several threads.
+
+        Raises:
+            ValueError: the file is gone, damaged or no longer the one that was there at first, or holds bad values.
+        """
+        footer = self._footers[group.file]
+        if _identity(group.file) != footer.identity:
+            raise ValueError(
+                f"{group.file} has been written again since this run opened it: datasets must not change under a run; "
+                "write new files beside the old ones and start a new --run-dir"
+            )
+        leaves = self.layout.leaf_indices(footer.schema)
         try:
-            table = _read(parquet, group.index, self.layout.leaf_indices(parquet.schema_arrow))
+            # An open file is no matter for two threads at a time; to open it with its footer at hand costs little.
+            with pq.ParquetFile(group.file, metadata=footer.metadata, pre_buffer=False) as parquet:
+                # Its reader takes leaf indices; by name, one field of a nested list cannot be asked for reliably.
+                table = parquet.reader.read_row_group(group.index, column_indices=leaves, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{group.file}, row group {group.index}: cannot be read: {error}") from error
         if len(table) != group.rows:
-            raise ValueError(f"{group.file}, row group {group.index}: has {len(table)} rows, had {group.rows} at first")
+            raise ValueError(f"{group.file}, row group {group.index}: has {len(table)} rows, its footer {group.rows}")
         place = Place(file=group.file, row_group=group.index)
         columns = decode(table, self.layout, place, max_history=self._max_history)
         if group.kept == group.rows:
@@ -84,6 +106,10 @@ class RequestDataset:
         assert self.period is not None
         inside = (columns.timestamp_ms >= self.period.start_ms) & (columns.timestamp_ms < self.period.end_ms)
         return columns.take(np.flatnonzero(inside))
+
+    def nothing(self) -> RequestColumns:
+        """No requests, with the columns that `read` gives."""
+        return self.read(self.row_groups[0]).take(np.zeros(0, np.int64))
 
     def read_all(self) -> RequestColumns | None:
         """Every request of the period at once, for small datasets such as the answers; None: there are none."""
@@ -96,8 +122,8 @@ def time_line(directory: Path) -> tuple[int, int]:
     bounds = [
         _bounds(file, index)
         for file in _files(directory)
-        for index in range(_open(file).num_row_groups)
-        if _open(file).metadata.row_group(index).num_rows
+        for index in range(_footer(file).metadata.num_row_groups)
+        if _footer(file).metadata.row_group(index).num_rows
     ]
     if not bounds:
         raise ValueError(f"{directory} holds no requests: build the dataset again")
@@ -123,28 +149,41 @@ def _committed(file: Path, directory: Path) -> bool:
     return not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
 
 
-def _open(file: str) -> pq.ParquetFile:
-    """The open file, whose footer is parsed once; a file that was written again is opened again."""
+@dataclass(frozen=True, kw_only=True)
+class _Footer:
+    """What the end of a Parquet file says of it."""
+
+    identity: tuple[int, ...]
+    """Another one after the file was written again."""
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+
+
+def _footer(file: str) -> _Footer:
+    """A file's footer, parsed once."""
+    return _footer_once(file, _identity(file))
+
+
+@lru_cache(maxsize=4096)
+def _footer_once(file: str, identity: tuple[int, ...]) -> _Footer:
     try:
-        status = os.stat(file)
-        return _open_once(file, status.st_mtime_ns, status.st_size, status.st_ino)
+        with pq.ParquetFile(file) as parquet:
+            return _Footer(identity=identity, metadata=parquet.metadata, schema=parquet.schema_arrow)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
 
 
-@lru_cache(maxsize=256)
-def _open_once(file: str, *identity: int) -> pq.ParquetFile:
-    return pq.ParquetFile(file)
-
-
-def _read(parquet: pq.ParquetFile, row_group: int, leaves: list[int]) -> pa.Table:
-    # The reader below ParquetFile takes leaf indices; by name, one field of a nested list cannot be asked for reliably.
-    return parquet.reader.read_row_group(row_group, column_indices=leaves, use_threads=False)
+def _identity(file: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _bounds(file: str, row_group: int) -> tuple[int, int]:
     """Smallest and largest timestamp of a row group."""
-    schema, metadata = _open(file).schema_arrow, _open(file).metadata.row_group(row_group)
+    schema, metadata = _footer(file).schema, _footer(file).metadata.row_group(row_group)
     if TIME not in schema.names or not pa.types.is_integer(schema.field(TIME).type):
         found = f"of type {schema.field(TIME).type}" if TIME in schema.names else f"none among {schema.names}"
         raise ValueError(f"{file}: a dataset needs an integer column {TIME}; found {found}")
@@ -158,7 +197,8 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
 
 def _times(file: str, row_group: int) -> Array:
     try:
-        times = _open(file).read_row_group(row_group, columns=[TIME]).column(TIME)
+        with pq.ParquetFile(file) as parquet:
+            times = parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}, row group {row_group}: cannot be read: {error}") from error
     if times.null_count:
@@ -167,13 +207,16 @@ def _times(file: str, row_group: int) -> Array:
     return times.to_numpy()
 
 
-def _kept(file: str, row_group: int, rows: int, period: Period | None) -> int:
-    if period is None or rows == 0:
-        return rows
-    first, last = _bounds(file, row_group)
-    if period.start_ms <= first and last < period.end_ms:
-        return rows
-    if last < period.start_ms or first >= period.end_ms:
-        return 0
-    times = _times(file, row_group)
-    return int(((times >= period.start_ms) & (times < period.end_ms)).sum())
+def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGroup:
+    """What of a row group lies in a period."""
+    if not rows:
+        return RowGroup(file=file, index=index, rows=0, kept=0, first_ms=0)
+    first, last = _bounds(file, index)
+    kept = rows
+    if period is not None and not (period.start_ms <= first and last < period.end_ms):
+        kept = 0
+        if last >= period.start_ms and first < period.end_ms:
+            times = _times(file, index)
+            inside = times[(times >= period.start_ms) & (times < period.end_ms)]
+            kept, first = len(inside), int(inside.min(initial=last))
+    return RowGroup(file=file, index=index, rows=rows, kept=kept, first_ms=first if kept else 0)

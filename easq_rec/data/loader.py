@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from easq_rec.data.ahead import made_ahead
 from easq_rec.data.batch import RequestBatch, collate
-from easq_rec.data.reader import Position, RequestReader
+from easq_rec.data.position import Position
+from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay, ReplayState
 from easq_rec.features import FeatureSchema
 
@@ -17,16 +20,18 @@ from easq_rec.features import FeatureSchema
 class LoaderState:
     """Position of the stream, of its clock and of the replay buffer: the same on every rank."""
 
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
+    data: str = ""
+    """Fingerprint of the dataset that the position belongs to."""
     clock_ms: int = 0
-    """Latest request timestamp seen so far."""
+    """The stream's clock: answers that have arrived by then are due."""
     replay: ReplayState = field(default_factory=lambda: ReplayState(replays=np.zeros(0, np.int32)))
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for a checkpoint."""
         return {
-            "epoch": self.position.epoch,
-            "requests": self.position.requests,
+            "position": self.position.to_dict(),
+            "data": self.data,
             "clock_ms": self.clock_ms,
             "admitted": self.replay.admitted,
             "draws": self.replay.draws,
@@ -34,50 +39,77 @@ class LoaderState:
         }
 
     @staticmethod
-    def from_dict(values: dict[str, object]) -> LoaderState:
+    def from_dict(values: dict[str, Any]) -> LoaderState:
         """The inverse of `to_dict`."""
-        number = {name: int(values[name]) for name in ("epoch", "requests", "clock_ms", "admitted", "draws")}  # type: ignore[call-overload]
         return LoaderState(
-            position=Position(epoch=number["epoch"], requests=number["requests"]),
-            clock_ms=number["clock_ms"],
+            position=Position.from_dict(values["position"]),
+            data=values["data"],
+            clock_ms=values["clock_ms"],
             replay=ReplayState(
-                admitted=number["admitted"],
-                draws=number["draws"],
+                admitted=values["admitted"],
+                draws=values["draws"],
                 replays=np.asarray(values["replays"], dtype=np.int32),
             ),
         )
 
 
 class TrainLoader:
-    """Joins the request stream with replayed answers; `replay` is None for runs without alignment."""
+    """Joins the request stream with replayed answers.
 
-    def __init__(self, schema: FeatureSchema, reader: RequestReader, replay: AnswerReplay | None) -> None:
+    Args:
+        replay: None for runs without alignment.
+        prefetch: batches made ready in the background.
+    """
+
+    def __init__(
+        self, schema: FeatureSchema, reader: RequestReader, replay: AnswerReplay | None, *, prefetch: int = 0
+    ) -> None:
         self._schema = schema
         self._reader = reader
         self._replay = replay
+        self._prefetch = prefetch
 
     def start(self) -> LoaderState:
         """The state before the first batch."""
-        return LoaderState(replay=self._replay.state) if self._replay is not None else LoaderState()
+        data = self._reader.fingerprint
+        return LoaderState(data=data, replay=self._replay.state) if self._replay is not None else LoaderState(data=data)
 
-    def batches(self, state: LoaderState, *, steps: int) -> Iterator[tuple[RequestBatch, LoaderState]]:
-        """At most `steps` batches from `state` on, over as many epochs as that takes, each with the state after it."""
-        replay = self._replay
+    def batches(self, state: LoaderState, *, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
+        """At most `steps` batches from `state` on, over as many epochs as that takes, each with the state after it.
+
+        Raises:
+            ValueError: requests or answers are not those that the state was written with.
+        """
+        self._check(state)
+        return made_ahead(self._make(state, steps), self._prefetch)
+
+    def _check(self, state: LoaderState) -> None:
+        replay, data = self._replay, self._reader.fingerprint
+        if state.data != data:
+            raise ValueError(
+                "the training requests are not those of the checkpoint: files, row groups or the training period have "
+                "changed; resume with the data that the run started on, or start a new --run-dir"
+            )
+        if replay is not None and len(state.replay.replays) != len(replay):
+            raise ValueError(
+                f"the checkpoint knows {len(state.replay.replays)} answers, the dataset holds {len(replay)}: "
+                "resume with the data that the run started on, or start a new --run-dir"
+            )
+
+    def _make(self, state: LoaderState, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
+        replay, clock = self._replay, state.clock_ms
         if replay is not None:
-            if len(state.replay.replays) != len(replay):
-                raise ValueError(
-                    f"the checkpoint knows {len(state.replay.replays)} answers, the dataset holds {len(replay)}: "
-                    "resume with the data that the run started on, or start a new --run-dir"
-                )
             replay.state = state.replay
-        clock = state.clock_ms
         if not steps:
             return
         for part in self._reader.read(state.position, epochs=np.iinfo(np.int64).max):
-            clock = max(clock, part.last_ms)
+            clock = max(clock, part.clock_ms)
             answers = replay.draw(clock) if replay is not None else None
             after = LoaderState(
-                position=part.after, clock_ms=clock, replay=replay.state if replay is not None else state.replay
+                position=part.after,
+                data=state.data,
+                clock_ms=clock,
+                replay=replay.state if replay is not None else state.replay,
             )
             yield collate(self._schema, part.requests, answers), after
             steps -= 1

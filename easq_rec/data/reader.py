@@ -1,29 +1,27 @@
-"""The order in which requests reach the ranks.
+"""The order in which requests reach the ranks, each of them exactly once per epoch.
 
-An epoch is one global sequence of requests, fixed by (seed, epoch) alone: row groups in shuffled order, taken in
-windows of a few, whose rows are shuffled together. A step takes the next `batch_size * world_size` requests of that
-sequence and every rank cuts its slice out of them, so that the sequence, and with it a position, is the same for any
-number of ranks.
+An epoch is one sequence of requests, fixed by (seed, epoch) alone: row groups in shuffled order, taken in windows of a
+few, whose rows are shuffled together; or, without shuffling, the requests in time order. `position` says how that
+sequence falls to ranks. A rank that walks through a share of its own decodes no more than that share and the windows at
+its two ends. In time order all ranks decode all row groups, for each step is cut among them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from easq_rec.data.columns import RequestColumns, Rows
-from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.dataset import RequestDataset, RowGroup
+from easq_rec.data.position import Interval, Intervals, Position, share
 
-
-@dataclass(frozen=True, kw_only=True)
-class Position:
-    """Where the stream stands: this many requests of this epoch have been delivered, over all ranks."""
-
-    epoch: int = 0
-    requests: int = 0
+Piece = tuple[RequestColumns, Rows]
+"""Decoded requests, and which of them in which order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,20 @@ class Slice:
     requests: RequestColumns
     after: Position
     """The stream's position once this step is trained."""
-    last_ms: int
-    """Latest timestamp among the step's requests, over all ranks."""
+    clock_ms: int
+    """What this step tells of the stream's time, the same on all ranks: see `RequestReader.read`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """A few row groups, whose requests take a stretch of the epoch's sequence."""
+
+    number: int
+    groups: list[RowGroup]
+    start: int
+    end: int
+    clock_ms: int
+    """Latest start of a row group in it: a request that it delivers may well be older, but one is this new."""
 
 
 class RequestReader:
@@ -43,7 +53,9 @@ class RequestReader:
     Args:
         dataset: what is read.
         batch_size: requests per step and rank.
-        shuffle_row_groups: size of a shuffle window; None: time order.
+        shuffle_row_groups: size of a shuffle window; None: the sequence is in time order.
+        spread: each rank walks through a share of its own; False: each step is cut among the ranks.
+        workers: threads that decode one window ahead; 0: decoded when it is asked for. The order is the same.
     """
 
     def __init__(
@@ -54,90 +66,186 @@ class RequestReader:
         rank: int = 0,
         world_size: int = 1,
         shuffle_row_groups: int | None = None,
+        spread: bool = False,
         seed: int = 0,
+        workers: int = 0,
     ) -> None:
         self._dataset = dataset
         self._rank = rank
         self._world_size = world_size
-        self._step = batch_size * world_size
+        self._batch_size = batch_size
         self._window = shuffle_row_groups
+        self._spread = spread
         self._seed = seed
+        self._workers = workers
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the dataset's files and period: a position belongs to one sequence."""
+        return self._dataset.fingerprint
 
     @property
     def steps_per_epoch(self) -> int:
         """The same for every rank; the last step may be short, down to no request at all on some ranks."""
-        return math.ceil(len(self._dataset) / self._step)
+        return math.ceil(len(self._dataset) / (self._batch_size * self._world_size))
 
     def read(self, position: Position, *, epochs: int) -> Iterator[Slice]:
         """Slices from `position` to the end of epoch number `epochs`; none of a dataset without requests.
 
+        `clock_ms` of a slice in time order is the latest timestamp of the step, over all ranks. Of a shuffled one it is
+        the latest start of a row group in the windows that the step reads from, which every rank knows of all others.
+
         Raises:
-            ValueError: the position lies behind the end of the epoch, so it comes from other data.
+            ValueError: the position comes from a longer epoch, so from other data.
         """
         total = len(self._dataset)
-        if position.requests > total:
-            raise ValueError(
-                f"the position stands at {position.requests} requests of an epoch that has {total}: "
-                "resume with the data that the run started on, or start a new --run-dir"
-            )
+        left = position.left(total)
+        if left and left[-1][1] > total:
+            raise ValueError(f"the position stands before request {left[-1][1]} of an epoch that has {total}")
         while total and position.epoch < epochs:
-            yield from self._read_epoch(position)
-            position = Position(epoch=position.epoch + 1)
+            yield from self._read_epoch(position.epoch, left)
+            position, left = Position(epoch=position.epoch + 1), ((0, total),)
 
-    def _read_epoch(self, position: Position) -> Iterator[Slice]:
-        total, done = len(self._dataset), position.requests
-        pending: list[tuple[RequestColumns, Rows]] = []
-        for columns, rows in self._windows(position.epoch, skip=done):
-            pending.append((columns, rows))
-            while sum(len(rows) for _, rows in pending) >= min(self._step, total - done) > 0:
-                take = min(self._step, total - done)
-                pieces, pending = _split(pending, take)
-                done += take
-                yield self._cut(pieces, take, Position(epoch=position.epoch, requests=done))
+    def _read_epoch(self, epoch: int, left: tuple[Interval, ...]) -> Iterator[Slice]:
+        intervals, windows = Intervals(left), self._windows(epoch)
+        count, step = len(intervals), self._batch_size * self._world_size
+        begin, end = share(count, self._rank, self._world_size) if self._spread else (0, count)
+        rows = _Rows(self._pieces(epoch, windows, intervals.cut(begin, end)), self._dataset.nothing)
+        clock = _Clock(windows, intervals, self._world_size)
+        for done in range(0, count, step):
+            take = min(step, count - done)
+            mine = share(take, self._rank, self._world_size)
+            after = Position(
+                epoch=epoch, dealt=left, delivered=done + take, ranks=self._world_size, spread=self._spread
+            )
+            if self._spread:
+                clock_ms = clock.of_step(done, take)
+                requests = rows.gather(rows.take(mine[1] - mine[0]))
+            else:
+                whole = rows.take(take)
+                clock_ms = max(int(columns.timestamp_ms[found].max()) for columns, found in whole)
+                requests = rows.gather(_cut(whole, mine))
+            yield Slice(requests=requests, after=after, clock_ms=clock_ms)
 
-    def _cut(self, pieces: list[tuple[RequestColumns, Rows]], count: int, after: Position) -> Slice:
-        """This rank's even share of a step's requests."""
-        start = count * self._rank // self._world_size
-        end = count * (self._rank + 1) // self._world_size
-        mine, begin = [], 0
-        for columns, rows in pieces:
-            mine.append(columns.take(rows[max(start - begin, 0) : max(end - begin, 0)]))
-            begin += len(rows)
-        last = max(int(columns.timestamp_ms[rows].max()) for columns, rows in pieces)
-        return Slice(requests=RequestColumns.concat(mine), after=after, last_ms=last)
-
-    def _windows(self, epoch: int, *, skip: int) -> Iterator[tuple[RequestColumns, Rows]]:
-        """(columns, row order) per window, less the first `skip` rows of the epoch."""
+    def _windows(self, epoch: int) -> list[_Window]:
+        """The epoch's windows in the order of its sequence."""
         groups = [group for group in self._dataset.row_groups if group.kept]
         if self._window is not None:
             # The second number keeps the random streams of the project's parts apart.
             order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(groups))
             groups = [groups[index] for index in order]
         size = self._window or 1
+        windows, start = [], 0
         for number, begin in enumerate(range(0, len(groups), size)):
-            window = groups[begin : begin + size]
-            count = sum(group.kept for group in window)
-            if skip >= count:
-                skip -= count
-                continue
-            columns = RequestColumns.concat([self._dataset.read(group) for group in window])
-            rows = np.arange(count)
+            members = groups[begin : begin + size]
+            end = start + sum(group.kept for group in members)
+            clock_ms = max(group.first_ms for group in members)
+            windows.append(_Window(number=number, groups=members, start=start, end=end, clock_ms=clock_ms))
+            start = end
+        return windows
+
+    def _pieces(self, epoch: int, windows: list[_Window], parts: list[Interval]) -> Iterator[Piece]:
+        """The decoded windows under some intervals of the sequence, with the rows that lie in these."""
+        ends = np.array([window.end for window in windows])
+        wanted = []
+        for start, end in parts:
+            first, last = np.searchsorted(ends, [start, end - 1], side="right")
+            wanted += [(windows[index], start, end) for index in range(first, last + 1)]
+        for window, groups in self._decoded([window for window, _, _ in wanted]):
+            _, start, end = wanted.pop(0)
+            rows = np.arange(window.end - window.start)
             if self._window is not None:
-                np.random.default_rng([self._seed, 2, epoch, number]).shuffle(rows)
-            yield columns, rows[skip:]
-            skip = 0
+                np.random.default_rng([self._seed, 2, epoch, window.number]).shuffle(rows)
+            rows = rows[max(start - window.start, 0) : end - window.start]
+            yield RequestColumns.concat(groups), rows
+
+    def _decoded(self, windows: list[_Window]) -> Iterator[tuple[_Window, list[RequestColumns]]]:
+        """The row groups of each window; with workers the next window is decoded while one is used."""
+        read = self._dataset.read
+        if not self._workers:
+            for window in windows:
+                yield window, [read(group) for group in window.groups]
+            return
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        ahead: deque[tuple[_Window, list[Future[RequestColumns]]]] = deque()
+        try:
+            for window in windows:
+                ahead.append((window, [pool.submit(read, group) for group in window.groups]))
+                if len(ahead) > 1:
+                    yield _finished(*ahead.popleft())
+            while ahead:
+                yield _finished(*ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _split(
-    pending: list[tuple[RequestColumns, Rows]], count: int
-) -> tuple[list[tuple[RequestColumns, Rows]], list[tuple[RequestColumns, Rows]]]:
-    """The first `count` rows of the pending windows, and what is left of them."""
-    taken: list[tuple[RequestColumns, Rows]] = []
-    rest: list[tuple[RequestColumns, Rows]] = []
-    for columns, rows in pending:
-        if count:
+def _finished(window: _Window, groups: list[Future[RequestColumns]]) -> tuple[_Window, list[RequestColumns]]:
+    return window, [group.result() for group in groups]
+
+
+class _Rows:
+    """Pieces as a stream from which any number of rows may be taken.
+
+    Args:
+        nothing: gives no requests with the stream's columns, for a rank that gets none.
+    """
+
+    def __init__(self, pieces: Iterator[Piece], nothing: Callable[[], RequestColumns]) -> None:
+        self._pieces = pieces
+        self._nothing = nothing
+        self._pending: Piece | None = None
+
+    def take(self, count: int) -> list[Piece]:
+        """The next `count` rows."""
+        taken: list[Piece] = []
+        while count:
+            columns, rows = self._pending if self._pending is not None else next(self._pieces)
             taken.append((columns, rows[:count]))
-        if len(rows) > count:
-            rest.append((columns, rows[count:]))
-        count = max(count - len(rows), 0)
-    return taken, rest
+            self._pending = (columns, rows[count:]) if len(rows) > count else None
+            count -= len(taken[-1][1])
+        return taken
+
+    def gather(self, pieces: list[Piece]) -> RequestColumns:
+        """The rows of some pieces as one."""
+        if not pieces:
+            return self._nothing()
+        return RequestColumns.concat([columns.take(rows) for columns, rows in pieces])
+
+
+class _Clock:
+    """The clock of a spread epoch: what every rank knows of what all of them read, from the files' footers."""
+
+    def __init__(self, windows: list[_Window], intervals: Intervals, ranks: int) -> None:
+        self._ends = np.array([window.end for window in windows], dtype=np.int64)
+        self._clock_ms = np.array([window.clock_ms for window in windows], dtype=np.int64)
+        self._intervals = intervals
+        spans = [share(len(intervals), rank, ranks) for rank in range(ranks)]
+        self._begin, self._end = np.array(spans, dtype=np.int64).T
+
+    def of_step(self, done: int, take: int) -> int:
+        """Latest start of a row group in the windows of a step that takes `take` requests after `done`, over ranks."""
+        ranks = len(self._begin)
+        low = self._begin + done // ranks
+        last = done + take == len(self._intervals)
+        high = self._end if last else low + take // ranks
+        some = high > low
+        first, final = (self._window(entries) for entries in (low[some], high[some] - 1))
+        clock = max(int(self._clock_ms[first].max()), int(self._clock_ms[final].max()))
+        for index in np.flatnonzero(final - first > 1):
+            clock = max(clock, int(self._clock_ms[first[index] : final[index]].max()))
+        return clock
+
+    def _window(self, entries: Rows) -> Rows:
+        return np.searchsorted(self._ends, self._intervals.at(entries), side="right")
+
+
+def _cut(pieces: list[Piece], part: Interval) -> list[Piece]:
+    """Rows number `part` of some pieces."""
+    start, end = part
+    found, begin = [], 0
+    for columns, rows in pieces:
+        mine = rows[max(start - begin, 0) : max(end - begin, 0)]
+        if len(mine):
+            found.append((columns, mine))
+        begin += len(rows)
+    return found

@@ -57,7 +57,10 @@ def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: 
         rank=rank,
         world_size=world_size,
         shuffle_row_groups=data.shuffle_row_groups if data.shuffle else None,
+        # In time order the ranks go side by side: no answer is due before the stream has come to it.
+        spread=data.shuffle,
         seed=config.trainer.seed,
+        workers=data.workers,
     )
     holdout, truth = open_holdout(config, requests, holdout_period)
     answers = _read_answers(config, directory / "answers") if config.aligned else None
@@ -74,7 +77,7 @@ def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: 
             world_size=world_size,
         )
     return Sources(
-        loader=TrainLoader(config.schema, reader, replay),
+        loader=TrainLoader(config.schema, reader, replay, prefetch=data.prefetch),
         reader=reader,
         holdout=holdout,
         truth=truth,

@@ -146,6 +146,23 @@ def test_a_file_that_is_written_again_is_read_again(tmp_path: Path, rows: list[R
     assert plain(dataset.read_all()) == expected(rows[:5])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("change", ["vanishes", "grows", "same size"])
+def test_a_file_that_changes_under_a_run_is_refused(tmp_path: Path, rows: list[Row], change: str) -> None:
+    """What a dataset said of its row groups must hold for as long as it is read."""
+    dataset = open_dataset(write_dataset(tmp_path, rows, file_sizes=[12], row_group_sizes=[5]))
+    first, *others = dataset.row_groups
+    file = Path(first.file)
+    dataset.read(first)
+    if change == "vanishes":
+        file.unlink()
+    else:
+        write_file(file, to_table(rows[:12] if change == "same size" else rows), row_group_sizes=[5])
+    message = "not a readable Parquet file" if change == "vanishes" else "has been written again since this run"
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))}.*{message}"):
+        dataset.read(first)
+    assert len(dataset.read(others[-1])) == others[-1].rows, "the other files are as they were"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Several features of one column
 
