@@ -188,7 +188,10 @@ def _ids_of(schema: FeatureSchema, feature: Feature, values: Array, lengths: Row
     assert feature.table is not None
     table = schema.table(feature.table)
     ids = values.astype(np.int64, copy=False)
-    return (np.remainder(ids, table.rows) if table.id_space == "hashed" else ids), lengths
+    if table.id_space == "hashed":
+        # np.remainder, but numpy divides by a constant in vectors and takes remainders one by one.
+        ids = ids - np.floor_divide(ids, table.rows) * table.rows
+    return ids, lengths
 
 
 def _transform(feature: Feature, values: Array) -> Array:

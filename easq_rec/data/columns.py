@@ -27,13 +27,16 @@ class Ragged:
     @property
     def lengths(self) -> Rows:
         """Entries of each list, (n,)."""
-        return np.diff(self.offsets)
+        # Much less than np.diff for the short lists of a batch.
+        return self.offsets[1:] - self.offsets[:-1]
 
     def entries(self, rows: Rows) -> Rows:
         """Positions in the child columns of the lists `rows`, concatenated."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         starts = np.cumsum(lengths) - lengths
-        return np.repeat(self.offsets[rows] - starts, lengths) + np.arange(lengths.sum(), dtype=np.int64)
+        entries = np.repeat(self.offsets[rows] - starts, lengths)
+        entries += np.arange(len(entries))
+        return entries
 
     def take(self, rows: Rows) -> Ragged:
         """The lists `rows`, in that order."""
@@ -107,7 +110,7 @@ class RequestColumns:
     def take(self, rows: Rows) -> RequestColumns:
         """The requests `rows`, in that order."""
         return RequestColumns(
-            scalars={name: column[rows] for name, column in self.scalars.items()},
+            scalars={name: column.take(rows) for name, column in self.scalars.items()},
             lists={name: column.take(rows) for name, column in self.lists.items()},
             history=self.history.take(rows),
             candidates=self.candidates.take(rows),
@@ -147,7 +150,8 @@ def _offsets(lengths: Rows) -> Rows:
 
 
 def _take(column: Array | Ragged, entries: Rows) -> Array | Ragged:
-    return column.take(entries) if isinstance(column, Ragged) else column[entries]
+    # For arrays as well: ndarray.take gathers nearly twice as fast as an index does.
+    return column.take(entries)
 
 
 def _concat(parts: list[Ragged]) -> Ragged:

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from easq_rec.config import World
@@ -39,24 +38,13 @@ from easq_rec.data.world_latents import (
     sigmoid,
     utilities,
 )
+from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.features import require
 
 GENERATOR = 1
 """Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
 START_MS = 1_704_067_200_000
 """2024-01-01 UTC, the beginning of every time line."""
-ROW_GROUP = 2_048
-PART_ROW_GROUPS = 8
-"""Row groups per file."""
-DICTIONARY = [
-    "user_id",
-    *(f"user.{name}" for name in ("age_group", "region", "device")),
-    *(f"history.list.element.{name}" for name in ("video_id", "author_id")),
-    *(f"candidates.list.element.{name}" for name in ("video_id", "author_id", "tags.list.element", "duration_ms")),
-    *(f"candidates.list.element.{name}" for name in ("long_view", "like", "follow", "true_satisfaction", "answer")),
-]
-"""Columns that repeat their values. A dictionary of the others (times, ratios) costs both time and bytes."""
-
 TRIGGER_MS = 7_000
 """Watched for longer than this, or more than half: a long view, and only these may be asked about."""
 LIKE_BIAS, LIKE_SATISFACTION, LIKE_ENGAGEMENT = -2.4, 1.1, 0.2
@@ -264,47 +252,6 @@ def _lists(lengths: NDArray[Any], values: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
-class PartWriter:
-    """Writes tables to `part-*.parquet` in whole row groups, holding back less than one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.folder.mkdir()
-        self.held: list[pa.Table] = []
-        self.rows = 0
-        self.groups = 0
-        self.part: pq.ParquetWriter | None = None
-
-    def write(self, table: pa.Table) -> None:
-        self.held.append(table)
-        self.rows += table.num_rows
-        while self.rows >= ROW_GROUP:
-            whole = pa.concat_tables(self.held).combine_chunks()
-            self._write_group(whole.slice(0, ROW_GROUP))
-            self.held = [whole.slice(ROW_GROUP)]
-            self.rows -= ROW_GROUP
-
-    def _write_group(self, table: pa.Table) -> None:
-        if self.groups % PART_ROW_GROUPS == 0:
-            self._close_part()
-            path = self.folder / f"part-{self.groups // PART_ROW_GROUPS:05d}.parquet"
-            self.part = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=DICTIONARY)
-        assert self.part is not None
-        self.part.write_table(table, row_group_size=ROW_GROUP)
-        self.groups += 1
-
-    def _close_part(self) -> None:
-        if self.part is not None:
-            self.part.close()
-            self.part = None
-
-    def close(self) -> None:
-        """Writes what is held back; a dataset without rows still gets one file, which holds its schema."""
-        if self.rows or not self.groups:
-            self._write_group(pa.concat_tables(self.held).combine_chunks())
-        self._close_part()
-
-
 def generate(config: World, out: Path) -> None:
     """Writes the world to `out`, which appears complete or not at all; deterministic in `config`.
 
@@ -371,7 +318,7 @@ def _differences(found: object, wanted: dict[str, object]) -> str:
 def _write(config: World, folder: Path) -> None:
     latents = draw_latents(config)
     calibration = calibrate(latents, config)
-    requests, answers = PartWriter(folder / "requests"), PartWriter(folder / "answers")
+    requests, answers = (PartWriter(folder / name, row_group=ROW_GROUP) for name in ("requests", "answers"))
     for rounds in simulate(config, latents, calibration):
         requests.write(to_table(rounds, latents, answers=False))
         answers.write(to_table(rounds.answered(), latents, answers=True))

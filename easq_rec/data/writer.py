@@ -1,0 +1,100 @@
+"""Parquet as the reader likes it: whole row groups, and encodings that are quick to undo.
+
+A shuffle window is a few row groups, so a row group holds a few thousand requests. Numbers of four bytes and more are
+split into byte streams before zstd compresses them (BYTE_STREAM_SPLIT): that takes fewer bytes than a dictionary and
+half the time to read (`benchmarks/data.py` measures both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP = 2_048
+"""Requests."""
+PART_ROW_GROUPS = 8
+"""Row groups per file."""
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of one file, with the encodings of its columns."""
+    encodings, dictionaries = {}, []
+    for name, dtype in parquet_leaves(schema):
+        if (pa.types.is_integer(dtype) or pa.types.is_floating(dtype)) and dtype.bit_width >= 32:
+            encodings[name] = "BYTE_STREAM_SPLIT"
+        elif not pa.types.is_boolean(dtype):
+            dictionaries.append(name)
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=dictionaries or False, column_encoding=encodings or None
+    )
+
+
+def parquet_leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    """(name in Parquet, type) of every leaf column of structs and lists."""
+
+    def walk(prefix: str, dtype: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+        if pa.types.is_struct(dtype):
+            for field in dtype:
+                yield from walk(f"{prefix}.{field.name}", field.type)
+        elif pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+            yield from walk(f"{prefix}.list.element", dtype.value_type)
+        else:
+            yield prefix, dtype
+
+    for field in schema:
+        yield from walk(field.name, field.type)
+
+
+class PartWriter:
+    """Writes tables to `part-*.parquet` in whole row groups, holding back less than one.
+
+    Args:
+        folder: is made.
+    """
+
+    def __init__(self, folder: Path, *, row_group: int = ROW_GROUP, part_row_groups: int = PART_ROW_GROUPS) -> None:
+        self._folder = folder
+        self._folder.mkdir(parents=True)
+        self._row_group = row_group
+        self._part_row_groups = part_row_groups
+        self._held: list[pa.Table] = []
+        self._rows = 0
+        self._groups = 0
+        self._part: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Appends rows."""
+        self._held.append(table)
+        self._rows += table.num_rows
+        if self._rows < self._row_group:
+            return
+        whole = pa.concat_tables(self._held).combine_chunks()
+        begin = 0
+        while self._rows >= self._row_group:
+            self._write_group(whole.slice(begin, self._row_group))
+            begin += self._row_group
+            self._rows -= self._row_group
+        self._held = [whole.slice(begin)]
+
+    def close(self) -> None:
+        """Writes what is held back; a dataset without rows still gets one file, which holds its schema."""
+        if self._rows or not self._groups:
+            self._write_group(pa.concat_tables(self._held).combine_chunks())
+        self._close_part()
+
+    def _write_group(self, table: pa.Table) -> None:
+        if self._groups % self._part_row_groups == 0:
+            self._close_part()
+            path = self._folder / f"part-{self._groups // self._part_row_groups:05d}.parquet"
+            self._part = open_writer(path, table.schema)
+        assert self._part is not None
+        self._part.write_table(table, row_group_size=self._row_group)
+        self._groups += 1
+
+    def _close_part(self) -> None:
+        if self._part is not None:
+            self._part.close()
+            self._part = None
