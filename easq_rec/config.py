@@ -206,6 +206,9 @@ class Data:
     """Threads per rank that decode the next window while one is used; 0: none. The order does not depend on it."""
     prefetch: int = 2
     """Batches made ready in the background; 0: each is made when it is asked for."""
+    on_bad_rows: Literal["error", "quarantine"] = "error"
+    """error: a bad row ends the run. quarantine: it goes to RUN_DIR/quarantine with the reason, is counted, and training
+    goes on."""
 
     def __post_init__(self) -> None:
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 to less than 1")

@@ -6,14 +6,16 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from easq_rec.data.columns import Array, RequestColumns
-from easq_rec.data.decode import Place, decode
+from easq_rec.data.columns import Array, RequestColumns, Rows
+from easq_rec.data.decode import BadRows, Place, decode
+from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.schema import Layout
 
 TIME = "timestamp_ms"
@@ -47,15 +49,25 @@ class RequestDataset:
         layout: the columns to read; every file is checked against it at once.
         period: which requests belong; None: all.
         max_history: history entries kept, the most recent ones.
+        quarantine: takes bad rows; None: a bad row is an error.
 
     Raises:
         ValueError: no files, an unreadable file, or columns that do not match the layout.
     """
 
-    def __init__(self, directory: Path, layout: Layout, *, period: Period | None = None, max_history: int = 50) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        layout: Layout,
+        *,
+        period: Period | None = None,
+        max_history: int = 50,
+        quarantine: Quarantine | None = None,
+    ) -> None:
         self.layout = layout
         self.period = period
         self._max_history = max_history
+        self._quarantine = quarantine
         self.row_groups: list[RowGroup] = []
         self._footers: dict[str, _Footer] = {}
         digest = hashlib.sha256(repr(period).encode())
@@ -77,19 +89,67 @@ class RequestDataset:
         """Requests in the period."""
         return sum(group.kept for group in self.row_groups)
 
+    def check_time_order(self) -> None:
+        """Raises ValueError where a row group begins before the one in front of it."""
+        groups = [group for group in self.row_groups if group.kept]
+        for before, group in pairwise(groups):
+            if group.first_ms < before.first_ms:
+                raise ValueError(
+                    f"{group.file}, row group {group.index}: begins at {group.first_ms}, before the row group in front "
+                    f"of it (file {before.file}, at {before.first_ms}): data.shuffle=False reads files in the order of "
+                    "their names, which must be that of time"
+                )
+
     def read(self, group: RowGroup) -> RequestColumns:
-        """The requests of a row group that lie in the period. May be called by several threads.
+        """The good requests of a row group that lie in the period; see `read_placed`."""
+        return self.read_placed(group)[0]
+
+    def read_placed(self, group: RowGroup) -> tuple[RequestColumns, Rows]:
+        """The good requests of a row group that lie in the period. May be called by several threads.
+
+        Returns:
+            (requests, for each of the `kept` rows its place among them, -1 where it is in quarantine).
 
         Raises:
-            ValueError: the file is gone, damaged or no longer the one that was there at first, or holds bad values.
+            ValueError: the file is gone, damaged or no longer the one that was there at first, or holds bad values
+                while there is no quarantine for them.
         """
+        table = self._table(group, self.layout.leaf_indices(self._footers[group.file].schema))
+        rows = np.arange(group.rows)
+        if group.kept < group.rows:
+            rows = self._inside(table, group)
+            table = table.take(rows)
+        good = np.arange(len(rows))
+        while True:
+            place = Place(file=group.file, row_group=group.index, rows=rows[good])
+            try:
+                columns = decode(table, self.layout, place, max_history=self._max_history)
+            except BadRows as bad:
+                self._set_aside(group, bad, rows[good[bad.rows]], of=len(rows))
+                left = np.delete(np.arange(len(good)), bad.rows)
+                table, good = table.take(left), good[left]
+                continue
+            placed = np.full(len(rows), -1)
+            placed[good] = np.arange(len(good))
+            return columns, placed
+
+    def _set_aside(self, group: RowGroup, bad: BadRows, rows: Rows, *, of: int) -> None:
+        """Puts rows of a row group into quarantine, where there is one and it is not about all of them."""
+        if self._quarantine is None:
+            raise bad
+        if len(rows) == of:
+            raise ValueError(f"{bad}; so it is in every row of the row group: mend the dataset") from bad
+        place = Place(file=group.file, row_group=group.index)
+        self._quarantine.add(place, bad, rows, self._table(group, None).take(rows))
+
+    def _table(self, group: RowGroup, leaves: list[int] | None) -> pa.Table:
+        """A row group as it lies, with some of its leaf columns or with all."""
         footer = self._footers[group.file]
         if _identity(group.file) != footer.identity:
             raise ValueError(
                 f"{group.file} has been written again since this run opened it: datasets must not change under a run; "
                 "write new files beside the old ones and start a new --run-dir"
             )
-        leaves = self.layout.leaf_indices(footer.schema)
         try:
             # An open file is no matter for two threads at a time; to open it with its footer at hand costs little.
             with pq.ParquetFile(group.file, metadata=footer.metadata, pre_buffer=False) as parquet:
@@ -99,13 +159,19 @@ class RequestDataset:
             raise ValueError(f"{group.file}, row group {group.index}: cannot be read: {error}") from error
         if len(table) != group.rows:
             raise ValueError(f"{group.file}, row group {group.index}: has {len(table)} rows, its footer {group.rows}")
-        place = Place(file=group.file, row_group=group.index)
-        columns = decode(table, self.layout, place, max_history=self._max_history)
-        if group.kept == group.rows:
-            return columns
+        return table
+
+    def _inside(self, table: pa.Table, group: RowGroup) -> Rows:
+        """Numbers of the rows that lie in the period; a row without a time lies in none."""
         assert self.period is not None
-        inside = (columns.timestamp_ms >= self.period.start_ms) & (columns.timestamp_ms < self.period.end_ms)
-        return columns.take(np.flatnonzero(inside))
+        column = table.column(TIME)
+        if column.null_count:
+            timeless = np.flatnonzero(column.is_null().to_numpy())
+            place = Place(file=group.file, row_group=group.index)
+            bad = BadRows(place, TIME, "an integer", timeless, np.full(len(timeless), "null"))
+            self._set_aside(group, bad, timeless, of=group.rows)
+        times = column.fill_null(self.period.start_ms - 1).to_numpy()
+        return np.flatnonzero((times >= self.period.start_ms) & (times < self.period.end_ms))
 
     def nothing(self) -> RequestColumns:
         """No requests, with the columns that `read` gives."""
@@ -195,16 +261,18 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
     return int(times.min()), int(times.max())
 
 
-def _times(file: str, row_group: int) -> Array:
+def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
+    """Timestamps of a row group; `lenient`: without those that are missing."""
     try:
         with pq.ParquetFile(file) as parquet:
             times = parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}, row group {row_group}: cannot be read: {error}") from error
-    if times.null_count:
-        row = times.is_null().index(True).as_py()
-        raise Place(file=file, row_group=row_group).error(row, TIME, "null", "an integer")
-    return times.to_numpy()
+    if times.null_count and not lenient:
+        rows = np.flatnonzero(times.is_null().to_numpy())
+        place = Place(file=file, row_group=row_group)
+        raise BadRows(place, TIME, "an integer", rows, np.full(len(rows), "null"))
+    return times.drop_null().to_numpy()
 
 
 def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGroup:
@@ -216,7 +284,8 @@ def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGr
     if period is not None and not (period.start_ms <= first and last < period.end_ms):
         kept = 0
         if last >= period.start_ms and first < period.end_ms:
-            times = _times(file, index)
+            # Rows without a time are found again, and named, when the row group is read.
+            times = _times(file, index, lenient=True)
             inside = times[(times >= period.start_ms) & (times < period.end_ms)]
             kept, first = len(inside), int(inside.min(initial=last))
     return RowGroup(file=file, index=index, rows=rows, kept=kept, first_ms=first if kept else 0)

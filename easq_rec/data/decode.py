@@ -1,6 +1,7 @@
 """Arrow row groups to `RequestColumns`: child arrays and offsets are taken as they lie, checked in whole columns.
 
-Bad values raise ValueError naming file, row group, row, column, value and what was expected.
+Bad values raise `BadRows`, which names file, row group, row, column, value and what was expected, and knows all rows
+that fail the same check.
 """
 
 from __future__ import annotations
@@ -18,16 +19,29 @@ NO_ANSWER = -1
 """Stands for a null in an answer or answered_at column."""
 
 
+class BadRows(ValueError):
+    """Some rows of a table fail one check. The message is about the first of them."""
+
+    def __init__(self, place: Place, column: str, expected: str, rows: Rows, values: Array) -> None:
+        self.column = column
+        self.expected = expected
+        self.rows, first = np.unique(rows, return_index=True)
+        """Numbers of the bad rows in the table, ascending."""
+        self.values = [str(value) for value in values[first]]
+        """The first bad value of each."""
+        row = self.rows[0] if place.rows is None else place.rows[self.rows[0]]
+        at = f"{place.file}, row group {place.row_group}, row {row}, column {column}"
+        super().__init__(f"{at}: found {self.values[0]}, expected {expected}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a table was read from, for error messages."""
 
     file: str
     row_group: int
-
-    def error(self, row: int, column: str, value: object, expected: str) -> ValueError:
-        at = f"{self.file}, row group {self.row_group}, row {row}, column {column}"
-        return ValueError(f"{at}: found {value}, expected {expected}")
+    rows: Rows | None = None
+    """Numbers of the table's rows in the row group; None: it is the whole row group."""
 
 
 def decode(table: pa.Table, layout: Layout, place: Place, *, max_history: int) -> RequestColumns:
@@ -50,9 +64,33 @@ def decode(table: pa.Table, layout: Layout, place: Place, *, max_history: int) -
             ragged[field.name] = _struct_list(array, field.name, columns, place)
         else:
             scalars[field.name] = _flat(array, columns[field.name], place, None)
-    return RequestColumns(
+    requests = RequestColumns(
         scalars=scalars, lists=lists, history=ragged["history"].last(max_history), candidates=ragged["candidates"]
     )
+    _no_duplicates(requests, place)
+    if "answered_at_ms" in requests.candidates.children:
+        _no_early_answers(requests, place)
+    return requests
+
+
+def _no_duplicates(requests: RequestColumns, place: Place) -> None:
+    """Within a row group; what lies farther apart, `easq-rec data inspect` finds."""
+    ids = requests.scalars["request_id"]
+    order = np.argsort(ids, kind="stable")
+    again = order[1:][ids[order[1:]] == ids[order[:-1]]]
+    if len(again):
+        raise BadRows(place, "request_id", "an id that no other row of the row group has", again, ids[again])
+
+
+def _no_early_answers(requests: RequestColumns, place: Place) -> None:
+    candidates = requests.candidates
+    time = candidates.column("answered_at_ms")
+    owner = np.repeat(np.arange(len(requests)), candidates.lengths)
+    early = np.flatnonzero((candidates.column("answer") != NO_ANSWER) & (time < requests.timestamp_ms[owner]))
+    if len(early):
+        found = np.where(time[early] == NO_ANSWER, "null", time[early].astype(str))
+        expected = "a time at or after the request's timestamp_ms, for an answer"
+        raise BadRows(place, "candidates.answered_at_ms", expected, owner[early], found)
 
 
 def _struct_list(array: pa.Array, name: str, columns: dict[str, Column], place: Place) -> Ragged:
@@ -126,14 +164,16 @@ def _nulls(array: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _check(bad: Array, values: Array, column: Column, place: Place, owner: Rows | None, expected: str) -> None:
     if bad.any():
-        entry = int(np.argmax(bad))
-        raise place.error(entry if owner is None else int(owner[entry]), column.path, values[entry], expected)
+        entries = np.flatnonzero(bad)
+        rows = entries if owner is None else owner[entries]
+        raise BadRows(place, column.path, expected, rows, values[entries])
 
 
 def _no_nulls(array: pa.Array, path: str, place: Place, expected: str, owner: Rows | None = None) -> None:
     if array.null_count:
-        entry = int(np.argmax(_nulls(array)))
-        raise place.error(entry if owner is None else int(owner[entry]), path, "null", expected)
+        entries = np.flatnonzero(_nulls(array))
+        rows = entries if owner is None else owner[entries]
+        raise BadRows(place, path, expected, rows, np.full(len(rows), "null"))
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

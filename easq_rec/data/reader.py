@@ -21,7 +21,9 @@ from easq_rec.data.dataset import RequestDataset, RowGroup
 from easq_rec.data.position import Interval, Intervals, Position, share
 
 Piece = tuple[RequestColumns, Rows]
-"""Decoded requests, and which of them in which order."""
+"""Decoded requests, and which of them in which order; -1 stands for one that is in quarantine."""
+Decoded = tuple[RequestColumns, Rows]
+"""A row group as `RequestDataset.read_placed` gives it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ class RequestReader:
                 requests = rows.gather(rows.take(mine[1] - mine[0]))
             else:
                 whole = rows.take(take)
-                clock_ms = max(int(columns.timestamp_ms[found].max()) for columns, found in whole)
+                clock_ms = max(_latest(columns, found) for columns, found in whole)
                 requests = rows.gather(_cut(whole, mine))
             yield Slice(requests=requests, after=after, clock_ms=clock_ms)
 
@@ -153,21 +155,21 @@ class RequestReader:
             wanted += [(windows[index], start, end) for index in range(first, last + 1)]
         for window, groups in self._decoded([window for window, _, _ in wanted]):
             _, start, end = wanted.pop(0)
-            rows = np.arange(window.end - window.start)
+            rows = _placed(groups)
             if self._window is not None:
                 np.random.default_rng([self._seed, 2, epoch, window.number]).shuffle(rows)
             rows = rows[max(start - window.start, 0) : end - window.start]
-            yield RequestColumns.concat(groups), rows
+            yield RequestColumns.concat([columns for columns, _ in groups]), rows
 
-    def _decoded(self, windows: list[_Window]) -> Iterator[tuple[_Window, list[RequestColumns]]]:
+    def _decoded(self, windows: list[_Window]) -> Iterator[tuple[_Window, list[Decoded]]]:
         """The row groups of each window; with workers the next window is decoded while one is used."""
-        read = self._dataset.read
+        read = self._dataset.read_placed
         if not self._workers:
             for window in windows:
                 yield window, [read(group) for group in window.groups]
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
-        ahead: deque[tuple[_Window, list[Future[RequestColumns]]]] = deque()
+        ahead: deque[tuple[_Window, list[Future[Decoded]]]] = deque()
         try:
             for window in windows:
                 ahead.append((window, [pool.submit(read, group) for group in window.groups]))
@@ -179,7 +181,7 @@ class RequestReader:
             pool.shutdown(cancel_futures=True)
 
 
-def _finished(window: _Window, groups: list[Future[RequestColumns]]) -> tuple[_Window, list[RequestColumns]]:
+def _finished(window: _Window, groups: list[Future[Decoded]]) -> tuple[_Window, list[Decoded]]:
     return window, [group.result() for group in groups]
 
 
@@ -209,7 +211,7 @@ class _Rows:
         """The rows of some pieces as one."""
         if not pieces:
             return self._nothing()
-        return RequestColumns.concat([columns.take(rows) for columns, rows in pieces])
+        return RequestColumns.concat([columns.take(rows[rows >= 0]) for columns, rows in pieces])
 
 
 class _Clock:
@@ -237,6 +239,20 @@ class _Clock:
 
     def _window(self, entries: Rows) -> Rows:
         return np.searchsorted(self._ends, self._intervals.at(entries), side="right")
+
+
+def _placed(groups: list[Decoded]) -> Rows:
+    """For each row of some row groups its place among their requests, one after the other."""
+    rows, begin = [], 0
+    for columns, placed in groups:
+        rows.append(np.where(placed >= 0, placed + begin, -1))
+        begin += len(columns)
+    return np.concatenate(rows)
+
+
+def _latest(columns: RequestColumns, rows: Rows) -> int:
+    """Latest timestamp of some rows; 0 where all are in quarantine."""
+    return int(columns.timestamp_ms.take(rows[rows >= 0]).max(initial=0))
 
 
 def _cut(pieces: list[Piece], part: Interval) -> list[Piece]:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from easq_rec.config import Replay
 from easq_rec.data.batch import Answers
 from easq_rec.data.columns import RequestColumns, Rows
-from easq_rec.data.decode import NO_ANSWER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,6 @@ class AnswerReplay:
         rankable: the answer codes that can form a pair; others are counted but not drawn.
         slates: deal answered requests with all of their candidates; False: with those alone that training may see an
             answer to, which spares their lookups.
-
-    Raises:
-        ValueError: an answer without a time, or one that arrived before its request.
     """
 
     def __init__(
@@ -76,14 +72,6 @@ class AnswerReplay:
         candidates = requests.candidates
         answer, time = candidates.column("answer"), candidates.column("answered_at_ms")
         owner = np.repeat(np.arange(len(requests)), candidates.lengths)
-        early = (answer != NO_ANSWER) & (time < requests.timestamp_ms[owner])
-        if early.any():
-            entry = int(np.argmax(early))
-            request = requests.scalars["request_id"][owner[entry]]
-            raise ValueError(
-                f"answers: request_id {request}: answered_at_ms is {'null' if time[entry] < 0 else time[entry]}, "
-                f"expected a time at or after the request's {requests.timestamp_ms[owner[entry]]}"
-            )
         entries = np.flatnonzero(np.isin(answer, rankable) & (time < until_ms))
         request = owner[entries]
         if slates:

@@ -11,6 +11,7 @@ from easq_rec.config import Config
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset, split
 from easq_rec.data.loader import TrainLoader
+from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay
 from easq_rec.data.schema import Layout, leaf_types
@@ -37,20 +38,28 @@ def world_directory(config: Config) -> Path:
     return Path("data") / f"world-{digest}"
 
 
-def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: int = 1) -> Sources:
+def open_sources(
+    config: Config, directory: Path, *, quarantine: Quarantine | None = None, rank: int = 0, world_size: int = 1
+) -> Sources:
     """Opens the two datasets of a directory and splits them by time.
 
+    Args:
+        quarantine: takes bad rows; None: a bad row is an error.
+
     Raises:
-        ValueError: a dataset is missing or does not match the schema, or a period holds no requests.
+        ValueError: a dataset is missing or does not match the schema, a period holds no requests, or row groups lie in
+            another order than that of time although the stream is to follow it.
     """
     requests, data = directory / "requests", config.data
     if not requests.is_dir():
         raise ValueError(f"--data {directory}: no folder requests/ in it (see the data contract in the README)")
     train_period, holdout_period = split(requests, data.holdout)
     layout = Layout.of(config.schema)
-    train = RequestDataset(requests, layout, period=train_period, max_history=data.max_history)
+    train = RequestDataset(requests, layout, period=train_period, max_history=data.max_history, quarantine=quarantine)
     if not len(train):
         raise ValueError(f"data.holdout={data.holdout} leaves no training requests in {requests}: lower it")
+    if not data.shuffle:
+        train.check_time_order()
     reader = RequestReader(
         train,
         batch_size=config.trainer.batch_size,
@@ -62,8 +71,8 @@ def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: 
         seed=config.trainer.seed,
         workers=data.workers,
     )
-    holdout, truth = open_holdout(config, requests, holdout_period)
-    answers = _read_answers(config, directory / "answers") if config.aligned else None
+    holdout, truth = open_holdout(config, requests, holdout_period, quarantine=quarantine)
+    answers = _read_answers(config, directory / "answers", quarantine) if config.aligned else None
     replay = None
     if config.aligned:
         replay = AnswerReplay(
@@ -87,21 +96,27 @@ def open_sources(config: Config, directory: Path, *, rank: int = 0, world_size: 
     )
 
 
-def open_holdout(config: Config, requests: Path, period: Period) -> tuple[RequestDataset, str | None]:
+def open_holdout(
+    config: Config, requests: Path, period: Period, *, quarantine: Quarantine | None = None
+) -> tuple[RequestDataset, str | None]:
     """The held-out requests, with the graded truth where the files have that column; and its name."""
-    plain = RequestDataset(requests, Layout.of(config.schema), period=period, max_history=config.data.max_history)
-    truth = config.evaluation.satisfaction
+
+    def opened(layout: Layout) -> RequestDataset:
+        return RequestDataset(
+            requests, layout, period=period, max_history=config.data.max_history, quarantine=quarantine
+        )
+
+    plain, truth = opened(Layout.of(config.schema)), config.evaluation.satisfaction
     if f"candidates.{truth}" not in {path for path, _ in leaf_types(plain.file_schema)}:
         return plain, None
-    layout = Layout.of(config.schema, truth=truth)
-    return RequestDataset(requests, layout, period=period, max_history=config.data.max_history), truth
+    return opened(Layout.of(config.schema, truth=truth)), truth
 
 
-def _read_answers(config: Config, directory: Path) -> RequestColumns | None:
+def _read_answers(config: Config, directory: Path, quarantine: Quarantine | None) -> RequestColumns | None:
     if not directory.is_dir():
         raise ValueError(
             f"no folder answers/ in {directory.parent}: recipe {config.recipe!r} learns from answers; "
             "without a questionnaire, train a recipe without alignment (main_only)"
         )
     layout = Layout.of(config.schema, answers=True)
-    return RequestDataset(directory, layout, max_history=config.data.max_history).read_all()
+    return RequestDataset(directory, layout, max_history=config.data.max_history, quarantine=quarantine).read_all()

@@ -18,6 +18,7 @@ from easq_rec import evaluation
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState
+from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import Sources, open_sources
 from easq_rec.model import Scores, StepOutput, TrainingModel
 from easq_rec.training.checkpoint import Checkpointer, Progress, read_plan
@@ -54,7 +55,10 @@ class Trainer:
     def __init__(self, config: Config, runtime: Runtime, *, directory: Path, run_dir: Path) -> None:
         self.config = config
         self.runtime = runtime
-        self.sources: Sources = open_sources(config, directory, rank=runtime.rank, world_size=runtime.world_size)
+        self.quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
+        self.sources: Sources = open_sources(
+            config, directory, quarantine=self.quarantine, rank=runtime.rank, world_size=runtime.world_size
+        )
         trainer = config.trainer
         self.total_steps = trainer.max_steps or trainer.epochs * self.sources.reader.steps_per_epoch
         torch.manual_seed(trainer.seed)
@@ -97,6 +101,7 @@ class Trainer:
         self.save()
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
+        self._report_quarantine()
         self.log.close()
         return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=self._rate)
 
@@ -190,11 +195,18 @@ class Trainer:
         rate = float(self.objective.ranks.sum(torch.tensor(float(self._impressions)))) / elapsed
         self._impressions, self._since = 0, self.step
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in self.optimizers.gradient_norms.items()}
+        if self.quarantine is not None:
+            values["quarantined_rows"] = float(self.quarantine.count())
         values |= {"learning_rate": self.optimizers.dense_learning_rate, "impressions_per_second": rate, **phases}
         self.log.metrics(self.step, "train", values)
         losses = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
         self.log.progress(self.step, {**losses, "impressions/s": rate})
         return rate
+
+    def _report_quarantine(self) -> None:
+        self.runtime.barrier()
+        if self.quarantine is not None and (count := self.quarantine.count()):
+            self.log.say(f"{count:,} bad rows were set aside in {self.quarantine.folder}, with the reasons")
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0 and self.step < self.total_steps

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import tempfile
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from easq_rec.data.columns import RequestColumns
+from easq_rec.data.columns import RequestColumns, Rows
 from easq_rec.data.dataset import Period, RequestDataset, RowGroup, split, time_line
 from easq_rec.data.position import Position
+from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.reader import RequestReader, Slice
-from tests.data.builders import Row, ids, make_rows, open_dataset, to_table, write_dataset, write_file
+from easq_rec.data.schema import Layout
+from tests.data.builders import SCHEMA, Row, ids, make_rows, open_dataset, to_table, write_dataset, write_file
 
 START = Position()
 
@@ -252,10 +255,39 @@ def test_a_window_is_a_few_row_groups_shuffled_together(shuffled: RequestDataset
 
 def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    read = shuffled.read
-    monkeypatch.setattr(shuffled, "read", lambda group: opened.append(group.index) or read(group))  # type: ignore[func-returns-value]
+    read = shuffled.read_placed
+    monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group.index) or read(group))  # type: ignore[func-returns-value]
     steps = Case(shuffled, 60, 3, 0).steps(10, start=Position(delivered=45))
     assert len(flat(steps)) == 15 and len(opened) == 3
+
+
+@few
+@given(data=st.data())
+def test_bad_rows_go_to_quarantine_and_all_others_come_once(folder: Path, data: st.DataObject) -> None:
+    """Also when the run stops and goes on at another number of ranks: a quarantined row keeps its place."""
+    case = data.draw(cases(folder))
+    bad = set(data.draw(st.lists(st.integers(0, case.requests - 1), max_size=4)))
+    rows = [{**row, "user": {**row["user"], "region": 77}} if row["request_id"] in bad else row for row in ROWS]
+    sizes_ = data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=3))
+    with tempfile.TemporaryDirectory() as name:
+        directory = write_dataset(Path(name) / "requests", rows[: case.requests], row_group_sizes=sizes_)
+        quarantine = Quarantine(Path(name) / "quarantine")
+        dataset = RequestDataset(directory, Layout.of(SCHEMA), max_history=0, quarantine=quarantine)
+        assume(all(any(row not in bad for row in range(start, end)) for start, end in bounds(dataset)))
+        run = dataclasses.replace(case, dataset=dataset)
+        steps = run.steps(data.draw(st.integers(1, 7)), data.draw(st.integers(1, 4)))
+        stop = data.draw(st.integers(1, len(steps)))
+        after = steps[stop - 1][0].after
+        rest = run.steps(data.draw(st.integers(1, 7)), data.draw(st.integers(1, 4)), start=after)
+        good = Counter(set(range(case.requests)) - bad)
+        assert Counter(flat(steps)) == Counter(flat(steps[:stop]) + flat(rest)) == good
+        assert quarantine.count() == len(bad)
+
+
+def bounds(dataset: RequestDataset) -> list[tuple[int, int]]:
+    """First row and end of each row group."""
+    ends = list(itertools.accumulate(group.rows for group in dataset.row_groups))
+    return list(zip([0, *ends], ends, strict=False))
 
 
 def test_an_empty_dataset_has_no_steps(tmp_path: Path) -> None:
@@ -277,8 +309,8 @@ def test_a_position_of_a_longer_epoch_is_refused(shuffled: RequestDataset) -> No
 def test_a_spread_rank_decodes_its_share_alone(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any number of ranks, all of them together decode each row group once, but for those where shares meet."""
     opened: list[RowGroup] = []
-    read = shuffled.read
-    monkeypatch.setattr(shuffled, "read", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
+    read = shuffled.read_placed
+    monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
     Case(shuffled, 60, 1, 0, spread=True).steps(5, 4)
     assert Counter(opened) == Counter(shuffled.row_groups)
     opened.clear()
@@ -294,8 +326,8 @@ def test_workers_stay_one_window_ahead_and_leave_with_the_reader(
     shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     opened: list[RowGroup] = []
-    read = shuffled.read
-    monkeypatch.setattr(shuffled, "read", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
+    read = shuffled.read_placed
+    monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
     stream = Case(shuffled, 60, 2, 0, workers=workers).reader(1).read(Position(), epochs=5)
     for taken in range(1, 31):
         next(stream)
@@ -308,19 +340,32 @@ def test_workers_stay_one_window_ahead_and_leave_with_the_reader(
 def test_an_error_in_a_worker_is_raised_where_its_window_is_due(
     shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, bad = shuffled.read, shuffled.row_groups[7]
+    read, bad = shuffled.read_placed, shuffled.row_groups[7]
 
-    def failing(group: RowGroup) -> RequestColumns:
+    def failing(group: RowGroup) -> tuple[RequestColumns, Rows]:
         if group == bad:
             raise ValueError("row group 7 is broken")
         return read(group)
 
-    monkeypatch.setattr(shuffled, "read", failing)
+    monkeypatch.setattr(shuffled, "read_placed", failing)
     for workers in (0, 2):
         stream = Case(shuffled, 60, None, 0, workers=workers).reader(5).read(Position(), epochs=1)
         assert len(list(itertools.islice(stream, 7))) == 7
         with pytest.raises(ValueError, match="row group 7 is broken"):
             next(stream)
+
+
+def test_time_order_needs_row_groups_in_time_order(tmp_path: Path) -> None:
+    rows = make_rows(np.random.default_rng(1), 20)
+    open_dataset(write_dataset(tmp_path / "sorted", rows, row_group_sizes=[5])).check_time_order()
+    directory = write_dataset(tmp_path / "turned", [*rows[10:], *rows[:10]], file_sizes=[10], row_group_sizes=[5])
+    dataset = open_dataset(directory)
+    file = re.escape(str(directory / "part=00" / "0001.parquet"))
+    begins = f"begins at {rows[0]['timestamp_ms']}, before the row group in front of it"
+    with pytest.raises(ValueError, match=f"^{file}, row group 0: {begins} .*data.shuffle=False"):
+        dataset.check_time_order()
+    late = Period(start_ms=rows[10]["timestamp_ms"], end_ms=2**62)
+    open_dataset(directory, period=late).check_time_order()
 
 
 def test_a_fingerprint_tells_datasets_apart(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Rows that cannot be trained on, set aside with the reason.
+
+Every file in the folder holds rows of one row group that failed one check: the columns of the dataset, and six more in
+front of them. Its name is a function of what it holds, so that ranks and epochs that meet the same rows write the same
+file, and one rename publishes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from easq_rec.data.columns import Rows
+from easq_rec.data.decode import BadRows, Place
+
+
+class Quarantine:
+    """Takes bad rows.
+
+    Args:
+        folder: is made with the first bad row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._written: set[str] = set()
+
+    def add(self, place: Place, bad: BadRows, rows: Rows, table: pa.Table) -> None:
+        """Sets rows of a row group aside. May be called by several threads.
+
+        Args:
+            rows: their numbers in the row group; those of `bad` count in what was decoded.
+            table: the rows, with all columns of the file.
+        """
+        about = f"{place.file} {place.row_group} {bad.column} {bad.expected} {rows.tolist()}"
+        digest = hashlib.sha256(about.encode()).hexdigest()[:12]
+        name = f"{Path(place.file).stem}-{place.row_group:05d}-{digest}.parquet"
+        if name in self._written:
+            return
+        count = len(rows)
+        reasons = {
+            "bad_file": np.full(count, place.file),
+            "bad_row_group": np.full(count, place.row_group),
+            "bad_row": rows,
+            "bad_column": np.full(count, bad.column),
+            "bad_value": np.array(bad.values),
+            "bad_expected": np.full(count, bad.expected),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{name}.{uuid.uuid4().hex[:8]}.partial"
+        kept = {field: table.column(field) for field in table.schema.names if field not in reasons}
+        pq.write_table(pa.table({**reasons, **kept}), partial, compression="zstd")
+        os.rename(partial, self.folder / name)
+        self._written.add(name)
+
+    def count(self) -> int:
+        """Rows set aside, by all who share the folder."""
+        files = self.folder.glob("*.parquet") if self.folder.is_dir() else ()
+        return sum(pq.read_metadata(file).num_rows for file in files)
