@@ -42,15 +42,15 @@ def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
     )
 
 
-def movielens_schema(*, dim: int = 32) -> FeatureSchema:
-    """Features that `datasets/movielens/prepare.py` writes."""
+def movielens_schema(*, dim: int = 32, users: int = 1_024, films: int = 2_048) -> FeatureSchema:
+    """Features that `datasets/movielens/prepare.py` writes. The defaults give every id of 100K a row of its own."""
     return FeatureSchema(
         tables=(
-            Table(name="user", rows=1_024, dim=dim),
+            Table(name="user", rows=users, dim=dim),
             Table(name="gender", rows=4, dim=dim, id_space="dense"),
             Table(name="age_group", rows=8, dim=dim, id_space="dense"),
             Table(name="occupation", rows=32, dim=dim, id_space="dense"),
-            Table(name="film", rows=2_048, dim=dim),
+            Table(name="film", rows=films, dim=dim),
             Table(name="genre", rows=32, dim=dim, id_space="dense"),
             Table(name="decade", rows=16, dim=dim, id_space="dense"),
         ),
@@ -67,6 +67,38 @@ def movielens_schema(*, dim: int = 32) -> FeatureSchema:
             Feature(name="decade", table="decade"),
         ),
         outcomes=(Outcome(name="long_view", weight=1.0),),
+    )
+
+
+def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 << 18) -> FeatureSchema:
+    """Features that `datasets/kuairand/prepare.py` writes; likes and their kind are answers here, not outcomes.
+
+    The defaults give every video of KuaiRand-Pure a row of its own. In 1K and 27K videos share rows: ask for more.
+    """
+    # Encrypted user features by number, with one row more than values: 0 is unknown.
+    onehot = {1: 8, 2: 51, 4: 16, 5: 35, 6: 4, 7: 119, 8: 455, 9: 8, 10: 6, 11: 6}
+    user_tables = {"tab": 15, "hour": 24, "register_days": 8, **{f"onehot_{n}": rows for n, rows in onehot.items()}}
+    return FeatureSchema(
+        tables=(
+            Table(name="user", rows=32_768, dim=dim),
+            *(Table(name=name, rows=rows, dim=dim, id_space="dense") for name, rows in user_tables.items()),
+            Table(name="video", rows=videos, dim=dim),
+            Table(name="author", rows=authors, dim=dim),
+            Table(name="tag", rows=128, dim=dim),
+            Table(name="video_type", rows=4, dim=dim, id_space="dense"),
+            Table(name="age", rows=16, dim=dim, id_space="dense"),
+        ),
+        user=(Feature(name="user_id", table="user"), *(Feature(name=name, table=name) for name in user_tables)),
+        history=(Feature(name="video_id", table="video"), Feature(name="author_id", table="author")),
+        candidate=(
+            Feature(name="video_id", table="video"),
+            Feature(name="author_id", table="author"),
+            Feature(name="tags", kind="id_list", table="tag", pooling="mean"),
+            Feature(name="video_type", table="video_type"),
+            Feature(name="age", table="age"),
+            Feature(name="duration_ms", kind="float", transform="log1p"),
+        ),
+        outcomes=(Outcome(name="long_view", weight=1.0), Outcome(name="valid_play", weight=0.5)),
     )
 
 
@@ -139,6 +171,37 @@ def movielens_paper() -> Config:
     return as_paper(movielens(), recipe="movielens_paper")
 
 
+def movielens_20m() -> Config:
+    """`movielens` for the larger releases: tables for the ids of 1M to 32M, one epoch of larger batches."""
+    config = movielens()
+    return dataclasses.replace(
+        config,
+        recipe="movielens_20m",
+        schema=movielens_schema(users=1 << 18, films=1 << 19),
+        trainer=Trainer(batch_size=256, epochs=1),
+    )
+
+
+def kuairand() -> Config:
+    """`easq` on KuaiRand, as `datasets/kuairand/prepare.py` writes it. Needs --data."""
+    return Config(
+        recipe="kuairand",
+        schema=kuairand_schema(),
+        data=Data(path=None, holdout=0.2, max_history=50),
+        losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.3),
+    )
+
+
+def kuairand_main_only() -> Config:
+    """`main_only` on KuaiRand."""
+    return without_alignment(kuairand(), recipe="kuairand_main_only")
+
+
+def kuairand_paper() -> Config:
+    """`paper` on KuaiRand."""
+    return as_paper(kuairand(), recipe="kuairand_paper")
+
+
 def without_alignment(config: Config, *, recipe: str) -> Config:
     """The same run without satisfaction tower, adapters, answers or their losses."""
     return dataclasses.replace(
@@ -163,6 +226,10 @@ def as_paper(config: Config, *, recipe: str) -> Config:
 
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe
-    for recipe in (quickstart, easq, paper, main_only, movielens, movielens_paper, movielens_main_only)
+    for recipe in (
+        *(quickstart, easq, paper, main_only),
+        *(movielens, movielens_paper, movielens_main_only, movielens_20m),
+        *(kuairand, kuairand_paper, kuairand_main_only),
+    )
 }
 """What `easq-rec train RECIPE` accepts."""

@@ -28,6 +28,9 @@ FREE = ("run_dir", "logging", "checkpoint", "evaluation")
 """Parts of a config that may differ when a run is resumed; of the trainer, these fields:"""
 FREE_TRAINER = ("stop_at_step", "device", "threads", "timeout_s")
 
+CONVERTED = {"movielens": "ML100K", "kuairand": "KUAIRAND"}
+"""Data sets that a converter makes: first word of the recipe's name, and what the converter is given."""
+
 TABLE = (
     ("satisfaction NDCG@5", "satisfaction_ndcg5"),
     ("satisfaction NDCG@10", "satisfaction_ndcg10"),
@@ -87,10 +90,10 @@ def prepare_data(config: Config, runtime: Runtime) -> Path:
         if not directory.is_dir():
             raise ValueError(f"--data {directory}: no such directory")
         return directory
-    if config.recipe.startswith("movielens"):
-        raise ValueError(
-            f"recipe {config.recipe!r} needs --data DIR: python datasets/movielens/prepare.py --raw ML100K --out DIR"
-        )
+    data_set = config.recipe.split("_")[0]
+    if data_set in CONVERTED:
+        command = f"python datasets/{data_set}/prepare.py --raw {CONVERTED[data_set]} --out DIR"
+        raise ValueError(f"recipe {config.recipe!r} needs --data DIR: {command}")
     directory = world_directory(config)
     if runtime.local_rank == 0:
         if not directory.exists() and runtime.leads:

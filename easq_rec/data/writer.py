@@ -60,28 +60,31 @@ class PartWriter:
         self._folder.mkdir(parents=True)
         self._row_group = row_group
         self._part_row_groups = part_row_groups
+        self.rows = 0
+        """Rows written, or held back."""
         self._held: list[pa.Table] = []
-        self._rows = 0
+        self._waiting = 0
         self._groups = 0
         self._part: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
         """Appends rows."""
         self._held.append(table)
-        self._rows += table.num_rows
-        if self._rows < self._row_group:
+        self.rows += table.num_rows
+        self._waiting += table.num_rows
+        if self._waiting < self._row_group:
             return
         whole = pa.concat_tables(self._held).combine_chunks()
         begin = 0
-        while self._rows >= self._row_group:
+        while self._waiting >= self._row_group:
             self._write_group(whole.slice(begin, self._row_group))
             begin += self._row_group
-            self._rows -= self._row_group
+            self._waiting -= self._row_group
         self._held = [whole.slice(begin)]
 
     def close(self) -> None:
         """Writes what is held back; a dataset without rows still gets one file, which holds its schema."""
-        if self._rows or not self._groups:
+        if self._waiting or not self._groups:
             self._write_group(pa.concat_tables(self._held).combine_chunks())
         self._close_part()
 
