@@ -171,18 +171,40 @@ class World:
     """Candidates per request."""
     history: int = 50
     """Longest history written, in entries."""
-    answer_rate: float = 1e-2
-    """Share of triggered impressions that carry an answer (the paper: 1e-4)."""
+    exposure: float = 0.005
+    """Share of triggered impressions (watched for more than 7 s or more than half) on which the prompt is shown."""
+    response: float = 0.02
+    """Share of shown prompts that are answered."""
+    density: float = 1.0
+    """Answers relative to exposure * response (the paper's, one triggered impression in ten thousand). The prompt is
+    shown more often first; what goes beyond that, more people answer."""
+    rho: float | None = None
+    """Correlation between satisfaction and the engagement logit under the logging policy, which the weight of clickbait
+    in satisfaction sets; None: what a weight of 0.8 gives."""
     days: float = 14.0
     """Length of the time line, in days."""
     seed: int = 0
     """The same seed gives the same world."""
 
+    @property
+    def shown_rate(self) -> float:
+        """Share of triggered impressions on which the prompt is shown."""
+        return min(self.exposure * self.density, 1.0)
+
+    @property
+    def answer_rate(self) -> float:
+        """Share of triggered impressions that carry an answer."""
+        return self.exposure * self.response * self.density
+
     def __post_init__(self) -> None:
         for name in ("requests", "users", "videos", "candidates", "history"):
             require(getattr(self, name) >= 1, f"world.{name}", getattr(self, name), "at least 1")
         require(self.candidates <= self.videos, "world.candidates", self.candidates, "at most world.videos")
-        require(0 <= self.answer_rate <= 1, "world.answer_rate", self.answer_rate, "between 0 and 1")
+        for name in ("exposure", "response"):
+            require(0 <= getattr(self, name) <= 1, f"world.{name}", getattr(self, name), "between 0 and 1")
+        most = f"0 or more, and at most {1 / max(self.exposure * self.response, 1e-300):g}: 1 / (exposure * response)"
+        require(self.density >= 0 and self.answer_rate <= 1, "world.density", self.density, most)
+        require(self.rho is None or -1 <= self.rho <= 1, "world.rho", self.rho, "a correlation")
         require(self.seed >= 0, "world.seed", self.seed, "0 or more")
         require(self.days > 0, "world.days", self.days, "more than 0")
 
@@ -207,7 +229,7 @@ class Data:
     prefetch: int = 2
     """Batches made ready in the background; 0: each is made when it is asked for."""
     on_bad_rows: Literal["error", "quarantine"] = "error"
-    """error: a bad row ends the run. quarantine: it goes to RUN_DIR/quarantine with the reason, is counted, and training
+    """error: a bad row ends the run. quarantine: it goes to RUN_DIR/quarantine with the reason, is counted, and the run
     goes on."""
 
     def __post_init__(self) -> None:

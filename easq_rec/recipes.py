@@ -104,7 +104,8 @@ def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 <<
 
 def easq() -> Config:
     """The default: isolated satisfaction pathway, whose reference annotates every pair of every request (L_dense)."""
-    world = World()
+    # A small log with as many answers as a large one has: at the paper's rate it would hold some twenty.
+    world = World(density=100.0)
     return Config(
         recipe="easq",
         schema=world_schema(users=world.users, videos=world.videos, dim=32),

@@ -41,7 +41,7 @@ from easq_rec.data.world_latents import (
 from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.features import require
 
-GENERATOR = 1
+GENERATOR = 2
 """Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
 START_MS = 1_704_067_200_000
 """2024-01-01 UTC, the beginning of every time line."""
@@ -49,6 +49,8 @@ TRIGGER_MS = 7_000
 """Watched for longer than this, or more than half: a long view, and only these may be asked about."""
 LIKE_BIAS, LIKE_SATISFACTION, LIKE_ENGAGEMENT = -2.4, 1.1, 0.2
 FOLLOW_BIAS, FOLLOW_SATISFACTION, FOLLOW_ENGAGEMENT = -3.8, 1.0, 0.1
+LATER = {"comment": (-4.2, 0.9, 0.2), "forward": (-3.5, 1.0, 0.1), "returned": (-1.9, 1.25, 0.0)}
+"""Bias, and weights of satisfaction and engagement, of what else may follow a long view."""
 DELAY_MEDIAN_MS, DELAY_SIGMA = 30 * 60_000, 1.2
 DELAY_RANGE_MS = (60_000, 2 * 86_400_000)
 NO_ANSWER = -1
@@ -72,6 +74,12 @@ class Round:
     long_view: NDArray[np.int8]
     like: NDArray[np.int8]
     follow: NDArray[np.int8]
+    comment: NDArray[np.int8]
+    forward: NDArray[np.int8]
+    returned: NDArray[np.int8]
+    """Whether the user comes back on the next day for more of this."""
+    shown: NDArray[np.int8]
+    """Whether the questionnaire was shown."""
     true_satisfaction: NDArray[np.float32]
     true_engagement: NDArray[np.float32]
     answer: NDArray[np.int8]
@@ -121,7 +129,7 @@ class Histories:
 
 def simulate(config: World, latents: Latents, calibration: Calibration) -> Iterator[Round]:
     """The log, round by round. Timestamps rise strictly, within and across rounds."""
-    rng = np.random.default_rng([config.seed, 2])
+    rng, later = np.random.default_rng([config.seed, 2]), np.random.default_rng([config.seed, 3])
     histories = Histories(config.users, config.history)
     size = min(ROW_GROUP, max(1, config.users // 4))
     span_ms = config.days * 86_400_000
@@ -138,7 +146,7 @@ def simulate(config: World, latents: Latents, calibration: Calibration) -> Itera
         last_ms = int(timestamp_ms[-1])
         videos = latents.candidates(rng, users, config.candidates)
         history = histories.read(users)
-        outcome = _outcomes(rng, config, latents, calibration, users, timestamp_ms, videos)
+        outcome = _outcomes(rng, later, config, latents, calibration, users, timestamp_ms, videos)
         ratio = np.divide(outcome["watch_ms"], latents.duration_ms[videos]).astype(np.float32)
         histories.append(users, videos, timestamp_ms, ratio, outcome["long_view"] == 1)
         yield Round(
@@ -156,6 +164,7 @@ def simulate(config: World, latents: Latents, calibration: Calibration) -> Itera
 
 def _outcomes(
     rng: np.random.Generator,
+    later: np.random.Generator,
     config: World,
     latents: Latents,
     calibration: Calibration,
@@ -169,7 +178,9 @@ def _outcomes(
     def uniform() -> NDArray[np.float32]:
         return rng.random(shape, dtype=np.float32)
 
-    engage, raw = utilities(latents, users, videos, calibration.affinity_mean, calibration.affinity_std)
+    engage, raw = utilities(
+        latents, users, videos, calibration.affinity_mean, calibration.affinity_std, calibration.aversion
+    )
     satisfy = (raw - np.float32(calibration.satisfaction_mean)) / np.float32(calibration.satisfaction_std)
     probability = sigmoid(engage)
     long_view = uniform() < probability
@@ -183,7 +194,10 @@ def _outcomes(
     follow = long_view & (uniform() < sigmoid(FOLLOW_BIAS + FOLLOW_SATISFACTION * satisfy + FOLLOW_ENGAGEMENT * engage))
     answer = np.full(shape, NO_ANSWER, dtype=np.int8)
     answered_at_ms = np.zeros(shape, dtype=np.int64)
-    rows, columns = np.nonzero(long_view & (uniform() < config.answer_rate))
+    # One draw for both: who answers was asked.
+    asked = uniform()
+    shown = long_view & (asked < config.shown_rate)
+    rows, columns = np.nonzero(long_view & (asked < config.answer_rate))
     noisy = satisfy[rows, columns] + ANSWER_NOISE * rng.standard_normal(len(rows))
     answer[rows, columns] = np.searchsorted(calibration.answers, noisy)
     delay_ms = np.clip(DELAY_MEDIAN_MS * np.exp(DELAY_SIGMA * rng.standard_normal(len(rows))), *DELAY_RANGE_MS)
@@ -193,6 +207,17 @@ def _outcomes(
         "long_view": long_view.astype(np.int8),
         "like": like.astype(np.int8),
         "follow": follow.astype(np.int8),
+        **{
+            name: (
+                long_view
+                & (
+                    later.random(shape, dtype=np.float32)
+                    < sigmoid(bias + by_satisfaction * satisfy + by_engagement * engage)
+                )
+            ).astype(np.int8)
+            for name, (bias, by_satisfaction, by_engagement) in LATER.items()
+        },
+        "shown": shown.astype(np.int8),
         "true_satisfaction": np.searchsorted(calibration.grades, satisfy).astype(np.float32),
         "true_engagement": probability,
         "answer": answer,
@@ -224,7 +249,8 @@ def to_table(part: Round, latents: Latents, *, answers: bool) -> pa.Table:
         "tags": _lists(tag_count, pa.array(latents.tags[video][has_tag])),
         "duration_ms": latents.duration_ms[video],
     }
-    for name in ("watch_ms", "long_view", "like", "follow", "true_satisfaction", "true_engagement"):
+    behaviour = ("watch_ms", "long_view", "like", "follow", *LATER)
+    for name in (*behaviour, "shown", "true_satisfaction", "true_engagement"):
         columns[name] = getattr(part, name).ravel()
     if answers:
         none = (part.answer == NO_ANSWER).ravel()

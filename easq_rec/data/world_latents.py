@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.features import require
 
 TOPICS = 16
 TAGS_PER_TOPIC = 16
@@ -169,6 +170,8 @@ class Calibration:
 
     affinity_mean: float
     affinity_std: float
+    aversion: float
+    """Weight of clickbait in the satisfaction."""
     satisfaction_mean: float
     satisfaction_std: float
     grades: tuple[float, ...]
@@ -261,7 +264,7 @@ def draw_latents(config: World) -> Latents:
 
 
 def utilities(
-    latents: Latents, users: Int, videos: Int, affinity_mean: float, affinity_std: float
+    latents: Latents, users: Int, videos: Int, affinity_mean: float, affinity_std: float, aversion: float
 ) -> tuple[Float, Float]:
     """([R, C], [R, C]): the logit of engagement, and the latent satisfaction before standardisation."""
     affinity = (latents.affinity(users, videos) - np.float32(affinity_mean)) / np.float32(affinity_std)
@@ -278,7 +281,7 @@ def utilities(
     satisfy = (
         np.float32(SATISFY_AFFINITY) * affinity
         + np.float32(SATISFY_QUALITY) * quality
-        - np.float32(SATISFY_CLICKBAIT) * clickbait
+        - np.float32(aversion) * clickbait
         + np.float32(SATISFY_OWN) * own_satisfy
     )
     return engage, satisfy
@@ -291,7 +294,11 @@ def calibrate(latents: Latents, config: World) -> Calibration:
     videos = latents.candidates(rng, users, min(config.candidates, 32))
     affinity = latents.affinity(users, videos)
     mean, std = float(affinity.mean()), max(float(affinity.std()), 1e-6)
-    engage, raw = utilities(latents, users, videos, mean, std)
+    aversion = SATISFY_CLICKBAIT
+    if config.rho is not None:
+        engage, liking = utilities(latents, users, videos, mean, std, 0.0)
+        aversion = aversion_for(config.rho, engage.ravel(), liking.ravel(), latents.clickbait[videos].ravel())
+    engage, raw = utilities(latents, users, videos, mean, std, aversion)
     level, scale = float(raw.mean()), max(float(raw.std()), 1e-6)
     satisfy = ((raw - level) / scale).ravel()
     # Only watched impressions are asked about, so an answer's threshold counts an impression by its engagement.
@@ -302,11 +309,29 @@ def calibrate(latents: Latents, config: World) -> Calibration:
     return Calibration(
         affinity_mean=mean,
         affinity_std=std,
+        aversion=aversion,
         satisfaction_mean=level,
         satisfaction_std=scale,
         grades=tuple(np.quantile(satisfy, GRADE_QUANTILES).tolist()),
         answers=tuple(answers.tolist()),
     )
+
+
+def aversion_for(rho: float, engage: Float, liking: Float, clickbait: Float) -> float:
+    """The weight w for which `engage` and `liking - w clickbait` correlate by rho. All arrays are flat.
+
+    Raises:
+        ValueError: no weight gives that correlation.
+    """
+    (engage_var, cross, bait), (_, liking_var, between), (_, _, bait_var) = np.cov([engage, liking, clickbait])
+    weights = np.concatenate([np.linspace(-10, 10, 20_001), np.geomspace(10, 1_000, 1_000)])
+    variance = np.maximum(liking_var - 2 * weights * between + weights**2 * bait_var, 1e-12)
+    correlation = (cross - weights * bait) / np.sqrt(engage_var * variance)
+    # From its largest value on it falls.
+    top = int(np.argmax(correlation))
+    low, high = float(correlation[-1]), float(correlation[top])
+    require(low <= rho <= high, "world.rho", rho, f"between {low:.2f} and {high:.2f} with these users and videos")
+    return float(np.interp(-rho, -correlation[top:], weights[top:]))
 
 
 def sigmoid(x: Float) -> Float:

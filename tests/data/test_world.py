@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from easq_rec.config import World
 from easq_rec.data import world
-from easq_rec.data.world_latents import Latents, calibrate, draw_latents
+from easq_rec.data.world_latents import Latents, calibrate, draw_latents, utilities
 
-SMALL = World(requests=3_000, users=200, videos=400, candidates=6, history=9, answer_rate=0.2, days=3.0, seed=5)
+SMALL = World(requests=3_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5)
 
 
 def list_of(element: pa.DataType) -> pa.DataType:
@@ -40,6 +40,10 @@ CANDIDATE = [
     ("long_view", pa.int8()),
     ("like", pa.int8()),
     ("follow", pa.int8()),
+    ("comment", pa.int8()),
+    ("forward", pa.int8()),
+    ("returned", pa.int8()),
+    ("shown", pa.int8()),
     ("true_satisfaction", pa.float32()),
     ("true_engagement", pa.float32()),
 ]
@@ -88,7 +92,11 @@ def test_files_have_the_contract_s_columns_and_types(small: Path) -> None:
     groups = [part.metadata.row_group(i) for part in requests for i in range(part.metadata.num_row_groups)]
     assert [group.num_rows for group in groups] == [2_048, 952]
     assert {group.column(0).compression for group in groups} == {"ZSTD"}
-    assert {type(value) for value in json.loads((small / "world.json").read_text())["config"].values()} == {int, float}
+    assert {type(value) for value in json.loads((small / "world.json").read_text())["config"].values()} == {
+        int,
+        float,
+        type(None),
+    }
 
 
 def test_requests_are_complete_distinct_and_in_time_order(small: Path) -> None:
@@ -161,7 +169,8 @@ def test_only_watched_impressions_are_answered_and_only_later(small: Path) -> No
         for candidate in row["candidates"]:
             rule = candidate["watch_ms"] > 7_000 or candidate["watch_ms"] > 0.5 * candidate["duration_ms"]
             assert candidate["long_view"] == rule
-            assert rule or not (candidate["like"] or candidate["follow"])
+            later = ("like", "follow", "comment", "forward", "returned", "shown")
+            assert rule or not any(candidate[name] for name in later)
             triggered += rule
     for row in table.to_pylist():
         count = 0
@@ -169,7 +178,7 @@ def test_only_watched_impressions_are_answered_and_only_later(small: Path) -> No
             answer, at = candidate.pop("answer"), candidate.pop("answered_at_ms")
             assert (answer is None) == (at is None)
             if answer is not None:
-                assert candidate["long_view"] == 1 and answer in (0, 1, 2)
+                assert candidate["long_view"] == candidate["shown"] == 1 and answer in (0, 1, 2)
                 assert 60_000 <= at - row["timestamp_ms"] <= 2 * 86_400_000
                 count += 1
         assert count >= 1
@@ -186,7 +195,7 @@ def test_same_seed_same_bytes_other_seed_other_world(small: Path, tmp_path: Path
 
 
 def test_no_answers_at_all_still_leave_a_schema(tmp_path: Path) -> None:
-    world.ensure(dataclasses.replace(SMALL, requests=50, answer_rate=0.0), tmp_path / "silent")
+    world.ensure(dataclasses.replace(SMALL, requests=50, density=0.0), tmp_path / "silent")
     table = read(tmp_path / "silent" / "answers")
     assert table.num_rows == 0 and table.schema.equals(row_schema(CANDIDATE + ANSWER))
 
@@ -195,7 +204,7 @@ def test_no_answers_at_all_still_leave_a_schema(tmp_path: Path) -> None:
     "tiny",
     [
         World(requests=1, users=1, videos=1, candidates=1, history=1),
-        World(requests=9, users=2, videos=7, candidates=7, history=3, days=1e-7, answer_rate=1.0),
+        World(requests=9, users=2, videos=7, candidates=7, history=3, days=1e-7, density=10_000.0),
         World(requests=40, users=3, videos=12, candidates=11),
     ],
 )
@@ -295,11 +304,11 @@ def ndcg_at_5(score: NDArray[Any], relevance: NDArray[Any]) -> float:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_calibration(seed: int) -> None:
     """Behaviour of answered impressions as in the paper's Figure 3; grades, and how far engagement is from them."""
-    config = World(requests=20_000, users=2_000, videos=4_000, answer_rate=1.0, seed=seed)
+    config = World(requests=20_000, users=2_000, videos=4_000, density=10_000.0, seed=seed)
     latents, log = outcomes(config)
     answered = log["answer"] != world.NO_ANSWER
     assert answered.sum() > 50_000
-    for outcome in ("like", "follow"):
+    for outcome in ("like", "follow", "comment", "forward", "returned"):
         average = log[outcome][answered].mean()
         relative = [log[outcome][log["answer"] == answer].mean() / average - 1 for answer in range(3)]
         assert 0.46 <= relative[2] <= 0.80, (outcome, relative)
@@ -324,3 +333,43 @@ def test_calibration(seed: int) -> None:
     bait = latents.clickbait[log["video"]].ravel()
     assert np.corrcoef(bait, log["true_engagement"].ravel())[0, 1] > 0.2
     assert np.corrcoef(bait, log["true_satisfaction"].ravel())[0, 1] < -0.2
+
+
+def test_the_paper_s_questionnaire_is_the_default_and_density_scales_its_answers() -> None:
+    assert (World().exposure, World().response, World().density) == (0.005, 0.02, 1.0)
+    for density, shown_rate, answer_rate in ((1.0, 0.005, 1e-4), (100.0, 0.5, 1e-2), (1_000.0, 1.0, 0.1)):
+        config = World(requests=20_000, users=2_000, videos=4_000, density=density)
+        assert (config.shown_rate, config.answer_rate) == pytest.approx((shown_rate, answer_rate))
+        _, log = outcomes(config)
+        triggered = log["long_view"] == 1
+        answered = log["answer"] != world.NO_ANSWER
+        assert not (answered & (log["shown"] == 0)).any()
+        for share, rate in ((log["shown"][triggered], shown_rate), (answered[triggered], answer_rate)):
+            assert abs(share.mean() - rate) <= 4 * (rate / triggered.sum()) ** 0.5
+    with pytest.raises(ValueError, match=r"world.density=10001.0 is not allowed: 0 or more, and at most 10000"):
+        World(density=10_001.0)
+
+
+@pytest.mark.parametrize("rho", [-0.3, 0.0, 0.3, 0.6])
+def test_rho_is_the_correlation_of_satisfaction_and_engagement(rho: float) -> None:
+    config = World(requests=10_000, users=2_000, videos=4_000, rho=rho)
+    latents = draw_latents(config)
+    calibration = calibrate(latents, config)
+    rng = np.random.default_rng(9)
+    users = rng.integers(0, config.users, 5_000)
+    videos = latents.candidates(rng, users, 12)
+    engage, satisfy = utilities(
+        latents, users, videos, calibration.affinity_mean, calibration.affinity_std, calibration.aversion
+    )
+    assert np.corrcoef(engage.ravel(), satisfy.ravel())[0, 1] == pytest.approx(rho, abs=0.03)
+    # Behaviour goes with the answers all the same.
+    _, log = outcomes(dataclasses.replace(config, density=10_000.0))
+    answered = log["answer"] != world.NO_ANSWER
+    likes = [log["like"][log["answer"] == answer].mean() / log["like"][answered].mean() - 1 for answer in (0, 2)]
+    assert likes[0] < -0.25 and likes[1] > 0.4
+
+
+def test_a_correlation_that_no_weight_gives_is_refused() -> None:
+    config = World(requests=100, users=500, videos=1_000, rho=0.99)
+    with pytest.raises(ValueError, match=r"world.rho=0.99 is not allowed: between -0\.\d+ and 0\.\d+ with these users"):
+        calibrate(draw_latents(config), config)

@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from easq_rec.data.world import generate
 
     directory = tmp_path_factory.mktemp("world") / "data"
-    generate(World(requests=1_500, users=300, videos=500, answer_rate=0.05), directory)
+    generate(World(requests=1_500, users=300, videos=500, density=500.0), directory)
     return directory
 
 
