@@ -146,6 +146,8 @@ class Replay:
     """Most recent answers kept."""
     max_replays: int = 1_000
     """How often one answer may be replayed."""
+    balance: bool = False
+    """True: a draw has equally many answers of each class, as far as there are enough; False: as they come."""
 
     def __post_init__(self) -> None:
         require(self.answers_per_step >= 1, "replay.answers_per_step", self.answers_per_step, "at least 1")

@@ -36,6 +36,7 @@ class LoaderState:
             "admitted": self.replay.admitted,
             "draws": self.replay.draws,
             "replays": self.replay.replays.tolist(),
+            "age_ms": self.replay.age_ms,
         }
 
     @staticmethod
@@ -49,6 +50,7 @@ class LoaderState:
                 admitted=values["admitted"],
                 draws=values["draws"],
                 replays=np.asarray(values["replays"], dtype=np.int32),
+                age_ms=values["age_ms"],
             ),
         )
 

@@ -27,6 +27,18 @@ class ReplayState:
     """Draws made so far: number of the next random state."""
     replays: npt.NDArray[np.int32]
     """How often each answer was replayed."""
+    age_ms: float = 0.0
+    """Mean age of the answers of the last draw, at the stream's clock."""
+
+    def statistics(self) -> dict[str, float]:
+        """For the log: answers admitted, how often they were replayed, and how old the last ones drawn are."""
+        replays = self.replays[: self.admitted]
+        return {
+            "replay_admitted": float(self.admitted),
+            "replay_mean": float(replays.mean()) if self.admitted else 0.0,
+            "replay_max": float(replays.max(initial=0)),
+            "replay_age_hours": self.age_ms / 3.6e6,
+        }
 
 
 class AnswerReplay:
@@ -92,13 +104,28 @@ class AnswerReplay:
         rng = np.random.default_rng([self._seed, 3, state.draws])
         # All ranks make the same draw of answers; answers of one request stay together where they can.
         count = min(config.answers_per_step * self._world_size, len(usable))
-        drawn = rng.choice(usable, size=count, replace=False) if count else usable
+        if config.balance:
+            drawn = self._balanced(rng, usable, count)
+        else:
+            drawn = rng.choice(usable, size=count, replace=False) if count else usable
         drawn = drawn[np.argsort(self._request[drawn], kind="stable")]
         replays = state.replays.copy()
         replays[drawn] += 1
-        self.state = ReplayState(admitted=admitted, draws=state.draws + 1, replays=replays)
+        age_ms = float(clock_ms - self._time[drawn].mean()) if count else 0.0
+        self.state = ReplayState(admitted=admitted, draws=state.draws + 1, replays=replays, age_ms=age_ms)
         mine = drawn[count * self._rank // self._world_size : count * (self._rank + 1) // self._world_size]
         return self._gather(mine) if len(mine) else None
+
+    def _balanced(self, rng: np.random.Generator, usable: Rows, count: int) -> Rows:
+        """A draw in which classes differ by one at most, but for those that have too few."""
+        shuffled = rng.permutation(usable)
+        answer = self._answer[shuffled]
+        # The first of every class, then the second of every class, and so on.
+        turn = np.zeros(len(shuffled), np.int64)
+        for code in np.unique(answer):
+            of_class = np.flatnonzero(answer == code)
+            turn[of_class] = np.arange(len(of_class))
+        return shuffled[np.argsort(turn, kind="stable")[:count]]
 
     def _gather(self, entries: Rows) -> Answers:
         assert self._requests is not None

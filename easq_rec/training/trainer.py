@@ -195,6 +195,8 @@ class Trainer:
         rate = float(self.objective.ranks.sum(torch.tensor(float(self._impressions)))) / elapsed
         self._impressions, self._since = 0, self.step
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in self.optimizers.gradient_norms.items()}
+        if self.config.aligned:
+            values |= self.state.replay.statistics()
         if self.quarantine is not None:
             values["quarantined_rows"] = float(self.quarantine.count())
         values |= {"learning_rate": self.optimizers.dense_learning_rate, "impressions_per_second": rate, **phases}

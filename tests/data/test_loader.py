@@ -220,11 +220,11 @@ def test_the_state_survives_json() -> None:
         position=Position(epoch=3, dealt=((5, 2**40), (2**41, 2**42)), delivered=2**33, ranks=7, spread=True),
         data="a1b2",
         clock_ms=1_700_000_000_123,
-        replay=ReplayState(admitted=2, draws=17, replays=np.array([5, 0, 1], np.int32)),
+        replay=ReplayState(admitted=2, draws=17, replays=np.array([5, 0, 1], np.int32), age_ms=12.5),
     )
     back = restored(state)
     assert (back.position, back.data, back.clock_ms) == (state.position, state.data, state.clock_ms)
-    assert (back.replay.admitted, back.replay.draws) == (2, 17)
+    assert (back.replay.admitted, back.replay.draws, back.replay.age_ms) == (2, 17, 12.5)
     assert back.replay.replays.dtype == np.int32 and back.replay.replays.tolist() == [5, 0, 1]
     assert restored(LoaderState()).to_dict() == LoaderState().to_dict()
 

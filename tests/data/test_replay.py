@@ -279,6 +279,56 @@ def test_an_answer_in_the_moment_of_its_request_is_none_too_early(tmp_path: Path
     assert keys(replay_of(requests, ALL).draw(START + 1)) == [(11, 0)]
 
 
+@pytest.mark.parametrize(
+    ("counts", "size", "expected"),
+    [
+        ((50, 50, 50), 6, (2, 2, 2)),
+        ((1, 50, 90), 9, (1, 4, 4)),
+        ((3, 0, 40), 8, (3, 0, 5)),
+        ((0, 0, 40), 8, (0, 0, 8)),
+        ((2, 1, 1), 8, (2, 1, 1)),
+    ],
+)
+def test_a_balanced_draw_has_equally_many_of_each_class(
+    tmp_path: Path, counts: tuple[int, int, int], size: int, expected: tuple[int, int, int]
+) -> None:
+    codes_ = [code for code in range(3) for _ in range(counts[code])]
+    requests = read(tmp_path, answered_rows([{0: (code, 1_000)} for code in codes_]))
+    replay = replay_of(requests, Replay(answers_per_step=size, balance=True), rankable=(0, 1, 2))
+    drawn = [replay.draw(NEVER) for _ in range(30)]
+    assert {tuple(Counter(codes(draw))[code] for code in range(3)) for draw in drawn} == {expected}
+    # Every answer has its turn: of each class all were drawn equally often, within chance.
+    replays = replay.state.replays
+    for code in range(3):
+        of_class = replays[[i for i, c in enumerate(codes_) if c == code]]
+        if counts[code]:
+            assert of_class.sum() == 30 * expected[code]
+            assert of_class.max() <= of_class.mean() + 6 * of_class.mean() ** 0.5
+
+
+def test_a_balanced_draw_that_does_not_divide_favours_no_class(tmp_path: Path) -> None:
+    requests = read(tmp_path, answered_rows([{0: (code, 1_000)} for code in (0, 2) * 30]))
+    replay = replay_of(requests, Replay(answers_per_step=3, balance=True))
+    shares = [Counter(codes(replay.draw(NEVER))) for _ in range(100)]
+    assert {tuple(sorted(share.values())) for share in shares} == {(1, 2)}
+    assert 30 <= sum(share[2] == 2 for share in shares) <= 70
+
+
+def test_statistics_for_the_log(answered: RequestColumns) -> None:
+    replay = replay_of(answered, Replay(answers_per_step=1))
+    assert replay.state.statistics() == {
+        "replay_admitted": 0, "replay_mean": 0, "replay_max": 0, "replay_age_hours": 0
+    }  # fmt: skip
+    assert keys(replay.draw(START + 300)) == [(10, 2)]
+    assert replay.state.statistics()["replay_age_hours"] == 0
+    replay.draw(START + 300 + 3_600_000)
+    found = replay.state.statistics()
+    # Five answers are admitted, and two draws of one were made.
+    assert (found["replay_admitted"], found["replay_mean"]) == (5, 2 / 5)
+    assert found["replay_max"] in (1, 2)
+    assert 0.9999 < found["replay_age_hours"] <= 1
+
+
 def test_no_answers(tmp_path: Path) -> None:
     for requests in (None, read(tmp_path, answered_rows([{}, {}]))):
         replay = replay_of(requests, ALL)
