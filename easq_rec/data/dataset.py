@@ -17,6 +17,7 @@ from easq_rec.data.columns import Array, RequestColumns, Rows
 from easq_rec.data.decode import BadRows, Place, decode
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.schema import Layout
+from easq_rec.data.units import unit_problem
 
 TIME = "timestamp_ms"
 
@@ -38,7 +39,8 @@ class RowGroup:
     rows: int
     kept: int
     first_ms: int
-    """Timestamp of the first of these; 0 where there is none."""
+    last_ms: int
+    """Timestamps of the first and last of these; 0 where there is none."""
 
 
 class RequestDataset:
@@ -71,7 +73,7 @@ class RequestDataset:
         self.row_groups: list[RowGroup] = []
         self._footers: dict[str, _Footer] = {}
         digest = hashlib.sha256(repr(period).encode())
-        for file in _files(directory):
+        for file in parquet_files(directory):
             footer = _footer(file)
             layout.check(footer.schema, file)
             self.file_schema: pa.Schema = footer.schema
@@ -187,7 +189,7 @@ def time_line(directory: Path) -> tuple[int, int]:
     """(first, last) request timestamp of a dataset, in milliseconds, from the Parquet footers where they have it."""
     bounds = [
         _bounds(file, index)
-        for file in _files(directory)
+        for file in parquet_files(directory)
         for index in range(_footer(file).metadata.num_row_groups)
         if _footer(file).metadata.row_group(index).num_rows
     ]
@@ -197,13 +199,20 @@ def time_line(directory: Path) -> tuple[int, int]:
 
 
 def split(directory: Path, holdout: float) -> tuple[Period, Period]:
-    """(training, held-out) periods: the last share `holdout` of the time line is held out."""
+    """(training, held-out) periods: the last share `holdout` of the time line is held out.
+
+    Raises ValueError where all timestamps are of another unit than milliseconds.
+    """
     first, last = time_line(directory)
+    problem = unit_problem(TIME, first, last)
+    if problem is not None:
+        raise ValueError(f"{directory}, column {problem}")
     cut = round(first + (1 - holdout) * (last - first)) if holdout else last + 1
     return Period(start_ms=first, end_ms=cut), Period(start_ms=cut, end_ms=last + 1)
 
 
-def _files(directory: Path) -> list[str]:
+def parquet_files(directory: Path) -> list[str]:
+    """Paths of a dataset's files, in order. Raises ValueError where there is none."""
     files = sorted(str(file) for file in directory.rglob("*.parquet") if _committed(file, directory) and file.is_file())
     if not files:
         raise ValueError(f"{directory} holds no Parquet files: --data names the folder with requests/ and answers/")
@@ -278,7 +287,7 @@ def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
 def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGroup:
     """What of a row group lies in a period."""
     if not rows:
-        return RowGroup(file=file, index=index, rows=0, kept=0, first_ms=0)
+        return RowGroup(file=file, index=index, rows=0, kept=0, first_ms=0, last_ms=0)
     first, last = _bounds(file, index)
     kept = rows
     if period is not None and not (period.start_ms <= first and last < period.end_ms):
@@ -287,5 +296,9 @@ def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGr
             # Rows without a time are found again, and named, when the row group is read.
             times = _times(file, index, lenient=True)
             inside = times[(times >= period.start_ms) & (times < period.end_ms)]
-            kept, first = len(inside), int(inside.min(initial=last))
-    return RowGroup(file=file, index=index, rows=rows, kept=kept, first_ms=first if kept else 0)
+            kept = len(inside)
+            if kept:
+                first, last = int(inside.min()), int(inside.max())
+    if not kept:
+        first = last = 0
+    return RowGroup(file=file, index=index, rows=rows, kept=kept, first_ms=first, last_ms=last)

@@ -46,7 +46,7 @@ class _Window:
     start: int
     end: int
     clock_ms: int
-    """Latest start of a row group in it: a request that it delivers may well be older, but one is this new."""
+    """Latest end of a row group in it."""
 
 
 class RequestReader:
@@ -94,8 +94,9 @@ class RequestReader:
     def read(self, position: Position, *, epochs: int) -> Iterator[Slice]:
         """Slices from `position` to the end of epoch number `epochs`; none of a dataset without requests.
 
-        `clock_ms` of a slice in time order is the latest timestamp of the step, over all ranks. Of a shuffled one it is
-        the latest start of a row group in the windows that the step reads from, which every rank knows of all others.
+        `clock_ms` of a slice in order is the latest timestamp of the step, over all ranks. Of a spread one it is the
+        latest end of a row group in the windows that the step reads from, which every rank knows of all others: up to a
+        row group ahead of what was delivered, where the order is not that of time anyway.
 
         Raises:
             ValueError: the position comes from a longer epoch, so from other data.
@@ -141,7 +142,7 @@ class RequestReader:
         for number, begin in enumerate(range(0, len(groups), size)):
             members = groups[begin : begin + size]
             end = start + sum(group.kept for group in members)
-            clock_ms = max(group.first_ms for group in members)
+            clock_ms = max(group.last_ms for group in members)
             windows.append(_Window(number=number, groups=members, start=start, end=end, clock_ms=clock_ms))
             start = end
         return windows
@@ -225,7 +226,7 @@ class _Clock:
         self._begin, self._end = np.array(spans, dtype=np.int64).T
 
     def of_step(self, done: int, take: int) -> int:
-        """Latest start of a row group in the windows of a step that takes `take` requests after `done`, over ranks."""
+        """Latest end of a row group in the windows of a step that takes `take` requests after `done`, over ranks."""
         ranks = len(self._begin)
         low = self._begin + done // ranks
         last = done + take == len(self._intervals)

@@ -5,6 +5,7 @@ A column is named by its path in the data contract: ``user.region``, ``history.v
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,14 +106,8 @@ class Layout:
             raise ValueError(f"{where} does not match the feature schema:\n{listing}\n  it holds: {sorted(leaves)}")
 
     def leaf_indices(self, file_schema: pa.Schema) -> list[int]:
-        """Indices of the wanted Parquet leaf columns (leaves lie in the depth-first order of the Arrow schema)."""
-        wanted = {column.path for column in self.columns}
-        indices, index = [], 0
-        for path, dtype in leaf_types(file_schema):
-            if path in wanted:
-                indices.append(index)
-            index += _width(dtype)
-        return indices
+        """Indices of the wanted Parquet leaf columns."""
+        return leaf_indices(file_schema, {column.path for column in self.columns})
 
 
 def user_path(feature: Feature) -> str:
@@ -135,6 +130,16 @@ def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
     for field in file_schema:
         walk(field.name, field.type)
     return leaves
+
+
+def leaf_indices(file_schema: pa.Schema, wanted: Container[str]) -> list[int]:
+    """Indices of the Parquet leaves of some columns (leaves lie in the depth-first order of the Arrow schema)."""
+    indices, index = [], 0
+    for path, dtype in leaf_types(file_schema):
+        if path in wanted:
+            indices.append(index)
+        index += _width(dtype)
+    return indices
 
 
 def _width(dtype: pa.DataType) -> int:

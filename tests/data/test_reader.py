@@ -196,10 +196,10 @@ def test_the_clock_of_spread_ranks_is_what_their_windows_tell(folder: Path, data
     case = dataclasses.replace(data.draw(cases(folder)), spread=True)
     world_size = data.draw(st.integers(1, 4))
     sequence = flat(case.steps(case.requests))
-    starts = {group: ROWS[min(ids(case.dataset.read(group)))]["timestamp_ms"] for group in case.dataset.row_groups}
+    ends = {group: ROWS[max(ids(case.dataset.read(group)))]["timestamp_ms"] for group in case.dataset.row_groups}
     windows = case.reader(1)._windows(0)
     assert [window.start for window in windows] == [0, *(window.end for window in windows[:-1])]
-    clock = [max(starts[group] for group in w.groups) for w in windows for _ in range(w.start, w.end)]
+    clock = [max(ends[group] for group in w.groups) for w in windows for _ in range(w.start, w.end)]
     for step in case.steps(data.draw(st.integers(1, 7)), world_size):
         places = [[sequence.index(row) for row in ids(part.requests)] for part in step]
         expected = max(clock[place] for part in places for place in part)
