@@ -1,0 +1,57 @@
+"""Rows that no dataset takes: where they came from, why, and what they said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+SCHEMA = pa.schema([("table", pa.string()), ("reason", pa.string()), ("row", pa.string())])
+"""`row` is JSON: the log's own cells of a row that could not be read, else the builder's columns."""
+
+
+class Quarantine:
+    """Writes a Parquet file (none where there is no row) and counts its rows.
+
+    Args:
+        path: file to write.
+        counts: gets `TABLE.quarantined.REASON`.
+    """
+
+    def __init__(self, path: Path, counts: Counter[str]) -> None:
+        self._path = path
+        self._counts = counts
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Quarantine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, table: str, reason: pa.Array | str, rows: pa.Array) -> None:
+        """`rows` are JSON texts; `reason` is one for all or one each."""
+        if not len(rows):
+            return
+        reasons = pa.array([reason] * len(rows), pa.string()) if isinstance(reason, str) else reason.cast(pa.string())
+        for entry in pc.value_counts(reasons).to_pylist():
+            self._counts[f"{table}.quarantined.{entry['values']}"] += entry["counts"]
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, SCHEMA, compression="zstd")
+        names = pa.array([table] * len(rows), pa.string())
+        self._writer.write_table(pa.table([names, reasons, rows.cast(pa.string())], schema=SCHEMA))
+
+
+def as_json(table: pa.Table, names: tuple[str, ...], rows: NDArray[np.int64]) -> pa.Array:
+    """JSON texts of some rows of integer columns."""
+    pieces: list[pa.Array | str] = []
+    for number, name in enumerate(name for name in names if name in table.column_names):
+        pieces += [f'{", " if number else "{"}"{name}": ', table[name].take(rows).combine_chunks().cast(pa.string())]
+    return pc.binary_join_element_wise(*pieces, "}", "")

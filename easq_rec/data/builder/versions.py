@@ -1,0 +1,101 @@
+"""As-of lookup: of the rows of a key, the last one that held at a point in time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int = NDArray[np.int64]
+NONE = -1
+"""Stands for `no row`."""
+SPARSE = 8
+"""Up to so many times as much id space as keys, a key is found by its place in a table, else by binary search."""
+
+
+class Versions:
+    """Finds rows by key and time.
+
+    Args:
+        keys: key of every row, (V,).
+        valid_from: from when on the row holds, (V,); None: always. Of rows with equal key and time the last one counts.
+    """
+
+    def __init__(self, keys: Int, valid_from: Int | None = None) -> None:
+        times = np.zeros(len(keys), np.int64) if valid_from is None else valid_from
+        self._rows = np.lexsort((times, keys))
+        sorted_keys, sorted_times = keys[self._rows], times[self._rows]
+        self._keys, starts = np.unique(sorted_keys, return_index=True)
+        self._last = np.append(starts[1:], len(keys)) - 1
+        self._static = valid_from is None
+        # (key, time) as one number: the place of the key times the number of times, plus the place of the time. Unlike
+        # the values themselves, their places cannot overflow.
+        self._times = np.unique(times)
+        self._step = len(self._times) + 1
+        place = np.searchsorted(self._keys, sorted_keys)
+        self._order = place * self._step + np.searchsorted(self._times, sorted_times) + 1
+        same = self._order[1:] == self._order[:-1]
+        self.superseded: Int = np.sort(self._rows[:-1][same])
+        """Rows that no lookup can find: a later row has the same key and time."""
+        self._first_key = int(self._keys[0]) if len(self._keys) else 0
+        span = int(self._keys[-1]) - self._first_key + 1 if len(self._keys) else 0
+        self._table: NDArray[np.int32] | None = None
+        if 0 < span <= SPARSE * len(self._keys):
+            self._table = np.full(span, NONE, np.int32)
+            self._table[self._keys - self._first_key] = np.arange(len(self._keys))
+
+    def has(self, keys: Int) -> NDArray[np.bool_]:
+        """Which keys have a row, at whatever time."""
+        return self._places(keys) != NONE
+
+    def find(self, keys: Int, times: Int | None = None) -> Int:
+        """Row of every (key, time), or NONE. Static rows need no times."""
+        places = self._places(keys)
+        if not len(self._keys):
+            return places
+        if self._static:
+            return np.where(places == NONE, NONE, self._rows[self._last[places]])
+        assert times is not None
+        at = (
+            np.searchsorted(
+                self._order, places * self._step + np.searchsorted(self._times, times, side="right"), "right"
+            )
+            - 1
+        )
+        held = (places != NONE) & (at >= 0) & (self._order[at] // self._step == places)
+        return np.where(held, self._rows[at], NONE)
+
+    def _places(self, keys: Int) -> Int:
+        if not len(self._keys):
+            return np.full(len(keys), NONE)
+        if self._table is not None:
+            inside = (keys >= self._first_key) & (keys <= self._keys[-1])
+            return np.where(inside, self._table[np.where(inside, keys - self._first_key, 0)], NONE).astype(np.int64)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, at, NONE)
+
+
+def joint_codes(left: list[Int], right: list[Int]) -> tuple[Int, Int]:
+    """One number per row of two tables such that rows are equal in all columns exactly if their numbers are."""
+    rows = len(left[0])
+    codes = np.zeros(rows + len(right[0]), np.int64)
+    for mine, other in zip(left, right, strict=True):
+        values = np.unique(np.concatenate((mine, other)), return_inverse=True)[1]
+        codes = np.unique(codes * (int(values.max(initial=0)) + 1) + values, return_inverse=True)[1]
+    return codes[:rows], codes[rows:]
+
+
+def mixed(*columns: Int) -> Int:
+    """A 63-bit hash of the columns' values (the finaliser of splitmix64 over each)."""
+    value = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        value = (value ^ column.view(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        value ^= value >> np.uint64(31)
+    return (value >> np.uint64(1)).view(np.int64)
+
+
+def ragged(starts: Int, lengths: Int) -> Int:
+    """start, start + 1, ... of every range, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64)
