@@ -16,7 +16,9 @@ from typing import TypeVar
 import tyro
 
 from easq_rec.config import Config
+from easq_rec.features import FeatureSchema
 from easq_rec.recipes import RECIPES
+from easq_rec.schema_file import load_schema
 from easq_rec.serialization import from_dict
 
 DEFAULT = "quickstart"
@@ -28,15 +30,17 @@ class UsageError(ValueError):
 
 
 def parse_config(argv: Sequence[str], *, prog: str) -> Config:
-    """`[RECIPE] [--data DIR] [--run-dir DIR] [--overrides]` to a config.
+    """`[RECIPE] [--schema FILE] [--data DIR] [--run-dir DIR] [--overrides]` to a config.
 
-    In place of a recipe's name may stand the config.json of another run, to repeat it in a new directory. Prints the
-    help and leaves with exit code 0 on --help.
+    In place of a recipe's name may stand the config.json of another run, to repeat it in a new directory. A schema file
+    takes the place of the recipe's schema; a run that began with one goes on without the file. Prints the help and
+    leaves with exit code 0 on --help.
 
     Raises:
-        UsageError: an unknown recipe, flag or value.
+        UsageError: an unknown recipe, flag or value, or a schema file that is none.
     """
     argv = list(argv)
+    schema_file = _take_schema(argv)
     name = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT
     if name.endswith(".json"):
         default = _stored_config(Path(name))
@@ -45,11 +49,52 @@ def parse_config(argv: Sequence[str], *, prog: str) -> Config:
         default = RECIPES[name]()
     else:
         raise UsageError(f"recipe {name!r} is not known: one of {', '.join(RECIPES)}")
+    if schema_file is not None:
+        default = _with_schema(default, schema_file)
     description = (
         f"Trains recipe {name} (of: {', '.join(RECIPES)}; {prog} RECIPE --help shows the defaults of another).\n\n"
-        "--data DIR names the folder with requests/ and answers/; an existing --run-dir is resumed."
+        "--data DIR names the folder with requests/ and answers/; an existing --run-dir is resumed. --schema FILE.toml "
+        "takes features, tables and outcomes from a file instead of the recipe (easq-rec data inspect drafts one)."
     )
-    return parse(Config, argv, prog=f"{prog} {name}", description=description, default=default)
+    config = parse(Config, argv, prog=f"{prog} {name}", description=description, default=default)
+    return config if schema_file is not None else _as_begun(config)
+
+
+def _take_schema(argv: list[str]) -> Path | None:
+    """Takes --schema FILE out of the arguments: the schema is a field without a flag, which recipes choose."""
+    found = [index for index, word in enumerate(argv) if word == "--schema" or word.startswith("--schema=")]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise UsageError("--schema: given more than once")
+    _, equals, file = argv.pop(found[0]).partition("=")
+    if not equals and found[0] < len(argv) and not argv[found[0]].startswith("--"):
+        file = argv.pop(found[0])
+    if not file:
+        raise UsageError("--schema: needs a TOML file: --schema FILE.toml")
+    return Path(file)
+
+
+def _with_schema(config: Config, file: Path) -> Config:
+    try:
+        return dataclasses.replace(config, schema=load_schema(file), schema_file=str(file))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _as_begun(config: Config) -> Config:
+    """With the schema that the run in `run_dir` was given in a file, if there is such a run."""
+    stored = Path(config.run_dir or "") / "config.json"
+    if config.run_dir is None or not stored.exists():
+        return config
+    try:
+        values = json.loads(stored.read_text())
+        if not values.get("schema_file"):
+            return config
+        schema = from_dict(FeatureSchema, values["schema"], "schema")
+        return dataclasses.replace(config, schema=schema, schema_file=values["schema_file"])
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise UsageError(f"{stored} is not the config.json of a run: {error}") from error
 
 
 def _stored_config(path: Path) -> Config:

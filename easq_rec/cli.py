@@ -8,16 +8,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from easq_rec import arguments, doctor, train
 from easq_rec.config import World
 
 USAGE = """usage: easq-rec COMMAND [OPTIONS]
 
-  train [RECIPE] [--data DIR] [--run-dir DIR] [--overrides]   train, evaluate, checkpoint; resumes an existing run
+  train [RECIPE] [--data DIR] [--run-dir DIR] [--overrides]   train, evaluate, checkpoint; resumes an existing run;
+                                                              --schema FILE.toml: features of your own logs
   evaluate --run DIR [--data DIR]                             metrics of a run on its held-out requests
   score --run DIR --input DIR --output FILE.parquet           rank requests by the policy score
   data world --out DIR [--requests N --seed S ...]            write the built-in synthetic world
+  data build --config FILE --out DIR [--partition I/N]        turn raw logs into requests/ and answers/
+  data inspect DIR [--out DIR] [--schema FILE]                what the data hold; drafts a feature schema
   doctor                                                      check the environment
 
 `easq-rec COMMAND --help` lists the options of a command.
@@ -30,8 +36,8 @@ class Evaluate:
 
     run: Path
     """Run directory."""
-    data: Path | None = None
-    """Directory with requests/; None: the one that the run was trained on."""
+    data: str | None = None
+    """Directory or URL with requests/; None: the one that the run was trained on."""
     out: Path | None = None
     """Also write the metrics to this JSON file."""
 
@@ -42,8 +48,8 @@ class Score:
 
     run: Path
     """Run directory."""
-    input: Path
-    """Directory with the requests' Parquet files (or with requests/ in it)."""
+    input: str
+    """Directory or URL with the requests' Parquet files (or with requests/ in it)."""
     output: Path
     """Parquet file to write: request_id, the item's id, score, rank."""
 
@@ -54,6 +60,38 @@ class WorldOut(World):
 
     out: Path
     """Directory to write; must not hold another world."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOut:
+    """Turn raw logs (impressions, answers, users, videos) into the datasets requests/ and answers/.
+
+    Interrupted, it goes on where it was when called again."""
+
+    config: Path
+    """TOML file that says where the raw tables lie, what their columns mean, and the rules."""
+    out: Path
+    """Directory to write; appears when it is complete."""
+    partition: str = "1/1"
+    """I/N: build share I of N of the users; the call that completes the set publishes the output."""
+    memory_mb: int | None = None
+    """Bound of the SQL engine's memory, instead of the file's engine.memory_mb."""
+    threads: int | None = None
+    """Threads, instead of the file's engine.threads."""
+    temp: Path | None = None
+    """Directory of temporary files, instead of the file's engine.temp."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Report what a data directory holds; draft its feature schema and plot it."""
+
+    directory: Annotated[str, tyro.conf.Positional]
+    """Holds requests/ and answers/, or is one of these itself; a path or a URL."""
+    out: Path = Path("inspect")
+    """Directory for schema.toml, report.json and PNGs."""
+    schema: Path | None = None
+    """Also list everything that training with this TOML file would refuse."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,14 +124,38 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _data(argv: list[str]) -> int:
-    if not argv or argv[0] != "world":
-        raise arguments.UsageError(f"data {argv[0] if argv else ''!r} is not known: world")
+    command, rest = (argv[0], argv[1:]) if argv else ("", [])
+    match command:
+        case "world":
+            return _data_world(arguments.parse(WorldOut, rest, prog="easq-rec data world"))
+        case "build":
+            return _data_build(arguments.parse(BuildOut, rest, prog="easq-rec data build"))
+        case "inspect":
+            return _data_inspect(arguments.parse(Inspect, rest, prog="easq-rec data inspect"))
+    raise arguments.UsageError(f"data {command!r} is not known: world, build or inspect")
+
+
+def _data_world(wanted: WorldOut) -> int:
     from easq_rec.data.world import generate
 
-    wanted = arguments.parse(WorldOut, argv[1:], prog="easq-rec data world")
     world = World(**{field.name: getattr(wanted, field.name) for field in dataclasses.fields(World)})
     generate(world, wanted.out)
     print(f"{world.requests:,} requests in {wanted.out}; train on them with --data {wanted.out}")
+    return 0
+
+
+def _data_build(wanted: BuildOut) -> int:
+    from easq_rec.data.builder.command import build
+
+    engine = {name: getattr(wanted, name) for name in ("memory_mb", "threads", "temp")}
+    build(wanted.config, wanted.out, wanted.partition, **engine)
+    return 0
+
+
+def _data_inspect(options: Inspect) -> int:
+    from easq_rec.data.inspection.command import inspect
+
+    inspect(options.directory, options.out, options.schema)
     return 0
 
 

@@ -216,7 +216,7 @@ class Data:
     """What is read, in which order, and what is held out."""
 
     path: Annotated[str | None, tyro.conf.arg(aliases=("--data",))] = None
-    """Directory that holds requests/ and answers/; None: the built-in synthetic world."""
+    """Directory or URL (s3://, gs://, hdfs://, ...) of requests/ and answers/; None: the built-in synthetic world."""
     holdout: float = 0.2
     """The last share of the time line, which no part of training sees."""
     max_history: int = 50
@@ -369,6 +369,8 @@ class Config:
     run_dir: str | None = None
     """Where the run lies; an existing run there is resumed. None: runs/RECIPE-TIME."""
     schema: Annotated[FeatureSchema, Hidden]
+    schema_file: Annotated[str | None, Hidden] = None
+    """TOML file that the schema was read from (--schema); None: it is the recipe's."""
     data: Data = Data()
     world: World = World()
     model: Model = Model()

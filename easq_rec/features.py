@@ -5,6 +5,7 @@ It drives the reader, the embedding tables and serving. Like the rest of the con
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,37 +83,48 @@ class FeatureSchema:
     """Name of the candidate column that identifies the item in a score file."""
 
     def __post_init__(self) -> None:
+        problems = [f"{name}={value!r} is not allowed: {allowed}" for name, value, allowed in self._violations()]
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def _violations(self) -> Iterator[tuple[str, object, str]]:
+        """(field, value, what is allowed) of everything that is wrong between the parts."""
         dims = {table.name: table.dim for table in self.tables}
-        require(len(dims) == len(self.tables), "schema.tables", [t.name for t in self.tables], "unique names")
+        if len(dims) != len(self.tables):
+            yield "schema.tables", [t.name for t in self.tables], "unique names"
         for group in ("user", "history", "candidate"):
             features: tuple[Feature, ...] = getattr(self, group)
             names = [feature.name for feature in features]
-            require(len(set(names)) == len(names), f"schema.{group}", names, "unique names")
-            require(any(f.kind != "float" for f in features), f"schema.{group}", names, "at least one id feature")
+            if len(set(names)) != len(names):
+                yield f"schema.{group}", names, "unique names"
+            if all(f.kind == "float" for f in features):
+                yield f"schema.{group}", names, "at least one id feature"
             for feature in features:
-                if feature.table is not None:
+                if feature.table is not None and feature.table not in dims:
                     known = f"one of the schema's tables {sorted(dims)}"
-                    require(feature.table in dims, f"schema.{group}.{feature.name}: table", feature.table, known)
+                    yield f"schema.{group}.{feature.name}: table", feature.table, known
         for group in ("user", "history"):
             features = getattr(self, group)
-            require(
-                len({dims[f.table] for f in features if f.table is not None}) == 1,
-                f"schema.{group}: embedding dims",
-                {f.name: dims[f.table] for f in features if f.table is not None},
-                "one dim, since these embeddings pass through one projection",
-            )
+            widths = {f.name: dims[f.table] for f in features if f.table is not None and f.table in dims}
+            if len(set(widths.values())) > 1:
+                allowed = "one dim, since these embeddings pass through one projection"
+                yield f"schema.{group}: embedding dims", widths, allowed
             floats = [f.name for f in features if f.kind == "float"]
-            require(not floats, f"schema.{group}: float features", floats, "none (bucketise them into ids)")
+            if floats:
+                yield f"schema.{group}: float features", floats, "none (bucketise them into ids)"
         lists = [f.name for f in self.history if f.kind == "id_list"]
-        require(not lists, "schema.history: id lists", lists, "none: one id per history entry")
-        require(len(self.outcomes) >= 1, "schema.outcomes", self.outcomes, "at least one outcome")
+        if lists:
+            yield "schema.history: id lists", lists, "none: one id per history entry"
+        if not self.outcomes:
+            yield "schema.outcomes", self.outcomes, "at least one outcome"
         owners: dict[str, str] = {}
         for owner, features in (("user", self.user), ("sequence", self.sequence), ("candidate", self.pooled)):
             for feature in features:
                 if feature.table is not None:
                     first = owners.setdefault(feature.table, owner)
-                    allowed = f"a table of its own: {feature.table} already serves the {first} features"
-                    require(first == owner, f"schema: table of {owner} feature {feature.name}", feature.table, allowed)
+                    if first != owner:
+                        allowed = f"a table of its own: {feature.table} already serves the {first} features"
+                        yield f"schema: table of {owner} feature {feature.name}", feature.table, allowed
 
     @property
     def sequence(self) -> tuple[Feature, ...]:

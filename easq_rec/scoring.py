@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import torch
 
 from easq_rec.config import Config
+from easq_rec.data import files
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.schema import Layout
 from easq_rec.evaluation import batches
 from easq_rec.model import Ranker
 from easq_rec.training.checkpoint import latest_of, load_unsharded
+from easq_rec.training.runtime import quiet
 
 
 def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: torch.device | None = None) -> Ranker:
@@ -42,16 +44,18 @@ def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: 
     return ranker.to(device).eval()
 
 
-def score(config: Config, run_dir: Path, source: Path, output: Path) -> int:
+def score(config: Config, run_dir: Path, source: files.Location, output: Path) -> int:
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
     Args:
-        source: a directory with requests/, or the Parquet files themselves.
+        source: a location with requests/, or the Parquet files themselves.
         output: the Parquet file to write; published by rename when it is complete.
     """
-    directory = source / "requests" if (source / "requests").is_dir() else source
-    if not directory.is_dir():
-        raise ValueError(f"--input {source}: no such directory")
+    quiet()
+    requests = files.join(source, "requests")
+    directory = requests if files.is_dir(requests) else source
+    if not files.is_dir(directory):
+        raise ValueError(f"--input {files.shown(source)}: no such directory")
     dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
     ranker = load_ranker(config, latest_of(run_dir), policy_only=True)
     columns = pa.schema(

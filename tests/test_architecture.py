@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "easq_rec"
 
 LAYERS = (
-    ("config", "features", "serialization", "recipes", "arguments"),
+    ("config", "features", "schema_file", "serialization", "recipes", "arguments"),
     ("data", "nn", "losses", "metrics"),
     ("model",),
     ("training", "evaluation", "scoring"),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec.data import files
 from easq_rec.data.columns import Array, RequestColumns, Rows
 from easq_rec.data.decode import BadRows, Place, decode
 from easq_rec.data.quarantine import Quarantine
@@ -59,7 +58,7 @@ class RequestDataset:
 
     def __init__(
         self,
-        directory: Path,
+        directory: files.Location,
         layout: Layout,
         *,
         period: Period | None = None,
@@ -73,16 +72,16 @@ class RequestDataset:
         self.row_groups: list[RowGroup] = []
         self._footers: dict[str, _Footer] = {}
         digest = hashlib.sha256(repr(period).encode())
-        for file in parquet_files(directory):
+        for name in files.parquet_files(directory):
+            file = files.join(directory, name)
             footer = _footer(file)
-            layout.check(footer.schema, file)
+            layout.check(footer.schema, files.shown(file))
             self.file_schema: pa.Schema = footer.schema
             self._footers[file] = footer
             for index in range(footer.metadata.num_row_groups):
                 metadata = footer.metadata.row_group(index)
                 group = _row_group(file, index, metadata.num_rows, period)
                 self.row_groups.append(group)
-                name = Path(file).relative_to(directory).as_posix()
                 digest.update(f"{name} {index} {group.rows} {group.kept} {metadata.total_byte_size}\n".encode())
         self.fingerprint = digest.hexdigest()[:16]
         """Changes with the names, sizes and row groups of the files and with the period, but not with the place."""
@@ -97,9 +96,9 @@ class RequestDataset:
         for before, group in pairwise(groups):
             if group.first_ms < before.first_ms:
                 raise ValueError(
-                    f"{group.file}, row group {group.index}: begins at {group.first_ms}, before the row group in front "
-                    f"of it (file {before.file}, at {before.first_ms}): data.shuffle=False reads files in the order of "
-                    "their names, which must be that of time"
+                    f"{files.shown(group.file)}, row group {group.index}: begins at {group.first_ms}, before the row "
+                    f"group in front of it (file {files.shown(before.file)}, at {before.first_ms}): data.shuffle=False "
+                    "reads files in the order of their names, which must be that of time"
                 )
 
     def read(self, group: RowGroup) -> RequestColumns:
@@ -123,7 +122,7 @@ class RequestDataset:
             table = table.take(rows)
         good = np.arange(len(rows))
         while True:
-            place = Place(file=group.file, row_group=group.index, rows=rows[good])
+            place = Place(file=files.shown(group.file), row_group=group.index, rows=rows[good])
             try:
                 columns = decode(table, self.layout, place, max_history=self._max_history)
             except BadRows as bad:
@@ -141,26 +140,28 @@ class RequestDataset:
             raise bad
         if len(rows) == of:
             raise ValueError(f"{bad}; so it is in every row of the row group: mend the dataset") from bad
-        place = Place(file=group.file, row_group=group.index)
+        place = Place(file=files.shown(group.file), row_group=group.index)
         self._quarantine.add(place, bad, rows, self._table(group, None).take(rows))
 
     def _table(self, group: RowGroup, leaves: list[int] | None) -> pa.Table:
         """A row group as it lies, with some of its leaf columns or with all."""
-        footer = self._footers[group.file]
+        footer, place = self._footers[group.file], f"{files.shown(group.file)}, row group {group.index}"
         if _identity(group.file) != footer.identity:
             raise ValueError(
-                f"{group.file} has been written again since this run opened it: datasets must not change under a run; "
-                "write new files beside the old ones and start a new --run-dir"
+                f"{files.shown(group.file)} has been written again since this run opened it: datasets must not change "
+                "under a run; write new files beside the old ones and start a new --run-dir"
             )
         try:
             # An open file is no matter for two threads at a time; to open it with its footer at hand costs little.
-            with pq.ParquetFile(group.file, metadata=footer.metadata, pre_buffer=False) as parquet:
+            with pq.ParquetFile(
+                files.open_file(group.file), metadata=footer.metadata, pre_buffer=files.is_remote(group.file)
+            ) as parquet:
                 # Its reader takes leaf indices; by name, one field of a nested list cannot be asked for reliably.
                 table = parquet.reader.read_row_group(group.index, column_indices=leaves, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{group.file}, row group {group.index}: cannot be read: {error}") from error
+            raise ValueError(f"{place}: cannot be read: {error}") from error
         if len(table) != group.rows:
-            raise ValueError(f"{group.file}, row group {group.index}: has {len(table)} rows, its footer {group.rows}")
+            raise ValueError(f"{place}: has {len(table)} rows, its footer {group.rows}")
         return table
 
     def _inside(self, table: pa.Table, group: RowGroup) -> Rows:
@@ -169,7 +170,7 @@ class RequestDataset:
         column = table.column(TIME)
         if column.null_count:
             timeless = np.flatnonzero(column.is_null().to_numpy())
-            place = Place(file=group.file, row_group=group.index)
+            place = Place(file=files.shown(group.file), row_group=group.index)
             bad = BadRows(place, TIME, "an integer", timeless, np.full(len(timeless), "null"))
             self._set_aside(group, bad, timeless, of=group.rows)
         times = column.fill_null(self.period.start_ms - 1).to_numpy()
@@ -185,7 +186,7 @@ class RequestDataset:
         return RequestColumns.concat(parts) if parts else None
 
 
-def time_line(directory: Path) -> tuple[int, int]:
+def time_line(directory: files.Location) -> tuple[int, int]:
     """(first, last) request timestamp of a dataset, in milliseconds, from the Parquet footers where they have it."""
     bounds = [
         _bounds(file, index)
@@ -194,11 +195,11 @@ def time_line(directory: Path) -> tuple[int, int]:
         if _footer(file).metadata.row_group(index).num_rows
     ]
     if not bounds:
-        raise ValueError(f"{directory} holds no requests: build the dataset again")
+        raise ValueError(f"{files.shown(directory)} holds no requests: build the dataset again")
     return min(first for first, _ in bounds), max(last for _, last in bounds)
 
 
-def split(directory: Path, holdout: float) -> tuple[Period, Period]:
+def split(directory: files.Location, holdout: float) -> tuple[Period, Period]:
     """(training, held-out) periods: the last share `holdout` of the time line is held out.
 
     Raises ValueError where all timestamps are of another unit than milliseconds.
@@ -206,22 +207,14 @@ def split(directory: Path, holdout: float) -> tuple[Period, Period]:
     first, last = time_line(directory)
     problem = unit_problem(TIME, first, last)
     if problem is not None:
-        raise ValueError(f"{directory}, column {problem}")
+        raise ValueError(f"{files.shown(directory)}, column {problem}")
     cut = round(first + (1 - holdout) * (last - first)) if holdout else last + 1
     return Period(start_ms=first, end_ms=cut), Period(start_ms=cut, end_ms=last + 1)
 
 
-def parquet_files(directory: Path) -> list[str]:
-    """Paths of a dataset's files, in order. Raises ValueError where there is none."""
-    files = sorted(str(file) for file in directory.rglob("*.parquet") if _committed(file, directory) and file.is_file())
-    if not files:
-        raise ValueError(f"{directory} holds no Parquet files: --data names the folder with requests/ and answers/")
-    return files
-
-
-def _committed(file: Path, directory: Path) -> bool:
-    """Spark and its like write below `_temporary/` and hidden names until they are done."""
-    return not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
+def parquet_files(directory: files.Location) -> list[str]:
+    """Locations of a dataset's files, in order. Raises ValueError where there is none."""
+    return [files.join(directory, name) for name in files.parquet_files(directory)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,18 +235,17 @@ def _footer(file: str) -> _Footer:
 @lru_cache(maxsize=4096)
 def _footer_once(file: str, identity: tuple[int, ...]) -> _Footer:
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(files.open_file(file)) as parquet:
             return _Footer(identity=identity, metadata=parquet.metadata, schema=parquet.schema_arrow)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
+        raise ValueError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
 
 
 def _identity(file: str) -> tuple[int, ...]:
     try:
-        status = os.stat(file)
+        return files.identity(file)
     except OSError as error:
-        raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        raise ValueError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
 
 
 def _bounds(file: str, row_group: int) -> tuple[int, int]:
@@ -261,7 +253,7 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
     schema, metadata = _footer(file).schema, _footer(file).metadata.row_group(row_group)
     if TIME not in schema.names or not pa.types.is_integer(schema.field(TIME).type):
         found = f"of type {schema.field(TIME).type}" if TIME in schema.names else f"none among {schema.names}"
-        raise ValueError(f"{file}: a dataset needs an integer column {TIME}; found {found}")
+        raise ValueError(f"{files.shown(file)}: a dataset needs an integer column {TIME}; found {found}")
     for leaf in range(metadata.num_columns):
         column = metadata.column(leaf)
         if column.path_in_schema == TIME and column.statistics is not None and column.statistics.has_min_max:
@@ -273,13 +265,13 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
 def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
     """Timestamps of a row group; `lenient`: without those that are missing."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(files.open_file(file)) as parquet:
             times = parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}, row group {row_group}: cannot be read: {error}") from error
+        raise ValueError(f"{files.shown(file)}, row group {row_group}: cannot be read: {error}") from error
     if times.null_count and not lenient:
         rows = np.flatnonzero(times.is_null().to_numpy())
-        place = Place(file=file, row_group=row_group)
+        place = Place(file=files.shown(file), row_group=row_group)
         raise BadRows(place, TIME, "an integer", rows, np.full(len(rows), "null"))
     return times.drop_null().to_numpy()
 

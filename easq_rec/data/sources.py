@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from easq_rec.config import Config
+from easq_rec.data import files
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset, split
 from easq_rec.data.loader import TrainLoader
@@ -39,7 +40,12 @@ def world_directory(config: Config) -> Path:
 
 
 def open_sources(
-    config: Config, directory: Path, *, quarantine: Quarantine | None = None, rank: int = 0, world_size: int = 1
+    config: Config,
+    directory: files.Location,
+    *,
+    quarantine: Quarantine | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Sources:
     """Opens the two datasets of a directory and splits them by time.
 
@@ -50,14 +56,18 @@ def open_sources(
         ValueError: a dataset is missing or does not match the schema, a period holds no requests, or row groups lie in
             another order than that of time although the stream is to follow it.
     """
-    requests, data = directory / "requests", config.data
-    if not requests.is_dir():
-        raise ValueError(f"--data {directory}: no folder requests/ in it (see the data contract in the README)")
+    requests, data = files.join(directory, "requests"), config.data
+    if not files.is_dir(requests):
+        raise ValueError(
+            f"--data {files.shown(directory)}: no folder requests/ in it (see the data contract in the README)"
+        )
     train_period, holdout_period = split(requests, data.holdout)
     layout = Layout.of(config.schema)
     train = RequestDataset(requests, layout, period=train_period, max_history=data.max_history, quarantine=quarantine)
     if not len(train):
-        raise ValueError(f"data.holdout={data.holdout} leaves no training requests in {requests}: lower it")
+        raise ValueError(
+            f"data.holdout={data.holdout} leaves no training requests in {files.shown(requests)}: lower it"
+        )
     if not data.shuffle:
         train.check_time_order()
     reader = RequestReader(
@@ -72,7 +82,7 @@ def open_sources(
         workers=data.workers,
     )
     holdout, truth = open_holdout(config, requests, holdout_period, quarantine=quarantine)
-    answers = _read_answers(config, directory / "answers", quarantine) if config.aligned else None
+    answers = _read_answers(config, directory, quarantine) if config.aligned else None
     replay = None
     if config.aligned:
         replay = AnswerReplay(
@@ -97,7 +107,7 @@ def open_sources(
 
 
 def open_holdout(
-    config: Config, requests: Path, period: Period, *, quarantine: Quarantine | None = None
+    config: Config, requests: files.Location, period: Period, *, quarantine: Quarantine | None = None
 ) -> tuple[RequestDataset, str | None]:
     """The held-out requests, with the graded truth where the files have that column; and its name."""
 
@@ -112,11 +122,12 @@ def open_holdout(
     return opened(Layout.of(config.schema, truth=truth)), truth
 
 
-def _read_answers(config: Config, directory: Path, quarantine: Quarantine | None) -> RequestColumns | None:
-    if not directory.is_dir():
+def _read_answers(config: Config, directory: files.Location, quarantine: Quarantine | None) -> RequestColumns | None:
+    answers = files.join(directory, "answers")
+    if not files.is_dir(answers):
         raise ValueError(
-            f"no folder answers/ in {directory.parent}: recipe {config.recipe!r} learns from answers; "
+            f"no folder answers/ in {files.shown(directory)}: recipe {config.recipe!r} learns from answers; "
             "without a questionnaire, train a recipe without alignment (main_only)"
         )
     layout = Layout.of(config.schema, answers=True)
-    return RequestDataset(directory, layout, max_history=config.data.max_history, quarantine=quarantine).read_all()
+    return RequestDataset(answers, layout, max_history=config.data.max_history, quarantine=quarantine).read_all()

@@ -16,6 +16,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from easq_rec import evaluation
 from easq_rec.config import Config
+from easq_rec.data import files
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState
 from easq_rec.data.quarantine import Quarantine
@@ -52,7 +53,7 @@ class Trainer:
         run_dir: takes checkpoints/, metrics.jsonl and tensorboard/.
     """
 
-    def __init__(self, config: Config, runtime: Runtime, *, directory: Path, run_dir: Path) -> None:
+    def __init__(self, config: Config, runtime: Runtime, *, directory: files.Location, run_dir: Path) -> None:
         self.config = config
         self.runtime = runtime
         self.quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
