@@ -83,9 +83,9 @@ def _with_schema(config: Config, file: Path) -> Config:
 
 
 def _as_begun(config: Config) -> Config:
-    """With the schema that the run in `run_dir` was given in a file, if there is such a run."""
+    """With the schema that the run in `run_dir`, if there is one to be resumed, was given in a file."""
     stored = Path(config.run_dir or "") / "config.json"
-    if config.run_dir is None or not stored.exists():
+    if config.run_dir is None or not stored.exists() or not stored.with_name("checkpoints").exists():
         return config
     try:
         values = json.loads(stored.read_text())

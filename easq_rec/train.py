@@ -1,4 +1,4 @@
-"""Trains a run: `torchx run dist.ddp -j 2x8 easq_rec/train.py [RECIPE] [--data DIR] [--run-dir DIR] [--overrides]`.
+"""Trains a run: `torchx run dist.ddp -j 2x8 easq_rec/train.py [RECIPE] [--schema FILE] [--data DIR] [--overrides]`.
 
 Also `torchrun --nproc_per_node 2 easq_rec/train.py`, `python easq_rec/train.py`, and `easq-rec train`.
 """

@@ -163,6 +163,21 @@ def test_a_file_that_changes_under_a_run_is_refused(tmp_path: Path, rows: list[R
     assert len(dataset.read(others[-1])) == others[-1].rows, "the other files are as they were"
 
 
+@pytest.mark.parametrize("odd", [0, 2, 4])
+def test_every_file_is_checked(tmp_path: Path, rows: list[Row], odd: int) -> None:
+    """One file of another schema among many, wherever it lies."""
+    for index in range(5):
+        schema = _with(arrow_schema(), "user_id", pa.string()) if index == odd else arrow_schema()
+        table = to_table(rows).set_column(
+            arrow_schema().get_field_index("user_id"),
+            "user_id",
+            to_table(rows).column("user_id").cast(schema.field("user_id").type),
+        )
+        write_file(tmp_path / f"{index}.parquet", table)
+    with pytest.raises(ValueError, match=rf"/{odd}\.parquet does not match the feature schema:\n  user_id: is string"):
+        open_dataset(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Several features of one column
 
