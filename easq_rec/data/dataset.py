@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -70,14 +71,14 @@ class RequestDataset:
         self._max_history = max_history
         self._quarantine = quarantine
         self.row_groups: list[RowGroup] = []
-        self._footers: dict[str, _Footer] = {}
+        self._identities: dict[str, tuple[int, ...]] = {}
         digest = hashlib.sha256(repr(period).encode())
         for name in files.parquet_files(directory):
             file = files.join(directory, name)
             footer = _footer(file)
             layout.check(footer.schema, files.shown(file))
             self.file_schema: pa.Schema = footer.schema
-            self._footers[file] = footer
+            self._identities[file] = footer.identity
             for index in range(footer.metadata.num_row_groups):
                 metadata = footer.metadata.row_group(index)
                 group = _row_group(file, index, metadata.num_rows, period)
@@ -115,7 +116,7 @@ class RequestDataset:
             ValueError: the file is gone, damaged or no longer the one that was there at first, or holds bad values
                 while there is no quarantine for them.
         """
-        table = self._table(group, self.layout.leaf_indices(self._footers[group.file].schema))
+        table = self._table(group, self.layout)
         rows = np.arange(group.rows)
         if group.kept < group.rows:
             rows = self._inside(table, group)
@@ -143,14 +144,15 @@ class RequestDataset:
         place = Place(file=files.shown(group.file), row_group=group.index)
         self._quarantine.add(place, bad, rows, self._table(group, None).take(rows))
 
-    def _table(self, group: RowGroup, leaves: list[int] | None) -> pa.Table:
-        """A row group as it lies, with some of its leaf columns or with all."""
-        footer, place = self._footers[group.file], f"{files.shown(group.file)}, row group {group.index}"
-        if _identity(group.file) != footer.identity:
+    def _table(self, group: RowGroup, layout: Layout | None) -> pa.Table:
+        """A row group as it lies, with the columns of a layout or with all."""
+        if _identity(group.file) != self._identities[group.file]:
             raise ValueError(
                 f"{files.shown(group.file)} has been written again since this run opened it: datasets must not change "
                 "under a run; write new files beside the old ones and start a new --run-dir"
             )
+        footer, place = _footer(group.file), f"{files.shown(group.file)}, row group {group.index}"
+        leaves = layout.leaf_indices(footer.schema) if layout is not None else None
         try:
             # An open file is no matter for two threads at a time; to open it with its footer at hand costs little.
             with pq.ParquetFile(
@@ -227,18 +229,43 @@ class _Footer:
     schema: pa.Schema
 
 
+class _Footers:
+    """The footers that were used last, parsed: of all row groups of a large dataset they would fill the memory."""
+
+    def __init__(self, row_groups: int) -> None:
+        self._limit = row_groups
+        self._kept: OrderedDict[str, _Footer] = OrderedDict()
+        self._row_groups = 0
+        self._lock = threading.Lock()
+
+    def get(self, file: str) -> _Footer:
+        """A file's footer as it is now. Raises ValueError where there is none."""
+        identity = _identity(file)
+        with self._lock:
+            found = self._kept.get(file)
+            if found is not None and found.identity == identity:
+                self._kept.move_to_end(file)
+                return found
+        try:
+            with pq.ParquetFile(files.open_file(file)) as parquet:
+                made = _Footer(identity=identity, metadata=parquet.metadata, schema=parquet.schema_arrow)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+        with self._lock:
+            old = self._kept.pop(file, None)
+            self._row_groups += made.metadata.num_row_groups - (old.metadata.num_row_groups if old is not None else 0)
+            self._kept[file] = made
+            while self._row_groups > self._limit and len(self._kept) > 1:
+                self._row_groups -= self._kept.popitem(last=False)[1].metadata.num_row_groups
+        return made
+
+
+_FOOTERS = _Footers(row_groups=2_048)
+"""Some 20 kB each."""
+
+
 def _footer(file: str) -> _Footer:
-    """A file's footer, parsed once."""
-    return _footer_once(file, _identity(file))
-
-
-@lru_cache(maxsize=4096)
-def _footer_once(file: str, identity: tuple[int, ...]) -> _Footer:
-    try:
-        with pq.ParquetFile(files.open_file(file)) as parquet:
-            return _Footer(identity=identity, metadata=parquet.metadata, schema=parquet.schema_arrow)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+    return _FOOTERS.get(file)
 
 
 def _identity(file: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.dataset import RequestDataset, _Footers
 from easq_rec.data.schema import Layout
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 from tests.data.builders import (
@@ -216,3 +216,18 @@ def test_a_column_read_as_id_and_as_float_stays_an_integer(rows: list[Row]) -> N
         )
         column = next(c for c in Layout.of(schema).columns if c.path == "candidates.duration_ms")
         assert column.kind == "id"
+
+
+def test_footers_are_kept_for_so_many_row_groups_alone(tmp_path: Path, rows: list[Row]) -> None:
+    """A dataset of any size is read in the same memory."""
+    directory = write_dataset(tmp_path, rows, file_sizes=[4], row_group_sizes=[2])
+    files_ = [str(file) for file in sorted(directory.rglob("*.parquet"))]
+    footers = _Footers(row_groups=5)
+    first = [footers.get(file) for file in files_]
+    assert [footer.metadata.num_rows for footer in first] == [4, 4, 4, 4, 4, 3]
+    assert footers.get(files_[-1]) is first[-1] and footers.get(files_[-2]) is first[-2]
+    again = footers.get(files_[0])
+    assert again is not first[0] and again.metadata.num_rows == 4
+    write_file(Path(files_[0]), to_table(rows), row_group_sizes=[1])
+    assert footers.get(files_[0]).metadata.num_rows == 23, "one that is larger than the limit is kept alone"
+    assert footers.get(files_[0]) is footers.get(files_[0])
