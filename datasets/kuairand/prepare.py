@@ -12,10 +12,8 @@ import argparse
 import dataclasses
 import itertools
 import math
-import os
 import shutil
 import sys
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -37,7 +35,7 @@ from kuairand_csv import (
 )
 from kuairand_requests import Columns, Grouping, build, in_time_order, select, to_tables
 
-from easq_rec.data.writer import ROW_GROUP, PartWriter
+from easq_rec.data.writer import ROW_GROUP, PartWriter, check_unused, published
 
 WINDOW_S = {"pure": 86_400, "1k": 600, "27k": 600}
 PART_ROWS = 1_000_000
@@ -160,8 +158,7 @@ def prepare(
     for name, value, allowed, expected in limits:
         if not allowed:
             raise ValueError(f"--{name} {value}: expected {expected}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out}: exists already: delete it or choose another directory")
+    check_unused(out)
     files = find_files(raw, variant)
     standard = Grouping(
         window_ms=1_000 * (WINDOW_S[files.variant] if window is None else window),
@@ -175,23 +172,18 @@ def prepare(
     # The feature files first: they are small beside the logs, and an error in them is then found at once.
     users, videos = read_users(files.users, counts), read_videos(files.videos)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
-    spill = temporary / "spill"
-    try:
-        spill.mkdir(parents=True)
+    with published(out) as folder:
+        spill = folder / "spill"
+        spill.mkdir()
         parts, minutes = spread(files, spill, counts)
         grouped = group(parts, time_edges(minutes), groupings, spill, counts)
         requests, answers, exposed = (
-            PartWriter(temporary / name, row_group=ROW_GROUP, part_row_groups=FILE_ROW_GROUPS)
+            PartWriter(folder / name, row_group=ROW_GROUP, part_row_groups=FILE_ROW_GROUPS)
             for name in ("requests", "answers", "random/requests")
         )
         merge(grouped["standard"], users, videos, (requests, answers), counts)
         merge(grouped["random"], users, videos, (exposed,), counts)
         shutil.rmtree(spill)
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     counts.update({"requests": requests.rows, "requests with answers": answers.rows, "random requests": exposed.rows})
     return "\n".join([f"{out}: KuaiRand-{files.variant}", *(f"  {n:>13,}  {name}" for name, n in counts.items())])
 

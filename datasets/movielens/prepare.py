@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import shutil
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from movielens_files import find_release, read
 from movielens_requests import build, only_answered, to_table
 
-from easq_rec.data.writer import PartWriter
+from easq_rec.data.writer import PartWriter, check_unused, published
 
 SHA256 = {
     "u.data": (1_979_173, "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"),
@@ -56,19 +53,16 @@ def prepare(raw: Path, out: Path, *, answer_rate: float, seed: int, candidates: 
     for name, value, allowed, expected in limits:
         if not allowed:
             raise ValueError(f"--{name} {value}: expected {expected}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out}: exists already: delete it or choose another directory")
+    check_unused(out)
     release = find_release(raw)
     for warning in checksum_warnings(raw) if release.name == "100K" else ():
         print(f"warning: {warning}", file=sys.stderr)
     ratings, people, films = read(raw, release)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     offered = answers = 0
-    try:
+    with published(out) as folder:
         requests, answered = (
-            PartWriter(temporary / name, part_row_groups=FILE_ROW_GROUPS) for name in ("requests", "answers")
+            PartWriter(folder / name, part_row_groups=FILE_ROW_GROUPS) for name in ("requests", "answers")
         )
         for part in build(
             ratings, films, answer_rate=answer_rate, seed=seed, candidates=candidates, watched=watched, history=history
@@ -79,9 +73,6 @@ def prepare(raw: Path, out: Path, *, answer_rate: float, seed: int, candidates: 
             answers += int((part.answered_at_ms > 0).sum())
         requests.close()
         answered.close()
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return (
         f"{out}: {requests.rows} requests with {offered} candidates, "
         f"{len(ratings.user)} of them watched; {answers} answers in {answered.rows} requests"

@@ -7,7 +7,11 @@ half the time to read (`benchmarks/data.py` measures both).
 
 from __future__ import annotations
 
+import os
+import shutil
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +34,26 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=dictionaries or False, column_encoding=encodings or None
     )
+
+
+def check_unused(out: Path) -> None:
+    """Raises ValueError where the directory of an output holds something already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: exists already: delete it or choose another directory")
+
+
+@contextmanager
+def published(out: Path) -> Iterator[Path]:
+    """A directory to write into, which becomes `out` by one rename, or is removed if an error ends the block."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.parent / f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, out)
+    finally:
+        # After the rename there is nothing left of this name.
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def parquet_leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
