@@ -54,10 +54,11 @@ COMBINATIONS = (
 
 PYTHON = (3, 11)
 
-REQUIRED = ("numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
+REQUIRED = ("fsspec", "numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
 """Needed to train, besides torch, FBGEMM and torchrec."""
-WANTED = ("fsspec", "tensorboard", "torchx")
-"""Needed by the launcher and the logs: their absence is reported and does not keep anyone from training."""
+WANTED = ("duckdb", "matplotlib", "tensorboard", "torchx")
+"""Needed by data build and inspect, the logs and the launcher: their absence is reported and does not keep anyone from
+training."""
 
 
 @dataclass(frozen=True)

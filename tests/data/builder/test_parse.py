@@ -126,7 +126,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
     write_log(tmp_path, random_log(0))
     (tmp_path / "users.parquet").write_bytes(b"PAR1 but nothing else PAR1")
-    with pytest.raises(ValueError, match=r"users.path: users.parquet: Invalid"):
+    with pytest.raises(ValueError, match=r"users.path: users.parquet: \w"):
         run_build(tmp_path, config())
 
 
