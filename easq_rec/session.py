@@ -17,6 +17,7 @@ from easq_rec import evaluation
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import split
+from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import open_holdout, world_directory
 from easq_rec.data.world import ensure
 from easq_rec.scoring import load_ranker
@@ -71,7 +72,8 @@ def evaluate(run_dir: Path, data: files.Location | None) -> dict[str, float]:
     quiet()
     requests = files.join(data or config.data.path or world_directory(config), "requests")
     _, period = split(requests, config.data.holdout)
-    holdout, truth = open_holdout(config, requests, period)
+    quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
+    holdout, truth = open_holdout(config, requests, period, quarantine=quarantine)
     ranker = load_ranker(config, latest_of(run_dir), policy_only=True)
     stream = evaluation.batches(holdout, config, truth=truth)
     return asdict(evaluation.predict(ranker.score, stream, config, device).metrics())

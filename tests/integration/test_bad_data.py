@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.conftest import metrics
+from tests.integration.conftest import REPOSITORY, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -80,4 +82,10 @@ def test_quarantine_takes_the_bad_rows_and_the_run_goes_on(train: Train, bad_wor
     assert sorted(row["request_id"] for row in rows) == list(BAD)
     logged = metrics(run_dir)
     assert logged[-1]["quarantined_rows"] == 2, "those of the training period"
-    assert metrics(run_dir, "final")[0]["requests"] == 1_500 - 1_200 - 1
+    final = metrics(run_dir, "final")[0]
+    assert final["requests"] == 1_500 - 1_200 - 1
+    # Evaluated later, in a process of its own, the same row is left out.
+    out = tmp_path / "evaluated.json"
+    command = [sys.executable, "-m", "easq_rec.cli", "evaluate", "--run", str(run_dir), "--out", str(out)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    assert json.loads(out.read_text())["requests"] == final["requests"]
