@@ -1,8 +1,6 @@
 # easq-rec: everything that is set up, run and checked from a checkout. `make` alone lists the targets.
 #
 #   DEVICE=cuda        install the CUDA builds (default: cpu, or whatever .venv already holds)
-#   TORCH_INDEX=URL    take torch from this package index and everything else from the usual one; for instance an index
-#                      of CPU-only builds, which are a tenth of the size. Read when torch is installed for the first time.
 #   PYTHON=python3.12  the interpreter that .venv is made with
 #   ARGS='...'         arguments of `make train`:    make train ARGS='easq --trainer.max-steps 200'
 #   PYTEST_ARGS='...'  arguments of `make test`:     make test PYTEST_ARGS='-k losses -x'
@@ -34,7 +32,7 @@ DEV := $(VENV)/.setup-dev-$(DEVICE)
 .PHONY: help setup dev train test lint format typecheck golden clean
 
 help:  ## this list
-	@echo 'easq-rec: make TARGET [DEVICE=cpu|cuda] [TORCH_INDEX=URL] [PYTHON=python3] [ARGS=...] [PYTEST_ARGS=...]'
+	@echo 'easq-rec: make TARGET [DEVICE=cpu|cuda] [PYTHON=python3] [ARGS=...] [PYTEST_ARGS=...]'
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
 setup: $(SETUP)  ## make .venv and install the pinned dependencies (nothing to do: nothing done)
@@ -78,10 +76,8 @@ $(SETUP): pyproject.toml
 		echo "[setup 1/4] $(VENV) with $$('$(PYTHON)' --version)"; \
 		'$(PYTHON)' -m venv --clear $(VENV) || { echo "making $(VENV) failed: on Debian and Ubuntu install python3-venv" >&2; exit 2; }; \
 	fi
-	@echo '[setup 2/4] $(TORCH)$(if $(TORCH_INDEX), from $(TORCH_INDEX))'
-	@# torch alone from TORCH_INDEX; what it depends on from the usual index, or from TORCH_INDEX where only that has it.
-	@$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)')
-	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') '$(TORCH)'
+	@echo '[setup 2/4] $(TORCH)'
+	@$(PIP) '$(TORCH)'
 	@echo '[setup 3/4] easq-rec[$(DEVICE)], editable'
 	@$(PIP) -e '.[$(DEVICE)]'
 	@echo '[setup 4/4] $(TORCHREC)'

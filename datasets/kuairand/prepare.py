@@ -43,7 +43,7 @@ PART_ROWS = 1_000_000
 SLICE_ROWS = 200_000
 """Impressions in a slice of time, about: what is merged in memory at once."""
 BYTES_PER_ROW = 70
-"""Of a log file, about (those of KuaiRand-Pure have 72 to 77)."""
+"""Of a log file, about: its size tells how many parts there should be."""
 MINUTE_MS = 60_000
 MAX_WINDOW_S = 31 * 86_400
 FILE_ROW_GROUPS = 256

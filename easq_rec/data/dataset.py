@@ -261,7 +261,6 @@ class _Footers:
 
 
 _FOOTERS = _Footers(row_groups=2_048)
-"""Some 20 kB each."""
 
 
 def _footer(file: str) -> _Footer:

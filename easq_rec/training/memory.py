@@ -21,9 +21,8 @@ class HostMemory:
     ever garbage. TorchTNT has a callback with the same purpose.
 
     The first step gives every large block back when it is freed; from then on they are kept (`keep_freed`). The first
-    step also allocates what stays, such as the optimizer's state and oneDNN's kernels, for each of which a far larger
-    buffer is reserved than is ever written to. On pages that activations have touched before, all of it would count,
-    and lie scattered over the space that the activations of later steps need.
+    step also allocates what stays, such as the optimizer's state and oneDNN's kernels. In memory that activations have
+    left behind, it would lie scattered over the space that the activations of later steps need.
     """
 
     def __enter__(self) -> HostMemory:

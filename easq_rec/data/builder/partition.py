@@ -27,7 +27,7 @@ COUNTS = "counts.json"
 BUCKETS = "buckets"
 """File that says how many there are."""
 MERGED_REQUESTS = 65_536
-"""Requests that a merge holds in memory, over all buckets (about 2 kB each)."""
+"""Requests that a merge holds in memory, over all buckets."""
 BATCH_REQUESTS = (128, 1_024)
 """Fewest and most that a bucket hands on at a time: small batches cost time."""
 
