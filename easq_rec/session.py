@@ -27,8 +27,12 @@ from easq_rec.training.runtime import Runtime, quiet, running
 from easq_rec.training.trainer import Result, Trainer
 
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
-"""Parts of a config that may differ when a run is resumed; of the trainer, these fields:"""
-FREE_TRAINER = ("stop_at_step", "device", "threads", "timeout_s")
+"""Parts of a config that may differ when a run is resumed; and fields of others:"""
+FREE_FIELDS = {
+    "trainer": ("stop_at_step", "device", "threads", "timeout_s"),
+    # Data may have moved: a checkpoint knows them by their fingerprint.
+    "data": ("path", "workers", "prefetch", "on_bad_rows"),
+}
 
 CONVERTED = {"movielens": "ML100K", "kuairand": "KUAIRAND"}
 """Data sets that a converter makes: first word of the recipe's name, and what the converter is given."""
@@ -144,9 +148,10 @@ def load_config(run_dir: Path) -> Config:
 def _fixed(values: dict[str, object]) -> dict[str, object]:
     """The part of a config that must stay as it is when a run is resumed."""
     kept = {name: value for name, value in values.items() if name not in FREE}
-    trainer = kept["trainer"]
-    assert isinstance(trainer, dict)
-    kept["trainer"] = {name: value for name, value in trainer.items() if name not in FREE_TRAINER}
+    for part, free in FREE_FIELDS.items():
+        fields = kept[part]
+        assert isinstance(fields, dict)
+        kept[part] = {name: value for name, value in fields.items() if name not in free}
     return kept
 
 

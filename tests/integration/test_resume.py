@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,19 @@ def test_resumed_losses_are_bit_identical(
     assert losses(parts) == losses(whole)
     assert any(line[4] > 0 for line in losses(whole)), "L_dense never set in: the run proves too little"
     assert _final(parts) == _final(whole)
+
+
+@pytest.mark.integration
+def test_a_run_goes_on_with_other_threads_and_from_where_its_data_have_moved_to(
+    train: Train, losses: Losses, world: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
+) -> None:
+    """Neither changes what is read, which the dataset's fingerprint holds."""
+    parts, moved = tmp_path / "parts", tmp_path / "moved"
+    train(parts, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", "7")
+    shutil.copytree(world, moved)
+    threads = ("--data.workers", "3", "--data.prefetch", "0")
+    train(parts, "--trainer.max-steps", STEPS, "--data.path", str(moved), *threads)
+    assert losses(parts) == losses(uninterrupted(1))
 
 
 @pytest.fixture(scope="module")
