@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -95,7 +96,8 @@ class Trainer:
         self._catch_signals()
         stream = self._stream()
         self._start_window()
-        with HostMemory() as memory:
+        # A thread that makes batches ahead must not outlive the loop.
+        with closing(stream), HostMemory() as memory:
             while self.step < min(last, self.total_steps) and not self._stopping():
                 self._train_step(stream)
                 memory.step(self.step)
@@ -163,19 +165,20 @@ class Trainer:
     def _score(self, batch: RequestBatch) -> Scores:
         return self.ranker.score(batch)
 
-    def _stream(self) -> Iterator[RequestBatch]:
+    def _stream(self) -> Generator[RequestBatch, None, None]:
         """Batches for the pipeline, which pulls some ahead: what comes after them waits until their step is trained."""
         batches = self.sources.loader.batches(self.state, steps=self.total_steps - self.step)
-        while True:
-            begin = time.perf_counter()
-            item = next(batches, None)
-            self.watch.add("data", time.perf_counter() - begin)
-            if item is None:
-                return
-            batch, state = item
-            self._ahead.append((state, batch.stream.candidates))
-            # The copy to a GPU runs beside the step only from pinned memory.
-            yield batch.pin_memory() if self.runtime.device.type == "cuda" else batch
+        with closing(batches):
+            while True:
+                begin = time.perf_counter()
+                item = next(batches, None)
+                self.watch.add("data", time.perf_counter() - begin)
+                if item is None:
+                    return
+                batch, state = item
+                self._ahead.append((state, batch.stream.candidates))
+                # The copy to a GPU runs beside the step only from pinned memory.
+                yield batch.pin_memory() if self.runtime.device.type == "cuda" else batch
 
     def _forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:
         begin = time.perf_counter()
