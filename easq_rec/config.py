@@ -226,9 +226,9 @@ class Data:
     stream has come to its time: online training."""
     shuffle_row_groups: int = 8
     """Row groups in a shuffle window; memory and randomness grow with it."""
-    workers: int = 0
+    workers: int = 1
     """Threads per rank that decode the next window while one is used; 0: none. The order does not depend on it."""
-    prefetch: int = 0
+    prefetch: int = 2
     """Batches made ready in the background; 0: each is made when it is asked for."""
     on_bad_rows: Literal["error", "quarantine"] = "error"
     """error: a bad row ends the run. quarantine: it goes to RUN_DIR/quarantine with the reason, is counted, and the run

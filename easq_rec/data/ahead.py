@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -18,36 +18,14 @@ def made_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item
     if not depth:
         yield from items
         return
-    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
-    left = threading.Event()
-
-    def fill() -> None:
-        try:
-            for item in items:
-                ready.put((item, None))
-                if left.is_set():
-                    return
-            ready.put((None, None))
-        # Whatever happens in the thread has to reach the one who waits for it.
-        except BaseException as error:
-            ready.put((None, error))
-        finally:
-            items.close()
-
-    thread = threading.Thread(target=fill, name="batches", daemon=True)
-    thread.start()
+    # Python waits for an executor's threads before it ends. A daemon thread would be torn down where it stands, and if
+    # that is inside torch or Arrow, the process aborts.
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
+        ready: deque[Future[Item | None]] = deque(pool.submit(next, items, None) for _ in range(depth))
+        while (item := ready.popleft().result()) is not None:
+            ready.append(pool.submit(next, items, None))
             yield item
     finally:
-        left.set()
-        while thread.is_alive():
-            # The thread may be waiting for room.
-            while not ready.empty():
-                ready.get_nowait()
-            thread.join(0.01)
+        pool.shutdown(cancel_futures=True)
+        items.close()
