@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ class Runtime:
         # On the host, through gloo: asking a GPU would wait for all that it has been given to do.
         tensor = torch.tensor(value)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. Were that coming to its
+        # end then, the process would abort.
+        while tensor._use_count() > 1:
+            time.sleep(1e-4)
         return int(tensor)
 
     def share(self, value: str) -> str:
@@ -89,8 +94,11 @@ def running(config: Trainer) -> Iterator[Runtime]:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
     try:
-        yield Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
+        yield runtime
+        # Whatever collective was the last: after this one no thread holds a tensor.
+        runtime.barrier()
     finally:
         dist.destroy_process_group()
 
