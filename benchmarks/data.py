@@ -43,6 +43,7 @@ from easq_rec.config import Config, Replay
 from easq_rec.data.batch import collate
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.encode import encode
 from easq_rec.data.loader import TrainLoader
 from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay
@@ -127,8 +128,11 @@ class Readers:
         self._config = config
         self._requests = open_requests(config, folder / "requests")
         self._plain = open_requests(config, folder / "dictionary")
-        self._answers = open_requests(config, folder / "answers", answers=True).read_all()
+        answers = open_requests(config, folder / "answers", answers=True).read_all()
+        assert answers is not None
+        self._answers = encode(Layout.of(config.schema, answers=True), answers)
         self._decoded = [self._requests.read(group) for group in self._requests.row_groups[:WINDOW]]
+        self._encoded = [encode(self._requests.layout, columns) for columns in self._decoded]
 
     def dictionary(self) -> int:
         return self._decode(self._plain)
@@ -139,12 +143,15 @@ class Readers:
     def _decode(self, dataset: RequestDataset) -> int:
         return sum(_impressions(dataset.read(group)) for group in dataset.row_groups)
 
+    def encode(self) -> int:
+        return sum(_impressions(encode(self._requests.layout, columns)) for columns in self._decoded)
+
     def collate(self) -> int:
         count = 0
-        for columns in self._decoded:
+        for columns in self._encoded:
             for begin in range(0, len(columns), REQUESTS):
-                rows = np.arange(begin, min(begin + REQUESTS, len(columns)))
-                count += collate(self._config.schema, columns.take(rows)).stream.candidates
+                part = columns.slice(begin, min(begin + REQUESTS, len(columns)))
+                count += collate(self._config.schema, part).stream.candidates
         return count
 
     def in_order(self) -> int:
@@ -274,7 +281,9 @@ def main() -> None:
         write(folder, args.requests)
         write_flat(folder / "flat.parquet", FLAT_REQUESTS)
         readers = Readers(config, folder)
-        ways = {name: getattr(readers, name) for name in ("dictionary", "decode", "collate", "in_order", "loader")}
+        ways = {
+            name: getattr(readers, name) for name in ("dictionary", "decode", "encode", "collate", "in_order", "loader")
+        }
         measured: dict[str, list[float]] = {name: [] for name in (*ways, "step")}
         with running(config.trainer) as runtime:
             step = Step(config, runtime)

@@ -34,6 +34,8 @@ from benchmarks.report import hardware, publish
 from easq_rec.config import Config, Data, LoRA, Losses, Model, Replay, Tower, Trainer
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
+from easq_rec.data.encode import encode
+from easq_rec.data.schema import Layout
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 from easq_rec.model import TrainingModel
 from easq_rec.recipes import without_alignment
@@ -121,10 +123,10 @@ def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = Fals
 
 def random_batch(config: Config, rng: np.random.Generator, *, ragged: bool = False) -> RequestBatch:
     """One training batch; with answers where the config is aligned."""
-    answers = None
+    answers, layout = None, Layout.of(config.schema)
     if config.aligned:
         count = config.replay.answers_per_step
-        requests = random_requests(count, rng, ragged=ragged)
+        requests = encode(layout, random_requests(count, rng, ragged=ragged))
         # One answer per request; the replay deals answered candidates alone.
         lists = requests.candidates
         answers = Answers(
@@ -133,7 +135,7 @@ def random_batch(config: Config, rng: np.random.Generator, *, ragged: bool = Fal
             candidate_A=np.zeros(count, np.int64),
             answer_A=np.where(np.arange(count) % 2, 2, 0).astype(np.int8),
         )
-    return collate(config.schema, random_requests(REQUESTS, rng, ragged=ragged), answers)
+    return collate(config.schema, encode(layout, random_requests(REQUESTS, rng, ragged=ragged)), answers)
 
 
 class Step:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch, collate
-from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset
 from easq_rec.data.decode import NO_ANSWER
+from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.position import Position
 from easq_rec.data.reader import RequestReader
 from easq_rec.metrics import RankingMetrics, ranking_metrics
@@ -111,7 +111,9 @@ class AnswerMetrics:
     pairs: int
 
 
-def answer_metrics(score: Score, answers: RequestColumns, config: Config, device: torch.device) -> AnswerMetrics | None:
+def answer_metrics(
+    score: Score, answers: EncodedRequests, config: Config, device: torch.device
+) -> AnswerMetrics | None:
     """Scores answered requests; None where they hold no pair or the model has no reference score."""
     main, reference, label = [], [], []
     for begin in range(0, len(answers), config.evaluation.batch_size):
@@ -143,7 +145,7 @@ def answer_metrics(score: Score, answers: RequestColumns, config: Config, device
     )
 
 
-def sample_answers(answers: RequestColumns, period: Period, *, limit: int) -> RequestColumns | None:
+def sample_answers(answers: EncodedRequests, period: Period, *, limit: int) -> EncodedRequests | None:
     """Up to `limit` answered requests of a period, evenly spread over it."""
     inside = np.flatnonzero((answers.timestamp_ms >= period.start_ms) & (answers.timestamp_ms < period.end_ms))
     if not len(inside):

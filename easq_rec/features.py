@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 
@@ -126,24 +127,24 @@ class FeatureSchema:
                         allowed = f"a table of its own: {feature.table} already serves the {first} features"
                         yield f"schema: table of {owner} feature {feature.name}", feature.table, allowed
 
-    @property
+    @cached_property
     def sequence(self) -> tuple[Feature, ...]:
         """Candidate features that share a table with the history, and the history's own (unpooled lookups)."""
         return self.history + self.shared
 
-    @property
+    @cached_property
     def shared(self) -> tuple[Feature, ...]:
         """Candidate id features that are looked up in the history's tables."""
         tables = {feature.table for feature in self.history}
         return tuple(f for f in self.candidate if f.kind == "id" and f.table in tables)
 
-    @property
+    @cached_property
     def pooled(self) -> tuple[Feature, ...]:
         """Candidate id features that the candidate EmbeddingBagCollection pools."""
         shared = {feature.name for feature in self.shared}
         return tuple(f for f in self.candidate if f.kind != "float" and f.name not in shared)
 
-    @property
+    @cached_property
     def floats(self) -> tuple[Feature, ...]:
         """Candidate float features."""
         return tuple(f for f in self.candidate if f.kind == "float")

@@ -12,7 +12,8 @@ from torch import nn
 from easq_rec.config import Config, LoRA, Model, Optim, Replay, Tower, Trainer
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Array, Ragged, RequestColumns
-from easq_rec.data.schema import user_path
+from easq_rec.data.encode import EncodedRequests, encode
+from easq_rec.data.schema import Layout, user_path
 from easq_rec.features import Feature, FeatureSchema
 from easq_rec.recipes import RECIPES, world_schema
 
@@ -96,7 +97,7 @@ def ragged_requests(schema: FeatureSchema, rng: np.random.Generator, count: int)
     return random_requests(schema, rng, histories, candidates)
 
 
-def random_answers(requests: RequestColumns, rng: np.random.Generator, *, codes: Sequence[int] = (0, 2)) -> Answers:
+def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes: Sequence[int] = (0, 2)) -> Answers:
     """One or two answers for each of the requests, which take turns among the codes."""
     lengths = requests.candidates.lengths
     pairs = [
@@ -115,10 +116,11 @@ def random_answers(requests: RequestColumns, rng: np.random.Generator, *, codes:
 def random_batch(config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5) -> RequestBatch:
     """A ragged batch; with answers where the config is aligned."""
     rng = np.random.default_rng(seed)
-    stream = ragged_requests(config.schema, rng, requests)
+    layout = Layout.of(config.schema)
+    stream = encode(layout, ragged_requests(config.schema, rng, requests))
     answers = None
     if config.aligned and answered:
-        answers = random_answers(ragged_requests(config.schema, rng, answered), rng)
+        answers = random_answers(encode(layout, ragged_requests(config.schema, rng, answered)), rng)
     return collate(config.schema, stream, answers)
 
 

@@ -8,6 +8,7 @@ F float features.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
-from easq_rec.data.schema import user_path
+from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
+from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
 from easq_rec.features import Feature, FeatureSchema
 
 
@@ -100,7 +101,7 @@ class RequestBatch(Pipelineable):
 class Answers:
     """The drawn answers of a batch's replayed requests."""
 
-    requests: RequestColumns
+    requests: EncodedRequests
     request_A: Rows
     """For each answer, which of `requests` it belongs to."""
     candidate_A: Rows
@@ -109,58 +110,65 @@ class Answers:
 
 
 def collate(
-    schema: FeatureSchema, stream: RequestColumns, answers: Answers | None = None, *, truth: str | None = None
+    schema: FeatureSchema, stream: EncodedRequests, answers: Answers | None = None, *, truth: str | None = None
 ) -> RequestBatch:
     """Columns to a batch.
 
     Without outcome columns (scoring) `outcome_NO` has no columns. A batch is never empty, for TorchRec cannot look up
     nothing at all: where the stream has no candidate and no answer is due, a blank request stands among the replayed.
     """
-    columns = RequestColumns.concat([stream, answers.requests]) if answers is not None else stream
-    if not columns.candidates.offsets[-1]:
+    parts = [stream] if answers is None else [stream, answers.requests]
+    if not any(part.candidates.offsets[-1] for part in parts):
         nothing = np.zeros(0, np.int64)
         blank = Answers(requests=stream.blank(), request_A=nothing, candidate_A=nothing, answer_A=nothing)
         return collate(schema, stream, blank, truth=truth)
-    history, candidates = columns.history, columns.candidates
-    n_candidates = int(candidates.offsets[-1])
-    user = [_ids(schema, feature, columns, user_path(feature)) for feature in schema.user]
-    sequence = [_ids_of(schema, f, history.column(f.column), history.lengths) for f in schema.history]
-    sequence += [_ids_of(schema, f, candidates.column(f.column), candidates.lengths) for f in schema.shared]
-    pooled = [_candidate_ids(schema, feature, candidates, n_candidates) for feature in schema.pooled]
-    age = np.repeat(columns.timestamp_ms, history.lengths) - history.column("timestamp_ms")
-    floats = [_transform(feature, candidates.column(feature.column)) for feature in schema.floats]
-    outcomes = [candidates.column(o.name) for o in schema.outcomes if o.name in candidates.children]
+    histories, candidates = [part.history for part in parts], [part.candidates for part in parts]
+    history_offsets, candidate_offsets = joined_offsets(histories), joined_offsets(candidates)
+    n_requests, n_candidates = len(history_offsets) - 1, int(candidate_offsets[-1])
+    history_lengths, candidate_lengths = np.diff(history_offsets), np.diff(candidate_offsets)
     if answers is not None:
         # Replayed requests follow the stream's.
-        answered = candidates.offsets[len(stream) + answers.request_A] + answers.candidate_A
+        answered = candidate_offsets[len(stream) + answers.request_A] + answers.candidate_A
         answer: Array = answers.answer_A
         per_request = np.bincount(answers.request_A, minlength=len(answers.requests))
     else:
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
     return RequestBatch(
-        user=_kjt([f"user.{f.name}" for f in schema.user], user, len(columns)),
-        sequence=_kjt(sequence_keys(schema), sequence, len(columns)),
-        candidate=_kjt([f"candidate.{f.name}" for f in schema.pooled], pooled, n_candidates) if pooled else None,
-        history_offsets_R1=_tensor(history.offsets),
-        candidate_offsets_R1=_tensor(candidates.offsets),
-        history_age_H=_tensor((age / 1_000).astype(np.float32)),
-        history_ratio_H=_tensor(history.column("watch_ratio")),
-        float_NF=_stack(floats, n_candidates),
-        outcome_NO=_stack(outcomes, n_candidates),
-        answered_A=_tensor(answered),
-        answer_A=_tensor(answer.astype(np.int64)),
-        answer_offsets=_tensor(np.concatenate([[0], np.cumsum(per_request)])),
-        total=_extent(columns),
-        stream=_extent(stream),
-        max_history=int(history.lengths.max(initial=0)),
-        max_candidates=int(candidates.lengths.max(initial=0)),
+        user=_pooled("user", schema.user, parts, n_requests),
+        sequence=KeyedJaggedTensor(
+            keys=sequence_keys(schema),
+            values=_ids(
+                [history.column(feature_key(feature)) for feature in schema.history for history in histories]
+                + [part.column(feature_key(feature)) for feature in schema.shared for part in candidates]
+            ),
+            lengths=_joined([history_lengths] * len(schema.history) + [candidate_lengths] * len(schema.shared)),
+            stride=n_requests,
+        ),
+        candidate=_pooled("candidate", schema.pooled, candidates, n_candidates) if schema.pooled else None,
+        history_offsets_R1=torch.from_numpy(history_offsets),
+        candidate_offsets_R1=torch.from_numpy(candidate_offsets),
+        history_age_H=_joined([history.column(AGE) for history in histories]),
+        history_ratio_H=_joined([history.column(RATIO) for history in histories]),
+        float_NF=_stack([feature_key(feature) for feature in schema.floats], candidates, n_candidates),
+        outcome_NO=_stack([outcome_key(outcome.name) for outcome in schema.outcomes], candidates, n_candidates),
+        answered_A=torch.from_numpy(answered),
+        answer_A=torch.from_numpy(answer.astype(np.int64)),
+        answer_offsets=torch.from_numpy(offsets_of(per_request)),
+        total=Extent(requests=n_requests, history=int(history_offsets[-1]), candidates=n_candidates),
+        stream=Extent(
+            requests=len(stream),
+            history=int(stream.history.offsets[-1]),
+            candidates=int(stream.candidates.offsets[-1]),
+        ),
+        max_history=int(history_lengths.max(initial=0)),
+        max_candidates=int(candidate_lengths.max(initial=0)),
         max_answers=int(per_request.max(initial=0)),
         keys=Keys(
-            request_id_R=columns.scalars["request_id"].astype(np.int64),
-            user_id_R=columns.scalars["user_id"].astype(np.int64),
-            item_N=candidates.column(schema.item).astype(np.int64),
+            request_id_R=np.concatenate([part.scalars["request_id"] for part in parts]),
+            user_id_R=np.concatenate([part.scalars["user_id"] for part in parts]),
+            item_N=np.concatenate([part.column(schema.item) for part in candidates]),
         ),
-        truth_N=_tensor(candidates.column(truth)) if truth is not None else None,
+        truth_N=_joined([part.column(truth) for part in candidates]) if truth is not None else None,
     )
 
 
@@ -169,60 +177,39 @@ def sequence_keys(schema: FeatureSchema) -> list[str]:
     return [f"history.{f.name}" for f in schema.history] + [f"candidate.{f.name}" for f in schema.shared]
 
 
-def _ids(schema: FeatureSchema, feature: Feature, columns: RequestColumns, path: str) -> tuple[Rows, Rows]:
-    if feature.kind == "id_list":
-        ragged = columns.lists[path]
-        return _ids_of(schema, feature, ragged.column("values"), ragged.lengths)
-    return _ids_of(schema, feature, columns.scalars[path], np.ones(len(columns), np.int64))
-
-
-def _candidate_ids(schema: FeatureSchema, feature: Feature, candidates: Ragged, count: int) -> tuple[Rows, Rows]:
-    if feature.kind == "id_list":
-        ragged = candidates.lists(feature.column)
-        return _ids_of(schema, feature, ragged.column("values"), ragged.lengths)
-    return _ids_of(schema, feature, candidates.column(feature.column), np.ones(count, np.int64))
-
-
-def _ids_of(schema: FeatureSchema, feature: Feature, values: Array, lengths: Rows) -> tuple[Rows, Rows]:
-    """(table rows, lengths) of one key. Python's modulo, so that a negative id has a row as well."""
-    assert feature.table is not None
-    table = schema.table(feature.table)
-    ids = values.astype(np.int64, copy=False)
-    if table.id_space == "hashed":
-        # np.remainder, but numpy divides by a constant in vectors and takes remainders one by one.
-        ids = ids - np.floor_divide(ids, table.rows) * table.rows
-    return ids, lengths
-
-
-def _transform(feature: Feature, values: Array) -> Array:
-    floats = values.astype(np.float32, copy=False)
-    return np.log1p(np.maximum(floats, 0)) if feature.transform == "log1p" else floats
-
-
-def _kjt(keys: list[str], parts: list[tuple[Rows, Rows]], stride: int) -> KeyedJaggedTensor:
+def _pooled(
+    owner: str, features: Sequence[Feature], parts: Sequence[EncodedRequests | Ragged], stride: int
+) -> KeyedJaggedTensor:
+    """The pooled features of users or candidates, key by key, and for each the parts one after the other."""
+    values, lengths = [], []
+    one = np.ones(stride, np.int64)
+    for feature in features:
+        key = feature_key(feature)
+        if feature.kind == "id_list":
+            lists = [part.lists[key] if isinstance(part, EncodedRequests) else part.lists(key) for part in parts]
+            values += [ragged.column("values") for ragged in lists]
+            lengths += [ragged.lengths for ragged in lists]
+        else:
+            values += [part.scalars[key] if isinstance(part, EncodedRequests) else part.column(key) for part in parts]
+            lengths.append(one)
     return KeyedJaggedTensor(
-        keys=keys,
-        values=_tensor(np.concatenate([values for values, _ in parts])),
-        lengths=_tensor(np.concatenate([lengths for _, lengths in parts])),
-        stride=stride,
+        keys=[f"{owner}.{f.name}" for f in features], values=_ids(values), lengths=_joined(lengths), stride=stride
     )
 
 
-def _stack(columns: list[Array], rows: int) -> Tensor:
+def _ids(parts: list[Array]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts, dtype=np.int64))
+
+
+def _joined(parts: list[Array]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _stack(names: list[str], candidates: list[Ragged], rows: int) -> Tensor:
+    """(rows, columns) of the named columns that there are."""
+    columns = [
+        np.concatenate([part.column(name) for part in candidates]) for name in names if name in candidates[0].children
+    ]
     if not columns:
         return torch.zeros(rows, 0)
-    return _tensor(np.stack(columns, axis=1).astype(np.float32, copy=False))
-
-
-def _tensor(array: Array) -> Tensor:
-    array = np.ascontiguousarray(array)
-    # Arrow's buffers are read-only; torch warns about such memory although nothing writes to a batch.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _extent(columns: RequestColumns) -> Extent:
-    return Extent(
-        requests=len(columns),
-        history=int(columns.history.offsets[-1]),
-        candidates=int(columns.candidates.offsets[-1]),
-    )
+    return torch.from_numpy(np.stack(columns, axis=1))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import fbgemm_gpu  # noqa: F401 - registers torch.ops.fbgemm
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -30,21 +32,32 @@ class Ragged:
         # Much less than np.diff for the short lists of a batch.
         return self.offsets[1:] - self.offsets[:-1]
 
-    def entries(self, rows: Rows) -> Rows:
-        """Positions in the child columns of the lists `rows`, concatenated."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        starts = np.cumsum(lengths) - lengths
-        entries = np.repeat(self.offsets[rows] - starts, lengths)
-        entries += np.arange(len(entries))
-        return entries
-
     def take(self, rows: Rows) -> Ragged:
         """The lists `rows`, in that order."""
-        entries = self.entries(rows)
-        return Ragged(
-            offsets=_offsets(self.offsets[rows + 1] - self.offsets[rows]),
-            children={name: _take(child, entries) for name, child in self.children.items()},
-        )
+        # Copying runs walks through the lengths of all lists, which pays when a good part of them is taken.
+        return self._take_entries(rows) if 4 * len(rows) < len(self.offsets) else self._take_runs(rows)
+
+    def _take_entries(self, rows: Rows) -> Ragged:
+        """`take`, by the position of every single entry."""
+        entries = _entries(self.offsets, rows)
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        children = {name: _take(child, entries) for name, child in self.children.items()}
+        return Ragged(offsets=offsets_of(lengths), children=children)
+
+    def _take_runs(self, rows: Rows) -> Ragged:
+        """`take`, each list copied as a whole: several times as fast as entry by entry."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        children = {name: _runs(child, self.offsets, rows) for name, child in self.children.items()}
+        return Ragged(offsets=offsets_of(lengths), children=children)
+
+    def slice(self, begin: int, end: int) -> Ragged:
+        """The lists from `begin` to before `end`; the children are views."""
+        first, last = int(self.offsets[begin]), int(self.offsets[end])
+        children: dict[str, Array | Ragged] = {
+            name: child.slice(first, last) if isinstance(child, Ragged) else child[first:last]
+            for name, child in self.children.items()
+        }
+        return Ragged(offsets=self.offsets[begin : end + 1] - first, children=children)
 
     def last(self, limit: int) -> Ragged:
         """Every list shortened to its last `limit` entries."""
@@ -55,7 +68,7 @@ class Ragged:
         starts = np.cumsum(kept) - kept
         entries = np.repeat(self.offsets[1:] - kept - starts, kept) + np.arange(kept.sum(), dtype=np.int64)
         return Ragged(
-            offsets=_offsets(kept), children={name: _take(child, entries) for name, child in self.children.items()}
+            offsets=offsets_of(kept), children={name: _take(child, entries) for name, child in self.children.items()}
         )
 
     def keep(self, entries: Rows) -> Ragged:
@@ -107,35 +120,44 @@ class RequestColumns:
     def timestamp_ms(self) -> Array:
         return self.scalars["timestamp_ms"]
 
-    def take(self, rows: Rows) -> RequestColumns:
+    def take(self, rows: Rows) -> Self:
         """The requests `rows`, in that order."""
-        return RequestColumns(
+        return type(self)(
             scalars={name: column.take(rows) for name, column in self.scalars.items()},
             lists={name: column.take(rows) for name, column in self.lists.items()},
             history=self.history.take(rows),
             candidates=self.candidates.take(rows),
         )
 
-    def keep_candidates(self, entries: Rows) -> RequestColumns:
+    def slice(self, begin: int, end: int) -> Self:
+        """The requests from `begin` to before `end`; all columns are views."""
+        return type(self)(
+            scalars={name: column[begin:end] for name, column in self.scalars.items()},
+            lists={name: column.slice(begin, end) for name, column in self.lists.items()},
+            history=self.history.slice(begin, end),
+            candidates=self.candidates.slice(begin, end),
+        )
+
+    def keep_candidates(self, entries: Rows) -> Self:
         """The same requests with the candidates at these ascending positions alone."""
         return dataclasses.replace(self, candidates=self.candidates.keep(entries))
 
-    def blank(self) -> RequestColumns:
+    def blank(self) -> Self:
         """One request with the same columns that says nothing: no history, and one candidate of zeros."""
-        return RequestColumns(
+        return type(self)(
             scalars={name: np.zeros(1, column.dtype) for name, column in self.scalars.items()},
             lists={name: column.blank(0) for name, column in self.lists.items()},
             history=self.history.blank(0),
             candidates=self.candidates.blank(1),
         )
 
-    @staticmethod
-    def concat(parts: list[RequestColumns]) -> RequestColumns:
+    @classmethod
+    def concat(cls, parts: list[Self]) -> Self:
         """The requests of all parts, which have the same columns, one after the other."""
         if len(parts) == 1:
             return parts[0]
         first = parts[0]
-        return RequestColumns(
+        return cls(
             scalars={name: np.concatenate([part.scalars[name] for part in parts]) for name in first.scalars},
             lists={name: _concat([part.lists[name] for part in parts]) for name in first.lists},
             history=_concat([part.history for part in parts]),
@@ -143,15 +165,54 @@ class RequestColumns:
         )
 
 
-def _offsets(lengths: Rows) -> Rows:
+def offsets_of(lengths: Array) -> Rows:
+    """Offsets of lists of these lengths, one more than there are lists."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
+def joined_offsets(parts: list[Ragged]) -> Rows:
+    """Offsets of the lists of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0].offsets
+    return offsets_of(np.concatenate([part.lengths for part in parts]))
+
+
 def _take(column: Array | Ragged, entries: Rows) -> Array | Ragged:
     # For arrays as well: ndarray.take gathers nearly twice as fast as an index does.
     return column.take(entries)
+
+
+def _entries(offsets: Rows, rows: Rows) -> Rows:
+    """Positions of what lies in the lists `rows`, concatenated."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    starts = np.cumsum(lengths) - lengths
+    entries = np.repeat(offsets[rows] - starts, lengths)
+    entries += np.arange(len(entries))
+    return entries
+
+
+def _runs(column: Array | Ragged, offsets: Rows, rows: Rows) -> Any:
+    """The runs `rows` of a column, of which run i lies from `offsets[i]` to `offsets[i + 1]`."""
+    if isinstance(column, Ragged):
+        # A run of lists is a run of what they hold as well.
+        inner = column.offsets[offsets]
+        children = {name: _runs(child, inner, rows) for name, child in column.children.items()}
+        return Ragged(offsets=offsets_of(_runs(column.lengths, offsets, rows)), children=children)
+    bits = {4: np.int32, 8: np.int64}.get(column.itemsize)
+    if bits is None:
+        return column.take(_entries(offsets, rows))
+    # Torch warns of Arrow's read-only memory, although nothing writes to it here.
+    values = np.require(column[offsets[0] :], requirements="W").view(bits)
+    _, taken, _ = torch.ops.fbgemm.permute_1D_sparse_data(
+        torch.from_numpy(rows.astype(np.int32)),
+        torch.from_numpy(offsets[1:] - offsets[:-1]),
+        torch.from_numpy(values),
+        None,
+        None,
+    )
+    return taken.numpy().view(column.dtype)
 
 
 def _concat(parts: list[Ragged]) -> Ragged:
@@ -161,4 +222,4 @@ def _concat(parts: list[Ragged]) -> Ragged:
             children[name] = _concat([part.lists(name) for part in parts])
         else:
             children[name] = np.concatenate([part.column(name) for part in parts])
-    return Ragged(offsets=_offsets(np.concatenate([part.lengths for part in parts])), children=children)
+    return Ragged(offsets=joined_offsets(parts), children=children)

@@ -10,27 +10,27 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from easq_rec.data.columns import RequestColumns, Rows
+from easq_rec.data.columns import Rows, offsets_of
 from easq_rec.data.dataset import RequestDataset, RowGroup
+from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.position import Interval, Intervals, Position, share
 
-Piece = tuple[RequestColumns, Rows]
-"""Decoded requests, and which of them in which order; -1 stands for one that is in quarantine."""
-Decoded = tuple[RequestColumns, Rows]
-"""A row group as `RequestDataset.read_placed` gives it."""
+Decoded = tuple[EncodedRequests, Rows]
+"""A row group as `RequestDataset.read_placed` gives it, encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
     """One rank's requests of one step."""
 
-    requests: RequestColumns
+    requests: EncodedRequests
+    """Views of a window's columns."""
     after: Position
     """The stream's position once this step is trained."""
     clock_ms: int
@@ -113,7 +113,7 @@ class RequestReader:
         intervals, windows = Intervals(left), self._windows(epoch)
         count, step = len(intervals), self._batch_size * self._world_size
         begin, end = share(count, self._rank, self._world_size) if self._spread else (0, count)
-        rows = _Rows(self._pieces(epoch, windows, intervals.cut(begin, end)), self._dataset.nothing)
+        rows = _Rows(self._pieces(epoch, windows, intervals.cut(begin, end)))
         clock = _Clock(windows, intervals, self._world_size)
         for done in range(0, count, step):
             take = min(step, count - done)
@@ -123,11 +123,12 @@ class RequestReader:
             )
             if self._spread:
                 clock_ms = clock.of_step(done, take)
-                requests = rows.gather(rows.take(mine[1] - mine[0]))
+                pieces = rows.take(mine[1] - mine[0])
             else:
                 whole = rows.take(take)
-                clock_ms = max(_latest(columns, found) for columns, found in whole)
-                requests = rows.gather(_cut(whole, mine))
+                clock_ms = max(piece.latest_ms for piece in whole)
+                pieces = _cut(whole, mine)
+            requests = EncodedRequests.concat([piece.good for piece in pieces]) if pieces else self._nothing()
             yield Slice(requests=requests, after=after, clock_ms=clock_ms)
 
     def _windows(self, epoch: int) -> list[_Window]:
@@ -147,8 +148,8 @@ class RequestReader:
             start = end
         return windows
 
-    def _pieces(self, epoch: int, windows: list[_Window], parts: list[Interval]) -> Iterator[Piece]:
-        """The decoded windows under some intervals of the sequence, with the rows that lie in these."""
+    def _pieces(self, epoch: int, windows: list[_Window], parts: list[Interval]) -> Iterator[_Piece]:
+        """The windows under some intervals of the sequence, each with its requests in that order."""
         ends = np.array([window.end for window in windows])
         wanted = []
         for start, end in parts:
@@ -159,12 +160,14 @@ class RequestReader:
             rows = _placed(groups)
             if self._window is not None:
                 np.random.default_rng([self._seed, 2, epoch, window.number]).shuffle(rows)
-            rows = rows[max(start - window.start, 0) : end - window.start]
-            yield RequestColumns.concat([columns for columns, _ in groups]), rows
+            piece = _piece(groups, rows[max(start - window.start, 0) : end - window.start])
+            # Not to be kept until the next window.
+            del groups
+            yield piece
 
     def _decoded(self, windows: list[_Window]) -> Iterator[tuple[_Window, list[Decoded]]]:
         """The row groups of each window; with workers the next window is decoded while one is used."""
-        read = self._dataset.read_placed
+        read = self._read_group
         if not self._workers:
             for window in windows:
                 yield window, [read(group) for group in window.groups]
@@ -181,38 +184,71 @@ class RequestReader:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _read_group(self, group: RowGroup) -> Decoded:
+        requests, placed = self._dataset.read_placed(group)
+        return encode(self._dataset.layout, requests), placed
+
+    def _nothing(self) -> EncodedRequests:
+        """No requests, for a rank that gets none."""
+        return encode(self._dataset.layout, self._dataset.nothing())
+
 
 def _finished(window: _Window, groups: list[Future[Decoded]]) -> tuple[_Window, list[Decoded]]:
     return window, [group.result() for group in groups]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A run of the sequence."""
+
+    requests: EncodedRequests
+    places: Rows
+    """Where each row of the run begins among the requests, and the end: a row in quarantine takes no place."""
+
+    def __len__(self) -> int:
+        return len(self.places) - 1
+
+    def cut(self, begin: int, end: int) -> _Piece:
+        """Rows `begin` to `end` of this run."""
+        return _Piece(requests=self.requests, places=self.places[begin : end + 1])
+
+    @property
+    def good(self) -> EncodedRequests:
+        """Its requests."""
+        return self.requests.slice(int(self.places[0]), int(self.places[-1]))
+
+    @property
+    def latest_ms(self) -> int:
+        """Latest timestamp of its requests; 0 where there are none."""
+        return int(self.good.timestamp_ms.max(initial=0))
+
+
+def _piece(groups: list[Decoded], rows: Rows) -> _Piece:
+    """The rows of some row groups in a given order, -1 for one in quarantine."""
+    requests = EncodedRequests.concat([requests for requests, _ in groups])
+    places = offsets_of(rows >= 0)
+    rows = rows[rows >= 0]
+    # One copy in the order of the sequence; batches are slices of it.
+    in_order = len(rows) == len(requests) and bool((rows[1:] > rows[:-1]).all())
+    return _Piece(requests=requests if in_order else requests.take(rows), places=places)
+
+
 class _Rows:
-    """Pieces as a stream from which any number of rows may be taken.
+    """Pieces as a stream from which any number of rows may be taken."""
 
-    Args:
-        nothing: gives no requests with the stream's columns, for a rank that gets none.
-    """
-
-    def __init__(self, pieces: Iterator[Piece], nothing: Callable[[], RequestColumns]) -> None:
+    def __init__(self, pieces: Iterator[_Piece]) -> None:
         self._pieces = pieces
-        self._nothing = nothing
-        self._pending: Piece | None = None
+        self._pending: _Piece | None = None
 
-    def take(self, count: int) -> list[Piece]:
+    def take(self, count: int) -> list[_Piece]:
         """The next `count` rows."""
-        taken: list[Piece] = []
+        taken: list[_Piece] = []
         while count:
-            columns, rows = self._pending if self._pending is not None else next(self._pieces)
-            taken.append((columns, rows[:count]))
-            self._pending = (columns, rows[count:]) if len(rows) > count else None
-            count -= len(taken[-1][1])
+            piece = self._pending if self._pending is not None else next(self._pieces)
+            taken.append(piece.cut(0, min(count, len(piece))))
+            self._pending = piece.cut(count, len(piece)) if len(piece) > count else None
+            count -= len(taken[-1])
         return taken
-
-    def gather(self, pieces: list[Piece]) -> RequestColumns:
-        """The rows of some pieces as one."""
-        if not pieces:
-            return self._nothing()
-        return RequestColumns.concat([columns.take(rows[rows >= 0]) for columns, rows in pieces])
 
 
 class _Clock:
@@ -251,18 +287,13 @@ def _placed(groups: list[Decoded]) -> Rows:
     return np.concatenate(rows)
 
 
-def _latest(columns: RequestColumns, rows: Rows) -> int:
-    """Latest timestamp of some rows; 0 where all are in quarantine."""
-    return int(columns.timestamp_ms.take(rows[rows >= 0]).max(initial=0))
-
-
-def _cut(pieces: list[Piece], part: Interval) -> list[Piece]:
+def _cut(pieces: list[_Piece], part: Interval) -> list[_Piece]:
     """Rows number `part` of some pieces."""
     start, end = part
     found, begin = [], 0
-    for columns, rows in pieces:
-        mine = rows[max(start - begin, 0) : max(end - begin, 0)]
-        if len(mine):
-            found.append((columns, mine))
-        begin += len(rows)
+    for piece in pieces:
+        first, last = max(start - begin, 0), min(end - begin, len(piece))
+        if first < last:
+            found.append(piece.cut(first, last))
+        begin += len(piece)
     return found

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from easq_rec.config import Replay
 from easq_rec.data.batch import Answers
-from easq_rec.data.columns import RequestColumns, Rows
+from easq_rec.data.columns import Rows
+from easq_rec.data.encode import EncodedRequests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class AnswerReplay:
 
     def __init__(
         self,
-        requests: RequestColumns | None,
+        requests: EncodedRequests | None,
         config: Replay,
         *,
         until_ms: int,
@@ -79,7 +80,7 @@ class AnswerReplay:
         """Answers that training may come to see."""
         return len(self._request)
 
-    def _index(self, requests: RequestColumns, until_ms: int, rankable: tuple[int, ...], slates: bool) -> None:
+    def _index(self, requests: EncodedRequests, until_ms: int, rankable: tuple[int, ...], slates: bool) -> None:
         """One entry per usable answer, in the order in which they arrive."""
         candidates = requests.candidates
         answer, time = candidates.column("answer"), candidates.column("answered_at_ms")

@@ -56,6 +56,8 @@ class Layout:
 
     schema: FeatureSchema
     columns: tuple[Column, ...]
+    truth: str | None = None
+    """Candidate column with a graded truth, where it is among them."""
 
     @staticmethod
     def of(schema: FeatureSchema, *, outcomes: bool = True, answers: bool = False, truth: str | None = None) -> Layout:
@@ -84,7 +86,7 @@ class Layout:
         for column in columns:
             first = unique.get(column.path)
             unique[column.path] = column if first is None else _both(first, column)
-        return Layout(schema=schema, columns=tuple(unique.values()))
+        return Layout(schema=schema, columns=tuple(unique.values()), truth=truth)
 
     def check(self, file_schema: pa.Schema, where: str) -> None:
         """Raises ValueError that lists every difference between the file and what is read from it."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from easq_rec.config import Config
 from easq_rec.data import files
-from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset, split
+from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.loader import TrainLoader
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.reader import RequestReader
@@ -27,7 +27,7 @@ class Sources:
     holdout: RequestDataset
     truth: str | None
     """Candidate column with graded truth, where the held-out data have it."""
-    answers: RequestColumns | None
+    answers: EncodedRequests | None
     """All answered requests, for diagnostics; training sees those of its period alone, when they are due."""
     train_period: Period
     holdout_period: Period
@@ -122,7 +122,7 @@ def open_holdout(
     return opened(Layout.of(config.schema, truth=truth)), truth
 
 
-def _read_answers(config: Config, directory: files.Location, quarantine: Quarantine | None) -> RequestColumns | None:
+def _read_answers(config: Config, directory: files.Location, quarantine: Quarantine | None) -> EncodedRequests | None:
     answers = files.join(directory, "answers")
     if not files.is_dir(answers):
         raise ValueError(
@@ -130,4 +130,5 @@ def _read_answers(config: Config, directory: files.Location, quarantine: Quarant
             "without a questionnaire, train a recipe without alignment (main_only)"
         )
     layout = Layout.of(config.schema, answers=True)
-    return RequestDataset(answers, layout, max_history=config.data.max_history, quarantine=quarantine).read_all()
+    found = RequestDataset(answers, layout, max_history=config.data.max_history, quarantine=quarantine).read_all()
+    return encode(layout, found) if found is not None else None

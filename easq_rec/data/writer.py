@@ -1,8 +1,9 @@
-"""Parquet as the reader likes it: whole row groups, and encodings that are quick to undo.
+"""Parquet as the reader likes it: whole row groups, encodings that are quick to undo, no nulls where there are none.
 
 A shuffle window is a few row groups, so a row group holds a few thousand requests. Numbers of four bytes and more are
 split into byte streams before zstd compresses them (BYTE_STREAM_SPLIT): ids of large spaces then take fewer bytes than
-in a dictionary and are quicker to read (`benchmarks/data.py` measures both).
+in a dictionary and are quicker to read (`benchmarks/data.py` measures both). Where a field cannot be null, Arrow reads
+values alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,6 +73,35 @@ def parquet_leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
         yield from walk(field.name, field.type)
 
 
+def required(schema: pa.Schema, optional: Collection[str]) -> pa.Schema:
+    """The same schema, in which no field but these may be null; they are named as by `nullable`."""
+
+    def strict(path: str, field: pa.Field) -> pa.Field:
+        dtype = field.type
+        if pa.types.is_struct(dtype):
+            dtype = pa.struct([strict(f"{path}.{child.name}", child) for child in dtype])
+        elif pa.types.is_list(dtype):
+            dtype = pa.list_(strict(f"{path}.list.element", dtype.value_field))
+        return pa.field(field.name, dtype, nullable=path in optional)
+
+    return pa.schema([strict(field.name, field) for field in schema])
+
+
+def nullable(table: pa.Table) -> set[str]:
+    """Paths of the fields that hold a null, as Parquet names them: `candidates.list.element.answer`."""
+
+    def walk(path: str, array: pa.Array) -> Iterator[str]:
+        if array.null_count:
+            yield path
+        if pa.types.is_struct(array.type):
+            for index, child in enumerate(array.type):
+                yield from walk(f"{path}.{child.name}", array.field(index))
+        elif pa.types.is_list(array.type):
+            yield from walk(f"{path}.list.element", array.flatten())
+
+    return {path for name in table.column_names for chunk in table[name].chunks for path in walk(name, chunk)}
+
+
 class PartWriter:
     """Writes tables to `part-*.parquet` in whole row groups, holding back less than one.
 
@@ -89,6 +119,8 @@ class PartWriter:
         self._held: list[pa.Table] = []
         self._waiting = 0
         self._groups = 0
+        self._parts = 0
+        self._nullable: set[str] = set()
         self._part: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
@@ -108,20 +140,23 @@ class PartWriter:
 
     def close(self) -> None:
         """Writes what is held back; a dataset without rows still gets one file, which holds its schema."""
-        if self._waiting or not self._groups:
+        if self._waiting or not self.rows:
             self._write_group(pa.concat_tables(self._held).combine_chunks())
         self._close_part()
 
     def _write_group(self, table: pa.Table) -> None:
-        if self._groups % self._part_row_groups == 0:
+        found = nullable(table)
+        # A field that has a null for the first time needs another schema, and so another file.
+        if self._part is None or self._groups == self._part_row_groups or not found <= self._nullable:
             self._close_part()
-            path = self._folder / f"part-{self._groups // self._part_row_groups:05d}.parquet"
-            self._part = open_writer(path, table.schema)
-        assert self._part is not None
-        self._part.write_table(table, row_group_size=self._row_group)
+            self._nullable |= found
+            path = self._folder / f"part-{self._parts:05d}.parquet"
+            self._part = open_writer(path, required(table.schema, self._nullable))
+            self._parts += 1
+        self._part.write_table(table.cast(self._part.schema), row_group_size=self._row_group)
         self._groups += 1
 
     def _close_part(self) -> None:
         if self._part is not None:
             self._part.close()
-            self._part = None
+            self._part, self._groups = None, 0

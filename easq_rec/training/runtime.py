@@ -42,9 +42,9 @@ class Runtime:
         # On the host, through gloo: asking a GPU would wait for all that it has been given to do.
         tensor = torch.tensor(value)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. Were that coming to its
-        # end then, the process would abort.
-        while tensor._use_count() > 1:
+        # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. If that were coming to
+        # its end by then, the process would abort.
+        while tensor._use_count() > 1:  # type: ignore[attr-defined]
             time.sleep(1e-4)
         return int(tensor)
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset
 from easq_rec.data.decode import NO_ANSWER
+from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.schema import Layout
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 
@@ -208,8 +209,10 @@ def open_dataset(directory: Path, *, period: Period | None = None, max_history: 
     return RequestDataset(directory, Layout.of(SCHEMA), period=period, max_history=max_history)
 
 
-def read_answers(directory: Path) -> RequestColumns | None:
-    return RequestDataset(directory, Layout.of(SCHEMA, answers=True)).read_all()
+def read_answers(directory: Path) -> EncodedRequests | None:
+    layout = Layout.of(SCHEMA, answers=True)
+    found = RequestDataset(directory, layout).read_all()
+    return encode(layout, found) if found is not None else None
 
 
 def ids(columns: RequestColumns) -> list[int]:

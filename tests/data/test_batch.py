@@ -14,8 +14,8 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from easq_rec.data.batch import Answers, Extent, RequestBatch, collate, sequence_keys
-from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.schema import Layout
 from easq_rec.features import Feature, FeatureSchema
 from tests.data.builders import (
@@ -25,20 +25,23 @@ from tests.data.builders import (
     arrow_schema,
     make_answers,
     make_rows,
-    open_dataset,
     read_answers,
     write_dataset,
 )
 
+PLAIN = Layout.of(SCHEMA)
 
-def columns_of(directory: Path, rows: list[Row]) -> RequestColumns:
+
+def columns_of(directory: Path, rows: list[Row], layout: Layout = PLAIN) -> EncodedRequests:
     """The rows as read from a file."""
-    columns = open_dataset(write_dataset(directory / "requests", rows, row_group_sizes=[4])).read_all()
+    schema = arrow_schema(answers="candidates.answer" in {column.path for column in layout.columns})
+    folder = write_dataset(directory / "requests", rows, row_group_sizes=[4], schema=schema)
+    columns = RequestDataset(folder, layout).read_all()
     assert columns is not None
-    return columns
+    return encode(layout, columns)
 
 
-def answers_of(directory: Path, rows: list[Row]) -> RequestColumns:
+def answers_of(directory: Path, rows: list[Row]) -> EncodedRequests:
     columns = read_answers(write_dataset(directory / "answers", rows, schema=arrow_schema(answers=True)))
     assert columns is not None
     return columns
@@ -222,9 +225,7 @@ def test_requests_without_candidates_are_kept_and_get_a_blank_one(tmp_path: Path
 
 def test_truth_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 5)
-    directory = write_dataset(tmp_path, rows)
-    columns = RequestDataset(directory, Layout.of(SCHEMA, truth="true_satisfaction")).read_all()
-    assert columns is not None
+    columns = columns_of(tmp_path, rows, Layout.of(SCHEMA, truth="true_satisfaction"))
     batch = collate(SCHEMA, columns, truth="true_satisfaction")
     truth = [candidate["true_satisfaction"] for row in rows for candidate in row["candidates"]]
     assert batch.truth_N is not None and None in truth
@@ -235,8 +236,7 @@ def test_truth_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_scoring_has_no_outcomes(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 5)
-    columns = RequestDataset(write_dataset(tmp_path, rows), Layout.of(SCHEMA, outcomes=False)).read_all()
-    assert columns is not None
+    columns = columns_of(tmp_path, rows, Layout.of(SCHEMA, outcomes=False))
     assert collate(SCHEMA, columns).outcome_NO.shape == (sum(len(row["candidates"]) for row in rows), 0)
 
 
@@ -244,7 +244,7 @@ def test_a_schema_without_pooled_or_float_features(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 5)
     shared = tuple(feature for feature in SCHEMA.candidate if feature.name in ("video_id", "author_id"))
     schema: FeatureSchema = dataclasses.replace(SCHEMA, candidate=shared)
-    batch = collate(schema, columns_of(tmp_path, rows))
+    batch = collate(schema, columns_of(tmp_path, rows, Layout.of(schema)))
     assert batch.candidate is None
     assert batch.float_NF.shape == (batch.total.candidates, 0)
 
@@ -266,9 +266,7 @@ def answered_batch(tmp_path: Path) -> RequestBatch:
     rng = np.random.default_rng(0)
     rows = make_rows(rng, 5)
     layout = Layout.of(SCHEMA, answers=True, truth="true_satisfaction")
-    directory = write_dataset(tmp_path, make_answers(rng, rows), schema=arrow_schema(answers=True))
-    columns = RequestDataset(directory, layout).read_all()
-    assert columns is not None
+    columns = columns_of(tmp_path, make_answers(rng, rows), layout)
     answers = Answers(requests=columns, request_A=np.array([1]), candidate_A=np.array([0]), answer_A=np.array([2]))
     return collate(SCHEMA, columns, answers, truth="true_satisfaction")
 

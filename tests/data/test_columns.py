@@ -72,11 +72,33 @@ def test_ragged_keep_is_a_selection_within_lists(lists: list[list[Entry]], data:
 
 @few
 @given(columns, st.data())
-def test_entries_are_the_positions_in_the_children(lists: list[list[Entry]], data: st.DataObject) -> None:
-    rows = draw_rows(data, len(lists))
-    starts = offsets([len(entries) for entries in lists])
-    expected = [starts[row] + entry for row in rows for entry in range(len(lists[row]))]
-    assert ragged(lists).entries(np.array(rows, dtype=np.int64)).tolist() == expected
+def test_lists_are_taken_whole_or_by_entry_with_one_result(lists: list[list[Entry]], data: st.DataObject) -> None:
+    rows = np.array(draw_rows(data, len(lists)), dtype=np.int64)
+    column = ragged(lists).slice(0, len(lists))
+    whole, by_entry = column._take_runs(rows), column._take_entries(rows)
+    assert unragged(whole) == unragged(by_entry) == [lists[row] for row in rows]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.float32, np.float64, np.bool_])
+def test_taking_whole_lists_keeps_values_of_any_type(dtype: type) -> None:
+    values = np.array([0, 1, 0, 1, 1, 1, 0], dtype) * dtype(1)
+    values.flags.writeable = False
+    column = Ragged(offsets=offsets([2, 0, 4, 1]), children={"values": values})
+    taken = column._take_runs(np.array([2, 0, 2]))
+    assert taken.column("values").dtype == dtype
+    assert nested(taken) == [{"values": values[rows].tolist()} for rows in (slice(2, 6), slice(0, 2), slice(2, 6))]
+
+
+@few
+@given(columns, st.data())
+def test_a_slice_is_some_lists_in_a_row(lists: list[list[Entry]], data: st.DataObject) -> None:
+    begin = data.draw(st.integers(0, len(lists)))
+    end = data.draw(st.integers(begin, len(lists)))
+    column = ragged(lists)
+    part = column.slice(begin, end)
+    assert unragged(part) == lists[begin:end]
+    assert part.offsets[0] == 0
+    assert not len(part.column("number")) or np.shares_memory(part.column("number"), column.column("number"))
 
 
 @few
@@ -123,6 +145,15 @@ def test_requests_take(lists: list[list[Entry]], data: st.DataObject) -> None:
     taken = everything.take(np.array(rows, dtype=np.int64))
     assert len(taken) == len(rows)
     assert plain(taken) == [plain(everything)[row] for row in rows]
+
+
+@few
+@given(columns, st.data())
+def test_requests_slice(lists: list[list[Entry]], data: st.DataObject) -> None:
+    begin = data.draw(st.integers(0, len(lists)))
+    end = data.draw(st.integers(begin, len(lists)))
+    everything = requests(lists)
+    assert plain(everything.slice(begin, end)) == plain(everything)[begin:end]
 
 
 @few

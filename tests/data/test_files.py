@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import socket
@@ -114,7 +115,7 @@ def test_messages_name_the_location_without_its_options(logs: str) -> None:
     assert "?" not in place
     with pytest.raises(ValueError, match=f"^{re.escape(place)}/answers holds no Parquet files"):
         RequestDataset(files.join(logs, "answers"), Layout.of(SCHEMA))
-    schema = SCHEMA.__class__(**{**SCHEMA.__dict__, "item": "film_id"})
+    schema = dataclasses.replace(SCHEMA, item="film_id")
     message = f"^{re.escape(place)}/requests/part=00/0000.parquet does not match the feature schema"
     with pytest.raises(ValueError, match=message):
         RequestDataset(files.join(logs, "requests"), Layout.of(schema))

@@ -16,8 +16,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from easq_rec.config import Replay
 from easq_rec.data.batch import RequestBatch
-from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.loader import LoaderState, TrainLoader
 from easq_rec.data.position import Position
 from easq_rec.data.reader import RequestReader
@@ -40,7 +40,7 @@ class Data:
     """23 requests, 12 of them answered."""
 
     requests: RequestDataset
-    answers: RequestColumns | None
+    answers: EncodedRequests | None
 
     def loader(
         self,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from easq_rec.config import Replay
 from easq_rec.data.batch import Answers
-from easq_rec.data.columns import RequestColumns
+from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.replay import AnswerReplay, ReplayState
 from tests.data.builders import Row, answer_row, arrow_schema, ids, make_rows, read_answers, write_dataset
 
@@ -45,20 +45,20 @@ def answered_rows(replies: list[dict[int, tuple[int, int]]]) -> list[Row]:
     return answered
 
 
-def read(directory: Path, rows: list[Row]) -> RequestColumns | None:
+def read(directory: Path, rows: list[Row]) -> EncodedRequests | None:
     schema = arrow_schema(answers=True)
     return read_answers(write_dataset(directory, rows, schema=schema, file_sizes=[2], row_group_sizes=[1]))
 
 
 @pytest.fixture(scope="session")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> RequestColumns:
+def answered(tmp_path_factory: pytest.TempPathFactory) -> EncodedRequests:
     columns = read(tmp_path_factory.mktemp("answers"), answered_rows(REPLIES))
     assert columns is not None
     return columns
 
 
 def replay_of(
-    requests: RequestColumns | None,
+    requests: EncodedRequests | None,
     config: Replay,
     *,
     until_ms: int = NEVER,
@@ -115,7 +115,7 @@ ALL = Replay(answers_per_step=100)
     ],
 )
 def test_an_answer_is_admitted_when_the_clock_has_reached_it(
-    answered: RequestColumns, after_ms: int, rankable: tuple[int, ...], expected: list[Key]
+    answered: EncodedRequests, after_ms: int, rankable: tuple[int, ...], expected: list[Key]
 ) -> None:
     drawn = replay_of(answered, ALL, rankable=rankable).draw(START + after_ms)
     assert sorted(keys(drawn)) == expected
@@ -124,7 +124,7 @@ def test_an_answer_is_admitted_when_the_clock_has_reached_it(
     ]
 
 
-def test_answered_candidates_come_with_their_slate_or_alone(answered: RequestColumns) -> None:
+def test_answered_candidates_come_with_their_slate_or_alone(answered: EncodedRequests) -> None:
     """What is drawn is the same; alone, no other candidate is there to be looked up."""
     for until_ms, rankable, alone in (
         (NEVER, (0, 2), [0, 2, 0, 2, 2]),
@@ -145,27 +145,27 @@ def test_answered_candidates_come_with_their_slate_or_alone(answered: RequestCol
         assert pruned.requests.history.lengths.tolist() == slates.requests.history.lengths.tolist()
 
 
-def test_a_draw_lists_its_answers_request_by_request(answered: RequestColumns) -> None:
+def test_a_draw_lists_its_answers_request_by_request(answered: EncodedRequests) -> None:
     drawn = replay_of(answered, ALL, rankable=(0, 1, 2)).draw(NEVER)
     assert drawn is not None
     assert drawn.request_A.tolist() == sorted(drawn.request_A.tolist()) == [0, 0, 1, 2, 2, 2, 3]
     assert ids(drawn.requests) == [10, 11, 12, 14], "each request once, and none without an answer"
 
 
-def test_answers_from_the_held_out_period_do_not_exist(answered: RequestColumns) -> None:
+def test_answers_from_the_held_out_period_do_not_exist(answered: EncodedRequests) -> None:
     for until_ms, expected in ((300, []), (301, [(10, 2)]), (401, [(10, 2), (12, 0), (12, 2)])):
         replay = replay_of(answered, ALL, until_ms=START + until_ms)
         assert len(replay) == len(expected)
         assert sorted(keys(replay.draw(NEVER))) == expected
 
 
-def test_a_clock_that_goes_back_takes_nothing_away(answered: RequestColumns) -> None:
+def test_a_clock_that_goes_back_takes_nothing_away(answered: EncodedRequests) -> None:
     replay = replay_of(answered, ALL)
     assert len(keys(replay.draw(START + 400))) == 3
     assert len(keys(replay.draw(START))) == 3
 
 
-def test_capacity_keeps_the_most_recent_answers(answered: RequestColumns) -> None:
+def test_capacity_keeps_the_most_recent_answers(answered: EncodedRequests) -> None:
     replay = replay_of(answered, dataclasses.replace(ALL, capacity=2))
     assert sorted(keys(replay.draw(START + 300))) == [(10, 2)]
     assert sorted(keys(replay.draw(START + 400))) == [(12, 0), (12, 2)]
@@ -173,7 +173,7 @@ def test_capacity_keeps_the_most_recent_answers(answered: RequestColumns) -> Non
     assert sorted(keys(replay.draw(START + 600))) == [(10, 0), (14, 2)]
 
 
-def test_no_answer_is_replayed_more_often_than_allowed(answered: RequestColumns) -> None:
+def test_no_answer_is_replayed_more_often_than_allowed(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=2, max_replays=3))
     draws = [keys(replay.draw(NEVER)) for _ in range(12)]
     assert all(len(set(draw)) == len(draw) for draw in draws), "an answer is at most once in a draw"
@@ -184,7 +184,7 @@ def test_no_answer_is_replayed_more_often_than_allowed(answered: RequestColumns)
     assert replay.draw(NEVER) is None
 
 
-def test_draws_are_spread_over_the_answers(answered: RequestColumns) -> None:
+def test_draws_are_spread_over_the_answers(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=2))
     counts = Counter(key for _ in range(300) for key in keys(replay.draw(NEVER)))
     assert len(counts) == 5
@@ -192,7 +192,7 @@ def test_draws_are_spread_over_the_answers(answered: RequestColumns) -> None:
     assert all(80 < count < 160 for count in counts.values())
 
 
-def test_the_draws_are_a_function_of_the_seed(answered: RequestColumns) -> None:
+def test_the_draws_are_a_function_of_the_seed(answered: EncodedRequests) -> None:
     def draws(seed: int) -> list[list[Key]]:
         replay = replay_of(answered, Replay(answers_per_step=2), seed=seed)
         return [keys(replay.draw(NEVER)) for _ in range(10)]
@@ -244,7 +244,7 @@ def assert_same(state: ReplayState, other: ReplayState) -> None:
     assert state.replays.tolist() == other.replays.tolist()
 
 
-def test_a_restored_state_goes_on_with_the_same_draws(answered: RequestColumns) -> None:
+def test_a_restored_state_goes_on_with_the_same_draws(answered: EncodedRequests) -> None:
     config = Replay(answers_per_step=2, max_replays=5)
     clocks = [START + 100 * step for step in range(2, 12)]
     replay = replay_of(answered, config)
@@ -260,7 +260,7 @@ def test_a_restored_state_goes_on_with_the_same_draws(answered: RequestColumns) 
         assert_same(other.state, states[-1])
 
 
-def test_a_draw_leaves_earlier_states_as_they_were(answered: RequestColumns) -> None:
+def test_a_draw_leaves_earlier_states_as_they_were(answered: EncodedRequests) -> None:
     replay = replay_of(answered, ALL)
     before = replay.state
     replay.draw(NEVER)
@@ -314,7 +314,7 @@ def test_a_balanced_draw_that_does_not_divide_favours_no_class(tmp_path: Path) -
     assert 30 <= sum(share[2] == 2 for share in shares) <= 70
 
 
-def test_statistics_for_the_log(answered: RequestColumns) -> None:
+def test_statistics_for_the_log(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=1))
     assert replay.state.statistics() == {
         "replay_admitted": 0, "replay_mean": 0, "replay_max": 0, "replay_age_hours": 0

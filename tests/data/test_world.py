@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from easq_rec.config import World
 from easq_rec.data import world
 from easq_rec.data.world_latents import Latents, calibrate, draw_latents, utilities
+from easq_rec.data.writer import required
 
 SMALL = World(requests=3_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5)
 
@@ -50,16 +51,20 @@ CANDIDATE = [
 ANSWER = [("answer", pa.int8()), ("answered_at_ms", pa.int64())]
 
 
-def row_schema(candidate: list[tuple[str, pa.DataType]]) -> pa.Schema:
-    return pa.schema(
-        [
-            ("request_id", pa.int64()),
-            ("user_id", pa.int64()),
-            ("timestamp_ms", pa.int64()),
-            ("user", USER),
-            ("history", list_of(HISTORY)),
-            ("candidates", list_of(pa.struct(candidate))),
-        ]
+def row_schema(candidate: list[tuple[str, pa.DataType]], *, answered: bool = True) -> pa.Schema:
+    optional = [f"candidates.list.element.{name}" for name, _ in ANSWER] if answered else []
+    return required(
+        pa.schema(
+            [
+                ("request_id", pa.int64()),
+                ("user_id", pa.int64()),
+                ("timestamp_ms", pa.int64()),
+                ("user", USER),
+                ("history", list_of(HISTORY)),
+                ("candidates", list_of(pa.struct(candidate))),
+            ]
+        ),
+        optional,
     )
 
 
@@ -197,7 +202,7 @@ def test_same_seed_same_bytes_other_seed_other_world(small: Path, tmp_path: Path
 def test_no_answers_at_all_still_leave_a_schema(tmp_path: Path) -> None:
     world.ensure(dataclasses.replace(SMALL, requests=50, density=0.0), tmp_path / "silent")
     table = read(tmp_path / "silent" / "answers")
-    assert table.num_rows == 0 and table.schema.equals(row_schema(CANDIDATE + ANSWER))
+    assert table.num_rows == 0 and table.schema.equals(row_schema(CANDIDATE + ANSWER, answered=False))
 
 
 @pytest.mark.parametrize(

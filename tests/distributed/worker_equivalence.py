@@ -24,6 +24,8 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from easq_rec.config import Config, Losses, Optim, Sharding
 from easq_rec.data.batch import RequestBatch, collate
+from easq_rec.data.encode import encode
+from easq_rec.data.schema import Layout
 from easq_rec.model import StepOutput, TrainingModel
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
@@ -129,8 +131,8 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
     """This rank's share of a step."""
     rng = np.random.default_rng(step)
     schema = case.config.schema
-    stream = ragged_requests(schema, rng, REQUESTS)
-    answered = ragged_requests(schema, rng, ANSWERED)
+    stream = encode(Layout.of(schema), ragged_requests(schema, rng, REQUESTS))
+    answered = encode(Layout.of(schema), ragged_requests(schema, rng, ANSWERED))
     answers = random_answers(answered, rng)
     rows, answered_rows = np.arange(REQUESTS), np.arange(ANSWERED)
     if world_size == 2:

@@ -24,6 +24,8 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 from easq_rec.config import Config
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
+from easq_rec.data.encode import encode
+from easq_rec.data.schema import Layout
 from easq_rec.features import Feature
 from easq_rec.model import Ranker
 from easq_rec.nn.backbone import Block
@@ -164,19 +166,19 @@ def requests_and_answers(
     """All requests of a batch, the last `replayed` of them answered: on one candidate, then two, then three, ..."""
     rng = np.random.default_rng(1)
     columns = random_requests(config.schema, rng, histories, candidates)
-    split = len(columns) - replayed
+    encoded, split = encode(Layout.of(config.schema), columns), len(columns) - replayed
     answered = [
         (request, candidate)
         for request in range(replayed)
         for candidate in range(min(request + 1, candidates[split + request]))
     ]
     answers = Answers(
-        requests=columns.take(np.arange(split, len(columns))),
+        requests=encoded.take(np.arange(split, len(columns))),
         request_A=np.array([request for request, _ in answered], np.int64),
         candidate_A=np.array([candidate for _, candidate in answered], np.int64),
         answer_A=np.zeros(len(answered), np.int8),
     )
-    batch = collate(config.schema, columns.take(np.arange(split)), answers if replayed else None)
+    batch = collate(config.schema, encoded.take(np.arange(split)), answers if replayed else None)
     return columns, batch, [(split + request, candidate) for request, candidate in answered]
 
 
@@ -305,7 +307,9 @@ def test_a_candidate_is_blind_to_the_others() -> None:
         rows = np.array([0, 6, 7, 8, 9, 5, 6, 7, 8, 9])
         first[name] = child.take(rows) if isinstance(child, Ragged) else child[rows]
     changed = dataclasses.replace(columns, candidates=dataclasses.replace(columns.candidates, children=first))
-    before, after = (ranker.score(collate(config.schema, c)).main_N for c in (columns, changed))
+    before, after = (
+        ranker.score(collate(config.schema, encode(Layout.of(config.schema), c))).main_N for c in (columns, changed)
+    )
     torch.testing.assert_close(before[0], after[0])
     assert not torch.isclose(before[1:5], after[1:5]).any()
 

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from easq_rec.data.builder.config import Output
 from easq_rec.data.builder.scatter import Partition
 from easq_rec.data.builder.versions import Int
-from easq_rec.data.writer import open_writer
+from easq_rec.data.writer import open_writer, required
 
 HOUR_MS = 3_600_000
 FILE_ROW_GROUPS = 64
+OPTIONAL = ("candidates.list.element.answer", "candidates.list.element.answered_at_ms")
+"""Fields that may be null; a built request lacks nothing else."""
 
 
 def write_fragment(file: Path, schema: pa.Schema, timestamp_ms: Int, batches: Iterable[pa.RecordBatch]) -> None:
@@ -44,6 +46,7 @@ def merge(fragments: list[Path], folder: Path, partition: Partition, schema: pa.
     slices = joined // (output.slice_h * HOUR_MS)
     bounds = np.flatnonzero(np.append(True, slices[1:] != slices[:-1])[: len(slices)]).tolist()
     size = output.row_group * (output.file_row_groups or (FILE_ROW_GROUPS if partition.of == 1 else 1))
+    strict = required(schema, OPTIONAL)
     with ExitStack() as stack:
         runs = [stack.enter_context(_Run(file)) for file in fragments]
         for start, end in pairwise([*bounds, len(slices)]):
@@ -52,10 +55,10 @@ def merge(fragments: list[Path], folder: Path, partition: Partition, schema: pa.
             for number, first in enumerate(range(start, end, size)):
                 file = place / f"{joined[first]:013d}-{partition.name}-{number:05d}.parquet"
                 last = min(first + size, end)
-                with open_writer(file, schema) as writer:
+                with open_writer(file, strict) as writer:
                     for at in range(first, last, output.row_group):
                         group = _take(runs, owner[at : min(at + output.row_group, last)])
-                        writer.write_table(group, row_group_size=output.row_group)
+                        writer.write_table(group.cast(strict), row_group_size=output.row_group)
 
 
 def slice_name(start_ms: int, output: Output) -> str:

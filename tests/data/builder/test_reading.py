@@ -59,7 +59,7 @@ def test_every_request_is_read_once(data: Path) -> None:
         batch = collate(SCHEMA, slice_.requests)
         assert isinstance(batch, RequestBatch)
         seen += slice_.requests.scalars["request_id"].tolist()
-        candidates += len(slice_.requests.candidates.children["video_id"])
+        candidates += len(slice_.requests.candidates.column("video_id"))
     assert sorted(seen) == sorted(rows)
     assert candidates == sum(len(row["candidates"]) for row in rows.values())
 
