@@ -34,7 +34,7 @@ from easq_rec.nn.linear import linear
 from easq_rec.training.host_lookup import pooled_lookup
 from easq_rec.training.runtime import running
 
-USER_TOKENS, WIDTH, FFN, HEADS = 6, 64, 256, 4
+USER_TOKENS, WIDTH, FFN, HEADS, ANSWERS = 6, 64, 256, 4, 8
 TOKENS = REQUESTS * (USER_TOKENS + HISTORY + CANDIDATES)
 
 
@@ -77,13 +77,19 @@ def experts_step(ours: bool) -> Callable[[], None]:
     return step
 
 
-def attention_step(function: Callable[..., Tensor]) -> Callable[[], None]:
-    """Forward and backward of one layer's attention."""
-    tokens = USER_TOKENS + HISTORY + CANDIDATES
-    query, key, value = (torch.randn(REQUESTS, tokens, WIDTH, requires_grad=True) for _ in range(3))
-    grad = torch.randn(REQUESTS, tokens, WIDTH)
+def attention_step(
+    function: Callable[..., Tensor], lists: int = REQUESTS, candidates: int = CANDIDATES, *, times: int = 1
+) -> Callable[[], None]:
+    """Forward and backward of one layer's attention, a number of times."""
     requests = USER_TOKENS + HISTORY
-    return lambda: torch.autograd.backward(function(query, key, value, requests, None, HEADS), grad)
+    query, key, value = (torch.randn(lists, requests + candidates, WIDTH, requires_grad=True) for _ in range(3))
+    grad = torch.randn(lists, requests + candidates, WIDTH)
+
+    def step() -> None:
+        for _ in range(times):
+            torch.autograd.backward(function(query, key, value, requests, None, HEADS), grad)
+
+    return step
 
 
 def lookup_step(pooled: bool) -> Callable[[], None]:
@@ -119,6 +125,10 @@ def measure(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
         "feed_forward_ragged": (feed_forward_step(True, ragged=True), feed_forward_step(False, ragged=True)),
         "experts": (experts_step(True), experts_step(False)),
         "attention": (attention_step(attend), attention_step(attend_reference)),
+        "attention_replayed_10_times": (
+            attention_step(attend, ANSWERS, 1, times=10),
+            attention_step(attend_reference, ANSWERS, 1, times=10),
+        ),
         "unpooled_lookup": (lookup_step(True), lookup_step(False)),
     }
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in pairs}

@@ -1,4 +1,4 @@
-"""The CPU form of the attention equals the plain one, values and gradients."""
+"""The CPU forms of the attention equal the plain one, values and gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from easq_rec.nn.attention import _HostAttention, attend_reference
+from easq_rec.nn.attention import _HostAttention, _PackedAttention, attend_reference
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from easq_rec.nn.attention import _HostAttention, attend_reference
 @pytest.mark.parametrize("candidates_only", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("spread", [1.0, 30.0])
-def test_host_form_equals_reference(
+def test_host_forms_equal_reference(
     lists: int,
     requests: int,
     candidates: int,
@@ -40,10 +40,11 @@ def test_host_form_equals_reference(
         bias = torch.zeros(lists, 1, 1, requests, dtype=torch.float64).masked_fill_(~real[:, None, None], -math.inf)
     grad = torch.randn(lists, queries, width, dtype=torch.float64, generator=generator)
     results = []
-    for function in (attend_reference, _HostAttention.apply):
+    for function in (attend_reference, _HostAttention.apply, _PackedAttention.apply):
         inputs = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
         mixed = function(*inputs, requests, bias, heads)
         mixed.backward(grad)
         results.append([mixed.detach(), *(tensor.grad for tensor in inputs)])
-    for plain, host in zip(*results, strict=True):
-        torch.testing.assert_close(host, plain, rtol=1e-9, atol=1e-9 * spread)
+    for plain, *hosts in zip(*results, strict=True):
+        for host in hosts:
+            torch.testing.assert_close(host, plain, rtol=1e-9, atol=1e-9 * spread)
