@@ -20,15 +20,15 @@ from pathlib import Path
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
 from easq_rec.config import Config, LoRA, Replay
-from easq_rec.recipes import without_alignment
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.runtime import running
+from easq_rec.variants import main_only
 
 
 def variants(config: Config) -> dict[str, Config]:
     """The configs that take turns."""
     return {
-        "main_only": without_alignment(config, recipe="main_only"),
+        "main_only": main_only(config),
         "easq": config,
         "one_answer": dataclasses.replace(config, replay=Replay(answers_per_step=1)),
         "without_adapters": dataclasses.replace(config, model=dataclasses.replace(config.model, lora=None)),

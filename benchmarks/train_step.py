@@ -38,11 +38,11 @@ from easq_rec.data.encode import encode
 from easq_rec.data.schema import Layout
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 from easq_rec.model import TrainingModel
-from easq_rec.recipes import without_alignment
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding import shard
+from easq_rec.variants import main_only as without_alignment
 
 REQUESTS, CANDIDATES, HISTORY, REPLAYED = 128, 12, 50, 8
 USERS, VIDEOS, AUTHORS, TAGS, VALUES = 1_000_000, 1_000_000, 100_000, 5_000, 10_000
@@ -250,7 +250,7 @@ def main() -> None:
         memory = memory_of(config, runtime)
         bf16 = dataclasses.replace(config.trainer, precision="bf16")
         medium = dataclasses.replace(config.trainer, matmul="medium")
-        easq, main_only = Step(config, runtime), Step(without_alignment(config, recipe="main_only"), runtime)
+        easq, main_only = Step(config, runtime), Step(without_alignment(config), runtime)
         with HostMemory() as host:
             for step in (easq, main_only):
                 measure(step, 5)

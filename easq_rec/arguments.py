@@ -17,7 +17,7 @@ import tyro
 
 from easq_rec.config import Config
 from easq_rec.features import FeatureSchema
-from easq_rec.recipes import RECIPES
+from easq_rec.recipes import BASES, RECIPES, recipe
 from easq_rec.schema_file import load_schema
 from easq_rec.serialization import from_dict
 
@@ -45,14 +45,19 @@ def parse_config(argv: Sequence[str], *, prog: str) -> Config:
     if name.endswith(".json"):
         default = _stored_config(Path(name))
         name = default.recipe
-    elif name in RECIPES:
-        default = RECIPES[name]()
     else:
-        raise UsageError(f"recipe {name!r} is not known: one of {', '.join(RECIPES)}")
+        try:
+            default = recipe(name)
+        except KeyError:
+            known = (
+                f"one of {', '.join(RECIPES)}, or BASE_VARIANT such as quickstart_ple, BASE one of {', '.join(BASES)}"
+            )
+            raise UsageError(f"recipe {name!r} is not known: {known}") from None
     if schema_file is not None:
         default = _with_schema(default, schema_file)
     description = (
-        f"Trains recipe {name} (of: {', '.join(RECIPES)}; {prog} RECIPE --help shows the defaults of another).\n\n"
+        f"Trains recipe {name} (of: {', '.join(RECIPES)}, or BASE_VARIANT such as quickstart_ple; {prog} RECIPE --help "
+        "shows the defaults of another).\n\n"
         "--data DIR names the folder with requests/ and answers/; an existing --run-dir is resumed. --schema FILE.toml "
         "takes features, tables and outcomes from a file instead of the recipe (easq-rec data inspect drafts one)."
     )

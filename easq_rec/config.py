@@ -8,151 +8,35 @@ run.
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
 
 from easq_rec.features import FeatureSchema, require
+from easq_rec.model_config import LinearName, LoRA, Losses, Model, Replay, Tower
+
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "Data",
+    "Evaluation",
+    "Hidden",
+    "LinearName",
+    "LoRA",
+    "Logging",
+    "Losses",
+    "Model",
+    "Optim",
+    "Replay",
+    "Sharding",
+    "Tower",
+    "Trainer",
+    "World",
+]
 
 Hidden = tyro.conf.Suppress
 """Marks a field that a recipe chooses in Python: it is stored in config.json but is no command-line flag."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tower:
-    """A mixture of small MLP experts behind a ReLU router."""
-
-    experts: int
-    """Number of experts (K1 for the main tower, K2 for the satisfaction tower)."""
-    hidden: int = 64
-    """Hidden width of each expert."""
-    out: int = 64
-    """Output width of each expert."""
-    gate_floor: float = 0.01
-    """Added to every gate: without it a gate whose ReLU closes for all inputs never opens again."""
-
-    def __post_init__(self) -> None:
-        require(self.experts >= 1, "tower.experts", self.experts, "at least 1")
-        require(self.hidden >= 1, "tower.hidden", self.hidden, "at least 1")
-        require(self.out >= 1, "tower.out", self.out, "at least 1")
-        require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
-
-
-LinearName = Literal["input", "query", "key_value", "attention_out", "ffn_in", "ffn_out"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRA:
-    """Low-rank adapters on the backbone's linears (the satisfaction pathway's own parameters)."""
-
-    rank: int = 8
-    """Rank r of each adapter."""
-    alpha: float = 8.0
-    """The adapter's product B A is scaled by alpha / rank."""
-    targets: tuple[LinearName, ...] = ("input", "query", "key_value", "attention_out", "ffn_in", "ffn_out")
-    """Which linears carry an adapter; the others are constants of the satisfaction stream. So an adapter learns only
-    if those behind it on the way to the tower have one as well: query and key_value need attention_out, ffn_in needs
-    ffn_out."""
-
-    def __post_init__(self) -> None:
-        require(self.rank >= 1, "model.lora.rank", self.rank, "at least 1")
-        require(self.alpha > 0, "model.lora.alpha", self.alpha, "more than 0")
-        allowed = typing.get_args(LinearName)
-        for target in self.targets:
-            require(target in allowed, "model.lora.targets", target, f"one of {allowed}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The request-level Transformer and its towers (sizes of section 4 of the architecture guide)."""
-
-    dim: int = 64
-    """Width d of a token."""
-    heads: int = 4
-    """Attention heads."""
-    layers: int = 2
-    """Transformer blocks."""
-    ffn: int = 256
-    """Hidden width of a block's feed-forward net."""
-    main: Tower = Tower(experts=6)
-    """Main tower: its output is the policy score that is served."""
-    satisfaction: Tower | None = Tower(experts=2)
-    """Satisfaction tower: its output is the reference score. None: no satisfaction pathway at all."""
-    lora: LoRA | None = LoRA()
-    """Adapters. None: the satisfaction tower reads the main representation as a constant."""
-    isolate_embeddings: bool = True
-    """True: the satisfaction loss does not reach the embeddings; False: it does, through the adapters (the paper)."""
-
-    def __post_init__(self) -> None:
-        require(self.dim >= 1 and self.heads >= 1, "model.dim", self.dim, "at least 1")
-        require(self.dim % self.heads == 0, "model.heads", self.heads, f"a divisor of model.dim={self.dim}")
-        require(self.layers >= 1, "model.layers", self.layers, "at least 1")
-        require(self.ffn >= 1, "model.ffn", self.ffn, "at least 1")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Losses, replay
-
-
-@dataclass(frozen=True, kw_only=True)
-class Losses:
-    """L = L_main + satisfaction * L_satis + dpo * L_DPO + dense * L_dense."""
-
-    satisfaction: float = 1.0
-    """Weight of the pairwise satisfaction loss on answered pairs (lambda 1)."""
-    dpo: float = 0.0
-    """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
-    dense: float = 0.3
-    """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
-    policy: Literal["score_difference", "slate_softmax", "bernoulli"] = "slate_softmax"
-    """What log pi means in the DPO loss. score_difference is the paper's literal form."""
-    beta: float = 1.0
-    """Temperature of the DPO loss (the paper uses 0.1 with score_difference)."""
-    dense_warmup_steps: int = 100
-    """Steps before L_dense and L_DPO set in, while the reference learns its first answers."""
-    uncertain: Literal["ignore", "between"] = "ignore"
-    """Whether `uncertain` answers form no pairs or rank between the other two."""
-
-    @property
-    def rankable(self) -> tuple[int, ...]:
-        """Answer codes that take part in pairs."""
-        return (0, 1, 2) if self.uncertain == "between" else (0, 2)
-
-    @property
-    def needs_slates(self) -> bool:
-        """Whether an answered candidate is compared with the other candidates of its request."""
-        return self.dpo > 0 and self.policy == "slate_softmax"
-
-    def __post_init__(self) -> None:
-        for name in ("satisfaction", "dpo", "dense"):
-            require(getattr(self, name) >= 0, f"losses.{name}", getattr(self, name), "0 or more")
-        require(self.beta > 0, "losses.beta", self.beta, "more than 0")
-        require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """The buffer of answered requests from which every batch takes some."""
-
-    answers_per_step: int = 8
-    """Answers appended to each rank's batch, with their requests."""
-    capacity: int = 65_536
-    """Most recent answers kept."""
-    max_replays: int = 1_000
-    """How often one answer may be replayed."""
-    balance: bool = False
-    """True: a draw has equally many answers of each class, as far as there are enough; False: as they come."""
-
-    def __post_init__(self) -> None:
-        require(self.answers_per_step >= 1, "replay.answers_per_step", self.answers_per_step, "at least 1")
-        require(self.capacity >= 1, "replay.capacity", self.capacity, "at least 1")
-        require(self.max_replays >= 1, "replay.max_replays", self.max_replays, "at least 1")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -394,5 +278,5 @@ class Config:
 
     @property
     def aligned(self) -> bool:
-        """Whether the run trains a satisfaction pathway."""
-        return self.model.satisfaction is not None
+        """Whether the run learns from answers."""
+        return self.model.satisfaction is not None or self.losses.direct > 0

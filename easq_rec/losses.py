@@ -78,6 +78,11 @@ def log_policy(score_RC: Tensor, mask_RC: Tensor, form: str) -> Tensor:
     raise ValueError(f"losses.policy={form!r} is not allowed: score_difference, slate_softmax or bernoulli")
 
 
+def bernoulli_kl(policy_N: Tensor, reference_N: Tensor) -> Tensor:
+    """KL of sigmoid(policy) from sigmoid(reference) in nats, elementwise: how far scores are apart as probabilities."""
+    return policy_N.sigmoid() * (policy_N - reference_N) + F.softplus(reference_N) - F.softplus(policy_N)
+
+
 def answered_pairs(value_A: Tensor, label_A: Tensor, value_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
     """-log sigmoid(v+ - v-), summed over pairs of answers with label+ > label-, across requests and ranks.
 

@@ -6,7 +6,9 @@ A answers of this rank, B answers of all ranks, K experts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -17,6 +19,11 @@ from easq_rec.config import Config, Losses
 from easq_rec.data.batch import RequestBatch
 from easq_rec.nn.embeddings import RequestEmbeddings
 from easq_rec.nn.network import NetworkOutput, RankingNetwork
+
+STEERING = ("dpo", "dense")
+"""Losses by which the reference steers the policy."""
+GATE_WEIGHT, GATE_FACTOR = 1e-8, 1.2
+"""Where the weight of a gate penalty starts, and by what it changes per step (ReMoE, arXiv 2412.14711)."""
 
 
 class Ranks(Protocol):
@@ -63,7 +70,8 @@ class Ranker(nn.Module):
             config.schema,
             config.model,
             max_history=config.data.max_history,
-            policy_on_replayed=config.losses.dpo > 0,
+            policy_on_replayed=config.losses.dpo > 0 or config.losses.direct > 0,
+            smoothing=config.losses.reference_smoothing,
         )
 
     def forward(self, batch: RequestBatch) -> NetworkOutput:
@@ -85,29 +93,42 @@ class StepOutput:
 
     loss: Tensor
     """What is differentiated, scaled for DistributedDataParallel's mean over ranks."""
-    loss_main: Tensor
-    loss_satisfaction: Tensor
-    loss_dpo: Tensor
-    loss_dense: Tensor
+    losses: dict[str, Tensor]
+    """Of each part by its name in the config (`main`, `satisfaction`, `dpo`, ...), before its weight."""
     pairs_main: Tensor
     """Over all ranks."""
     pairs_answered: Tensor
+    divergence: Tensor | None
+    """Mean KL of sigmoid(policy score) from sigmoid(reference score) over all ranks; None where nothing bounds it."""
     network: NetworkOutput
 
 
 class Objective(nn.Module):
-    """L = L_main + l1 L_satis + l2 L_DPO + l3 L_dense, each normalised by its pairs over all ranks.
+    """L = L_main + l1 L_satis + l2 L_DPO + l3 L_dense + l4 L_direct, each normalised by its pairs over all ranks.
 
     Args:
         utility: weight of each outcome in the engagement utility.
         slots: answers per rank and step at most; all ranks exchange that many values.
+        activity: share of open gates wanted, of the towers for which one is.
     """
 
     utility_O: Tensor
 
-    def __init__(self, config: Losses, utility: list[float], *, slots: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: Losses,
+        utility: list[float],
+        *,
+        slots: int,
+        ranks: Ranks,
+        activity: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.config = config
+        self.activity = dict(activity)
+        for name in self.activity:
+            # Part of the checkpoint: the weight has found its level over many steps.
+            self.register_buffer(f"gate_weight_{name}", torch.tensor(GATE_WEIGHT))
         self.slots = slots
         self.ranks = ranks
         self.steered = True
@@ -115,7 +136,7 @@ class Objective(nn.Module):
         self.register_buffer("utility_O", torch.tensor(utility), persistent=False)
 
     def forward(self, output: NetworkOutput, batch: RequestBatch) -> StepOutput:
-        config, lists, size = self.config, output.candidates, self.ranks.size
+        config, lists = self.config, output.candidates
         score_RC = lists.pad(output.main.score_N[:, None]).squeeze(-1)
         mask_RC = lists.mask()
         zero = score_RC.new_zeros(())
@@ -131,33 +152,79 @@ class Objective(nn.Module):
             if config.dense and self.steered:
                 sum_dense, pairs_dense = losses.dense_preference(request_pairs, reference_RC[:count])
         pairs = self.ranks.sum(torch.stack([pairs_main, pairs_dense]))
-        loss_main = sum_main / pairs[0].clamp(min=1)
-        loss_dense = sum_dense / pairs[1].clamp(min=1)
-        loss_satisfaction = loss_dpo = zero
+        parts = {"main": sum_main / pairs[0].clamp(min=1)}
+        weights = {"main": 1.0}
+        if output.reference is not None:
+            parts |= {"satisfaction": zero, "dpo": zero, "dense": sum_dense / pairs[1].clamp(min=1)}
+            steering = 1.0 if self.steered else 0.0
+            weights |= {
+                "satisfaction": config.satisfaction, "dpo": steering * config.dpo, "dense": steering * config.dense
+            }  # fmt: skip
+        if config.direct:
+            parts["direct"], weights["direct"] = zero, config.direct
+        values_A = self._answered_values(output, score_RC, reference_RC, mask_RC, batch)
         pairs_answered = pairs_main.new_zeros(())
-        if output.satisfaction_A is not None:
-            margin_A = self._margin(score_RC, reference_RC, mask_RC, batch) if config.dpo else None
-            loss_satisfaction, loss_dpo, pairs_answered = self._answered(output.satisfaction_A, margin_A, batch)
-        loss = (
-            loss_main
-            + config.satisfaction * loss_satisfaction
-            + (config.dpo * loss_dpo if self.steered else 0.0)
-            + config.dense * loss_dense
+        if values_A:
+            found, pairs_answered = self._answered(values_A, batch)
+            parts |= found
+        divergence = self._divergence(output, batch.stream.candidates)
+        if divergence is not None and config.divergence_bound is not None:
+            # No more than the reference can vouch for: the step's steering shrinks as the policy runs away from it.
+            lowered = (config.divergence_bound / divergence).clamp(max=1.0)
+            parts = {name: part * lowered if name in STEERING else part for name, part in parts.items()}
+        for name, gate_NK in self._regularised(output):
+            parts[f"gates_{name}"], weights[f"gates_{name}"] = self._gate_penalty(name, gate_NK), 1.0
+        # A weight of 0 keeps a loss in the graph, for DistributedDataParallel waits for every parameter.
+        loss = sum(
+            (weights[name] * part for name, part in parts.items() if weights[name] or name not in STEERING), start=zero
         )
         return StepOutput(
-            loss=loss * size,
-            loss_main=loss_main.detach(),
-            loss_satisfaction=loss_satisfaction.detach(),
-            loss_dpo=loss_dpo.detach(),
-            loss_dense=loss_dense.detach(),
+            loss=loss * self.ranks.size,
+            losses={name: part.detach() for name, part in parts.items()},
             pairs_main=pairs[0],
             pairs_answered=pairs_answered,
+            divergence=divergence,
             network=output,
         )
 
-    def _margin(self, score_RC: Tensor, reference_RC: Tensor | None, mask_RC: Tensor, batch: RequestBatch) -> Tensor:
+    def _regularised(self, output: NetworkOutput) -> Iterator[tuple[str, Tensor]]:
+        """The towers with a target activity, with their gates."""
+        towers = {"main": output.main, "satisfaction": output.answered}
+        for name in self.activity:
+            tower = towers[name]
+            if tower is not None:
+                yield name, tower.gate_NK
+
+    def _gate_penalty(self, name: str, gate_NK: Tensor) -> Tensor:
+        """Adaptive L1 (ReMoE): the weight rises by a fifth while more gates are open than wanted, else falls."""
+        opened, count = self.ranks.sum(torch.stack([(gate_NK > 0).sum(), (gate_NK >= 0).sum()]).to(gate_NK.dtype))
+        weight: Tensor = getattr(self, f"gate_weight_{name}")
+        with torch.no_grad():
+            factor = torch.where(opened > self.activity[name] * count, GATE_FACTOR, 1 / GATE_FACTOR)
+            weight.mul_(factor).clamp_(GATE_WEIGHT, 1.0)
+        return weight.clone() * gate_NK.sum() / count.clamp(min=1)
+
+    def _answered_values(
+        self,
+        output: NetworkOutput,
+        score_RC: Tensor,
+        reference_RC: Tensor | None,
+        mask_RC: Tensor,
+        batch: RequestBatch,
+    ) -> dict[str, Tensor]:
+        """For each loss over answered pairs what it compares, (A,)."""
+        config, values_A = self.config, {}
+        if output.answered is not None:
+            values_A["satisfaction"] = output.answered.score_N
+            if config.dpo:
+                assert reference_RC is not None
+                values_A["dpo"] = self._margin(score_RC, reference_RC, mask_RC, batch)
+        if config.direct:
+            values_A["direct"] = output.main.score_N[batch.answered_A]
+        return values_A
+
+    def _margin(self, score_RC: Tensor, reference_RC: Tensor, mask_RC: Tensor, batch: RequestBatch) -> Tensor:
         """beta (log pi - log pi_ref) of the answered candidates, (A,)."""
-        assert reference_RC is not None
         policy = self.config.policy
         log_ratio_RC = losses.log_policy(score_RC, mask_RC, policy) - losses.log_policy(
             reference_RC.detach(), mask_RC, policy
@@ -166,19 +233,25 @@ class Objective(nn.Module):
         request_A = torch.bucketize(batch.answered_A, offsets_R1[1:], right=True)
         return self.config.beta * log_ratio_RC[request_A, batch.answered_A - offsets_R1[request_A]]
 
-    def _answered(
-        self, satisfaction_A: Tensor, margin_A: Tensor | None, batch: RequestBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(L_satis, L_DPO, number of pairs): the ranks exchange the values of their answers."""
+    def _answered(self, values_A: dict[str, Tensor], batch: RequestBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """(each loss over answered pairs, number of pairs): the ranks exchange the values of their answers."""
         label_A = batch.answer_A
-        rows = [satisfaction_A, label_A.to(satisfaction_A.dtype), *([margin_A] if margin_A is not None else [])]
-        satisfaction_B, label_B, *margin_B = self.ranks.gather(torch.stack(rows).detach(), self.slots, losses.NO_LABEL)
-        sum_satisfaction, pairs = losses.answered_pairs(satisfaction_A, label_A, satisfaction_B, label_B)
-        sum_dpo = satisfaction_A.new_zeros(())
-        if margin_A is not None:
-            sum_dpo, _ = losses.answered_pairs(margin_A, label_A, margin_B[0], label_B)
-        share = pairs.clamp(min=1)
-        return sum_satisfaction / share, sum_dpo / share, pairs
+        rows = [*values_A.values(), label_A.to(next(iter(values_A.values())).dtype)]
+        *values_B, label_B = self.ranks.gather(torch.stack(rows).detach(), self.slots, losses.NO_LABEL)
+        found, pairs = {}, label_A.new_zeros(())
+        for (name, value_A), value_B in zip(values_A.items(), values_B, strict=True):
+            total, pairs = losses.answered_pairs(value_A, label_A, value_B, label_B)
+            found[name] = total / pairs.clamp(min=1)
+        return found, pairs
+
+    def _divergence(self, output: NetworkOutput, candidates: int) -> Tensor | None:
+        """Mean over the stream's candidates of all ranks."""
+        if output.reference is None or self.config.divergence_bound is None:
+            return None
+        policy_N, reference_N = output.main.score_N[:candidates].detach(), output.reference.score_N[:candidates]
+        total = losses.bernoulli_kl(policy_N, reference_N).sum()
+        total, count = self.ranks.sum(torch.stack([total, total.new_tensor(float(candidates))]))
+        return total / count.clamp(min=1)
 
 
 class TrainingModel(nn.Module):
@@ -191,6 +264,9 @@ class TrainingModel(nn.Module):
             config.losses,
             [outcome.weight for outcome in config.schema.outcomes],
             slots=config.replay.answers_per_step,
+            activity={
+                name: tower.activity for name, tower in config.model.towers.items() if tower.activity is not None
+            },
             ranks=ranks or OneRank(),
         )
 

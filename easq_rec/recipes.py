@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from easq_rec.config import Config, Data, Evaluation, Logging, LoRA, Losses, Model, Optim, Replay, Tower, Trainer, World
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
+from easq_rec.variants import VARIANTS
 
 
 def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
@@ -114,16 +115,6 @@ def easq() -> Config:
     )
 
 
-def main_only() -> Config:
-    """The production ranker without any alignment: engagement alone."""
-    return without_alignment(easq(), recipe="main_only")
-
-
-def paper() -> Config:
-    """EASQ in the paper's literal form: score-difference DPO, adapters that reach the embeddings, no L_dense."""
-    return as_paper(easq(), recipe="paper")
-
-
 def quickstart() -> Config:
     """`easq` at a size that trains in about a minute on a laptop, on the built-in synthetic world."""
     config = easq()
@@ -162,16 +153,6 @@ def movielens() -> Config:
     )
 
 
-def movielens_main_only() -> Config:
-    """`main_only` on MovieLens."""
-    return without_alignment(movielens(), recipe="movielens_main_only")
-
-
-def movielens_paper() -> Config:
-    """`paper` on MovieLens."""
-    return as_paper(movielens(), recipe="movielens_paper")
-
-
 def movielens_20m() -> Config:
     """`movielens` for the larger releases: tables for the ids of 1M to 32M, one epoch of larger batches."""
     config = movielens()
@@ -193,44 +174,24 @@ def kuairand() -> Config:
     )
 
 
-def kuairand_main_only() -> Config:
-    """`main_only` on KuaiRand."""
-    return without_alignment(kuairand(), recipe="kuairand_main_only")
-
-
-def kuairand_paper() -> Config:
-    """`paper` on KuaiRand."""
-    return as_paper(kuairand(), recipe="kuairand_paper")
-
-
-def without_alignment(config: Config, *, recipe: str) -> Config:
-    """The same run without satisfaction tower, adapters, answers or their losses."""
-    return dataclasses.replace(
-        config,
-        recipe=recipe,
-        model=dataclasses.replace(config.model, satisfaction=None, lora=None),
-        losses=dataclasses.replace(config.losses, satisfaction=0.0, dpo=0.0, dense=0.0),
-    )
-
-
-def as_paper(config: Config, *, recipe: str) -> Config:
-    """The same run with the alignment of arXiv 2601.20215 as it is written there (beta 0.1, lambda 2 = 6)."""
-    return dataclasses.replace(
-        config,
-        recipe=recipe,
-        model=dataclasses.replace(config.model, isolate_embeddings=False),
-        losses=dataclasses.replace(
-            config.losses, satisfaction=1.0, dpo=6.0, dense=0.0, policy="score_difference", beta=0.1
-        ),
-    )
-
-
-RECIPES: dict[str, Callable[[], Config]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        *(quickstart, easq, paper, main_only),
-        *(movielens, movielens_paper, movielens_main_only, movielens_20m),
-        *(kuairand, kuairand_paper, kuairand_main_only),
-    )
+BASES: dict[str, Callable[[], Config]] = {
+    base.__name__: base for base in (easq, quickstart, movielens, movielens_20m, kuairand)
 }
-"""What `easq-rec train RECIPE` accepts."""
+"""Data and sizes, with the default alignment."""
+
+
+def recipe(name: str) -> Config:
+    """The config of `BASE`, of `VARIANT` at the size of `easq`, or of `BASE_VARIANT`. Raises KeyError for others."""
+    if name in BASES:
+        return BASES[name]()
+    if name in VARIANTS:
+        return dataclasses.replace(VARIANTS[name](easq()), recipe=name)
+    for base, made in BASES.items():
+        variant = name.removeprefix(f"{base}_")
+        if variant != name and variant in VARIANTS:
+            return dataclasses.replace(VARIANTS[variant](made()), recipe=name)
+    raise KeyError(name)
+
+
+RECIPES = (*BASES, *VARIANTS)
+"""What `easq-rec train RECIPE` accepts; `BASE_VARIANT` names any combination."""

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from easq_rec.config import Config, LoRA, Model, Optim, Replay, Tower, Trainer
+from easq_rec import recipes
+from easq_rec.config import Config, LoRA, Optim, Replay, Trainer
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.schema import Layout, user_path
 from easq_rec.features import Feature, FeatureSchema
-from easq_rec.recipes import RECIPES, world_schema
+from easq_rec.recipes import world_schema
 
 HISTORY = 7
 """Longest history of a random request."""
@@ -26,17 +27,20 @@ NOW_MS = 1_700_000_000_000
 
 def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Config:
     """A recipe at a size of a few thousand parameters, with the world's schema and tables of width `dim`."""
-    config = RECIPES[recipe]()
-    aligned = config.aligned
-    model = Model(
+    config = recipes.recipe(recipe)
+    towers = {
+        name: dataclasses.replace(tower, experts=min(tower.experts, most), hidden=8, out=16)
+        for (name, tower), most in zip(config.model.towers.items(), (3, 2), strict=False)
+    }
+    model = dataclasses.replace(
+        config.model,
         dim=16,
         heads=2,
         layers=layers,
         ffn=24,
-        main=Tower(experts=3, hidden=8, out=16),
-        satisfaction=Tower(experts=2, hidden=8, out=16) if aligned else None,
-        lora=LoRA(rank=3, alpha=6.0) if aligned else None,
-        isolate_embeddings=config.model.isolate_embeddings,
+        lora=LoRA(rank=3, alpha=6.0) if config.model.lora is not None else None,
+        shared_experts=min(config.model.shared_experts, 3),
+        **towers,
     )
     return dataclasses.replace(
         config,

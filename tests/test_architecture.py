@@ -18,11 +18,11 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "easq_rec"
 
 LAYERS = (
-    ("config", "features", "schema_file", "serialization", "recipes", "arguments"),
-    ("data", "nn", "losses", "metrics"),
+    ("config", "model_config", "features", "schema_file", "serialization", "recipes", "variants", "arguments"),
+    ("data", "nn", "losses", "metrics", "fusion"),
     ("model",),
     ("training", "evaluation", "scoring"),
-    ("session", "studies", "report"),
+    ("session", "evaluation_files", "comparison", "studies", "report"),
     ("cli", "train"),
 )
 """Lowest first. A unit (a module or package directly in easq_rec) imports lower layers; within its own layer it may

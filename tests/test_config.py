@@ -12,13 +12,15 @@ import pytest
 from easq_rec import arguments
 from easq_rec.config import Config, LoRA, Losses, Model, Sharding, Tower
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
-from easq_rec.recipes import RECIPES, easq
+from easq_rec.recipes import BASES, RECIPES, easq, recipe
 from easq_rec.serialization import from_dict, to_dict
+from easq_rec.variants import VARIANTS
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_config_survives_json(recipe: str) -> None:
-    config = RECIPES[recipe]()
+@pytest.mark.parametrize("name", [*RECIPES, *(f"{base}_{variant}" for base in BASES for variant in VARIANTS)])
+def test_config_survives_json(name: str) -> None:
+    config = recipe(name)
+    assert config.recipe == name
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -40,21 +42,21 @@ def test_overrides_reach_their_fields() -> None:
 
 
 def test_no_arguments_mean_quickstart() -> None:
-    assert arguments.parse_config([], prog="train") == RECIPES["quickstart"]()
+    assert arguments.parse_config([], prog="train") == recipe("quickstart")
 
 
 def test_a_stored_config_is_repeated_in_a_new_directory(tmp_path: Path) -> None:
-    stored = dataclasses.replace(RECIPES["main_only"](), run_dir="/runs/one")
+    stored = dataclasses.replace(recipe("main_only"), run_dir="/runs/one")
     (tmp_path / "config.json").write_text(json.dumps(to_dict(stored)))
     config = arguments.parse_config([str(tmp_path / "config.json"), "--trainer.seed", "7"], prog="train")
     assert config == dataclasses.replace(stored, run_dir=None, trainer=dataclasses.replace(stored.trainer, seed=7))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_help_describes_every_number(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_describes_every_number(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each flag has a text of its own besides its default."""
     with pytest.raises(SystemExit) as leaving:
-        arguments.parse_config([recipe, "--help"], prog="train")
+        arguments.parse_config([name, "--help"], prog="train")
     assert not leaving.value.code
     text = re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out)
     # A flag's line, then its description up to the default.
@@ -93,8 +95,21 @@ def test_contradictions_are_refused() -> None:
         dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, dense=0.3))
     with pytest.raises(ValueError, match=r"model.heads=5 is not allowed: a divisor of model.dim=64"):
         Model(heads=5)
-    with pytest.raises(ValueError, match=r"tower.experts=0"):
-        Tower(experts=0)
+    with pytest.raises(ValueError, match=r"tower.experts=-1"):
+        Tower(experts=-1)
+    with pytest.raises(ValueError, match=r"model.main.experts=0 is not allowed: at least 1 without model.shared_exper"):
+        Model(main=Tower(experts=0))
+    with pytest.raises(ValueError, match=r"model.shared_experts=2 is not allowed: 0 unless model.pathway='shared'"):
+        Model(shared_experts=2)
+    with pytest.raises(ValueError, match=r"model.lora=.* is not allowed: None in the shared pathway"):
+        Model(pathway="shared", isolate_embeddings=False)
+    with pytest.raises(ValueError, match=r"model.isolate_embeddings=True is not allowed: False in the shared pathway"):
+        Model(pathway="shared", lora=None)
+    with pytest.raises(ValueError, match=r"model.satisfaction: \(hidden, out\)=\(8, 64\) is not allowed: \(64, 64\)"):
+        Model(
+            pathway="shared", lora=None, isolate_embeddings=False, shared_experts=2,
+            satisfaction=Tower(experts=1, hidden=8),
+        )  # fmt: skip
     with pytest.raises(ValueError, match=r"model.lora.rank=0"):
         LoRA(rank=0)
     with pytest.raises(ValueError, match=r"sharding.types='nope' is not allowed"):

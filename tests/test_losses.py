@@ -226,7 +226,7 @@ def test_the_objective_against_loops(policy: str) -> None:
     excite(model)
     batch = random_batch(config)
     loss, output = model(batch)
-    assert output.network.reference is not None and output.network.satisfaction_A is not None
+    assert output.network.reference is not None and output.network.answered is not None
     score_N, reference_N = output.network.main.score_N.detach(), output.network.reference.score_N
     slices = list(itertools.pairwise(batch.candidate_offsets_R1.tolist()))
     utility_N = batch.outcome_NO @ torch.tensor([outcome.weight for outcome in config.schema.outcomes])
@@ -262,7 +262,7 @@ def test_the_objective_against_loops(policy: str) -> None:
         "dpo": dpo / pairs,
     }
     for name, value in expected.items():
-        torch.testing.assert_close(getattr(output, f"loss_{name}"), value, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(output.losses[name], value, rtol=1e-5, atol=1e-6, msg=name)
     whole = expected["main"] + 0.7 * expected["satisfaction"] + 2.0 * expected["dpo"] + 0.4 * expected["dense"]
     torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
     # During the warm-up L_DPO and L_dense are out of force.

@@ -10,7 +10,7 @@ import pytest
 
 from easq_rec import arguments, session
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
-from easq_rec.recipes import RECIPES, easq, world_schema
+from easq_rec.recipes import BASES, easq, world_schema
 from easq_rec.schema_file import load_schema, parse_schema, schema_to_toml
 from easq_rec.serialization import to_dict
 from tests.data.builders import SCHEMA
@@ -78,7 +78,7 @@ def test_a_file_is_read() -> None:
     )
 
 
-@pytest.mark.parametrize("schema", [*(recipe().schema for recipe in RECIPES.values()), SCHEMA])
+@pytest.mark.parametrize("schema", [*(base().schema for base in BASES.values()), SCHEMA])
 def test_what_is_written_loads_to_an_equal_schema(schema: FeatureSchema, tmp_path: Path) -> None:
     file = tmp_path / "schema.toml"
     file.write_text(schema_to_toml(schema), encoding="utf-8")

@@ -23,6 +23,8 @@ class LoaderState:
     position: Position = field(default_factory=Position)
     data: str = ""
     """Fingerprint of the dataset that the position belongs to."""
+    answers: str = ""
+    """Fingerprint of the answers that `replay` counts; empty without alignment."""
     clock_ms: int = 0
     """The stream's clock: answers that have arrived by then are due."""
     replay: ReplayState = field(default_factory=lambda: ReplayState(replays=np.zeros(0, np.int32)))
@@ -32,6 +34,7 @@ class LoaderState:
         return {
             "position": self.position.to_dict(),
             "data": self.data,
+            "answers": self.answers,
             "clock_ms": self.clock_ms,
             "admitted": self.replay.admitted,
             "draws": self.replay.draws,
@@ -45,6 +48,7 @@ class LoaderState:
         return LoaderState(
             position=Position.from_dict(values["position"]),
             data=values["data"],
+            answers=values["answers"],
             clock_ms=values["clock_ms"],
             replay=ReplayState(
                 admitted=values["admitted"],
@@ -74,7 +78,9 @@ class TrainLoader:
     def start(self) -> LoaderState:
         """The state before the first batch."""
         data = self._reader.fingerprint
-        return LoaderState(data=data, replay=self._replay.state) if self._replay is not None else LoaderState(data=data)
+        if self._replay is None:
+            return LoaderState(data=data)
+        return LoaderState(data=data, answers=self._replay.fingerprint, replay=self._replay.state)
 
     def batches(self, state: LoaderState, *, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
         """At most `steps` batches from `state` on, over as many epochs as that takes, each with the state after it.
@@ -92,9 +98,9 @@ class TrainLoader:
                 "the training requests are not those of the checkpoint: files, row groups or the training period have "
                 "changed; resume with the data that the run started on, or start a new --run-dir"
             )
-        if replay is not None and len(state.replay.replays) != len(replay):
+        if replay is not None and state.answers != replay.fingerprint:
             raise ValueError(
-                f"the checkpoint knows {len(state.replay.replays)} answers, the dataset holds {len(replay)}: "
+                f"the answers are not those of the checkpoint ({len(state.replay.replays)} then, {len(replay)} now): "
                 "resume with the data that the run started on, or start a new --run-dir"
             )
 
@@ -110,6 +116,7 @@ class TrainLoader:
             after = LoaderState(
                 position=part.after,
                 data=state.data,
+                answers=state.answers,
                 clock_ms=clock,
                 replay=replay.state if replay is not None else state.replay,
             )

@@ -7,6 +7,7 @@ a function of its small state and the answers dataset, so that a checkpoint carr
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,8 @@ class AnswerReplay:
         self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
         if requests is not None:
             self._index(requests, until_ms, rankable, slates)
+        self.fingerprint = self._fingerprint()
+        """Changes with the answers that training may come to see."""
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
 
     def __len__(self) -> int:
@@ -95,6 +98,13 @@ class AnswerReplay:
         order = np.argsort(time[entries], kind="stable")
         self._request, self._candidate = request[order], candidate[order]
         self._answer, self._time = answer[entries[order]], time[entries[order]]
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        requests = self._requests.scalars["request_id"] if self._requests is not None else np.zeros(0, np.int64)
+        for column in (requests[self._request], self._candidate, self._answer, self._time):
+            digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
+        return digest.hexdigest()[:16]
 
     def draw(self, clock_ms: int) -> Answers | None:
         """Admits what is due at `clock_ms` and draws this rank's share of the step's answers; None: none are due."""

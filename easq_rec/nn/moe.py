@@ -24,40 +24,65 @@ class TowerOutput:
     """The router's ReLU output before the floor: zero where an expert is closed (ReMoE, arXiv 2412.14711)."""
 
 
-class MoETower(nn.Module):
-    """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), expert_k = Linear, ReLU, Linear."""
+class Experts(nn.Module):
+    """K small MLPs, each Linear, ReLU, Linear, as stacked parameters. Towers mix them by gates of their own."""
 
-    def __init__(self, dim: int, config: Tower) -> None:
+    def __init__(self, count: int, dim: int, config: Tower) -> None:
         super().__init__()
-        experts, hidden, out = config.experts, config.hidden, config.out
+        self.in_KHD = nn.Parameter(torch.empty(count, config.hidden, dim))
+        self.in_KH = nn.Parameter(torch.zeros(count, config.hidden))
+        self.out_KOH = nn.Parameter(torch.empty(count, config.out, config.hidden))
+        self.out_KO = nn.Parameter(torch.zeros(count, config.out))
+
+    def initialise(self) -> Experts:
+        """Draws the weights, expert by expert."""
+        for in_HD, out_OH in zip(self.in_KHD, self.out_KOH, strict=True):
+            nn.init.kaiming_uniform_(in_HD, nonlinearity="relu")
+            nn.init.xavier_uniform_(out_OH)
+        return self
+
+
+class MoETower(nn.Module):
+    """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), over its own experts and those that it shares.
+
+    Args:
+        shared: number of experts that `forward` is given besides the tower's own.
+    """
+
+    def __init__(self, dim: int, config: Tower, *, shared: int = 0) -> None:
+        super().__init__()
+        count = config.experts + shared
         self.floor = config.gate_floor
         self.norm = nn.LayerNorm(dim)
-        self.router = nn.Linear(dim, experts)
-        self.in_KHD = nn.Parameter(torch.empty(experts, hidden, dim))
-        self.in_KH = nn.Parameter(torch.zeros(experts, hidden))
-        self.out_KOH = nn.Parameter(torch.empty(experts, out, hidden))
-        self.out_KO = nn.Parameter(torch.zeros(experts, out))
-        self.head = nn.Linear(out, 1)
+        self.router = nn.Linear(dim, count)
+        self.experts = Experts(config.experts, dim, config) if config.experts else None
+        self.head = nn.Linear(config.out, 1)
         # Gates start open for about all inputs, so that every expert gets gradients from the first step.
-        nn.init.constant_(self.router.bias, 1.0 / experts)
-        for expert in range(experts):
-            nn.init.kaiming_uniform_(self.in_KHD[expert], nonlinearity="relu")
-            nn.init.xavier_uniform_(self.out_KOH[expert])
+        nn.init.constant_(self.router.bias, 1.0 / count)
+        if self.experts is not None:
+            self.experts.initialise()
 
-    def forward(self, h_ND: Tensor) -> TowerOutput:
+    def forward(self, h_ND: Tensor, shared: Experts | None = None) -> TowerOutput:
         """Scores (N,) of representations (N, D)."""
         n_ND = self.norm(h_ND)
         open_NK = F.relu(self.router(n_ND))
-        gate_NK = open_NK + self.floor
-        mixed_NO = mix_experts(n_ND, gate_NK, self.in_KHD, self.in_KH, self.out_KOH, self.out_KO)
+        mixed_NO = mix_experts(n_ND, open_NK + self.floor, *self._parameters_of(shared))
         return TowerOutput(score_N=self.head(F.relu(mixed_NO)).squeeze(-1), gate_NK=open_NK)
 
-    def reference(self, h_ND: Tensor) -> Tensor:
+    def reference(self, h_ND: Tensor, shared: Experts | None = None) -> Tensor:
         """The same scores, expert by expert: the slow reference of `forward`."""
         n_ND = self.norm(h_ND)
         gate_NK = F.relu(self.router(n_ND)) + self.floor
-        mixed_NO = h_ND.new_zeros(len(h_ND), self.out_KO.shape[1])
-        for k in range(len(self.in_KH)):
-            hidden_NH = F.relu(F.linear(n_ND, self.in_KHD[k], self.in_KH[k]))
-            mixed_NO = mixed_NO + gate_NK[:, k : k + 1] * F.linear(hidden_NH, self.out_KOH[k], self.out_KO[k])
+        mixed_NO = h_ND.new_zeros(len(h_ND), self.head.in_features)
+        parameters = zip(*(stacked.unbind() for stacked in self._parameters_of(shared)), strict=True)
+        for k, (in_HD, in_H, out_OH, out_O) in enumerate(parameters):
+            hidden_NH = F.relu(F.linear(n_ND, in_HD, in_H))
+            mixed_NO = mixed_NO + gate_NK[:, k : k + 1] * F.linear(hidden_NH, out_OH, out_O)
         return self.head(F.relu(mixed_NO)).squeeze(-1)
+
+    def _parameters_of(self, shared: Experts | None) -> list[Tensor]:
+        """Stacked parameters of all experts, the tower's own first."""
+        groups = [experts for experts in (self.experts, shared) if experts is not None]
+        if len(groups) == 1:
+            return list(groups[0].parameters())
+        return [torch.cat(parts) for parts in zip(*(experts.parameters() for experts in groups), strict=True)]

@@ -6,6 +6,7 @@ Legend: R requests, H history entries, N candidates, A answers, D token width, M
 from __future__ import annotations
 
 import contextlib
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from easq_rec.features import FeatureSchema
 from easq_rec.nn.backbone import Backbone
 from easq_rec.nn.jagged import Lists
 from easq_rec.nn.lora import AdaptedLinear, Stream, merged_once
-from easq_rec.nn.moe import MoETower, TowerOutput
+from easq_rec.nn.moe import Experts, MoETower, TowerOutput
 from easq_rec.nn.tokens import Tokenizer
 
 
@@ -52,8 +53,9 @@ class NetworkOutput:
     """Policy score and gates."""
     reference: TowerOutput | None
     """Reference score on the same candidates, a constant; None without a satisfaction tower."""
-    satisfaction_A: Tensor | None
-    """Reference score of the answered candidates with the satisfaction stream's gradient; None outside training."""
+    answered: TowerOutput | None
+    """Satisfaction score and gates of the answered candidates with the satisfaction loss's gradient; None outside
+    training."""
     candidates: Lists
     """How the N candidates fall to requests."""
 
@@ -62,26 +64,46 @@ class RankingNetwork(nn.Module):
     """Everything behind the embedding tables.
 
     Args:
-        policy_on_replayed: run the main stream over replayed requests as well (the DPO loss needs it).
+        policy_on_replayed: run the main stream over replayed requests as well (losses on the policy score of answered
+            candidates need it).
+        smoothing: share of itself that the moving average of the satisfaction tower keeps per training step, from which
+            the reference score comes; 0: there is no such average.
     """
 
     def __init__(
-        self, schema: FeatureSchema, config: Model, *, max_history: int, policy_on_replayed: bool = False
+        self,
+        schema: FeatureSchema,
+        config: Model,
+        *,
+        max_history: int,
+        policy_on_replayed: bool = False,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.schema = schema
         self.isolate = config.isolate_embeddings
-        self.policy_on_replayed = policy_on_replayed
+        self.hard_sharing = config.pathway == "shared"
+        self.policy_on_replayed = policy_on_replayed or self.hard_sharing
+        self.smoothing = smoothing
         self.tokens = Tokenizer(schema, config, max(max_history, 1))
         self.backbone = Backbone(config)
-        self.main = MoETower(config.dim, config.main)
-        self.satisfaction = MoETower(config.dim, config.satisfaction) if config.satisfaction is not None else None
+        shared = config.shared_experts
+        self.main = MoETower(config.dim, config.main, shared=shared)
+        self.satisfaction: MoETower | None = None
+        self.smoothed: MoETower | None = None
+        if config.satisfaction is not None:
+            self.satisfaction = MoETower(config.dim, config.satisfaction, shared=shared)
+            if smoothing:
+                self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
+        self.shared = Experts(shared, config.dim, config.main).initialise() if shared else None
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
         self.autocast: torch.dtype | None = None
         """Set by the runtime: dtype of the dense products, None for fp32."""
 
     def forward(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> NetworkOutput:
         """Scores from what the tables returned (KeyedTensor, JaggedTensors by key, KeyedTensor or None)."""
+        if self.training:
+            self.smooth()
         whole = self._whole(user, sequence, candidate, batch)
         device = whole.embedded.user_RM.device.type
         cast = torch.autocast(device, dtype=self.autocast) if self.autocast else contextlib.nullcontext()
@@ -89,17 +111,27 @@ class RankingNetwork(nn.Module):
             everything = not self.training or self.policy_on_replayed
             part = whole if everything else _stream_part(whole, batch)
             h_ND = self._represent(part, Stream.MAIN)
-            main = self.main(h_ND)
-            reference = satisfaction_A = None
+            main = self.main(h_ND, self.shared)
+            reference = answered = None
             if self.satisfaction is not None:
                 with torch.no_grad():
-                    reference = _float(self.satisfaction(h_ND))
+                    reference = _float((self.smoothed or self.satisfaction)(h_ND, self.shared))
                 if self.training:
-                    answered = _answered_part(whole, batch, detach=self.isolate)
-                    satisfaction_A = self.satisfaction(self._represent(answered, Stream.SATISFACTION)).score_N.float()
-        return NetworkOutput(
-            main=_float(main), reference=reference, satisfaction_A=satisfaction_A, candidates=part.candidates
-        )
+                    answered = _float(self.satisfaction(self._answered(h_ND, whole, batch), self.shared))
+        return NetworkOutput(main=_float(main), reference=reference, answered=answered, candidates=part.candidates)
+
+    def _answered(self, h_ND: Tensor, whole: Part, batch: RequestBatch) -> Tensor:
+        """Representations of the answered candidates with the satisfaction loss's gradient, (A, D)."""
+        if self.hard_sharing:
+            return h_ND[batch.answered_A]
+        return self._represent(_answered_part(whole, batch, detach=self.isolate), Stream.SATISFACTION)
+
+    @torch.no_grad()
+    def smooth(self) -> None:
+        """Moves the average of the satisfaction tower, if there is one, by one step."""
+        if self.smoothed is not None and self.satisfaction is not None:
+            for average, current in zip(self.smoothed.parameters(), self.satisfaction.parameters(), strict=True):
+                average.lerp_(current, 1 - self.smoothing)
 
     def _represent(self, part: Part, stream: Stream) -> Tensor:
         """Representations of a part's candidates, (N, D)."""

@@ -26,7 +26,7 @@ from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import Runtime
 
 NAME = re.compile(r"step_(\d{8})")
-FORMAT = 2
+FORMAT = 3
 PLAN = "plan.pt"
 
 

@@ -33,8 +33,9 @@ class Optimizers:
 
     def __init__(self, model: DistributedModelParallel, config: Optim) -> None:
         self._config = config
-        # Parameters with an optimizer in their backward pass are the tables.
-        self._dense = dict(in_backward_optimizer_filter(model.named_parameters()))
+        # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
+        dense = in_backward_optimizer_filter(model.named_parameters())
+        self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
         adamw = KeyedOptimizerWrapper(
             self._dense,
             lambda params: torch.optim.AdamW(params, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True),
@@ -88,6 +89,8 @@ def parameter_group(name: str) -> str:
         return "main_tower"
     if ".network.satisfaction." in name:
         return "satisfaction_tower"
+    if ".network.shared." in name:
+        return "shared_experts"
     return "backbone"
 
 

@@ -12,21 +12,17 @@ from easq_rec.nn.moe import TowerOutput
 def step_statistics(output: StepOutput, ranks: Ranks) -> dict[str, float]:
     """Losses over all ranks, score spreads, and the share of candidates for which each expert's gate is open."""
     network = output.network
-    values = {
-        "loss_main": output.loss_main,
-        "loss_satisfaction": output.loss_satisfaction,
-        "loss_dpo": output.loss_dpo,
-        "loss_dense": output.loss_dense,
-    }
-    if network.reference is None:
-        values = {"loss_main": output.loss_main}
+    values = {f"loss_{name}": value for name, value in output.losses.items()}
     named = ranks.sum(torch.stack([value.float() for value in values.values()]))
     figures = dict(zip(values, named.tolist(), strict=True))
     figures["pairs_main"] = float(output.pairs_main)
     figures["policy_std"] = _std(network.main)
     figures |= _gates("main", network.main)
-    if network.reference is not None:
+    if len(output.losses) > 1:
         figures["pairs_answered"] = float(output.pairs_answered)
+    if output.divergence is not None:
+        figures["divergence"] = float(output.divergence)
+    if network.reference is not None:
         figures["reference_std"] = _std(network.reference)
         figures |= _gates("satisfaction", network.reference)
     return figures

@@ -114,7 +114,9 @@ class Trainer:
         logs = (self.step + 1) % config.logging.every_steps == 0
         self.optimizers.before_step(self.step, self.total_steps)
         self.optimizers.measure = logs
-        self.objective.steered = self.step >= config.losses.dense_warmup_steps
+        self.objective.steered = (
+            self.step >= config.losses.dense_warmup_steps and self.state.replay.admitted >= config.losses.warmup_answers
+        )
         output: StepOutput = self.pipeline.progress(stream)
         self.watch.add("optimizer", time.perf_counter() - self.optimizers.started)
         self.watch.add("backward", self.optimizers.started - self._forward_end)

@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 
 from easq_rec.data.columns import RequestColumns, Rows
 from easq_rec.data.dataset import Period, RequestDataset, RowGroup
-from easq_rec.data.encode import encode
 from easq_rec.data.position import Position
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.reader import RequestReader, Slice
 from easq_rec.data.schema import Layout
-from tests.data.builders import SCHEMA, Row, ids, make_rows, open_dataset, plain, to_table, write_dataset, write_file
+from tests.data.builders import SCHEMA, Row, ids, make_rows, open_dataset, to_table, write_dataset, write_file
 
 START = Position()
 
@@ -282,28 +281,6 @@ def test_bad_rows_go_to_quarantine_and_all_others_come_once(folder: Path, data: 
         good = Counter(set(range(case.requests)) - bad)
         assert Counter(flat(steps)) == Counter(flat(steps[:stop]) + flat(rest)) == good
         assert quarantine.count() == len(bad)
-
-
-@pytest.mark.parametrize("spread", [False, True])
-@pytest.mark.parametrize("window", [None, 1, 3])
-@pytest.mark.parametrize("bad", [(), (3, 8, 11)])
-def test_a_request_is_delivered_with_all_that_belongs_to_it(
-    tmp_path: Path, window: int | None, spread: bool, bad: tuple[int, ...]
-) -> None:
-    """Row by row: whatever way its columns took through windows, shares and slices, it is the request of the file."""
-    rows = make_rows(np.random.default_rng(1), 31)
-    layout = Layout.of(SCHEMA)
-    whole = RequestDataset(write_dataset(tmp_path / "whole", rows), layout).read_all()
-    assert whole is not None
-    expected = {row["request_id"]: row for row in plain(encode(layout, whole))}
-    for row in rows:
-        row["user"]["region"] = 77 if row["request_id"] in bad else row["user"]["region"]
-    directory = write_dataset(tmp_path / "requests", rows, file_sizes=[11], row_group_sizes=[5, 3])
-    dataset = RequestDataset(directory, layout, quarantine=Quarantine(tmp_path / "quarantine"))
-    steps = Case(dataset, 31, window, 0, spread=spread).steps(4, 2)
-    found = [row for step in steps for part in step for row in plain(part.requests)]
-    assert [expected[row["request_id"]] for row in found] == found
-    assert sorted(row["request_id"] for row in found) == sorted(set(expected) - set(bad))
 
 
 def bounds(dataset: RequestDataset) -> list[tuple[int, int]]:

@@ -79,11 +79,13 @@ def test_the_cases_are_what_they_say(results: dict[int, Results], case: str) -> 
     unanswered = "no answers" in case or "main_only" in case
     assert all(int(step["pairs"]["main"]) > 5 for step in one["steps"])
     assert all((int(step["pairs"]["answered"]) == 0) == unanswered for step in one["steps"])
-    expected = {"main"} | (set() if unanswered else {"satisfaction"})
-    if "paper" in case or "slate" in case:
+    expected = {"main"} | (set() if unanswered else {"direct" if "direct" in case else "satisfaction"})
+    if "paper" in case or "slate" in case or "guarded" in case:
         expected |= set() if unanswered else {"dpo"}
-    if "easq" in case or "slate" in case:
+    if "easq" in case or "slate" in case or "guarded" in case:
         expected |= {"dense"}
+    if "guarded" in case:
+        expected |= {"gates_main"}
     assert {name for name, value in last["losses"].items() if value} == expected | {"whole"}
     moved = {name for name, value in last["parameters"].items() if not torch.equal(value, one["initial"][name])}
     resting = set(one["initial"]) - moved

@@ -123,8 +123,24 @@ def cases() -> dict[str, Case]:
         f"{name}, sharded by {sharding}": Case(config=sharded_by(configs()[name], sharding))
         for name, sharding in (("easq", "columns"), ("paper", "columns"), ("easq", "planner"))
     }
+    found |= {
+        f"{name}, {situation}": Case(config=sharded_by(config, "rows"), **situations[situation])
+        for name, config in {"ple": small_config("ple"), "direct": small_config("direct"), "guarded": guarded()}.items()
+        for situation in ("shared", "one rank has all answers", "one rank has nothing")
+    }
     unaligned = Case(config=sharded_by(small_config("main_only"), "rows"), answers=False)
     return found | {"main_only, shared": unaligned}
+
+
+def guarded() -> Config:
+    """`easq` with everything that watches over the reference or the gates."""
+    config = small_config("with_dpo")
+    tower = dataclasses.replace(config.model.main, activity=0.5)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, main=tower),
+        losses=dataclasses.replace(config.losses, reference_smoothing=0.5, divergence_bound=1e-3),
+    )
 
 
 def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
@@ -170,7 +186,7 @@ def run(case: Case, runtime: Runtime) -> dict[str, object]:
         optimizers.before_step(step, STEPS)
         output: StepOutput = pipeline.progress(batches)
         gradients = {name: p.grad.clone() for name, p in wrapped.named_parameters() if p.grad is not None}
-        parts = {name: ranks.sum(getattr(output, f"loss_{name}")) for name in ("main", "satisfaction", "dpo", "dense")}
+        parts = {name: ranks.sum(loss) for name, loss in output.losses.items()}
         parts["whole"] = ranks.sum(output.loss.detach() / runtime.world_size)
         pairs = {"main": output.pairs_main, "answered": output.pairs_answered}
         steps.append(

@@ -47,6 +47,19 @@ def test_a_run_goes_on_with_other_threads_and_from_where_its_data_have_moved_to(
     assert losses(parts) == losses(uninterrupted(1))
 
 
+@pytest.mark.integration
+def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, losses: Losses, tmp_path: Path) -> None:
+    """The tower's average and the weight of the gate penalty go on from where they were."""
+    guards = (
+        "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-answers", "3",
+        "--model.main.activity", "0.5", "--trainer.max-steps", "14",
+    )  # fmt: skip
+    train(tmp_path / "whole", *guards)
+    train(tmp_path / "parts", *guards, "--trainer.stop-at-step", "9")
+    train(tmp_path / "parts", *guards)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """Run directory of an uninterrupted run on so many ranks."""

@@ -31,7 +31,7 @@ from easq_rec.model import Ranker
 from easq_rec.nn.backbone import Block
 from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm
 from easq_rec.nn.tokens import AGE_BUCKETS, RATIO_BUCKETS
-from easq_rec.recipes import RECIPES
+from easq_rec.recipes import recipe as config_of
 from tests.builders import excite, random_requests, small_config
 
 STREAMS = [Stream.MAIN, Stream.SATISFACTION]
@@ -200,7 +200,7 @@ def check(config: Config, stream: Stream, histories: Sequence[int], candidates: 
         impressions = [(r, c) for r in range(len(columns)) for c in range(candidates[r])]
         score_N = output.main.score_N
     else:
-        impressions, score_N = answered, output.satisfaction_A
+        impressions, score_N = answered, output.answered.score_N
         assert score_N is not None
     expected_N = torch.stack([reference.score(request, candidate) for request, candidate in impressions])
     torch.testing.assert_close(score_N, expected_N, rtol=1e-5, atol=1e-5)
@@ -252,7 +252,7 @@ def test_other_structures(recipe: str) -> None:
     """Without satisfaction pathway; and with one history id and a pooled single id, as MovieLens has it."""
     config = small_config(recipe)
     if recipe == "movielens":
-        config = dataclasses.replace(config, schema=RECIPES[recipe]().schema)
+        config = dataclasses.replace(config, schema=config_of(recipe).schema)
     check(config, Stream.MAIN, histories=[0, 3, 7, 1], candidates=[4, 1, 6, 2], replayed=1 if config.aligned else 0)
 
 
@@ -322,8 +322,8 @@ def test_under_bf16_autocast(recipe: str) -> None:
 
     def step() -> tuple[Tensor, dict[str, Tensor]]:
         output = ranker(batch)
-        assert output.satisfaction_A is not None
-        score_N = torch.cat([output.main.score_N, output.satisfaction_A])
+        assert output.answered is not None
+        score_N = torch.cat([output.main.score_N, output.answered.score_N])
         assert score_N.dtype == torch.float32
         return score_N.detach(), gradients(score_N.square().sum(), ranker)
 

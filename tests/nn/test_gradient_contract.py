@@ -231,8 +231,8 @@ def test_streams_have_equal_values(recipe: str, seed: int) -> None:
     excite(model, seed=seed)
     batch: RequestBatch = random_batch(config, seed)
     output = model.ranker(batch)
-    assert output.reference is not None and output.satisfaction_A is not None
-    assert output.satisfaction_A.std() > 0.01
+    assert output.reference is not None and output.answered is not None
+    assert output.answered.score_N.std() > 0.01
     torch.testing.assert_close(
-        output.satisfaction_A.detach(), output.reference.score_N[batch.answered_A], rtol=1e-5, atol=1e-5
+        output.answered.score_N.detach(), output.reference.score_N[batch.answered_A], rtol=1e-5, atol=1e-5
     )

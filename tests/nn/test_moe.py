@@ -59,13 +59,13 @@ def test_the_floor_keeps_closed_experts_learning(floor: float, alive: bool) -> N
     """With all router outputs negative every expert still gets gradients; without a floor none would, ever again."""
     module = tower(floor=floor)
     torch.nn.init.constant_(module.router.bias, -100.0)
-    torch.nn.init.constant_(module.out_KO, 0.2)
+    torch.nn.init.constant_(module.experts.out_KO, 0.2)
     h_ND = torch.randn(50, 6, dtype=torch.float64, requires_grad=True)
     output = module(h_ND)
     assert not output.gate_NK.any()
     found = gradients(output.score_N, h_ND, module)
     for name in ("in_KHD", "in_KH", "out_KOH", "out_KO"):
-        per_expert = found[name].flatten(1).abs().amax(1)
+        per_expert = found[f"experts.{name}"].flatten(1).abs().amax(1)
         assert ((per_expert > 0) == alive).all(), name
     assert bool(found["h"].any()) == alive
 

@@ -1,0 +1,128 @@
+"""Ways of aligning a ranker: what is compared with what, as changes of a config that has the default alignment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from easq_rec.config import Config, Tower
+
+
+def main_only(config: Config) -> Config:
+    """The production ranker without any alignment: engagement alone."""
+    return _changed(
+        config, model={"satisfaction": None, "lora": None}, losses={"satisfaction": 0.0, "dpo": 0.0, "dense": 0.0}
+    )
+
+
+def shared_bottom(config: Config) -> Config:
+    """Hard sharing (Caruana 1997): two towers of one MLP each on one backbone, which both losses train."""
+    return _hard_sharing(config, main=1, satisfaction=1, shared=0)
+
+
+def mmoe(config: Config) -> Config:
+    """Multi-gate mixture of experts (Ma et al. 2018): all experts are shared, each task mixes them by its own gates.
+
+    Gates are this project's ReLU routers in all variants, not softmax, so that sharing is what differs.
+    """
+    main, satisfaction = _experts(config)
+    return _hard_sharing(config, main=0, satisfaction=0, shared=main + satisfaction)
+
+
+def ple(config: Config) -> Config:
+    """One level of progressive layered extraction (Tang et al. 2020): each task has own experts beside shared ones."""
+    main, satisfaction = _experts(config)
+    shared = max(main // 2, 1)
+    return _hard_sharing(config, main=max(main - shared, 1), satisfaction=satisfaction, shared=shared)
+
+
+def direct(config: Config) -> Config:
+    """The pairwise answer loss on the policy score itself: no satisfaction tower, no reference."""
+    return _changed(main_only(config), losses={"direct": 0.3})
+
+
+def paper(config: Config) -> Config:
+    """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6), adapters that reach
+    the embeddings, no L_dense."""
+    return _changed(
+        config,
+        model={"isolate_embeddings": False},
+        losses={"satisfaction": 1.0, "dpo": 6.0, "dense": 0.0, "policy": "score_difference", "beta": 0.1},
+    )
+
+
+def without_lora(config: Config) -> Config:
+    """The satisfaction tower reads the main representation as a constant."""
+    return _changed(config, model={"lora": None})
+
+
+def without_moe(config: Config) -> Config:
+    """One expert per tower."""
+    towers: dict[str, Tower] = {name: replace(tower, experts=1) for name, tower in config.model.towers.items()}
+    return _changed(config, model=towers)
+
+
+def without_dense(config: Config) -> Config:
+    """No L_dense: the reference is learnt and steers nothing, unless L_DPO does."""
+    return _changed(config, losses={"dense": 0.0})
+
+
+def without_dpo(config: Config) -> Config:
+    """No L_DPO."""
+    return _changed(config, losses={"dpo": 0.0})
+
+
+def without_isolation(config: Config) -> Config:
+    """The satisfaction loss reaches the embeddings through the adapters."""
+    return _changed(config, model={"isolate_embeddings": False})
+
+
+def with_dpo(config: Config) -> Config:
+    """L_DPO over the request's slate beside L_dense (lambda 2 = 0.3)."""
+    return _changed(config, losses={"dpo": 0.3, "policy": "slate_softmax", "beta": 1.0})
+
+
+def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
+    return lambda config: change(paper(config))
+
+
+VARIANTS: dict[str, Callable[[Config], Config]] = {
+    **{change.__name__: change for change in (main_only, shared_bottom, mmoe, ple, direct, paper)},
+    **{f"paper_{change.__name__}": _of_paper(change) for change in (without_lora, without_moe, without_dpo)},
+    **{change.__name__: change for change in (without_lora, without_moe, without_dense, without_isolation, with_dpo)},
+}
+"""By name; of the default alignment where the name does not begin with `paper`."""
+
+
+def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) -> Config:
+    """Multi-task learning: the satisfaction loss moves backbone and embeddings, and nothing steers the policy score."""
+    model = config.model
+    assert model.satisfaction is not None, "variants change a config that has the default alignment"
+    tower = replace(model.satisfaction, experts=satisfaction, hidden=model.main.hidden, out=model.main.out)
+    return _changed(
+        config,
+        model={
+            "pathway": "shared",
+            "lora": None,
+            "isolate_embeddings": False,
+            "main": replace(model.main, experts=main),
+            "satisfaction": tower,
+            "shared_experts": shared,
+        },
+        losses={"satisfaction": 1.0, "dpo": 0.0, "dense": 0.0},
+    )
+
+
+def _experts(config: Config) -> tuple[int, int]:
+    """Experts of the main and of the satisfaction tower."""
+    assert config.model.satisfaction is not None, "variants change a config that has the default alignment"
+    return config.model.main.experts, config.model.satisfaction.experts
+
+
+def _changed(config: Config, *, model: Any = None, losses: Any = None) -> Config:
+    """The config with some fields of its model and losses replaced."""
+    return dataclasses.replace(
+        config, model=replace(config.model, **(model or {})), losses=replace(config.losses, **(losses or {}))
+    )
