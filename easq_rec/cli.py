@@ -8,22 +8,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from easq_rec import arguments, doctor, train
 from easq_rec.config import World
+from easq_rec.features import require
 
 USAGE = """usage: easq-rec COMMAND [OPTIONS]
 
   train [RECIPE] [--data DIR] [--run-dir DIR] [--overrides]   train, evaluate, checkpoint; resumes an existing run;
                                                               --schema FILE.toml: features of your own logs
-  evaluate --run DIR [--data DIR]                             metrics of a run on its held-out requests
-  score --run DIR --input DIR --output FILE.parquet           rank requests by the policy score
+  evaluate --run DIR [--data DIR] [--fuse W]                  metrics of a run on its held-out requests, with intervals
+  compare RUN BASE [--json FILE]                              paired differences of two evaluated runs
+  score --run DIR --input DIR --output FILE.parquet           rank requests by the policy score (--fuse W: by both)
   data world --out DIR [--requests N --seed S ...]            write the built-in synthetic world
   data build --config FILE --out DIR [--partition I/N]        turn raw logs into requests/ and answers/
   data inspect DIR [--out DIR] [--schema FILE]                what the data hold; drafts a feature schema
+  study NAME [--seeds N --budget small|full --out DIR]        an experiment with a verdict: signal, ablation, lambda2,
+             [--resume] [--jobs N] [--data DIR]               sparsity, experts, rank
   doctor                                                      check the environment
 
 `easq-rec COMMAND --help` lists the options of a command.
@@ -32,19 +36,45 @@ USAGE = """usage: easq-rec COMMAND [OPTIONS]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Metrics of a trained run on the held-out requests (the last part of the time line)."""
+    """Metrics of a trained run on the held-out requests (the last part of the time line), with 95% intervals.
+
+    Writes RUN/NAME.json (all metrics) and RUN/NAME.parquet (one row per held-out request, for easq-rec compare)."""
 
     run: Path
     """Run directory."""
     data: str | None = None
-    """Directory or URL with requests/; None: the one that the run was trained on."""
+    """Directory or URL with requests/ (and answers/); None: the one that the run was trained on."""
+    fuse: float | None = None
+    """Serve z(policy) + FUSE * z(reference), each score standardised within its request; None: the policy score."""
+    name: str = "evaluation"
+    """Name of the two files that are written into the run directory."""
+    resamples: int = 1_000
+    """Bootstrap resamples of the users."""
+    seed: int = 0
+    """Seed of the resamples."""
     out: Path | None = None
-    """Also write the metrics to this JSON file."""
+    """Also write the values alone, under the names of RUN/metrics.jsonl, to this JSON file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Paired differences between two runs that were evaluated on the same held-out requests, with 95% intervals."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory with evaluation.parquet in it, or such a file."""
+    base: Annotated[Path, tyro.conf.Positional]
+    """What it is compared with, likewise."""
+    resamples: int = 1_000
+    """Bootstrap resamples of the users, the same for both runs."""
+    seed: int = 0
+    """Seed of the resamples."""
+    json: Path | None = None
+    """Also write all figures to this file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Rank requests without outcomes by the policy score; adapters merged, satisfaction tower left out."""
+    """Rank requests without outcomes by the policy score, or by a fused score; adapters are merged."""
 
     run: Path
     """Run directory."""
@@ -52,6 +82,9 @@ class Score:
     """Directory or URL with the requests' Parquet files (or with requests/ in it)."""
     output: Path
     """Parquet file to write: request_id, the item's id, score, rank."""
+    fuse: float | None = None
+    """Rank by z(policy) + FUSE * z(reference), each standardised within its request; None: by the policy score, and the
+    satisfaction tower is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +127,32 @@ class Inspect:
     """Also list everything that training with this TOML file would refuse."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Run an experiment of many training runs on generated worlds, and write what it says.
+
+    signal: do answers agree with behaviour (trains nothing)? ablation: what does each part contribute? lambda2: how
+    much DPO does a ranker take? sparsity: how few answers suffice? experts, rank: do these sizes matter?"""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """signal, ablation, lambda2, sparsity, experts or rank."""
+    seeds: int | None = None
+    """Worlds, with seeds 0 to N-1; on a data set training seeds. None: 5, or 2 at the small budget."""
+    budget: Literal["small", "full"] = "full"
+    """small: seconds a run, to see that all works. full: half a minute to a minute a run on one core."""
+    out: Path | None = None
+    """Directory for results.json, table.md and PNGs. None: runs/study-NAME."""
+    # Counted, which makes it a flag without a value.
+    resume: tyro.conf.UseCounterAction[int] = 0
+    """Go on with the study in --out: its finished runs are not run again."""
+    jobs: int | None = None
+    """Runs at a time, one thread each. None: one per core."""
+    data: str | None = None
+    """Directory or URL with requests/ and answers/. None: generated worlds."""
+    recipe: str | None = None
+    """Recipe that fits the data, whose variants are compared. None: quickstart."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. A user's error is one readable message and exit code 2."""
     return arguments.run(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
@@ -106,10 +165,14 @@ def _dispatch(argv: list[str]) -> int:
             return train.main(rest, prog="easq-rec train")
         case "evaluate":
             return _evaluate(arguments.parse(Evaluate, rest, prog="easq-rec evaluate"))
+        case "compare":
+            return _compare(arguments.parse(Compare, rest, prog="easq-rec compare"))
         case "score":
             return _score(arguments.parse(Score, rest, prog="easq-rec score"))
         case "data":
             return _data(rest)
+        case "study":
+            return _study(rest)
         case "doctor":
             return doctor.main()
         case "-h" | "--help" | "help":
@@ -120,7 +183,9 @@ def _dispatch(argv: list[str]) -> int:
 
             print(__version__)
             return 0
-    raise arguments.UsageError(f"command {command!r} is not known: train, evaluate, score, data or doctor")
+    raise arguments.UsageError(
+        f"command {command!r} is not known: train, evaluate, compare, score, data, study or doctor"
+    )
 
 
 def _data(argv: list[str]) -> int:
@@ -161,13 +226,36 @@ def _data_inspect(options: Inspect) -> int:
 
 def _evaluate(options: Evaluate) -> int:
     doctor.require_compatible()
-    from easq_rec import session
+    from easq_rec import evaluation_files, session
+    from easq_rec.metrics.intervals import CONFIDENCE, estimates
 
-    metrics = session.evaluate(options.run, options.data)
-    session.print_metrics(metrics)
+    _require_resamples(options.resamples)
+    evaluated = session.evaluate(options.run, options.data, fuse=options.fuse)
+    intervals = estimates(evaluated.sums(), resamples=options.resamples, seed=options.seed)
+    evaluation_files.print_evaluation(evaluated, intervals, CONFIDENCE)
+    how: dict[str, object] = {"data": options.data, "confidence": CONFIDENCE, "method": "BCa bootstrap over users"}
+    how |= {"resamples": options.resamples, "seed": options.seed}
+    evaluation_files.write(evaluated, intervals, options.run, options.name, how)
+    print(f"\nall figures in {options.run / options.name}.json, by request in {options.run / options.name}.parquet")
     if options.out is not None:
-        options.out.write_text(json.dumps(metrics, indent=2) + "\n")
+        options.out.write_text(json.dumps(evaluation_files.plain_values(evaluated, intervals), indent=2) + "\n")
     return 0
+
+
+def _compare(options: Compare) -> int:
+    doctor.require_compatible()
+    from easq_rec import comparison
+
+    _require_resamples(options.resamples)
+    found = comparison.compare(options.run, options.base, resamples=options.resamples, seed=options.seed)
+    comparison.print_comparison(*found)
+    if options.json is not None:
+        comparison.write_comparison(*found, options.json)
+    return 0
+
+
+def _require_resamples(resamples: int) -> None:
+    require(resamples >= 1, "--resamples", resamples, "at least 1")
 
 
 def _score(options: Score) -> int:
@@ -175,9 +263,18 @@ def _score(options: Score) -> int:
     from easq_rec.scoring import score
     from easq_rec.session import load_config
 
-    requests = score(load_config(options.run), options.run, options.input, options.output)
+    requests = score(load_config(options.run), options.run, options.input, options.output, fuse=options.fuse)
     print(f"{requests:,} requests ranked in {options.output}")
     return 0
+
+
+def _study(argv: list[str]) -> int:
+    options = arguments.parse(Study, argv, prog="easq-rec study")
+    doctor.require_compatible()
+    from easq_rec.studies import command
+
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Study)}
+    return command.run(command.Wanted(**{**values, "resume": bool(options.resume)}))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """One pass over held-out requests: batches to metrics.
 
-Legend: R requests, N candidates, A answers.
+Legend: R requests, N candidates, A answers, O outcomes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from easq_rec.data.decode import NO_ANSWER
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.position import Position
 from easq_rec.data.reader import RequestReader
+from easq_rec.fusion import fused_scores
 from easq_rec.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model import Scores
 
@@ -31,10 +32,14 @@ class Predictions:
     """Scores and labels of evaluated requests."""
 
     main_N: Tensor
+    """The policy score,"""
+    served_N: Tensor
+    """and what is served: the same, or a fused score."""
     truth_N: Tensor
     utility_N: Tensor
     lengths_R: Tensor
     user_R: Tensor
+    request_id_R: Tensor
 
     def metrics(self) -> RankingMetrics:
         """Ranking metrics of the policy score."""
@@ -58,24 +63,51 @@ def batches(
         yield collate(config.schema, done.requests, truth=truth)
 
 
-def predict(score: Score, stream: Iterable[RequestBatch], config: Config, device: torch.device) -> Predictions:
-    """Scores every request of the stream."""
+def predict(
+    score: Score,
+    stream: Iterable[RequestBatch],
+    config: Config,
+    device: torch.device,
+    *,
+    fuse: float | None = None,
+) -> Predictions:
+    """Scores every request of the stream.
+
+    Args:
+        fuse: weight of the reference score in what is served; None: the policy score alone.
+    """
     utility_O = torch.tensor([outcome.weight for outcome in config.schema.outcomes])
     parts = []
     for batch in stream:
         candidates, requests = batch.stream.candidates, batch.stream.requests
-        main_N = score(batch.to(device)).main_N[:candidates].float().cpu()
+        scores = score(batch.to(device))
+        lengths_R = batch.candidate_offsets_R1.diff()[:requests]
         truth_N = batch.truth_N if batch.truth_N is not None else torch.full((candidates,), torch.nan)
         parts.append(
             Predictions(
-                main_N=main_N,
+                main_N=scores.main_N[:candidates].float().cpu(),
+                served_N=served(scores, lengths_R, fuse),
                 truth_N=truth_N[:candidates],
                 utility_N=batch.outcome_NO[:candidates] @ utility_O,
-                lengths_R=batch.candidate_offsets_R1.diff()[:requests],
+                lengths_R=lengths_R,
                 user_R=torch.from_numpy(batch.keys.user_id_R[:requests]),
+                request_id_R=torch.from_numpy(batch.keys.request_id_R[:requests]),
             )
         )
     return _concat(parts)
+
+
+def served(scores: Scores, lengths_R: Tensor, fuse: float | None) -> Tensor:
+    """What is served of the first candidates, as many as the lengths say, on the CPU.
+
+    The policy score as it is where `fuse` is None; else `fused_scores`, where fuse weighs the reference.
+    """
+    items = int(lengths_R.sum())
+    main_N = scores.main_N[:items].float().cpu()
+    if fuse is None:
+        return main_N
+    assert scores.satisfaction_N is not None, "a fused score needs a satisfaction tower"
+    return fused_scores(main_N, scores.satisfaction_N[:items].float().cpu(), lengths_R.cpu(), fuse).float()
 
 
 def gather(mine: Predictions) -> Predictions:
@@ -90,8 +122,43 @@ def gather(mine: Predictions) -> Predictions:
 def _concat(parts: list[Predictions]) -> Predictions:
     if not parts:
         raise ValueError("there are no held-out requests: raise data.holdout or bring a longer log")
-    names = ("main_N", "truth_N", "utility_N", "lengths_R", "user_R")
+    names = [field.name for field in fields(Predictions)]
     return Predictions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPredictions:
+    """Scores and answers of whole answered requests."""
+
+    served_N: Tensor
+    answer_N: Tensor
+    """0 dissatisfied, 1 uncertain, 2 satisfied, negative: no answer. int64."""
+    lengths_R: Tensor
+    user_R: Tensor
+    request_id_R: Tensor
+
+
+def predict_answers(
+    score: Score, answers: EncodedRequests, config: Config, device: torch.device, *, fuse: float | None = None
+) -> AnswerPredictions:
+    """Scores every candidate of the answered requests. `fuse`: as in `predict`."""
+    found = [
+        served(score(collate(config.schema, part).to(device)), torch.from_numpy(part.candidates.lengths), fuse)
+        for part in _in_parts(answers, config.evaluation.batch_size)
+    ]
+    return AnswerPredictions(
+        served_N=torch.cat(found),
+        answer_N=torch.from_numpy(answers.candidates.column("answer").astype(np.int64)),
+        lengths_R=torch.from_numpy(answers.candidates.lengths),
+        # Copies: the columns are Arrow's own memory.
+        user_R=torch.tensor(answers.scalars["user_id"]),
+        request_id_R=torch.tensor(answers.scalars["request_id"]),
+    )
+
+
+def _in_parts(requests: EncodedRequests, size: int) -> Iterator[EncodedRequests]:
+    for begin in range(0, len(requests), size):
+        yield requests.take(np.arange(begin, min(begin + size, len(requests))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +183,7 @@ def answer_metrics(
 ) -> AnswerMetrics | None:
     """Scores answered requests; None where they hold no pair or the model has no reference score."""
     main, reference, label = [], [], []
-    for begin in range(0, len(answers), config.evaluation.batch_size):
-        part = answers.take(np.arange(begin, min(begin + config.evaluation.batch_size, len(answers))))
+    for part in _in_parts(answers, config.evaluation.batch_size):
         answer = part.candidates.column("answer")
         scores = score(collate(config.schema, part).to(device))
         if scores.satisfaction_N is None:

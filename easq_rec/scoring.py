@@ -1,11 +1,13 @@
-"""Serving: ranks requests that carry no outcome and no answer, by the policy score alone.
+"""Serving: ranks requests that carry no outcome and no answer, by the policy score alone or by a fused score.
 
-Adapters are merged into their linears, the satisfaction tower is not even built, and nothing is sharded.
+Adapters are merged into their linears and nothing is sharded. Unless its score is fused into the policy's, the
+satisfaction tower is not even built.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from easq_rec.data import files
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.schema import Layout
-from easq_rec.evaluation import batches
+from easq_rec.evaluation import batches, served
 from easq_rec.model import Ranker
 from easq_rec.training.checkpoint import latest_of, load_unsharded
 from easq_rec.training.runtime import quiet
@@ -44,10 +46,32 @@ def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: 
     return ranker.to(device).eval()
 
 
-def score(config: Config, run_dir: Path, source: files.Location, output: Path) -> int:
+def load_served(config: Config, run_dir: Path, fuse: float | None) -> Ranker:
+    """The ranker of a run's newest checkpoint with what serving needs of it, adapters merged.
+
+    Raises:
+        ValueError: no checkpoint; or a fused score is asked for and the run has no satisfaction tower.
+    """
+    if fuse is None:
+        return load_ranker(config, latest_of(run_dir), policy_only=True)
+    if not math.isfinite(fuse):
+        raise ValueError(f"--fuse {fuse}: must be a finite number")
+    if config.model.satisfaction is None:
+        raise ValueError(
+            f"--fuse {fuse:g}: the run {run_dir} (recipe {config.recipe!r}) has no satisfaction tower to fuse with: "
+            "leave --fuse out, or name a run of an aligned recipe such as easq"
+        )
+    ranker = load_ranker(config, latest_of(run_dir), policy_only=False)
+    # Both streams have the same values, so both towers can read what one merged backbone gives.
+    ranker.network.merge_adapters()
+    return ranker
+
+
+def score(config: Config, run_dir: Path, source: files.Location, output: Path, *, fuse: float | None = None) -> int:
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
     Args:
+        fuse: weight of the reference score in a fused score; None: the policy score.
         source: a location with requests/, or the Parquet files themselves.
         output: the Parquet file to write; published by rename when it is complete.
     """
@@ -57,7 +81,7 @@ def score(config: Config, run_dir: Path, source: files.Location, output: Path) -
     if not files.is_dir(directory):
         raise ValueError(f"--input {files.shown(source)}: no such directory")
     dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
-    ranker = load_ranker(config, latest_of(run_dir), policy_only=True)
+    ranker = load_served(config, run_dir, fuse)
     columns = pa.schema(
         [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
     )
@@ -65,16 +89,16 @@ def score(config: Config, run_dir: Path, source: files.Location, output: Path) -
     output.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
         for batch in batches(dataset, config, truth=None):
-            writer.write_table(_ranked(ranker, batch, columns))
+            writer.write_table(_ranked(ranker, batch, columns, fuse))
     partial.rename(output)
     return len(dataset)
 
 
-def _ranked(ranker: Ranker, batch: RequestBatch, columns: pa.Schema) -> pa.Table:
+def _ranked(ranker: Ranker, batch: RequestBatch, columns: pa.Schema, fuse: float | None) -> pa.Table:
     """The candidates of a batch, request by request, best first; equal scores keep the order of the request."""
     count = batch.stream.candidates
-    score_N = ranker.score(batch).main_N[:count].float().numpy()
-    lengths_R = batch.candidate_offsets_R1.diff().numpy()[: batch.stream.requests]
+    lengths = batch.candidate_offsets_R1.diff()[: batch.stream.requests]
+    score_N, lengths_R = served(ranker.score(batch), lengths, fuse).float().numpy(), lengths.numpy()
     request_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
     order_N = np.lexsort((-score_N, request_N))
     starts_R = np.cumsum(lengths_R) - lengths_R

@@ -8,21 +8,22 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from easq_rec import evaluation
+from easq_rec import evaluation, evaluation_files
 from easq_rec.config import Config
 from easq_rec.data import files
-from easq_rec.data.dataset import split
+from easq_rec.data.dataset import RequestDataset, split
+from easq_rec.data.encode import encode
 from easq_rec.data.quarantine import Quarantine
+from easq_rec.data.schema import Layout
 from easq_rec.data.sources import open_holdout, world_directory
 from easq_rec.data.world import ensure
-from easq_rec.scoring import load_ranker
+from easq_rec.scoring import load_served
 from easq_rec.serialization import from_dict, to_dict
-from easq_rec.training.checkpoint import latest_of
+from easq_rec.training.checkpoint import latest_of, read_progress
 from easq_rec.training.runtime import Runtime, quiet, running
 from easq_rec.training.trainer import Result, Trainer
 
@@ -65,22 +66,35 @@ def train(config: Config) -> int:
     return 0
 
 
-def evaluate(run_dir: Path, data: files.Location | None) -> dict[str, float]:
-    """Metrics of a run's newest checkpoint on its held-out requests, in this process alone.
+def evaluate(run_dir: Path, data: files.Location | None, *, fuse: float | None = None) -> evaluation_files.Evaluated:
+    """A run's newest checkpoint on its held-out requests and answers, in this process alone.
 
     Args:
-        data: location with requests/; None: the one that the run was trained on.
+        data: location with requests/, and answers/ where there are any; None: the one that the run was trained on.
+        fuse: weight of the reference score in what is served; None: the policy score alone.
     """
     config = load_config(run_dir)
     device = torch.device("cpu")
     quiet()
-    requests = files.join(data or config.data.path or world_directory(config), "requests")
+    directory = data or config.data.path or world_directory(config)
+    requests, answers = files.join(directory, "requests"), files.join(directory, "answers")
     _, period = split(requests, config.data.holdout)
     quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
     holdout, truth = open_holdout(config, requests, period, quarantine=quarantine)
-    ranker = load_ranker(config, latest_of(run_dir), policy_only=True)
+    checkpoint = latest_of(run_dir)
+    ranker = load_served(config, run_dir, fuse)
     stream = evaluation.batches(holdout, config, truth=truth)
-    return asdict(evaluation.predict(ranker.score, stream, config, device).metrics())
+    predictions = evaluation.predict(ranker.score, stream, config, device, fuse=fuse)
+    answered = None
+    if files.is_dir(answers):
+        layout = Layout.of(config.schema, answers=True)
+        found = RequestDataset(
+            answers, layout, period=period, max_history=config.data.max_history, quarantine=quarantine
+        ).read_all()
+        if found is not None:
+            answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, device, fuse=fuse)
+    origin = evaluation_files.Origin(recipe=config.recipe, step=read_progress(checkpoint).step, fuse=fuse)
+    return evaluation_files.Evaluated(origin=origin, table=evaluation_files.evaluation_table(predictions, answered))
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -1,8 +1,7 @@
-"""Metrics against scikit-learn and against plain Python loops."""
+"""NDCG, AUC, GAUC and pair accuracy against scikit-learn and against plain Python loops."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -10,69 +9,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
-from torch import Tensor
 
-from easq_rec import metrics
 from easq_rec.metrics import auc, gauc, graded_gain, ndcg, pair_accuracy, ranking_metrics
+from easq_rec.metrics.segments import Order, descending_within_segments, levels, won_pairs
+from tests.metrics.loops import (
+    NAN,
+    SCORES,
+    TRUTHS,
+    Item,
+    flatten,
+    loop_auc,
+    loop_gauc,
+    loop_pairs,
+    requests_of,
+    sklearn_ndcg,
+)
 
-NAN = float("nan")
-# Few distinct values make ties common; the others have no exact tie, one only differs in float64.
-SCORES = st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 0.5, 2.0, 0.1, 0.1 + 1e-12, 1e30])
 GRADES = st.sampled_from([0.0, 0.0, 1.0, 2.0, 4.0])
-TRUTHS = st.sampled_from([NAN, 0.0, 1.0, 2.0])
-Item = tuple[float, float]
-
-
-def requests_of(truth: st.SearchStrategy[float], score: st.SearchStrategy[float] = SCORES) -> st.SearchStrategy:
-    """Up to eight requests, each a list of (score, truth); some empty, some of one candidate."""
-    return st.lists(st.lists(st.tuples(score, truth), max_size=14), max_size=8)
-
-
-def flatten(requests: list[list[Item]], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    items = [item for request in requests for item in request]
-    score_N = torch.tensor([score for score, _ in items], dtype=dtype)
-    truth_N = torch.tensor([truth for _, truth in items], dtype=dtype)
-    return score_N, truth_N, torch.tensor([len(request) for request in requests], dtype=torch.int64)
-
-
-def sklearn_ndcg(request: list[Item], k: int, dtype: torch.dtype = torch.float64) -> float:
-    if not any(gain > 0 for _, gain in request):
-        return NAN
-    if len(request) == 1:  # scikit-learn refuses these
-        return 1.0
-    score_C, gain_C, _ = flatten([request], dtype)
-    finite_C = score_C.nan_to_num(neginf=-1e37)  # scikit-learn refuses infinities
-    return float(ndcg_score(gain_C[None].numpy(), finite_C[None].numpy(), k=k, ignore_ties=False))
-
-
-def loop_auc(items: list[tuple[float, bool]]) -> float:
-    positives = [score for score, label in items if label]
-    negatives = [score for score, label in items if not label]
-    if not positives or not negatives:
-        return NAN
-    wins = sum((p > n) + 0.5 * (p == n) for p, n in itertools.product(positives, negatives))
-    return wins / (len(positives) * len(negatives))
-
-
-def loop_pairs(requests: list[list[Item]]) -> tuple[float, int]:
-    correct, pairs = 0.0, 0
-    for request in requests:
-        for (s, t), (other_s, other_t) in itertools.combinations(request, 2):
-            if math.isnan(t) or math.isnan(other_t) or t == other_t:
-                continue
-            pairs += 1
-            correct += 0.5 if s == other_s else float((s > other_s) == (t > other_t))
-    return correct, pairs
-
-
-def loop_gauc(items: list[tuple[float, bool, int]]) -> float:
-    weighted, weight = 0.0, 0
-    for user in {user for _, _, user in items}:
-        own = [(score, label) for score, label, owner in items if owner == user]
-        value = loop_auc(own)
-        if not math.isnan(value):
-            weighted, weight = weighted + value * len(own), weight + len(own)
-    return weighted / weight if weight else NAN
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,7 +80,7 @@ def test_graded_gain() -> None:
 def test_one_integer_sort_equals_two_stable_sorts(items: list[tuple[float, int]]) -> None:
     value_N = torch.tensor([value for value, _ in items], dtype=torch.float32)
     segment_N = torch.tensor([segment for _, segment in items], dtype=torch.int64)
-    order_N = metrics._descending_within_segments(value_N, segment_N)
+    order_N = descending_within_segments(value_N, segment_N)
     slow = sorted(range(len(items)), key=lambda n: (items[n][1], -items[n][0]))
     assert sorted(order_N.tolist()) == list(range(len(items)))
     assert [items[n] for n in order_N.tolist()] == [items[n] for n in slow]
@@ -177,14 +130,32 @@ def test_gauc_weighs_by_impressions_and_leaves_one_class_users_out() -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(requests_of(TRUTHS), st.sampled_from([1, 7, 50, 1 << 20]))
-def test_pair_accuracy_equals_loops_whatever_the_chunk(requests: list[list[Item]], chunk: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "PAIR_CHUNK", chunk)
-        counts = pair_accuracy(*flatten(requests))
+@given(requests_of(st.one_of(TRUTHS, st.sampled_from([-3.5, 0.5, 9.0, 17.0, 70.0, math.inf]))))
+def test_pair_accuracy_equals_loops(requests: list[list[Item]]) -> None:
+    counts = pair_accuracy(*flatten(requests))
     correct, pairs = loop_pairs(requests)
     assert float(counts.correct) == correct
     assert int(counts.pairs) == pairs
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(SCORES, st.integers(0, 700), st.integers(0, 2)), max_size=40))
+def test_won_pairs_equal_loops_whatever_the_number_of_digits(items: list[tuple[float, int, int]]) -> None:
+    score_N = torch.tensor([score for score, _, _ in items], dtype=torch.float64)
+    level_N = torch.tensor([level for _, level, _ in items], dtype=torch.int64)
+    order = Order.of(score_N, torch.tensor([segment for _, _, segment in items], dtype=torch.int64), 3)
+    won_N, pairs_N = won_pairs(order, level_N[order.item_N])
+    for place, item in enumerate(order.item_N.tolist()):
+        score, level, segment = items[item]
+        lower = [other for other, below, where in items if where == segment and below < level]
+        assert float(pairs_N[place]) == len(lower)
+        assert float(won_N[place]) == sum((score > other) + 0.5 * (score == other) for other in lower)
+
+
+def test_levels_order_like_the_truths() -> None:
+    assert levels(torch.tensor([3.0, 0.0, 63.0])).tolist() == [3, 0, 63]
+    assert levels(torch.tensor([4.5, -1.0, 64.0, 4.5])).tolist() == [1, 0, 2, 1]
+    assert levels(torch.zeros(0)).tolist() == []
 
 
 def test_pair_accuracy_by_hand() -> None:
@@ -194,74 +165,6 @@ def test_pair_accuracy_by_hand() -> None:
     assert (float(counts.correct), int(counts.pairs)) == (1.0, 1)
     tied = pair_accuracy(torch.zeros(2), torch.tensor([0, 1]), torch.tensor([2]))
     assert (float(tied.correct), int(tied.pairs)) == (0.5, 1)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# All together
-
-
-Candidate = tuple[float, float, float]
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([-4, 11, 12]),
-            st.lists(st.tuples(SCORES, TRUTHS, st.sampled_from([0.0, 0.0, 0.3, 2.5])), max_size=12),
-        ),
-        max_size=6,
-    )
-)
-def test_ranking_metrics_equal_their_definitions(requests: list[tuple[int, list[Candidate]]]) -> None:
-    score_N, truth_N, utility_N = (
-        torch.tensor([candidate[i] for _, request in requests for candidate in request], dtype=torch.float64)
-        for i in range(3)
-    )
-    lengths_R = torch.tensor([len(request) for _, request in requests], dtype=torch.int64)
-    user_R = torch.tensor([user for user, _ in requests], dtype=torch.int64)
-    got = ranking_metrics(score_N, truth_N, utility_N, lengths_R, user_R)
-
-    def mean_ndcg(gains: list[list[Item]], k: int) -> float:
-        defined = [value for request in gains if not math.isnan(value := sklearn_ndcg(request, k))]
-        return sum(defined) / len(defined) if defined else NAN
-
-    satisfaction = [[(s, 0.0 if math.isnan(t) else 2**t - 1) for s, t, _ in request] for _, request in requests]
-    engagement = [[(s, u) for s, _, u in request] for _, request in requests]
-    correct, pairs = loop_pairs([[(s, t) for s, t, _ in request] for _, request in requests])
-    want = {
-        "satisfaction_ndcg5": mean_ndcg(satisfaction, 5),
-        "satisfaction_ndcg10": mean_ndcg(satisfaction, 10),
-        "engagement_ndcg5": mean_ndcg(engagement, 5),
-        "engagement_ndcg10": mean_ndcg(engagement, 10),
-        "pair_accuracy": correct / pairs if pairs else NAN,
-        "gauc": loop_gauc([(s, u > 0, user) for user, request in requests for s, _, u in request]),
-        "requests": len(requests),
-        "candidates": score_N.numel(),
-    }
-    for name, value in want.items():
-        assert getattr(got, name) == pytest.approx(value, abs=1e-12, nan_ok=True), name
-
-
-def test_nothing_to_rank_is_undefined_not_an_error() -> None:
-    empty = torch.zeros(0)
-    for lengths_R in (torch.zeros(0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)):
-        got = ranking_metrics(empty, empty, empty, lengths_R, lengths_R)
-        assert (got.requests, got.candidates) == (lengths_R.numel(), 0)
-        assert math.isnan(got.satisfaction_ndcg5) and math.isnan(got.pair_accuracy) and math.isnan(got.gauc)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_equals_cpu() -> None:
-    generator = torch.Generator().manual_seed(0)
-    lengths_R = torch.randint(0, 20, (300,), generator=generator)
-    score_N, truth_N, utility_N = (
-        torch.randint(0, 4, (int(lengths_R.sum()),), generator=generator).float() for _ in range(3)
-    )
-    arguments = (score_N, truth_N, utility_N, lengths_R, torch.arange(300) % 50)
-    cpu, cuda = ranking_metrics(*arguments), ranking_metrics(*(tensor.cuda() for tensor in arguments))
-    for name in ("satisfaction_ndcg5", "engagement_ndcg10", "pair_accuracy", "gauc"):
-        assert getattr(cuda, name) == pytest.approx(getattr(cpu, name), abs=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

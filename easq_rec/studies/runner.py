@@ -1,0 +1,172 @@
+"""Runs the cells of a study, several processes side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from easq_rec.config import Config
+from easq_rec.data.world import ensure
+from easq_rec.studies.grid import Cell
+from easq_rec.studies.store import Run, Store, write_json
+
+CELL = (sys.executable, "-m", "easq_rec.studies.cell")
+"""Called with the path of a config.json; trains, and writes RUN_DIR/metrics.jsonl."""
+LAST_LINES = 6
+"""Of the log of a cell that failed."""
+SHOWN = {"satisfaction": "satisfaction_ndcg5", "engagement": "engagement_ndcg5"}
+
+
+class CellFailed(Exception):
+    """The message says how, and where its log lies."""
+
+
+class Runner:
+    """Runs cells, one process each.
+
+    Args:
+        program: command of a cell, to which the path of its config is appended.
+    """
+
+    def __init__(self, store: Store, *, jobs: int, program: Sequence[str] = CELL) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._program = tuple(program)
+        self._worlds: dict[Path, threading.Lock] = {}
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, cells: Sequence[Cell]) -> tuple[list[Run], list[str]]:
+        """Runs the cells that have no result yet, and keeps the result of each as soon as it is there.
+
+        Returns:
+            the results, in the order of the cells, and the names of those that failed.
+
+        Raises:
+            ValueError: a cell was run before with another config.
+        """
+        found = self._store.finished(cells)
+        if found:
+            print(f"{len(found)} of {len(cells)} cells are finished already", flush=True)
+        todo = [cell for cell in cells if cell.name not in found]
+        failed = []
+        with ThreadPoolExecutor(self._jobs) as pool:
+            futures = {pool.submit(self._run, cell): cell for cell in todo}
+            try:
+                for done, future in enumerate(as_completed(futures), len(found) + 1):
+                    cell = futures[future]
+                    head = f"{done}/{len(cells)} {cell.label} {cell.block}"
+                    try:
+                        run = found[cell.name] = future.result()
+                        print(f"{head}: {_shown(run.metrics)} ({run.seconds:.0f} s)", flush=True)
+                    except CellFailed as failure:
+                        failed.append(cell.name)
+                        print(f"{head}: {failure}", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop()
+                raise
+        return [found[cell.name] for cell in cells if cell.name in found], failed
+
+    def _run(self, cell: Cell) -> Run:
+        store, log, run_dir = self._store, self._store.log(cell), self._store.run_dir(cell)
+        # What a killed study left of this cell would be resumed.
+        shutil.rmtree(run_dir, ignore_errors=True)
+        try:
+            data = self._data(cell.config)
+            config = dataclasses.replace(
+                cell.config, run_dir=str(run_dir), data=dataclasses.replace(cell.config.data, path=data)
+            )
+            write_json(store.config(cell), dataclasses.asdict(config))
+            log.parent.mkdir(parents=True, exist_ok=True)
+            begin = time.perf_counter()
+            code = self._call([*self._program, str(store.config(cell))], log)
+        except OSError as error:
+            raise CellFailed(f"failed: {error}") from error
+        metrics = _final_metrics(run_dir)
+        if code or metrics is None:
+            how = f"failed with exit code {code}" if code else "failed: it left no final metrics"
+            raise CellFailed("\n    ".join([f"{how}; the end of {log}:", *_last_lines(log)]))
+        run = Run(cell=cell, metrics=metrics, seconds=time.perf_counter() - begin)
+        store.save(run)
+        # A study has many cells and needs no model of them again.
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        return run
+
+    def _call(self, command: Sequence[str], log: Path) -> int:
+        """Exit code of a process. Its output goes to a file; its input is a pipe that only this process holds."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log.open("wb") as output:
+            with self._lock:
+                if self._stopped:
+                    raise CellFailed("not run")
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    # Ctrl-C is for the study, which then ends its cells.
+                    start_new_session=True,
+                )
+                self._processes.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._processes.discard(process)
+                assert process.stdin is not None
+                process.stdin.close()
+
+    def _stop(self) -> None:
+        """Ends all processes, at once: their cells will be run again from the beginning."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.kill()
+
+    def _data(self, config: Config) -> str:
+        """The data of a cell; a world is generated when its first cell asks for it."""
+        if config.data.path is not None:
+            return config.data.path
+        directory = self._store.world(config.world)
+        with self._lock:
+            lock = self._worlds.setdefault(directory, threading.Lock())
+        with lock:
+            ensure(config.world, directory)
+        return str(directory.absolute())
+
+
+def _final_metrics(run_dir: Path) -> dict[str, float] | None:
+    """The metrics of a run that came to its end."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return None
+    for line in reversed(path.read_text().splitlines()):
+        values = json.loads(line)
+        if values.pop("split") == "final":
+            values.pop("step")
+            return {name: math.nan if value is None else float(value) for name, value in values.items()}
+    return None
+
+
+def _last_lines(log: Path) -> list[str]:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-LAST_LINES:]
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    """`satisfaction .5310 engagement .6140`."""
+    values = {name: metrics.get(key, math.nan) for name, key in SHOWN.items()}
+    return " ".join(f"{name} {f'{value:.4f}'.removeprefix('0')}" for name, value in values.items())

@@ -1,0 +1,163 @@
+"""What a study keeps on disk, such that it can be killed at any time and gone on with.
+
+OUT/study.json          which study, at which budget
+OUT/cells/CELL.json     the result of a finished cell; appears complete or not at all
+OUT/configs/, logs/     config and terminal output of every cell
+OUT/worlds/, runs/      generated worlds; run directories
+OUT/results.json, table.md, *.png
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from easq_rec.config import World
+from easq_rec.studies.base import Budget
+from easq_rec.studies.grid import Cell, differences, digest_of
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished cell."""
+
+    cell: Cell
+    metrics: dict[str, float]
+    """Of the final evaluation, by name; NaN where the data leave one undefined."""
+    seconds: float
+    """Wall time, from the start of its process to its end."""
+
+
+class Store:
+    """The directory of a study."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def config(self, cell: Cell) -> Path:
+        return self.out / "configs" / f"{cell.name}.json"
+
+    def log(self, cell: Cell) -> Path:
+        return self.out / "logs" / f"{cell.name}.log"
+
+    def run_dir(self, cell: Cell) -> Path:
+        return self.out / "runs" / cell.name
+
+    def world(self, world: World) -> Path:
+        return self.out / "worlds" / f"world-{digest_of(dataclasses.asdict(world))}"
+
+    def finished(self, cells: Sequence[Cell]) -> dict[str, Run]:
+        """The cells that need not be run again, by name.
+
+        Raises:
+            ValueError: a cell was run with another config, or its file is damaged.
+        """
+        return {cell.name: self._load(cell) for cell in cells if self._result(cell).exists()}
+
+    def save(self, run: Run) -> None:
+        """Keeps the result of a cell. The only step of it that others see is a rename."""
+        cell = run.cell
+        write_json(
+            self._result(cell),
+            {
+                "variant": cell.variant,
+                "setting": cell.setting,
+                "block": cell.block,
+                "world_seed": cell.world_seed,
+                "training_seed": cell.training_seed,
+                "digest": cell.digest,
+                "seconds": run.seconds,
+                "metrics": finite(run.metrics),
+                "config": cell.values,
+            },
+        )
+
+    def _result(self, cell: Cell) -> Path:
+        return self.out / "cells" / f"{cell.name}.json"
+
+    def _load(self, cell: Cell) -> Run:
+        path = self._result(cell)
+        try:
+            values = json.loads(path.read_text())
+            digest, config, seconds = values["digest"], values["config"], float(values["seconds"])
+            metrics = {name: float("nan" if value is None else value) for name, value in values["metrics"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is not the result of a cell ({error!r}): delete it to run the cell again"
+            ) from error
+        if digest != cell.digest:
+            what = "; ".join(differences(config, cell.values)) or "its digest is another"
+            raise ValueError(
+                f"{path} was run with another configuration: {what}. Give another --out, or delete the file to run the "
+                "cell again"
+            )
+        return Run(cell=cell, metrics=metrics, seconds=seconds)
+
+
+@contextmanager
+def opened(out: Path, *, study: str, budget: Budget, resume: bool) -> Iterator[Store]:
+    """The directory of a study, for this process alone.
+
+    Raises:
+        ValueError: it holds something and `resume` is not given, or holds another study, or another process uses it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = sorted(path.name for path in out.iterdir() if path.name != LOCK and not path.name.endswith(".partial"))
+        lock = (out / LOCK).open("w")
+    except OSError as error:
+        raise ValueError(f"--out {out}: cannot be written: {error}") from error
+    with lock:
+        if held and not resume:
+            raise ValueError(f"--out {out} is not empty: add --resume to go on with its study, or give another --out")
+        try:
+            # Let go of by the system when this process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"--out {out}: another process is at work there") from error
+        wanted = {"study": study, "budget": budget}
+        path = out / "study.json"
+        if held:
+            _check_same(path, wanted, out)
+        write_json(path, wanted)
+        for leftover in (out / "worlds").glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield Store(out)
+
+
+def _check_same(path: Path, wanted: dict[str, str], out: Path) -> None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--out {out} holds no study to go on with: give another --out") from error
+    if found != wanted:
+        there = " ".join(str(value) for value in found.values()) if isinstance(found, dict) else found
+        raise ValueError(
+            f"--out {out} holds another study ({there}, not {' '.join(wanted.values())}): give another --out"
+        )
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes a file that is complete as soon as it is there, and stays so through a crash of the machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w") as file:
+        file.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def finite(values: dict[str, float]) -> dict[str, float | None]:
+    """NaN and infinity as None: JSON has neither."""
+    return {name: value if abs(value) < float("inf") else None for name, value in values.items()}

@@ -1,0 +1,140 @@
+"""`easq-rec evaluate` and `compare` on runs of the small world: files, tables, fused serving, and errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.integration.conftest import REPOSITORY, SMALL
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def call(environment: dict[str, str]) -> Call:
+    """call(*arguments, code=0): the console command, which must end with that code."""
+
+    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "easq_rec.cli", *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Warning" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(train: Train, call: Call, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An aligned run and one without a satisfaction tower, both evaluated."""
+    run, base = (tmp_path_factory.mktemp("evaluated") / name for name in ("run", "base"))
+    train(run, "--trainer.max-steps", "20", "--optim.dense-lr", "0.01")
+    call("train", "main_only", "--data", world, "--run-dir", base, *SMALL, "--trainer.max-steps", 2)
+    for directory in (run, base):
+        call("evaluate", "--run", directory, "--resamples", 200)
+    return run, base
+
+
+@pytest.mark.integration
+def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: Path) -> None:
+    from easq_rec.evaluation_files import LABELS
+
+    summary = json.loads((runs[0] / "evaluation.json").read_text())
+    table = pq.read_table(runs[0] / "evaluation.parquet")
+    assert set(summary["metrics"]) == set(LABELS)
+    for name in ("satisfaction_ndcg5", "engagement_ndcg1", "user_pair_accuracy", "gauc", "answer_auc", "answer_ndcg5"):
+        found = summary["metrics"][name]
+        assert found["low"] < found["value"] < found["high"], name
+    assert summary["requests"] == len(table) and summary["resamples"] == 200
+    assert summary["users"] == len(np.unique(table["user_id"])) and summary["candidates"] == 12 * len(table)
+    assert {"easq-rec", "torch", "torchrec"} <= set(summary["versions"])
+    # The values follow from the table alone.
+    assert np.nanmean(table["satisfaction_ndcg5"]) == pytest.approx(summary["metrics"]["satisfaction_ndcg5"]["value"])
+    gauc = sum(table["gauc_won"].to_pylist()) / sum(table["gauc_weight"].to_pylist())
+    assert gauc == pytest.approx(summary["metrics"]["gauc"]["value"])
+    # All answers of the held-out period are there, and no others.
+    answers = [
+        (row["request_id"], candidate["answer"])
+        for file in (world / "answers").rglob("*.parquet")
+        for row in pq.read_table(file, columns=["request_id", "candidates"]).to_pylist()
+        for candidate in row["candidates"]
+        if candidate["answer"] is not None
+    ]
+    held_out = set(table["request_id"].to_pylist())
+    listed = [
+        (row["request_id"], answer)
+        for row in table.select(["request_id", "answer"]).to_pylist()
+        for answer in row["answer"]
+    ]
+    assert sorted(listed) == sorted(pair for pair in answers if pair[0] in held_out)
+    assert len(listed) == sum(summary[f"answers_{name}"] for name in ("dissatisfied", "uncertain", "satisfied")) > 20
+
+
+@pytest.mark.integration
+def test_compare_prints_and_writes_paired_differences(runs: tuple[Path, Path], call: Call, tmp_path: Path) -> None:
+    run, base = runs
+    out = tmp_path / "comparison.json"
+    table = call("compare", run, base, "--json", out).stdout
+    found = json.loads(out.read_text())["metrics"]
+    values = [json.loads((directory / "evaluation.json").read_text())["metrics"] for directory in runs]
+    for label, name in (("satisfaction NDCG@5", "satisfaction_ndcg5"), ("GAUC", "gauc"), ("answer AUC", "answer_auc")):
+        entry, ours, theirs = found[name], values[0][name]["value"], values[1][name]["value"]
+        assert (entry["run"], entry["base"]) == pytest.approx((ours, theirs))
+        assert entry["difference"]["value"] == pytest.approx(ours - theirs)
+        assert entry["relative"]["value"] == pytest.approx(ours / theirs - 1)
+        assert entry["difference"]["low"] < entry["difference"]["value"] < entry["difference"]["high"]
+        line = next(line for line in table.splitlines() if line.strip().startswith(label))
+        assert f"{ours:.4f}" in line and f"{ours - theirs:+.4f}" in line
+
+
+@pytest.mark.integration
+def test_fused_serving_ranks_alike_in_evaluate_and_score(
+    runs: tuple[Path, Path], call: Call, world: Path, tmp_path: Path
+) -> None:
+    run, _ = runs
+    table = call("evaluate", "--run", run, "--fuse", 0.7, "--name", "fused", "--resamples", 50).stdout
+    assert "z(policy) + 0.7 z(reference)" in table
+    fused, plain = (pq.read_table(run / f"{name}.parquet") for name in ("fused", "evaluation"))
+    assert fused["calibration_pairs"].equals(plain["calibration_pairs"])
+    assert not fused["engagement_ndcg5"].equals(plain["engagement_ndcg5"])
+    call("compare", run / "fused.parquet", run)
+    out = tmp_path / "scores.parquet"
+    call("score", "--run", run, "--input", world, "--output", out, "--fuse", 0.7)
+    scores = pq.read_table(out)
+    score_RC = scores["score"].to_numpy().reshape(-1, 12)
+    assert (np.diff(score_RC, axis=1) <= 0).all()
+    # Each of the two parts has mean 0 within a request.
+    np.testing.assert_allclose(score_RC.mean(1), 0, atol=1e-5)
+    by_request = dict(zip(scores["request_id"].to_pylist()[::12], score_RC.tolist(), strict=True))
+    for row in fused.select(["request_id", "answer_score"]).to_pylist():
+        for value in row["answer_score"]:
+            assert min(abs(value - other) for other in by_request[row["request_id"]]) < 1e-4
+
+
+@pytest.mark.integration
+def test_errors_are_one_line_that_names_the_remedy(runs: tuple[Path, Path], call: Call, tmp_path: Path) -> None:
+    run, base = runs
+
+    def refused(*arguments: object) -> str:
+        (line,) = call(*arguments, code=2).stderr.splitlines()
+        return line
+
+    assert "has no satisfaction tower to fuse with: leave --fuse out" in refused(
+        "evaluate", "--run", base, "--fuse", 0.5
+    )
+    assert f"run `easq-rec evaluate --run {tmp_path}` first" in refused("compare", run, tmp_path)
