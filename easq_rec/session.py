@@ -21,6 +21,7 @@ from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.schema import Layout
 from easq_rec.data.sources import open_holdout, world_directory
 from easq_rec.data.world import ensure
+from easq_rec.metrics import RankingMetrics, ranking_metrics
 from easq_rec.scoring import load_served
 from easq_rec.serialization import from_dict, to_dict
 from easq_rec.training.checkpoint import latest_of, read_progress
@@ -95,6 +96,18 @@ def evaluate(run_dir: Path, data: files.Location | None, *, fuse: float | None =
             answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, device, fuse=fuse)
     origin = evaluation_files.Origin(recipe=config.recipe, step=read_progress(checkpoint).step, fuse=fuse)
     return evaluation_files.Evaluated(origin=origin, table=evaluation_files.evaluation_table(predictions, answered))
+
+
+def rank_fused(config: Config, fuse: float) -> RankingMetrics:
+    """Ranking metrics of a finished run when the reference score has this weight in what is served."""
+    run_dir = Path(str(config.run_dir))
+    requests = files.join(config.data.path or world_directory(config), "requests")
+    _, period = split(requests, config.data.holdout)
+    holdout, truth = open_holdout(config, requests, period)
+    ranker = load_served(config, run_dir, fuse)
+    stream = evaluation.batches(holdout, config, truth=truth)
+    found = evaluation.predict(ranker.score, stream, config, torch.device("cpu"), fuse=fuse)
+    return ranking_metrics(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

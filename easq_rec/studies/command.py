@@ -12,7 +12,7 @@ from typing import Any
 from easq_rec.data import files
 from easq_rec.features import require
 from easq_rec.recipes import BASES
-from easq_rec.studies import ablation, lambda2, signal, sizes, sparsity
+from easq_rec.studies import ablation, frontier, lambda2, signal, sizes, sparsity
 from easq_rec.studies.base import SEEDS, Budget, base_config
 from easq_rec.studies.comparison import Comparison
 from easq_rec.studies.grid import check_names
@@ -23,7 +23,15 @@ from easq_rec.studies.store import Store, opened
 from easq_rec.studies.study import Study
 
 STUDIES = {
-    study.name: study for study in (ablation.STUDY, lambda2.STUDY, sparsity.STUDY, sizes.EXPERTS, sizes.RANK_STUDY)
+    study.name: study
+    for study in (
+        frontier.STUDY,
+        ablation.STUDY,
+        lambda2.STUDY,
+        sparsity.STUDY,
+        sizes.EXPERTS,
+        sizes.RANK_STUDY,
+    )
 }
 """Those that train. `signal` does not."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -69,6 +70,10 @@ class Comparison:
         self._runs: defaultdict[str, list[Run]] = defaultdict(list)
         for run in runs:
             self._runs[run.cell.label].append(run)
+            for weight, metrics in run.fused.items():
+                # What another serving of the same model gives is a variant of its own.
+                cell = dataclasses.replace(run.cell, variant=f"{run.cell.variant}, fused {weight}", series="", x=None)
+                self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
 
     @property
     def labels(self) -> list[str]:

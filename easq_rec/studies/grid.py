@@ -30,6 +30,8 @@ class Cell:
     """Curve that it is a point of; empty: none."""
     x: float | None = None
     """Where on the curve."""
+    fuse: tuple[float, ...] = ()
+    """Weights of the reference score at which its ranking is evaluated besides, fused into the policy score."""
     config: Config
 
     @property
@@ -72,24 +74,30 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Of the config: two cells with the same digest give the same metrics."""
-        return digest_of(self.values)
+        """Of the config and of what is evaluated: two cells with the same digest give the same metrics."""
+        return digest_of(self.values | ({"fuse": list(self.fuse)} if self.fuse else {}))
 
 
 def grid(
-    variants: Mapping[str, Config], seeds: Sequence[int], *, curve: Mapping[str, tuple[str, float]] | None = None
+    variants: Mapping[str, Config],
+    seeds: Sequence[int],
+    *,
+    curve: Mapping[str, tuple[str, float]] | None = None,
+    fuse: Mapping[str, tuple[float, ...]] | None = None,
 ) -> list[Cell]:
     """Every variant on the world of every seed. One seed comes after the other: an interrupted study then has some
     worlds complete.
 
     Args:
         curve: (series, x) of the variants that are points of curves.
+        fuse: weights of fused serving of the variants that are evaluated so as well.
     """
     cells = []
     for seed in seeds:
         for variant, config in variants.items():
             series, x = (curve or {}).get(variant, ("", None))
-            cells.append(Cell(variant=variant, config=seeded(config, seed), series=series, x=x))
+            weights = (fuse or {}).get(variant, ())
+            cells.append(Cell(variant=variant, config=seeded(config, seed), series=series, x=x, fuse=weights))
     return cells
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from easq_rec.config import Config
 from easq_rec.data.world import ensure
+from easq_rec.studies.cell import FUSED
 from easq_rec.studies.grid import Cell
 from easq_rec.studies.store import Run, Store, write_json
 
@@ -91,14 +92,16 @@ class Runner:
             write_json(store.config(cell), dataclasses.asdict(config))
             log.parent.mkdir(parents=True, exist_ok=True)
             begin = time.perf_counter()
-            code = self._call([*self._program, str(store.config(cell))], log)
+            weights = [f"{weight:g}" for weight in cell.fuse]
+            code = self._call([*self._program, str(store.config(cell)), *weights], log)
         except OSError as error:
             raise CellFailed(f"failed: {error}") from error
         metrics = _final_metrics(run_dir)
         if code or metrics is None:
             how = f"failed with exit code {code}" if code else "failed: it left no final metrics"
             raise CellFailed("\n    ".join([f"{how}; the end of {log}:", *_last_lines(log)]))
-        run = Run(cell=cell, metrics=metrics, seconds=time.perf_counter() - begin)
+        fused = json.loads((run_dir / FUSED).read_text()) if cell.fuse else {}
+        run = Run(cell=cell, metrics=metrics, fused=fused, seconds=time.perf_counter() - begin)
         store.save(run)
         # A study has many cells and needs no model of them again.
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)

@@ -14,9 +14,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Run:
     cell: Cell
     metrics: dict[str, float]
     """Of the final evaluation, by name; NaN where the data leave one undefined."""
+    fused: Mapping[str, dict[str, float]] = field(default_factory=dict)
+    """The same when a fused score is served, by the weight of the reference score."""
     seconds: float
     """Wall time, from the start of its process to its end."""
 
@@ -78,6 +80,7 @@ class Store:
                 "digest": cell.digest,
                 "seconds": run.seconds,
                 "metrics": finite(run.metrics),
+                "fused": {weight: finite(metrics) for weight, metrics in run.fused.items()},
                 "config": cell.values,
             },
         )
@@ -90,7 +93,8 @@ class Store:
         try:
             values = json.loads(path.read_text())
             digest, config, seconds = values["digest"], values["config"], float(values["seconds"])
-            metrics = {name: float("nan" if value is None else value) for name, value in values["metrics"].items()}
+            metrics = _numbers(values["metrics"])
+            fused = {weight: _numbers(of_weight) for weight, of_weight in values["fused"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is not the result of a cell ({error!r}): delete it to run the cell again"
@@ -101,7 +105,11 @@ class Store:
                 f"{path} was run with another configuration: {what}. Give another --out, or delete the file to run the "
                 "cell again"
             )
-        return Run(cell=cell, metrics=metrics, seconds=seconds)
+        return Run(cell=cell, metrics=metrics, fused=fused, seconds=seconds)
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: float("nan" if value is None else value) for name, value in values.items()}
 
 
 @contextmanager

@@ -86,6 +86,19 @@ def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: P
 
 
 @pytest.mark.integration
+def test_studies_rank_by_a_fused_score_as_evaluate_does(runs: tuple[Path, Path], call: Call) -> None:
+    from easq_rec import session
+
+    call("evaluate", "--run", runs[0], "--fuse", 0.7, "--name", "fused", "--resamples", 50)
+    expected = json.loads((runs[0] / "fused.json").read_text())["metrics"]
+    found = session.rank_fused(session.load_config(runs[0]), 0.7)
+    plain = json.loads((runs[0] / "evaluation.json").read_text())["metrics"]
+    for name in ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy"):
+        assert getattr(found, name) == pytest.approx(expected[name]["value"])
+        assert getattr(found, name) != pytest.approx(plain[name]["value"])
+
+
+@pytest.mark.integration
 def test_compare_prints_and_writes_paired_differences(runs: tuple[Path, Path], call: Call, tmp_path: Path) -> None:
     run, base = runs
     out = tmp_path / "comparison.json"

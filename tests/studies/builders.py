@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -31,6 +32,8 @@ if weight == 13.0:
 while weight > 0 and not (world / "go").exists():
     time.sleep(0.02)
 values = {name: 0.5 + weight / 10 for name in METRICS}
+fused = {weight: {**values, "gauc": 0.5 + float(weight)} for weight in sys.argv[2:]}
+(run_dir / "fused.json").write_text(json.dumps(fused))
 (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "final", **values, "gauc": None}) + "\\n")
 """.replace("METRICS", repr(METRICS))
 """Waits for a file `go` in the data directory before it ends, except for main_only; fails where losses.dense is 13."""
@@ -42,6 +45,13 @@ def cells(data: Path, *weights: float, seeds: int = 1) -> list[Cell]:
     base = base_config("small", data=str(data))
     variants = {f"dense {weight:g}": with_losses(base, dense=weight) for weight in weights}
     return grid({"main_only": VARIANTS["main_only"](base), **variants}, range(seeds))
+
+
+def fusing(data: Path) -> list[Cell]:
+    """main_only, and easq evaluated by two fused scores as well."""
+    return [
+        dataclasses.replace(cell, fuse=(0.25, 1.0) if cell.variant != "main_only" else ()) for cell in cells(data, 1.0)
+    ]
 
 
 def study(out: Path, data: Path, *weights: float, resume: bool = False) -> tuple[list[Run], list[str]]:

@@ -70,6 +70,19 @@ def test_training_seeds_of_one_world_count_once() -> None:
     assert change.count == 2 and change.value == pytest.approx((10 + 20) / 2)
 
 
+def test_fused_serving_is_a_variant_of_its_own() -> None:
+    """Compared with the base as it is served, by the policy score."""
+    aligned = [run("easq", seed, 0.5) for seed in (0, 1)]
+    aligned = [
+        dataclasses.replace(one, fused={"0.5": {**one.metrics, "satisfaction_ndcg5": value}})
+        for one, value in zip(aligned, (0.55, 0.65), strict=True)
+    ]
+    found = Comparison([run("main_only", 0, 0.5), run("main_only", 1, 0.5), *aligned])
+    assert found.labels == ["main_only", "easq", "easq, fused 0.5"]
+    assert found.change("easq", "satisfaction").value == 0.0
+    assert found.change("easq, fused 0.5", "satisfaction").value == pytest.approx(20.0)
+
+
 def test_a_metric_that_is_not_defined_is_left_out() -> None:
     runs = [run("main_only", 0, 0.5), run("main_only", 1, math.nan), run("easq", 0, 0.6), run("easq", 1, 0.6)]
     change = Comparison(runs).change("easq", "satisfaction")

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.studies.builders import cells, started, study
+from easq_rec.studies.runner import Runner
+from easq_rec.studies.store import opened
+from tests.studies.builders import PROGRAM, cells, fusing, started, study
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -51,6 +53,16 @@ def test_every_cell_is_run_and_its_result_kept(tmp_path: Path, data: Path, capsy
     assert any("/3 main_only seed 0: satisfaction .5000 engagement .5000 (" in line for line in lines)
     stored = json.loads((tmp_path / "out/cells/dense_1--seed_0.json").read_text())
     assert stored["digest"] == runs[1].cell.digest and stored["metrics"]["gauc"] is None
+
+
+def test_fused_rankings_are_kept_with_the_cell(tmp_path: Path, data: Path) -> None:
+    (data / "go").touch()
+    for resume in (False, True):
+        with opened(tmp_path / "out", study="test", budget="small", resume=resume) as store:
+            (base, aligned), failed = Runner(store, jobs=2, program=PROGRAM).run(fusing(data))
+        assert not failed and base.fused == {}
+        assert {weight: metrics["gauc"] for weight, metrics in aligned.fused.items()} == {"0.25": 0.75, "1": 1.5}
+    assert len(started(data)) == 2 and all(len(pids) == 1 for pids in started(data).values())
 
 
 def test_a_study_that_is_killed_loses_the_running_cells_alone(tmp_path: Path, data: Path) -> None:

@@ -1,0 +1,62 @@
+"""Study `frontier`: how much satisfaction does each way of alignment buy, and for how much engagement?
+
+Every family is walked along its own knob: the weight of L_dense for `easq`, that of the answer loss for `direct`, and
+the weight of the reference score in what is served for those whose reference steers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from easq_rec.config import Config
+from easq_rec.studies.base import Budget, with_losses
+from easq_rec.studies.comparison import Comparison
+from easq_rec.studies.grid import BASE, Cell, grid
+from easq_rec.studies.plots import frontier
+from easq_rec.studies.study import Findings, Study
+from easq_rec.studies.verdict import Check, Verdict
+from easq_rec.variants import VARIANTS
+
+DENSE: dict[Budget, tuple[float, ...]] = {"small": (0.3,), "full": (0.15, 0.3, 0.6, 1.0)}
+DIRECT: dict[Budget, tuple[float, ...]] = {"small": (0.3,), "full": (0.3, 1.0)}
+SHARING: dict[Budget, tuple[str, ...]] = {"small": ("shared_bottom",), "full": ("shared_bottom", "mmoe", "ple")}
+FUSED: dict[Budget, tuple[float, ...]] = {"small": (0.5,), "full": (0.3, 0.5, 1.0)}
+"""Weights of the reference score in fused serving."""
+GAIN, PRICE = 10.0, -3.0
+"""In percent: what `easq` is claimed to gain in satisfaction NDCG@5, and to lose in engagement NDCG@5 at most."""
+
+
+def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
+    variants = {BASE: VARIANTS[BASE](base)}
+    variants |= {f"easq {weight:g}": with_losses(base, dense=weight) for weight in DENSE[budget]}
+    variants |= {
+        f"direct {weight:g}": with_losses(VARIANTS["direct"](base), direct=weight) for weight in DIRECT[budget]
+    }
+    fused = {name: VARIANTS[name](base) for name in ("without_dense", *SHARING[budget])}
+    return grid(variants | fused, seeds, fuse=dict.fromkeys(fused, FUSED[budget]))
+
+
+def _conclude(found: Comparison, budget: Budget) -> Findings:
+    rows = found.rows()
+    checks: list[Check] = []
+    for metric, threshold in (("satisfaction", GAIN), ("engagement", PRICE)):
+        change = found.change("easq 0.3", metric)
+        what = f"{metric} NDCG@5 of easq against {BASE}"
+        checks.append(Check(what=what, measured=change, wanted="above", threshold=threshold))
+    return Findings(
+        verdict=Verdict(
+            claim=f"easq, serving the policy score alone, gains at least {GAIN:+g}% satisfaction NDCG@5 and keeps "
+            f"engagement NDCG@5 above {PRICE:g}%",
+            checks=checks,
+            budget=budget,
+        ),
+        plots={"frontier.png": frontier(rows)},
+    )
+
+
+STUDY = Study(
+    name="frontier",
+    question="How much satisfaction does each way of alignment buy, and for how much engagement?",
+    cells=_cells,
+    conclude=_conclude,
+)
