@@ -27,7 +27,7 @@ USAGE = """usage: easq-rec COMMAND [OPTIONS]
   data build --config FILE --out DIR [--partition I/N]        turn raw logs into requests/ and answers/
   data inspect DIR [--out DIR] [--schema FILE]                what the data hold; drafts a feature schema
   study NAME [--seeds N --budget small|full --out DIR]        an experiment with a verdict: signal, frontier, ablation,
-             [--resume] [--jobs N] [--data DIR]               lambda2, sparsity, experts, rank
+             [--resume] [--jobs N] [--data DIR]               lambda2, sparsity, stability, experts, rank
   doctor                                                      check the environment
 
 `easq-rec COMMAND --help` lists the options of a command.
@@ -133,10 +133,10 @@ class Study:
 
     signal: do answers agree with behaviour (trains nothing)? frontier: what does each way of alignment buy, and for how
     much? ablation: what does each part contribute? lambda2: how much DPO does a ranker take? sparsity: how few answers
-    suffice? experts, rank: do these sizes matter?"""
+    suffice? stability: does the policy run away from its reference? experts, rank: do these sizes matter?"""
 
     name: Annotated[str, tyro.conf.Positional]
-    """signal, frontier, ablation, lambda2, sparsity, experts or rank."""
+    """signal, frontier, ablation, lambda2, sparsity, stability, experts or rank."""
     seeds: int | None = None
     """Worlds, with seeds 0 to N-1; on a data set training seeds. None: 5, or 2 at the small budget."""
     budget: Literal["small", "full"] = "full"

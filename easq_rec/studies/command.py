@@ -12,7 +12,7 @@ from typing import Any
 from easq_rec.data import files
 from easq_rec.features import require
 from easq_rec.recipes import BASES
-from easq_rec.studies import ablation, frontier, lambda2, signal, sizes, sparsity
+from easq_rec.studies import ablation, frontier, lambda2, signal, sizes, sparsity, stability
 from easq_rec.studies.base import SEEDS, Budget, base_config
 from easq_rec.studies.comparison import Comparison
 from easq_rec.studies.grid import check_names
@@ -29,6 +29,7 @@ STUDIES = {
         ablation.STUDY,
         lambda2.STUDY,
         sparsity.STUDY,
+        stability.STUDY,
         sizes.EXPERTS,
         sizes.RANK_STUDY,
     )

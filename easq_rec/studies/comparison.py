@@ -75,6 +75,10 @@ class Comparison:
                 cell = dataclasses.replace(run.cell, variant=f"{run.cell.variant}, fused {weight}", series="", x=None)
                 self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
 
+    def runs(self, label: str) -> list[Run]:
+        """The cells of a label, one per world and seed."""
+        return self._runs.get(label, [])
+
     @property
     def labels(self) -> list[str]:
         return list(self._runs)

@@ -34,6 +34,9 @@ class Cell:
     """Weights of the reference score at which its ranking is evaluated besides, fused into the policy score."""
     config: Config
 
+    keep: tuple[str, ...] = ()
+    """Names of metrics whose course over the steps is kept."""
+
     @property
     def label(self) -> str:
         """Variant and setting: the cells of all seeds with one label make up one row of the result."""
@@ -74,8 +77,9 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Of the config and of what is evaluated: two cells with the same digest give the same metrics."""
-        return digest_of(self.values | ({"fuse": list(self.fuse)} if self.fuse else {}))
+        """Of the config and of what is measured: two cells with the same digest give the same result."""
+        wanted = {name: list(value) for name, value in (("fuse", self.fuse), ("keep", self.keep)) if value}
+        return digest_of(self.values | wanted)
 
 
 def grid(

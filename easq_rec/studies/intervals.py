@@ -21,12 +21,13 @@ class Estimate:
     count: int
     """Independent measurements (worlds, or answers)."""
 
-    def text(self, unit: str = "%") -> str:
+    def text(self, unit: str = "%", digits: int = 1) -> str:
         """For people: `+1.2% [-0.3, +2.7]`."""
         if math.isnan(self.value):
             return "not measured"
-        inside = f"{self.low:+.1f}, {self.high:+.1f}" if math.isfinite(self.high - self.low) else "unknown"
-        return f"{self.value:+.1f}{unit} [{inside}]"
+        known = math.isfinite(self.high - self.low)
+        inside = f"{self.low:+.{digits}f}, {self.high:+.{digits}f}" if known else "unknown"
+        return f"{self.value:+.{digits}f}{unit} [{inside}]"
 
 
 def t_interval(values: Iterable[float]) -> Estimate:

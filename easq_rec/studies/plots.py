@@ -113,6 +113,28 @@ def _aside(x: float, share: float, places: Sequence[float], logarithmic: bool) -
     return x + share * (places[-1] - places[0])
 
 
+def courses(
+    title: str, panels: dict[str, dict[str, list[tuple[int, float]]]], *, marks: dict[str, float] | None = None
+) -> Any:
+    """Something over the steps of training, a panel per quantity and a line per name.
+
+    Args:
+        marks: places of dashed lines, by panel.
+    """
+    figure, axes_of_panels = _figure(title, size=(5 * len(panels), 4.5), panels=len(panels))
+    for axes, (quantity, lines) in zip(axes_of_panels, panels.items(), strict=True):
+        for index, (name, points) in enumerate(lines.items()):
+            if points:
+                axes.plot(*zip(*points, strict=True), color=COLORS[index], linewidth=1.5, label=name)
+        if marks and quantity in marks:
+            axes.axhline(marks[quantity], color="#222222", linestyle="--", linewidth=1)
+        axes.set_title(quantity, fontsize=11)
+        axes.set_xlabel("step")
+        axes.grid(color=GREY, alpha=0.4)
+    _legend(figure, axes_of_panels[0], loc="outside lower center", ncols=4)
+    return figure
+
+
 def bars(rows: Sequence[Row]) -> Any:
     """Satisfaction and engagement of every row, one bar each, the first at the top."""
     drawn = _measured(rows)

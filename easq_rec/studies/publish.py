@@ -67,6 +67,7 @@ def cell_values(run: Run) -> dict[str, Any]:
         "digest": cell.digest,
         "seconds": round(run.seconds, 2),
         "metrics": finite(run.metrics),
+        **({"history": {name: list(points) for name, points in run.history.items()}} if run.history else {}),
         "fused": {weight: finite(metrics) for weight, metrics in run.fused.items()},
     }
 

@@ -101,7 +101,8 @@ class Runner:
             how = f"failed with exit code {code}" if code else "failed: it left no final metrics"
             raise CellFailed("\n    ".join([f"{how}; the end of {log}:", *_last_lines(log)]))
         fused = json.loads((run_dir / FUSED).read_text()) if cell.fuse else {}
-        run = Run(cell=cell, metrics=metrics, fused=fused, seconds=time.perf_counter() - begin)
+        history = _history(run_dir, cell.keep)
+        run = Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=time.perf_counter() - begin)
         store.save(run)
         # A study has many cells and needs no model of them again.
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
@@ -162,6 +163,12 @@ def _final_metrics(run_dir: Path) -> dict[str, float] | None:
             values.pop("step")
             return {name: math.nan if value is None else float(value) for name, value in values.items()}
     return None
+
+
+def _history(run_dir: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of some metrics, where they were logged."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()] if names else []
+    return {name: [(line["step"], float(line[name])) for line in lines if line.get(name) is not None] for name in names}
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -36,6 +36,8 @@ class Run:
     """Of the final evaluation, by name; NaN where the data leave one undefined."""
     fused: Mapping[str, dict[str, float]] = field(default_factory=dict)
     """The same when a fused score is served, by the weight of the reference score."""
+    history: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """(step, value) of the metrics that the cell keeps, in order."""
     seconds: float
     """Wall time, from the start of its process to its end."""
 
@@ -81,6 +83,7 @@ class Store:
                 "seconds": run.seconds,
                 "metrics": finite(run.metrics),
                 "fused": {weight: finite(metrics) for weight, metrics in run.fused.items()},
+                "history": {name: list(points) for name, points in run.history.items()},
                 "config": cell.values,
             },
         )
@@ -95,6 +98,7 @@ class Store:
             digest, config, seconds = values["digest"], values["config"], float(values["seconds"])
             metrics = _numbers(values["metrics"])
             fused = {weight: _numbers(of_weight) for weight, of_weight in values["fused"].items()}
+            history = {name: [(int(x), float(y)) for x, y in points] for name, points in values["history"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is not the result of a cell ({error!r}): delete it to run the cell again"
@@ -105,7 +109,7 @@ class Store:
                 f"{path} was run with another configuration: {what}. Give another --out, or delete the file to run the "
                 "cell again"
             )
-        return Run(cell=cell, metrics=metrics, fused=fused, seconds=seconds)
+        return Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=seconds)
 
 
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:

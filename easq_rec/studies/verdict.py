@@ -23,7 +23,8 @@ class Check:
     measured: Estimate
     wanted: Literal["above", "below"]
     threshold: float
-    """In percent, as `measured` is."""
+    """In the unit of `measured`."""
+    unit: str = "%"
 
     @property
     def outcome(self) -> Outcome:
@@ -34,7 +35,8 @@ class Check:
         return "holds" if above == (self.wanted == "above") else "fails"
 
     def text(self) -> str:
-        return f"{self.what}: {self.measured.text()}, claimed {self.wanted} {self.threshold:+g}%: {self.outcome}"
+        measured = self.measured.text(self.unit, 1 if self.unit == "%" else 2)
+        return f"{self.what}: {measured}, claimed {self.wanted} {self.threshold:+g}{self.unit}: {self.outcome}"
 
     def values(self) -> dict[str, Any]:
         """As JSON values."""
@@ -43,6 +45,7 @@ class Check:
             "measured": estimate_values(self.measured),
             "wanted": self.wanted,
             "threshold": self.threshold,
+            "unit": self.unit.strip(),
             "outcome": self.outcome,
         }
 

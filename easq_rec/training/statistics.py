@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from easq_rec import losses
 from easq_rec.model import Ranks, StepOutput
 from easq_rec.nn.moe import TowerOutput
 
@@ -20,12 +21,18 @@ def step_statistics(output: StepOutput, ranks: Ranks) -> dict[str, float]:
     figures |= _gates("main", network.main)
     if len(output.losses) > 1:
         figures["pairs_answered"] = float(output.pairs_answered)
-    if output.divergence is not None:
-        figures["divergence"] = float(output.divergence)
     if network.reference is not None:
+        figures["divergence"] = _divergence(network.main, network.reference, ranks)
         figures["reference_std"] = _std(network.reference)
         figures |= _gates("satisfaction", network.reference)
     return figures
+
+
+def _divergence(policy: TowerOutput, reference: TowerOutput, ranks: Ranks) -> float:
+    """Mean KL of sigmoid(policy score) from sigmoid(reference score) over all candidates of all ranks, in nats."""
+    kl_N = losses.bernoulli_kl(policy.score_N, reference.score_N)
+    total, count = ranks.sum(torch.stack([kl_N.sum(), kl_N.new_tensor(float(len(kl_N)))])).tolist()
+    return float(total / max(count, 1.0))
 
 
 def _std(tower: TowerOutput) -> float:

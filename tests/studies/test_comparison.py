@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pytest
 from scipy import stats
 
+from easq_rec.studies import stability
 from easq_rec.studies.ablation import PARTS
 from easq_rec.studies.base import base_config
 from easq_rec.studies.command import STUDIES
@@ -81,6 +82,25 @@ def test_fused_serving_is_a_variant_of_its_own() -> None:
     assert found.labels == ["main_only", "easq", "easq, fused 0.5"]
     assert found.change("easq", "satisfaction").value == 0.0
     assert found.change("easq, fused 0.5", "satisfaction").value == pytest.approx(20.0)
+
+
+def test_stability_reads_courses() -> None:
+    one = dataclasses.replace(
+        run("paper", 0, 0.5),
+        history={
+            "divergence": [(10, 0.1), (20, 0.9), (30, 0.4)],
+            "answers_train_margin": [(20, 1.0), (30, 2.0)],
+            "answers_holdout_margin": [(20, 0.75), (30, 0.5)],
+        },
+    )
+    other = dataclasses.replace(run("paper", 1, 0.5), history={"divergence": [(10, 0.3), (20, 0.5)]})
+    assert stability.course(one, stability.GAP) == [(20, 0.25), (30, 1.5)]
+    assert stability.mean_course([one, other], "divergence") == [(10, pytest.approx(0.2)), (20, pytest.approx(0.7))]
+    largest = stability.highest([one, other], "divergence")
+    assert largest.value == pytest.approx(0.7)
+    assert stability.last([one, other], "divergence").value == pytest.approx(0.45)
+    check = Check(what="KL", measured=largest, wanted="below", threshold=0.5, unit=" nats")
+    assert check.text() == "KL: +0.70 nats [-1.84, +3.24], claimed below +0.5 nats: undecided"
 
 
 def test_a_metric_that_is_not_defined_is_left_out() -> None:
