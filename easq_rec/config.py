@@ -158,6 +158,8 @@ class Optim:
     """Peak learning rate of the tables."""
     dense_lr: float = 1e-3
     """Peak learning rate of the dense parameters."""
+    pathway_lr: float = 1.0
+    """Learning rate of adapters and satisfaction tower relative to `dense_lr`: they learn from far fewer examples."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the dense parameters."""
     warmup_steps: int = 50
@@ -170,6 +172,7 @@ class Optim:
     def __post_init__(self) -> None:
         require(self.table_lr > 0, "optim.table_lr", self.table_lr, "more than 0")
         require(self.dense_lr > 0, "optim.dense_lr", self.dense_lr, "more than 0")
+        require(self.pathway_lr > 0, "optim.pathway_lr", self.pathway_lr, "more than 0")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
         if self.clip_norm is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,13 +37,18 @@ class Optimizers:
         # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
         dense = in_backward_optimizer_filter(model.named_parameters())
         self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
-        adamw = KeyedOptimizerWrapper(
-            self._dense,
-            lambda params: torch.optim.AdamW(params, lr=config.dense_lr, weight_decay=config.weight_decay, fused=True),
-        )
         self._tables: KeyedOptimizer = model.fused_optimizer
-        self._adamw = adamw
-        self.combined = CombinedOptimizer([("tables", self._tables), ("dense", adamw)])
+        self._adamw: dict[str, KeyedOptimizer] = {}
+        self._peaks: dict[str, float] = {}
+        for name, parameters, peak in _parts(self._dense, config):
+            self._peaks[name] = peak
+            self._adamw[name] = KeyedOptimizerWrapper(
+                parameters,
+                lambda params, peak=peak: torch.optim.AdamW(
+                    params, lr=peak, weight_decay=config.weight_decay, fused=True
+                ),
+            )
+        self.combined = CombinedOptimizer([("tables", self._tables), *self._adamw.items()])
         self.measure = False
         """Whether the next step records gradient norms."""
         self.gradient_norms: dict[str, Tensor] = {}
@@ -54,8 +60,9 @@ class Optimizers:
         factor = learning_rate(self._config, step, total_steps)
         for group in self._tables.param_groups:
             group["lr"] = self._config.table_lr * factor
-        for group in self._adamw.param_groups:
-            group["lr"] = self._config.dense_lr * factor
+        for name, adamw in self._adamw.items():
+            for group in adamw.param_groups:
+                group["lr"] = self._peaks[name] * factor
         # The fused kernels take their learning rate when their optimizer "steps"; the update itself is in backward.
         self._tables.step()
         return factor
@@ -63,14 +70,16 @@ class Optimizers:
     @property
     def dense_learning_rate(self) -> float:
         """The dense parameters' current learning rate."""
-        return float(self._adamw.param_groups[0]["lr"])
+        return float(self._adamw["dense"].param_groups[0]["lr"])
 
     def materialise(self) -> None:
         """Creates AdamW's state, which otherwise exists from its first step on: a checkpoint is loaded into it."""
-        self._adamw.init_state(set())
+        for adamw in self._adamw.values():
+            adamw.init_state(set())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self._adamw.zero_grad(set_to_none)
+        for adamw in self._adamw.values():
+            adamw.zero_grad(set_to_none)
 
     def step(self, closure: Any = None) -> None:
         self.started = time.perf_counter()
@@ -78,7 +87,22 @@ class Optimizers:
             self.gradient_norms = group_norms(self._dense)
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._dense.values(), self._config.clip_norm)
-        self._adamw.step(closure)
+        for adamw in self._adamw.values():
+            adamw.step(closure)
+
+
+PATHWAY = ("lora", "satisfaction_tower")
+"""Parameter groups of the satisfaction pathway."""
+
+
+def _parts(dense: dict[str, nn.Parameter], config: Optim) -> Iterator[tuple[str, dict[str, nn.Parameter], float]]:
+    """(name, parameters, peak learning rate) of each optimizer: one, unless the pathway has a rate of its own."""
+    pathway = {name: value for name, value in dense.items() if parameter_group(name) in PATHWAY}
+    if config.pathway_lr == 1.0 or not pathway:
+        yield "dense", dense, config.dense_lr
+        return
+    yield "dense", {name: value for name, value in dense.items() if name not in pathway}, config.dense_lr
+    yield "pathway", pathway, config.dense_lr * config.pathway_lr
 
 
 def parameter_group(name: str) -> str:

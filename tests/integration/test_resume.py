@@ -52,7 +52,7 @@ def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, 
     """The tower's average and the weight of the gate penalty go on from where they were."""
     guards = (
         "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-answers", "3",
-        "--model.main.activity", "0.5", "--trainer.max-steps", "14",
+        "--model.main.activity", "0.5", "--optim.pathway-lr", "3", "--trainer.max-steps", "14",
     )  # fmt: skip
     train(tmp_path / "whole", *guards)
     train(tmp_path / "parts", *guards, "--trainer.stop-at-step", "9")

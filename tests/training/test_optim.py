@@ -193,3 +193,21 @@ def test_parameter_groups_and_norms(runtime: Runtime) -> None:
     assert norms.keys() == groups
     assert all(float(norm) > 0 for norm in norms.values())
     assert float(torch.stack(list(norms.values())).norm()) > 0.01
+
+
+def test_the_pathway_may_have_a_learning_rate_of_its_own(runtime: Runtime) -> None:
+    """AdamW's first step is its learning rate, whatever the gradient: three times as far for the pathway alone."""
+    config = small_config("easq")
+    steps = {}
+    for factor in (1.0, 3.0):
+        optim = dataclasses.replace(config.optim, pathway_lr=factor, dense_lr=1e-3)
+        training = Training(dataclasses.replace(config, optim=optim), runtime)
+        before = {name: value.clone() for name, value in training.model.named_parameters() if "embeddings" not in name}
+        training.run([random_batch(config)])
+        after = dict(training.model.named_parameters())
+        steps[factor] = {name: (after[name] - value).detach().abs().max() for name, value in before.items()}
+    pathway = {name for name in steps[1.0] if parameter_group(f".{name}") in ("lora", "satisfaction_tower")}
+    assert len(pathway) > 20
+    for name, step in steps[1.0].items():
+        expected = 3.0 * step if name in pathway else step
+        torch.testing.assert_close(steps[3.0][name], expected, rtol=1e-3, atol=1e-7, msg=name)
