@@ -63,6 +63,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def fused_series(variant: str) -> str:
+    """The curve over the weight of the reference score in what is served."""
+    return f"{variant}, fused"
+
+
 class Comparison:
     """The finished cells of a study, label by label."""
 
@@ -71,8 +76,9 @@ class Comparison:
         for run in runs:
             self._runs[run.cell.label].append(run)
             for weight, metrics in run.fused.items():
-                # What another serving of the same model gives is a variant of its own.
-                cell = dataclasses.replace(run.cell, variant=f"{run.cell.variant}, fused {weight}", series="", x=None)
+                # What another serving of the same model gives is a variant of its own, and a point of a curve.
+                variant, series = f"{run.cell.variant}, fused {weight}", fused_series(run.cell.variant)
+                cell = dataclasses.replace(run.cell, variant=variant, series=series, x=float(weight))
                 self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
 
     def runs(self, label: str) -> list[Run]:

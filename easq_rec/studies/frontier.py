@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from easq_rec.config import Config
 from easq_rec.studies.base import Budget, with_losses
-from easq_rec.studies.comparison import Comparison
+from easq_rec.studies.comparison import Comparison, fused_series
 from easq_rec.studies.grid import BASE, Cell, grid
 from easq_rec.studies.plots import frontier
 from easq_rec.studies.study import Findings, Study
@@ -27,13 +27,18 @@ GAIN, PRICE = 10.0, -3.0
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
-    variants = {BASE: VARIANTS[BASE](base)}
-    variants |= {f"easq {weight:g}": with_losses(base, dense=weight) for weight in DENSE[budget]}
-    variants |= {
-        f"direct {weight:g}": with_losses(VARIANTS["direct"](base), direct=weight) for weight in DIRECT[budget]
-    }
+    direct = VARIANTS["direct"](base)
+    easq = {f"easq {weight:g}": weight for weight in DENSE[budget]}
+    answers = {f"direct {weight:g}": weight for weight in DIRECT[budget]}
     fused = {name: VARIANTS[name](base) for name in ("without_dense", *SHARING[budget])}
-    return grid(variants | fused, seeds, fuse=dict.fromkeys(fused, FUSED[budget]))
+    variants = {BASE: VARIANTS[BASE](base)}
+    variants |= {name: with_losses(base, dense=weight) for name, weight in easq.items()}
+    variants |= {name: with_losses(direct, direct=weight) for name, weight in answers.items()}
+    curve = {name: ("easq, L_dense", weight) for name, weight in easq.items()}
+    curve |= {name: ("direct", weight) for name, weight in answers.items()}
+    # Weight 0 is the policy score alone.
+    curve |= {name: (fused_series(name), 0.0) for name in fused}
+    return grid(variants | fused, seeds, curve=curve, fuse=dict.fromkeys(fused, FUSED[budget]))
 
 
 def _conclude(found: Comparison, budget: Budget) -> Findings:
