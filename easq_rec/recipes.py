@@ -175,7 +175,7 @@ def kuairand() -> Config:
 
 
 BASES: dict[str, Callable[[], Config]] = {
-    base.__name__: base for base in (easq, quickstart, movielens, movielens_20m, kuairand)
+    base.__name__: base for base in (quickstart, easq, movielens, movielens_20m, kuairand)
 }
 """Data and sizes, with the default alignment."""
 

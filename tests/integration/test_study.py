@@ -60,7 +60,7 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, envi
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("ranks",), "one of signal, ablation"),
+        (("ranks",), "one of signal, frontier"),
         (("rank", "--seeds", "0"), "--seeds"),
         (("rank", "--recipe", "movielens"), "along with --data"),
         (("sparsity", "--data", "."), "generates its worlds"),
