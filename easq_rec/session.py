@@ -15,13 +15,14 @@ import torch
 from easq_rec import evaluation, evaluation_files
 from easq_rec.config import Config
 from easq_rec.data import files
-from easq_rec.data.dataset import RequestDataset, split
+from easq_rec.data.dataset import Period, RequestDataset, split
 from easq_rec.data.encode import encode
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.schema import Layout
 from easq_rec.data.sources import open_holdout, world_directory
 from easq_rec.data.world import ensure
 from easq_rec.metrics import RankingMetrics, ranking_metrics
+from easq_rec.model import Ranker
 from easq_rec.scoring import load_served
 from easq_rec.serialization import from_dict, to_dict
 from easq_rec.training.checkpoint import latest_of, read_progress
@@ -38,6 +39,8 @@ FREE_FIELDS = {
 
 CONVERTED = {"movielens": "ML100K", "kuairand": "KUAIRAND"}
 """Data sets that a converter makes: first word of the recipe's name, and what the converter is given."""
+
+CPU = torch.device("cpu")
 
 TABLE = (
     ("satisfaction NDCG@5", "satisfaction_ndcg5"),
@@ -75,17 +78,10 @@ def evaluate(run_dir: Path, data: files.Location | None, *, fuse: float | None =
         fuse: weight of the reference score in what is served; None: the policy score alone.
     """
     config = load_config(run_dir)
-    device = torch.device("cpu")
-    quiet()
     directory = data or config.data.path or world_directory(config)
-    requests, answers = files.join(directory, "requests"), files.join(directory, "answers")
-    _, period = split(requests, config.data.holdout)
-    quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
-    holdout, truth = open_holdout(config, requests, period, quarantine=quarantine)
-    checkpoint = latest_of(run_dir)
-    ranker = load_served(config, run_dir, fuse)
-    stream = evaluation.batches(holdout, config, truth=truth)
-    predictions = evaluation.predict(ranker.score, stream, config, device, fuse=fuse)
+    answers = files.join(directory, "answers")
+    period, quarantine = _held_out(config, directory), _quarantine(config, run_dir)
+    ranker, predictions = _predict(config, run_dir, directory, fuse)
     answered = None
     if files.is_dir(answers):
         layout = Layout.of(config.schema, answers=True)
@@ -93,21 +89,36 @@ def evaluate(run_dir: Path, data: files.Location | None, *, fuse: float | None =
             answers, layout, period=period, max_history=config.data.max_history, quarantine=quarantine
         ).read_all()
         if found is not None:
-            answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, device, fuse=fuse)
-    origin = evaluation_files.Origin(recipe=config.recipe, step=read_progress(checkpoint).step, fuse=fuse)
+            answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, CPU, fuse=fuse)
+    origin = evaluation_files.Origin(recipe=config.recipe, step=read_progress(latest_of(run_dir)).step, fuse=fuse)
     return evaluation_files.Evaluated(origin=origin, table=evaluation_files.evaluation_table(predictions, answered))
 
 
 def rank_fused(config: Config, fuse: float) -> RankingMetrics:
     """Ranking metrics of a finished run when the reference score has this weight in what is served."""
-    run_dir = Path(str(config.run_dir))
-    requests = files.join(config.data.path or world_directory(config), "requests")
-    _, period = split(requests, config.data.holdout)
-    holdout, truth = open_holdout(config, requests, period)
+    directory = config.data.path or world_directory(config)
+    _, found = _predict(config, Path(str(config.run_dir)), directory, fuse)
+    return ranking_metrics(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
+
+
+def _predict(
+    config: Config, run_dir: Path, directory: files.Location, fuse: float | None
+) -> tuple[Ranker, evaluation.Predictions]:
+    """The newest checkpoint's ranker, and what it says of the held-out requests."""
+    quiet()
+    requests, period = files.join(directory, "requests"), _held_out(config, directory)
+    holdout, truth = open_holdout(config, requests, period, quarantine=_quarantine(config, run_dir))
     ranker = load_served(config, run_dir, fuse)
     stream = evaluation.batches(holdout, config, truth=truth)
-    found = evaluation.predict(ranker.score, stream, config, torch.device("cpu"), fuse=fuse)
-    return ranking_metrics(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
+    return ranker, evaluation.predict(ranker.score, stream, config, CPU, fuse=fuse)
+
+
+def _held_out(config: Config, directory: files.Location) -> Period:
+    return split(files.join(directory, "requests"), config.data.holdout)[1]
+
+
+def _quarantine(config: Config, run_dir: Path) -> Quarantine | None:
+    return Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
 
 
 def print_metrics(metrics: dict[str, float]) -> None:

@@ -60,6 +60,15 @@ def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, 
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+@pytest.mark.integration
+def test_steering_waits_for_answers(train: Train, losses: Losses, tmp_path: Path) -> None:
+    """Long after the warm-up by steps L_dense is still out, for so many answers never come."""
+    train(tmp_path / "run", "--losses.warmup-answers", "1000000", "--trainer.max-steps", "10")
+    assert {line[4] for line in losses(tmp_path / "run")} == {0.0}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["divergence"] > 0 for line in lines if line["split"] == "train")
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """Run directory of an uninterrupted run on so many ranks."""
