@@ -272,10 +272,10 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.model.satisfaction is None:
-            for name in ("satisfaction", "dpo", "dense"):
+            for name in ("satisfaction", "evidence", "dpo", "dense"):
                 value = getattr(self.losses, name)
                 require(value == 0, f"losses.{name}", value, "0 without a satisfaction tower (model.satisfaction)")
-        known = [table.name for table in self.schema.tables]
+        known = [table.name for table in (*self.schema.tables, *self.schema.satisfaction_tables)]
         for table in self.sharding.types:
             require(table in known, "sharding.types", table, f"a table of the schema: {known}")
 

@@ -5,10 +5,14 @@ It drives the reader, the embedding tables and serving. Like the rest of the con
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
+
+SATISFACTION = "satisfaction_"
+"""Begins the name of every table that the satisfaction tower alone reads."""
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -82,6 +86,12 @@ class FeatureSchema:
     outcomes: tuple[Outcome, ...]
     item: str = "video_id"
     """Name of the candidate column that identifies the item in a score file."""
+    trigger: str | None = None
+    """Outcome that a candidate must have to be asked about, such as a long view. What people do after it tells of their
+    satisfaction only where it happened, so that L_evidence compares these candidates alone; None: it compares any."""
+    satisfaction_dim: int = 8
+    """Width of the embeddings that the satisfaction tower has of its own for each candidate id feature, which the main
+    tower never sees; 0: none."""
 
     def __post_init__(self) -> None:
         problems = [f"{name}={value!r} is not allowed: {allowed}" for name, value, allowed in self._violations()]
@@ -113,11 +123,20 @@ class FeatureSchema:
             floats = [f.name for f in features if f.kind == "float"]
             if floats:
                 yield f"schema.{group}: float features", floats, "none (bucketise them into ids)"
+        if self.satisfaction_dim < 0 or self.satisfaction_dim % 4:
+            yield "schema.satisfaction_dim", self.satisfaction_dim, "a multiple of 4, or 0 for none"
+        taken = sorted(name for name in dims if f"{SATISFACTION}{name}" in dims)
+        if taken:
+            allowed = f"no name that is another's behind {SATISFACTION!r}: so the satisfaction tower's own are called"
+            yield "schema.tables", taken, allowed
         lists = [f.name for f in self.history if f.kind == "id_list"]
         if lists:
             yield "schema.history: id lists", lists, "none: one id per history entry"
         if not self.outcomes:
             yield "schema.outcomes", self.outcomes, "at least one outcome"
+        outcomes = [outcome.name for outcome in self.outcomes]
+        if self.trigger is not None and self.trigger not in outcomes:
+            yield "schema.trigger", self.trigger, f"an outcome of the schema, {outcomes}, or None"
         owners: dict[str, str] = {}
         for owner, features in (("user", self.user), ("sequence", self.sequence), ("candidate", self.pooled)):
             for feature in features:
@@ -145,9 +164,31 @@ class FeatureSchema:
         return tuple(f for f in self.candidate if f.kind != "float" and f.name not in shared)
 
     @cached_property
+    def satisfaction(self) -> tuple[Feature, ...]:
+        """Candidate id features with embeddings of the satisfaction tower's own, and the tables that hold these."""
+        if not self.satisfaction_dim:
+            return ()
+        return tuple(dataclasses.replace(f, table=f"{SATISFACTION}{f.table}") for f in self.candidate if f.table)
+
+    @cached_property
+    def satisfaction_tables(self) -> tuple[Table, ...]:
+        """The tables of `satisfaction`: as many rows as those that the main tower reads, narrower ones."""
+        names = {feature.table for feature in self.satisfaction}
+        return tuple(
+            dataclasses.replace(table, name=own, dim=self.satisfaction_dim)
+            for table in self.tables
+            if (own := f"{SATISFACTION}{table.name}") in names
+        )
+
+    @cached_property
     def floats(self) -> tuple[Feature, ...]:
         """Candidate float features."""
         return tuple(f for f in self.candidate if f.kind == "float")
+
+    @property
+    def trigger_index(self) -> int | None:
+        """Position of `trigger` among the outcomes."""
+        return next((index for index, outcome in enumerate(self.outcomes) if outcome.name == self.trigger), None)
 
     def table(self, name: str) -> Table:
         return next(table for table in self.tables if table.name == name)

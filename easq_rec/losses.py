@@ -1,4 +1,4 @@
-"""The four losses as pure functions of tensors: sums over pairs, and how many pairs there were.
+"""The losses as pure functions of tensors: sums over pairs, and how many pairs there were.
 
 Sums and counts are kept apart because each loss is normalised by its pairs over all ranks, so that W ranks on B / W
 requests each give the gradient of one rank on B requests.
@@ -47,8 +47,8 @@ def bpr(pairs: RequestPairs, utility_RC: Tensor) -> tuple[Tensor, Tensor]:
     return (pairs.loss_RCC * better_RCC).sum(), better_RCC.sum()
 
 
-def dense_preference(pairs: RequestPairs, reference_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """L_dense: cross-entropy of s_i - s_j against sigmoid(r_i - r_j) over the unordered pairs of a request.
+def dense_preference(pairs: RequestPairs, reference_RC: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """L_dense: cross-entropy of s_i - s_j against sigmoid((r_i - r_j) / t) over the unordered pairs of a request.
 
     Written over ordered pairs it is L_main with soft preferences: the two orders of a pair weigh sigmoid(r_i - r_j) and
     sigmoid(r_j - r_i), which add up to one. The reference is a constant.
@@ -56,9 +56,34 @@ def dense_preference(pairs: RequestPairs, reference_RC: Tensor) -> tuple[Tensor,
     Returns:
         (sum, number of unordered pairs).
     """
-    reference_RC = reference_RC.detach()
+    reference_RC = reference_RC.detach() / temperature
     preference_RCC = (reference_RC[:, :, None] - reference_RC[:, None, :]).sigmoid_() * pairs.real_RCC
     return (pairs.loss_RCC * preference_RCC).sum(), pairs.real_RCC.sum() // 2
+
+
+def evidence(score_RC: Tensor, evidence_RC: Tensor, mask_RC: Tensor) -> tuple[Tensor, Tensor]:
+    """L_evidence: outcomes as noisy views of answers that nobody gave, summed over pairs of a request with e_i > e_j.
+
+    Suppose that of the two candidates one would be called satisfying and the other not, and that i is that one with
+    probability sigmoid(s_i - s_j), as in L_satis. With the log-likelihood ratio e_i - e_j of what was seen of both, the
+    likelihood of having seen it is sigmoid(d) exp(e) + sigmoid(-d) for d = s_i - s_j and e = e_i - e_j, up to a factor
+    without s. Its negative logarithm is softplus(d) - softplus(d + e), from 0 down to -e. The gradient, sigmoid(d) -
+    sigmoid(d + e), is a step of expectation maximisation (Dempster, Laird and Rubin 1977): scores move by what was
+    seen, the less the surer they are already, and not at all where it tells nothing.
+
+    Args:
+        score_RC: satisfaction scores.
+        evidence_RC: sum of the weights of evidence of each candidate's outcomes, a constant.
+        mask_RC: True at the candidates that are compared.
+
+    Returns:
+        (sum, number of pairs).
+    """
+    evidence_RCC = evidence_RC[:, :, None] - evidence_RC[:, None, :]
+    taken_RCC = (evidence_RCC > 0) & mask_RC[:, :, None] & mask_RC[:, None, :]
+    difference_RCC = score_RC[:, :, None] - score_RC[:, None, :]
+    loss_RCC = F.softplus(difference_RCC) - F.softplus(difference_RCC + evidence_RCC)
+    return (loss_RCC * taken_RCC).sum(), taken_RCC.sum()
 
 
 def log_policy(score_RC: Tensor, mask_RC: Tensor, form: str) -> Tensor:

@@ -18,6 +18,7 @@ from easq_rec import losses
 from easq_rec.config import Config, Losses
 from easq_rec.data.batch import RequestBatch
 from easq_rec.nn.embeddings import RequestEmbeddings
+from easq_rec.nn.jagged import Lists
 from easq_rec.nn.network import NetworkOutput, RankingNetwork
 
 STEERING = ("dpo", "dense")
@@ -65,11 +66,13 @@ class Ranker(nn.Module):
 
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__()
-        self.embeddings = RequestEmbeddings(config.schema, device)
+        satisfaction = config.model.satisfaction is not None
+        self.embeddings = RequestEmbeddings(config.schema, device, satisfaction=satisfaction)
         self.network = RankingNetwork(
             config.schema,
             config.model,
             max_history=config.data.max_history,
+            evidence=config.losses.evidence > 0,
             policy_on_replayed=config.losses.dpo > 0 or config.losses.direct > 0,
             smoothing=config.losses.reference_smoothing,
         )
@@ -104,7 +107,7 @@ class StepOutput:
 
 
 class Objective(nn.Module):
-    """L = L_main + l1 L_satis + l2 L_DPO + l3 L_dense + l4 L_direct, each normalised by its pairs over all ranks.
+    """The weighted sum of the losses (`easq_rec.config.Losses`), each normalised by its pairs over all ranks.
 
     Args:
         utility: weight of each outcome in the engagement utility.
@@ -150,16 +153,23 @@ class Objective(nn.Module):
         if output.reference is not None:
             reference_RC = lists.pad(output.reference.score_N[:, None]).squeeze(-1)
             if config.dense and self.steered:
-                sum_dense, pairs_dense = losses.dense_preference(request_pairs, reference_RC[:count])
-        pairs = self.ranks.sum(torch.stack([pairs_main, pairs_dense]))
+                sum_dense, pairs_dense = losses.dense_preference(
+                    request_pairs, reference_RC[:count], config.dense_temperature
+                )
+        sum_evidence, pairs_evidence = self._evidence(output, batch)
+        pairs = self.ranks.sum(torch.stack([pairs_main, pairs_dense, pairs_evidence]))
         parts = {"main": sum_main / pairs[0].clamp(min=1)}
         weights = {"main": 1.0}
+        steering = 1.0 if self.steered else 0.0
+        if output.answered is not None:
+            parts |= {"satisfaction": zero, "dpo": zero}
+            weights |= {"satisfaction": config.satisfaction, "dpo": steering * config.dpo}
         if output.reference is not None:
-            parts |= {"satisfaction": zero, "dpo": zero, "dense": sum_dense / pairs[1].clamp(min=1)}
-            steering = 1.0 if self.steered else 0.0
-            weights |= {
-                "satisfaction": config.satisfaction, "dpo": steering * config.dpo, "dense": steering * config.dense
-            }  # fmt: skip
+            parts["dense"] = sum_dense / pairs[1].clamp(min=1)
+            weights["dense"] = steering * config.dense * config.annotate_every
+        if output.judged is not None:
+            parts["evidence"] = sum_evidence / pairs[2].clamp(min=1)
+            weights["evidence"] = config.evidence * config.annotate_every
         if config.direct:
             parts["direct"], weights["direct"] = zero, config.direct
         values_A = self._answered_values(output, score_RC, reference_RC, mask_RC, batch)
@@ -186,6 +196,20 @@ class Objective(nn.Module):
             divergence=divergence,
             network=output,
         )
+
+    def _evidence(self, output: NetworkOutput, batch: RequestBatch) -> tuple[Tensor, Tensor]:
+        """L_evidence over the stream's requests: (sum, number of pairs)."""
+        if output.judged is None:
+            zero = output.main.score_N.new_zeros(())
+            return zero, zero.long()
+        told = Lists(
+            offsets_R1=batch.told_offsets,
+            count=len(batch.told_offsets) - 1,
+            total=len(batch.told_E),
+            longest=batch.max_told,
+        )
+        both_RC2 = told.pad(torch.stack([output.judged.score_N, batch.evidence_E], dim=1))
+        return losses.evidence(both_RC2[..., 0], both_RC2[..., 1], told.mask())
 
     def _regularised(self, output: NetworkOutput) -> Iterator[tuple[str, Tensor]]:
         """The towers with a target activity, with their gates."""

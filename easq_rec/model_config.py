@@ -123,14 +123,24 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """L = L_main + satisfaction * L_satis + dpo * L_DPO + dense * L_dense + direct * L_direct."""
+    """L = L_main + satisfaction L_satis + evidence L_evidence + dpo L_DPO + dense L_dense + direct L_direct."""
 
     satisfaction: float = 1.0
     """Weight of the pairwise satisfaction loss on answered pairs (lambda 1)."""
+    evidence: float = 0.0
+    """Weight of L_evidence, in which outcomes speak for or against satisfaction, each as far as the answers so far bear
+    it out; 0 switches it off."""
+    evidence_caution: float = 2.0
+    """Standard errors by which an outcome's weight of evidence is brought nearer to zero before it counts."""
     dpo: float = 0.0
     """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
     dense: float = 0.3
     """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
+    annotate_every: int = 1
+    """Steps from one in which the reference annotates the batch, for L_evidence and L_dense, to the next. These then
+    weigh as many times more, which is as much over all steps, for that part of the cost."""
+    dense_temperature: float = 1.0
+    """Divides the differences of reference scores that L_dense takes for preferences: above 1 they are softer."""
     direct: float = 0.0
     """Weight of the pairwise answer loss on the policy score itself, a baseline without a reference; 0: none."""
     policy: Literal["score_difference", "slate_softmax", "bernoulli"] = "slate_softmax"
@@ -161,9 +171,14 @@ class Losses:
         return self.dpo > 0 and self.policy == "slate_softmax"
 
     def __post_init__(self) -> None:
-        for name in ("satisfaction", "dpo", "dense", "direct"):
+        for name in ("satisfaction", "evidence", "evidence_caution", "dpo", "dense", "direct"):
             require(getattr(self, name) >= 0, f"losses.{name}", getattr(self, name), "0 or more")
         require(self.beta > 0, "losses.beta", self.beta, "more than 0")
+        require(self.dense_temperature > 0, "losses.dense_temperature", self.dense_temperature, "more than 0")
+        require(self.annotate_every >= 1, "losses.annotate_every", self.annotate_every, "at least 1")
+        if self.dpo or self.divergence_bound is not None:
+            allowed = "1 with losses.dpo or losses.divergence_bound, which need the reference in every step"
+            require(self.annotate_every == 1, "losses.annotate_every", self.annotate_every, allowed)
         require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
         require(self.warmup_answers >= 0, "losses.warmup_answers", self.warmup_answers, "0 or more")
         smoothing = self.reference_smoothing
@@ -182,6 +197,8 @@ class Replay:
     """Most recent answers kept."""
     max_replays: int = 1_000
     """How often one answer may be replayed."""
+    shuffled: bool = False
+    """True: a control, in which every answer is that of another candidate, so that nothing can be learnt from any."""
     balance: bool = False
     """True: a draw has equally many answers of each class, as far as there are enough; False: as they come."""
 

@@ -40,6 +40,7 @@ def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
             Outcome(name="like", weight=0.5),
             Outcome(name="follow", weight=0.5),
         ),
+        trigger="long_view",
     )
 
 
@@ -111,7 +112,7 @@ def easq() -> Config:
         recipe="easq",
         schema=world_schema(users=world.users, videos=world.videos, dim=32),
         world=world,
-        losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.3),
+        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, annotate_every=2),
     )
 
 
@@ -131,7 +132,6 @@ def quickstart() -> Config:
             satisfaction=Tower(experts=2, hidden=32, out=32),
             lora=LoRA(rank=8),
         ),
-        replay=Replay(answers_per_step=32),
         trainer=Trainer(batch_size=128, epochs=2),
         evaluation=Evaluation(every_steps=100, max_requests=1_024),
         logging=Logging(every_steps=10),
@@ -145,7 +145,8 @@ def movielens() -> Config:
         schema=movielens_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
         model=Model(dim=64, heads=4, layers=2, ffn=128),
-        losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.3),
+        # The only outcome is the view that every rating follows: it tells nothing of satisfaction.
+        losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, annotate_every=2),
         replay=Replay(answers_per_step=16),
         optim=Optim(table_lr=0.05, dense_lr=1e-3),
         trainer=Trainer(batch_size=64, epochs=4),
@@ -170,7 +171,8 @@ def kuairand() -> Config:
         recipe="kuairand",
         schema=kuairand_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
-        losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.3),
+        # Likes and their kind are the answers here, and no outcomes.
+        losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, annotate_every=2),
     )
 
 

@@ -1,5 +1,7 @@
 """A feature schema as a TOML file, for logs that no recipe knows: read with all problems in one message, and written.
 
+item = "video_id"             also: trigger, satisfaction_dim
+
 [[tables]]                    also: id_space
 name = "video"
 rows = 65536
@@ -37,6 +39,13 @@ GROUPS: dict[str, type[Any]] = {
 }
 """Lists of tables in the file, in the order in which they are written."""
 
+SCALARS: dict[str, tuple[type[Any], str]] = {
+    "item": (str, "the candidate column that identifies the item"),
+    "trigger": (str, "the outcome that a candidate must have to be asked about"),
+    "satisfaction_dim": (int, "the width of the satisfaction tower's own embeddings"),
+}
+"""Keys at the top of the file, which may be left out."""
+
 WORDS = {str: "text in quotes", int: "a whole number", float: "a number"}
 
 
@@ -56,16 +65,18 @@ def parse_schema(text: str, where: str) -> FeatureSchema:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{where}: is not TOML: {error}") from error
     problems: list[str] = []
-    known = (*GROUPS, "item")
+    known = (*GROUPS, *SCALARS)
     problems += [f"{key}: unknown key: {_remedy(key, known)}" for key in values if key not in known]
-    groups = {name: _entries(name, values.get(name), problems) for name in GROUPS}
-    item = values.get("item", FeatureSchema.item)
-    if not isinstance(item, str):
-        problems.append(f"item: is {item!r}, expected {WORDS[str]}: the candidate column that identifies the item")
+    fields: dict[str, Any] = {name: _entries(name, values.get(name), problems) for name in GROUPS}
+    for key, (kind, meaning) in SCALARS.items():
+        if key in values:
+            fields[key] = values[key]
+            if type(values[key]) is not kind:
+                problems.append(f"{key}: is {values[key]!r}, expected {WORDS[kind]}: {meaning}")
     problems += _misnamed(values)
     if not problems:
         try:
-            return FeatureSchema(**groups, item=item)
+            return FeatureSchema(**fields)
         except ValueError as error:
             problems = str(error).splitlines()
     raise ValueError(f"{where} is no feature schema:\n" + "\n".join(f"  {problem}" for problem in problems))
@@ -81,6 +92,9 @@ def schema_to_toml(
         notes: comment in front of an entry, by (list, name): ("candidate", "video_id").
     """
     lines = [*_comment(header), f"item = {_literal(schema.item)}"]
+    for key in ("trigger", "satisfaction_dim"):
+        if getattr(schema, key) != getattr(FeatureSchema, key):
+            lines.append(f"{key} = {_literal(getattr(schema, key))}")
     for group in GROUPS:
         for entry in getattr(schema, group):
             lines += ["", *_comment((notes or {}).get((group, entry.name), "")), f"[[{group}]]"]

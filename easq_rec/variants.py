@@ -13,7 +13,10 @@ from easq_rec.config import Config, Tower
 def main_only(config: Config) -> Config:
     """The production ranker without any alignment: engagement alone."""
     return _changed(
-        config, model={"satisfaction": None, "lora": None}, losses={"satisfaction": 0.0, "dpo": 0.0, "dense": 0.0}
+        config,
+        schema={"satisfaction_dim": 0},
+        model={"satisfaction": None, "lora": None},
+        losses={"satisfaction": 0.0, "evidence": 0.0, "dpo": 0.0, "dense": 0.0},
     )
 
 
@@ -45,11 +48,20 @@ def direct(config: Config) -> Config:
 
 def paper(config: Config) -> Config:
     """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6), adapters that reach
-    the embeddings, no L_dense."""
+    the embeddings, which are the only ones, no L_dense and no L_evidence."""
     return _changed(
         config,
+        schema={"satisfaction_dim": 0},
         model={"isolate_embeddings": False},
-        losses={"satisfaction": 1.0, "dpo": 6.0, "dense": 0.0, "policy": "score_difference", "beta": 0.1},
+        losses={
+            "satisfaction": 1.0,
+            "evidence": 0.0,
+            "dpo": 6.0,
+            "dense": 0.0,
+            "annotate_every": 1,
+            "policy": "score_difference",
+            "beta": 0.1,
+        },
     )
 
 
@@ -69,6 +81,21 @@ def without_dense(config: Config) -> Config:
     return _changed(config, losses={"dense": 0.0})
 
 
+def without_evidence(config: Config) -> Config:
+    """No L_evidence: the reference learns from answers alone."""
+    return _changed(config, losses={"evidence": 0.0})
+
+
+def without_answers(config: Config) -> Config:
+    """A control: the reference learns from L_evidence alone. Answers still say what an outcome is evidence of."""
+    return _changed(config, losses={"satisfaction": 0.0})
+
+
+def without_embeddings(config: Config) -> Config:
+    """The satisfaction tower has no embeddings of its own."""
+    return _changed(config, schema={"satisfaction_dim": 0})
+
+
 def without_dpo(config: Config) -> Config:
     """No L_DPO."""
     return _changed(config, losses={"dpo": 0.0})
@@ -81,17 +108,27 @@ def without_isolation(config: Config) -> Config:
 
 def with_dpo(config: Config) -> Config:
     """L_DPO over the request's slate beside L_dense (lambda 2 = 0.3)."""
-    return _changed(config, losses={"dpo": 0.3, "policy": "slate_softmax", "beta": 1.0})
+    return _changed(config, losses={"dpo": 0.3, "policy": "slate_softmax", "beta": 1.0, "annotate_every": 1})
 
 
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
     return lambda config: change(paper(config))
 
 
+EASQ_CHANGED = (
+    without_lora,
+    without_moe,
+    without_dense,
+    without_isolation,
+    without_evidence,
+    without_answers,
+    without_embeddings,
+    with_dpo,
+)
 VARIANTS: dict[str, Callable[[Config], Config]] = {
     **{change.__name__: change for change in (main_only, shared_bottom, mmoe, ple, direct, paper)},
     **{f"paper_{change.__name__}": _of_paper(change) for change in (without_lora, without_moe, without_dpo)},
-    **{change.__name__: change for change in (without_lora, without_moe, without_dense, without_isolation, with_dpo)},
+    **{change.__name__: change for change in EASQ_CHANGED},
 }
 """By name; of the default alignment where the name does not begin with `paper`."""
 
@@ -111,7 +148,8 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
             "satisfaction": tower,
             "shared_experts": shared,
         },
-        losses={"satisfaction": 1.0, "dpo": 0.0, "dense": 0.0},
+        schema={"satisfaction_dim": 0},
+        losses={"satisfaction": 1.0, "evidence": 0.0, "dpo": 0.0, "dense": 0.0},
     )
 
 
@@ -121,8 +159,11 @@ def _experts(config: Config) -> tuple[int, int]:
     return config.model.main.experts, config.model.satisfaction.experts
 
 
-def _changed(config: Config, *, model: Any = None, losses: Any = None) -> Config:
-    """The config with some fields of its model and losses replaced."""
+def _changed(config: Config, *, schema: Any = None, model: Any = None, losses: Any = None) -> Config:
+    """The config with some fields of its schema, model and losses replaced."""
     return dataclasses.replace(
-        config, model=replace(config.model, **(model or {})), losses=replace(config.losses, **(losses or {}))
+        config,
+        schema=replace(config.schema, **(schema or {})),
+        model=replace(config.model, **(model or {})),
+        losses=replace(config.losses, **(losses or {})),
     )

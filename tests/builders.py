@@ -44,7 +44,9 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Conf
     )
     return dataclasses.replace(
         config,
-        schema=world_schema(users=40, videos=64, dim=dim),
+        schema=dataclasses.replace(
+            world_schema(users=40, videos=64, dim=dim), satisfaction_dim=config.schema.satisfaction_dim
+        ),
         data=dataclasses.replace(config.data, max_history=HISTORY),
         model=model,
         optim=Optim(warmup_steps=0, schedule="constant"),
@@ -125,7 +127,14 @@ def random_batch(config: Config, seed: int = 0, *, requests: int = 6, answered: 
     answers = None
     if config.aligned and answered:
         answers = random_answers(encode(layout, ragged_requests(config.schema, rng, answered)), rng)
-    return collate(config.schema, stream, answers)
+    return collate(config.schema, stream, answers, evidence_O=random_evidence(config.schema))
+
+
+def random_evidence(schema: FeatureSchema) -> Array:
+    """Weights of evidence of both signs, none for the first outcome, (O,)."""
+    weights: Array = 1.5 * np.cos(np.arange(len(schema.outcomes), dtype=np.float32))
+    weights[0] = 0.0
+    return weights
 
 
 @torch.no_grad()

@@ -37,7 +37,11 @@ def test_overrides_reach_their_fields() -> None:
     config = arguments.parse_config(argv, prog="train")
     assert (config.data.path, config.run_dir, config.trainer.max_steps) == ("/logs", "/runs/one", 5)
     assert config == dataclasses.replace(
-        easq(), run_dir="/runs/one", data=config.data, trainer=config.trainer, losses=Losses(dense=0.5)
+        easq(),
+        run_dir="/runs/one",
+        data=config.data,
+        trainer=config.trainer,
+        losses=dataclasses.replace(easq().losses, dense=0.5),
     )
 
 

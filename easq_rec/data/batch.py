@@ -20,6 +20,7 @@ from torchrec.streamable import Pipelineable
 
 from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
 from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
+from easq_rec.data.evidence import Told
 from easq_rec.features import Feature, FeatureSchema
 
 
@@ -50,7 +51,8 @@ class RequestBatch(Pipelineable):
     sequence: KeyedJaggedTensor
     """`history.*` and `candidate.*` ids that are looked up unpooled, stride R."""
     candidate: KeyedJaggedTensor | None
-    """Pooled candidate features, stride N; None where the schema has none."""
+    """Pooled `candidate.*` features and the ids of the satisfaction tower's own embeddings, `satisfaction.*`, stride N;
+    None where the schema has neither."""
     history_offsets_R1: Tensor
     candidate_offsets_R1: Tensor
     history_age_H: Tensor
@@ -65,14 +67,24 @@ class RequestBatch(Pipelineable):
     """0 dissatisfied, 1 uncertain, 2 satisfied, int64."""
     answer_offsets: Tensor
     """Answers before each replayed request, (replayed requests + 1,)."""
+    told_E: Tensor
+    """Position among the N candidates of those of the stream that evidence tells apart (`easq_rec.data.evidence`)."""
+    evidence_E: Tensor
+    """What their outcomes tell of satisfaction, a log-likelihood ratio, float32."""
+    told_offsets: Tensor
+    """Where those of one request end and of the next begin, (requests that have any + 1,)."""
     total: Extent
     stream: Extent
     """The leading part that comes from the request stream; the rest is replayed."""
     max_history: int
     max_candidates: int
     max_answers: int
+    max_told: int
     """Longest lists, on the host: no device has to be asked for a shape."""
     keys: Keys
+    annotated: bool = True
+    """Whether the stream's candidates come with the ids of the satisfaction tower's own embeddings, so that it can
+    score them; replayed ones always do."""
     truth_N: Tensor | None = None
     """Graded satisfaction (NaN: unknown), read for evaluation alone."""
 
@@ -110,10 +122,17 @@ class Answers:
 
 
 def collate(
-    schema: FeatureSchema, stream: EncodedRequests, answers: Answers | None = None, *, truth: str | None = None
+    schema: FeatureSchema,
+    stream: EncodedRequests,
+    answers: Answers | None = None,
+    *,
+    evidence_O: Array | None = None,
+    annotated: bool = True,
+    truth: str | None = None,
 ) -> RequestBatch:
     """Columns to a batch.
 
+    With the weights of evidence of all outcomes, the candidates that these tell apart are found.
     Without outcome columns (scoring) `outcome_NO` has no columns. A batch is never empty, for TorchRec cannot look up
     nothing at all: where the stream has no candidate and no answer is due, a blank request stands among the replayed.
     """
@@ -121,7 +140,7 @@ def collate(
     if not any(part.candidates.offsets[-1] for part in parts):
         nothing = np.zeros(0, np.int64)
         blank = Answers(requests=stream.blank(), request_A=nothing, candidate_A=nothing, answer_A=nothing)
-        return collate(schema, stream, blank, truth=truth)
+        return collate(schema, stream, blank, evidence_O=evidence_O, annotated=annotated, truth=truth)
     histories, candidates = [part.history for part in parts], [part.candidates for part in parts]
     history_offsets, candidate_offsets = joined_offsets(histories), joined_offsets(candidates)
     n_requests, n_candidates = len(history_offsets) - 1, int(candidate_offsets[-1])
@@ -133,8 +152,16 @@ def collate(
         per_request = np.bincount(answers.request_A, minlength=len(answers.requests))
     else:
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
+    outcome_NO = _stack([outcome_key(outcome.name) for outcome in schema.outcomes], candidates, n_candidates)
+    told = Told.nothing()
+    if annotated and evidence_O is not None:
+        stream_offsets = stream.candidates.offsets
+        told = Told.apart(outcome_NO[: stream_offsets[-1]].numpy(), evidence_O, stream_offsets, schema.trigger_index)
+    pooled = [("candidate", feature, 0) for feature in schema.pooled]
+    unread = 0 if annotated else int(stream.candidates.offsets[-1])
+    pooled += [("satisfaction", feature, unread) for feature in schema.satisfaction]
     return RequestBatch(
-        user=_pooled("user", schema.user, parts, n_requests),
+        user=_pooled([("user", feature, 0) for feature in schema.user], parts, n_requests),
         sequence=KeyedJaggedTensor(
             keys=sequence_keys(schema),
             values=_ids(
@@ -144,16 +171,19 @@ def collate(
             lengths=_joined([history_lengths] * len(schema.history) + [candidate_lengths] * len(schema.shared)),
             stride=n_requests,
         ),
-        candidate=_pooled("candidate", schema.pooled, candidates, n_candidates) if schema.pooled else None,
+        candidate=_pooled(pooled, candidates, n_candidates) if pooled else None,
         history_offsets_R1=torch.from_numpy(history_offsets),
         candidate_offsets_R1=torch.from_numpy(candidate_offsets),
         history_age_H=_joined([history.column(AGE) for history in histories]),
         history_ratio_H=_joined([history.column(RATIO) for history in histories]),
         float_NF=_stack([feature_key(feature) for feature in schema.floats], candidates, n_candidates),
-        outcome_NO=_stack([outcome_key(outcome.name) for outcome in schema.outcomes], candidates, n_candidates),
+        outcome_NO=outcome_NO,
         answered_A=torch.from_numpy(answered),
         answer_A=torch.from_numpy(answer.astype(np.int64)),
         answer_offsets=torch.from_numpy(offsets_of(per_request)),
+        told_E=torch.from_numpy(told.candidate_E),
+        evidence_E=torch.from_numpy(told.evidence_E),
+        told_offsets=torch.from_numpy(told.offsets),
         total=Extent(requests=n_requests, history=int(history_offsets[-1]), candidates=n_candidates),
         stream=Extent(
             requests=len(stream),
@@ -163,11 +193,13 @@ def collate(
         max_history=int(history_lengths.max(initial=0)),
         max_candidates=int(candidate_lengths.max(initial=0)),
         max_answers=int(per_request.max(initial=0)),
+        max_told=int(np.diff(told.offsets).max(initial=0)),
         keys=Keys(
             request_id_R=np.concatenate([part.scalars["request_id"] for part in parts]),
             user_id_R=np.concatenate([part.scalars["user_id"] for part in parts]),
             item_N=np.concatenate([part.column(schema.item) for part in candidates]),
         ),
+        annotated=annotated,
         truth_N=_joined([part.column(truth) for part in candidates]) if truth is not None else None,
     )
 
@@ -178,23 +210,39 @@ def sequence_keys(schema: FeatureSchema) -> list[str]:
 
 
 def _pooled(
-    owner: str, features: Sequence[Feature], parts: Sequence[EncodedRequests | Ragged], stride: int
+    features: Sequence[tuple[str, Feature, int]], parts: Sequence[EncodedRequests | Ragged], stride: int
 ) -> KeyedJaggedTensor:
-    """The pooled features of users or candidates, key by key, and for each the parts one after the other."""
+    """The pooled features of users or candidates, key by key, and for each the parts one after the other.
+
+    Args:
+        features: what the key begins with, the feature, and how many leading rows come without ids.
+    """
     values, lengths = [], []
     one = np.ones(stride, np.int64)
-    for feature in features:
+    for _, feature, unread in features:
         key = feature_key(feature)
+        ids: list[Array]
         if feature.kind == "id_list":
             lists = [part.lists[key] if isinstance(part, EncodedRequests) else part.lists(key) for part in parts]
-            values += [ragged.column("values") for ragged in lists]
-            lengths += [ragged.lengths for ragged in lists]
+            ids, length = [ragged.column("values") for ragged in lists], _concatenated([r.lengths for r in lists])
         else:
-            values += [part.scalars[key] if isinstance(part, EncodedRequests) else part.column(key) for part in parts]
-            lengths.append(one)
+            ids = [part.scalars[key] if isinstance(part, EncodedRequests) else part.column(key) for part in parts]
+            length = one
+        if unread:
+            ids = [_concatenated(ids)[int(length[:unread].sum()) :]]
+            length = np.concatenate([np.zeros(unread, length.dtype), length[unread:]])
+        values += ids
+        lengths.append(length)
     return KeyedJaggedTensor(
-        keys=[f"{owner}.{f.name}" for f in features], values=_ids(values), lengths=_joined(lengths), stride=stride
+        keys=[f"{owner}.{feature.name}" for owner, feature, _ in features],
+        values=_ids(values),
+        lengths=_joined(lengths),
+        stride=stride,
     )
+
+
+def _concatenated(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _ids(parts: list[Array]) -> Tensor:

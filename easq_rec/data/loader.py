@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from easq_rec.data.ahead import made_ahead
-from easq_rec.data.batch import RequestBatch, collate
+from easq_rec.data.batch import Answers, RequestBatch, collate
+from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.position import Position
 from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay, ReplayState
@@ -64,15 +65,23 @@ class TrainLoader:
 
     Args:
         replay: None for runs without alignment.
+        annotate_every: steps from one whose batch is `annotated` to the next.
         prefetch: batches made ready in the background.
     """
 
     def __init__(
-        self, schema: FeatureSchema, reader: RequestReader, replay: AnswerReplay | None, *, prefetch: int = 0
+        self,
+        schema: FeatureSchema,
+        reader: RequestReader,
+        replay: AnswerReplay | None,
+        *,
+        annotate_every: int = 1,
+        prefetch: int = 0,
     ) -> None:
         self._schema = schema
         self._reader = reader
         self._replay = replay
+        self._annotate_every = annotate_every
         self._prefetch = prefetch
 
     def start(self) -> LoaderState:
@@ -120,7 +129,14 @@ class TrainLoader:
                 clock_ms=clock,
                 replay=replay.state if replay is not None else state.replay,
             )
-            yield collate(self._schema, part.requests, answers), after
+            yield self._collate(part.requests, answers), after
             steps -= 1
             if not steps:
                 return
+
+    def _collate(self, requests: EncodedRequests, answers: Answers | None) -> RequestBatch:
+        if self._replay is None:
+            return collate(self._schema, requests)
+        # There is one draw in every step. Steps that are logged are annotated where one interval divides the other.
+        annotated = self._replay.state.draws % self._annotate_every == 0
+        return collate(self._schema, requests, answers, evidence_O=self._replay.evidence(), annotated=annotated)

@@ -8,6 +8,7 @@ a function of its small state and the answers dataset, so that a checkpoint carr
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from easq_rec.config import Replay
 from easq_rec.data.batch import Answers
 from easq_rec.data.columns import Rows
-from easq_rec.data.encode import EncodedRequests
+from easq_rec.data.encode import EncodedRequests, outcome_key
+from easq_rec.data.evidence import AnswerEvidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class AnswerReplay:
         rankable: the answer codes that can form a pair; others are counted but not drawn.
         slates: deal answered requests with all of their candidates; False: with those alone that training may see an
             answer to, which spares their lookups.
+        outcomes: names of those that `evidence` weighs.
+        caution: standard errors by which their weights are brought nearer to zero.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class AnswerReplay:
         rankable: tuple[int, ...],
         slates: bool,
         seed: int,
+        outcomes: Sequence[str] = (),
+        caution: float = 1.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -75,6 +81,7 @@ class AnswerReplay:
         self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
         if requests is not None:
             self._index(requests, until_ms, rankable, slates)
+        self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), caution)
         self.fingerprint = self._fingerprint()
         """Changes with the answers that training may come to see."""
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
@@ -98,6 +105,22 @@ class AnswerReplay:
         order = np.argsort(time[entries], kind="stable")
         self._request, self._candidate = request[order], candidate[order]
         self._answer, self._time = answer[entries[order]], time[entries[order]]
+        if self._config.shuffled:
+            self._answer = np.random.default_rng([self._seed, 4]).permutation(self._answer)
+
+    def _happened(self, outcomes: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether the candidate of each answer had each outcome, (A, O)."""
+        if self._requests is None:
+            return np.zeros((0, len(outcomes)), dtype=np.bool_)
+        candidates = self._requests.candidates
+        entry_A = candidates.offsets[self._request] + self._candidate
+        # NaN, an outcome that the log does not know, is not above 0.
+        columns = [candidates.column(outcome_key(name))[entry_A] > 0 for name in outcomes]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(self), 0), dtype=np.bool_)
+
+    def evidence(self) -> npt.NDArray[np.float32]:
+        """Weight of evidence of each outcome by the answers admitted so far, (O,); the same on every rank."""
+        return self._evidence.weights(self.state.admitted)
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()

@@ -91,12 +91,16 @@ def open_sources(
             until_ms=train_period.end_ms,
             rankable=config.losses.rankable,
             slates=config.losses.needs_slates,
+            outcomes=[outcome.name for outcome in config.schema.outcomes],
+            caution=config.losses.evidence_caution,
             seed=config.trainer.seed,
             rank=rank,
             world_size=world_size,
         )
     return Sources(
-        loader=TrainLoader(config.schema, reader, replay, prefetch=data.prefetch),
+        loader=TrainLoader(
+            config.schema, reader, replay, annotate_every=config.losses.annotate_every, prefetch=data.prefetch
+        ),
         reader=reader,
         holdout=holdout,
         truth=truth,

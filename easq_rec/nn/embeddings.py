@@ -14,7 +14,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConf
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from easq_rec.data.batch import RequestBatch
-from easq_rec.features import Feature, FeatureSchema
+from easq_rec.features import Feature, FeatureSchema, Table
 
 INIT_STD = 0.05
 """Small and independent of the table's size: an id that is seen for the first time should hardly speak."""
@@ -24,16 +24,19 @@ class RequestEmbeddings(nn.Module):
     """User and candidate EmbeddingBagCollections, and the EmbeddingCollection that history and candidates share.
 
     Args:
+        satisfaction: with the satisfaction tower's own tables, which lie among the candidates' bags: one lookup more
+            costs less than one module more.
         device: `meta` to leave the memory to DistributedModelParallel.
     """
 
-    def __init__(self, schema: FeatureSchema, device: torch.device) -> None:
+    def __init__(self, schema: FeatureSchema, device: torch.device, *, satisfaction: bool) -> None:
         super().__init__()
-        self.user = EmbeddingBagCollection(tables=_bags(schema, "user", schema.user), device=device)
+        self.user = EmbeddingBagCollection(tables=_bags(schema.tables, "user", schema.user), device=device)
         self.sequence = EmbeddingCollection(tables=_sequences(schema), device=device)
-        self.candidate: EmbeddingBagCollection | None = None
-        if schema.pooled:
-            self.candidate = EmbeddingBagCollection(tables=_bags(schema, "candidate", schema.pooled), device=device)
+        bags = _bags(schema.tables, "candidate", schema.pooled)
+        if satisfaction:
+            bags += _bags(schema.satisfaction_tables, "satisfaction", schema.satisfaction)
+        self.candidate = EmbeddingBagCollection(tables=bags, device=device) if bags else None
 
     def forward(self, batch: RequestBatch) -> tuple[Any, Any, Any]:
         """(KeyedTensor of users, JaggedTensors by key of the sequence ids, KeyedTensor of candidates or None)."""
@@ -41,10 +44,10 @@ class RequestEmbeddings(nn.Module):
         return self.user(batch.user), self.sequence(batch.sequence), candidate
 
 
-def _bags(schema: FeatureSchema, group: str, features: tuple[Feature, ...]) -> list[EmbeddingBagConfig]:
+def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) -> list[EmbeddingBagConfig]:
     """One bag per table, with the features of the group that read it."""
     configs = []
-    for table in schema.tables:
+    for table in tables:
         readers = [feature for feature in features if feature.table == table.name]
         if not readers:
             continue

@@ -1,6 +1,7 @@
 """The dense network: tokens, backbone and towers, with the two gradient streams.
 
-Legend: R requests, H history entries, N candidates, A answers, D token width, M and E and F widths of what is embedded.
+Legend: R requests, H history entries, N candidates, A answers, E candidates with evidence, D token width, M and E and F
+and P widths of what is embedded.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Embedded:
     """Summed over the history's ids."""
     candidate_NF: Tensor
     """The candidate's embeddings side by side, and its float features."""
+    satisfaction_NP: Tensor | None
+    """The satisfaction tower's own embeddings of the candidate, side by side; None where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +55,14 @@ class NetworkOutput:
     main: TowerOutput
     """Policy score and gates."""
     reference: TowerOutput | None
-    """Reference score on the same candidates, a constant; None without a satisfaction tower."""
+    """Reference score on the same candidates, a constant; None without a satisfaction tower and where the batch is not
+    `annotated`."""
     answered: TowerOutput | None
     """Satisfaction score and gates of the answered candidates with the satisfaction loss's gradient; None outside
     training."""
+    judged: TowerOutput | None
+    """Satisfaction score and gates of the candidates that evidence tells apart with the gradient of L_evidence, which
+    moves the satisfaction tower and its own embeddings; None outside training or without that loss."""
     candidates: Lists
     """How the N candidates fall to requests."""
 
@@ -64,6 +71,7 @@ class RankingNetwork(nn.Module):
     """Everything behind the embedding tables.
 
     Args:
+        evidence: compute the satisfaction score of candidates that evidence tells apart with a gradient.
         policy_on_replayed: run the main stream over replayed requests as well (losses on the policy score of answered
             candidates need it).
         smoothing: share of itself that the moving average of the satisfaction tower keeps per training step, from which
@@ -76,6 +84,7 @@ class RankingNetwork(nn.Module):
         config: Model,
         *,
         max_history: int,
+        evidence: bool = False,
         policy_on_replayed: bool = False,
         smoothing: float = 0.0,
     ) -> None:
@@ -84,6 +93,7 @@ class RankingNetwork(nn.Module):
         self.isolate = config.isolate_embeddings
         self.hard_sharing = config.pathway == "shared"
         self.policy_on_replayed = policy_on_replayed or self.hard_sharing
+        self.evidence = evidence
         self.smoothing = smoothing
         self.tokens = Tokenizer(schema, config, max(max_history, 1))
         self.backbone = Backbone(config)
@@ -91,7 +101,11 @@ class RankingNetwork(nn.Module):
         self.main = MoETower(config.dim, config.main, shared=shared)
         self.satisfaction: MoETower | None = None
         self.smoothed: MoETower | None = None
+        self.own: nn.Linear | None = None
         if config.satisfaction is not None:
+            if width := len(schema.satisfaction) * schema.satisfaction_dim:
+                # Without a bias, which the tower's own layers have.
+                self.own = nn.Linear(width, config.dim, bias=False)
             self.satisfaction = MoETower(config.dim, config.satisfaction, shared=shared)
             if smoothing:
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
@@ -112,19 +126,35 @@ class RankingNetwork(nn.Module):
             part = whole if everything else _stream_part(whole, batch)
             h_ND = self._represent(part, Stream.MAIN)
             main = self.main(h_ND, self.shared)
-            reference = answered = None
+            reference = answered = judged = None
             if self.satisfaction is not None:
-                with torch.no_grad():
-                    reference = _float((self.smoothed or self.satisfaction)(h_ND, self.shared))
+                if batch.annotated:
+                    own_NP = part.embedded.satisfaction_NP
+                    with torch.no_grad():
+                        reference = self._judge(self.smoothed or self.satisfaction, h_ND, own_NP)
+                    if self.training and self.evidence:
+                        # What the representation is made of belongs to the main loss, however dense the evidence.
+                        told_ED = h_ND.detach()[batch.told_E]
+                        judged = self._judge(self.satisfaction, told_ED, _rows(own_NP, batch.told_E))
                 if self.training:
-                    answered = _float(self.satisfaction(self._answered(h_ND, whole, batch), self.shared))
-        return NetworkOutput(main=_float(main), reference=reference, answered=answered, candidates=part.candidates)
+                    answered = self._answered(h_ND, whole, batch)
+        return NetworkOutput(
+            main=_float(main), reference=reference, answered=answered, judged=judged, candidates=part.candidates
+        )
 
-    def _answered(self, h_ND: Tensor, whole: Part, batch: RequestBatch) -> Tensor:
-        """Representations of the answered candidates with the satisfaction loss's gradient, (A, D)."""
-        if self.hard_sharing:
-            return h_ND[batch.answered_A]
-        return self._represent(_answered_part(whole, batch, detach=self.isolate), Stream.SATISFACTION)
+    def _judge(self, tower: MoETower, h_ND: Tensor, own_NP: Tensor | None) -> TowerOutput:
+        """What a satisfaction tower says of candidates by their representations and its own embeddings of them."""
+        if self.own is not None:
+            assert own_NP is not None
+            h_ND = h_ND + self.own(own_NP)
+        return _float(tower(h_ND, self.shared))
+
+    def _answered(self, h_ND: Tensor, whole: Part, batch: RequestBatch) -> TowerOutput:
+        """Satisfaction scores of the answered candidates with the satisfaction loss's gradient."""
+        assert self.satisfaction is not None
+        part = _answered_part(whole, batch, detach=self.isolate)
+        h_AD = h_ND[batch.answered_A] if self.hard_sharing else self._represent(part, Stream.SATISFACTION)
+        return self._judge(self.satisfaction, h_AD, part.embedded.satisfaction_NP)
 
     @torch.no_grad()
     def smooth(self) -> None:
@@ -156,6 +186,7 @@ class RankingNetwork(nn.Module):
             for f in self.schema.candidate
             if f.kind != "float"
         ]
+        own = [pooled[f"satisfaction.{f.name}"] for f in self.schema.satisfaction] if self.own is not None else []
         total = batch.total
         histories = Lists(
             offsets_R1=batch.history_offsets_R1,
@@ -168,6 +199,7 @@ class RankingNetwork(nn.Module):
                 user_RM=_in_order(user, [f"user.{f.name}" for f in self.schema.user]),
                 history_HE=sum(history[1:], start=history[0]),
                 candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
+                satisfaction_NP=torch.cat(own, dim=-1) if own else None,
             ),
             histories=histories,
             candidates=Lists(
@@ -196,6 +228,7 @@ def _stream_part(whole: Part, batch: RequestBatch) -> Part:
             user_RM=embedded.user_RM[: extent.requests],
             history_HE=embedded.history_HE[: extent.history],
             candidate_NF=embedded.candidate_NF[: extent.candidates],
+            satisfaction_NP=_rows(embedded.satisfaction_NP, slice(extent.candidates)),
         ),
         histories=Lists(
             offsets_R1=batch.history_offsets_R1[: extent.requests + 1],
@@ -225,6 +258,7 @@ def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
             user_RM=user_RM[extent.requests :],
             history_HE=history_HE[extent.history :],
             candidate_NF=candidate_NF[answered_A],
+            satisfaction_NP=_rows(embedded.satisfaction_NP, answered_A),
         ),
         histories=Lists(
             offsets_R1=batch.history_offsets_R1[extent.requests :] - extent.history,
@@ -240,6 +274,10 @@ def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
         ),
         context_H3=whole.context_H3[extent.history :],
     )
+
+
+def _rows(x_NP: Tensor | None, rows: slice | Tensor) -> Tensor | None:
+    return None if x_NP is None else x_NP[rows]
 
 
 def _in_order(embedded: Any, keys: list[str]) -> Tensor:

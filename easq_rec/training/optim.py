@@ -111,7 +111,7 @@ def parameter_group(name: str) -> str:
         return "lora"
     if ".network.main." in name:
         return "main_tower"
-    if ".network.satisfaction." in name:
+    if ".network.satisfaction." in name or ".network.own." in name:
         return "satisfaction_tower"
     if ".network.shared." in name:
         return "shared_experts"

@@ -86,7 +86,7 @@ def _place_dense(model: nn.Module, device: torch.device) -> None:
 def _constraints(config: Config, device: torch.device, world_size: int) -> dict[str, ParameterConstraints]:
     sequence = {feature.table for feature in config.schema.sequence}
     constraints = {}
-    for table in config.schema.tables:
+    for table in (*config.schema.tables, *config.schema.satisfaction_tables):
         allowed: tuple[str, ...] = (
             CUDA if device.type == "cuda" else SEQUENCE_CPU if table.name in sequence else POOLED_CPU
         )

@@ -71,6 +71,8 @@ def reference(rows: list[Row]) -> tuple[Jagged, Jagged, Jagged]:
             sequence[f"{group}.{f.name}"] = [[ids_of(f, e[f.column])[0] for e in request] for request in entries]
     candidates = [candidate for row in rows for candidate in row["candidates"]]
     pooled: Jagged = {f"candidate.{f.name}": [ids_of(f, c[f.column]) for c in candidates] for f in SCHEMA.pooled}
+    own = [feature for feature in SCHEMA.candidate if feature.table]
+    pooled |= {f"satisfaction.{f.name}": [ids_of(f, c[f.column]) for c in candidates] for f in own}
     return user, sequence, pooled
 
 
@@ -243,7 +245,7 @@ def test_scoring_has_no_outcomes(tmp_path: Path) -> None:
 def test_a_schema_without_pooled_or_float_features(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 5)
     shared = tuple(feature for feature in SCHEMA.candidate if feature.name in ("video_id", "author_id"))
-    schema: FeatureSchema = dataclasses.replace(SCHEMA, candidate=shared)
+    schema: FeatureSchema = dataclasses.replace(SCHEMA, candidate=shared, satisfaction_dim=0)
     batch = collate(schema, columns_of(tmp_path, rows, Layout.of(schema)))
     assert batch.candidate is None
     assert batch.float_NF.shape == (batch.total.candidates, 0)
@@ -274,7 +276,7 @@ def answered_batch(tmp_path: Path) -> RequestBatch:
 def test_moving_leaves_nothing_behind(tmp_path: Path) -> None:
     batch = answered_batch(tmp_path)
     before = tensors(batch)
-    assert len(before) == 16
+    assert len(before) == 19
     moved = batch.to(torch.device("meta"))
     assert {name: tensor.device.type for name, tensor in tensors(moved).items()} == dict.fromkeys(before, "meta")
     assert {tensor.device.type for tensor in tensors(batch).values()} == {"cpu"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=atol, msg=message)
 
 
+def resting_tables(case: str, tables: Collection[str]) -> set[str]:
+    """Where nobody answers and nothing is evidence, the satisfaction tower's own embeddings learn nothing."""
+    untaught = case == "slate_softmax, no answers"
+    return {table for table in tables if table.startswith("satisfaction_")} if untaught else set()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_equal_one(results: dict[int, Results], case: str) -> None:
     one, two = results[1][case], results[2][case]
@@ -68,7 +75,8 @@ def test_two_ranks_equal_one(results: dict[int, Results], case: str) -> None:
         assert_same(found["gradients"], expected["gradients"], f"step {step}: gradient of", 1e-5)
         assert_same(found["parameters"], expected["parameters"], f"step {step}: parameter", 1e-5)
         assert_same(found["moments"], expected["moments"], f"step {step}: moment of", 1e-6)
-        assert sum(bool((moment > 0).any()) for moment in found["moments"].values()) == len(two["shards"])
+        moved = {name for name, moment in found["moments"].items() if (moment > 0).any()}
+        assert len(moved) == len(two["shards"]) - len(resting_tables(case, two["shards"]))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,13 +92,16 @@ def test_the_cases_are_what_they_say(results: dict[int, Results], case: str) -> 
         expected |= set() if unanswered else {"dpo"}
     if "easq" in case or "slate" in case or "guarded" in case:
         expected |= {"dense"}
+    if "easq" in case or "guarded" in case:
+        expected |= {"evidence"}
     if "guarded" in case:
         expected |= {"gates_main"}
     assert {name for name, value in last["losses"].items() if value} == expected | {"whole"}
     moved = {name for name, value in last["parameters"].items() if not torch.equal(value, one["initial"][name])}
     resting = set(one["initial"]) - moved
     # A head's bias has no gradient in pairwise losses; without answers the satisfaction tower has none either.
-    assert not [name for name in resting if ".embeddings." in name]
+    still = resting_tables(case, one["shards"])
+    assert {name.split(".")[-2] for name in resting if ".embeddings." in name} == still
     assert not [name for name in resting if "head.bias" not in name and "satisfaction" not in name]
 
 
@@ -102,7 +113,9 @@ def test_tables_are_really_split(results: dict[int, Results]) -> None:
     ):
         found = results[2][case]
         plan = {table: kind for table, kind, _ in found["plan"]}
-        assert plan == SHARDINGS[sharding]
+        tables = set(plan)
+        assert {f"satisfaction_{name}" for name in ("video", "author", "tag")} & tables or "paper" in case
+        assert plan == {table: kind for table, kind in SHARDINGS[sharding].items() if table in tables}
         for table, offsets in split.items():
             assert found["shards"][table] == offsets
     # Not everything lies on one rank, in any plan.

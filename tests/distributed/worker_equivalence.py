@@ -30,7 +30,7 @@ from easq_rec.model import StepOutput, TrainingModel
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding import plan_table, shard
-from tests.builders import excite, ragged_requests, random_answers, small_config
+from tests.builders import excite, ragged_requests, random_answers, random_evidence, small_config
 
 STEPS = 3
 REQUESTS, ANSWERED = 9, 6
@@ -66,6 +66,9 @@ SHARDINGS = {
         "video": "row_wise",
         "author": "table_wise",
         "tag": "column_wise",
+        "satisfaction_video": "column_wise",
+        "satisfaction_author": "table_wise",
+        "satisfaction_tag": "table_column_wise",
     },
     "columns": {
         "user": "table_column_wise",
@@ -75,6 +78,9 @@ SHARDINGS = {
         "video": "column_wise",
         "author": "row_wise",
         "tag": "table_wise",
+        "satisfaction_video": "table_wise",
+        "satisfaction_author": "column_wise",
+        "satisfaction_tag": "table_wise",
     },
     "planner": {},
 }
@@ -87,10 +93,11 @@ def sharded_by(config: Config, name: str) -> Config:
     tables = tuple(
         dataclasses.replace(table, dim=WIDE) if table.name in wide[name] else table for table in config.schema.tables
     )
+    names = {table.name for table in (*config.schema.tables, *config.schema.satisfaction_tables)}
     return dataclasses.replace(
         config,
         schema=dataclasses.replace(config.schema, tables=tables),
-        sharding=Sharding(types=SHARDINGS[name]),
+        sharding=Sharding(types={table: kind for table, kind in SHARDINGS[name].items() if table in names}),
         optim=Optim(table_lr=0.005, dense_lr=1e-2, warmup_steps=2, weight_decay=0.1),
     )
 
@@ -101,7 +108,8 @@ def on_one_rank(config: Config) -> Config:
     Row-wise Adagrad keeps one moment per row and shard. So a split between columns is part of its arithmetic, and the
     reference must make the same one, on its single rank.
     """
-    widths = {table.name: table.dim for table in config.schema.tables}
+    tables = (*config.schema.tables, *config.schema.satisfaction_tables)
+    widths = {table.name: table.dim for table in tables}
     split = {name: kind for name, kind in config.sharding.types.items() if "column" in kind and widths[name] >= WIDE}
     return dataclasses.replace(config, sharding=Sharding(types=split))
 
@@ -162,7 +170,12 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
         candidate_A=answers.candidate_A[mine],
         answer_A=answers.answer_A[mine],
     )
-    return collate(schema, stream.take(rows), share if case.answers and len(answered_rows) else None)
+    return collate(
+        schema,
+        stream.take(rows),
+        share if case.answers and len(answered_rows) else None,
+        evidence_O=random_evidence(schema) if case.config.aligned else None,
+    )
 
 
 def run(case: Case, runtime: Runtime) -> dict[str, object]:

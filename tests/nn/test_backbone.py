@@ -49,8 +49,28 @@ class ImpressionRanker:
         x_SD = torch.cat([self.user_tokens(request), self.history_tokens(request), self.token(request, candidate)])
         for block in self.network.backbone.blocks:
             x_SD = self.block(block, x_SD)
-        tower = self.network.main if self.stream is Stream.MAIN else self.network.satisfaction
-        return tower.reference(x_SD[-1:])[0]
+        if self.stream is Stream.MAIN:
+            return self.network.main.reference(x_SD[-1:])[0]
+        h_1D = x_SD[-1:]
+        if self.config.schema.satisfaction_dim:
+            h_1D = h_1D + self.satisfaction_embeddings(request, candidate) @ self.network.own.weight.T
+        return self.network.satisfaction.reference(h_1D)[0]
+
+    def satisfaction_embeddings(self, request: int, candidate: int) -> Tensor:
+        """Those that the satisfaction tower has of its own, which no isolation makes a constant, side by side."""
+        candidates, parts = self.columns.candidates, []
+        at = int(candidates.offsets[request]) + candidate
+        for feature in self.config.schema.candidate:
+            if feature.kind == "float":
+                continue
+            values: list[int] = [int(candidates.column(feature.column)[at])] if feature.kind == "id" else []
+            if feature.kind == "id_list":
+                lists = candidates.lists(feature.column)
+                values = lists.column("values")[int(lists.offsets[at]) : int(lists.offsets[at + 1])].tolist()
+            weight = self.ranker.embeddings.candidate.embedding_bags[f"satisfaction_{feature.table}"].weight
+            rows = weight[[value % len(weight) for value in values]]
+            parts.append(rows.mean(0) if values and feature.pooling == "mean" else rows.sum(0))
+        return torch.cat(parts)[None]
 
     def block(self, block: Block, x_SD: Tensor) -> Tensor:
         tokens, width = x_SD.shape
@@ -154,7 +174,7 @@ def build(config: Config) -> Ranker:
     """A ranker in training mode whose main stream covers replayed requests, with non-zero adapters."""
     torch.manual_seed(0)
     if config.aligned:
-        config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0))
+        config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, annotate_every=1))
     ranker = Ranker(config, torch.device("cpu"))
     excite(ranker)
     return ranker

@@ -35,13 +35,18 @@ ALONE = {
     "dpo slate_softmax": dataclasses.replace(NOTHING, dpo=1.0, policy="slate_softmax"),
     "dpo bernoulli": dataclasses.replace(NOTHING, dpo=1.0, policy="bernoulli"),
     "dense": dataclasses.replace(NOTHING, dense=1.0),
+    "evidence": dataclasses.replace(NOTHING, evidence=1.0),
 }
 """Loss weights that leave one loss, with the utilities of `alone`."""
 
-GROUPS = ("embeddings", "backbone", "main tower", "lora A", "lora B", "satisfaction tower")
+GROUPS = (
+    *("embeddings", "backbone", "main tower"),
+    *("lora A", "lora B", "satisfaction tower", "satisfaction embeddings"),
+)
 POLICY = {"embeddings", "backbone", "main tower"}
-ADAPTED = {"lora A", "lora B", "satisfaction tower"}
-MOVES = {loss: ADAPTED if loss == "satisfaction" else POLICY for loss in ALONE}
+JUDGING = {"satisfaction tower", "satisfaction embeddings"}
+ADAPTED = {"lora A", "lora B"} | JUDGING
+MOVES = dict.fromkeys(ALONE, POLICY) | {"satisfaction": ADAPTED, "evidence": JUDGING}
 """The contract with isolated embeddings: the groups that a loss moves. All others get exactly nothing."""
 
 ADAPTERS = LoRA(rank=3)
@@ -67,7 +72,9 @@ def alone(loss: str, recipe: str = "easq", *, lora: LoRA | None = ADAPTERS, isol
 def group(name: str) -> str:
     """The contract's column that a parameter belongs to."""
     if name.startswith("ranker.embeddings."):
-        return "embeddings"
+        return "satisfaction embeddings" if ".satisfaction_" in name else "embeddings"
+    if name == "ranker.network.own.weight":
+        return "satisfaction embeddings"
     if name.endswith(".lora_a"):
         return "lora A"
     if name.endswith(".lora_b"):
@@ -105,7 +112,7 @@ def sharded(
     optimizers = Optimizers(wrapped, config.optim)
     optimizers.before_step(0, 10)
     tables = set(wrapped.fused_optimizer.params)
-    assert {group(name) for name in tables} == {"embeddings"}
+    assert {group(name) for name in tables} == {"embeddings", "satisfaction embeddings"}
     before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters() if name in tables}
     wrapped(random_batch(config, requests=8, answered=6))[0].backward()
     return {
@@ -165,6 +172,7 @@ def zero(name: str, model: TrainingModel) -> None:
 def test_attached_embeddings_are_reached_through_adapters_alone(measure: Measure, half: str) -> None:
     """With B = 0 or A = 0 the satisfaction loss finds no way to them, and still moves the satisfaction tower."""
     found = measure(alone("satisfaction", isolate=False), partial(zero, half))
+    check(found, "satisfaction embeddings", True, "satisfaction")
     check(found, "embeddings", False, "satisfaction")
     check(found, "backbone", False, "satisfaction")
     check(found, "main tower", False, "satisfaction")
@@ -225,7 +233,7 @@ def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
 def test_streams_have_equal_values(recipe: str, seed: int) -> None:
     """On the answered candidates the two streams give the same reference score."""
     config = small_config(recipe)
-    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0))
+    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, annotate_every=1))
     torch.manual_seed(seed)
     model = TrainingModel(config, torch.device("cpu"))
     excite(model, seed=seed)

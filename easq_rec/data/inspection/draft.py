@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from easq_rec.data.inspection.column import ColumnStats
 from easq_rec.data.inspection.scan import Scan
@@ -75,7 +76,7 @@ class Draft:
         """None where features or outcomes are missing."""
         if not self.item or not self.outcomes or not all(self.features.values()):
             return None
-        groups = {name: tuple(features) for name, features in self.features.items()}
+        groups: dict[str, Any] = {name: tuple(features) for name, features in self.features.items()}
         return FeatureSchema(
             tables=tuple(self.tables.values()), outcomes=tuple(self.outcomes), item=self.item, **groups
         )

@@ -1,0 +1,105 @@
+"""What behaviour tells of satisfaction, by the answers so far.
+
+Nobody answers for most of what is watched, but everybody likes, follows or does not. How much such an outcome speaks
+for satisfaction is not assumed: it is counted among the answers. Its weight of evidence (Good 1950) is how much more
+likely it goes along with `satisfied` than with `dissatisfied`, less how much more likely its absence does, both as
+logarithms, which is the log odds ratio of the 2 x 2 table of outcome and answer. A weight counts only as far as it is
+beyond chance, so that few answers, or answers given at random, make no evidence.
+
+Legend: A answers in the order of their time, O outcomes, R requests, N candidates, E candidates with evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from easq_rec.data.columns import Rows, offsets_of
+from easq_rec.data.questionnaire import ANSWERS
+
+CLASSES = (ANSWERS.index("satisfied"), ANSWERS.index("dissatisfied"))
+Floats = npt.NDArray[np.float64]
+
+
+class AnswerEvidence:
+    """Counts over any number of first answers.
+
+    Args:
+        answer_A: answer codes.
+        happened_AO: whether the candidate that the answer is about had the outcome.
+        caution: standard errors by which a weight is brought nearer to zero.
+    """
+
+    def __init__(self, answer_A: npt.NDArray[np.integer], happened_AO: npt.NDArray[np.bool_], caution: float) -> None:
+        self._caution = caution
+        # Positions rather than running counts: memory grows with what happened, not with answers times outcomes.
+        self._class = [np.flatnonzero(answer_A == code) for code in CLASSES]
+        self._happened: list[list[Rows]] = [
+            [np.flatnonzero(column_A & (answer_A == code)) for column_A in happened_AO.T] for code in CLASSES
+        ]
+
+    def weights(self, admitted: int) -> npt.NDArray[np.float32]:
+        """Weights of evidence by the first `admitted` answers, (O,)."""
+        answers_2 = np.array([np.searchsorted(positions, admitted) for positions in self._class], dtype=np.float64)
+        happened_2O = np.array(
+            [[np.searchsorted(positions, admitted) for positions in columns] for columns in self._happened],
+            dtype=np.float64,
+        )
+        return cautious(happened_2O, answers_2[:, None] - happened_2O, self._caution).astype(np.float32)
+
+
+def cautious(happened_2O: Floats, not_2O: Floats, caution: float) -> Floats:
+    """Log odds ratios of 2 x 2 tables, brought nearer to zero by standard errors, (O,).
+
+    Half a count is added to every cell (Haldane 1956, Anscombe 1956), without which an empty one would have no
+    logarithm; the standard error is Woolf's (1955).
+    """
+    odds_O = np.log(happened_2O + 0.5) - np.log(not_2O + 0.5)
+    error_O = np.sqrt((1 / (happened_2O + 0.5) + 1 / (not_2O + 0.5)).sum(axis=0))
+    ratio_O = odds_O[0] - odds_O[1]
+    shrunk_O: Floats = np.sign(ratio_O) * np.maximum(np.abs(ratio_O) - caution * error_O, 0.0)
+    return shrunk_O
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """The candidates of some requests that evidence tells apart."""
+
+    candidate_E: Rows
+    """Which of the N candidates, request by request."""
+    evidence_E: npt.NDArray[np.float32]
+    """Sum of the weights of evidence of what happened."""
+    offsets: Rows
+    """Where each request's begin and the last one's end; requests without any are left out."""
+
+    @staticmethod
+    def nothing() -> Told:
+        """No candidate of no request."""
+        nothing = np.zeros(0, np.int64)
+        return Told(candidate_E=nothing, evidence_E=np.zeros(0, np.float32), offsets=np.zeros(1, np.int64))
+
+    @staticmethod
+    def apart(
+        outcome_NO: npt.NDArray[np.float32], weight_O: npt.NDArray[np.float32], offsets_R1: Rows, trigger: int | None
+    ) -> Told:
+        """Of every request the candidates that were triggered, unless all of these have the same evidence.
+
+        Args:
+            weight_O: weights of evidence.
+            offsets_R1: where the candidates of each request begin.
+            trigger: position of the outcome that a candidate must have; None: any will do.
+        """
+        if not weight_O.any():
+            return Told.nothing()
+        evidence_N = (outcome_NO > 0) @ weight_O
+        candidate = np.arange(len(evidence_N)) if trigger is None else np.flatnonzero(outcome_NO[:, trigger] > 0)
+        request_N = np.repeat(np.arange(len(offsets_R1) - 1), np.diff(offsets_R1))
+        request, evidence = request_N[candidate], evidence_N[candidate]
+        # Requests are in order, so that the first of one's own is found by bisection.
+        differs = evidence != evidence[np.searchsorted(request, request)]
+        told_R = np.bincount(request[differs], minlength=len(offsets_R1) - 1) > 0
+        kept = told_R[request]
+        count_R = np.bincount(request[kept], minlength=len(offsets_R1) - 1)
+        return Told(candidate_E=candidate[kept], evidence_E=evidence[kept], offsets=offsets_of(count_R[count_R > 0]))
