@@ -130,11 +130,11 @@ class Losses:
     evidence: float = 0.0
     """Weight of L_evidence, in which outcomes speak for or against satisfaction, each as far as the answers so far bear
     it out; 0 switches it off."""
-    evidence_caution: float = 2.0
-    """Standard errors by which an outcome's weight of evidence is brought nearer to zero before it counts."""
+    evidence_caution: float = 1.64
+    """Standard errors that an outcome's weight of evidence must be away from zero to count (1.64: 90% confidence)."""
     dpo: float = 0.0
     """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
-    dense: float = 0.3
+    dense: float = 0.25
     """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
     annotate_every: int = 1
     """Steps from one in which the reference annotates the batch, for L_evidence and L_dense, to the next. These then

@@ -58,6 +58,7 @@ def paper(config: Config) -> Config:
             "evidence": 0.0,
             "dpo": 6.0,
             "dense": 0.0,
+            "warmup_answers": 0,
             "annotate_every": 1,
             "policy": "score_difference",
             "beta": 0.1,

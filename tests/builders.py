@@ -119,7 +119,9 @@ def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes
     )
 
 
-def random_batch(config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5) -> RequestBatch:
+def random_batch(
+    config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5, annotated: bool = True
+) -> RequestBatch:
     """A ragged batch; with answers where the config is aligned."""
     rng = np.random.default_rng(seed)
     layout = Layout.of(config.schema)
@@ -127,7 +129,7 @@ def random_batch(config: Config, seed: int = 0, *, requests: int = 6, answered: 
     answers = None
     if config.aligned and answered:
         answers = random_answers(encode(layout, ragged_requests(config.schema, rng, answered)), rng)
-    return collate(config.schema, stream, answers, evidence_O=random_evidence(config.schema))
+    return collate(config.schema, stream, answers, evidence_O=random_evidence(config.schema), annotated=annotated)
 
 
 def random_evidence(schema: FeatureSchema) -> Array:

@@ -20,7 +20,7 @@ from easq_rec import losses
 from easq_rec.config import Losses
 from easq_rec.losses import NO_LABEL, RequestPairs
 from easq_rec.model import TrainingModel
-from tests.builders import excite, random_batch, small_config
+from tests.builders import excite, random_batch, random_evidence, small_config
 
 REQUESTS = st.lists(
     st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.sampled_from([0.0, 0.5, 1.0])), max_size=5)
@@ -84,6 +84,35 @@ def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tup
     assert int(pairs) == count
     assert_same(found, expected, score_RC)
     assert torch.autograd.grad(found, reference_RC, allow_unused=True) == (None,)
+
+
+@given(REQUESTS)
+@settings(max_examples=60, deadline=None)
+def test_evidence_is_the_likelihood_of_what_was_seen(requests: list[list[tuple[float, float, float]]]) -> None:
+    """Of a pair one candidate is the satisfying one, which of them is not known, and evidence was seen of both."""
+    score_RC, _, evidence_RC, mask_RC = padded(requests)
+    evidence_RC = evidence_RC.detach()
+    found, pairs = losses.evidence(score_RC, evidence_RC, mask_RC)
+    expected, count = (score_RC * 0).sum(), 0
+    for r, request in enumerate(requests):
+        for i, j in itertools.permutations(range(len(request)), 2):
+            if request[i][2] > request[j][2]:
+                first = (score_RC[r, i] - score_RC[r, j]).sigmoid()
+                likelihood = first * math.exp(request[i][2] - request[j][2]) + (1 - first)
+                expected, count = expected - likelihood.log(), count + 1
+    assert int(pairs) == count
+    assert_same(found, expected, score_RC)
+
+
+def test_evidence_moves_the_unsure() -> None:
+    """The gradient of a pair is sigmoid(d) - sigmoid(d + e): small where the scores say the same already."""
+    score_RC = torch.tensor([[0.0, 0.0], [5.0, 0.0], [-5.0, 0.0]], requires_grad=True)
+    evidence_RC, mask_RC = torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, 2, dtype=torch.bool)
+    total, _ = losses.evidence(score_RC, evidence_RC, mask_RC)
+    (gradient_RC,) = torch.autograd.grad(total, score_RC)
+    expected = [1 / (1 + math.exp(-d)) - 1 / (1 + math.exp(-d - 1)) for d in (0, 5, -5)]
+    assert gradient_RC[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert min(expected) == expected[0] < 0
 
 
 def test_by_hand() -> None:
@@ -221,7 +250,7 @@ def test_uncertain_ranks_between() -> None:
 def test_the_objective_against_loops(policy: str) -> None:
     """Every part of the whole loss of a batch, worked out from the scores of the network."""
     config = small_config("easq")
-    weights = Losses(satisfaction=0.7, dpo=2.0, dense=0.4, policy=policy, beta=0.3)
+    weights = Losses(satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, dense_temperature=2.0, policy=policy, beta=0.3)
     model = TrainingModel(dataclasses.replace(config, losses=weights), torch.device("cpu"))
     excite(model)
     batch = random_batch(config)
@@ -230,13 +259,19 @@ def test_the_objective_against_loops(policy: str) -> None:
     score_N, reference_N = output.network.main.score_N.detach(), output.network.reference.score_N
     slices = list(itertools.pairwise(batch.candidate_offsets_R1.tolist()))
     utility_N = batch.outcome_NO @ torch.tensor([outcome.weight for outcome in config.schema.outcomes])
-    main, dense = [], []
+    weight_O = torch.from_numpy(random_evidence(config.schema))
+    evidence_N = (batch.outcome_NO > 0).float() @ weight_O
+    trigger_N = batch.outcome_NO[:, 0] > 0
+    main, dense, evidence = [], [], []
     for first, last in slices[: batch.stream.requests]:
         for i, j in itertools.permutations(range(first, last), 2):
             if utility_N[i] > utility_N[j]:
                 main.append(nll(score_N[i] - score_N[j]))
+            if trigger_N[i] and trigger_N[j] and evidence_N[i] > evidence_N[j]:
+                d, e = reference_N[i] - reference_N[j], evidence_N[i] - evidence_N[j]
+                evidence.append(nll(-d) - nll(-d - e))
         for i, j in itertools.combinations(range(first, last), 2):
-            target, margin = (reference_N[i] - reference_N[j]).sigmoid(), score_N[i] - score_N[j]
+            target, margin = ((reference_N[i] - reference_N[j]) / 2).sigmoid(), score_N[i] - score_N[j]
             dense.append(target * nll(margin) + (1 - target) * nll(-margin))
 
     def log_policy(value_N: Tensor, at: int) -> Tensor:
@@ -258,15 +293,20 @@ def test_the_objective_against_loops(policy: str) -> None:
     expected = {
         "main": torch.stack(main).mean(),
         "dense": torch.stack(dense).mean(),
+        "evidence": torch.stack(evidence).mean(),
         "satisfaction": satisfaction / pairs,
         "dpo": dpo / pairs,
     }
     for name, value in expected.items():
         torch.testing.assert_close(output.losses[name], value, rtol=1e-5, atol=1e-6, msg=name)
     whole = expected["main"] + 0.7 * expected["satisfaction"] + 2.0 * expected["dpo"] + 0.4 * expected["dense"]
+    whole = whole + 0.9 * expected["evidence"]
     torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
     # During the warm-up L_DPO and L_dense are out of force.
     model.objective.steered = False
     torch.testing.assert_close(
-        model(batch)[0].detach(), expected["main"] + 0.7 * expected["satisfaction"], rtol=1e-5, atol=1e-6
+        model(batch)[0].detach(),
+        expected["main"] + 0.7 * expected["satisfaction"] + 0.9 * expected["evidence"],
+        rtol=1e-5,
+        atol=1e-6,
     )

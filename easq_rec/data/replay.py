@@ -55,7 +55,7 @@ class AnswerReplay:
         slates: deal answered requests with all of their candidates; False: with those alone that training may see an
             answer to, which spares their lookups.
         outcomes: names of those that `evidence` weighs.
-        caution: standard errors by which their weights are brought nearer to zero.
+        caution: standard errors that their weights must be away from zero to count.
     """
 
     def __init__(

@@ -22,6 +22,10 @@ RATES: dict[Budget, tuple[float, ...]] = {"small": (1e-1, 1e-2), "full": (1e-1, 
 """Answers per triggered impression, that is per impression which the questionnaire may ask about. The paper's
 (arXiv 2601.20215) is 1e-4: shown on 0.5%, answered by 2%."""
 PAPER = 1e-4
+VARIANTS_COMPARED: dict[Budget, tuple[str, ...]] = {
+    "small": (BASE, "easq", "paper"),
+    "full": (BASE, "easq", "without_evidence", "paper"),
+}
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
@@ -30,7 +34,8 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
         for rate in RATES[budget]:
             world = dataclasses.replace(base.world, density=rate / (base.world.exposure * base.world.response))
             there = dataclasses.replace(base, world=world)
-            for variant, made in ((BASE, VARIANTS[BASE](there)), ("easq", there), ("paper", VARIANTS["paper"](there))):
+            for variant in VARIANTS_COMPARED[budget]:
+                made = there if variant == "easq" else VARIANTS[variant](there)
                 series, config = "" if variant == BASE else variant, seeded(made, seed)
                 cells.append(Cell(variant=variant, setting=_setting(rate), series=series, x=rate, config=config))
     return cells

@@ -120,6 +120,36 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
     assert network.satisfaction is plain
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_what_is_annotated_seldom_weighs_more(every: int) -> None:
+    """Over all steps L_dense and L_evidence weigh what the config says; the other losses are in every step."""
+    config = small_config("easq")
+    once = dataclasses.replace(config, losses=dataclasses.replace(config.losses, annotate_every=every))
+    model = model_of(once)
+    batch = random_batch(once)
+    loss, output = model(batch)
+    parts = {name: float(value) for name, value in output.losses.items()}
+    weights = {"main": 1.0, "satisfaction": 1.0, "dense": every * 0.25, "evidence": every * 1.0}
+    assert float(loss.detach()) == pytest.approx(
+        sum(weight * parts[name] for name, weight in weights.items()), abs=1e-5
+    )
+
+
+def test_a_batch_that_is_not_annotated_has_no_reference() -> None:
+    """Everything else of the step is as it would be with one."""
+    config = small_config("easq")
+    model = model_of(config)
+    _, full = model(random_batch(config))
+    _, bare = model(random_batch(config, annotated=False))
+    assert full.network.reference is not None and full.network.judged is not None
+    assert bare.network.reference is None and bare.network.judged is None
+    assert set(full.losses) - set(bare.losses) == {"dense", "evidence"}
+    for name in bare.losses:
+        torch.testing.assert_close(bare.losses[name], full.losses[name])
+    moving = moved(model, config)
+    assert "own" in moving and "satisfaction" in moving
+
+
 def test_kl_against_its_definition() -> None:
     policy, reference = torch.tensor([-3.0, 0.0, 2.0, 40.0]), torch.tensor([1.0, 0.0, -2.0, 39.0])
 
