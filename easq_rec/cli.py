@@ -28,6 +28,7 @@ USAGE = """usage: easq-rec COMMAND [OPTIONS]
   data inspect DIR [--out DIR] [--schema FILE]                what the data hold; drafts a feature schema
   study NAME [--seeds N --budget small|full --out DIR]        an experiment with a verdict: signal, frontier, ablation,
              [--resume] [--jobs N] [--data DIR]               lambda2, sparsity, stability, experts, rank
+  report RUN_OR_STUDY... [--out FILE.html]                    one self-contained page: tables, curves, plots
   doctor                                                      check the environment
 
 `easq-rec COMMAND --help` lists the options of a command.
@@ -154,6 +155,19 @@ class Study:
     """Recipe that fits the data, whose variants are compared. None: quickstart."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one self-contained HTML page about runs and studies: what ran, metrics with intervals, curves, plots.
+
+    It needs no network and nothing besides itself. Of several runs the first is the one that the others are compared
+    with; differences have intervals where both were evaluated (easq-rec evaluate)."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories (easq-rec train) and directories of studies (easq-rec study), in any order."""
+    out: Path | None = None
+    """HTML file to write. None: report.html in the first directory."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. A user's error is one readable message and exit code 2."""
     return arguments.run(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
@@ -174,6 +188,8 @@ def _dispatch(argv: list[str]) -> int:
             return _data(rest)
         case "study":
             return _study(rest)
+        case "report":
+            return _report(arguments.parse(Report, rest, prog="easq-rec report"))
         case "doctor":
             return doctor.main()
         case "-h" | "--help" | "help":
@@ -185,7 +201,7 @@ def _dispatch(argv: list[str]) -> int:
             print(__version__)
             return 0
     raise arguments.UsageError(
-        f"command {command!r} is not known: train, evaluate, compare, score, data, study or doctor"
+        f"command {command!r} is not known: train, evaluate, compare, score, data, study, report or doctor"
     )
 
 
@@ -276,6 +292,15 @@ def _study(argv: list[str]) -> int:
 
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Study)}
     return command.run(command.Wanted(**{**values, "resume": bool(options.resume)}))
+
+
+def _report(options: Report) -> int:
+    from easq_rec.report.command import report
+
+    if not options.directories:
+        raise arguments.UsageError("report: name at least one directory of a run or a study (--help says more)")
+    print(f"report in {report(options.directories, options.out)}")
+    return 0
 
 
 if __name__ == "__main__":

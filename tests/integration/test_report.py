@@ -1,0 +1,173 @@
+"""`easq-rec report` of real runs and studies, looked at by a real browser without a display."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from easq_rec.report.command import report
+from tests.integration.conftest import REPOSITORY
+from tests.report import builders
+from tests.report.browser import Browser, find, started
+
+pytestmark = pytest.mark.integration
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+PLOTS = """[...document.querySelectorAll('figure')].map(figure => {
+  const visible = [...figure.querySelectorAll('svg.plot')].map(plot => plot.getBoundingClientRect())
+    .filter(box => box.width > 0 && box.height > 0);
+  return [figure.querySelector('figcaption').textContent, visible.length, visible.length ? visible[0].width : 0];
+})"""
+"""Of each figure: its title, how many plots it shows, and how wide the first is."""
+OVERLAPS = """[...document.querySelectorAll('svg.plot')].flatMap(plot => {
+  const boxes = [...plot.querySelectorAll('text:not(.note)')]
+    .map(text => [text.textContent, text.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0);
+  return boxes.flatMap(([one, a], index) => boxes.slice(index + 1)
+    .filter(([, b]) => a.left + 1 < b.right && b.left + 1 < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom)
+    .map(([other]) => `${one} / ${other}`));
+})"""
+"""Pairs of texts in a plot that run into one another."""
+OPEN_ALL = "document.querySelectorAll('details').forEach(details => { details.open = true; })"
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+TEXT = "getComputedStyle(document.body).color"
+LINE = "getComputedStyle(document.querySelector('polyline.line')).stroke"
+
+IN_RUNS = (
+    *("L_main", "L_satis", "L_dense", "satisfaction NDCG@5", "engagement NDCG@5", "pair accuracy", "GAUC"),
+    *("main tower, run: open gates", "satisfaction tower, run: open gates", "main tower, base: open gates"),
+    *("standard deviation of the policy score", "KL of policy from reference, nats", "answers admitted"),
+    *("DPO margin, held-out answers", "impressions per second"),
+)
+FRONTIER, BARS = "Satisfaction against engagement, change against main_only in %", "Change against main_only in %"
+IN_STUDIES = (
+    *(FRONTIER, BARS, "KL of policy from reference, nats", "standard deviation of the policy score"),
+    *("DPO margin, trained less held-out answers", "Lift against triggered impressions in %"),
+)
+
+
+def easq_rec(environment: dict[str, str], *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "easq_rec.cli", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(train: Train, world: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two trained and evaluated runs."""
+    folder = tmp_path_factory.mktemp("report")
+    run, base = folder / "run", folder / "base"
+    short = ("--trainer.max-steps", "12", "--evaluation.every-steps", "4")
+    train(run, *short, "--losses.dense-warmup-steps", "2")
+    config = [*("--data", world, "--run-dir", base), *short, "--trainer.batch-size", "16"]
+    few = ("--logging.every-steps", "1", "--logging.tensorboard", "False", "--trainer.threads", "1")
+    easq_rec(environment, "train", "quickstart_main_only", *config, *few)
+    for directory in (run, base):
+        easq_rec(environment, "evaluate", "--run", directory, "--resamples", 50)
+    told = easq_rec(environment, "report", run, base)
+    assert told == f"report in {run / 'report.html'}\n"
+    return run / "report.html"
+
+
+@pytest.fixture(scope="module")
+def studies(world: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the studies whose results are part of the repository, and of one over the small world."""
+    folder = tmp_path_factory.mktemp("studies")
+    easq_rec(environment, "study", "signal", "--data", world, "--out", folder / "signal")
+    kept = [REPOSITORY / "docs" / "results" / name for name in ("frontier", "ablation", "stability")]
+    easq_rec(environment, "report", *kept, folder / "signal", "--out", folder / "page.html")
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = find()
+    if program is None:
+        pytest.skip("no Chromium here: install the package chromium, or name one in EASQ_CHROMIUM")
+    with started(program) as found:
+        yield found
+
+
+def test_the_page_of_runs_has_paired_differences(runs: Path) -> None:
+    page = runs.read_text(encoding="utf-8")
+    assert "base against run" in page and "Paired under the same 1,000 resamples of" in page
+    assert "no intervals" not in page and "<code>losses.dense_<wbr>warmup_<wbr>steps</code>" in page
+    assert len(page) < 1_000_000
+
+
+@pytest.mark.parametrize("width", [360, 1_280])
+@pytest.mark.parametrize(("which", "expected"), [("runs", IN_RUNS), ("studies", IN_STUDIES)])
+def test_a_browser_shows_every_plot_and_complains_of_nothing(
+    which: str, expected: tuple[str, ...], width: int, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    page: Path = request.getfixturevalue(which)
+    browser.open(page.as_uri(), width=width)
+    shown = {title: (plots, wide) for title, plots, wide in browser.evaluate(PLOTS)}
+    assert set(expected) <= set(shown), set(expected) - set(shown)
+    for title in expected:
+        plots, wide = shown[title]
+        # Those that are drawn for both widths show one of them.
+        assert plots == 1 and 200 < wide < width, (title, plots, wide)
+    assert browser.evaluate(OVERLAPS) == []
+    assert browser.evaluate(WIDER) == 0
+    browser.evaluate(OPEN_ALL)
+    assert browser.evaluate(WIDER) == 0
+    assert all(plots == 1 for _, plots, _ in browser.evaluate(PLOTS))
+    assert browser.problems == [] and browser.requests == [page.as_uri()]
+
+
+def test_long_names_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:
+    """Neither words without a gap nor sentences, wherever a name is shown."""
+    long, words = "variant" * 20, "a long name " * 12
+    cells = [{"label": name, "metrics": {}, "history": {long: [(1, 1.0), (2, 2.0)]}} for name in (long, words)]
+    rows = [builders.row(name, 1.0 + at, -1.0 - at) for at, name in enumerate((long, words))]
+    study = builders.study(tmp_path / "study", study=long, question=long, notes=[long], rows=rows, cells=cells)
+    page = report([builders.run(tmp_path / long), builders.run(tmp_path / words), study], tmp_path / "page.html")
+    for width in (360, 1_000):
+        browser.open(page.as_uri(), width=width)
+        browser.evaluate(OPEN_ALL)
+        assert browser.evaluate(WIDER) == 0 and browser.problems == []
+
+
+def test_the_page_is_dark_on_a_dark_system(studies: Path, browser: Browser) -> None:
+    seen = {}
+    for scheme in ("light", "dark"):
+        browser.open(studies.as_uri(), width=800, scheme=scheme)
+        seen[scheme] = [_brightness(browser.evaluate(what)) for what in (BACKGROUND, TEXT, LINE)]
+    assert seen["light"][0] > 200 > 60 > seen["light"][1]
+    assert seen["dark"][0] < 60 < 200 < seen["dark"][1]
+    # The lines become brighter, as what is behind them becomes darker.
+    assert seen["light"][2] < seen["dark"][2]
+
+
+def test_the_browser_refuses_what_the_page_does_not_hold_and_tells(
+    studies: Path, browser: Browser, tmp_path: Path
+) -> None:
+    """That the tests above can fail: an image, a script and a wide element are noticed."""
+    page = tmp_path / "page.html"
+    harm = '<img src="http://127.0.0.1:9/x.png"><script>1</script><p style="width:900px">wide</p></main>'
+    page.write_text(studies.read_text(encoding="utf-8").replace("</main>", harm), encoding="utf-8")
+    browser.open(page.as_uri(), width=360)
+    assert any("image" in problem or "img-src" in problem for problem in browser.problems), browser.problems
+    assert any("script" in problem for problem in browser.problems), browser.problems
+    assert browser.evaluate(WIDER) > 0
+
+
+def _brightness(color: str) -> float:
+    """Mean of red, green and blue of `rgb(...)`."""
+    parts = color[color.index("(") + 1 : color.index(")")].split(",")[:3]
+    return sum(float(part) for part in parts) / 3
