@@ -27,7 +27,8 @@ USAGE = """usage: easq-rec COMMAND [OPTIONS]
   data build --config FILE --out DIR [--partition I/N]        turn raw logs into requests/ and answers/
   data inspect DIR [--out DIR] [--schema FILE]                what the data hold; drafts a feature schema
   study NAME [--seeds N --budget small|full --out DIR]        an experiment with a verdict: signal, frontier, ablation,
-             [--resume] [--jobs N] [--data DIR]               lambda2, sparsity, stability, experts, rank
+             [--resume] [--jobs N] [--data DIR]               lambda2, sparsity, stability, experts, rank,
+                                                              trigger, ab
   report RUN_OR_STUDY... [--out FILE.html]                    one self-contained page: tables, curves, plots
   doctor                                                      check the environment
 
@@ -134,14 +135,15 @@ class Study:
 
     signal: do answers agree with behaviour (trains nothing)? frontier: what does each way of alignment buy, and for how
     much? ablation: what does each part contribute? lambda2: how much DPO does a ranker take? sparsity: how few answers
-    suffice? stability: does the policy run away from its reference? experts, rank: do these sizes matter?"""
+    suffice? stability: does the policy run away from its reference? experts, rank: do these sizes matter? trigger: whom
+    should the questionnaire ask? ab: what becomes of simulated people who are served by an aligned ranker?"""
 
     name: Annotated[str, tyro.conf.Positional]
-    """signal, frontier, ablation, lambda2, sparsity, stability, experts or rank."""
+    """signal, frontier, ablation, lambda2, sparsity, stability, experts, rank, trigger or ab."""
     seeds: int | None = None
     """Worlds, with seeds 0 to N-1; on a data set training seeds. None: 5, or 2 at the small budget."""
     budget: Literal["small", "full"] = "full"
-    """small: seconds a run, to see that all works. full: half a minute to a minute a run on one core."""
+    """small: seconds a run, to see that all works. full: half a minute to two minutes a run on one core."""
     out: Path | None = None
     """Directory for results.json, table.md and PNGs. None: runs/study-NAME."""
     # Counted, which makes it a flag without a value.

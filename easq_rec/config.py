@@ -8,7 +8,7 @@ run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
 import tyro
@@ -58,7 +58,7 @@ class World:
     history: int = 50
     """Longest history written, in entries."""
     exposure: float = 0.005
-    """Share of triggered impressions (watched for more than 7 s or more than half) on which the prompt is shown."""
+    """Share of triggered impressions on which the prompt is shown."""
     response: float = 0.02
     """Share of shown prompts that are answered."""
     density: float = 1.0
@@ -71,6 +71,30 @@ class World:
     """Length of the time line, in days."""
     seed: int = 0
     """The same seed gives the same world."""
+    trigger_watch_s: float = 7.0
+    """Watched for longer than this, in seconds, an impression may be asked about. What counts as a long view stays."""
+    trigger_progress: float = 0.5
+    """So it may beyond this share of the video's length."""
+    response_progress: float = 0.0
+    """How much readier people answer who watched more: the log-odds of an answer, once the prompt is shown, rise by
+    this from the beginning of the video to its end, with the given rate at half; 0: all answer alike."""
+    questionnaire_seed: int | None = None
+    """Whom the questionnaire asks and what they say is drawn apart from the log: worlds that differ in the
+    questionnaire alone then have the same requests. None: among the log's own draws."""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What makes this world what it is, as JSON values. Knobs that came later are left out at their defaults, so
+        that a world from before them is still this one."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in LATER_KNOBS or value != LATER_KNOBS[name]}
+
+    @property
+    def requests_identity(self) -> dict[str, object]:
+        """The same of its requests alone, but for what they tell of the questionnaire."""
+        if self.questionnaire_seed is None:
+            return self.identity
+        return {name: value for name, value in self.identity.items() if name not in QUESTIONNAIRE_KNOBS}
 
     @property
     def shown_rate(self) -> float:
@@ -93,6 +117,18 @@ class World:
         require(self.rho is None or -1 <= self.rho <= 1, "world.rho", self.rho, "a correlation")
         require(self.seed >= 0, "world.seed", self.seed, "0 or more")
         require(self.days > 0, "world.days", self.days, "more than 0")
+        for name in ("trigger_watch_s", "trigger_progress", "response_progress"):
+            require(getattr(self, name) >= 0, f"world.{name}", getattr(self, name), "0 or more")
+        if self.questionnaire_seed is not None:
+            seed = self.questionnaire_seed
+            require(seed >= 0, "world.questionnaire_seed", seed, "0 or more, or None")
+
+
+LATER_KNOBS = {
+    name: getattr(World, name)
+    for name in ("trigger_watch_s", "trigger_progress", "response_progress", "questionnaire_seed")
+}
+QUESTIONNAIRE_KNOBS = {"exposure", "response", "density", *LATER_KNOBS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,18 @@ class TrainLoader:
         if self._replay is None:
             return LoaderState(data=data)
         return LoaderState(data=data, answers=self._replay.fingerprint, replay=self._replay.state)
+
+    def start_after(self, before: TrainLoader, state: LoaderState) -> LoaderState:
+        """The state before the first batch for a model that has been trained up to `state` of another loader: the clock
+        goes on, and so do the answers.
+
+        Raises:
+            ValueError: the answers that were admitted there are not among those here.
+        """
+        start = dataclasses.replace(self.start(), clock_ms=state.clock_ms)
+        if self._replay is None or before._replay is None:
+            return start
+        return dataclasses.replace(start, replay=self._replay.start_after(before._replay, state.replay))
 
     def batches(self, state: LoaderState, *, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
         """At most `steps` batches from `state` on, over as many epochs as that takes, each with the state after it.

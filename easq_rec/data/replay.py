@@ -129,6 +129,31 @@ class AnswerReplay:
             digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
         return digest.hexdigest()[:16]
 
+    def start_after(self, before: AnswerReplay, state: ReplayState) -> ReplayState:
+        """Where this replay starts when the answers of another, which stands at `state`, have got company.
+
+        Raises:
+            ValueError: the answers that were admitted there are not the first ones here.
+        """
+        same = len(self) >= state.admitted and all(
+            np.array_equal(mine[: state.admitted], theirs[: state.admitted])
+            for mine, theirs in zip(self._identity(), before._identity(), strict=True)
+        )
+        if not same:
+            raise ValueError(
+                f"the {state.admitted} answers that training has seen are not the first of the {len(self)} answers "
+                "here: to go on with other data, keep the old answers beside the new ones"
+            )
+        replays = np.zeros(len(self), np.int32)
+        replays[: state.admitted] = state.replays[: state.admitted]
+        return ReplayState(admitted=state.admitted, draws=state.draws, replays=replays, age_ms=state.age_ms)
+
+    def _identity(self) -> tuple[Rows, Rows, Rows]:
+        """Request, code and time of every answer."""
+        if self._requests is None:
+            return self._request, self._answer, self._time
+        return self._requests.scalars["request_id"][self._request], self._answer, self._time
+
     def draw(self, clock_ms: int) -> Answers | None:
         """Admits what is due at `clock_ms` and draws this rank's share of the step's answers; None: none are due."""
         state, config = self.state, self._config

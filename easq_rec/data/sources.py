@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from easq_rec.config import Config
@@ -35,7 +35,7 @@ class Sources:
 
 def world_directory(config: Config) -> Path:
     """Where the built-in world of this config lies, relative to the working directory."""
-    digest = hashlib.sha256(json.dumps(asdict(config.world), sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(config.world.identity, sort_keys=True).encode()).hexdigest()[:8]
     return Path("data") / f"world-{digest}"
 
 
@@ -43,6 +43,7 @@ def open_sources(
     config: Config,
     directory: files.Location,
     *,
+    period: Period | None = None,
     quarantine: Quarantine | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -50,6 +51,7 @@ def open_sources(
     """Opens the two datasets of a directory and splits them by time.
 
     Args:
+        period: what is trained on, with nothing held out; None: the time line but for its share `data.holdout`.
         quarantine: takes bad rows; None: a bad row is an error.
 
     Raises:
@@ -61,13 +63,17 @@ def open_sources(
         raise ValueError(
             f"--data {files.shown(directory)}: no folder requests/ in it (see the data contract in the README)"
         )
-    train_period, holdout_period = split(requests, data.holdout)
+    if period is None:
+        train_period, holdout_period = split(requests, data.holdout)
+    else:
+        train_period, holdout_period = period, Period(start_ms=period.end_ms, end_ms=period.end_ms)
     layout = Layout.of(config.schema)
     train = RequestDataset(requests, layout, period=train_period, max_history=data.max_history, quarantine=quarantine)
     if not len(train):
-        raise ValueError(
-            f"data.holdout={data.holdout} leaves no training requests in {files.shown(requests)}: lower it"
-        )
+        where = files.shown(requests)
+        if period is not None:
+            raise ValueError(f"{where} holds no requests from {period.start_ms} to before {period.end_ms} ms")
+        raise ValueError(f"data.holdout={data.holdout} leaves no training requests in {where}: lower it")
     if not data.shuffle:
         train.check_time_order()
     reader = RequestReader(

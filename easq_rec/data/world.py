@@ -2,8 +2,7 @@
 
 Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns that real logs have, and two
 that only a simulation can have, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view).
-The questionnaire's rule is the paper's (arXiv 2601.20215): only an impression watched for more than 7 s or
-more than half may be answered.
+What people do with a video, and whom the questionnaire asks, is in `world_outcomes.py`.
 
 The log is simulated in rounds in which a user makes at most one request, so that everything inside a round is one numpy
 expression and the history, kept in a ring buffer per user between rounds, is strictly as of the request. Memory does
@@ -28,16 +27,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from easq_rec.config import World
-from easq_rec.data.world_latents import (
-    ANSWER_NOISE,
-    Calibration,
-    Int,
-    Latents,
-    calibrate,
-    draw_latents,
-    sigmoid,
-    utilities,
-)
+from easq_rec.data.world_latents import Calibration, Int, Latents, calibrate, draw_latents
+from easq_rec.data.world_outcomes import LATER, NO_ANSWER, Streams, latent_scores, outcomes
 from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.features import require
 
@@ -45,15 +36,7 @@ GENERATOR = 2
 """Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
 START_MS = 1_704_067_200_000
 """2024-01-01 UTC, the beginning of every time line."""
-TRIGGER_MS = 7_000
-"""Watched for longer than this, or more than half: a long view, and only these may be asked about."""
-LIKE_BIAS, LIKE_SATISFACTION, LIKE_ENGAGEMENT = -2.4, 1.1, 0.2
-FOLLOW_BIAS, FOLLOW_SATISFACTION, FOLLOW_ENGAGEMENT = -3.8, 1.0, 0.1
-LATER = {"comment": (-4.2, 0.9, 0.2), "forward": (-3.5, 1.0, 0.1), "returned": (-1.9, 1.25, 0.0)}
-"""Bias, and weights of satisfaction and engagement, of what else may follow a long view."""
-DELAY_MEDIAN_MS, DELAY_SIGMA = 30 * 60_000, 1.2
-DELAY_RANGE_MS = (60_000, 2 * 86_400_000)
-NO_ANSWER = -1
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +72,19 @@ class Round:
     def answered(self) -> Round:
         """The requests with at least one answer."""
         rows = (self.answer != NO_ANSWER).any(axis=1)
+        return self.take(rows)
+
+    def take(self, rows: NDArray[Any]) -> Round:
+        """Some of the requests."""
         return Round(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+
+    def choose(self, columns: Int) -> Round:
+        """The same requests with their candidates number `columns` [R, K] alone, in that order."""
+        names = [field.name for field in dataclasses.fields(self)]
+        chosen = names[names.index("video") :]
+        return dataclasses.replace(
+            self, **{name: np.take_along_axis(getattr(self, name), columns, axis=1) for name in chosen}
+        )
 
 
 class Histories:
@@ -102,6 +97,13 @@ class Histories:
         self.video = np.zeros((users, length), dtype=np.int32)
         self.timestamp_ms = np.zeros((users, length), dtype=np.int64)
         self.ratio = np.zeros((users, length), dtype=np.float32)
+
+    def copy(self) -> Histories:
+        """The same entries, which then go their own way."""
+        other = Histories(0, self.length)
+        other.watched, other.video = self.watched.copy(), self.video.copy()
+        other.timestamp_ms, other.ratio = self.timestamp_ms.copy(), self.ratio.copy()
+        return other
 
     def read(self, users: Int) -> tuple[Int, NDArray[np.int32], Int, NDArray[np.float32]]:
         """(lengths [R], videos [R, H], timestamps [R, H], watch ratios [R, H]), oldest first."""
@@ -127,12 +129,19 @@ class Histories:
         self.watched[users] += total
 
 
-def simulate(config: World, latents: Latents, calibration: Calibration) -> Iterator[Round]:
-    """The log, round by round. Timestamps rise strictly, within and across rounds."""
-    rng, later = np.random.default_rng([config.seed, 2]), np.random.default_rng([config.seed, 3])
-    histories = Histories(config.users, config.history)
+def simulate(
+    config: World, latents: Latents, calibration: Calibration, histories: Histories | None = None
+) -> Iterator[Round]:
+    """The log, round by round. Timestamps rise strictly, within and across rounds.
+
+    Args:
+        histories: empty; holds at the end what every user has watched.
+    """
+    streams = Streams.of(config)
+    rng = streams.log
+    histories = Histories(config.users, config.history) if histories is None else histories
     size = min(ROW_GROUP, max(1, config.users // 4))
-    span_ms = config.days * 86_400_000
+    span_ms = config.days * DAY_MS
     last_ms = START_MS - 1
     for start in range(0, config.requests, size):
         count = min(size, config.requests - start)
@@ -146,7 +155,8 @@ def simulate(config: World, latents: Latents, calibration: Calibration) -> Itera
         last_ms = int(timestamp_ms[-1])
         videos = latents.candidates(rng, users, config.candidates)
         history = histories.read(users)
-        outcome = _outcomes(rng, later, config, latents, calibration, users, timestamp_ms, videos)
+        scores = latent_scores(latents, calibration, users, videos)
+        outcome = outcomes(streams, config, latents, calibration, scores, timestamp_ms, videos)
         ratio = np.divide(outcome["watch_ms"], latents.duration_ms[videos]).astype(np.float32)
         histories.append(users, videos, timestamp_ms, ratio, outcome["long_view"] == 1)
         yield Round(
@@ -162,72 +172,16 @@ def simulate(config: World, latents: Latents, calibration: Calibration) -> Itera
         )
 
 
-def _outcomes(
-    rng: np.random.Generator,
-    later: np.random.Generator,
-    config: World,
-    latents: Latents,
-    calibration: Calibration,
-    users: Int,
-    timestamp_ms: Int,
-    videos: Int,
-) -> dict[str, NDArray[Any]]:
-    """What the users [R] do with their candidates [R, C], and what they would say: the outcome fields of `Round`."""
-    shape = videos.shape
+def to_table(part: Round, latents: Latents, *, answers: bool, lengths: Int | None = None) -> pa.Table:
+    """The Arrow table of some requests.
 
-    def uniform() -> NDArray[np.float32]:
-        return rng.random(shape, dtype=np.float32)
-
-    engage, raw = utilities(
-        latents, users, videos, calibration.affinity_mean, calibration.affinity_std, calibration.aversion
-    )
-    satisfy = (raw - np.float32(calibration.satisfaction_mean)) / np.float32(calibration.satisfaction_std)
-    probability = sigmoid(engage)
-    long_view = uniform() < probability
-    # The watch time falls on the side of the trigger that the draw has chosen; a long view may run past the end.
-    duration = latents.duration_ms[videos]
-    limit = np.minimum(TRIGGER_MS, duration // 2)
-    progress = uniform() ** np.exp(-0.5 * engage)
-    longest = duration * np.float32(1.25) - limit
-    watch = np.where(long_view, limit + 1 + longest * progress, limit * progress).astype(np.int32)
-    like = long_view & (uniform() < sigmoid(LIKE_BIAS + LIKE_SATISFACTION * satisfy + LIKE_ENGAGEMENT * engage))
-    follow = long_view & (uniform() < sigmoid(FOLLOW_BIAS + FOLLOW_SATISFACTION * satisfy + FOLLOW_ENGAGEMENT * engage))
-    answer = np.full(shape, NO_ANSWER, dtype=np.int8)
-    answered_at_ms = np.zeros(shape, dtype=np.int64)
-    # One draw for both: who answers was asked.
-    asked = uniform()
-    shown = long_view & (asked < config.shown_rate)
-    rows, columns = np.nonzero(long_view & (asked < config.answer_rate))
-    noisy = satisfy[rows, columns] + ANSWER_NOISE * rng.standard_normal(len(rows))
-    answer[rows, columns] = np.searchsorted(calibration.answers, noisy)
-    delay_ms = np.clip(DELAY_MEDIAN_MS * np.exp(DELAY_SIGMA * rng.standard_normal(len(rows))), *DELAY_RANGE_MS)
-    answered_at_ms[rows, columns] = timestamp_ms[rows] + delay_ms.astype(np.int64)
-    return {
-        "watch_ms": watch,
-        "long_view": long_view.astype(np.int8),
-        "like": like.astype(np.int8),
-        "follow": follow.astype(np.int8),
-        **{
-            name: (
-                long_view
-                & (
-                    later.random(shape, dtype=np.float32)
-                    < sigmoid(bias + by_satisfaction * satisfy + by_engagement * engage)
-                )
-            ).astype(np.int8)
-            for name, (bias, by_satisfaction, by_engagement) in LATER.items()
-        },
-        "shown": shown.astype(np.int8),
-        "true_satisfaction": np.searchsorted(calibration.grades, satisfy).astype(np.float32),
-        "true_engagement": probability,
-        "answer": answer,
-        "answered_at_ms": answered_at_ms,
-    }
-
-
-def to_table(part: Round, latents: Latents, *, answers: bool) -> pa.Table:
-    """The Arrow table of some requests; with `answers`, candidates carry `answer` and `answered_at_ms` too."""
+    Args:
+        answers: candidates carry `answer` and `answered_at_ms` too.
+        lengths: how many candidates of each request are written, the first ones; None: all.
+    """
     count, width = part.video.shape
+    lengths = np.full(count, width) if lengths is None else lengths
+    written = np.arange(width) < lengths[:, None]
     user = part.user_id
     users = _struct(age_group=latents.age_group[user], region=latents.region[user], device=latents.device[user])
 
@@ -240,7 +194,7 @@ def to_table(part: Round, latents: Latents, *, answers: bool) -> pa.Table:
         watch_ratio=part.history_ratio[valid],
     )
 
-    video = part.video.ravel()
+    video = part.video[written]
     tag_count = latents.tag_count[video]
     has_tag = np.arange(latents.tags.shape[1]) < tag_count[:, None]
     columns: dict[str, NDArray[Any] | pa.Array] = {
@@ -251,11 +205,11 @@ def to_table(part: Round, latents: Latents, *, answers: bool) -> pa.Table:
     }
     behaviour = ("watch_ms", "long_view", "like", "follow", *LATER)
     for name in (*behaviour, "shown", "true_satisfaction", "true_engagement"):
-        columns[name] = getattr(part, name).ravel()
+        columns[name] = getattr(part, name)[written]
     if answers:
-        none = (part.answer == NO_ANSWER).ravel()
-        columns["answer"] = pa.array(part.answer.ravel(), mask=none)
-        columns["answered_at_ms"] = pa.array(part.answered_at_ms.ravel(), mask=none)
+        none = part.answer[written] == NO_ANSWER
+        columns["answer"] = pa.array(part.answer[written], mask=none)
+        columns["answered_at_ms"] = pa.array(part.answered_at_ms[written], mask=none)
     return pa.table(
         {
             "request_id": part.request_id,
@@ -263,7 +217,7 @@ def to_table(part: Round, latents: Latents, *, answers: bool) -> pa.Table:
             "timestamp_ms": part.timestamp_ms,
             "user": users,
             "history": _lists(part.history_length, history),
-            "candidates": _lists(np.full(count, width), _struct(**columns)),
+            "candidates": _lists(lengths, _struct(**columns)),
         }
     )
 
@@ -326,7 +280,7 @@ def is_complete(config: World, out: Path) -> bool:
 
 
 def _description(config: World) -> dict[str, object]:
-    return {"generator": GENERATOR, "config": dataclasses.asdict(config)}
+    return {"generator": GENERATOR, "config": config.identity}
 
 
 def _differences(found: object, wanted: dict[str, object]) -> str:

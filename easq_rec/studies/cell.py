@@ -10,16 +10,18 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from easq_rec import arguments, doctor
 from easq_rec.config import Config
 from easq_rec.serialization import from_dict
+from easq_rec.studies.store import finite
 
 FUSED = "fused.json"
 """In the run directory: ranking metrics by weight of the reference score in a fused score."""
+METRICS = "metrics.jsonl"
 
 
 def main(path: str, weights: Sequence[str] = ()) -> int:
@@ -28,8 +30,7 @@ def main(path: str, weights: Sequence[str] = ()) -> int:
     Args:
         weights: of the reference score, for each of which the held-out requests are ranked by a fused score as well.
     """
-    config: Config = from_dict(Config, json.loads(Path(path).read_text()))
-    doctor.require_compatible(config.trainer.device)
+    config = read_config(path)
     from easq_rec import session
 
     code = session.train(config)
@@ -37,6 +38,34 @@ def main(path: str, weights: Sequence[str] = ()) -> int:
         found = {weight: asdict(session.rank_fused(config, float(weight))) for weight in weights}
         (Path(str(config.run_dir)) / FUSED).write_text(json.dumps(found))
     return code
+
+
+def read_config(path: str) -> Config:
+    """The config of a cell, in an environment that can train it."""
+    config: Config = from_dict(Config, json.loads(Path(path).read_text()))
+    doctor.require_compatible(config.trainer.device)
+    return config
+
+
+def add_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
+    """Adds to the final metrics of a run."""
+    path = run_dir / METRICS
+    final = [line for line in map(json.loads, path.read_text().splitlines()) if line["split"] == "final"][-1]
+    with path.open("a") as file:
+        file.write(json.dumps(final | finite(dict(metrics))) + "\n")
+
+
+def add_course(run_dir: Path, split: str, course: Sequence[Mapping[str, float]]) -> None:
+    """Adds metrics by step to a run: the first of them are those of step 0."""
+    with (run_dir / METRICS).open("a") as file:
+        for step, values in enumerate(course):
+            file.write(json.dumps({"step": step, "split": split} | finite(dict(values))) + "\n")
+
+
+def call(program: Callable[[Sequence[str]], int]) -> int:
+    """Runs the program of a cell on its arguments; returns the exit code."""
+    leave_with_parent()
+    return arguments.run(lambda: program(sys.argv[1:]))
 
 
 def leave_with_parent() -> None:
@@ -52,5 +81,4 @@ def leave_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    leave_with_parent()
-    sys.exit(arguments.run(lambda: main(sys.argv[1], sys.argv[2:])))
+    sys.exit(call(lambda argv: main(argv[0], argv[1:])))

@@ -12,7 +12,7 @@ from typing import Any
 from easq_rec.data import files
 from easq_rec.features import require
 from easq_rec.recipes import BASES
-from easq_rec.studies import ablation, frontier, lambda2, signal, sizes, sparsity, stability
+from easq_rec.studies import ab, ablation, frontier, lambda2, signal, sizes, sparsity, stability, trigger
 from easq_rec.studies.base import SEEDS, Budget, base_config
 from easq_rec.studies.comparison import Comparison
 from easq_rec.studies.grid import check_names
@@ -32,6 +32,8 @@ STUDIES = {
         stability.STUDY,
         sizes.EXPERTS,
         sizes.RANK_STUDY,
+        trigger.STUDY,
+        ab.STUDY,
     )
 }
 """Those that train. `signal` does not."""
@@ -132,6 +134,7 @@ def _train(wanted: Wanted, study: Study, store: Store) -> int:
             "rows": [row.values() for row in rows],
             "verdict": findings.verdict.values(),
             "notes": list(findings.notes),
+            **findings.extra,
         },
         text=[
             f"# Study {study.name}",
@@ -141,11 +144,13 @@ def _train(wanted: Wanted, study: Study, store: Store) -> int:
             shown,
             "Δ is the change against main_only in percent, paired by world (by seed on a data set), with its 95% t "
             "interval.",
+            *findings.tables,
             *findings.notes,
         ],
         figures=findings.plots,
     )
-    print("\n".join(["", shown, "", *findings.notes, "", findings.verdict.text(), "", *incomplete]))
+    tables = [line for one in findings.tables for line in (one, "")]
+    print("\n".join(["", shown, "", *tables, *findings.notes, "", findings.verdict.text(), "", *incomplete]))
     print(f"written to {store.out}")
     return 1 if failed else 0
 

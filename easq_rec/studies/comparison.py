@@ -94,7 +94,7 @@ class Comparison:
         rows = []
         for label, runs in self._runs.items():
             cell = runs[0].cell
-            means = {name: _mean(list(self._by_pair(runs, key).values())) for name, key in METRICS.items()}
+            means = {name: self.mean(label, key) for name, key in METRICS.items()}
             changes = {name: self.change(label, name, base) for name in METRICS}
             rows.append(
                 Row(label=label, variant=cell.variant, series=cell.series, x=cell.x, mean=means, change=changes)
@@ -104,10 +104,21 @@ class Comparison:
     def change(self, label: str, metric: str, base: str = BASE) -> Estimate:
         """How much a metric differs from that of the variant `base`, in percent: the mean over the worlds that both
         were trained on, with a t interval. Runs that differ in their training seed alone are averaged first."""
-        key = METRICS[metric]
+        return self.relative(label, METRICS[metric], base)
+
+    def relative(self, label: str, key: str, base: str = BASE) -> Estimate:
+        """`change` of any metric that the cells have, by its key."""
         mine = self._by_pair(self._runs.get(label, []), key)
         theirs = self._by_pair([run for runs in self._runs.values() for run in runs if run.cell.variant == base], key)
         return t_interval(100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair))
+
+    def mean(self, label: str, key: str) -> float:
+        """Of a metric over the worlds of a label; NaN where none has it."""
+        return _mean(self.by_world(label, key))
+
+    def by_world(self, label: str, key: str) -> list[float]:
+        """A metric in each world of a label."""
+        return list(self._by_pair(self.runs(label), key).values())
 
     @staticmethod
     def _by_pair(runs: Sequence[Run], key: str) -> dict[str, float]:

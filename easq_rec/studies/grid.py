@@ -16,6 +16,8 @@ from easq_rec.serialization import to_dict
 
 BASE = "main_only"
 """The variant that all others are compared with: the ranker that learns from engagement alone."""
+TRAIN = "easq_rec.studies.cell"
+"""Program of a cell that trains and evaluates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,10 @@ class Cell:
 
     keep: tuple[str, ...] = ()
     """Names of metrics whose course over the steps is kept."""
+    program: str = TRAIN
+    """Module that is run for it with the path of its config, which trains and leaves RUN_DIR/metrics.jsonl,"""
+    arguments: tuple[str, ...] = ()
+    """and what else it is given."""
 
     @property
     def label(self) -> str:
@@ -59,7 +65,7 @@ class Cell:
     @property
     def pair(self) -> str:
         """Equal for cells on the same data: the block, and all else that makes the world what it is."""
-        world = "" if self.world_seed is None else digest_of(dataclasses.asdict(self.config.world))
+        world = "" if self.world_seed is None else digest_of(self.config.world.requests_identity)
         return f"{self.block} {world}".strip()
 
     @property
@@ -77,8 +83,11 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Of the config and of what is measured: two cells with the same digest give the same result."""
-        wanted = {name: list(value) for name, value in (("fuse", self.fuse), ("keep", self.keep)) if value}
+        """Of the config, the program and what it is given: two cells with the same digest give the same result."""
+        lists = (("fuse", self.fuse), ("keep", self.keep), ("arguments", self.arguments))
+        wanted: dict[str, Any] = {name: list(value) for name, value in lists if value}
+        if self.program != TRAIN:
+            wanted["program"] = self.program
         return digest_of(self.values | wanted)
 
 

@@ -114,9 +114,13 @@ def _aside(x: float, share: float, places: Sequence[float], logarithmic: bool) -
 
 
 def courses(
-    title: str, panels: dict[str, dict[str, list[tuple[int, float]]]], *, marks: dict[str, float] | None = None
+    title: str,
+    panels: dict[str, dict[str, list[tuple[int, float]]]],
+    *,
+    marks: dict[str, float] | None = None,
+    xlabel: str = "step",
 ) -> Any:
-    """Something over the steps of training, a panel per quantity and a line per name.
+    """Something over the steps of training, or over days, a panel per quantity and a line per name.
 
     Args:
         marks: places of dashed lines, by panel.
@@ -129,7 +133,7 @@ def courses(
         if marks and quantity in marks:
             axes.axhline(marks[quantity], color="#222222", linestyle="--", linewidth=1)
         axes.set_title(quantity, fontsize=11)
-        axes.set_xlabel("step")
+        axes.set_xlabel(xlabel)
         axes.grid(color=GREY, alpha=0.4)
     _legend(figure, axes_of_panels[0], loc="outside lower center", ncols=4)
     return figure

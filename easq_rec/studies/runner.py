@@ -21,8 +21,6 @@ from easq_rec.studies.cell import FUSED
 from easq_rec.studies.grid import Cell
 from easq_rec.studies.store import Run, Store, write_json
 
-CELL = (sys.executable, "-m", "easq_rec.studies.cell")
-"""Called with the path of a config.json; trains, and writes RUN_DIR/metrics.jsonl."""
 LAST_LINES = 6
 """Of the log of a cell that failed."""
 SHOWN = {"satisfaction": "satisfaction_ndcg5", "engagement": "engagement_ndcg5"}
@@ -36,13 +34,14 @@ class Runner:
     """Runs cells, one process each.
 
     Args:
-        program: command of a cell, to which the path of its config is appended.
+        program: command of every cell, to which the path of its config and its arguments are appended; None: each has
+            a program of its own.
     """
 
-    def __init__(self, store: Store, *, jobs: int, program: Sequence[str] = CELL) -> None:
+    def __init__(self, store: Store, *, jobs: int, program: Sequence[str] | None = None) -> None:
         self._store = store
         self._jobs = jobs
-        self._program = tuple(program)
+        self._program = program
         self._worlds: dict[Path, threading.Lock] = {}
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -92,8 +91,9 @@ class Runner:
             write_json(store.config(cell), dataclasses.asdict(config))
             log.parent.mkdir(parents=True, exist_ok=True)
             begin = time.perf_counter()
+            program = self._program or (sys.executable, "-m", cell.program)
             weights = [f"{weight:g}" for weight in cell.fuse]
-            code = self._call([*self._program, str(store.config(cell)), *weights], log)
+            code = self._call([*program, str(store.config(cell)), *cell.arguments, *weights], log)
         except OSError as error:
             raise CellFailed(f"failed: {error}") from error
         metrics = _final_metrics(run_dir)

@@ -9,7 +9,6 @@ OUT/results.json, table.md, *.png
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -58,7 +57,7 @@ class Store:
         return self.out / "runs" / cell.name
 
     def world(self, world: World) -> Path:
-        return self.out / "worlds" / f"world-{digest_of(dataclasses.asdict(world))}"
+        return self.out / "worlds" / f"world-{digest_of(world.identity)}"
 
     def finished(self, cells: Sequence[Cell]) -> dict[str, Run]:
         """The cells that need not be run again, by name.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from easq_rec.config import Config
@@ -22,6 +22,10 @@ class Findings:
     """Sentences besides the verdict."""
     plots: Mapping[str, Any]
     """Figures by the name of their PNG."""
+    tables: Sequence[str] = ()
+    """In Markdown, besides that of the rows."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of results.json that this study alone has, as JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,14 +22,19 @@ class Check:
 
     what: str
     measured: Estimate
-    wanted: Literal["above", "below"]
+    wanted: Literal["above", "below", "around"]
+    """around: the interval is to include the threshold."""
     threshold: float
     """In the unit of `measured`."""
     unit: str = "%"
 
     @property
     def outcome(self) -> Outcome:
-        """undecided: the interval crosses the threshold."""
+        """undecided: the interval crosses the threshold; of `around`, it is unknown."""
+        if self.wanted == "around":
+            if not math.isfinite(self.measured.high - self.measured.low):
+                return "undecided"
+            return "holds" if self.measured.low <= self.threshold <= self.measured.high else "fails"
         above, below = self.measured.low > self.threshold, self.measured.high < self.threshold
         if not (above or below):
             return "undecided"

@@ -6,7 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -52,9 +52,19 @@ class Trainer:
     Args:
         directory: holds requests/ and answers/.
         run_dir: takes checkpoints/, metrics.jsonl and tensorboard/.
+        start_from: checkpoint of another run of the same model and data, from whose end this one starts unless it has a
+            checkpoint of its own.
     """
 
-    def __init__(self, config: Config, runtime: Runtime, *, directory: files.Location, run_dir: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        runtime: Runtime,
+        *,
+        directory: files.Location,
+        run_dir: Path,
+        start_from: Path | None = None,
+    ) -> None:
         self.config = config
         self.runtime = runtime
         self.quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
@@ -69,7 +79,7 @@ class Trainer:
         self.ranker = model.ranker
         self.ranker.network.autocast = torch.bfloat16 if trainer.precision == "bf16" else None
         self.checkpoints = Checkpointer(run_dir / "checkpoints", runtime, keep=config.checkpoint.keep)
-        latest = self.checkpoints.latest()
+        latest = self.checkpoints.latest() or start_from
         self.model = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
         self.optimizers = Optimizers(self.model, config.optim)
         self.watch = Stopwatch()
@@ -94,19 +104,52 @@ class Trainer:
         last = self.config.trainer.stop_at_step or self.total_steps
         self._announce()
         self._catch_signals()
-        stream = self._stream()
-        self._start_window()
-        # A thread that makes batches ahead must not outlive the loop.
-        with closing(stream), HostMemory() as memory:
-            while self.step < min(last, self.total_steps) and not self._stopping():
-                self._train_step(stream)
-                memory.step(self.step)
+        with HostMemory() as memory:
+            self._train_until(min(last, self.total_steps), memory)
         self.save()
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
         self._report_quarantine()
         self.log.close()
         return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=self._rate)
+
+    def go_on(self, sources: Sources) -> int:
+        """Trains once through other data, with model, optimizers, clock and replayed answers as they stand.
+
+        The learning rate stays where the schedule of the run has ended. Nothing is evaluated or saved.
+
+        Returns:
+            the steps that it took.
+
+        Raises:
+            ValueError: `sources` lack answers that training has seen.
+        """
+        self.state = sources.loader.start_after(self.sources.loader, self.state)
+        self.sources = sources
+        begin = self.step
+        self._train_until(begin + sources.reader.steps_per_epoch, None)
+        return self.step - begin
+
+    @contextmanager
+    def serving(self) -> Iterator[evaluation.Score]:
+        """The model as it stands, to score requests within the block; training goes on after it."""
+        self.pipeline.detach()
+        self.model.eval()
+        try:
+            yield self._score
+        finally:
+            self.model.train()
+
+    def _train_until(self, last: int, memory: HostMemory | None) -> None:
+        """Steps up to number `last`, unless the run is told to stop."""
+        stream = self._stream(last)
+        self._start_window()
+        # A thread that makes batches ahead must not outlive the loop.
+        with closing(stream):
+            while self.step < last and not self._stopping():
+                self._train_step(stream)
+                if memory is not None:
+                    memory.step(self.step)
 
     def _train_step(self, stream: Iterator[RequestBatch]) -> None:
         """One step, and what is due after it."""
@@ -142,8 +185,6 @@ class Trainer:
         config, runtime, sources = self.config, self.runtime, self.sources
         if not len(sources.holdout):
             return {}
-        self.pipeline.detach()
-        self.model.eval()
         stream = evaluation.batches(
             sources.holdout,
             config,
@@ -152,14 +193,14 @@ class Trainer:
             world_size=runtime.world_size,
             limit=limit,
         )
-        predictions = evaluation.gather(evaluation.predict(self._score, stream, config, runtime.device))
-        metrics = {name: float(value) for name, value in asdict(predictions.metrics()).items()}
-        if sources.answers is not None:
-            for name, period in (("train", sources.train_period), ("holdout", sources.holdout_period)):
-                answers = evaluation.sample_answers(sources.answers, period, limit=ANSWERS_EVALUATED)
-                found = evaluation.answer_metrics(self._score, answers, config, runtime.device) if answers else None
-                metrics |= {f"answers_{name}_{key}": value for key, value in asdict(found).items()} if found else {}
-        self.model.train()
+        with self.serving() as score:
+            predictions = evaluation.gather(evaluation.predict(score, stream, config, runtime.device))
+            metrics = {name: float(value) for name, value in asdict(predictions.metrics()).items()}
+            if sources.answers is not None:
+                for name, period in (("train", sources.train_period), ("holdout", sources.holdout_period)):
+                    answers = evaluation.sample_answers(sources.answers, period, limit=ANSWERS_EVALUATED)
+                    found = evaluation.answer_metrics(score, answers, config, runtime.device) if answers else None
+                    metrics |= {f"answers_{name}_{key}": value for key, value in asdict(found).items()} if found else {}
         self.log.metrics(self.step, split, metrics)
         return metrics
 
@@ -167,9 +208,9 @@ class Trainer:
     def _score(self, batch: RequestBatch) -> Scores:
         return self.ranker.score(batch)
 
-    def _stream(self) -> Generator[RequestBatch, None, None]:
+    def _stream(self, last: int) -> Generator[RequestBatch, None, None]:
         """Batches for the pipeline, which pulls some ahead: what comes after them waits until their step is trained."""
-        batches = self.sources.loader.batches(self.state, steps=self.total_steps - self.step)
+        batches = self.sources.loader.batches(self.state, steps=last - self.step)
         with closing(batches):
             while True:
                 begin = time.perf_counter()

@@ -367,3 +367,38 @@ def test_shuffled_answers_are_the_same_ones_of_others(answered: EncodedRequests)
     drawn, dealt = plain.draw(NEVER), shuffled.draw(NEVER)
     assert keys(drawn) == keys(dealt)
     assert sorted(codes(drawn)) == sorted(codes(dealt)) and plain.fingerprint != shuffled.fingerprint
+
+
+def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> None:
+    """The next day's answers come beside those of before: what was admitted keeps its counts, the rest is new."""
+    old = read(tmp_path / "old", answered_rows(REPLIES))
+    # Later answers, and one that came as late as the last of the old ones.
+    new = read(tmp_path / "new", answered_rows([*REPLIES, {0: (2, 600), 1: (0, 450)}, {2: (2, 700)}]))
+    config, clock = Replay(answers_per_step=3), START + 400
+    before = AnswerReplay(old, config, until_ms=START + 500, rankable=(0, 2), slates=False, seed=1)
+    for _ in range(3):
+        before.draw(clock)
+    assert before.state.admitted == 3 and before.state.replays.sum() == 9
+    after = AnswerReplay(new, config, until_ms=NEVER, rankable=(0, 2), slates=False, seed=1)
+    start = after.start_after(before, before.state)
+    assert (start.admitted, start.draws) == (3, 3)
+    assert start.replays[:3].tolist() == before.state.replays.tolist() and not start.replays[3:].any()
+    assert len(start.replays) == len(after) == 8
+    after.state = start
+    after.draw(clock)
+    assert after.state.admitted == 3 and after.state.draws == 4
+    after.draw(START + 450)
+    assert after.state.admitted == 4
+
+
+def test_a_replay_does_not_go_on_without_what_it_has_seen(tmp_path: Path) -> None:
+    config = Replay(answers_per_step=3)
+    old = read(tmp_path / "old", answered_rows(REPLIES))
+    before = AnswerReplay(old, config, until_ms=NEVER, rankable=(0, 2), slates=True, seed=1)
+    before.draw(START + 400)
+    fewer = read(tmp_path / "fewer", answered_rows([{}, *REPLIES[1:]]))
+    others = read(tmp_path / "others", answered_rows([{0: (0, 500), 2: (2, 300)}, *REPLIES[1:]]))
+    for requests in (fewer, others, None):
+        after = AnswerReplay(requests, config, until_ms=NEVER, rankable=(0, 2), slates=True, seed=1)
+        with pytest.raises(ValueError, match="the 3 answers that training has seen are not the first of the"):
+            after.start_after(before, before.state)

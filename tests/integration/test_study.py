@@ -48,6 +48,42 @@ def test_the_rank_study_from_end_to_end(tmp_path: Path, environment: dict[str, s
     assert json.loads((out / "results.json").read_text())["cells"] == results["cells"]
 
 
+def test_the_ab_study_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+    out = tmp_path / "ab"
+    asked = ("ab", "--budget", "small", "--seeds", "1", "--out", str(out))
+    done = study(environment, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((out / "results.json").read_text())
+    arms = {arm["label"]: arm["metrics"] for arm in results["ab"]["arms"]}
+    assert set(arms) == {"main_only", "main_only, again", "easq"}
+    assert all(0 < metrics["lt7"] < 7 and metrics["stay_s"] > metrics["watch_s"] > 0 for metrics in arms.values())
+    assert arms["main_only"] != arms["easq"] != arms["main_only, again"]
+    assert len(results["ab"]["differences"]) == 2 * 6 and results["verdict"]["budget"] == "small"
+    assert all(len(by_day["active"]) == 7 for by_day in results["ab"]["days"].values())
+    for name in ("ab.png", "days.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert "| main_only, again |" in (out / "table.md").read_text()
+    # One cell is lost: it alone is run again, and says the same.
+    (out / "cells" / "easq--world_0.json").unlink()
+    resumed = study(environment, *asked, "--resume")
+    assert resumed.returncode == 0 and "2 of 3 cells are finished already" in resumed.stdout
+    assert json.loads((out / "results.json").read_text())["ab"] == results["ab"]
+
+
+def test_the_trigger_study_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+    out = tmp_path / "trigger"
+    done = study(environment, "trigger", "--budget", "small", "--seeds", "1", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((out / "results.json").read_text())
+    paper, wide = results["settings"]
+    assert (paper["watch_s"], wide["watch_s"]) == (7.0, 0.0) and wide["triggered_percent"] > 90
+    assert paper["shown_permille"] == pytest.approx(wide["shown_permille"], rel=0.15)
+    assert paper["response_percent"] > wide["response_percent"] and paper["overlap_percent"] < wide["overlap_percent"]
+    assert {row["label"] for row in results["rows"]} == {"main_only", "easq, 7 s or 0.5", "easq, 0 s or 0.5"}
+    for name in ("trigger.png", "asked.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, environment: dict[str, str]) -> None:
     out = tmp_path / "signal"
     done = study(environment, "signal", "--data", str(world), "--out", str(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -63,6 +64,37 @@ def test_fused_rankings_are_kept_with_the_cell(tmp_path: Path, data: Path) -> No
         assert not failed and base.fused == {}
         assert {weight: metrics["gauc"] for weight, metrics in aligned.fused.items()} == {"0.25": 0.75, "1": 1.5}
     assert len(started(data)) == 2 and all(len(pids) == 1 for pids in started(data).values())
+
+
+def test_a_cell_may_have_a_program_of_its_own(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is given its arguments, and whose later metrics are added to those of the training."""
+    program = tmp_path / "own_program.py"
+    program.write_text(
+        "import sys, json; from pathlib import Path\n"
+        "from easq_rec.studies.cell import add_course, add_metrics, call\n"
+        "def main(argv):\n"
+        "    run_dir = Path(json.loads(Path(argv[0]).read_text())['run_dir'])\n"
+        "    run_dir.mkdir(parents=True)\n"
+        "    (run_dir / 'metrics.jsonl').write_text(json.dumps({'step': 9, 'split': 'final', 'gauc': 0.5}) + '\\n')\n"
+        "    add_course(run_dir, 'online', [{'day_x': 1.0}, {'day_x': float('nan')}, {'day_x': 3.0}])\n"
+        "    add_metrics(run_dir, {'week_x': float(argv[1])})\n"
+        "    return 0\n"
+        "if __name__ == '__main__': sys.exit(call(main))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
+    plain = cells(data)[0]
+    own = dataclasses.replace(plain, program="own_program", arguments=("2.5",), keep=("day_x",))
+    assert len({cell.digest for cell in (plain, own, dataclasses.replace(own, arguments=("2",)))}) == 3
+    for resume in (False, True):
+        with opened(tmp_path / "out", study="test", budget="small", resume=resume) as store:
+            (run,), failed = Runner(store, jobs=1).run([own])
+        assert not failed and run.metrics == {"gauc": 0.5, "week_x": 2.5}
+        assert list(run.history["day_x"]) == [(0, 1.0), (2, 3.0)]
+    with (
+        opened(tmp_path / "out", study="test", budget="small", resume=True) as store,
+        pytest.raises(ValueError, match="was run with another configuration: its digest is another"),
+    ):
+        Runner(store, jobs=1).run([dataclasses.replace(own, arguments=("2",))])
 
 
 def test_a_study_that_is_killed_loses_the_running_cells_alone(tmp_path: Path, data: Path) -> None:
@@ -153,8 +185,6 @@ def test_two_processes_do_not_share_an_output(tmp_path: Path) -> None:
 
 
 def test_worlds_are_generated_once(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
     from easq_rec.studies import runner
     from easq_rec.studies.grid import Cell
     from easq_rec.studies.store import opened
