@@ -25,11 +25,11 @@ TOLERANCE = 1e-4
 TOLERANCE_LATER = 0.05
 """The same for the steps after them, in which AdamW carries rounding on: where the true gradient is next to nothing,
 rounding decides its sign, and the step that is taken is a full one."""
-NAMES = ("loss_main", "loss_satisfaction", "loss_dense")
+NAMES = ("loss_main", "loss_satisfaction", "loss_dense", "loss_evidence")
 
 
-def trajectory(directory: Path) -> list[list[float]]:
-    """The losses of each step, from a run in a fresh process."""
+def trajectory(directory: Path) -> list[list[float | None]]:
+    """The losses of each step, None where a step has no such loss, from a run in a fresh process."""
     command = [
         sys.executable, "-m", "easq_rec.cli", "train", "quickstart", "--run-dir", str(directory / "run"),
         "--data", str(world(directory)), "--trainer.stop-at-step", str(STEPS), "--trainer.threads", "1",
@@ -39,7 +39,7 @@ def trajectory(directory: Path) -> list[list[float]]:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (directory / "run" / "metrics.jsonl").read_text().splitlines()]
-    return [[line[name] for name in NAMES] for line in lines if line["split"] == "train"]
+    return [[line.get(name) for name in NAMES] for line in lines if line["split"] == "train"]
 
 
 def world(directory: Path) -> Path:

@@ -19,4 +19,7 @@ def test_quickstart_follows_the_golden_trajectory(tmp_path: Path) -> None:
     for step, (expected, actual) in enumerate(zip(stored["losses"], found, strict=True), start=1):
         tolerance = stored["tolerance" if step <= stored["exact_steps"] else "tolerance_later"]
         assert actual == pytest.approx(expected, abs=tolerance, rel=0), f"step {step}"
-    assert any(losses[2] > 0 for losses in found), "L_dense never set in"
+    dense, evidence = ([step[index] for step in found if step[index] is not None] for index in (2, 3))
+    assert len(dense) == len(evidence) == golden.STEPS // 2, "every other step is annotated"
+    assert any(loss > 0 for loss in dense), "L_dense never set in"
+    assert any(loss < 0 for loss in evidence), "no outcome ever was evidence"
