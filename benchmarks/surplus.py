@@ -8,6 +8,9 @@ part. Prints one JSON line: CPU milliseconds of each above main_only (medians of
 - one_answer:      one replayed request per step instead of eight: what is left are costs that no row adds to
 - without_adapters: no LoRA, so that the satisfaction loss trains its tower alone and no gradient enters the backbone
 - feed_forward:    adapters on the feed-forward nets alone, so that no gradient passes through attention
+- without_embeddings: no embeddings of the satisfaction tower's own
+- without_evidence: no L_evidence
+- annotated_always: the reference, L_dense and L_evidence in every step
 - without_dense:   no L_dense; the reference is still computed
 """
 
@@ -22,7 +25,7 @@ from benchmarks.train_step import Step, measure, median_milliseconds, reference_
 from easq_rec.config import Config, LoRA, Replay
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.runtime import running
-from easq_rec.variants import main_only
+from easq_rec.variants import main_only, without_embeddings, without_evidence
 
 
 def variants(config: Config) -> dict[str, Config]:
@@ -35,6 +38,9 @@ def variants(config: Config) -> dict[str, Config]:
         "feed_forward": dataclasses.replace(
             config, model=dataclasses.replace(config.model, lora=LoRA(rank=8, targets=("ffn_in", "ffn_out")))
         ),
+        "without_embeddings": without_embeddings(config),
+        "without_evidence": without_evidence(config),
+        "annotated_always": dataclasses.replace(config, losses=dataclasses.replace(config.losses, annotate_every=1)),
         "without_dense": dataclasses.replace(config, losses=dataclasses.replace(config.losses, dense=0.0)),
     }
 

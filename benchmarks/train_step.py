@@ -47,6 +47,8 @@ from easq_rec.variants import main_only as without_alignment
 REQUESTS, CANDIDATES, HISTORY, REPLAYED = 128, 12, 50, 8
 USERS, VIDEOS, AUTHORS, TAGS, VALUES = 1_000_000, 1_000_000, 100_000, 5_000, 10_000
 DIM = 32
+LIKED, EVIDENCE = 0.15, 2.0
+"""Share of long views with a like, and its weight of evidence: about as in the built-in world."""
 
 
 def reference_config() -> Config:
@@ -68,7 +70,8 @@ def reference_config() -> Config:
             Feature(name="tags", kind="id_list", table="tag", pooling="mean"),
             Feature(name="duration_ms", kind="float", transform="log1p"),
         ),
-        outcomes=(Outcome(name="long_view", weight=1.0),),
+        outcomes=(Outcome(name="long_view", weight=1.0), Outcome(name="like", weight=0.5)),
+        trigger="long_view",
     )
     return Config(
         recipe="reference",
@@ -77,7 +80,7 @@ def reference_config() -> Config:
         model=Model(
             dim=64, heads=4, layers=2, ffn=256, main=Tower(experts=8), satisfaction=Tower(experts=3), lora=LoRA(rank=8)
         ),
-        losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.3),
+        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.25, annotate_every=2),
         replay=Replay(answers_per_step=REPLAYED),
         trainer=Trainer(batch_size=REQUESTS, threads=1, device="cpu"),
     )
@@ -89,6 +92,7 @@ def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = Fals
     lists = rng.integers(4, CANDIDATES + 1, count) if ragged else np.full(count, CANDIDATES)
     entries, candidates = int(histories.sum()), int(lists.sum())
     times = rng.integers(10**9, 10**10, count)
+    long_view = rng.integers(0, 2, candidates).astype(np.float32)
     return RequestColumns(
         scalars={
             "request_id": np.arange(count),
@@ -115,17 +119,18 @@ def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = Fals
                     offsets=np.arange(candidates + 1) * 3, children={"values": rng.integers(0, TAGS, candidates * 3)}
                 ),
                 "duration_ms": rng.integers(3_000, 300_000, candidates).astype(np.float32),
-                "long_view": rng.integers(0, 2, candidates).astype(np.float32),
+                "long_view": long_view,
+                "like": long_view * (rng.random(candidates) < LIKED),
             },
         ),
     )
 
 
-def random_batch(config: Config, rng: np.random.Generator, *, ragged: bool = False) -> RequestBatch:
-    """One training batch; with answers where the config is aligned."""
-    answers, layout = None, Layout.of(config.schema)
+def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragged: bool = False) -> RequestBatch:
+    """A training batch, the `number`th from 0; with answers where the config is aligned."""
+    answers, layout, evidence_O = None, Layout.of(config.schema), None
     if config.aligned:
-        count = config.replay.answers_per_step
+        count, evidence_O = config.replay.answers_per_step, np.array([0.0, EVIDENCE], np.float32)
         requests = encode(layout, random_requests(count, rng, ragged=ragged))
         # One answer per request; the replay deals answered candidates alone.
         lists = requests.candidates
@@ -135,7 +140,13 @@ def random_batch(config: Config, rng: np.random.Generator, *, ragged: bool = Fal
             candidate_A=np.zeros(count, np.int64),
             answer_A=np.where(np.arange(count) % 2, 2, 0).astype(np.int8),
         )
-    return collate(config.schema, encode(layout, random_requests(REQUESTS, rng, ragged=ragged)), answers)
+    return collate(
+        config.schema,
+        encode(layout, random_requests(REQUESTS, rng, ragged=ragged)),
+        answers,
+        evidence_O=evidence_O,
+        annotated=(number + 1) % config.losses.annotate_every == 0,
+    )
 
 
 class Step:
@@ -155,7 +166,7 @@ class Step:
         self.model = shard(model, config, runtime)
         self._optimizers = Optimizers(self.model, config.optim)
         self._pipeline = TrainPipelineSparseDist(self.model, self._optimizers, runtime.device)
-        made = [random_batch(config, rng, ragged=ragged) for _ in range(batches)]
+        made = [random_batch(config, rng, number, ragged=ragged) for number in range(batches)]
         self._batches: Iterator[RequestBatch] = itertools.cycle(made)
         self._sizes = itertools.cycle([batch.stream.candidates for batch in made])
         self._step = 0
@@ -170,7 +181,8 @@ class Step:
 
     def bytes_of_tables(self) -> int:
         """Tables, their row-wise optimizer state, dense parameters with AdamW's two moments."""
-        rows = self._config.schema.tables
+        schema = self._config.schema
+        rows = schema.tables if self._config.model.satisfaction is None else schema.tables + schema.satisfaction_tables
         tables = sum(table.rows * table.dim * 4 + table.rows * 4 for table in rows)
         dense = sum(parameter.numel() for parameter in self.model.parameters()) - sum(t.rows * t.dim for t in rows)
         return tables + 3 * 4 * dense
@@ -190,11 +202,13 @@ def rate(step: Callable[[], int], steps: int) -> float:
 
 
 def median_milliseconds(steps: dict[str, Step], *, turns: int) -> dict[str, float]:
-    """CPU time of a step of each. They take short turns, whose first step finds the caches full of another's data."""
+    """CPU time of a step of each, as the half of two, of which one is annotated. They take short turns, whose first step
+    finds the caches full of another's data."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(turns):
         for name, step in steps.items():
-            seconds[name] += [measure(step, 1)[1] for _ in range(6)][1:]
+            measure(step, 1)
+            seconds[name] += [measure(step, 2)[1] / 2 for _ in range(3)]
     return {name: 1_000 * statistics.median(values) for name, values in seconds.items()}
 
 
