@@ -37,7 +37,7 @@ def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: 
         config = dataclasses.replace(
             config,
             model=dataclasses.replace(config.model, satisfaction=None),
-            losses=dataclasses.replace(config.losses, satisfaction=0.0, dpo=0.0, dense=0.0),
+            losses=dataclasses.replace(config.losses, satisfaction=0.0, evidence=0.0, dpo=0.0, dense=0.0),
         )
     ranker = Ranker(config, torch.device("cpu"))
     load_unsharded(checkpoint, ranker, prefix="ranker.")

@@ -87,6 +87,10 @@ def test_schema_errors_name_what_is_wrong() -> None:
         ({"candidate": (Feature(name="video_id", table="a"),)}, "already serves the user features"),
         ({"tables": (tables[0], tables[0])}, "unique names"),
         ({"outcomes": ()}, "at least one outcome"),
+        ({"trigger": "view"}, r"schema.trigger='view' is not allowed: an outcome of the schema, \['like'\], or None"),
+        ({"satisfaction_dim": 6}, r"schema.satisfaction_dim=6 is not allowed: a multiple of 4, or 0"),
+        ({"satisfaction_dim": -4}, r"schema.satisfaction_dim=-4 is not allowed"),
+        ({"tables": (*tables, Table(name="satisfaction_b", rows=4, dim=8))}, r"\['b'\] is not allowed: no name that"),
     ):
         with pytest.raises(ValueError, match=message):
             FeatureSchema(**{**good, **change})  # type: ignore[arg-type]
@@ -95,6 +99,14 @@ def test_schema_errors_name_what_is_wrong() -> None:
 
 
 def test_contradictions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"losses.evidence=1.0 is not allowed: 0 without a satisfaction tower"):
+        dataclasses.replace(
+            easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, evidence=1.0)
+        )
+    with pytest.raises(ValueError, match=r"losses.annotate_every=2 is not allowed: 1 with losses.dpo"):
+        Losses(dpo=1.0, annotate_every=2)
+    with pytest.raises(ValueError, match=r"losses.dense_temperature=0 is not allowed: more than 0"):
+        Losses(dense_temperature=0)
     with pytest.raises(ValueError, match=r"losses.dense=0.3 is not allowed: 0 without a satisfaction tower"):
         dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, dense=0.3))
     with pytest.raises(ValueError, match=r"model.heads=5 is not allowed: a divisor of model.dim=64"):

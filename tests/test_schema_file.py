@@ -78,6 +78,12 @@ def test_a_file_is_read() -> None:
     )
 
 
+def test_what_stands_at_the_top_is_read_and_written() -> None:
+    schema = parse_schema(f'trigger = "like"\nsatisfaction_dim = 0\n{GOOD}', "schema.toml")
+    assert (schema.trigger, schema.satisfaction_dim) == ("like", 0)
+    assert parse_schema(schema_to_toml(schema), "") == schema
+
+
 @pytest.mark.parametrize("schema", [*(base().schema for base in BASES.values()), SCHEMA])
 def test_what_is_written_loads_to_an_equal_schema(schema: FeatureSchema, tmp_path: Path) -> None:
     file = tmp_path / "schema.toml"
@@ -129,6 +135,7 @@ def test_whole_weights_become_floats() -> None:
         ("[[outcomes]]", "[[outcome]]", "outcome: unknown key: did you mean 'outcomes'?"),
         ("[[outcomes]]", "[[outcome]]", "[[outcomes]]: missing: add at least one"),
         ("\n[[tables]]", "item = 3\n[[tables]]", "item: is 3, expected text in quotes: the"),
+        ("\n[[tables]]", "satisfaction_dim = 8.0\n[[tables]]", "satisfaction_dim: is 8.0, expected a whole number"),
         ('name = "user"', 'name = "video"', "[[tables]] #2: name: 'video' is that of #1 already: choose another"),
     ],
 )  # fmt: skip

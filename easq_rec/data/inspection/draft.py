@@ -39,6 +39,8 @@ LIKED = {
     **dict.fromkeys(("hate", "dislike", "report", "skip", "not_interested", "block"), -1.0),
 }
 """Weights of outcomes by name; `is_` in front of it does not matter."""
+VIEW = "long_view"
+"""The outcome without which the questionnaire asks nothing."""
 QUESTIONNAIRE = ("answer", "answered_at_ms", "shown")
 AFTERWARDS = re.compile(
     r"(?i)(^|_)(watch|watched|play|played|playing|view|viewed|dwell|stay|finish|progress|complet\w*)(_|$)"
@@ -77,8 +79,14 @@ class Draft:
         if not self.item or not self.outcomes or not all(self.features.values()):
             return None
         groups: dict[str, Any] = {name: tuple(features) for name, features in self.features.items()}
+        # What people do after a view tells of satisfaction only where there was one.
+        trigger = next((outcome.name for outcome in self.outcomes if outcome.name.removeprefix("is_") == VIEW), None)
         return FeatureSchema(
-            tables=tuple(self.tables.values()), outcomes=tuple(self.outcomes), item=self.item, **groups
+            tables=tuple(self.tables.values()),
+            outcomes=tuple(self.outcomes),
+            item=self.item,
+            trigger=trigger,
+            **groups,
         )
 
     def toml(self) -> str:

@@ -67,6 +67,7 @@ def test_the_worlds_draft_has_the_features_of_its_recipe(tmp_path: Path) -> None
         Outcome(name="long_view", weight=1.0),
         *(Outcome(name=name, weight=0.5) for name in ("like", "follow", "comment", "forward")),
     ]
+    assert made.schema is not None and made.schema.trigger == "long_view" and 'trigger = "long_view"' in made.toml()
     assert set(made.left_out) == {
         f"candidates.{name}" for name in ("watch_ms", "returned", "shown", "true_satisfaction", "true_engagement")
     }
