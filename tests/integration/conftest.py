@@ -71,11 +71,11 @@ def metrics(run_dir: Path, split: str = "train") -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="session")
-def losses() -> Callable[[Path], list[tuple[float, ...]]]:
-    """losses(run_dir): (step, each loss) of every logged step."""
+def losses() -> Callable[[Path], list[tuple[float | None, ...]]]:
+    """losses(run_dir): (step, each loss) of every logged step; None where it has none, as if not annotated."""
 
-    def read(run_dir: Path) -> list[tuple[float, ...]]:
-        names = ("step", "loss_main", "loss_satisfaction", "loss_dpo", "loss_dense")
-        return [tuple(line[name] for name in names) for line in metrics(run_dir)]
+    def read(run_dir: Path) -> list[tuple[float | None, ...]]:
+        names = ("step", "loss_main", "loss_satisfaction", "loss_dpo", "loss_dense", "loss_evidence")
+        return [tuple(line.get(name) for name in names) for line in metrics(run_dir)]
 
     return read

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
-Losses = Callable[[Path], list[tuple[float, ...]]]
+Losses = Callable[[Path], list[tuple[float | None, ...]]]
 STEPS = "24"
 
 
@@ -30,7 +30,9 @@ def test_resumed_losses_are_bit_identical(
     resumed = train(parts, "--trainer.max-steps", STEPS, ranks=ranks)
     assert f"from step {stop}" in resumed.stdout
     assert losses(parts) == losses(whole)
-    assert any(line[4] > 0 for line in losses(whole)), "L_dense never set in: the run proves too little"
+    dense, evidence = ([line[index] for line in losses(whole) if line[index] is not None] for index in (4, 5))
+    assert any(dense) and any(evidence), "a loss never set in: the run proves too little"
+    assert len(dense) == len(losses(whole)) // 2, "every other step is annotated"
     assert _final(parts) == _final(whole)
 
 
@@ -52,7 +54,8 @@ def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, 
     """The tower's average and the weight of the gate penalty go on from where they were."""
     guards = (
         "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-answers", "3",
-        "--model.main.activity", "0.5", "--optim.pathway-lr", "3", "--trainer.max-steps", "14",
+        "--losses.annotate-every", "1", "--model.main.activity", "0.5", "--optim.pathway-lr", "3",
+        "--trainer.max-steps", "14",
     )  # fmt: skip
     train(tmp_path / "whole", *guards)
     train(tmp_path / "parts", *guards, "--trainer.stop-at-step", "9")
@@ -64,9 +67,10 @@ def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, 
 def test_steering_waits_for_answers(train: Train, losses: Losses, tmp_path: Path) -> None:
     """Long after the warm-up by steps L_dense is still out, for so many answers never come."""
     train(tmp_path / "run", "--losses.warmup-answers", "1000000", "--trainer.max-steps", "10")
-    assert {line[4] for line in losses(tmp_path / "run")} == {0.0}
+    assert {line[4] for line in losses(tmp_path / "run")} == {0.0, None}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert all(line["divergence"] > 0 for line in lines if line["split"] == "train")
+    annotated = [line for line in lines if line["split"] == "train" and "loss_dense" in line]
+    assert annotated and all(line["divergence"] > 0 for line in annotated)
 
 
 @pytest.fixture(scope="module")
