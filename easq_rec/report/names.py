@@ -24,6 +24,7 @@ TRAINING = {
     "loss_satisfaction": "L_satis",
     "loss_dpo": "L_DPO",
     "loss_dense": "L_dense",
+    "loss_evidence": "L_evidence",
     "loss_direct": "answer loss on the policy score",
     "divergence": "KL of policy from reference, nats",
     "policy_std": "standard deviation of the policy score",

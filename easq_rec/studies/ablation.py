@@ -31,12 +31,15 @@ PARTS = {
     "paper_without_dpo": "paper_without_dpo",
 }
 """Label of what lacks a part, and its name in `easq_rec.variants`."""
+SMALL_PARTS = ("easq_without_lora", "paper_without_lora")
+"""What the verdict asks for."""
 COST = -1.0
 """In percent of satisfaction NDCG@5: what leaving out the adapters is claimed to cost at least."""
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
-    names = {name: name for name in VARIANTS_COMPARED[budget]} | PARTS
+    names = {name: name for name in VARIANTS_COMPARED[budget]}
+    names |= {label: PARTS[label] for label in (PARTS if budget == "full" else SMALL_PARTS)}
     return grid({"easq": base} | {label: VARIANTS[name](base) for label, name in names.items()}, seeds)
 
 
