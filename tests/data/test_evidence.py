@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from easq_rec.config import Replay
 from easq_rec.data.evidence import AnswerEvidence, Told
+from tests.data.test_replay import REPLIES, START, answered_rows, read, replay_of
 
 SATISFIED, UNCERTAIN, DISSATISFIED = 2, 1, 0
 
@@ -99,3 +102,23 @@ def test_an_unknown_outcome_is_none() -> None:
     outcome_NO: NDArray[np.float32] = np.array([[1, np.nan], [1, 1], [np.nan, 1]], np.float32)
     found = Told.apart(outcome_NO, np.array([0.0, 1.0], np.float32), np.array([0, 3]), 0)
     assert found.candidate_E.tolist() == [0, 1] and found.evidence_E.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("slates", [True, False])
+def test_evidence_is_what_the_admitted_answers_bear_out(tmp_path: Path, slates: bool) -> None:
+    """Its counts are of the candidates that the answers are about, and every rank has the same."""
+    rows = answered_rows(REPLIES)
+    liked = {(0, 0): True, (0, 2): False, (2, 0): False, (2, 2): True, (4, 2): False}
+    for (row, number), like in liked.items():
+        rows[row]["candidates"][number]["like"] = like
+    requests = read(tmp_path, rows)
+    ranks = [
+        replay_of(requests, Replay(), slates=slates, outcomes=("like",), rank=rank, world_size=2) for rank in range(2)
+    ]
+    assert [replay.evidence().tolist() for replay in ranks] == [[0.0]] * 2
+    # By 450 ms two dissatisfied answers without a like, and a satisfied one with a like, have come.
+    for until, cells in ((450, (1, 0, 0, 2)), (600, (2, 1, 0, 2))):
+        for replay in ranks:
+            replay.draw(START + until)
+            a, b, c, d = (cell + 0.5 for cell in cells)
+            assert replay.evidence().tolist() == pytest.approx([np.log(a / b) - np.log(c / d)], rel=1e-5)

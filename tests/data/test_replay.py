@@ -341,26 +341,6 @@ def test_no_answers(tmp_path: Path) -> None:
         assert replay.state.draws == 3 and replay.state.replays.tolist() == []
 
 
-@pytest.mark.parametrize("slates", [True, False])
-def test_evidence_is_what_the_admitted_answers_bear_out(tmp_path: Path, slates: bool) -> None:
-    """Its counts are of the candidates that the answers are about, and every rank has the same."""
-    rows = answered_rows(REPLIES)
-    liked = {(0, 0): True, (0, 2): False, (2, 0): False, (2, 2): True, (4, 2): False}
-    for (row, number), like in liked.items():
-        rows[row]["candidates"][number]["like"] = like
-    requests = read(tmp_path, rows)
-    ranks = [
-        replay_of(requests, Replay(), slates=slates, outcomes=("like",), rank=rank, world_size=2) for rank in range(2)
-    ]
-    assert [replay.evidence().tolist() for replay in ranks] == [[0.0]] * 2
-    # By 450 ms two dissatisfied answers without a like, and a satisfied one with a like, have come.
-    for until, cells in ((450, (1, 0, 0, 2)), (600, (2, 1, 0, 2))):
-        for replay in ranks:
-            replay.draw(START + until)
-            a, b, c, d = (cell + 0.5 for cell in cells)
-            assert replay.evidence().tolist() == pytest.approx([np.log(a / b) - np.log(c / d)], rel=1e-5)
-
-
 def test_shuffled_answers_are_the_same_ones_of_others(answered: EncodedRequests) -> None:
     """A control: what is drawn, and how many answers of each kind there are, stays."""
     plain, shuffled = (replay_of(answered, Replay(shuffled=shuffled)) for shuffled in (False, True))
