@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from easq_rec.config import Config
@@ -33,6 +34,7 @@ PARTS = {
 """Label of what lacks a part, and its name in `easq_rec.variants`."""
 SMALL_PARTS = ("easq_without_lora", "paper_without_lora")
 """What the verdict asks for."""
+REFERENCE = "answers_holdout_reference_accuracy"
 COST = -1.0
 """In percent of satisfaction NDCG@5: what leaving out the adapters is claimed to cost at least."""
 
@@ -65,9 +67,18 @@ def _conclude(found: Comparison, budget: Budget) -> Findings:
             f"{label} against {whole}: satisfaction {found.change(label, 'satisfaction', whole).text()}, "
             f"engagement {found.change(label, 'engagement', whole).text()}."
             for label, whole in parts
-        ],
+        ]
+        + _references(found),
         plots={"frontier.png": frontier(rows), "ablation.png": bars(rows)},
     )
+
+
+def _references(found: Comparison) -> list[str]:
+    """How well each reference has learnt to tell answers apart."""
+    accuracy = {label: found.mean(label, REFERENCE) for label in found.labels}
+    told = [f"{label} {100 * value:.0f}%" for label, value in accuracy.items() if math.isfinite(value)]
+    share = "Share of held-out pairs of a satisfied and a dissatisfied answer that the reference orders rightly"
+    return [f"{share}: {', '.join(told)}."] if told else []
 
 
 STUDY = Study(
