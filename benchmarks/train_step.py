@@ -202,8 +202,10 @@ def rate(step: Callable[[], int], steps: int) -> float:
 
 
 def median_milliseconds(steps: dict[str, Step], *, turns: int) -> dict[str, float]:
-    """CPU time of a step of each, as the half of two, of which one is annotated. They take short turns, whose first step
-    finds the caches full of another's data."""
+    """CPU time of a step of each, as the half of two, of which one is annotated.
+
+    They take short turns, whose first step finds the caches full of another's data.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(turns):
         for name, step in steps.items():
