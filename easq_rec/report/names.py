@@ -20,6 +20,10 @@ HELD_OUT = {
 """The labels of `easq_rec.evaluation_files`, which cannot be imported without torch (a test holds both equal)."""
 
 TRAINING = {
+    "stay_s": "app stay time, s per user-day",
+    "watch_s": "watch time, s per user-day",
+    "lt7": "LT7, days active of 7",
+    "active": "share of users in the app",
     "loss_main": "L_main",
     "loss_satisfaction": "L_satis",
     "loss_dpo": "L_DPO",

@@ -29,8 +29,8 @@ def study_section(study: StudyFiles, anchor: str) -> Markup:
         knob_curves(study),
         change_bars(study),
         lift_bars(study),
-        histories(study),
-        online_section(study.online) if study.online else None,
+        # The courses of an online test are over days, and drawn with it.
+        online_section(study.online) if study.online else histories(study),
         _rows(study),
         _lifts(study),
         _settings(study),

@@ -131,7 +131,7 @@ def _conclude(found: Comparison, budget: Budget) -> Findings:
                         "arm": label,
                         "against": BASE,
                         "metric": metric,
-                        "unit": "%",
+                        "unit": "worlds",
                         "change": estimate_values(changes[label][metric]),
                     }
                     for label in arms
