@@ -69,7 +69,7 @@ def test_what_an_experiment_says() -> None:
     assert values["arms"][0]["metrics"]["stay_s"] == pytest.approx(110)
     assert {one["arm"] for one in values["differences"]} == {"main_only, again", "easq"}
     (stay,) = [one for one in values["differences"] if (one["arm"], one["metric"]) == ("easq", "stay_s")]
-    assert stay["against"] == "main_only" and stay["unit"] == "%" and stay["change"]["count"] == 3
+    assert stay["against"] == "main_only" and stay["unit"] == "worlds" and stay["change"]["count"] == 3
     assert stay["change"]["value"] == pytest.approx(1.1) and stay["change"]["low"] < 1.1 < stay["change"]["high"]
     assert values["days"]["easq"]["active"] == [2.0, 4.0]
     assert "| easq |" in findings.tables[0] and "+1.10%" in findings.tables[0]
