@@ -19,11 +19,15 @@ HELD_OUT = {
 }
 """The labels of `easq_rec.evaluation_files`, which cannot be imported without torch (a test holds both equal)."""
 
-TRAINING = {
+ONLINE = {
     "stay_s": "app stay time, s per user-day",
     "watch_s": "watch time, s per user-day",
     "lt7": "LT7, days active of 7",
     "active": "share of users in the app",
+}
+"""Of a simulated online test."""
+
+TRAINING = {
     "loss_main": "L_main",
     "loss_satisfaction": "L_satis",
     "loss_dpo": "L_DPO",
@@ -60,7 +64,7 @@ ANSWERS = {
 }
 """Diagnostics of the trainer on answers that it has learnt from, and on such that it has not."""
 
-_LABELS = {**HELD_OUT, **TRAINING, **ANSWERS}
+_LABELS = {**HELD_OUT, **TRAINING, **ANSWERS, **ONLINE}
 
 
 def label(name: str) -> str:

@@ -21,8 +21,9 @@ from easq_rec.studies.study import Findings, Study
 from easq_rec.studies.verdict import Check, Verdict
 from easq_rec.variants import VARIANTS
 
-DENSE: dict[Budget, tuple[float, ...]] = {"small": (0.25,), "full": (0.15, 0.25, 0.4, 0.6)}
-"""The default among them."""
+DEFAULT = 0.25
+DENSE: dict[Budget, tuple[float, ...]] = {"small": (DEFAULT,), "full": (0.15, DEFAULT, 0.4, 0.6)}
+"""The default weight among others."""
 SHUFFLED, HALF = "easq, answers shuffled", "easq, targets 1/2"
 DIRECT: dict[Budget, tuple[float, ...]] = {"small": (0.3,), "full": (0.3, 1.0)}
 SHARING: dict[Budget, tuple[str, ...]] = {"small": ("shared_bottom",), "full": ("shared_bottom", "mmoe", "ple")}
@@ -55,7 +56,7 @@ def _conclude(found: Comparison, budget: Budget) -> Findings:
     rows = found.rows()
     checks: list[Check] = []
     for metric, threshold in (("satisfaction", GAIN), ("engagement", PRICE)):
-        change = found.change("easq 0.25", metric)
+        change = found.change(f"easq {DEFAULT:g}", metric)
         what = f"{metric} NDCG@5 of easq against {BASE}"
         checks.append(Check(what=what, measured=change, wanted="above", threshold=threshold))
     return Findings(
