@@ -5,12 +5,12 @@ part. Prints one JSON line: CPU milliseconds of each above main_only (medians of
 
     python -m benchmarks.surplus [--turns 60] [--out FILE.json]
 
-- one_answer:      one replayed request per step instead of eight: what is left are costs that no row adds to
+- one_answer:      one replayed request per aligned step instead of 16: what is left are costs that no row adds to
 - without_adapters: no LoRA, so that the satisfaction loss trains its tower alone and no gradient enters the backbone
 - feed_forward:    adapters on the feed-forward nets alone, so that no gradient passes through attention
 - without_embeddings: no embeddings of the satisfaction tower's own
 - without_evidence: no L_evidence
-- annotated_always: the reference, L_dense and L_evidence in every step
+- aligned_always:  every step aligns, with half as many answers in each
 - without_dense:   no L_dense; the reference is still computed
 """
 
@@ -40,7 +40,11 @@ def variants(config: Config) -> dict[str, Config]:
         ),
         "without_embeddings": without_embeddings(config),
         "without_evidence": without_evidence(config),
-        "annotated_always": dataclasses.replace(config, losses=dataclasses.replace(config.losses, annotate_every=1)),
+        "aligned_always": dataclasses.replace(
+            config,
+            losses=dataclasses.replace(config.losses, align_every=1),
+            replay=Replay(answers_per_step=config.replay.answers_per_step // 2),
+        ),
         "without_dense": dataclasses.replace(config, losses=dataclasses.replace(config.losses, dense=0.0)),
     }
 

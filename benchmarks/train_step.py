@@ -44,7 +44,7 @@ from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding import shard
 from easq_rec.variants import main_only as without_alignment
 
-REQUESTS, CANDIDATES, HISTORY, REPLAYED = 128, 12, 50, 8
+REQUESTS, CANDIDATES, HISTORY, REPLAYED = 128, 12, 50, 16
 USERS, VIDEOS, AUTHORS, TAGS, VALUES = 1_000_000, 1_000_000, 100_000, 5_000, 10_000
 DIM = 32
 LIKED, EVIDENCE = 0.15, 2.0
@@ -80,7 +80,7 @@ def reference_config() -> Config:
         model=Model(
             dim=64, heads=4, layers=2, ffn=256, main=Tower(experts=8), satisfaction=Tower(experts=3), lora=LoRA(rank=8)
         ),
-        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.25, annotate_every=2),
+        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.25, align_every=2),
         replay=Replay(answers_per_step=REPLAYED),
         trainer=Trainer(batch_size=REQUESTS, threads=1, device="cpu"),
     )
@@ -127,9 +127,10 @@ def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = Fals
 
 
 def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragged: bool = False) -> RequestBatch:
-    """A training batch, the `number`th from 0; with answers where the config is aligned."""
+    """A training batch, the `number`th from 0; with answers where its step aligns."""
     answers, layout, evidence_O = None, Layout.of(config.schema), None
-    if config.aligned:
+    aligned = config.aligned and (number + 1) % config.losses.align_every == 0
+    if aligned:
         count, evidence_O = config.replay.answers_per_step, np.array([0.0, EVIDENCE], np.float32)
         requests = encode(layout, random_requests(count, rng, ragged=ragged))
         # One answer per request; the replay deals answered candidates alone.
@@ -145,7 +146,7 @@ def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragge
         encode(layout, random_requests(REQUESTS, rng, ragged=ragged)),
         answers,
         evidence_O=evidence_O,
-        annotated=(number + 1) % config.losses.annotate_every == 0,
+        aligned=aligned,
     )
 
 
@@ -202,7 +203,7 @@ def rate(step: Callable[[], int], steps: int) -> float:
 
 
 def median_milliseconds(steps: dict[str, Step], *, turns: int) -> dict[str, float]:
-    """CPU time of a step of each, as the half of two, of which one is annotated.
+    """CPU time of a step of each, as the half of two, of which one aligns.
 
     They take short turns, whose first step finds the caches full of another's data.
     """

@@ -160,18 +160,19 @@ class Objective(nn.Module):
         pairs = self.ranks.sum(torch.stack([pairs_main, pairs_dense, pairs_evidence]))
         parts = {"main": sum_main / pairs[0].clamp(min=1)}
         weights = {"main": 1.0}
-        steering = 1.0 if self.steered else 0.0
+        # What is there in some steps alone weighs more there.
+        rare, steering = config.align_every, 1.0 if self.steered else 0.0
         if output.answered is not None:
             parts |= {"satisfaction": zero, "dpo": zero}
-            weights |= {"satisfaction": config.satisfaction, "dpo": steering * config.dpo}
+            weights |= {"satisfaction": rare * config.satisfaction, "dpo": rare * steering * config.dpo}
         if output.reference is not None:
             parts["dense"] = sum_dense / pairs[1].clamp(min=1)
-            weights["dense"] = steering * config.dense * config.annotate_every
+            weights["dense"] = rare * steering * config.dense
         if output.judged is not None:
             parts["evidence"] = sum_evidence / pairs[2].clamp(min=1)
-            weights["evidence"] = config.evidence * config.annotate_every
-        if config.direct:
-            parts["direct"], weights["direct"] = zero, config.direct
+            weights["evidence"] = rare * config.evidence
+        if config.direct and batch.aligned:
+            parts["direct"], weights["direct"] = zero, rare * config.direct
         values_A = self._answered_values(output, score_RC, reference_RC, mask_RC, batch)
         pairs_answered = pairs_main.new_zeros(())
         if values_A:
@@ -243,7 +244,7 @@ class Objective(nn.Module):
             if config.dpo:
                 assert reference_RC is not None
                 values_A["dpo"] = self._margin(score_RC, reference_RC, mask_RC, batch)
-        if config.direct:
+        if config.direct and batch.aligned:
             values_A["direct"] = output.main.score_N[batch.answered_A]
         return values_A
 

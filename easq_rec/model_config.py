@@ -136,9 +136,9 @@ class Losses:
     """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
     dense: float = 0.25
     """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
-    annotate_every: int = 1
-    """Steps from one in which the reference annotates the batch, for L_evidence and L_dense, to the next. These then
-    weigh as many times more, which is as much over all steps, for that part of the cost."""
+    align_every: int = 1
+    """Steps from one that aligns to the next; those between train L_main alone and cost what they cost without
+    alignment. All other losses weigh as many times more, which is as much over all steps."""
     dense_temperature: float = 1.0
     """Divides the differences of reference scores that L_dense takes for preferences: above 1 they are softer."""
     direct: float = 0.0
@@ -175,10 +175,7 @@ class Losses:
             require(getattr(self, name) >= 0, f"losses.{name}", getattr(self, name), "0 or more")
         require(self.beta > 0, "losses.beta", self.beta, "more than 0")
         require(self.dense_temperature > 0, "losses.dense_temperature", self.dense_temperature, "more than 0")
-        require(self.annotate_every >= 1, "losses.annotate_every", self.annotate_every, "at least 1")
-        if self.dpo or self.divergence_bound is not None:
-            allowed = "1 with losses.dpo or losses.divergence_bound, which need the reference in every step"
-            require(self.annotate_every == 1, "losses.annotate_every", self.annotate_every, allowed)
+        require(self.align_every >= 1, "losses.align_every", self.align_every, "at least 1")
         require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
         require(self.warmup_answers >= 0, "losses.warmup_answers", self.warmup_answers, "0 or more")
         smoothing = self.reference_smoothing
@@ -191,8 +188,8 @@ class Losses:
 class Replay:
     """The buffer of answered requests from which every batch takes some."""
 
-    answers_per_step: int = 8
-    """Answers appended to each rank's batch, with their requests."""
+    answers_per_step: int = 16
+    """Answers appended to each rank's batch, with their requests, in a step that aligns (losses.align_every)."""
     capacity: int = 65_536
     """Most recent answers kept."""
     max_replays: int = 1_000

@@ -47,8 +47,9 @@ def direct(config: Config) -> Config:
 
 
 def paper(config: Config) -> Config:
-    """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6), adapters that reach
-    the embeddings, which are the only ones, no L_dense and no L_evidence."""
+    """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6) in every step,
+    adapters that reach the embeddings, which are the only ones, no L_dense and no L_evidence."""
+    replayed, every = config.replay.answers_per_step, config.losses.align_every
     return _changed(
         config,
         schema={"satisfaction_dim": 0},
@@ -59,10 +60,12 @@ def paper(config: Config) -> Config:
             "dpo": 6.0,
             "dense": 0.0,
             "warmup_answers": 0,
-            "annotate_every": 1,
+            "align_every": 1,
             "policy": "score_difference",
             "beta": 0.1,
         },
+        # As many answers over all steps as the config replays.
+        replay={"answers_per_step": max(replayed // every, 1)},
     )
 
 
@@ -109,7 +112,7 @@ def without_isolation(config: Config) -> Config:
 
 def with_dpo(config: Config) -> Config:
     """L_DPO over the request's slate beside L_dense (lambda 2 = 0.3)."""
-    return _changed(config, losses={"dpo": 0.3, "policy": "slate_softmax", "beta": 1.0, "annotate_every": 1})
+    return _changed(config, losses={"dpo": 0.3, "policy": "slate_softmax", "beta": 1.0})
 
 
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
@@ -160,11 +163,14 @@ def _experts(config: Config) -> tuple[int, int]:
     return config.model.main.experts, config.model.satisfaction.experts
 
 
-def _changed(config: Config, *, schema: Any = None, model: Any = None, losses: Any = None) -> Config:
-    """The config with some fields of its schema, model and losses replaced."""
+def _changed(
+    config: Config, *, schema: Any = None, model: Any = None, losses: Any = None, replay: Any = None
+) -> Config:
+    """The config with some fields of its parts replaced."""
     return dataclasses.replace(
         config,
         schema=replace(config.schema, **(schema or {})),
         model=replace(config.model, **(model or {})),
         losses=replace(config.losses, **(losses or {})),
+        replay=replace(config.replay, **(replay or {})),
     )

@@ -120,7 +120,7 @@ def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes
 
 
 def random_batch(
-    config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5, annotated: bool = True
+    config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5, aligned: bool = True
 ) -> RequestBatch:
     """A ragged batch; with answers where the config is aligned."""
     rng = np.random.default_rng(seed)
@@ -129,7 +129,7 @@ def random_batch(
     answers = None
     if config.aligned and answered:
         answers = random_answers(encode(layout, ragged_requests(config.schema, rng, answered)), rng)
-    return collate(config.schema, stream, answers, evidence_O=random_evidence(config.schema), annotated=annotated)
+    return collate(config.schema, stream, answers, evidence_O=random_evidence(config.schema), aligned=aligned)
 
 
 def random_evidence(schema: FeatureSchema) -> Array:

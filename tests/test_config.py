@@ -103,8 +103,8 @@ def test_contradictions_are_refused() -> None:
         dataclasses.replace(
             easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, evidence=1.0)
         )
-    with pytest.raises(ValueError, match=r"losses.annotate_every=2 is not allowed: 1 with losses.dpo"):
-        Losses(dpo=1.0, annotate_every=2)
+    with pytest.raises(ValueError, match=r"losses.align_every=0 is not allowed: at least 1"):
+        Losses(align_every=0)
     with pytest.raises(ValueError, match=r"losses.dense_temperature=0 is not allowed: more than 0"):
         Losses(dense_temperature=0)
     with pytest.raises(ValueError, match=r"losses.dense=0.3 is not allowed: 0 without a satisfaction tower"):

@@ -82,9 +82,9 @@ class RequestBatch(Pipelineable):
     max_told: int
     """Longest lists, on the host: no device has to be asked for a shape."""
     keys: Keys
-    annotated: bool = True
-    """Whether the stream's candidates come with the ids of the satisfaction tower's own embeddings, so that it can
-    score them; replayed ones always do."""
+    aligned: bool = True
+    """Whether a training step on it aligns. Only then do the stream's candidates come with the ids of the satisfaction
+    tower's own embeddings, so that it can score them."""
     truth_N: Tensor | None = None
     """Graded satisfaction (NaN: unknown), read for evaluation alone."""
 
@@ -127,7 +127,7 @@ def collate(
     answers: Answers | None = None,
     *,
     evidence_O: Array | None = None,
-    annotated: bool = True,
+    aligned: bool = True,
     truth: str | None = None,
 ) -> RequestBatch:
     """Columns to a batch.
@@ -140,7 +140,7 @@ def collate(
     if not any(part.candidates.offsets[-1] for part in parts):
         nothing = np.zeros(0, np.int64)
         blank = Answers(requests=stream.blank(), request_A=nothing, candidate_A=nothing, answer_A=nothing)
-        return collate(schema, stream, blank, evidence_O=evidence_O, annotated=annotated, truth=truth)
+        return collate(schema, stream, blank, evidence_O=evidence_O, aligned=aligned, truth=truth)
     histories, candidates = [part.history for part in parts], [part.candidates for part in parts]
     history_offsets, candidate_offsets = joined_offsets(histories), joined_offsets(candidates)
     n_requests, n_candidates = len(history_offsets) - 1, int(candidate_offsets[-1])
@@ -154,11 +154,11 @@ def collate(
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
     outcome_NO = _stack([outcome_key(outcome.name) for outcome in schema.outcomes], candidates, n_candidates)
     told = Told.nothing()
-    if annotated and evidence_O is not None:
+    if aligned and evidence_O is not None:
         stream_offsets = stream.candidates.offsets
         told = Told.apart(outcome_NO[: stream_offsets[-1]].numpy(), evidence_O, stream_offsets, schema.trigger_index)
     pooled = [("candidate", feature, 0) for feature in schema.pooled]
-    unread = 0 if annotated else int(stream.candidates.offsets[-1])
+    unread = 0 if aligned else int(stream.candidates.offsets[-1])
     pooled += [("satisfaction", feature, unread) for feature in schema.satisfaction]
     return RequestBatch(
         user=_pooled([("user", feature, 0) for feature in schema.user], parts, n_requests),
@@ -199,7 +199,7 @@ def collate(
             user_id_R=np.concatenate([part.scalars["user_id"] for part in parts]),
             item_N=np.concatenate([part.column(schema.item) for part in candidates]),
         ),
-        annotated=annotated,
+        aligned=aligned,
         truth_N=_joined([part.column(truth) for part in candidates]) if truth is not None else None,
     )
 

@@ -39,7 +39,7 @@ class LoaderState:
             "answers": self.answers,
             "clock_ms": self.clock_ms,
             "admitted": self.replay.admitted,
-            "draws": self.replay.draws,
+            "steps": self.replay.steps,
             "replays": self.replay.replays.tolist(),
             "age_ms": self.replay.age_ms,
         }
@@ -54,7 +54,7 @@ class LoaderState:
             clock_ms=values["clock_ms"],
             replay=ReplayState(
                 admitted=values["admitted"],
-                draws=values["draws"],
+                steps=values["steps"],
                 replays=np.asarray(values["replays"], dtype=np.int32),
                 age_ms=values["age_ms"],
             ),
@@ -66,7 +66,7 @@ class TrainLoader:
 
     Args:
         replay: None for runs without alignment.
-        annotate_every: steps from one whose batch is `annotated` to the next.
+        align_every: steps from one whose batch is `aligned` to the next.
         prefetch: batches made ready in the background.
     """
 
@@ -76,13 +76,13 @@ class TrainLoader:
         reader: RequestReader,
         replay: AnswerReplay | None,
         *,
-        annotate_every: int = 1,
+        align_every: int = 1,
         prefetch: int = 0,
     ) -> None:
         self._schema = schema
         self._reader = reader
         self._replay = replay
-        self._annotate_every = annotate_every
+        self._align_every = align_every
         self._prefetch = prefetch
 
     def start(self) -> LoaderState:
@@ -134,7 +134,14 @@ class TrainLoader:
             return
         for part in self._reader.read(state.position, epochs=np.iinfo(np.int64).max):
             clock = max(clock, part.clock_ms)
-            answers = replay.draw(clock) if replay is not None else None
+            # Steps that are logged are aligned where one interval divides the other.
+            aligned = replay is not None and (replay.state.steps + 1) % self._align_every == 0
+            answers = None
+            if replay is not None:
+                if aligned:
+                    answers = replay.draw(clock)
+                else:
+                    replay.skip(clock)
             after = LoaderState(
                 position=part.after,
                 data=state.data,
@@ -142,14 +149,11 @@ class TrainLoader:
                 clock_ms=clock,
                 replay=replay.state if replay is not None else state.replay,
             )
-            yield self._collate(part.requests, answers), after
+            yield self._collate(part.requests, answers, aligned), after
             steps -= 1
             if not steps:
                 return
 
-    def _collate(self, requests: EncodedRequests, answers: Answers | None) -> RequestBatch:
-        if self._replay is None:
-            return collate(self._schema, requests)
-        # There is one draw in every step. Steps that are logged are annotated where one interval divides the other.
-        annotated = self._replay.state.draws % self._annotate_every == 0
-        return collate(self._schema, requests, answers, evidence_O=self._replay.evidence(), annotated=annotated)
+    def _collate(self, requests: EncodedRequests, answers: Answers | None, aligned: bool) -> RequestBatch:
+        evidence_O = self._replay.evidence() if self._replay is not None and aligned else None
+        return collate(self._schema, requests, answers, evidence_O=evidence_O, aligned=aligned)

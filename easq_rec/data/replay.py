@@ -1,4 +1,4 @@
-"""Answer replay: recent answers, appended to every batch.
+"""Answer replay: recent answers, appended to the batches of the steps that align.
 
 At one answer per ten thousand impressions most batches would hold no pair of answers. The buffer admits an answer once
 the stream's clock has passed its `answered_at_ms`, and deals the same draw to all ranks, a share each. What it holds is
@@ -7,6 +7,7 @@ a function of its small state and the answers dataset, so that a checkpoint carr
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ class ReplayState:
 
     admitted: int = 0
     """Answers admitted so far, in the order of their time."""
-    draws: int = 0
-    """Draws made so far: number of the next random state."""
+    steps: int = 0
+    """Steps so far, with a draw or without: number of the next random state."""
     replays: npt.NDArray[np.int32]
     """How often each answer was replayed."""
     age_ms: float = 0.0
@@ -146,7 +147,7 @@ class AnswerReplay:
             )
         replays = np.zeros(len(self), np.int32)
         replays[: state.admitted] = state.replays[: state.admitted]
-        return ReplayState(admitted=state.admitted, draws=state.draws, replays=replays, age_ms=state.age_ms)
+        return ReplayState(admitted=state.admitted, steps=state.steps, replays=replays, age_ms=state.age_ms)
 
     def _identity(self) -> tuple[Rows, Rows, Rows]:
         """Request, code and time of every answer."""
@@ -156,11 +157,10 @@ class AnswerReplay:
 
     def draw(self, clock_ms: int) -> Answers | None:
         """Admits what is due at `clock_ms` and draws this rank's share of the step's answers; None: none are due."""
-        state, config = self.state, self._config
-        admitted = max(state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
+        state, config, admitted = self.state, self._config, self._due(clock_ms)
         recent = np.arange(max(admitted - config.capacity, 0), admitted)
         usable = recent[state.replays[recent] < config.max_replays]
-        rng = np.random.default_rng([self._seed, 3, state.draws])
+        rng = np.random.default_rng([self._seed, 3, state.steps])
         # All ranks make the same draw of answers; answers of one request stay together where they can.
         count = min(config.answers_per_step * self._world_size, len(usable))
         if config.balance:
@@ -171,9 +171,17 @@ class AnswerReplay:
         replays = state.replays.copy()
         replays[drawn] += 1
         age_ms = float(clock_ms - self._time[drawn].mean()) if count else 0.0
-        self.state = ReplayState(admitted=admitted, draws=state.draws + 1, replays=replays, age_ms=age_ms)
+        self.state = ReplayState(admitted=admitted, steps=state.steps + 1, replays=replays, age_ms=age_ms)
         mine = drawn[count * self._rank // self._world_size : count * (self._rank + 1) // self._world_size]
         return self._gather(mine) if len(mine) else None
+
+    def skip(self, clock_ms: int) -> None:
+        """A step without a draw: admits what is due at `clock_ms`."""
+        self.state = dataclasses.replace(self.state, admitted=self._due(clock_ms), steps=self.state.steps + 1)
+
+    def _due(self, clock_ms: int) -> int:
+        """Answers that have arrived by then; those that were admitted stay so."""
+        return max(self.state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
 
     def _balanced(self, rng: np.random.Generator, usable: Rows, count: int) -> Rows:
         """A draw in which classes differ by one at most, but for those that have too few."""

@@ -105,7 +105,7 @@ def open_sources(
         )
     return Sources(
         loader=TrainLoader(
-            config.schema, reader, replay, annotate_every=config.losses.annotate_every, prefetch=data.prefetch
+            config.schema, reader, replay, align_every=config.losses.align_every, prefetch=data.prefetch
         ),
         reader=reader,
         holdout=holdout,

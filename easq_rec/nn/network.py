@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +57,14 @@ class NetworkOutput:
     """Policy score and gates."""
     reference: TowerOutput | None
     """Reference score on the same candidates, a constant; None without a satisfaction tower and where the batch is not
-    `annotated`."""
+    `aligned`."""
     answered: TowerOutput | None
-    """Satisfaction score and gates of the answered candidates with the satisfaction loss's gradient; None outside
-    training."""
+    """Satisfaction score and gates of the answered candidates with the satisfaction loss's gradient; None where there
+    is no reference, and outside training."""
     judged: TowerOutput | None
     """Satisfaction score and gates of the candidates that evidence tells apart with the gradient of L_evidence, which
-    moves the satisfaction tower and its own embeddings; None outside training or without that loss."""
+    moves the satisfaction tower and its own embeddings; None where there is no reference, outside training and without
+    that loss."""
     candidates: Lists
     """How the N candidates fall to requests."""
 
@@ -127,20 +129,28 @@ class RankingNetwork(nn.Module):
             h_ND = self._represent(part, Stream.MAIN)
             main = self.main(h_ND, self.shared)
             reference = answered = judged = None
-            if self.satisfaction is not None:
-                if batch.annotated:
-                    own_NP = part.embedded.satisfaction_NP
-                    with torch.no_grad():
-                        reference = self._judge(self.smoothed or self.satisfaction, h_ND, own_NP)
-                    if self.training and self.evidence:
+            if self.satisfaction is not None and batch.aligned:
+                own_NP = part.embedded.satisfaction_NP
+                with torch.no_grad():
+                    reference = self._judge(self.smoothed or self.satisfaction, h_ND, own_NP)
+                if self.training:
+                    answered = self._answered(h_ND, whole, batch)
+                    if self.evidence:
                         # What the representation is made of belongs to the main loss, however dense the evidence.
                         told_ED = h_ND.detach()[batch.told_E]
                         judged = self._judge(self.satisfaction, told_ED, _rows(own_NP, batch.told_E))
-                if self.training:
-                    answered = self._answered(h_ND, whole, batch)
+        main = _float(main)
+        if self.training and not batch.aligned:
+            main = dataclasses.replace(main, score_N=_Resting.apply(main.score_N, *self.pathway()))
         return NetworkOutput(
-            main=_float(main), reference=reference, answered=answered, judged=judged, candidates=part.candidates
+            main=main, reference=reference, answered=answered, judged=judged, candidates=part.candidates
         )
+
+    def pathway(self) -> list[nn.Parameter]:
+        """Parameters that no gradient reaches in a step that does not align."""
+        adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
+        towers = [module for module in (self.satisfaction, self.own) if module is not None]
+        return adapters + [parameter for module in towers for parameter in module.parameters()]
 
     def _judge(self, tower: MoETower, h_ND: Tensor, own_NP: Tensor | None) -> TowerOutput:
         """What a satisfaction tower says of candidates by their representations and its own embeddings of them."""
@@ -215,6 +225,20 @@ class RankingNetwork(nn.Module):
         """Folds every adapter into its linear, for serving."""
         for linear in self._adapted:
             linear.merge()
+
+
+class _Resting(torch.autograd.Function):
+    """Hands a value on, and puts parameters that it does not depend on into its graph, where no gradient reaches them:
+    DistributedDataParallel waits for every parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = len(parameters)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, *[None] * ctx.parameters
 
 
 def _stream_part(whole: Part, batch: RequestBatch) -> Part:

@@ -84,7 +84,6 @@ class Checkpointer:
             ValueError: the checkpoint has a format of another version.
         """
         progress = read_progress(path)
-        optimizers.materialise()
         state = _state(model, optimizers)
         dcp.load(state, checkpoint_id=path)
         model.load_state_dict(state["model"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Optimizers:
         # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
         dense = in_backward_optimizer_filter(model.named_parameters())
         self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
+        self._pathway = [value for name, value in self._dense.items() if parameter_group(name) in PATHWAY]
         self._tables: KeyedOptimizer = model.fused_optimizer
         self._adamw: dict[str, KeyedOptimizer] = {}
         self._peaks: dict[str, float] = {}
@@ -48,7 +49,11 @@ class Optimizers:
                     params, lr=peak, weight_decay=config.weight_decay, fused=True
                 ),
             )
+            _start(self._adamw[name], parameters.values())
         self.combined = CombinedOptimizer([("tables", self._tables), *self._adamw.items()])
+        self.pathway_rests = False
+        """Whether the next step leaves the satisfaction pathway as it is. DistributedDataParallel gives a gradient of 0
+        to parameters without one, by which AdamW would still move them."""
         self.measure = False
         """Whether the next step records gradient norms."""
         self.gradient_norms: dict[str, Tensor] = {}
@@ -72,23 +77,34 @@ class Optimizers:
         """The dense parameters' current learning rate."""
         return float(self._adamw["dense"].param_groups[0]["lr"])
 
-    def materialise(self) -> None:
-        """Creates AdamW's state, which otherwise exists from its first step on: a checkpoint is loaded into it."""
-        for adamw in self._adamw.values():
-            adamw.init_state(set())
-
     def zero_grad(self, set_to_none: bool = True) -> None:
         for adamw in self._adamw.values():
             adamw.zero_grad(set_to_none)
 
     def step(self, closure: Any = None) -> None:
         self.started = time.perf_counter()
+        if self.pathway_rests:
+            for parameter in self._pathway:
+                parameter.grad = None
         if self.measure:
             self.gradient_norms = group_norms(self._dense)
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._dense.values(), self._config.clip_norm)
         for adamw in self._adamw.values():
             adamw.step(closure)
+
+
+def _start(adamw: KeyedOptimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Creates AdamW's state as before a first step, which otherwise exists from a parameter's first gradient on.
+
+    A checkpoint is loaded into it, and is whole even where a part of the model has not yet been trained.
+    """
+    for parameter in parameters:
+        adamw.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        }
 
 
 PATHWAY = ("lora", "satisfaction_tower")

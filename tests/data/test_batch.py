@@ -273,7 +273,7 @@ def answered_batch(tmp_path: Path) -> RequestBatch:
     return collate(SCHEMA, columns, answers, truth="true_satisfaction")
 
 
-def test_what_is_not_annotated_has_no_ids_for_the_satisfaction_tower(tmp_path: Path) -> None:
+def test_what_is_not_aligned_has_no_ids_for_the_satisfaction_tower(tmp_path: Path) -> None:
     """Replayed candidates keep theirs, and all else is the same."""
     columns, evidence = columns_of(tmp_path, make_rows(np.random.default_rng(0), 5)), np.ones(2, np.float32)
     answers = Answers(
@@ -283,8 +283,8 @@ def test_what_is_not_annotated_has_no_ids_for_the_satisfaction_tower(tmp_path: P
         answer_A=np.array([2]),
     )
     full = collate(SCHEMA, columns, answers, evidence_O=evidence)
-    bare = collate(SCHEMA, columns, answers, evidence_O=evidence, annotated=False)
-    assert full.annotated and not bare.annotated
+    bare = collate(SCHEMA, columns, answers, evidence_O=evidence, aligned=False)
+    assert full.aligned and not bare.aligned
     assert len(full.told_E) and not len(bare.told_E) and bare.told_offsets.tolist() == [0]
     assert full.candidate is not None and bare.candidate is not None
     expected, stream = unjagged(full.candidate), full.stream.candidates

@@ -51,6 +51,7 @@ class Data:
         world_size: int = 1,
         max_replays: int = 7,
         prefetch: int = 0,
+        align_every: int = 1,
     ) -> TrainLoader:
         """A loader as a new process would build it."""
         reader = RequestReader(
@@ -76,7 +77,7 @@ class Data:
                 rank=rank,
                 world_size=world_size,
             )
-        return TrainLoader(SCHEMA, reader, replay, prefetch=prefetch)
+        return TrainLoader(SCHEMA, reader, replay, align_every=align_every, prefetch=prefetch)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,21 @@ def assert_same_batch(batch: RequestBatch, other: RequestBatch) -> None:
                 assert getattr(one, key.name).tolist() == getattr(two, key.name).tolist(), key.name
         else:
             assert one == two, field.name
+
+
+def test_every_nth_step_aligns(data: Data) -> None:
+    """The others carry no answers; a run that is resumed keeps the rhythm."""
+    loader = data.loader(align_every=3)
+    whole = list(loader.batches(loader.start(), steps=13))
+    assert [batch.aligned for batch, _ in whole] == [(step + 1) % 3 == 0 for step in range(13)]
+    for batch, state in whole:
+        assert (len(batch.answered_A) > 0) == batch.aligned or not state.replay.admitted
+        assert batch.aligned or batch.total == batch.stream
+    assert whole[-1][1].replay.replays.sum() > 0
+    again = data.loader(align_every=3)
+    resumed = list(again.batches(restored(whole[3][1]), steps=9))
+    for (batch, _), (other, _) in zip(whole[4:], resumed, strict=True):
+        assert_same_batch(batch, other)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -205,7 +221,7 @@ def test_a_run_without_alignment_has_no_answers(data: Data) -> None:
     loader = data.loader(aligned=False)
     batches = list(loader.batches(loader.start(), steps=7))
     assert [batch.stream == batch.total for batch, _ in batches] == [True] * 7
-    assert all(state.replay.replays.size == 0 and state.replay.draws == 0 for _, state in batches)
+    assert all(state.replay.replays.size == 0 and state.replay.steps == 0 for _, state in batches)
     (batch, _), *_ = loader.batches(restored(batches[2][1]), steps=4)
     assert_same_batch(batch, batches[3][0])
 
@@ -220,11 +236,11 @@ def test_the_state_survives_json() -> None:
         position=Position(epoch=3, dealt=((5, 2**40), (2**41, 2**42)), delivered=2**33, ranks=7, spread=True),
         data="a1b2",
         clock_ms=1_700_000_000_123,
-        replay=ReplayState(admitted=2, draws=17, replays=np.array([5, 0, 1], np.int32), age_ms=12.5),
+        replay=ReplayState(admitted=2, steps=17, replays=np.array([5, 0, 1], np.int32), age_ms=12.5),
     )
     back = restored(state)
     assert (back.position, back.data, back.clock_ms) == (state.position, state.data, state.clock_ms)
-    assert (back.replay.admitted, back.replay.draws, back.replay.age_ms) == (2, 17, 12.5)
+    assert (back.replay.admitted, back.replay.steps, back.replay.age_ms) == (2, 17, 12.5)
     assert back.replay.replays.dtype == np.int32 and back.replay.replays.tolist() == [5, 0, 1]
     assert restored(LoaderState()).to_dict() == LoaderState().to_dict()
 

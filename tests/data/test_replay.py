@@ -188,6 +188,18 @@ def test_no_answer_is_replayed_more_often_than_allowed(answered: EncodedRequests
     assert replay.draw(NEVER) is None
 
 
+def test_a_step_without_a_draw_admits_and_counts(answered: EncodedRequests) -> None:
+    """The draws that follow are those of their step, whatever was drawn before."""
+    replay, drawing = replay_of(answered, Replay(answers_per_step=2)), replay_of(answered, Replay(answers_per_step=2))
+    replay.skip(NEVER)
+    assert (replay.state.admitted, replay.state.steps) == (5, 1) and not replay.state.replays.any()
+    replay.skip(START)
+    assert (replay.state.admitted, replay.state.steps) == (5, 2), "what is admitted stays so"
+    for _ in range(2):
+        drawing.draw(NEVER)
+    assert keys(replay.draw(NEVER)) == keys(drawing.draw(NEVER))
+
+
 def test_draws_are_spread_over_the_answers(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=2))
     counts = Counter(key for _ in range(300) for key in keys(replay.draw(NEVER)))
@@ -244,7 +256,7 @@ def test_ranks_share_the_draw_of_a_single_rank(
 
 
 def assert_same(state: ReplayState, other: ReplayState) -> None:
-    assert (state.admitted, state.draws) == (other.admitted, other.draws)
+    assert (state.admitted, state.steps) == (other.admitted, other.steps)
     assert state.replays.tolist() == other.replays.tolist()
 
 
@@ -268,7 +280,7 @@ def test_a_draw_leaves_earlier_states_as_they_were(answered: EncodedRequests) ->
     replay = replay_of(answered, ALL)
     before = replay.state
     replay.draw(NEVER)
-    assert before.draws == 0 and before.replays.tolist() == [0] * 5
+    assert before.steps == 0 and before.replays.tolist() == [0] * 5
     assert replay.state.replays.tolist() == [1] * 5
 
 
@@ -338,7 +350,7 @@ def test_no_answers(tmp_path: Path) -> None:
         replay = replay_of(requests, ALL)
         assert len(replay) == 0
         assert [replay.draw(NEVER) for _ in range(3)] == [None] * 3
-        assert replay.state.draws == 3 and replay.state.replays.tolist() == []
+        assert replay.state.steps == 3 and replay.state.replays.tolist() == []
 
 
 def test_shuffled_answers_are_the_same_ones_of_others(answered: EncodedRequests) -> None:
@@ -361,12 +373,12 @@ def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> 
     assert before.state.admitted == 3 and before.state.replays.sum() == 9
     after = AnswerReplay(new, config, until_ms=NEVER, rankable=(0, 2), slates=False, seed=1)
     start = after.start_after(before, before.state)
-    assert (start.admitted, start.draws) == (3, 3)
+    assert (start.admitted, start.steps) == (3, 3)
     assert start.replays[:3].tolist() == before.state.replays.tolist() and not start.replays[3:].any()
     assert len(start.replays) == len(after) == 8
     after.state = start
     after.draw(clock)
-    assert after.state.admitted == 3 and after.state.draws == 4
+    assert after.state.admitted == 3 and after.state.steps == 4
     after.draw(START + 450)
     assert after.state.admitted == 4
 

@@ -72,7 +72,7 @@ def metrics(run_dir: Path, split: str = "train") -> list[dict[str, float]]:
 
 @pytest.fixture(scope="session")
 def losses() -> Callable[[Path], list[tuple[float | None, ...]]]:
-    """losses(run_dir): (step, each loss) of every logged step; None where it has none, as if not annotated."""
+    """losses(run_dir): (step, each loss) of every logged step; None where it has none, as if not aligned."""
 
     def read(run_dir: Path) -> list[tuple[float | None, ...]]:
         names = ("step", "loss_main", "loss_satisfaction", "loss_dpo", "loss_dense", "loss_evidence")

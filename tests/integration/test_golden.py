@@ -22,6 +22,6 @@ def test_quickstart_follows_the_golden_trajectory(tmp_path: Path) -> None:
         given, stored_values = ([value for value in values if value is not None] for values in (actual, expected))
         assert given == pytest.approx(stored_values, abs=tolerance, rel=0), f"step {step}"
     dense, evidence = ([step[index] for step in found if step[index] is not None] for index in (2, 3))
-    assert len(dense) == len(evidence) == golden.STEPS // 2, "every other step is annotated"
+    assert len(dense) == len(evidence) == golden.STEPS // 2, "every other step is aligned"
     assert any(loss > 0 for loss in dense), "L_dense never set in"
     assert any(loss < 0 for loss in evidence), "no outcome ever was evidence"

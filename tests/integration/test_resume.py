@@ -32,7 +32,7 @@ def test_resumed_losses_are_bit_identical(
     assert losses(parts) == losses(whole)
     dense, evidence = ([line[index] for line in losses(whole) if line[index] is not None] for index in (4, 5))
     assert any(dense) and any(evidence), "a loss never set in: the run proves too little"
-    assert len(dense) == len(losses(whole)) // 2, "every other step is annotated"
+    assert len(dense) == len(losses(whole)) // 2, "every other step is aligned"
     assert _final(parts) == _final(whole)
 
 
@@ -54,7 +54,7 @@ def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, 
     """The tower's average and the weight of the gate penalty go on from where they were."""
     guards = (
         "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-answers", "3",
-        "--losses.annotate-every", "1", "--model.main.activity", "0.5", "--optim.pathway-lr", "3",
+        "--losses.align-every", "1", "--model.main.activity", "0.5", "--optim.pathway-lr", "3",
         "--trainer.max-steps", "14",
     )  # fmt: skip
     train(tmp_path / "whole", *guards)
@@ -69,8 +69,8 @@ def test_steering_waits_for_answers(train: Train, losses: Losses, tmp_path: Path
     train(tmp_path / "run", "--losses.warmup-answers", "1000000", "--trainer.max-steps", "10")
     assert {line[4] for line in losses(tmp_path / "run")} == {0.0, None}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    annotated = [line for line in lines if line["split"] == "train" and "loss_dense" in line]
-    assert annotated and all(line["divergence"] > 0 for line in annotated)
+    aligned = [line for line in lines if line["split"] == "train" and "loss_dense" in line]
+    assert aligned and all(line["divergence"] > 0 for line in aligned)
 
 
 @pytest.fixture(scope="module")

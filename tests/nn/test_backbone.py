@@ -174,7 +174,7 @@ def build(config: Config) -> Ranker:
     """A ranker in training mode whose main stream covers replayed requests, with non-zero adapters."""
     torch.manual_seed(0)
     if config.aligned:
-        config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, annotate_every=1))
+        config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, align_every=1))
     ranker = Ranker(config, torch.device("cpu"))
     excite(ranker)
     return ranker

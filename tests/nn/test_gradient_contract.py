@@ -233,7 +233,7 @@ def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
 def test_streams_have_equal_values(recipe: str, seed: int) -> None:
     """On the answered candidates the two streams give the same reference score."""
     config = small_config(recipe)
-    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, annotate_every=1))
+    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, align_every=1))
     torch.manual_seed(seed)
     model = TrainingModel(config, torch.device("cpu"))
     excite(model, seed=seed)

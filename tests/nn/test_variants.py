@@ -14,6 +14,7 @@ from easq_rec.config import Config, Losses, Tower
 from easq_rec.features import Outcome
 from easq_rec.model import TrainingModel
 from easq_rec.nn.moe import Experts, MoETower
+from easq_rec.training.optim import PATHWAY, parameter_group
 from easq_rec.variants import VARIANTS
 from tests.builders import excite, random_batch, small_config
 
@@ -121,33 +122,53 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_what_is_annotated_seldom_weighs_more(every: int) -> None:
-    """Over all steps L_dense and L_evidence weigh what the config says; the other losses are in every step."""
-    config = small_config("easq")
-    once = dataclasses.replace(config, losses=dataclasses.replace(config.losses, annotate_every=every))
-    model = model_of(once)
-    batch = random_batch(once)
-    loss, output = model(batch)
+@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom"])
+def test_what_aligns_seldom_weighs_more(variant: str, every: int) -> None:
+    """Over all steps every loss weighs what the config says; L_main is in every step."""
+    config = small_config(variant)
+    rare = dataclasses.replace(config, losses=dataclasses.replace(config.losses, align_every=every))
+    loss, output = model_of(rare)(random_batch(rare))
     parts = {name: float(value) for name, value in output.losses.items()}
-    weights = {"main": 1.0, "satisfaction": 1.0, "dense": every * 0.25, "evidence": every * 1.0}
+    weights = {name: 1.0 if name == "main" else every * getattr(rare.losses, name) for name in parts}
+    assert len([weight for weight in weights.values() if weight]) > 1
     assert float(loss.detach()) == pytest.approx(
         sum(weight * parts[name] for name, weight in weights.items()), abs=1e-5
     )
 
 
-def test_a_batch_that_is_not_annotated_has_no_reference() -> None:
-    """Everything else of the step is as it would be with one."""
-    config = small_config("easq")
-    model = model_of(config)
-    _, full = model(random_batch(config))
-    _, bare = model(random_batch(config, annotated=False))
-    assert full.network.reference is not None and full.network.judged is not None
-    assert bare.network.reference is None and bare.network.judged is None
-    assert set(full.losses) - set(bare.losses) == {"dense", "evidence"}
-    for name in bare.losses:
-        torch.testing.assert_close(bare.losses[name], full.losses[name])
-    moving = moved(model, config)
-    assert "own" in moving and "satisfaction" in moving
+@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom", "paper"])
+def test_a_step_that_does_not_align_trains_the_main_loss_alone(variant: str) -> None:
+    """It gives what main_only's parameters the gradients of L_main, and those of the pathway none at all."""
+    config = small_config(variant)
+    model, alone = model_of(config), model_of(config)
+    batch = random_batch(config, answered=0, aligned=False)
+    loss, output = model(batch)
+    assert output.losses.keys() == {"main"} and float(loss.detach()) == float(output.losses["main"]) > 0
+    assert output.network.reference is output.network.answered is output.network.judged is None
+    loss.backward()
+    full = alone(random_batch(config, answered=0))[1]
+    bpr = losses.RequestPairs.of(
+        full.network.candidates.pad(full.network.main.score_N[:, None]).squeeze(-1), full.network.candidates.mask()
+    )
+    utility_NO = batch.outcome_NO @ alone.objective.utility_O
+    total, pairs = losses.bpr(bpr, full.network.candidates.pad(utility_NO[:, None]).squeeze(-1))
+    (total / pairs).backward()
+    resting = {id(parameter) for parameter in model.ranker.network.pathway()}
+    for (name, parameter), other in zip(model.named_parameters(), alone.parameters(), strict=True):
+        if id(parameter) in resting:
+            assert parameter.grad is None, name
+        elif other.grad is not None:
+            assert parameter.grad is not None, name
+            torch.testing.assert_close(parameter.grad, other.grad, msg=name)
+
+
+@pytest.mark.parametrize("variant", ["easq", "paper", "without_lora", "shared_bottom", "mmoe", "direct"])
+def test_the_optimizer_knows_the_pathway_by_name(variant: str) -> None:
+    model = model_of(small_config(variant))
+    pathway = {id(parameter) for parameter in model.ranker.network.pathway()}
+    named = {id(parameter) for name, parameter in model.named_parameters() if parameter_group(f".{name}") in PATHWAY}
+    assert pathway == named
+    assert bool(pathway) == (variant != "direct")
 
 
 def test_kl_against_its_definition() -> None:

@@ -119,7 +119,7 @@ class Watched:
             before = replay.state.replays.copy()
             answers = draw(replay, clock_ms)
             drawn = replay._time[replay.state.replays > before]
-            self.draws.append(replay.state.draws)
+            self.draws.append(replay.state.steps)
             self.replayed.append((clock_ms, int(drawn.max(initial=0)), replay.state.admitted))
             return answers
 

@@ -15,7 +15,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from easq_rec.config import Config, Optim, Trainer
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model import TrainingModel
-from easq_rec.training.optim import Optimizers, learning_rate, parameter_group
+from easq_rec.training.optim import PATHWAY, Optimizers, learning_rate, parameter_group
 from easq_rec.training.runtime import Runtime, quiet, running
 from easq_rec.training.sharding import shard
 from tests.builders import random_batch, small_config
@@ -222,3 +222,36 @@ def test_the_pathway_may_have_a_learning_rate_of_its_own(runtime: Runtime) -> No
     for name, step in steps[1.0].items():
         expected = 3.0 * step if name in pathway else step
         torch.testing.assert_close(steps[3.0][name], expected, rtol=1e-3, atol=1e-7, msg=name)
+
+
+def test_a_resting_pathway_stays_as_it_is(runtime: Runtime) -> None:
+    """Not even AdamW's momentum moves it where a gradient of 0 came from DistributedDataParallel; the rest goes on."""
+    config = small_config("easq")
+    training = Training(config, runtime)
+    training.run([random_batch(config)])
+    optimizers = training.optimizers
+    before = {name: value.clone() for name, value in training.model.named_parameters() if "embeddings" not in name}
+    for name, value in training.model.named_parameters():
+        if name in before:
+            value.grad = torch.zeros_like(value)
+    optimizers.pathway_rests = True
+    optimizers.step()
+    for name, value in training.model.named_parameters():
+        if name in before:
+            resting = parameter_group(f".{name}") in PATHWAY
+            assert torch.equal(value, before[name]) == resting, name
+
+
+def test_the_state_before_the_first_step_is_that_of_a_fresh_adamw(runtime: Runtime) -> None:
+    """AdamW makes its own when it finds none; ours must give the same first steps, and be there before them."""
+    config = small_config("easq")
+    ours, fresh = Training(config, runtime), Training(config, runtime)
+    state = ours.optimizers.combined.state_dict()["state"]
+    dense = [name for name, _ in ours.model.named_parameters() if ".embeddings." not in name]
+    assert dense and all(f"dense.{name}" in state for name in dense)
+    for adamw in fresh.optimizers._adamw.values():
+        adamw.state.clear()
+    for training in (ours, fresh):
+        training.run([random_batch(config, 0), random_batch(config, 1)])
+    for (name, value), other in zip(ours.model.named_parameters(), fresh.model.parameters(), strict=True):
+        assert torch.equal(value, other), name
