@@ -31,7 +31,7 @@ import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from benchmarks.report import hardware, publish
-from easq_rec.config import Config, Data, LoRA, Losses, Model, Replay, Tower, Trainer
+from easq_rec.config import Config, Data, LoRA, Losses, Model, Optim, Replay, Tower, Trainer
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.encode import encode
@@ -80,7 +80,8 @@ def reference_config() -> Config:
         model=Model(
             dim=64, heads=4, layers=2, ffn=256, main=Tower(experts=8), satisfaction=Tower(experts=3), lora=LoRA(rank=8)
         ),
-        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.25, align_every=2),
+        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, align_every=2),
+        optim=Optim(pathway_lr=3.0),
         replay=Replay(answers_per_step=REPLAYED),
         trainer=Trainer(batch_size=REQUESTS, threads=1, device="cpu"),
     )

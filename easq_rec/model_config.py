@@ -134,7 +134,7 @@ class Losses:
     """Standard errors that an outcome's weight of evidence must be away from zero to count (1.64: 90% confidence)."""
     dpo: float = 0.0
     """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
-    dense: float = 0.25
+    dense: float = 0.3
     """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
     align_every: int = 1
     """Steps from one that aligns to the next; those between train L_main alone and cost what they cost without

@@ -43,15 +43,14 @@ def ple(config: Config) -> Config:
 
 def direct(config: Config) -> Config:
     """The pairwise answer loss on the policy score itself: no satisfaction tower, no reference."""
-    return _changed(main_only(config), losses={"direct": 0.3})
+    return _changed(main_only(_in_every_step(config)), losses={"direct": 0.3})
 
 
 def paper(config: Config) -> Config:
     """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6) in every step,
     adapters that reach the embeddings, which are the only ones, no L_dense and no L_evidence."""
-    replayed, every = config.replay.answers_per_step, config.losses.align_every
     return _changed(
-        config,
+        _in_every_step(config),
         schema={"satisfaction_dim": 0},
         model={"isolate_embeddings": False},
         losses={
@@ -60,12 +59,9 @@ def paper(config: Config) -> Config:
             "dpo": 6.0,
             "dense": 0.0,
             "warmup_answers": 0,
-            "align_every": 1,
             "policy": "score_difference",
             "beta": 0.1,
         },
-        # As many answers over all steps as the config replays.
-        replay={"answers_per_step": max(replayed // every, 1)},
     )
 
 
@@ -143,7 +139,7 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
     assert model.satisfaction is not None, "variants change a config that has the default alignment"
     tower = replace(model.satisfaction, experts=satisfaction, hidden=model.main.hidden, out=model.main.out)
     return _changed(
-        config,
+        _in_every_step(config),
         model={
             "pathway": "shared",
             "lora": None,
@@ -163,8 +159,19 @@ def _experts(config: Config) -> tuple[int, int]:
     return config.model.main.experts, config.model.satisfaction.experts
 
 
+def _in_every_step(config: Config) -> Config:
+    """The config with every step aligned, by as many answers over all steps, and with one learning rate for all."""
+    replayed, every = config.replay.answers_per_step, config.losses.align_every
+    return _changed(
+        config,
+        losses={"align_every": 1},
+        replay={"answers_per_step": max(replayed // every, 1)},
+        optim={"pathway_lr": 1.0},
+    )
+
+
 def _changed(
-    config: Config, *, schema: Any = None, model: Any = None, losses: Any = None, replay: Any = None
+    config: Config, *, schema: Any = None, model: Any = None, losses: Any = None, replay: Any = None, optim: Any = None
 ) -> Config:
     """The config with some fields of its parts replaced."""
     return dataclasses.replace(
@@ -173,4 +180,5 @@ def _changed(
         model=replace(config.model, **(model or {})),
         losses=replace(config.losses, **(losses or {})),
         replay=replace(config.replay, **(replay or {})),
+        optim=replace(config.optim, **(optim or {})),
     )

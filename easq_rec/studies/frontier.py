@@ -21,8 +21,8 @@ from easq_rec.studies.study import Findings, Study
 from easq_rec.studies.verdict import Check, Verdict
 from easq_rec.variants import VARIANTS
 
-DEFAULT = 0.25
-DENSE: dict[Budget, tuple[float, ...]] = {"small": (DEFAULT,), "full": (0.15, DEFAULT, 0.4, 0.6)}
+DEFAULT = 0.3
+DENSE: dict[Budget, tuple[float, ...]] = {"small": (DEFAULT,), "full": (0.15, DEFAULT, 0.45, 0.6)}
 """The default weight among others."""
 SHUFFLED, HALF = "easq, answers shuffled", "easq, targets 1/2"
 DIRECT: dict[Budget, tuple[float, ...]] = {"small": (0.3,), "full": (0.3, 1.0)}

@@ -51,9 +51,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
         "paper, divergence bounded": with_losses(paper, divergence_bound=NATS),
     }
     if budget == "full":
-        variants["slate_softmax"] = with_losses(
-            base, dense=0.0, dpo=1.0, policy="slate_softmax", beta=1.0, annotate_every=1
-        )
+        variants["slate_softmax"] = with_losses(base, dense=0.0, dpo=1.0, policy="slate_softmax", beta=1.0)
     kept = (DIVERGENCE, SPREAD, TRAINED, HELD_OUT)
     return [dataclasses.replace(cell, keep=kept) for cell in grid(variants, seeds)]
 
