@@ -113,6 +113,9 @@ class RankingNetwork(nn.Module):
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
         self.shared = Experts(shared, config.dim, config.main).initialise() if shared else None
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
+        self.rests = False
+        """Whether the last forward pass was of a training step that does not align: `pathway` then has gradients of 0,
+        and no optimizer may move it by what it remembers of others."""
         self.autocast: torch.dtype | None = None
         """Set by the runtime: dtype of the dense products, None for fp32."""
 
@@ -140,14 +143,15 @@ class RankingNetwork(nn.Module):
                         told_ED = h_ND.detach()[batch.told_E]
                         judged = self._judge(self.satisfaction, told_ED, _rows(own_NP, batch.told_E))
         main = _float(main)
-        if self.training and not batch.aligned:
+        self.rests = self.training and not batch.aligned
+        if self.rests:
             main = dataclasses.replace(main, score_N=_Resting.apply(main.score_N, *self.pathway()))
         return NetworkOutput(
             main=main, reference=reference, answered=answered, judged=judged, candidates=part.candidates
         )
 
     def pathway(self) -> list[nn.Parameter]:
-        """Parameters that no gradient reaches in a step that does not align."""
+        """The adapters and the satisfaction tower: what rests in a step that does not align."""
         adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
         towers = [module for module in (self.satisfaction, self.own) if module is not None]
         return adapters + [parameter for module in towers for parameter in module.parameters()]
@@ -228,17 +232,19 @@ class RankingNetwork(nn.Module):
 
 
 class _Resting(torch.autograd.Function):
-    """Hands a value on, and puts parameters that it does not depend on into its graph, where no gradient reaches them:
-    DistributedDataParallel waits for every parameter."""
+    """Hands a value on, and gives a gradient of 0 to parameters that it does not depend on.
+
+    DistributedDataParallel takes the graph of the first step for that of all others.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.parameters = len(parameters)
+        ctx.parameters = parameters
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient, *[None] * ctx.parameters
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *map(torch.zeros_like, ctx.parameters)
 
 
 def _stream_part(whole: Part, batch: RequestBatch) -> Part:

@@ -14,6 +14,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from easq_rec.config import Optim
+from easq_rec.nn.network import RankingNetwork
 
 
 def learning_rate(config: Optim, step: int, total_steps: int) -> float:
@@ -37,7 +38,7 @@ class Optimizers:
         # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
         dense = in_backward_optimizer_filter(model.named_parameters())
         self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
-        self._pathway = [value for name, value in self._dense.items() if parameter_group(name) in PATHWAY]
+        (self._network,) = (module for module in model.modules() if isinstance(module, RankingNetwork))
         self._tables: KeyedOptimizer = model.fused_optimizer
         self._adamw: dict[str, KeyedOptimizer] = {}
         self._peaks: dict[str, float] = {}
@@ -51,9 +52,6 @@ class Optimizers:
             )
             _start(self._adamw[name], parameters.values())
         self.combined = CombinedOptimizer([("tables", self._tables), *self._adamw.items()])
-        self.pathway_rests = False
-        """Whether the next step leaves the satisfaction pathway as it is. DistributedDataParallel gives a gradient of 0
-        to parameters without one, by which AdamW would still move them."""
         self.measure = False
         """Whether the next step records gradient norms."""
         self.gradient_norms: dict[str, Tensor] = {}
@@ -83,8 +81,8 @@ class Optimizers:
 
     def step(self, closure: Any = None) -> None:
         self.started = time.perf_counter()
-        if self.pathway_rests:
-            for parameter in self._pathway:
+        if self._network.rests:
+            for parameter in self._network.pathway():
                 parameter.grad = None
         if self.measure:
             self.gradient_norms = group_norms(self._dense)

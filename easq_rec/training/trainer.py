@@ -225,8 +225,6 @@ class Trainer:
 
     def _forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:
         begin = time.perf_counter()
-        assert batch is not None
-        self.optimizers.pathway_rests = not batch.aligned
         result: tuple[Tensor, StepOutput] = self.model(batch)
         self._forward_end = time.perf_counter()
         self.watch.add("forward", self._forward_end - begin)

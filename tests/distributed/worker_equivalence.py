@@ -47,6 +47,8 @@ class Case:
     answered: int = 2
     answers: bool = True
     """False: no request is answered at all."""
+    rests: bool = False
+    """The first step and the last do not align, the one between does."""
 
 
 def configs() -> dict[str, Config]:
@@ -136,6 +138,10 @@ def cases() -> dict[str, Case]:
         for name, config in {"ple": small_config("ple"), "direct": small_config("direct"), "guarded": guarded()}.items()
         for situation in ("shared", "one rank has all answers", "one rank has nothing")
     }
+    found |= {
+        f"{name}, resting": Case(config=sharded_by(small_config(name), "rows"), rests=True)
+        for name in ("easq", "shared_bottom", "direct")
+    }
     unaligned = Case(config=sharded_by(small_config("main_only"), "rows"), answers=False)
     return found | {"main_only, shared": unaligned}
 
@@ -154,7 +160,7 @@ def guarded() -> Config:
 def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
     """This rank's share of a step."""
     rng = np.random.default_rng(step)
-    schema = case.config.schema
+    schema, aligned = case.config.schema, not case.rests or step % 2 == 1
     stream = encode(Layout.of(schema), ragged_requests(schema, rng, REQUESTS))
     answered = encode(Layout.of(schema), ragged_requests(schema, rng, ANSWERED))
     answers = random_answers(answered, rng)
@@ -173,8 +179,9 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
     return collate(
         schema,
         stream.take(rows),
-        share if case.answers and len(answered_rows) else None,
+        share if case.answers and aligned and len(answered_rows) else None,
         evidence_O=random_evidence(schema) if case.config.aligned else None,
+        aligned=aligned,
     )
 
 

@@ -8,14 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
+
+from easq_rec.training.optim import PATHWAY, parameter_group
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Losses = Callable[[Path], list[tuple[float | None, ...]]]
 STEPS = "24"
+NETWORK = "model.ranker.network."
 
 
 @pytest.mark.integration
@@ -137,6 +144,33 @@ def test_weights_survive_another_number_of_ranks(train: Train, tmp_path: Path) -
     saved = _final(run_dir)
     train(run_dir, "--trainer.max-steps", "6", ranks=1)
     assert _final(run_dir) == pytest.approx(saved, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_pathway_rests_where_a_step_does_not_align(train: Train, tmp_path: Path, ranks: int) -> None:
+    """Step 2 aligns, steps 1 and 3 do not. On two ranks DistributedDataParallel gives the resting pathway gradients of
+    0, by which AdamW must not move it either."""
+    run_dir = tmp_path / "run"
+    steps = ("--trainer.max-steps", "3", "--checkpoint.every-steps", "1", "--checkpoint.keep", "3")
+    train(run_dir, *steps, ranks=ranks)
+    one, two, three = (_dense(run_dir / "checkpoints" / f"step_0000000{step}") for step in (1, 2, 3))
+    pathway = {name for name in one if parameter_group(name) in PATHWAY}
+    assert {name for name in one if not torch.equal(two[name], three[name])}.isdisjoint(pathway)
+    moved = {name for name in pathway if not torch.equal(one[name], two[name])}
+    # B starts at zero, so what lies below another adapter has no gradient yet.
+    assert len(moved) > 10 and {parameter_group(name) for name in moved} == set(PATHWAY)
+    assert all(not torch.equal(two[name], three[name]) for name in one if parameter_group(name) == "backbone")
+
+
+def _dense(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The network's parameters in a checkpoint."""
+    metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    state = {name: torch.empty(value.size) for name, value in metadata.items() if name.startswith(NETWORK)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+    return state
 
 
 @pytest.mark.integration
