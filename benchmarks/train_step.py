@@ -81,7 +81,7 @@ def reference_config() -> Config:
             dim=64, heads=4, layers=2, ffn=256, main=Tower(experts=8), satisfaction=Tower(experts=3), lora=LoRA(rank=8)
         ),
         losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, align_every=2),
-        optim=Optim(pathway_lr=3.0),
+        optim=Optim(pathway_lr=2.0),
         replay=Replay(answers_per_step=REPLAYED),
         trainer=Trainer(batch_size=REQUESTS, threads=1, device="cpu"),
     )

@@ -195,7 +195,8 @@ class Optim:
     dense_lr: float = 1e-3
     """Peak learning rate of the dense parameters."""
     pathway_lr: float = 1.0
-    """Learning rate of adapters and satisfaction tower relative to `dense_lr`: they learn from far fewer examples."""
+    """Learning rate of adapters and satisfaction tower, but for its router, relative to `dense_lr`: they learn from far
+    fewer examples."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the dense parameters."""
     warmup_steps: int = 50
@@ -265,6 +266,12 @@ class Checkpoint:
     """0: only at the end and on a signal."""
     keep: int = 2
     """Newest checkpoints kept."""
+    background: bool = True
+    """True: the state is copied, and written while training goes on; takes memory for the copy. False: training waits
+    until it is written."""
+    best: str | None = None
+    """Held-out metric, for instance satisfaction_ndcg5: at each evaluation at which it is higher than ever before a
+    checkpoint is written, and the best one is kept besides the newest; None: none is."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "0 or more")

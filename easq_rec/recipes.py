@@ -114,7 +114,7 @@ def easq() -> Config:
         world=world,
         losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
         # The pathway takes half as many steps as the rest.
-        optim=Optim(pathway_lr=3.0),
+        optim=Optim(pathway_lr=2.0),
     )
 
 
@@ -150,7 +150,7 @@ def movielens() -> Config:
         # The only outcome is the view that every rating follows: it tells nothing of satisfaction.
         losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
         replay=Replay(answers_per_step=32),
-        optim=Optim(table_lr=0.05, dense_lr=1e-3, pathway_lr=3.0),
+        optim=Optim(table_lr=0.05, dense_lr=1e-3, pathway_lr=2.0),
         trainer=Trainer(batch_size=64, epochs=4),
         logging=Logging(every_steps=20),
     )
@@ -175,7 +175,7 @@ def kuairand() -> Config:
         data=Data(path=None, holdout=0.2, max_history=50),
         # Likes and their kind are the answers here, and no outcomes.
         losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
-        optim=Optim(pathway_lr=3.0),
+        optim=Optim(pathway_lr=2.0),
     )
 
 

@@ -22,7 +22,8 @@ from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.schema import Layout
 from easq_rec.evaluation import batches, served
 from easq_rec.model import Ranker
-from easq_rec.training.checkpoint import latest_of, load_unsharded
+from easq_rec.training.checkpoint import load_unsharded
+from easq_rec.training.checkpoint_files import latest_of
 from easq_rec.training.runtime import quiet
 
 

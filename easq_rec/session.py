@@ -25,7 +25,7 @@ from easq_rec.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model import Ranker
 from easq_rec.scoring import load_served
 from easq_rec.serialization import from_dict, to_dict
-from easq_rec.training.checkpoint import latest_of, read_progress
+from easq_rec.training.checkpoint_files import latest_of, read_progress
 from easq_rec.training.runtime import Runtime, quiet, running
 from easq_rec.training.trainer import Result, Trainer
 

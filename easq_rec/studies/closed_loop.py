@@ -29,7 +29,7 @@ from easq_rec.data.world_latents import Int, Latents
 from easq_rec.data.world_requests import as_columns
 from easq_rec.data.writer import PartWriter
 from easq_rec.evaluation import Score, served
-from easq_rec.training.checkpoint import latest_of
+from easq_rec.training.checkpoint_files import latest_of
 from easq_rec.training.runtime import Runtime, running
 from easq_rec.training.trainer import Trainer
 

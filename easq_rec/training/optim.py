@@ -111,7 +111,10 @@ PATHWAY = ("lora", "satisfaction_tower")
 
 def _parts(dense: dict[str, nn.Parameter], config: Optim) -> Iterator[tuple[str, dict[str, nn.Parameter], float]]:
     """(name, parameters, peak learning rate) of each optimizer: one, unless the pathway has a rate of its own."""
-    pathway = {name: value for name, value in dense.items() if parameter_group(name) in PATHWAY}
+    # Routers learn at the rate of the rest: a gate that closes for all inputs in the first steps is long in opening.
+    pathway = {
+        name: value for name, value in dense.items() if parameter_group(name) in PATHWAY and ".router." not in name
+    }
     if config.pathway_lr == 1.0 or not pathway:
         yield "dense", dense, config.dense_lr
         return

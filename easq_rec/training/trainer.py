@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 
@@ -22,8 +23,11 @@ from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import Sources, open_sources
+from easq_rec.features import require
+from easq_rec.metrics import RankingMetrics
 from easq_rec.model import Scores, StepOutput, TrainingModel
-from easq_rec.training.checkpoint import Checkpointer, Progress, read_plan
+from easq_rec.training.checkpoint import Checkpointer, read_plan
+from easq_rec.training.checkpoint_files import Progress
 from easq_rec.training.logs import RunLog, Stopwatch
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.optim import Optimizers
@@ -78,7 +82,9 @@ class Trainer:
         self.objective = model.objective
         self.ranker = model.ranker
         self.ranker.network.autocast = torch.bfloat16 if trainer.precision == "bf16" else None
-        self.checkpoints = Checkpointer(run_dir / "checkpoints", runtime, keep=config.checkpoint.keep)
+        best, names = config.checkpoint.best, [field.name for field in fields(RankingMetrics)]
+        require(best is None or best in names, "checkpoint.best", best, f"None, or one of {', '.join(names)}")
+        self.checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
         latest = self.checkpoints.latest() or start_from
         self.model = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
         self.optimizers = Optimizers(self.model, config.optim)
@@ -106,7 +112,7 @@ class Trainer:
         self._catch_signals()
         with HostMemory() as memory:
             self._train_until(min(last, self.total_steps), memory)
-        self.save()
+        self.save(background=False)
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
         self._report_quarantine()
@@ -168,17 +174,30 @@ class Trainer:
         self._impressions += impressions
         if logs:
             self._rate = self._log_step(output)
+        score = None
         if self._due(config.evaluation.every_steps):
-            self.evaluate("holdout", limit=config.evaluation.max_requests)
+            metrics = self.evaluate("holdout", limit=config.evaluation.max_requests)
+            score = metrics.get(config.checkpoint.best or "")
             self._start_window()
-        if self._due(config.checkpoint.every_steps):
-            self.save()
-            self._start_window()
+        if self._due(config.checkpoint.every_steps) or self._is_best(score):
+            self.save(background=config.checkpoint.background, score=score)
 
-    def save(self) -> Path:
-        """Writes a checkpoint of the current step."""
-        progress = Progress(step=self.step, loader=self.state)
-        return self.checkpoints.save(self.model, self.optimizers, progress)
+    def save(self, *, background: bool, score: float | None = None) -> None:
+        """Writes a checkpoint of the current step; in the background, a failure of the disk does not end the run.
+
+        Raises:
+            NotWritten: not in the background, and the disk failed.
+        """
+        begin = time.perf_counter()
+        progress = Progress(step=self.step, loader=self.state, score=score)
+        self.checkpoints.save(self.model, self.optimizers, progress, background=background)
+        self.watch.add("checkpoint", time.perf_counter() - begin)
+
+    def _is_best(self, score: float | None) -> bool:
+        if score is None or math.isnan(score):
+            return False
+        best = self.checkpoints.best_score()
+        return best is None or score > best
 
     def evaluate(self, split: str, *, limit: int | None) -> dict[str, float]:
         """Metrics on the held-out requests, and answer diagnostics on training and held-out answers."""

@@ -98,7 +98,7 @@ def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]
     from easq_rec.data.schema import Layout
     from easq_rec.scoring import load_ranker
     from easq_rec.session import load_config
-    from easq_rec.training.checkpoint import latest_of
+    from easq_rec.training.checkpoint_files import latest_of
 
     config = load_config(run_dir)
     ranker = load_ranker(config, latest_of(run_dir), policy_only=False)

@@ -29,7 +29,7 @@ from easq_rec.studies import closed_loop, online_cell
 from easq_rec.studies.base import base_config
 from easq_rec.studies.closed_loop import ServedByModel, averages
 from easq_rec.studies.online_cell import DAY, WEEK
-from easq_rec.training.checkpoint import latest_of
+from easq_rec.training.checkpoint_files import latest_of
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.trainer import Trainer
 from easq_rec.variants import VARIANTS
