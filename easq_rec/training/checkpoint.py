@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -24,6 +25,7 @@ from torchrec.distributed.types import ShardingPlan
 from easq_rec.config import Config
 from easq_rec.training import checkpoint_files as files
 from easq_rec.training.checkpoint_files import PLAN, Progress, read_progress
+from easq_rec.training.moments import Resplit
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import Runtime
 
@@ -176,12 +178,24 @@ class Checkpointer:
     def load(self, path: Path, model: DistributedModelParallel, optimizers: Optimizers) -> Progress:
         """Fills model and optimizers; returns where the run stood.
 
+        Ranks and plan may be others than those that it was written by.
+
         Raises:
-            ValueError: the checkpoint has a format of another version, or other tables than the model.
+            ValueError: the checkpoint has a format of another version, or other tables than the model, or the optimizer
+                state of a table cannot be translated to the plan.
         """
         progress = read_progress(path, self._schema)
         state = _state(model, optimizers)
+        moments = Resplit(state, FileSystemReader(path).read_metadata())
+        # A rank knows the moments of its own tables.
+        translated = sorted({table for tables in self._exchange(moments.tables) for table in tables})
+        if translated:
+            self._say(
+                f"tables {', '.join(translated)} are split between columns in another way than in {path.name}: "
+                "their Adagrad moments are translated, which is not the state that a run under this plan would have had"
+            )
         dcp.load(state, checkpoint_id=path)
+        moments.finish()
         model.load_state_dict(state["model"])
         optimizers.combined.load_state_dict(state["optimizer"])
         rng = path / f"rng_{self._runtime.rank}.pt"

@@ -1,0 +1,144 @@
+"""What 1, 2 and 4 ranks save under any plan, 1, 2 and 4 ranks load under any plan.
+
+Real processes under torchrun: `worker_checkpoint.py` trains and saves on every number of ranks, then loads all that was
+saved. Tables, network and AdamW's state must be those that were saved, bit for bit; Adagrad's moments as well, unless
+the table is split between columns in another way: then they are held to a loop over columns.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from easq_rec.training.moments import Columns, columns_of, resplit
+from tests.distributed.worker_checkpoint import PLANS, SEQUENCE, SPLIT, config_of
+from tests.distributed.worker_equivalence import WIDE
+
+REPOSITORY = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker_checkpoint.py")
+RANKS = (1, 2, 4)
+STATES = [(ranks, plan) for ranks in RANKS for plan in PLANS]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything saved, then everything loaded; the numbers of ranks side by side, since importing takes most of it."""
+    directory = tmp_path_factory.mktemp("matrix")
+    outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = outside | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    logs = tmp_path_factory.mktemp("logs")
+    for what in ("save", "load"):
+        runs = {}
+        for ranks in RANKS:
+            launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks))
+            command = [sys.executable, *launcher, str(WORKER), what, str(directory)]
+            with (logs / f"{what}-{ranks}").open("w") as log:
+                runs[ranks] = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
+        try:
+            for ranks, run in runs.items():
+                assert run.wait(timeout=300) == 0, (logs / f"{what}-{ranks}").read_text()[-8_000:]
+        finally:
+            for run in runs.values():
+                run.kill()
+                run.wait()
+    return directory
+
+
+def state(directory: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(directory / f"{name}.pt", weights_only=True)
+    return found
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("ranks", "plan"), STATES)
+@pytest.mark.parametrize(("from_ranks", "from_plan"), STATES)
+def test_every_plan_loads_what_any_other_saved(
+    directory: Path, from_ranks: int, from_plan: str, ranks: int, plan: str
+) -> None:
+    saved = state(directory, f"{from_ranks}-{from_plan}")
+    loaded = state(directory, f"{ranks}-{plan}-from-{from_ranks}-{from_plan}")
+    for part in ("tables", "dense"):
+        assert_equal(loaded[part], saved[part])
+    # Its step is a scalar; all else has the shape of a parameter.
+    assert_equal(loaded["adamw"], saved["adamw"])
+    assert loaded["moments"].keys() == saved["moments"].keys()
+    for name, moment in loaded["moments"].items():
+        before = saved["moments"][name]
+        if moment.shape == before.shape:
+            assert torch.equal(moment, before), name
+        else:
+            assert "columns" in (plan, from_plan)
+            rows = min(len(moment), len(before))
+            expected = by_column(before**2, len(before) // rows, len(moment) // rows)
+            torch.testing.assert_close(moment**2, expected, rtol=1e-5, atol=1e-9, msg=name)
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys() and found
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def by_column(moments: Tensor, before: int, after: int) -> Tensor:
+    """The mean over a part's columns of the moment of the old part that each lay in."""
+    old = moments.view(before, -1)
+    per_column = torch.stack([old[column * before // WIDE] for column in range(WIDE)])
+    return torch.cat([part.mean(0) for part in per_column.chunk(after)])
+
+
+def test_the_states_are_what_they_say(directory: Path) -> None:
+    """All tables have moved, the plans are the forced ones, and the wide tables are really split."""
+    tables = {
+        table.name for table in (*config_of("tables").schema.tables, *config_of("tables").schema.satisfaction_tables)
+    }
+    for ranks, plan in STATES:
+        found = state(directory, f"{ranks}-{plan}")
+        kinds = {table: kind for table, kind, _ in found["plan"]}
+        assert kinds.keys() == tables
+        split = {"rows": (SEQUENCE, "row_wise"), "columns": (SPLIT, "column_wise"), "tables": ((), "")}[plan]
+        assert {table for table in tables if kinds[table] != "table_wise"} == set(split[0])
+        assert all(kinds[table] == split[1] for table in split[0])
+        assert all((moment > 0).any() for moment in found["moments"].values())
+        rows = {name.split(".")[-2]: len(value) for name, value in found["tables"].items()}
+        moments = {name.removesuffix(".momentum1"): len(value) for name, value in found["moments"].items()}
+        parts = {table: moments[table] // rows[table] for table in tables}
+        assert {table for table in tables if parts[table] == 2} == (set(SPLIT) if plan == "columns" else set())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([(0, 256)], [(0, 128), (128, 128)]),
+        ([(0, 128), (128, 128)], [(0, 256)]),
+        ([(0, 64), (64, 192)], [(0, 128), (128, 128)]),
+        ([(0, 86), (86, 85), (171, 85)], [(0, 128), (128, 128)]),
+        ([(0, 128), (128, 128)], [(0, 128), (128, 128)]),
+    ],
+)
+def test_resplitting_equals_a_loop_over_columns(before: Columns, after: Columns) -> None:
+    rows = 5
+    moments = torch.rand(len(before) * rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = []
+    for first, width in after:
+        for row in range(rows):
+            total = 0.0
+            for column in range(first, first + width):
+                (part,) = (index for index, (start, size) in enumerate(before) if start <= column < start + size)
+                total += float(moments[part * rows + row])
+            expected.append(total / width)
+    torch.testing.assert_close(resplit(moments, before, after), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_moments_of_a_grid_are_refused() -> None:
+    """The order of moments of parts that have neither all rows nor all columns is an implementation's secret."""
+    parts = [((0, 0), (4, 8)), ((4, 0), (4, 8)), ((0, 8), (4, 8)), ((4, 8), (4, 8))]
+    with pytest.raises(ValueError, match=r"video: it is split between rows as well as columns"):
+        columns_of("video", parts, 8)
+    assert columns_of("video", parts[:2], 8) == [(0, 8)], "rows alone"

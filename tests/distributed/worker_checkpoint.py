@@ -1,0 +1,125 @@
+"""Saves a trained state under several plans, or loads every state that was saved under every plan.
+
+    torchrun --standalone --nproc_per_node N tests/distributed/worker_checkpoint.py save|load DIRECTORY
+
+DIRECTORY/N-PLAN holds the checkpoints; DIRECTORY/N-PLAN.pt is the state of N ranks as whole tensors, and
+DIRECTORY/N-PLAN-from-SOURCE.pt what came of loading SOURCE.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from easq_rec.config import Config, Optim, Sharding
+from easq_rec.data.loader import LoaderState
+from easq_rec.model import TrainingModel
+from easq_rec.training.checkpoint import Checkpointer
+from easq_rec.training.checkpoint_files import Progress
+from easq_rec.training.optim import Optimizers
+from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
+from easq_rec.training.sharding import plan_table, shard
+from tests.builders import random_batch, small_config
+from tests.distributed.worker_equivalence import WIDE, moments, whole
+
+SEQUENCE = ("video", "author")
+SPLIT = ("user", "age_group", "region", "device", "video", "author", "tag")
+"""Wide enough to be split by columns."""
+PLANS = ("tables", "rows", "columns")
+STEPS = 3
+
+
+def config_of(plan: str) -> Config:
+    """The same model, its tables sharded in another way."""
+    config = small_config("easq")
+    tables = tuple(
+        dataclasses.replace(table, dim=WIDE) if table.name in SPLIT else table for table in config.schema.tables
+    )
+    schema = dataclasses.replace(config.schema, tables=tables)
+    types = {table.name: "table_wise" for table in (*schema.tables, *schema.satisfaction_tables)}
+    if plan == "rows":
+        types |= dict.fromkeys(SEQUENCE, "row_wise")
+    if plan == "columns":
+        types |= dict.fromkeys(SPLIT, "column_wise")
+    return dataclasses.replace(
+        config, schema=schema, sharding=Sharding(types=types), optim=Optim(table_lr=0.05, dense_lr=1e-2, warmup_steps=0)
+    )
+
+
+class Run:
+    """A model on all ranks."""
+
+    def __init__(self, plan: str, runtime: Runtime) -> None:
+        self.config = config_of(plan)
+        torch.manual_seed(0)
+        model = TrainingModel(self.config, torch.device("meta"), ProcessGroupRanks(runtime.world_size))
+        self.model = shard(model, self.config, runtime)
+        self.optimizers = Optimizers(self.model, self.config.optim)
+
+    def train(self, runtime: Runtime) -> None:
+        for step in range(STEPS):
+            self.optimizers.before_step(step, STEPS)
+            self.optimizers.zero_grad()
+            loss, _ = self.model(random_batch(self.config, seed=step * runtime.world_size + runtime.rank))
+            loss.backward()
+            self.optimizers.step()
+
+    def state(self) -> dict[str, Any]:
+        """Whole tables and their moments, dense parameters and their AdamW state, and the plan."""
+        values = self.model.state_dict()
+        tables = whole({name: value for name, value in values.items() if isinstance(value, ShardedTensor)})
+        dense = {name: value.detach().clone() for name, value in values.items() if name not in tables}
+        states = self.optimizers.combined.state_dict()["state"]
+        adamw = {
+            f"{name}.{key}": value.clone()
+            for name, state in states.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor) and not isinstance(value, ShardedTensor)
+        }
+        return {
+            "tables": tables,
+            "moments": moments(self.model),
+            "dense": dense,
+            "adamw": adamw,
+            "plan": plan_table(self.model),
+        }
+
+
+def main(what: str, directory: Path) -> None:
+    warnings.simplefilter("ignore")
+    with running(config_of("tables").trainer) as runtime:
+        ranks = runtime.world_size
+        for plan in PLANS:
+            name = f"{ranks}-{plan}"
+            run = Run(plan, runtime)
+            if what == "save":
+                run.train(runtime)
+                progress = Progress(step=STEPS, loader=LoaderState())
+                checkpoints = Checkpointer(directory / name, run.config, runtime)
+                checkpoints.save(run.model, run.optimizers, progress, background=True)
+                checkpoints.wait()
+                write(run.state(), directory / f"{name}.pt")
+                continue
+            for source in sorted(path for path in directory.iterdir() if path.is_dir()):
+                checkpoints = Checkpointer(source, run.config, runtime)
+                path = checkpoints.latest()
+                assert path is not None
+                checkpoints.load(path, run.model, run.optimizers)
+                write(run.state(), directory / f"{name}-from-{source.name}.pt")
+
+
+def write(state: dict[str, Any], path: Path) -> None:
+    if dist.get_rank() == 0:
+        torch.save(state, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
