@@ -246,6 +246,9 @@ class Trainer:
     """CPU threads per process; None: the cores divided by the processes of the host."""
     seed: int = 0
     """Seed of initial values, shuffling and replay."""
+    on_not_finite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is NaN or infinite on any rank changes nothing, its batch goes to
+    RUN_DIR/not_finite, and then: stop ends the run, skip goes on to the next step."""
     timeout_s: int = 600
     """Seconds after which a collective that waits for a lost rank fails."""
 

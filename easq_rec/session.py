@@ -32,7 +32,7 @@ from easq_rec.training.trainer import Result, Trainer
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
 """Parts of a config that may differ when a run is resumed; and fields of others:"""
 FREE_FIELDS = {
-    "trainer": ("stop_at_step", "device", "threads", "timeout_s"),
+    "trainer": ("stop_at_step", "device", "threads", "timeout_s", "on_not_finite"),
     # Data may have moved: a checkpoint knows them by their fingerprint.
     "data": ("path", "workers", "prefetch", "on_bad_rows"),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,8 @@ class RankingNetwork(nn.Module):
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
         self.shared = Experts(shared, config.dim, config.main).initialise() if shared else None
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
+        self.watch: Callable[[Tensor], Tensor] = lambda embedded: embedded
+        """Set by the trainer: is handed all that the tables returned, and hands it on."""
         self.rests = False
         """Whether the last forward pass was of a training step that does not align: `pathway` then has gradients of 0,
         and no optimizer may move it by what it remembers of others."""
@@ -210,10 +213,10 @@ class RankingNetwork(nn.Module):
         )
         return Part(
             embedded=Embedded(
-                user_RM=_in_order(user, [f"user.{f.name}" for f in self.schema.user]),
-                history_HE=sum(history[1:], start=history[0]),
-                candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
-                satisfaction_NP=torch.cat(own, dim=-1) if own else None,
+                user_RM=self.watch(_in_order(user, [f"user.{f.name}" for f in self.schema.user])),
+                history_HE=self.watch(sum(history[1:], start=history[0])),
+                candidate_NF=self.watch(torch.cat([*features, batch.float_NF], dim=-1)),
+                satisfaction_NP=self.watch(torch.cat(own, dim=-1)) if own else None,
             ),
             histories=histories,
             candidates=Lists(

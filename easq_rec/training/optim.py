@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,10 +31,19 @@ class Optimizers:
     """Both optimizers as the one that the train pipeline drives.
 
     The tables are updated during backward with the learning rate that `before_step` has set; `step` moves the rest.
+
+    Args:
+        spares: is asked before each step of AdamW whether it may be made.
     """
 
-    def __init__(self, model: DistributedModelParallel, config: Optim) -> None:
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        config: Optim,
+        spares: Callable[[Iterable[nn.Parameter]], bool] | None = None,
+    ) -> None:
         self._config = config
+        self._spares = spares
         # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
         dense = in_backward_optimizer_filter(model.named_parameters())
         self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
@@ -88,8 +97,9 @@ class Optimizers:
             self.gradient_norms = group_norms(self._dense)
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._dense.values(), self._config.clip_norm)
-        for adamw in self._adamw.values():
-            adamw.step(closure)
+        if self._spares is None or self._spares(self._dense.values()):
+            for adamw in self._adamw.values():
+                adamw.step(closure)
 
 
 def _start(adamw: KeyedOptimizer, parameters: Iterable[nn.Parameter]) -> None:

@@ -37,16 +37,16 @@ class Runtime:
         """Waits for all ranks."""
         self.agree(0)
 
-    def agree(self, value: int) -> int:
-        """The largest of the values that the ranks pass."""
+    def agree(self, *values: int) -> list[int]:
+        """Of each of the values the largest that any rank passes."""
         # On the host, through gloo: asking a GPU would wait for all that it has been given to do.
-        tensor = torch.tensor(value)
+        tensor = torch.tensor(values)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. If that were coming to
         # its end by then, the process would abort.
         while tensor._use_count() > 1:  # type: ignore[attr-defined]
             time.sleep(1e-4)
-        return int(tensor)
+        return [int(value) for value in tensor.tolist()]
 
     def share(self, value: str) -> str:
         """Rank 0's string, on every rank."""

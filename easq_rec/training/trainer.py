@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -28,6 +29,7 @@ from easq_rec.metrics import RankingMetrics
 from easq_rec.model import Scores, StepOutput, TrainingModel
 from easq_rec.training.checkpoint import Checkpointer, read_plan
 from easq_rec.training.checkpoint_files import Progress
+from easq_rec.training.guard import Guard, NotFinite
 from easq_rec.training.logs import RunLog, Stopwatch
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.optim import Optimizers
@@ -87,7 +89,9 @@ class Trainer:
         self.checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
         latest = self.checkpoints.latest() or start_from
         self.model = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
-        self.optimizers = Optimizers(self.model, config.optim)
+        self.guard = Guard(runtime, run_dir / "not_finite")
+        self.ranker.network.watch = self.guard.watch
+        self.optimizers = Optimizers(self.model, config.optim, self.guard.spares)
         self.watch = Stopwatch()
         self.pipeline = TrainPipelineSparseDist(
             self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward
@@ -102,7 +106,8 @@ class Trainer:
         self._ahead: deque[tuple[LoaderState, int]] = deque()
         self._impressions, self._since = 0, self.step
         self._rate = 0.0
-        self._stop = False
+        self._stop, self._all_stop = False, False
+        self._spoilt: str | None = None
         self._forward_end = 0.0
 
     def fit(self) -> Result:
@@ -156,6 +161,8 @@ class Trainer:
                 self._train_step(stream)
                 if memory is not None:
                     memory.step(self.step)
+            if self._agree(self._spoilt is not None)[0]:
+                self._give_up()
 
     def _train_step(self, stream: Iterator[RequestBatch]) -> None:
         """One step, and what is due after it."""
@@ -171,6 +178,7 @@ class Trainer:
         self.watch.add("backward", self.optimizers.started - self._forward_end)
         self.state, impressions = self._ahead.popleft()
         self.step += 1
+        self._see(output)
         self._impressions += impressions
         if logs:
             self._rate = self._log_step(output)
@@ -243,11 +251,51 @@ class Trainer:
                 yield batch.pin_memory() if self.runtime.device.type == "cuda" else batch
 
     def _forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:
+        assert batch is not None
         begin = time.perf_counter()
-        result: tuple[Tensor, StepOutput] = self.model(batch)
+        loss, output = self.model(batch)
+        self.guard.look(output)
+        self._batch, before = batch, self._spoilt is not None
+        bad, stop, spoilt = self._agree(self.guard.problem is not None, self._stop, before)
+        if spoilt:
+            self._give_up()
+        if bad:
+            # Nothing depends on it, on any rank: the step changes nothing.
+            loss = torch.zeros((), requires_grad=True)
+            self._spoilt = f"step {self.step + 1}: the loss is not finite on another rank"
+        self._all_stop = bool(stop)
         self._forward_end = time.perf_counter()
         self.watch.add("forward", self._forward_end - begin)
-        return result
+        return loss, output
+
+    def _see(self, output: StepOutput) -> None:
+        """Reports what was not finite in the step that was just made, and ends the run where that is asked for."""
+        everyone = self._spoilt is not None
+        if self.guard.problem is not None:
+            self._spoilt = self.guard.write(self.step, self._batch, output)
+            print(f"easq-rec: {self._spoilt}", file=sys.stderr, flush=True)
+        if self._spoilt is None:
+            return
+        self.guard.skipped += 1
+        if self.config.trainer.on_not_finite == "skip":
+            self._spoilt = None
+        elif everyone:
+            self._give_up()
+        # Else this rank saw it in its gradients alone, and the others hear of it before the next step.
+
+    def _give_up(self) -> None:
+        """
+        Raises:
+            NotFinite: always, on all ranks in the same step.
+        """
+        problem = self._spoilt or f"step {self.step}: a gradient is not finite on another rank"
+        self.checkpoints.wait()
+        self.runtime.barrier()
+        raise NotFinite(f"{problem}. The run stops; with --trainer.on-not-finite skip it goes on from its checkpoint")
+
+    def _agree(self, *flags: bool) -> list[int]:
+        """Of each flag whether any rank has it."""
+        return list(flags) if self.runtime.world_size == 1 else self.runtime.agree(*flags)
 
     def _start_window(self) -> None:
         """Begins the window of steps over which rates and phases are averaged."""
@@ -263,6 +311,8 @@ class Trainer:
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in self.optimizers.gradient_norms.items()}
         if self.config.aligned:
             values |= self.state.replay.statistics()
+        if self.guard.skipped:
+            values["skipped_steps"] = float(self.guard.skipped)
         if self.quarantine is not None:
             values["quarantined_rows"] = float(self.quarantine.count())
         values |= {"learning_rate": self.optimizers.dense_learning_rate, "impressions_per_second": rate, **phases}
@@ -298,7 +348,5 @@ class Trainer:
         self._stop = True
 
     def _stopping(self) -> bool:
-        """Whether any rank was told to stop; all ranks leave after the same step."""
-        if self.runtime.world_size == 1:
-            return self._stop
-        return bool(self.runtime.agree(int(self._stop)))
+        """Whether any rank was told to stop before the step that was made last; all leave after the same one."""
+        return self._stop if self.runtime.world_size == 1 else self._all_stop

@@ -1,0 +1,91 @@
+"""A NaN on one rank of two: nothing of it reaches the model, its batch is written, and the run does as configured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.conftest import REPOSITORY, SMALL, metrics
+from tests.integration.worker_not_finite import STEP
+
+WORKER = Path(__file__).with_name("worker_not_finite.py")
+STEPS = 6
+SEEN = {
+    "loss": "the loss (main) is not finite",
+    "embeddings": "the gradient of embeddings is not finite",
+    "network": "the gradient of embeddings is not finite",
+}
+
+
+def run(
+    world: Path, environment: dict[str, str], run_dir: Path, where: str, *options: str, ranks: int = 2
+) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(WORKER), where, str(ranks - 1), "quickstart", "--data", str(world)]
+    steps = ("--trainer.max-steps", str(STEPS), "--checkpoint.every-steps", "1", "--checkpoint.keep", "9")
+    return subprocess.run(
+        [*command, "--run-dir", str(run_dir), *SMALL, *steps, *options],
+        cwd=REPOSITORY,
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("where", ["loss", "embeddings", "network"])
+def test_a_step_is_skipped(world: Path, environment: dict[str, str], tmp_path: Path, where: str) -> None:
+    """The run ends well, with finite losses throughout; the batch that was at fault is in a file that can be read."""
+    done = run(world, environment, tmp_path / "run", where, "--trainer.on-not-finite", "skip")
+    assert done.returncode == 0, done.stderr
+    assert f"step {STEP}, rank 1: {SEEN[where]}" in done.stderr
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    spoilt = STEP if where == "loss" else None
+    assert all(line["loss_main"] is not None for line in lines if line["step"] != spoilt)
+    final = metrics(tmp_path / "run", "final")[0]
+    assert 0 < final["engagement_ndcg5"] < 1
+    written = {path.name for path in (tmp_path / "run" / "not_finite").iterdir()}
+    # Ranks share the gradients of the network.
+    assert written == {f"step_{STEP:08d}_rank_{rank}.pt" for rank in ((0, 1) if where == "network" else (1,))}
+    found = torch.load(tmp_path / "run" / "not_finite" / f"step_{STEP:08d}_rank_1.pt", weights_only=False)
+    assert found["step"] == STEP and len(found["batch"].keys.request_id_R) == found["batch"].total.requests
+    assert bool(found["batch"].float_NF.isnan().any()) == (where == "loss")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("where", ["loss", "network"])
+def test_the_run_stops(world: Path, environment: dict[str, str], tmp_path: Path, where: str) -> None:
+    """All ranks, with one readable message each; the checkpoints so far are whole, and the run can go on from them."""
+    run_dir = tmp_path / "run"
+    stopped = run(world, environment, run_dir, where)
+    assert stopped.returncode != 0
+    assert f"step {STEP}, rank 1: {SEEN[where]}" in stopped.stderr and "--trainer.on-not-finite skip" in stopped.stderr
+    assert f'File "{REPOSITORY / "easq_rec"}' not in stopped.stderr, "a traceback that is not torchrun's"
+    saved = sorted(path.name for path in (run_dir / "checkpoints").iterdir() if not path.name.startswith("."))
+    assert saved[:2] == ["step_00000001", "step_00000002"] and len(saved) <= STEP
+    going = run(world, environment, run_dir, "nowhere", "--trainer.on-not-finite", "skip")
+    assert going.returncode == 0, going.stderr
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("where", ["loss", "network"])
+def test_a_skipped_step_changes_nothing(world: Path, environment: dict[str, str], tmp_path: Path, where: str) -> None:
+    """On one rank: the checkpoint after it holds the network that the one before holds."""
+    run_dir = tmp_path / "run"
+    done = run(world, environment, run_dir, where, "--trainer.on-not-finite", "skip", ranks=1)
+    assert done.returncode == 0, done.stderr
+    before, after, later = (
+        (run_dir / "checkpoints" / f"step_{step:08d}" / "__0_0.distcp").read_bytes() for step in (2, 3, 4)
+    )
+    # Weights, moments and the count of AdamW's steps, as they lie in the file; a step that is made changes most of it.
+    changed = sum(one != two for one, two in zip(before, after, strict=True))
+    moved = sum(one != two for one, two in zip(after, later, strict=True))
+    assert changed < 0.01 * moved
