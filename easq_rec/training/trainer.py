@@ -150,6 +150,8 @@ class Trainer:
             yield self._score
         finally:
             self.model.train()
+            # The batches that are on their way between the ranks are awaited as they are, not sent again.
+            self.pipeline.attach(self.model, sparse_dist=False)
 
     def _train_until(self, last: int, memory: HostMemory | None) -> None:
         """Steps up to number `last`, unless the run is told to stop."""
@@ -343,8 +345,10 @@ class Trainer:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # A second signal means it: the default action takes over.
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            # A second Ctrl-C means it: the default action takes over. SIGTERM may come twice, from a scheduler that
+            # tells every process and from torchrun, which passes on what it was told.
+            signal.signal(number, signal.SIG_DFL)
         self._stop = True
 
     def _stopping(self) -> bool:

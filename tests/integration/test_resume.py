@@ -95,6 +95,19 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_evaluation_on_the_way_changes_nothing(
+    train: Train, losses: Losses, tmp_path: Path, ranks: int, uninterrupted: Callable[[int], Path]
+) -> None:
+    """Batches are on their way between the ranks when it begins, and must arrive after it."""
+    run_dir = tmp_path / "run"
+    train(run_dir, "--trainer.max-steps", STEPS, "--evaluation.every-steps", "7", ranks=ranks)
+    assert losses(run_dir) == losses(uninterrupted(ranks))
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "holdout"] == [7, 14, 21]
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_leaves(
     world: Path, environment: dict[str, str], train: Train, tmp_path: Path, number: signal.Signals, losses: Losses,
@@ -118,6 +131,9 @@ def test_signal_saves_and_leaves(
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
         time.sleep(0.02)
     process.send_signal(number)
+    if number == signal.SIGTERM:
+        # A scheduler may tell each process, and torchrun passes on what it was told.
+        process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "stopped after step" in out

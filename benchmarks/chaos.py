@@ -1,0 +1,262 @@
+"""Does a run that is killed again and again end as one that is left alone?
+
+Trains the same few hundred requests twice: undisturbed, and under kill -9 at random moments, of one worker (torchrun
+starts all workers again) or of the whole job (the same command is given again), every third time inside of a save. Both
+must end, with every step in the log exactly once, and the last checkpoints must be equal: weights, optimizers, position
+of the stream and replayed answers, bit for bit. Prints one JSON line.
+
+    python -m benchmarks.chaos [--kills 50] [--ranks 2 4] [--seed 0] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from benchmarks.report import hardware, publish
+from easq_rec.config import World
+from easq_rec.data.world import generate
+from easq_rec.training.checkpoint_files import PROGRESS, damage, latest_of, published
+
+REPOSITORY = Path(__file__).parents[1]
+WORLD = World(requests=600, users=100, videos=200, density=500.0)
+STEPS, EVERY = 30, 3
+LONGEST_S = 300
+"""After so many seconds without an end a start of the job counts as hung."""
+MOMENTS = ("anywhen", "in training", "in a save")
+"""They take turns. Anywhen is mostly while the processes start, which takes most of a short run's time."""
+ANYWHEN_S, TRAINING_S, PATIENCE_S = 6.0, 1.5, 60.0
+"""The longest wait for a kill anywhen, and after the first step; and how long a step or a save is waited for."""
+
+
+@dataclass(kw_only=True)
+class Storm:
+    """What was done to a run, and how it ended."""
+
+    ranks: int
+    kills: Counter[str] = field(default_factory=Counter)
+    """By whom and when, for instance `worker, in a save`."""
+    starts: int = 0
+    """Starts of the job; torchrun's restarts of its workers are not counted."""
+    hung: int = 0
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return self.kills.total()
+
+
+def command(data: Path, run_dir: Path, ranks: int) -> list[str]:
+    """The job. One thread per rank, and as many restarts of its workers as there may be kills."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--max_restarts", "1000"]
+    sizes = ["--trainer.batch-size", "8", "--trainer.max-steps", str(STEPS), "--trainer.threads", "1"]
+    saves = ["--checkpoint.every-steps", str(EVERY), "--logging.every-steps", "1", "--logging.tensorboard", "False"]
+    run = ["easq_rec/train.py", "quickstart", "--data", str(data), "--run-dir", str(run_dir)]
+    return [sys.executable, *launcher, *run, *sizes, *saves, "--evaluation.every-steps", "0"]
+
+
+def start(data: Path, run_dir: Path, ranks: int, log: Path) -> subprocess.Popen[bytes]:
+    """Starts the job in a process group of its own, so that all of it can be killed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command(data, run_dir, ranks),
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def workers(run_dir: Path) -> list[int]:
+    """Process ids of the ranks that train this run; the launcher is not among them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(run_dir).encode() in words and b"--nproc_per_node" not in words:
+                found.append(int(entry.name))
+    return found
+
+
+def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int) -> Storm:
+    """Trains to the end under so many kills, or fewer where the end comes first."""
+    rng, storm, begin = random.Random(seed), Storm(ranks=ranks), time.monotonic()
+    log = run_dir.with_suffix(".log")
+    while True:
+        job = start(data, run_dir, ranks, log)
+        storm.starts += 1
+        while storm.total < kills and job.poll() is None:
+            victim, moment = rng.choice(["worker", "job"]), MOMENTS[storm.total % len(MOMENTS)]
+            if not _wait_for(moment, job, run_dir, rng):
+                continue
+            pids = workers(run_dir)
+            if victim == "worker" and not pids:
+                continue
+            storm.kills[f"{victim}, {moment}"] += 1
+            if victim == "worker":
+                _kill(rng.choice(pids))
+            else:
+                os.killpg(job.pid, signal.SIGKILL)
+                for pid in pids:
+                    _kill(pid)
+                job.wait()
+        try:
+            code: int | None = job.wait(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            storm.hung += 1
+            code = None
+            os.killpg(job.pid, signal.SIGKILL)
+            for pid in workers(run_dir):
+                _kill(pid)
+            job.wait()
+        if code == 0:
+            storm.seconds = round(time.monotonic() - begin, 1)
+            return storm
+        if code is not None and code != -signal.SIGKILL:
+            raise RuntimeError(f"the job ended with exit code {code}:\n{log.read_text(errors='replace')[-4_000:]}")
+
+
+def _wait_for(moment: str, job: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
+    """Until it is time to kill; False: the job has ended, or the moment did not come."""
+    log, saves = run_dir / "metrics.jsonl", run_dir / "checkpoints"
+    before = log.stat().st_mtime_ns if log.exists() else 0
+    match moment:
+        case "in a save":
+            return _until(job, PATIENCE_S, lambda: any(saves.glob(".step_*.partial")))
+        case "in training":
+            if not _until(job, PATIENCE_S, lambda: log.exists() and log.stat().st_mtime_ns > before):
+                return False
+            wait = rng.uniform(0, TRAINING_S)
+        case _:
+            wait = rng.uniform(0, ANYWHEN_S)
+    _until(job, wait, lambda: False)
+    return job.poll() is None
+
+
+def _until(job: subprocess.Popen[bytes], seconds: float, come: Callable[[], bool]) -> bool:
+    """Waits for something while the job runs; whether it came."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and job.poll() is None:
+        if come():
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def differences(run_dir: Path, other: Path) -> list[str]:
+    """What differs between the ends of two runs."""
+    found = []
+    for directory in (run_dir, other):
+        steps = [line["step"] for line in _metrics(directory) if line["split"] == "train"]
+        if steps != list(range(1, STEPS + 1)):
+            found.append(f"{directory.name}: its log has the steps {steps}")
+        found += [
+            f"{path.name}: {problem}" for path in published(directory / "checkpoints") if (problem := damage(path))
+        ]
+    one, two = latest_of(run_dir), latest_of(other)
+    progress = [json.loads((path / PROGRESS).read_text()) for path in (one, two)]
+    found += [f"{PROGRESS}: {name}" for name in progress[0] if progress[0][name] != progress[1][name]]
+    for (name, value), (_, expected) in zip(_tensors(one), _tensors(two), strict=True):
+        if not torch.equal(value, expected):
+            found.append(name)
+    return found
+
+
+def _metrics(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """All of model and optimizers, as whole tensors, by name."""
+    metadata = FileSystemReader(path).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(stored.size, dtype=stored.properties.dtype)
+        for name, stored in metadata.items()
+        if isinstance(stored, TensorStorageMetadata)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(tensors, checkpoint_id=path, no_dist=True)
+    yield from sorted(tensors.items())
+
+
+def undisturbed(data: Path, run_dir: Path, ranks: int) -> None:
+    """Trains to the end."""
+    log = run_dir.with_suffix(".log")
+    code = start(data, run_dir, ranks, log).wait(timeout=LONGEST_S)
+    if code:
+        raise RuntimeError(
+            f"the undisturbed run ended with exit code {code}:\n{log.read_text(errors='replace')[-4_000:]}"
+        )
+
+
+def storm(folder: Path, *, ranks: int, kills: int, seed: int, most_per_run: int = 10) -> tuple[list[Storm], list[str]]:
+    """Runs under `kills` kills together, at most so many each, and what they differ in from an undisturbed one."""
+    data = folder / "data"
+    if not data.exists():
+        generate(WORLD, data)
+    alone = folder / f"alone-{ranks}"
+    undisturbed(data, alone, ranks)
+    storms: list[Storm] = []
+    found: list[str] = []
+    while (left := kills - sum(storm.total for storm in storms)) > 0:
+        run_dir = folder / f"storm-{ranks}-{len(storms)}"
+        storms.append(disturbed(data, run_dir, ranks=ranks, kills=min(left, most_per_run), seed=seed + len(storms)))
+        found += [f"{run_dir.name}: {line}" for line in differences(run_dir, alone)]
+    return storms, found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="for each number of ranks")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    result: dict[str, object] = {"benchmark": "chaos", "steps": STEPS, "seed": args.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        for ranks in args.ranks:
+            storms, found = storm(Path(folder), ranks=ranks, kills=args.kills, seed=args.seed)
+            kills = dict(sorted(sum((one.kills for one in storms), Counter()).items()))
+            result[f"{ranks} ranks"] = {
+                "runs": len(storms),
+                "kills": kills,
+                "starts": sum(one.starts for one in storms),
+                "hung": sum(one.hung for one in storms),
+                "seconds": round(sum(one.seconds for one in storms)),
+                "differences": found,
+            }
+    publish({**result, **hardware()}, args.out)
+
+
+if __name__ == "__main__":
+    main()
