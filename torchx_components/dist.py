@@ -7,26 +7,13 @@ TorchX reads annotations from the source of every function in this file: ``Optio
 ``from __future__ import annotations``, which would turn them into strings.
 """
 
-import os
-import shlex
-import shutil
-import socket
-import sys
-from pathlib import Path
 from typing import Dict, List, Optional
 
 import torchx
 from torchx import specs
-from torchx.components import dist as torchx_dist
-from torchx.specs import macros
-from torchx.specs.finder import ComponentValidationException
 
-DEFAULT_PORT = 29500
-"""TorchX's own; declared for single-node jobs, which choose their port when they start."""
-
-
-class LaunchError(ComponentValidationException, ValueError):
-    """What the user asked for cannot be launched. The torchx command prints its base class without a traceback."""
+from torchx_components import torchrun
+from torchx_components.launch import LaunchError
 
 
 def ddp(
@@ -78,20 +65,8 @@ def ddp(
     if not script_args:
         raise LaunchError("the script is missing: torchx run dist.ddp -j 1x2 SCRIPT [arguments of the script]")
     script, *arguments = script_args
-    nodes, processes = job_shape(j)
-    for option, value in {"max_restarts": max_restarts, "rdzv_port": rdzv_port, "threads": threads}.items():
-        if value < 0:
-            raise LaunchError(f"--{option} {value} is not allowed: 0 or more")
-    try:
-        specs.resource(h=h)
-    except KeyError as error:
-        raise LaunchError(f"-h {h} is not allowed: {error.args[0]}") from error
-
-    # Only nodes that meet over the network need a port that all of them know. Nodes of a local job share this host and
-    # may share it with other jobs, so the port has to be chosen here, once for all of them.
-    port = rdzv_port or (free_port() if nodes > 1 else DEFAULT_PORT)
-    app = torchx_dist.ddp(
-        *arguments,
+    return torchrun.app(
+        arguments,
         script=script,
         name=name,
         image=image,
@@ -100,79 +75,12 @@ def ddp(
         gpu=gpu,
         memMB=memMB,
         j=j,
-        env=dict(env or {}),
+        env=env,
         max_retries=max_retries,
-        rdzv_port=port,
+        max_restarts=max_restarts,
+        rdzv_port=rdzv_port,
+        threads=threads,
         mounts=mounts,
         debug=debug,
         tee=tee,
     )
-    (role,) = app.roles
-    cores = role.resource.cpu // processes if h else available_cores() // (nodes * processes)
-    role.env = {
-        "EASQ_RUN_NAME": macros.app_id,
-        "OMP_NUM_THREADS": str(threads or max(1, cores)),
-        # Keeps the script's own directory out of sys.path: easq_rec/ is a package, not a place of top-level modules.
-        "PYTHONSAFEPATH": "1",
-        # By default the workers of a restart meet in the store of the first rendezvous, which still holds the addresses
-        # of those who are gone: gloo then waits for a dead peer until it times out.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        # At the end of a job of several nodes the one that hosts the store may leave first; the others then print a
-        # stack trace of C++ about it, although nothing is wrong.
-        **({} if debug else {"TORCH_CPP_LOG_LEVEL": "ERROR"}),
-        **role.env,
-    }
-    role.args = ["-c", torchrun_command(role.args, max_restarts=max_restarts, one_node=nodes == 1)]
-    return app
-
-
-def torchrun_command(args: List[str], max_restarts: int, one_node: bool) -> str:
-    """The bash command of the job, made from the one TorchX wrote (``bash -c 'torchrun ...'``)."""
-    flag, command = args
-    assert flag == "-c", args
-    assert command.startswith("torchrun "), command
-    options = ["--max_restarts", str(max_restarts)]
-    if one_node:
-        # Else torchrun announces this host by its full name, which many laptops cannot resolve.
-        options += ["--local_addr", "localhost"]
-    # exec: a scheduler that stops the job signals the process that it started, which must be torchrun, not a shell.
-    command = f"exec torchrun {' '.join(options)} {command.removeprefix('torchrun ')}"
-    directory = unlisted_directory()
-    if directory:
-        # `.venv/bin/torchx` may be called by its path, without activating the environment: torchrun must come from the
-        # same place. The directory goes in front of whatever PATH the job finds when it starts, not into the job's
-        # environment, where it would replace an image's PATH; an image without such a directory is not affected.
-        command = f"export PATH={shlex.quote(directory).replace('$', '$$')}:$$PATH; {command}"
-    return command
-
-
-def unlisted_directory() -> Optional[str]:
-    """Directory of this interpreter's torchrun, unless PATH leads to it already."""
-    directory = Path(sys.executable).parent
-    torchrun = directory / "torchrun"
-    if not torchrun.exists() or shutil.which("torchrun") == str(torchrun):
-        return None
-    return str(directory)
-
-
-def job_shape(j: str) -> List[int]:
-    """Nodes (the most, if elastic) and processes per node of ``[{min}:]{nodes}x{processes}``."""
-    try:
-        least, nodes, processes, _ = torchx_dist.parse_nnodes(j)
-    except ValueError:
-        nodes = processes = least = 0
-    if least < 1 or nodes < least or processes < 1:
-        raise LaunchError(f"-j {j} is not allowed: NODESxPROCESSES as in 2x8, or MIN:MAXxPROCESSES as in 1:2x8")
-    return [nodes, processes]
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on here, now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
-
-
-def available_cores() -> int:
-    """Cores that this process may run on, which a container or a batch system may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

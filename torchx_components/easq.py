@@ -1,0 +1,197 @@
+"""Jobs other than a training: ``easq.sweep``, ``easq.build``, ``easq.bench``.
+
+The replicas of a sweep and of a build meet in the file system alone, so what they write must lie where all of them see
+it. Each takes what nobody has taken, and leaves when all of it is there: a replica that is lost costs time, and one
+that is done early keeps its place, since some schedulers end a job soon after the first of its replicas.
+
+As in ``dist.py``, TorchX reads the annotations from the source: ``Optional[int]``, never ``int | None``.
+"""
+
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import torchx
+from torchx import specs
+from torchx.specs import macros
+
+from torchx_components import launch, torchrun
+from torchx_components.launch import LaunchError
+
+
+def sweep(
+    *study: str,
+    n: int = 2,
+    h: Optional[str] = None,
+    cpu: int = 2,
+    memMB: int = 4096,
+    name: str = "sweep",
+    image: str = torchx.IMAGE,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 0,
+    mounts: Optional[List[str]] = None,
+) -> specs.AppDef:
+    """Runs the trainings of a study in N replicas; whoever finishes last writes the results.
+
+    torchx run easq.sweep [options] STUDY --out DIR [options of easq-rec study]
+
+    Args:
+        study: what easq-rec study is given: the name of the study, --out DIR, and whatever else
+        n: replicas
+        h: a registered named resource (instead of cpu and memMB)
+        cpu: CPUs per replica, asked of the scheduler, and trainings that it runs at a time
+        memMB: memory per replica in MB, asked of the scheduler (local schedulers do not limit it)
+        name: name of the job
+        image: container image or image directory (local_cwd ignores it)
+        env: environment variables of the replicas (A=1,B=2)
+        max_retries: how often the scheduler may start the job again (local_cwd and lsf never do)
+        mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
+    """
+    usage = "torchx run easq.sweep --n 4 STUDY --out DIR [options of easq-rec study]"
+    if not study or study[0].startswith("-"):
+        raise LaunchError(f"the study is missing: {usage}")
+    given = {word.partition("=")[0] for word in study}
+    for option, instead in {"--jobs": "--cpu before the study", "--resume": "none", "--shared": "none"}.items():
+        if option in given:
+            raise LaunchError(f"{option} is not allowed after the study, the sweep sets it: give {instead}")
+    if "--out" not in given:
+        raise LaunchError(f"--out is missing, a directory that all replicas see: {usage}")
+    launch.at_least(1, n=n)
+    resource = launch.host(cpu=cpu, memMB=memMB, gpu=0, h=h)
+    words = launch.quoted([*study, "--shared", "--jobs", str(int(resource.cpu))])
+    return _replicas(f"easq-rec study {words}", n, resource, name, image, env, max_retries, mounts)
+
+
+def build(
+    config: str,
+    out: str,
+    n: int = 2,
+    h: Optional[str] = None,
+    cpu: int = 1,
+    memMB: int = 4096,
+    engine_memMB: int = 1024,
+    temp: Optional[str] = None,
+    name: str = "build",
+    image: str = torchx.IMAGE,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 0,
+    mounts: Optional[List[str]] = None,
+) -> specs.AppDef:
+    """Builds requests/ and answers/ from raw logs, N partitions of the users side by side.
+
+    torchx run easq.build --config logs.toml --out DIR --n 4
+
+    Args:
+        config: the TOML file of easq-rec data build
+        out: directory to write, seen by all replicas; appears when all partitions are done
+        n: partitions, and replicas
+        h: a registered named resource (instead of cpu and memMB)
+        cpu: CPUs per replica, asked of the scheduler, and threads of its SQL engine
+        memMB: memory per replica in MB, asked of the scheduler (local schedulers do not limit it)
+        engine_memMB: bound of the SQL engine's share of it
+        temp: directory of temporary files; beside the output if it is left out
+        name: name of the job
+        image: container image or image directory (local_cwd ignores it)
+        env: environment variables of the replicas (A=1,B=2)
+        max_retries: how often the scheduler may start the job again (local_cwd and lsf never do)
+        mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
+    """
+    launch.at_least(1, n=n, engine_memMB=engine_memMB)
+    resource = launch.host(cpu=cpu, memMB=memMB, gpu=0, h=h)
+    options = ["--config", config, "--out", out, "--threads", str(int(resource.cpu)), "--memory-mb", str(engine_memMB)]
+    options += ["--temp", temp] if temp else []
+    # Replicas count from 0, partitions from 1. AWS Batch knows the number of a replica only when bash does.
+    partition = f"--shared --partition $$(( {macros.replica_id} + 1 ))/{n}"
+    command = f"easq-rec data build {launch.quoted(options)} {partition}"
+    return _replicas(command, n, resource, name, image, env, max_retries, mounts)
+
+
+def bench(
+    *benchmark: str,
+    j: str = "1x1",
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+    name: str = "/",
+    image: str = torchx.IMAGE,
+    env: Optional[Dict[str, str]] = None,
+    rdzv_port: int = 0,
+    threads: int = 0,
+    mounts: Optional[List[str]] = None,
+) -> specs.AppDef:
+    """Runs a module of benchmarks/ on a host of the cluster, from the root of a checkout.
+
+    torchx run easq.bench [options] BENCHMARK [arguments of the benchmark]
+
+    Args:
+        benchmark: the name of the module in benchmarks/ and its arguments
+        j: {nodes}x{processes per node} under torchrun, for a benchmark that asks for its rank; 1x1: no torchrun
+        h: a registered named resource (instead of cpu, gpu and memMB)
+        cpu: CPUs per node, asked of the scheduler (local schedulers do not limit them)
+        gpu: GPUs per node, asked of the scheduler
+        memMB: memory per node in MB, asked of the scheduler
+        name: name of the job; the benchmark's if it is left out
+        image: container image or image directory (local_cwd ignores it)
+        env: environment variables of the job (A=1,B=2); they override the ones set here
+        rdzv_port: port of the rendezvous of several nodes, as of dist.ddp
+        threads: CPU threads per process (OMP_NUM_THREADS), as of dist.ddp; most benchmarks set their own
+        mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
+    """
+    folder = Path("benchmarks")
+    known = sorted(file.stem for file in folder.glob("*.py") if '__name__ == "__main__"' in file.read_text())
+    if not known:
+        raise LaunchError("there is no benchmarks/ here: call easq.bench from the root of a checkout")
+    if not benchmark or benchmark[0] not in known:
+        given = f"benchmark {benchmark[0]} is not known" if benchmark else "the benchmark is missing"
+        raise LaunchError(f"{given}: torchx run easq.bench [options] BENCHMARK, one of {', '.join(known)}")
+    module, *arguments = benchmark
+    job = torchrun.app(
+        arguments,
+        m=f"benchmarks.{module}",
+        name=name,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        j=j,
+        env=env,
+        # A measurement that was cut short is begun by whoever wants it.
+        max_retries=0,
+        max_restarts=0,
+        rdzv_port=rdzv_port,
+        threads=threads,
+        mounts=mounts,
+        debug=False,
+        tee=3,
+    )
+    if j == "1x1":
+        words = launch.quoted(["-m", f"benchmarks.{module}", *arguments])
+        job.roles[0].args = ["-c", launch.started(f"python {words}")]
+    return job
+
+
+def _replicas(
+    command: str,
+    n: int,
+    resource: specs.Resource,
+    name: str,
+    image: str,
+    env: Optional[Dict[str, str]],
+    max_retries: int,
+    mounts: Optional[List[str]],
+) -> specs.AppDef:
+    """N replicas of a command that need nothing of one another but the file system."""
+    launch.at_least(0, max_retries=max_retries)
+    role = specs.Role(
+        name=name,
+        image=image,
+        entrypoint="bash",
+        args=["-c", launch.started(command)],
+        env=dict(env or {}),
+        num_replicas=n,
+        max_retries=max_retries,
+        resource=resource,
+        mounts=launch.parsed_mounts(mounts),
+    )
+    return specs.AppDef(name=name, roles=[role])
