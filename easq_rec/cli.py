@@ -149,6 +149,9 @@ class Study:
     # Counted, which makes it a flag without a value.
     resume: tyro.conf.UseCounterAction[int] = 0
     """Go on with the study in --out: its finished runs are not run again."""
+    shared: tyro.conf.UseCounterAction[int] = 0
+    """Other processes, also on other machines, may work on the same study in --out: each takes runs that nobody has
+    taken, waits for those of the others, and takes over from a process that ended. The last one writes the results."""
     jobs: int | None = None
     """Runs at a time, one thread each. None: one per core."""
     data: str | None = None
@@ -293,7 +296,8 @@ def _study(argv: list[str]) -> int:
     from easq_rec.studies import command
 
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Study)}
-    return command.run(command.Wanted(**{**values, "resume": bool(options.resume)}))
+    flags = {"resume": bool(options.resume), "shared": bool(options.shared)}
+    return command.run(command.Wanted(**values | flags))
 
 
 def _report(options: Report) -> int:

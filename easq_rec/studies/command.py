@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from easq_rec.studies.base import SEEDS, Budget, base_config
 from easq_rec.studies.comparison import Comparison
 from easq_rec.studies.grid import check_names
 from easq_rec.studies.lifts import measure
-from easq_rec.studies.publish import cell_values, circumstances, publish, table
+from easq_rec.studies.publish import cell_values, circumstances, publish, published_cells, table
 from easq_rec.studies.runner import Runner
-from easq_rec.studies.store import Store, opened
+from easq_rec.studies.store import Run, Store, opened
 from easq_rec.studies.study import Study
 
 STUDIES = {
@@ -50,6 +51,8 @@ class Wanted:
     out: Path | None = None
     """None: runs/study-NAME."""
     resume: bool = False
+    shared: bool = False
+    """Whether other processes may be at work on the same study in `out`."""
     jobs: int | None = None
     """None: one per core."""
     data: str | None = None
@@ -63,6 +66,10 @@ class Wanted:
         for name in ("seeds", "jobs"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name}", value, "at least 1")
+        require(
+            not (self.shared and self.resume), "--resume", True, "left out: --shared goes on with the study as well"
+        )
+        require(not self.shared or self.name in STUDIES, "--shared", True, "left out: study signal trains nothing")
         if self.recipe is not None:
             require(self.recipe in BASES, "--recipe", self.recipe, f"one of {', '.join(BASES)}")
             require(self.data is not None, "--recipe", self.recipe, "given along with --data")
@@ -90,9 +97,10 @@ class Wanted:
         """The call that does the same, for results.json."""
         data = [] if self.data is None else ["--data", files.shown(self.data)]
         recipe = [] if self.recipe is None else ["--recipe", self.recipe]
+        shared = ["--shared"] if self.shared else []
         return [
             *("easq-rec", "study", self.name, "--seeds", str(len(self.seed_list)), "--budget", self.budget),
-            *("--out", str(self.directory), "--jobs", str(self.job_count), *data, *recipe),
+            *("--out", str(self.directory), "--jobs", str(self.job_count), *data, *recipe, *shared),
         ]
 
 
@@ -102,11 +110,13 @@ def run(wanted: Wanted) -> int:
     Raises:
         ValueError: something that was asked for cannot be done.
     """
-    with opened(wanted.directory, study=wanted.name, budget=wanted.budget, resume=wanted.resume) as store:
+    how = {"resume": wanted.resume, "shared": wanted.shared}
+    with opened(wanted.directory, study=wanted.name, budget=wanted.budget, **how) as store:
         try:
             return _signal(wanted, store) if wanted.name == "signal" else _train(wanted, STUDIES[wanted.name], store)
         except KeyboardInterrupt:
-            print("interrupted; the same command with --resume goes on", file=sys.stderr)
+            again = "the same command" if wanted.shared else "the same command with --resume"
+            print(f"interrupted; {again} goes on", file=sys.stderr)
             return 130
 
 
@@ -117,10 +127,24 @@ def _train(wanted: Wanted, study: Study, store: Store) -> int:
     check_names(cells)
     print(f"study {study.name}, budget {wanted.budget}: {len(cells)} cells, {wanted.job_count} at a time", flush=True)
     runs, failed = Runner(store, jobs=wanted.job_count).run(cells)
+    with store.turn("results"):
+        if store.shared and published_cells(store.out) == [run.cell.digest for run in runs]:
+            print(
+                f"{len(runs)} of {len(cells)} cells are finished; their results are in {store.out} already"
+            )
+        else:
+            _conclude(wanted, study, store, runs, failed, begin)
+    return 1 if failed else 0
+
+
+def _conclude(
+    wanted: Wanted, study: Study, store: Store, runs: Sequence[Run], failed: Sequence[str], begin: float
+) -> None:
+    """Writes and prints what the cells say."""
     found = Comparison(runs)
     rows = found.rows()
     findings = study.conclude(found, wanted.budget)
-    incomplete = [f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}"] if failed else []
+    incomplete = [f"{len(failed)} of {len(runs) + len(failed)} cells failed: {', '.join(failed)}"] if failed else []
     shown = table(rows, "worlds" if wanted.data is None else "seeds")
     publish(
         store.out,
@@ -152,7 +176,6 @@ def _train(wanted: Wanted, study: Study, store: Store) -> int:
     tables = [line for one in findings.tables for line in (one, "")]
     print("\n".join(["", shown, "", *tables, *findings.notes, "", findings.verdict.text(), "", *incomplete]))
     print(f"written to {store.out}")
-    return 1 if failed else 0
 
 
 def _signal(wanted: Wanted, store: Store) -> int:

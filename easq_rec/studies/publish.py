@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from easq_rec.studies import plots
 from easq_rec.studies.comparison import METRICS, Row
 from easq_rec.studies.store import Run, finite, write_json
 
+RESULTS = "results.json"
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "pyarrow")
 HEADINGS = {
     "satisfaction": "satisfaction NDCG@5",
@@ -86,6 +88,14 @@ def table(rows: Sequence[Row], unit: str) -> str:
     return "\n".join(lines)
 
 
+def published_cells(out: Path) -> list[str]:
+    """Digests of the cells that results.json speaks of, in its order; none where there is no such file."""
+    try:
+        return [str(cell["digest"]) for cell in json.loads((out / RESULTS).read_text())["cells"]]
+    except FileNotFoundError:
+        return []
+
+
 def publish(out: Path, *, results: Mapping[str, Any], text: Sequence[str], figures: Mapping[str, Any]) -> None:
     """Writes all of it.
 
@@ -98,4 +108,4 @@ def publish(out: Path, *, results: Mapping[str, Any], text: Sequence[str], figur
     pictures = [f"![{name}]({name})" for name in figures]
     (out / "table.md").write_text("\n\n".join([*text, *pictures]) + "\n", encoding="utf-8")
     # Last: where it is, the rest is.
-    write_json(out / "results.json", results)
+    write_json(out / RESULTS, results)

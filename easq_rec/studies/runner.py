@@ -14,15 +14,17 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import IO
 
 from easq_rec.config import Config
-from easq_rec.data.world import ensure
 from easq_rec.studies.cell import FUSED
 from easq_rec.studies.grid import Cell
 from easq_rec.studies.store import Run, Store, write_json
 
 LAST_LINES = 6
 """Of the log of a cell that failed."""
+POLL_S = 2.0
+"""Pause before looking again whether cells that other processes run are finished."""
 SHOWN = {"satisfaction": "satisfaction_ndcg5", "engagement": "engagement_ndcg5"}
 
 
@@ -42,7 +44,6 @@ class Runner:
         self._store = store
         self._jobs = jobs
         self._program = program
-        self._worlds: dict[Path, threading.Lock] = {}
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -50,8 +51,11 @@ class Runner:
     def run(self, cells: Sequence[Cell]) -> tuple[list[Run], list[str]]:
         """Runs the cells that have no result yet, and keeps the result of each as soon as it is there.
 
+        In a shared store, cells that other processes run are waited for, and run here if those processes end before
+        the cells do: so all processes see the same results in the end, and leave at the same time.
+
         Returns:
-            the results, in the order of the cells, and the names of those that failed.
+            the results, in the order of the cells, and the names of those that failed here and have no result.
 
         Raises:
             ValueError: a cell was run before with another config.
@@ -59,27 +63,48 @@ class Runner:
         found = self._store.finished(cells)
         if found:
             print(f"{len(found)} of {len(cells)} cells are finished already", flush=True)
-        todo = [cell for cell in cells if cell.name not in found]
-        failed = []
-        with ThreadPoolExecutor(self._jobs) as pool:
-            futures = {pool.submit(self._run, cell): cell for cell in todo}
-            try:
-                for done, future in enumerate(as_completed(futures), len(found) + 1):
-                    cell = futures[future]
-                    head = f"{done}/{len(cells)} {cell.label} {cell.block}"
-                    try:
-                        run = found[cell.name] = future.result()
-                        print(f"{head}: {_shown(run.metrics)} ({run.seconds:.0f} s)", flush=True)
-                    except CellFailed as failure:
-                        failed.append(cell.name)
-                        print(f"{head}: {failure}", flush=True)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._stop()
-                raise
-        return [found[cell.name] for cell in cells if cell.name in found], failed
+        failed: list[str] = []
+        while todo := [cell for cell in cells if cell.name not in found and cell.name not in failed]:
+            known = len(found) + len(failed)
+            with ThreadPoolExecutor(self._jobs) as pool:
+                futures = {pool.submit(self._claim, cell): cell for cell in todo}
+                try:
+                    for future in as_completed(futures):
+                        cell = futures[future]
+                        try:
+                            run = future.result()
+                        except CellFailed as failure:
+                            failed.append(cell.name)
+                            said = str(failure)
+                        else:
+                            if run is None:
+                                continue
+                            found[cell.name] = run
+                            said = f"{_shown(run.metrics)} ({run.seconds:.0f} s)"
+                        done = len(found) + len(failed)
+                        print(f"{done}/{len(cells)} {cell.label} {cell.block}: {said}", flush=True)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    self._stop()
+                    raise
+            if len(found) + len(failed) == known:
+                time.sleep(POLL_S)
+        # Another process may have run what failed here.
+        found |= self._store.finished([cell for cell in cells if cell.name in failed])
+        return [found[cell.name] for cell in cells if cell.name in found], [
+            name for name in failed if name not in found
+        ]
 
-    def _run(self, cell: Cell) -> Run:
+    def _claim(self, cell: Cell) -> Run | None:
+        """The result of a cell, which is run if it has none; None: another process is running it."""
+        with self._store.claim(cell) as claim:
+            if claim is None:
+                return None
+            # Another process may have finished it since.
+            run = self._store.finished([cell]).get(cell.name)
+            return self._run(cell, claim) if run is None else run
+
+    def _run(self, cell: Cell, claim: IO[bytes]) -> Run:
         store, log, run_dir = self._store, self._store.log(cell), self._store.run_dir(cell)
         # What a killed study left of this cell would be resumed.
         shutil.rmtree(run_dir, ignore_errors=True)
@@ -93,7 +118,7 @@ class Runner:
             begin = time.perf_counter()
             program = self._program or (sys.executable, "-m", cell.program)
             weights = [f"{weight:g}" for weight in cell.fuse]
-            code = self._call([*program, str(store.config(cell)), *cell.arguments, *weights], log)
+            code = self._call([*program, str(store.config(cell)), *cell.arguments, *weights], log, claim)
         except OSError as error:
             raise CellFailed(f"failed: {error}") from error
         metrics = _final_metrics(run_dir)
@@ -108,7 +133,7 @@ class Runner:
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
         return run
 
-    def _call(self, command: Sequence[str], log: Path) -> int:
+    def _call(self, command: Sequence[str], log: Path, claim: IO[bytes]) -> int:
         """Exit code of a process. Its output goes to a file; its input is a pipe that only this process holds."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with log.open("wb") as output:
@@ -123,6 +148,8 @@ class Runner:
                     stderr=subprocess.STDOUT,
                     # Ctrl-C is for the study, which then ends its cells.
                     start_new_session=True,
+                    # Should this process be killed, nobody takes the cell before its own process is gone.
+                    pass_fds=(claim.fileno(),),
                 )
                 self._processes.add(process)
             try:
@@ -142,14 +169,7 @@ class Runner:
 
     def _data(self, config: Config) -> str:
         """The data of a cell; a world is generated when its first cell asks for it."""
-        if config.data.path is not None:
-            return config.data.path
-        directory = self._store.world(config.world)
-        with self._lock:
-            lock = self._worlds.setdefault(directory, threading.Lock())
-        with lock:
-            ensure(config.world, directory)
-        return str(directory.absolute())
+        return config.data.path or str(self._store.world(config.world).absolute())
 
 
 def _final_metrics(run_dir: Path) -> dict[str, float] | None:

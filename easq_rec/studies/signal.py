@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from easq_rec.config import World
-from easq_rec.data.world import ensure
 from easq_rec.studies.base import Budget
 from easq_rec.studies.comparison import estimate_values
 from easq_rec.studies.lifts import CODES, Lift, Signal
@@ -31,7 +30,6 @@ def worlds(budget: Budget, seeds: Sequence[int], store: Store) -> list[str]:
     for seed in seeds:
         world = dataclasses.replace(WORLDS[budget], seed=seed)
         print(f"world {seed}, {world.requests:,} requests", flush=True)
-        ensure(world, store.world(world))
         locations.append(str(store.world(world)))
     return locations
 

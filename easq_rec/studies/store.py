@@ -4,7 +4,11 @@ OUT/study.json          which study, at which budget
 OUT/cells/CELL.json     the result of a finished cell; appears complete or not at all
 OUT/configs/, logs/     config and terminal output of every cell
 OUT/worlds/, runs/      generated worlds; run directories
+OUT/locks/              one file for everything that one process at a time does; .lock: whose the directory is
 OUT/results.json, table.md, *.png
+
+Processes on several machines may share it where the file system has locks that hold between them (NFS from version 4,
+Lustre mounted with flock). A lock is let go of by the system when its process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -17,13 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from easq_rec.config import World
+from easq_rec.data.world import ensure
 from easq_rec.studies.base import Budget
 from easq_rec.studies.grid import Cell, differences, digest_of
 
-LOCK = ".lock"
+LOCK, LOCKS = ".lock", "locks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +47,15 @@ class Run:
 
 
 class Store:
-    """The directory of a study."""
+    """The directory of a study.
 
-    def __init__(self, out: Path) -> None:
+    Args:
+        shared: whether other processes may be at work in it.
+    """
+
+    def __init__(self, out: Path, *, shared: bool = False) -> None:
         self.out = out
+        self.shared = shared
 
     def config(self, cell: Cell) -> Path:
         return self.out / "configs" / f"{cell.name}.json"
@@ -57,7 +67,40 @@ class Store:
         return self.out / "runs" / cell.name
 
     def world(self, world: World) -> Path:
-        return self.out / "worlds" / f"world-{digest_of(world.identity)}"
+        """Directory of a world, which is generated when it is asked for first."""
+        directory = self.out / "worlds" / f"world-{digest_of(world.identity)}"
+        with self.turn(directory.name):
+            # What a killed process left: whoever holds the lock is the only one to write this world.
+            for leftover in directory.parent.glob(f".{directory.name}.*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            ensure(world, directory)
+        return directory
+
+    @contextmanager
+    def turn(self, what: str) -> Iterator[None]:
+        """Waits until no other process, and no other thread of this one, does the same."""
+        with self._lock_file(what) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def claim(self, cell: Cell) -> Iterator[IO[bytes] | None]:
+        """The lock of a cell for the one that runs it, None where another process does.
+
+        The lock is held as long as the file is open in any process: one that inherits it holds it as well.
+        """
+        with self._lock_file(cell.name) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield file
+
+    def _lock_file(self, name: str) -> IO[bytes]:
+        locks = self.out / LOCKS
+        locks.mkdir(exist_ok=True)
+        return (locks / f"{name}.lock").open("wb")
 
     def finished(self, cells: Sequence[Cell]) -> dict[str, Run]:
         """The cells that need not be run again, by name.
@@ -116,34 +159,42 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 
 @contextmanager
-def opened(out: Path, *, study: str, budget: Budget, resume: bool) -> Iterator[Store]:
-    """The directory of a study, for this process alone.
+def opened(out: Path, *, study: str, budget: Budget, resume: bool, shared: bool = False) -> Iterator[Store]:
+    """The directory of a study, for this process alone, or for all that share it.
 
     Raises:
-        ValueError: it holds something and `resume` is not given, or holds another study, or another process uses it.
+        ValueError: it holds something and neither `resume` nor `shared` is given, or holds another study, or another
+            process uses it that does not share it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        held = sorted(path.name for path in out.iterdir() if path.name != LOCK and not path.name.endswith(".partial"))
-        lock = (out / LOCK).open("w")
+        held = _held(out)
+        lock = (out / LOCK).open("ab")
     except OSError as error:
         raise ValueError(f"--out {out}: cannot be written: {error}") from error
     with lock:
-        if held and not resume:
+        if held and not resume and not shared:
             raise ValueError(f"--out {out} is not empty: add --resume to go on with its study, or give another --out")
         try:
-            # Let go of by the system when this process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise ValueError(f"--out {out}: another process is at work there") from error
-        wanted = {"study": study, "budget": budget}
-        path = out / "study.json"
-        if held:
-            _check_same(path, wanted, out)
-        write_json(path, wanted)
-        for leftover in (out / "worlds").glob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield Store(out)
+        except OSError as error:
+            raise ValueError(f"--out {out}: its file system has no locks ({error.strerror})") from error
+        store = Store(out, shared=shared)
+        with store.turn("study"):
+            wanted = {"study": study, "budget": budget}
+            path = out / "study.json"
+            # Whoever shares the directory may have begun in the meantime.
+            if _held(out):
+                _check_same(path, wanted, out)
+            write_json(path, wanted)
+        yield store
+
+
+def _held(out: Path) -> bool:
+    """Whether the directory holds anything but locks and what was being written."""
+    return any(path.name not in (LOCK, LOCKS) and not path.name.endswith(".partial") for path in out.iterdir())
 
 
 def _check_same(path: Path, wanted: dict[str, str], out: Path) -> None:

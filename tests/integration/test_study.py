@@ -48,6 +48,35 @@ def test_the_rank_study_from_end_to_end(tmp_path: Path, environment: dict[str, s
     assert json.loads((out / "results.json").read_text())["cells"] == results["cells"]
 
 
+def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]) -> None:
+    """What they write together is what one writes alone; it is written once, and says so to the other."""
+    asked = ("rank", "--budget", "small", "--seeds", "1", "--jobs", "1")
+    command = [sys.executable, "-m", "easq_rec.cli", "study", *asked, "--out", str(tmp_path / "both"), "--shared"]
+    both = [
+        subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted("their results are in" in output for output in outputs) == [False, True]
+    assert sorted("undecided: No other rank" in output for output in outputs) == [False, True]
+    alone = study(environment, *asked, "--out", str(tmp_path / "alone"))
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+
+    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("both", "alone"))
+    assert found["command"].endswith("--shared")
+    for values in (found, expected):
+        for name in ("command", "cell_seconds", "wall_seconds"):
+            del values[name]
+        for cell in values["cells"]:
+            del cell["seconds"]
+    assert found == expected and len(found["cells"]) == 3
+    assert (tmp_path / "both" / "table.md").read_text() == (tmp_path / "alone" / "table.md").read_text()
+    # One that comes late, or again, has nothing to do.
+    late = study(environment, *asked, "--out", str(tmp_path / "both"), "--shared")
+    assert late.returncode == 0 and "3 of 3 cells are finished already" in late.stdout
+    assert "their results are in" in late.stdout
+
+
 def test_the_ab_study_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
     out = tmp_path / "ab"
     asked = ("ab", "--budget", "small", "--seeds", "1", "--out", str(out))
@@ -101,6 +130,8 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, envi
         (("rank", "--recipe", "movielens"), "along with --data"),
         (("sparsity", "--data", "."), "generates its worlds"),
         (("signal", "--data", "no/such/place"), "no/such/place"),
+        (("signal", "--shared"), "trains nothing"),
+        (("rank", "--shared", "--resume"), "--resume"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

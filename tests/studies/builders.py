@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from easq_rec.studies.base import base_config, with_losses
@@ -54,9 +56,11 @@ def fusing(data: Path) -> list[Cell]:
     ]
 
 
-def study(out: Path, data: Path, *weights: float, resume: bool = False) -> tuple[list[Run], list[str]]:
+def study(
+    out: Path, data: Path, *weights: float, resume: bool = False, shared: bool = False
+) -> tuple[list[Run], list[str]]:
     """Runs these cells in `out`, two at a time."""
-    with opened(out, study="test", budget="small", resume=resume) as store:
+    with opened(out, study="test", budget="small", resume=resume, shared=shared) as store:
         return Runner(store, jobs=2, program=PROGRAM).run(cells(data, *weights))
 
 
@@ -67,3 +71,18 @@ def started(data: Path) -> dict[str, list[int]]:
         name, pid = line.split()
         found.setdefault(name, []).append(int(pid))
     return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "nothing happened for a minute"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """A zombie, which nobody has waited for yet, does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from easq_rec.studies.runner import Runner
 from easq_rec.studies.store import opened
-from tests.studies.builders import PROGRAM, cells, fusing, started, study
+from tests.studies.builders import PROGRAM, cells, fusing, is_running, started, study, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -26,21 +25,6 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     return folder
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "nothing happened for a minute"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """A zombie, which nobody has waited for yet, does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_every_cell_is_run_and_its_result_kept(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +169,7 @@ def test_two_processes_do_not_share_an_output(tmp_path: Path) -> None:
 
 
 def test_worlds_are_generated_once(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from easq_rec.studies import runner
+    from easq_rec.studies import runner, store
     from easq_rec.studies.grid import Cell
     from easq_rec.studies.store import opened
     from tests.studies.builders import PROGRAM
@@ -203,9 +187,9 @@ def test_worlds_are_generated_once(tmp_path: Path, data: Path, monkeypatch: pyte
         config = dataclasses.replace(cell.config, data=dataclasses.replace(cell.config.data, path=None))
         return dataclasses.replace(cell, config=config)
 
-    monkeypatch.setattr(runner, "ensure", ensure)
+    monkeypatch.setattr(store, "ensure", ensure)
     grid = [on_world(cell) for cell in cells(data, 1.0, seeds=2)]
-    with opened(tmp_path / "out", study="test", budget="small", resume=False) as store:
-        runs, _ = runner.Runner(store, jobs=3, program=PROGRAM).run(grid)
+    with opened(tmp_path / "out", study="test", budget="small", resume=False) as opened_store:
+        runs, _ = runner.Runner(opened_store, jobs=3, program=PROGRAM).run(grid)
     assert len(runs) == 4 and len(made) == 2
     assert [run.cell.block for run in runs] == ["world 0", "world 0", "world 1", "world 1"]
