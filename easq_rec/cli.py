@@ -109,6 +109,9 @@ class BuildOut:
     """Directory to write; appears when it is complete."""
     partition: str = "1/1"
     """I/N: build share I of N of the users; the call that completes the set publishes the output."""
+    # Counted, which makes it a flag without a value.
+    shared: tyro.conf.UseCounterAction[int] = 0
+    """Other processes, also on other machines, build the other shares: wait for them, take over from one that ended."""
     memory_mb: int | None = None
     """Bound of the SQL engine's memory, instead of the file's engine.memory_mb."""
     threads: int | None = None
@@ -146,7 +149,6 @@ class Study:
     """small: seconds a run, to see that all works. full: half a minute to two minutes a run on one core."""
     out: Path | None = None
     """Directory for results.json, table.md and PNGs. None: runs/study-NAME."""
-    # Counted, which makes it a flag without a value.
     resume: tyro.conf.UseCounterAction[int] = 0
     """Go on with the study in --out: its finished runs are not run again."""
     shared: tyro.conf.UseCounterAction[int] = 0
@@ -235,7 +237,7 @@ def _data_build(wanted: BuildOut) -> int:
     from easq_rec.data.builder.command import build
 
     engine = {name: getattr(wanted, name) for name in ("memory_mb", "threads", "temp")}
-    build(wanted.config, wanted.out, wanted.partition, **engine)
+    build(wanted.config, wanted.out, wanted.partition, shared=bool(wanted.shared), **engine)
     return 0
 
 

@@ -129,9 +129,7 @@ def _train(wanted: Wanted, study: Study, store: Store) -> int:
     runs, failed = Runner(store, jobs=wanted.job_count).run(cells)
     with store.turn("results"):
         if store.shared and published_cells(store.out) == [run.cell.digest for run in runs]:
-            print(
-                f"{len(runs)} of {len(cells)} cells are finished; their results are in {store.out} already"
-            )
+            print(f"{len(runs)} of {len(cells)} cells are finished; their results are in {store.out} already")
         else:
             _conclude(wanted, study, store, runs, failed, begin)
     return 1 if failed else 0

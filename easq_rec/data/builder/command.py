@@ -21,6 +21,7 @@ def build(
     out: Path,
     partition: str,
     *,
+    shared: bool = False,
     memory_mb: int | None = None,
     threads: int | None = None,
     temp: Path | None = None,
@@ -28,6 +29,7 @@ def build(
     """Builds a partition ("I/N") and prints the summary once the output is complete.
 
     Args:
+        shared: go on with partitions that nobody is at work on, until the output is complete.
         memory_mb, threads, temp: take the place of the file's `engine` table.
 
     Raises:
@@ -44,7 +46,8 @@ def build(
     # Arrow's own threads gain little here and would go beyond those asked for.
     pa.set_cpu_count(engine.threads)
     try:
-        text = run(plan, base=config.absolute().parent, out=out, partition=parse_partition(partition), progress=_say)
+        part = parse_partition(partition)
+        text = run(plan, base=config.absolute().parent, out=out, partition=part, progress=_say, shared=shared)
     except duckdb.Error as error:
         raise ValueError(f"{config}: the raw tables cannot be read: {str(error).splitlines()[0]}") from error
     except OSError as error:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,42 +36,56 @@ FORMAT = 1
 """Raised whenever the same config and inputs would give other files."""
 DESCRIPTION = "build.json"
 FINGERPRINT = "fingerprint.json"
+POLL_S = 2.0
+"""Pause before looking again whether partitions that other processes build are done."""
 
 
-def run(build: Build, *, base: Path, out: Path, partition: Partition, progress: Callable[[str], None]) -> str | None:
+class Busy(ValueError):
+    """Another process is building the partition."""
+
+
+def run(
+    build: Build, *, base: Path, out: Path, partition: Partition, progress: Callable[[str], None], shared: bool = False
+) -> str | None:
     """Builds a partition, publishes the output once all are there, and returns its summary; None: others are missing.
 
     Args:
         base: directory that paths of the config are relative to.
+        shared: go on with partitions that nobody is at work on, and wait for the others, until the output is there.
 
     Raises:
-        ValueError: config and raw tables do not fit, the output holds something else, or another process is building
-            the same partition.
+        Busy: another process is building the partition, which is not shared.
+        ValueError: config and raw tables do not fit, or the output holds something else.
     """
     out = out.absolute()
     identity = fingerprint(build, base, partition)
+    if not shared:
+        return _run(build, base, out, partition, identity, progress)
+    others = siblings(partition)
+    left = others[partition.index :] + others[: partition.index]
+    while True:
+        for part in list(left):
+            try:
+                text = _run(build, base, out, part, identity, progress)
+            except Busy:
+                continue
+            if text is not None:
+                return text
+            left.remove(part)
+        assert left, "all partitions are there, and the output is not"
+        time.sleep(POLL_S)
+
+
+def _run(
+    build: Build, base: Path, out: Path, partition: Partition, identity: dict[str, Any], progress: Callable[[str], None]
+) -> str | None:
     area = out.parent / f".{out.name}.build"
     if is_published(out, identity):
         shutil.rmtree(area, ignore_errors=True)
         return _summary_of(out)
-    area.mkdir(parents=True, exist_ok=True)
-    with _locked(area / f"{partition.name}.lock") as mine:
-        if not mine:
-            raise ValueError(f"{partition.name} of {out} is being built by another process: wait for it")
-        finished = area / partition.name
-        if _fingerprint_of(finished) != identity:
-            shutil.rmtree(finished, ignore_errors=True)
-            work = area / f"{partition.name}.work"
-            if _fingerprint_of(work) != identity:
-                shutil.rmtree(work, ignore_errors=True)
-                work.mkdir()
-                (work / FINGERPRINT).write_text(json.dumps(identity))
-            result = build_partition(build, base, partition, work, progress)
-            (result / FINGERPRINT).write_text(json.dumps(identity))
-            os.rename(result, finished)
-            # Whoever completes the set may be clearing the area at this moment.
-            shutil.rmtree(work, ignore_errors=True)
     try:
+        area.mkdir(parents=True, exist_ok=True)
+        _build(build, base, out, area, partition, identity, progress)
         # Partitions that finish together take turns.
         with _locked(area / "publish.lock", wait=True):
             if not is_published(out, identity):
@@ -85,6 +100,35 @@ def run(build: Build, *, base: Path, out: Path, partition: Partition, progress: 
         if not is_published(out, identity):
             raise
     return _summary_of(out)
+
+
+def _build(
+    build: Build,
+    base: Path,
+    out: Path,
+    area: Path,
+    partition: Partition,
+    identity: dict[str, Any],
+    progress: Callable[[str], None],
+) -> None:
+    """Builds a partition in the area, unless it lies there or in the output already."""
+    with _locked(area / f"{partition.name}.lock") as mine:
+        if not mine:
+            raise Busy(f"{partition.name} of {out} is being built by another process: wait for it")
+        finished = area / partition.name
+        if is_published(out, identity) or _fingerprint_of(finished) == identity:
+            return
+        shutil.rmtree(finished, ignore_errors=True)
+        work = area / f"{partition.name}.work"
+        if _fingerprint_of(work) != identity:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            (work / FINGERPRINT).write_text(json.dumps(identity))
+        result = build_partition(build, base, partition, work, progress)
+        (result / FINGERPRINT).write_text(json.dumps(identity))
+        os.rename(result, finished)
+        # Whoever completes the set may be clearing the area at this moment.
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def siblings(partition: Partition) -> list[Partition]:

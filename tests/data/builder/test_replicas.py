@@ -1,8 +1,8 @@
-"""The TorchX component: one replica per partition, described by TorchX itself and really run."""
+"""Replicas of a build: really run by TorchX, and what becomes of the partitions of one that is lost."""
 
 from __future__ import annotations
 
-import inspect
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,49 +10,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from torchx.specs import Role
-from torchx.specs.builders import materialize_appdef
-from torchx.specs.file_linter import validate
 
-from tests.data.builder.logs import random_log, read_rows, run_build, write_log
-from tests.data.builder.test_partitions import TOML, in_order
-from torchx_components import build
-from torchx_components.dist import LaunchError
+from tests.data.builder.logs import build_of, config, random_log, read_rows, run_build, write_log
+from tests.data.builder.test_partitions import COMMAND, TOML, in_order
+from torchx_components import easq
 
 REPOSITORY = Path(__file__).parents[3]
 TORCHX = Path(sys.executable).with_name("torchx")
-
-
-def role(*arguments: str) -> Role:
-    (role,) = materialize_appdef(build.partitions, list(arguments)).roles
-    return role
-
-
-def test_torchx_understands_the_module() -> None:
-    assert validate(str(build.__file__), "partitions") == []
-    for name, _ in inspect.getmembers(build, inspect.isfunction):
-        validate(str(build.__file__), name)  # annotations that it does not know would hide all components
-    described = inspect.getdoc(build.partitions)
-    assert described is not None
-    for parameter in inspect.signature(build.partitions).parameters:
-        assert f"\n    {parameter}: " in described, parameter
-    entries = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert entries["torchx.components"]["build"] == build.__name__
-
-
-def test_a_replica_builds_one_partition() -> None:
-    job = role("--config", "a $b.toml", "--out", "/logs", "--n", "4", "--cpu", "3", "--engine_memMB", "512")
-    assert (job.num_replicas, job.resource.cpu) == (4, 3)
-    (_, command) = job.args
-    assert "--config 'a $$b.toml' --out /logs --threads 3 --memory-mb 512" in command
-    assert command.endswith("--partition $$(( ${replica_id} + 1 ))/4")
-
-
-def test_impossible_jobs_are_refused() -> None:
-    with pytest.raises(LaunchError, match="--n 0 is not allowed: at least 1"):
-        role("--config", "a", "--out", "b", "--n", "0")
-    with pytest.raises(LaunchError, match="-h nothing is not allowed"):
-        role("--config", "a", "--out", "b", "-h", "nothing")
 
 
 @pytest.mark.integration
@@ -60,7 +24,7 @@ def test_three_replicas_build_what_one_process_builds(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(40))
     (tmp_path / "logs.toml").write_text(TOML)
     (tmp_path / ".torchxconfig").write_text((REPOSITORY / ".torchxconfig").read_text())
-    component = f"{build.__file__}:partitions"
+    component = f"{easq.__file__}:build"
     options = ["--config", "logs.toml", "--out", "all of it", "--n", "3"]
     run = subprocess.run(
         [str(TORCHX), "run", "-s", "local_cwd", component, *options],
@@ -76,3 +40,39 @@ def test_three_replicas_build_what_one_process_builds(tmp_path: Path) -> None:
     values = tomllib.loads(TOML)
     assert found == in_order(read_rows(run_build(tmp_path, values, out="one") / "requests"))
     assert len(found) > 20
+
+
+def test_one_replica_builds_the_partitions_of_those_that_are_lost(tmp_path: Path) -> None:
+    write_log(tmp_path, random_log(41))
+    from easq_rec.data.builder.publish import run
+    from easq_rec.data.builder.scatter import Partition
+
+    said: list[str] = []
+    how = {"base": tmp_path, "out": tmp_path / "out", "progress": said.append}
+    text = run(build_of(config()), partition=Partition(index=1, of=3), shared=True, **how)
+    assert text is not None and "requests" in text
+    done = [line.split(":")[0] for line in said if ": requests written" in line]
+    assert done == ["part-2-of-3", "part-3-of-3", "part-1-of-3"]
+    one = run_build(tmp_path, config(), out="one")
+    assert in_order(read_rows(tmp_path / "out" / "requests")) == in_order(read_rows(one / "requests"))
+    assert not (tmp_path / ".out.build").exists()
+
+
+def test_a_replica_waits_for_a_partition_that_another_is_building(tmp_path: Path) -> None:
+    write_log(tmp_path, random_log(42))
+    (tmp_path / "logs.toml").write_text(TOML)
+    area = tmp_path / ".out.build"
+    area.mkdir()
+    arguments = ["--config", str(tmp_path / "logs.toml"), "--out", str(tmp_path / "out"), "--partition", "1/2"]
+    with (area / "part-2-of-2.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            [*COMMAND, *arguments, "--shared"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=8)
+        assert (area / "part-1-of-2").is_dir() and not (area / "part-2-of-2").exists()
+    # The other one has ended and left nothing.
+    output, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0 and "train on it with --data" in output
+    assert (tmp_path / "out" / "requests").is_dir()
