@@ -1,4 +1,4 @@
-"""The launch component, seen through TorchX itself: parsing, the job it describes, and jobs that really run."""
+"""`dist.ddp`, seen through TorchX itself: parsing, the job it describes, and jobs that really run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from torchx.runner import get_runner
 from torchx.specs import AppDef, Role
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.file_linter import validate
 from torchx.specs.finder import get_component, get_components
 
-from torchx_components import dist
+from torchx_components import dist, launch
+from torchx_components.launch import LaunchError
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 TORCHX = Path(sys.executable).with_name("torchx")
 SCRIPT = "easq_rec/train.py"
 
@@ -101,7 +101,7 @@ def test_environment_of_the_user_wins() -> None:
     ],
 )
 def test_threads(monkeypatch: pytest.MonkeyPatch, arguments: list[str], threads: int) -> None:
-    monkeypatch.setattr(dist, "available_cores", lambda: 16)
+    monkeypatch.setattr(launch, "available_cores", lambda: 16)
     assert role(*arguments, SCRIPT).env["OMP_NUM_THREADS"] == str(threads)
 
 
@@ -153,10 +153,17 @@ def test_torchrun_of_this_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path:
         (["-j", "4:2x8", SCRIPT], "-j 4:2x8 is not allowed"),
         (["-h", "nothing_like_it", SCRIPT], "-h nothing_like_it is not allowed"),
         (["--max_restarts", "-1", SCRIPT], "--max_restarts -1 is not allowed"),
+        (["--max_retries", "-1", SCRIPT], "--max_retries -1 is not allowed"),
+        (["--cpu", "0", SCRIPT], "--cpu 0 is not allowed: 1 or more"),
+        (["--gpu", "-1", SCRIPT], "--gpu -1 is not allowed: 0 or more"),
+        (["--mounts", "src=/data,dst=/data", SCRIPT], "type must be specified first; as in type=bind"),
+        (["--mounts", "type=bind,from=/data", SCRIPT], "unknown mount option from"),
+        (["--mounts", "type=bind,src=/data", SCRIPT], "--mounts type=bind,src=/data is not allowed: dst"),
+        (["--mounts", "type=nfs,src=/data,dst=/data", SCRIPT], "invalid mount type 'nfs'"),
     ],
 )
 def test_user_errors(arguments: list[str], message: str) -> None:
-    with pytest.raises(dist.LaunchError, match=message) as raised:
+    with pytest.raises(LaunchError, match=message) as raised:
         app(*arguments)
     assert isinstance(raised.value, ValueError)
     assert "\n" not in str(raised.value)
@@ -187,31 +194,19 @@ def test_every_option_is_described() -> None:
 def test_entry_points_are_installed() -> None:
     modules = {entry.name: entry.value for entry in metadata.entry_points(group="torchx.components")}
     assert modules["dist"] == "torchx_components.dist"
+    assert modules["easq"] == "torchx_components.easq"
 
 
 def test_component_is_found_beside_the_builtins() -> None:
     assert inspect.getmodule(get_component("dist.ddp").fn) is dist
     found = set(get_components())
+    assert {name for name in found if name.startswith("easq.")} == {"easq.bench", "easq.build", "easq.sweep"}
     # All builtins but those of torchx.components.dist, which ours replaces.
     for module in ("metrics", "serve", "utils"):
         file = importlib.util.find_spec(f"torchx.components.{module}")
         assert file is not None
         assert any(name.startswith(f"{module}.") for name in found), module
     assert not [name for name in found if name.startswith("dist.") and name != "dist.ddp"]
-
-
-def test_scheduler_gets_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    with get_runner() as runner:
-        dryrun = runner.dryrun_component("dist.ddp", ["-j", "2x2", SCRIPT, "easq"], "local_cwd")
-    (replicas,) = dryrun.request.role_params.values()
-    assert len(replicas) == 2
-    assert replicas[0].env["EASQ_RUN_NAME"] == dryrun.request.app_id
-    commands = {replica.args[2] for replica in replicas}
-    assert len(commands) == 1  # the same port above all
-    (command,) = commands
-    assert "${TORCHX_RANK0_HOST:=localhost}:" in command
-    assert command.endswith(f"{SCRIPT} easq")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -245,7 +240,7 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def launch(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_job(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a user types it, with an environment that is not activated."""
     return subprocess.run(
         [str(TORCHX), "run", "dist.ddp", *arguments],
@@ -261,7 +256,7 @@ def launch(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.distributed
 @pytest.mark.parametrize(("shape", "total"), [("1x2", 3.0), ("2x1", 3.0)])
 def test_runs(workspace: Path, shape: str, total: float) -> None:
-    run = launch(workspace, "-j", shape, "package/script.py")
+    run = run_job(workspace, "-j", shape, "package/script.py")
     output = run.stdout + run.stderr
     assert run.returncode == 0, output
     for rank in range(2):
@@ -272,14 +267,14 @@ def test_runs(workspace: Path, shape: str, total: float) -> None:
 
 @pytest.mark.distributed
 def test_failing_rank_fails_the_job_and_shows_its_error(workspace: Path) -> None:
-    run = launch(workspace, "-j", "1x2", "package/script.py", "fail")
+    run = run_job(workspace, "-j", "1x2", "package/script.py", "fail")
     assert run.returncode != 0
     assert "RuntimeError: rank one is unhappy" in run.stdout + run.stderr
 
 
 @pytest.mark.distributed
 def test_killed_worker_is_restarted(workspace: Path) -> None:
-    run = launch(workspace, "-j", "1x2", "--max_restarts", "1", "package/script.py", "die-once")
+    run = run_job(workspace, "-j", "1x2", "--max_restarts", "1", "package/script.py", "die-once")
     output = run.stdout + run.stderr
     assert run.returncode == 0, output
     for rank in range(2):
@@ -288,7 +283,7 @@ def test_killed_worker_is_restarted(workspace: Path) -> None:
 
 @pytest.mark.integration
 def test_missing_script_is_one_message_without_traceback(workspace: Path) -> None:
-    run = launch(workspace, "-j", "1x2")
+    run = run_job(workspace, "-j", "1x2")
     assert run.returncode != 0
     assert "the script is missing" in run.stderr
     assert "Traceback" not in run.stderr

@@ -1,0 +1,211 @@
+"""`easq.sweep`, `easq.build` and `easq.bench`, seen through TorchX itself; a sweep and a benchmark that really run."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torchx.specs import AppDef, Role
+from torchx.specs.builders import materialize_appdef
+from torchx.specs.file_linter import validate
+
+from torchx_components import easq
+from torchx_components.launch import LaunchError
+
+REPOSITORY = Path(__file__).parents[2]
+TORCHX = Path(sys.executable).with_name("torchx")
+COMPONENTS = (easq.sweep, easq.build, easq.bench)
+SWEEP = ("rank", "--out", "/shared/rank")
+BUILD = ("--config", "logs.toml", "--out", "/shared/data")
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """easq.bench looks for benchmarks/ where it is called."""
+    monkeypatch.chdir(REPOSITORY)
+
+
+def role(component: Callable[..., AppDef], *arguments: str) -> Role:
+    (role,) = materialize_appdef(component, list(arguments)).roles
+    return role
+
+
+def command(role: Role) -> str:
+    """What bash runs, without the search path in front of it."""
+    assert (role.entrypoint, role.args[0]) == ("bash", "-c")
+    return role.args[1][role.args[1].index("exec ") + len("exec ") :]
+
+
+@pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.__name__)
+def test_torchx_understands_the_component(component: Callable[..., AppDef]) -> None:
+    assert validate(str(easq.__file__), component.__name__) == []
+    described = inspect.getdoc(component)
+    assert described is not None
+    for parameter in inspect.signature(component).parameters:
+        assert f"\n    {parameter}: " in described, parameter
+
+
+def test_helpers_do_not_break_the_listing() -> None:
+    for name, _ in inspect.getmembers(easq, inspect.isfunction):
+        validate(str(easq.__file__), name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The jobs
+
+
+def test_replicas_of_a_sweep_are_given_the_study_as_it_is() -> None:
+    job = role(easq.sweep, "--n", "4", "--cpu", "8", "rank", "--out", "a $b", "--seeds", "3", "--budget", "full")
+    assert (job.num_replicas, job.resource.cpu) == (4, 8)
+    assert command(job) == "easq-rec study rank --out 'a $$b' --seeds 3 --budget full --shared --jobs 8"
+
+
+def test_a_replica_builds_one_partition_after_the_other() -> None:
+    job = role(easq.build, "--config", "a $b.toml", "--out", "/logs", "--n", "4", "--cpu", "3", "--engine_memMB", "512")
+    assert (job.num_replicas, job.resource.cpu) == (4, 3)
+    assert "--config 'a $$b.toml' --out /logs --threads 3 --memory-mb 512" in command(job)
+    assert command(job).endswith(" --shared --partition $$(( ${replica_id} + 1 ))/4")
+
+
+def test_a_named_host_says_how_many_run_side_by_side() -> None:
+    assert command(role(easq.sweep, "-h", "cpu_16", *SWEEP)).endswith("--jobs 16")
+    assert "--threads 16 " in command(role(easq.build, "-h", "cpu_16", *BUILD))
+
+
+def test_retries_mounts_and_environment() -> None:
+    asked = ("--max_retries", "2", "--env", "A=1", "--mounts", "type=volume,src=claim,dst=/shared")
+    for component, arguments in ((easq.sweep, SWEEP), (easq.build, BUILD)):
+        job = role(component, *asked, *arguments)
+        assert (job.max_retries, job.env) == (2, {"A": "1"})
+        assert [(mount.src, mount.dst_path) for mount in job.mounts] == [("claim", "/shared")]
+
+
+def test_a_benchmark_runs_as_a_module_in_one_process() -> None:
+    job = role(easq.bench, "--cpu", "4", "--threads", "1", "train_step", "--rounds", "3", "--out", "a b.json")
+    assert command(job) == "python -m benchmarks.train_step --rounds 3 --out 'a b.json'"
+    assert (job.num_replicas, job.resource.cpu, job.env["OMP_NUM_THREADS"]) == (1, 4, "1")
+    # Or the module would not be found in the working directory.
+    assert "PYTHONSAFEPATH" not in job.env
+
+
+def test_a_benchmark_of_several_ranks_runs_under_torchrun() -> None:
+    job = role(easq.bench, "-j", "2x8", "-h", "h100_8", "train_step", "--rounds", "3")
+    words = shlex.split(command(job))
+    assert words[0] == "torchrun" and words[-4:] == ["-m", "benchmarks.train_step", "--rounds", "3"]
+    assert words[words.index("--nproc_per_node") + 1] == "8"
+    assert (job.num_replicas, job.resource.gpu, job.env["OMP_NUM_THREADS"]) == (2, 8, "14")
+
+
+def test_program_of_this_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = tmp_path / "an environment" / "bin"
+    here.mkdir(parents=True)
+    (here / "easq-rec").touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(here / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert role(easq.sweep, *SWEEP).args[1].startswith(f"export PATH='{here}':$$PATH; exec easq-rec study ")
+    monkeypatch.setenv("PATH", f"{here}:/usr/bin")
+    assert role(easq.sweep, *SWEEP).args[1].startswith("exec easq-rec study ")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What cannot be launched
+
+
+@pytest.mark.parametrize(
+    ("component", "arguments", "message"),
+    [
+        (easq.sweep, (), "the study is missing"),
+        (easq.sweep, ("--n", "2", "--", "--out", "x"), "the study is missing"),
+        (easq.sweep, ("rank",), "--out is missing"),
+        (easq.sweep, (*SWEEP, "--jobs", "4"), "--jobs is not allowed after the study"),
+        (easq.sweep, (*SWEEP, "--jobs=4"), "--jobs is not allowed after the study"),
+        (easq.sweep, (*SWEEP, "--resume"), "--resume is not allowed after the study"),
+        (easq.sweep, ("--n", "0", *SWEEP), "--n 0 is not allowed: 1 or more"),
+        (easq.sweep, ("--cpu", "0", *SWEEP), "--cpu 0 is not allowed: 1 or more"),
+        (easq.sweep, ("-h", "nothing", *SWEEP), "-h nothing is not allowed"),
+        (easq.build, ("--n", "0", *BUILD), "--n 0 is not allowed: 1 or more"),
+        (easq.build, ("--engine_memMB", "0", *BUILD), "--engine_memMB 0 is not allowed"),
+        (easq.build, ("-h", "nothing", *BUILD), "-h nothing is not allowed"),
+        (easq.build, ("--mounts", "type=nfs", *BUILD), "--mounts type=nfs is not allowed"),
+        (easq.build, ("--max_retries", "-1", *BUILD), "--max_retries -1 is not allowed"),
+        (easq.bench, (), "the benchmark is missing"),
+        (easq.bench, ("report",), "benchmark report is not known: .* one of adapters, build"),
+        (easq.bench, ("-j", "0x1", "train_step"), "-j 0x1 is not allowed"),
+    ],
+)
+def test_user_errors(component: Callable[..., AppDef], arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(LaunchError, match=message) as raised:
+        materialize_appdef(component, list(arguments))
+    assert "\n" not in str(raised.value)
+
+
+def test_benchmarks_are_looked_for_where_the_command_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LaunchError, match=r"there is no benchmarks/ here: call easq.bench from the root"):
+        role(easq.bench, "train_step")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Jobs that run
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """torchx run, in an environment that is not activated."""
+    (folder / ".torchxconfig").write_text((REPOSITORY / ".torchxconfig").read_text())
+    return subprocess.run(
+        [str(TORCHX), "run", *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.integration
+def test_two_replicas_sweep_a_study(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        "easq.sweep",
+        "--n",
+        "2",
+        "--cpu",
+        "1",
+        *("rank", "--out", "all of it", "--budget", "small"),
+        "--seeds=1",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "all of it" / "results.json").read_text())
+    assert [cell["variant"] for cell in results["cells"]] == ["main_only", "r=2", "r=8"]
+    assert (done.stdout + done.stderr).count("written to all of it") == 1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("shape", ["1x1", "1x2"])
+def test_a_benchmark_runs(tmp_path: Path, shape: str) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "hello.py").write_text(
+        'import os, sys\nif __name__ == "__main__":\n'
+        '    print("rank", os.environ.get("RANK"), sys.argv[1:], "threads", os.environ["OMP_NUM_THREADS"])\n'
+    )
+    done = run(tmp_path, "easq.bench", "-j", shape, "--threads", "3", "hello", "--out", "a b")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    for rank in ["None"] if shape == "1x1" else ["0", "1"]:
+        assert f"rank {rank} ['--out', 'a b'] threads 3" in output
+
+
+@pytest.mark.integration
+def test_an_error_of_a_component_is_one_message_without_traceback(tmp_path: Path) -> None:
+    done = run(tmp_path, "easq.sweep", "rank")
+    assert done.returncode != 0
+    assert "--out is missing, a directory that all replicas see" in done.stderr
+    assert "Traceback" not in done.stderr
