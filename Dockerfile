@@ -1,0 +1,38 @@
+# The image of schedulers that start containers. Versions are those of the project's own files, through `make setup`.
+#
+#   docker build -t easq-rec .                                  CUDA; the host brings the driver
+#   docker build -t easq-rec:cpu --build-arg DEVICE=cpu .
+#   docker build --build-arg UID=$(id -u) ...                   whose files in mounted directories are
+#
+# torch's wheels bring the CUDA libraries, so an image without them is base enough.
+FROM python:3.11-slim-bookworm
+
+ARG DEVICE=cuda
+ARG UID=1000
+
+# Any version of make will do.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends make \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid "$UID" easq \
+    && install -d -o easq /easq
+
+WORKDIR /easq
+# A number, which Kubernetes can tell from root.
+USER $UID
+
+# What `make setup` reads, so that another line of code does not install torch again.
+COPY --chown=easq Makefile pyproject.toml README.md LICENSE ./
+COPY --chown=easq easq_rec/__init__.py easq_rec/
+COPY --chown=easq torchx_components/__init__.py torchx_components/
+RUN PIP_NO_CACHE_DIR=1 make setup DEVICE="$DEVICE"
+
+COPY --chown=easq . .
+
+# What the container runtime of NVIDIA lends a container; the CPU image has no use for it and takes no harm.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PATH=/easq/.venv/bin:$PATH \
+    PYTHONUNBUFFERED=1
+
+CMD ["easq-rec", "--help"]

@@ -1,0 +1,78 @@
+"""The Dockerfile, as far as it can be checked without building an image: linted, and complete in what it copies."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import fsspec
+import pytest
+from torchx.workspace.api import walk_workspace
+
+REPOSITORY = Path(__file__).parents[2]
+DOCKERFILE = REPOSITORY / "Dockerfile"
+HADOLINT = Path(sys.executable).with_name("hadolint")
+
+
+def copied_first() -> list[tuple[list[str], str]]:
+    """(sources, target) of the files that are copied for `make setup`, before all others are."""
+    lines = re.findall(r"^COPY --chown=\S+ (.+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
+    *first, rest = [line.split() for line in lines]
+    assert rest == [".", "."]
+    return [(words[:-1], words[-1]) for words in first]
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint (extra `dev`) has no binary for this machine")
+def test_dockerfile_passes_its_linter() -> None:
+    done = subprocess.run([HADOLINT, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_copied_first_is_enough_to_set_up(tmp_path: Path) -> None:
+    for sources, target in copied_first():
+        (tmp_path / target).mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            shutil.copy2(REPOSITORY / source, tmp_path / target)
+    plan = subprocess.run(
+        ["make", "-n", "setup", "DEVICE=cuda"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert "-e '.[cuda]'" in plan and "torchrec==" in plan
+    # What the build of the package reads.
+    settings = tomllib.loads((tmp_path / "pyproject.toml").read_text())
+    project = settings["project"]
+    for file in (project["readme"], *project["license-files"]):
+        assert (tmp_path / file).is_file(), file
+    module, _ = settings["tool"]["setuptools"]["dynamic"]["version"]["attr"].rsplit(".", 1)
+    assert "__version__" in (tmp_path / module / "__init__.py").read_text()
+    for package in settings["tool"]["setuptools"]["packages"]["find"]["include"]:
+        assert (tmp_path / package.removesuffix("*") / "__init__.py").is_file(), package
+
+
+def test_image_has_a_python_that_the_project_supports() -> None:
+    (version,) = re.findall(r"^FROM python:(\d+\.\d+)-", DOCKERFILE.read_text(), flags=re.MULTILINE)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert f"Programming Language :: Python :: {version}" in project["classifiers"]
+
+
+def test_copies_of_the_checkout_leave_out_what_is_not_its_own(tmp_path: Path) -> None:
+    """TorchX copies the directory to a job, or into an image, but for what the ignore file names."""
+    assert (REPOSITORY / ".torchxignore").samefile(REPOSITORY / ".dockerignore")
+    shutil.copy2(REPOSITORY / ".dockerignore", tmp_path / ".torchxignore")
+    kept = ("easq_rec/train.py", "easq_rec/data/reader.py", "benchmarks/data.py", "datasets/world/README.md")
+    left = (
+        *(".git/HEAD", ".venv/bin/python", "runs/one/config.json", "data/requests/a.parquet", "build/lib/a.py"),
+        *("easq_rec/__pycache__/train.pyc", ".pytest_cache/README.md", "easq_rec.egg-info/PKG-INFO"),
+    )
+    for file in (*kept, *left):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    found = {
+        str((Path(folder) / file).relative_to(tmp_path))
+        for folder, _, files in walk_workspace(fsspec.filesystem("file"), str(tmp_path))
+        for file in files
+    }
+    assert found == {*kept, ".torchxignore"}
