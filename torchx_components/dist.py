@@ -51,7 +51,7 @@ def ddp(
         name: {experiment}/{run}, {experiment}/ or /{run}; the run is named after the script if it has no name here
         image: container image or image directory (local_cwd ignores it)
         env: environment variables of the job (A=1,B=2); they override the ones set here
-        max_retries: how often the scheduler may start the job again (local schedulers never do)
+        max_retries: how often the scheduler may start the job again (local_cwd, lsf and ray never do)
         max_restarts: how often torchrun may start all processes again after one failed
         rdzv_port: port of the rendezvous on the first node; 0 takes one that is free here, which on a cluster may be
             closed on the first node: name one there. Single-node jobs need none

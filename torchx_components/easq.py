@@ -43,7 +43,7 @@ def sweep(
         name: name of the job
         image: container image or image directory (local_cwd ignores it)
         env: environment variables of the replicas (A=1,B=2)
-        max_retries: how often the scheduler may start the job again (local_cwd and lsf never do)
+        max_retries: how often the scheduler may start the job again (local_cwd, lsf and ray never do)
         mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
     """
     usage = "torchx run easq.sweep --n 4 STUDY --out DIR [options of easq-rec study]"
@@ -92,7 +92,7 @@ def build(
         name: name of the job
         image: container image or image directory (local_cwd ignores it)
         env: environment variables of the replicas (A=1,B=2)
-        max_retries: how often the scheduler may start the job again (local_cwd and lsf never do)
+        max_retries: how often the scheduler may start the job again (local_cwd, lsf and ray never do)
         mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
     """
     launch.at_least(1, n=n, engine_memMB=engine_memMB)
