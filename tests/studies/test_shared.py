@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -114,6 +117,15 @@ def test_a_cell_that_fails_is_tried_once_by_each_process(data: Path, start: Star
     expected = [["main_only--seed_0", "dense_1--seed_0"], ["dense_13--seed_0"]]
     assert [result(process) for process in both] == [expected] * 2
     assert [len(pids) for _, pids in sorted(started(data).items())] == [1, 2, 1]
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=r"out: its file system has no locks \(No locks available\)"):
+        study(tmp_path / "out", data, 1.0, shared=True)
 
 
 def test_a_directory_is_shared_by_those_that_say_so(tmp_path: Path, data: Path, start: Start) -> None:
