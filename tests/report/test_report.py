@@ -52,7 +52,7 @@ def test_a_run_is_reported_with_its_departures_curves_and_remedy(tmp_path: Path)
     run = builders.run(tmp_path / "one", losses=config["losses"] | {"dense": 0.77})
     page = written(run)
     row = re.search(r"<code>losses.dense</code>.*?</tr>", page)
-    assert row and "0.25" in row[0] and "<b>0.77</b>" in row[0]
+    assert row and "<td>0.3</td>" in row[0] and "<b>0.77</b>" in row[0]
     assert "<code>losses.dpo</code>" not in page
     assert f"easq-rec evaluate --run {run}" in page
     for caption in ("L_main", "satisfaction NDCG@5", "GAUC", "main tower: open gates", "impressions per second"):
@@ -88,11 +88,11 @@ def test_names_are_as_long_as_they_must_be() -> None:
 
 def test_departures_from_different_recipes_are_seen() -> None:
     defaults = recipe_defaults("quickstart")
-    assert defaults is not None and defaults["losses.dense"] == 0.25 and recipe_defaults("custom") is None
-    first = {"recipe": "quickstart", "losses": {"dense": 0.25}, "run_dir": "a"}
+    assert defaults is not None and defaults["losses.dense"] == 0.3 and recipe_defaults("custom") is None
+    first = {"recipe": "quickstart", "losses": {"dense": 0.3}, "run_dir": "a"}
     second = {"recipe": "quickstart_paper", "losses": {"dense": 0.1}, "run_dir": "b"}
     (setting,) = notable([first, second])
-    assert setting.field == "losses.dense" and setting.values == [0.25, 0.1]
+    assert setting.field == "losses.dense" and setting.values == [0.3, 0.1]
     assert not setting.chosen(0) and setting.chosen(1)
 
 

@@ -99,7 +99,7 @@ class Watched:
         self.replayed: list[tuple[int, int, int]] = []
         """(clock, latest arrival among the answers drawn, answers admitted) of every draw."""
         self.draws: list[int] = []
-        """Number of every draw."""
+        """Number of the step of every draw."""
         self.rates: set[float] = set()
         opened, append, draw, rate = open_sources, closed_loop.ArmData.append, AnswerReplay.draw, Optimizers.before_step
 
@@ -190,8 +190,10 @@ def test_an_answer_is_not_trained_on_before_it_has_arrived(tmp_path: Path, monke
     following = sources.loader._replay
     assert following is not None and set(arrived[late & (arrived < periods[-1].end_ms)]) & set(following._time)
     # The replay goes on from where the log, then each day, has left it; the second half begins after the log again.
-    again = np.flatnonzero(np.diff(seen.draws) != 1) + 1
-    assert seen.draws[0] == 1 and [seen.draws[index] for index in again] == [STEPS + 1] and len(seen.draws) > 40
+    every = config.losses.align_every
+    again = np.flatnonzero(np.diff(seen.draws) != every) + 1
+    assert seen.draws[0] == every and [seen.draws[index] for index in again] == [STEPS + every]
+    assert len(seen.draws) > 20
     # The learning rate stays at the end of the schedule.
     assert seen.rates == {0.0, 0.1}
 
