@@ -35,6 +35,8 @@ FREE_FIELDS = {
     "trainer": ("stop_at_step", "device", "threads", "timeout_s"),
     # Data may have moved: a checkpoint knows them by their fingerprint.
     "data": ("path", "workers", "prefetch", "on_bad_rows"),
+    # A resumed run keeps to the plan of its checkpoint.
+    "sharding": ("plan",),
 }
 
 CONVERTED = {"movielens": "ML100K", "kuairand": "KUAIRAND"}
