@@ -1,8 +1,9 @@
 """Which plan for which tables? Embedding sharding on paper, for hardware that need not be there, and for real.
 
     python -m benchmarks.sharding what-if --preset 5TB --hosts 16 --gpus 8 --gpu h100 --out DIR
+    python -m benchmarks.sharding real --shapes 1x1 1x2 2x2 --out DIR
 
-what-if writes DIR/{whatif.json, tables.png, ranks.png, plan.json}; `--sharding.plan DIR/plan.json` trains by that plan
+real trains under every sharding type on ranks of this machine: see benchmarks/sharding/worker.py. what-if writes DIR/{whatif.json, tables.png, ranks.png, plan.json}; `--sharding.plan DIR/plan.json` trains by that plan
 on as many ranks. See docs/sharding.md.
 """
 
@@ -21,8 +22,18 @@ def main(argv: list[str]) -> int:
     )
     modes = parser.add_subparsers(dest="mode", required=True)
     _add_what_if(modes.add_parser("what-if", help="plan on paper", formatter_class=Defaults))
+    ranks = modes.add_parser("real", help="prove and time all cases on ranks of this machine", formatter_class=Defaults)
+    ranks.add_argument(
+        "--shapes", nargs="+", default=["1x1", "1x2", "2x2"], help="hosts x ranks; hosts are this machine"
+    )
+    ranks.add_argument("--rounds", type=int, default=4, help="in which all cases take turns")
+    ranks.add_argument("--steps", type=int, default=8, help="per round and case")
+    ranks.add_argument("--proof-steps", type=int, default=3, help="beside the unsharded model")
+    ranks.add_argument("--out", type=Path, help="directory for JSON and pictures")
     args = parser.parse_args(argv)
     try:
+        if args.mode == "real":
+            return run_real(args)
         return what_if(args)
     except ValueError as error:
         print(f"benchmarks.sharding: {error}", file=sys.stderr)
@@ -81,6 +92,14 @@ def what_if(args: argparse.Namespace) -> int:
     if args.out is not None:
         whatif.write(report, plan, args.out)
     return 0 if plan is not None else 1
+
+
+def run_real(args: argparse.Namespace) -> int:
+    from benchmarks.sharding.real import real
+
+    report = real(args.shapes, rounds=args.rounds, steps=args.steps, proof_steps=args.proof_steps, out=args.out)
+    unequal = [proof for run in report["runs"] for proof in run["proofs"].values() if proof.get("equal") is False]
+    return 1 if unequal else 0
 
 
 def schema(args: argparse.Namespace) -> FeatureSchema:

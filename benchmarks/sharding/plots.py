@@ -73,6 +73,31 @@ def rank_bars(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, *
     figure.savefig(path, dpi=110)
 
 
+def case_bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path, *, title: str) -> None:
+    """Stacked bars, a line per case, panels side by side.
+
+    Args:
+        panels: by the label of the value axis, with its unit: case to its parts.
+    """
+    cases = list(next(iter(panels.values())))
+    figure, *_ = _figure(width=13, height=1.4 + 0.32 * len(cases), empty=True)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    for axes, (label, bars) in zip(grid[0], panels.items(), strict=True):
+        base = np.zeros(len(cases))
+        parts = list(dict.fromkeys(part for case in cases for part in bars[case]))
+        for colour, part in zip(COLOURS, parts, strict=False):
+            values = [bars[case].get(part, 0.0) for case in cases]
+            axes.barh(range(len(cases)), values, left=base, color=colour, height=0.75, label=part)
+            base += np.asarray(values)
+        axes.set_yticks(range(len(cases)), cases, fontsize=9)
+        axes.set_xlabel(label, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
+    grid[0, 0].invert_yaxis()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
 def _figure(*, width: float, height: float, empty: bool = False):  # type: ignore[no-untyped-def]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

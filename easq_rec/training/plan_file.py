@@ -81,7 +81,7 @@ def read_plan_file(path: Path, model: nn.Module, schema: FeatureSchema, setting:
         theirs, ours = getattr(found, field.name), getattr(setting, field.name)
         if theirs != ours:
             raise ValueError(f"{where} is for {field.name}={theirs!r}: this run has {ours!r}")
-    modules = dict(_modules(model))
+    modules = collections_of(model)
     for kind, names in (("unknown", set(entries) - set(modules)), ("missing", set(modules) - set(entries))):
         if names:
             raise ValueError(f"{where}: {kind} table {min(names)!r}: the model has {sorted(modules)}")
@@ -207,8 +207,12 @@ def _rank_rule(kind: str, setting: Setting) -> str:
             return whole
 
 
+def collections_of(model: nn.Module) -> dict[str, str]:
+    """By table the path of its collection, in a model that is not sharded yet."""
+    return dict(_modules(model))
+
+
 def _modules(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """(table, path of its collection) of a model."""
     for path, module in model.named_modules():
         if isinstance(module, EmbeddingBagCollection):
             yield from ((config.name, path) for config in module.embedding_bag_configs())

@@ -17,7 +17,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.nn.embeddings import INIT_STD
@@ -31,13 +31,20 @@ INIT_ROWS = 8_192
 
 
 def shard(
-    model: nn.Module, config: Config, runtime: Runtime, *, plan: ShardingPlan | None = None
+    model: nn.Module,
+    config: Config,
+    runtime: Runtime,
+    *,
+    plan: ShardingPlan | None = None,
+    qcomms: dict[str, QuantizedCommCodecs] | None = None,
 ) -> DistributedModelParallel:
     """Wraps a model whose tables lie on the meta device, plans, allocates and initialises them.
 
     Args:
         plan: taken as it is; None: the config's plan file is, and without one the planner makes a plan. It may make
             another one each time it is asked.
+        qcomms: how embeddings and their gradients are quantised on the way between ranks, by TorchRec's name of the
+            collective; None: they are not.
 
     Raises:
         ValueError: what the config fixes of a table is not supported here, its plan file is not for this run, or there
@@ -45,8 +52,8 @@ def shard(
     """
     fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": config.optim.table_lr, "eps": 1e-8}
     sharders: list[ModuleSharder[nn.Module]] = [
-        EmbeddingBagCollectionSharder(fused_params=dict(fused)),
-        EmbeddingCollectionSharder(fused_params=dict(fused)),
+        EmbeddingBagCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=qcomms),
+        EmbeddingCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=qcomms),
     ]
     _place_dense(model, runtime.device)
     group = dist.group.WORLD

@@ -25,6 +25,9 @@ from easq_rec.sharding_config import CACHED, KERNELS, TableSharding
 POOLED_CPU = ("table_wise", "column_wise", "table_column_wise")
 SEQUENCE_CPU = ("table_wise", "row_wise", "column_wise")
 POOLED_CUDA = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
+# Under grid_shard every rank divides by the ids that it holds itself: TorchRec 1.8 has the division by all of a bag's
+# ids for row_wise and table_row_wise alone.
+POOLED_CUDA_MEAN = tuple(kind for kind in POOLED_CUDA if kind != "grid_shard")
 # TorchRec shards unpooled collections in these three ways alone.
 SEQUENCE_CUDA = SEQUENCE_CPU
 
@@ -33,8 +36,14 @@ def allowed_types(schema: FeatureSchema, table: Table, device: torch.device) -> 
     """Sharding types that train a table correctly on a device."""
     sequence = table.name in {feature.table for feature in schema.sequence}
     if device.type == "cuda":
-        return SEQUENCE_CUDA if sequence else POOLED_CUDA
+        return SEQUENCE_CUDA if sequence else POOLED_CUDA if summed(schema, table) else POOLED_CUDA_MEAN
     return SEQUENCE_CPU if sequence else POOLED_CPU
+
+
+def summed(schema: FeatureSchema, table: Table) -> bool:
+    """Whether a table's bags are sums, as those of single ids are."""
+    bags = (*schema.user, *schema.pooled, *schema.satisfaction)
+    return not any(bag.table == table.name and bag.kind == "id_list" and bag.pooling == "mean" for bag in bags)
 
 
 def allowed_kernels(device: torch.device) -> tuple[str, ...]:
