@@ -21,6 +21,7 @@ from benchmarks.sharding.planning import tables_of
 from easq_rec.features import FeatureSchema, Table
 from easq_rec.sharding_config import COLUMN_TYPES
 from easq_rec.training.plan_file import Setting
+from easq_rec.training.table_constraints import summed
 
 ROW_TYPES = ("row_wise", "table_row_wise", "grid_shard")
 """Bags sharded so leave by reduce-scatter, which needs as many of them on every rank."""
@@ -38,6 +39,9 @@ class Case:
     """Tables in FP16."""
     precision: str | None = None
     """Of embeddings and gradients between ranks; None: as they are."""
+
+    flawed: bool = False
+    """Whether bags pooled by mean lie under grid_shard as well, which is wrong in TorchRec 1.8; else by rows."""
 
     @property
     def padded(self) -> bool:
@@ -59,6 +63,7 @@ CASES = (
     Case(name="row_wise", bags="row_wise", sequences="row_wise"),
     Case(name="table_row_wise", bags="table_row_wise", sequences="row_wise"),
     Case(name="grid_shard", bags="grid_shard", sequences="column_wise"),
+    Case(name="grid_shard, means too", bags="grid_shard", sequences="column_wise", flawed=True),
     Case(name="data_parallel, dense", bags="data_parallel"),
     # What follows is not exact: it is held against `table_wise` and `row_wise`, and these against themselves.
     Case(name="table_wise again", bags="table_wise"),
@@ -102,6 +107,8 @@ def forced_plan(case: Case, schema: FeatureSchema, modules: dict[str, str], sett
     load = [0] * setting.ranks
     for table in sorted(tables_of(schema), key=lambda table: -table.rows * table.dim):
         kind = case.sequences if table.name in sequences else case.bags
+        if kind == "grid_shard" and not summed(schema, table) and not case.flawed:
+            kind = "table_row_wise"
         sharding = _sharding(table, kind, load, setting)
         plan.setdefault(modules[table.name], EmbeddingModuleShardingPlan())[table.name] = sharding
     return ShardingPlan(plan=dict(plan))

@@ -16,8 +16,10 @@ Planner = Callable[[Cluster, Offer], Plan | NoPlan]
 COLUMNS = 32
 """Narrowest column split that is tried: rows of 128 bytes in FP32."""
 LOAD_FACTORS = (0.2, 0.1, 0.05)
-HOST_TRIES = 6
-"""Numbers of hosts that are tried, each a tenth more than the last."""
+HOST_TRIES = 4
+"""Numbers of hosts that are tried, each a quarter more than the one before."""
+MOST_RANKS = 1_024
+"""No more are tried: a plan for them would take the search minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,9 @@ def _more_hosts(cluster: Cluster, offer: Offer, failure: NoPlan, share: float) -
     bytes_needed = (failure.needed.hbm + failure.needed.ddr) * share
     least = max(cluster.hosts + 1, math.ceil(bytes_needed / (cluster.hbm * cluster.gpus)))
     for step in range(HOST_TRIES):
-        hosts = math.ceil(least * 1.1**step)
+        hosts = math.ceil(least * 1.25**step)
+        if hosts * cluster.gpus > MOST_RANKS:
+            return
         name = f"{hosts} hosts instead of {cluster.hosts}"
         if offer.half:
             name += f", with FP16 and UVM caching (load factor {offer.load_factor}) of the {len(offer.half)} largest"

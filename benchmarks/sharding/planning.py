@@ -37,6 +37,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from benchmarks.sharding.hosts import Host
 from easq_rec.features import Feature, FeatureSchema, Table
 from easq_rec.nn.embeddings import RequestEmbeddings
+from easq_rec.training.table_constraints import allowed_types
 
 TYPES = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
 """Sharding types offered to a table that is not small: what the trainer offers on CUDA."""
@@ -245,7 +246,7 @@ def _constraint(
     lookups, batches = zip(*_lookups(schema, table, work), strict=True)
     cached = table.name in offer.cached
     return ParameterConstraints(
-        sharding_types=_types(table, cluster, offer),
+        sharding_types=_types(schema, table, cluster, offer),
         compute_kernels=["fused_uvm_caching" if cached else "fused"],
         min_partition=offer.min_partition,
         pooling_factors=list(lookups),
@@ -256,7 +257,7 @@ def _constraint(
     )
 
 
-def _types(table: Table, cluster: Cluster, offer: Offer) -> list[str]:
+def _types(schema: FeatureSchema, table: Table, cluster: Cluster, offer: Offer) -> list[str]:
     """The types offered that can be of use to a table. The search takes a step for each, on every rank."""
     cached, precision = table.name in offer.cached, 2 if table.name in offer.half else 4
     size = table.rows * (table.dim * precision + 4)
@@ -274,7 +275,8 @@ def _types(table: Table, cluster: Cluster, offer: Offer) -> list[str]:
         "grid_shard": cluster.gpus * columns,
     }
     # Without columns to split those types are others by another name.
-    useful = [kind for kind in offer.types if columns > 1 or kind not in COLUMNS]
+    trained = allowed_types(schema, table, torch.device("cuda"))
+    useful = [kind for kind in offer.types if kind in trained and (columns > 1 or kind not in COLUMNS)]
     fitting = [kind for kind in useful if full <= shards[kind]]
     within_host = full <= cluster.gpus
     return [kind for kind in fitting if within_host or kind != "table_column_wise"] or useful or ["table_wise"]

@@ -18,9 +18,10 @@ from torchrec.distributed.planner.types import ShardingOption
 
 from benchmarks.report import hardware
 from benchmarks.sharding.changes import Tried, try_changes
-from benchmarks.sharding.planning import Cluster, NoPlan, Offer, Plan, Workload, find_plan, tables_of
+from benchmarks.sharding.planning import Cluster, NoPlan, Offer, Plan, Workload, find_plan, sharding_plan, tables_of
 from benchmarks.sharding.plots import heat_map, rank_bars
 from easq_rec.features import FeatureSchema
+from easq_rec.training.plan_file import NAME, Setting, write_plan
 
 GB = 10**9
 TIMES = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch_compute")
@@ -136,14 +137,16 @@ def change_line(change: dict[str, Any]) -> str:
     )
 
 
-def write(report: dict[str, Any], plan: Plan | None, directory: Path) -> None:
-    """DIR/whatif.json, one key per line, so that differences are readable; with a plan, its pictures."""
+def write(report: dict[str, Any], plan: Plan | None, schema: FeatureSchema, directory: Path) -> None:
+    """DIR/whatif.json, one key per line, so that differences are readable; with a plan, its pictures and its file."""
     directory.mkdir(parents=True, exist_ok=True)
     content = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in report.items())
     (directory / "whatif.json").write_text("{\n" + content + "\n}\n")
     if plan is None:
         return
-    by_rank = report["by_rank"]
+    cluster, by_rank = report["cluster"], report["by_rank"]
+    setting = Setting(device="cuda", ranks=len(by_rank["hbm"]), ranks_per_host=cluster["gpus"])
+    write_plan(directory / NAME, sharding_plan(plan.options, setting.ranks_per_host), schema, setting)
     bytes_TK = np.zeros((len(plan.options), len(by_rank["hbm"])))
     for row, option in enumerate(plan.options):
         for part in option.shards:

@@ -20,9 +20,10 @@ from torchrec.distributed.planner.types import PlannerError, ShardingOption
 from torchrec.distributed.types import ShardingPlan
 
 from easq_rec.config import Config, Sharding, TableSharding
+from easq_rec.features import Table
 from easq_rec.nn.embeddings import RequestEmbeddings
 from easq_rec.training.plan_file import Setting, read_plan_file, write_plan
-from easq_rec.training.table_constraints import PinningPartitioner, constraints, pins
+from easq_rec.training.table_constraints import PinningPartitioner, allowed_types, constraints, pins
 from tests.builders import small_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -115,6 +116,12 @@ def options(config: Config, table: str, *, room: int) -> tuple[list[ShardingOpti
             r"\['video'\].type='grid_shard' .* on cuda one of \['table_wise",
         ),
         (
+            "tag",
+            TableSharding(type="grid_shard"),
+            CUDA,
+            r"\['tag'\].type='grid_shard' .* on cuda one of \['table_wise'",
+        ),
+        (
             "user",
             TableSharding(kernel="fused_uvm"),
             CPU,
@@ -133,6 +140,17 @@ def test_what_the_device_does_not_support_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"sharding.tables" + message):
         constraints(config_with(**{table: fixed}), device, RANKS)
+
+
+def test_grid_sharding_is_for_sums() -> None:
+    assert allowed_types(config_with().schema, table("user"), CUDA)[-1] == "grid_shard"
+    assert "grid_shard" not in allowed_types(config_with().schema, table("tag"), CUDA)
+    assert "grid_shard" not in allowed_types(config_with().schema, table("satisfaction_tag"), CUDA)
+
+
+def table(name: str) -> Table:
+    schema = config_with().schema
+    return next(table for table in (*schema.tables, *schema.satisfaction_tables) if table.name == name)
 
 
 def test_kernels_and_caches_reach_the_planner() -> None:
