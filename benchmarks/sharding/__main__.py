@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
     ranks.add_argument("--rounds", type=int, default=4, help="in which all cases take turns")
     ranks.add_argument("--steps", type=int, default=8, help="per round and case")
     ranks.add_argument("--proof-steps", type=int, default=3, help="beside the unsharded model")
+    ranks.add_argument("--cases", nargs="+", metavar="CASE", help="names of some cases; without it, all")
+    ranks.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: not yet run")
     ranks.add_argument("--out", type=Path, help="directory for JSON and pictures")
     args = parser.parse_args(argv)
     try:
@@ -99,7 +101,19 @@ def run_real(args: argparse.Namespace) -> int:
     from benchmarks.sharding.cases import CASES
     from benchmarks.sharding.real import real
 
-    report = real(args.shapes, rounds=args.rounds, steps=args.steps, proof_steps=args.proof_steps, out=args.out)
+    names = [case.name for case in CASES]
+    unknown = [name for name in args.cases or () if name not in names]
+    if unknown:
+        raise ValueError(f"--cases {unknown[0]!r} is not known: of {', '.join(map(repr, names))}")
+    report = real(
+        args.shapes,
+        rounds=args.rounds,
+        steps=args.steps,
+        proof_steps=args.proof_steps,
+        out=args.out,
+        cases=args.cases,
+        device=args.device,
+    )
     flawed = {case.name for case in CASES if case.flawed}
     proofs = [(name, proof) for run in report["runs"] for name, proof in run["proofs"].items() if name not in flawed]
     return 1 if any(proof.get("equal") is False for _, proof in proofs) else 0

@@ -43,17 +43,19 @@ def schema_of(size: int) -> FeatureSchema:
         ValueError: the small tables alone are larger.
     """
     small = {f"attribute_{index}": round(10 ** (2 + 4 * index / (SMALL - 1))) for index in range(SMALL)}
-    per_row = row_bytes(DIM)
-    left = size - sum(rows * (per_row + row_bytes(SATISFACTION_DIM)) for rows in small.values())
-    if left <= 0:
-        raise ValueError(f"a preset of {size:,} bytes is not allowed: more than {size - left:,}, the small tables")
     weights = [MIDDLING_RATIO**index for index in range(MIDDLING)]
     rest = 1 - sum(GIANT.values())
     shares = GIANT | {f"cross_{index}": rest * weight / sum(weights) for index, weight in enumerate(weights)}
     user, candidate = _readers(list(shares), list(small))
     # What a candidate feature reads, the satisfaction tower has once more, in narrow rows.
-    own = {name: row_bytes(SATISFACTION_DIM) if name in (*candidate, "video", "author") else 0 for name in shares}
-    sizes = {name: round(left * share / (per_row + own[name])) for name, share in shares.items()} | small
+    twice = {*candidate, "video", "author"}
+    per_row = {
+        name: row_bytes(DIM) + (row_bytes(SATISFACTION_DIM) if name in twice else 0) for name in (*shares, *small)
+    }
+    left = size - sum(rows * per_row[name] for name, rows in small.items())
+    if left <= 0:
+        raise ValueError(f"a preset of {size:,} bytes is not allowed: more than {size - left:,}, the small tables")
+    sizes = {name: round(left * share / per_row[name]) for name, share in shares.items()} | small
     return FeatureSchema(
         tables=tuple(Table(name=name, rows=rows, dim=DIM) for name, rows in sizes.items()),
         user=tuple(Feature(name=name, table=name) for name in user),

@@ -21,8 +21,20 @@ PHASES = ("forward", "backward", "optimizer")
 MB = 10**6
 
 
-def real(shapes: list[str], *, rounds: int, steps: int, proof_steps: int, out: Path | None) -> dict[str, Any]:
-    """Runs all cases on every shape, hosts x ranks. Hosts are launched as such, but stand on this machine.
+def real(
+    shapes: list[str],
+    *,
+    rounds: int,
+    steps: int,
+    proof_steps: int,
+    out: Path | None,
+    cases: list[str] | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Runs cases on every shape, hosts x ranks. Hosts are launched as such, but stand on this machine.
+
+    Args:
+        cases: names of some; None: all.
 
     Raises:
         ValueError: a shape that is none.
@@ -32,7 +44,8 @@ def real(shapes: list[str], *, rounds: int, steps: int, proof_steps: int, out: P
     for shape in shapes:
         hosts, ranks = _shape(shape)
         print(f"{shape}: {hosts * ranks} ranks", flush=True)
-        runs.append({"shape": shape, **_launch(hosts, ranks, rounds, steps, proof_steps)})
+        arguments = [device, str(rounds), str(steps), str(proof_steps), *(cases or [])]
+        runs.append({"shape": shape, **_launch(hosts, ranks, arguments)})
         print("\n".join(lines(runs[-1])), flush=True)
     report = {"benchmark": "sharding real", "runs": runs}
     if out is not None:
@@ -49,12 +62,14 @@ def lines(run: dict[str, Any]) -> Iterator[str]:
     for name, proof in run["proofs"].items():
         if proof and not proof.get("equal"):
             yield f"  not equal to the unsharded model, not timed: {name} ({proof.get('error', proof)})"
-    yield f"  {'case':<28}{'step ms':>9}{'CPU ms':>8}{'MB sent':>9}{'memory':>8}{'strayed':>10}"
+    head = f"{'case':<28}{'step ms':>9}{'CPU ms':>8}{'MB sent':>9}{'memory':>8}"
+    yield f"  {head}{'strayed by step 1':>20}{'in the end':>12}"
     for name, case in run["cases"].items():
         sent = sum(case["bytes_per_rank"].values()) / MB
-        strayed = f"{case['strayed']:.1e}" if "strayed" in case else ""
+        first, end = (f"{case[f'strayed_{when}']:.1e}" if "strayed_end" in case else "" for when in ("first", "end"))
         yield (
-            f"  {name:<28}{case['step_ms']:>9}{case['cpu_ms']:>8}{sent:>9.2f}{case['balance_memory']:>8}{strayed:>10}"
+            f"  {name:<28}{case['step_ms']:>9}{case['cpu_ms']:>8}{sent:>9.2f}{case['balance_memory']:>8}"
+            f"{first:>20}{end:>12}"
         )
 
 
@@ -68,6 +83,8 @@ def draw(run: dict[str, Any], out: Path) -> None:
     }
     panels = {"ms per step, slowest rank": phases, "MB handed to collectives per rank": sent}
     case_bars(panels, out / f"{shape}-cases.png", title=f"Sharded training steps, {shape} {run['backend']} ranks")
+    if "planner" not in cases:
+        return
     planner = cases["planner"]
     tables = planner["bytes_by_table_and_rank"]
     order = sorted(tables, key=lambda name: -sum(tables[name]))
@@ -102,7 +119,7 @@ def _shape(shape: str) -> tuple[int, int]:
     return int(hosts), int(ranks)
 
 
-def _launch(hosts: int, ranks: int, rounds: int, steps: int, proof_steps: int) -> dict[str, Any]:
+def _launch(hosts: int, ranks: int, arguments: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory, socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -114,7 +131,7 @@ def _launch(hosts: int, ranks: int, rounds: int, steps: int, proof_steps: int) -
         command = [
             *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={hosts}", f"--nproc_per_node={ranks}"),
             *("--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}"),
-            *("-m", "benchmarks.sharding.worker", str(out), str(rounds), str(steps), str(proof_steps)),
+            *("-m", "benchmarks.sharding.worker", str(out), *arguments),
         ]
         logs = [Path(directory) / f"{host}.log" for host in range(hosts)]
         agents = []

@@ -71,12 +71,12 @@ def whole_state(model: DistributedModelParallel) -> dict[str, Tensor]:
     values = model.state_dict()
     tables = {name: value for name, value in values.items() if isinstance(value, ShardedTensor)}
     mine: dict[str, Any] = {
-        name: (tuple(value.size()), [(part.metadata.shard_offsets, part.tensor) for part in value.local_shards()])
+        name: (tuple(value.size()), [(part.metadata.shard_offsets, part.tensor.cpu()) for part in value.local_shards()])
         for name, value in tables.items()
     }
     everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, mine)
-    found = {name: value.detach().clone() for name, value in values.items() if name not in tables}
+    found = {name: value.detach().cpu().clone() for name, value in values.items() if name not in tables}
     for name, (size, parts) in itertools.chain(*(rank.items() for rank in everyone)):
         table = found.setdefault(name, torch.full(size, float("nan")))
         for (row, column), part in parts:

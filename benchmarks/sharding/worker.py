@@ -1,10 +1,13 @@
 """One rank of `python -m benchmarks.sharding real`: proves every case, then times those that passed. Run by torchrun.
 
-torchrun --nproc_per_node 2 -m benchmarks.sharding.worker OUT.json ROUNDS STEPS PROOF_STEPS
+torchrun --nproc_per_node 2 -m benchmarks.sharding.worker OUT.json DEVICE ROUNDS STEPS PROOF_STEPS [CASE ...]
+
+On CUDA it has not yet been run.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import statistics
@@ -92,7 +95,6 @@ class Sharded:
 
     def _now(self) -> float:
         if self._runtime.device.type == "cuda":
-            # Not yet run on a GPU.
             torch.cuda.synchronize(self._runtime.device)
         return time.perf_counter()
 
@@ -166,19 +168,21 @@ def timed(names: list[str], runtime: Runtime, rounds: int, steps: int) -> dict[s
     batches = [timed_batch(config, size, number, runtime.rank, runtime.world_size) for number in range(BATCHES)]
     before = whole_state(next(iter(cases.values())).model) if cases else {}
     ready = {name: [case.ready(batch) for batch in batches] for name, case in cases.items()}
-    losses: dict[str, float] = {}
-    traffic = {}
+    losses: dict[str, list[float]] = defaultdict(list)
+    traffic, once = {}, {}
     for round_ in range(rounds + 1):
         for name, case in cases.items():
             if round_ == 0:
                 with Traffic() as mode:
                     case.step(ready[name][0])
                 traffic[name] = dict(mode.sent)
+                if relative_of(name) is not None:
+                    once[name] = movement(whole_state(case.model), before)
                 continue
             for number in range(steps):
-                losses[name] = float(case.step(ready[name][(number + 1) % BATCHES]))
+                losses[name].append(float(case.step(ready[name][(number + 1) % BATCHES])))
     found: dict[str, Any] = {}
-    base: dict[str, Tensor] = {}
+    ends: dict[str, Tensor] = {}
     for name, case in cases.items():
         mine = {
             **{phase: 1_000 * statistics.median(case.seconds[phase][1:]) for phase in PHASES},
@@ -189,20 +193,25 @@ def timed(names: list[str], runtime: Runtime, rounds: int, steps: int) -> dict[s
         everyone: list[Any] = [None] * runtime.world_size
         dist.all_gather_object(everyone, mine)
         found[name] = summary(everyone)
-        found[name]["loss"] = losses[name]
+        found[name]["loss"] = statistics.fmean(losses[name][-steps:])
         found[name]["plan"] = table_types(case.plan)
         kin = relative_of(name)
-        if kin is not None:
-            after = movement(whole_state(case.model), before)
-            base.setdefault(kin, after)
-            found[name]["strayed_from"] = kin
-            found[name]["strayed"] = float((after - base[kin]).norm() / base[kin].norm())
+        if kin in cases:
+            ends[name] = movement(whole_state(case.model), before)
+            found[name] |= {"strayed_from": kin, "loss_from": found[name]["loss"] - found[kin]["loss"]}
+            for when, moved in (("first", once), ("end", ends)):
+                found[name][f"strayed_{when}"] = float((moved[name] - moved[kin]).norm() / moved[kin].norm())
     return found
 
 
 def relative_of(name: str) -> str | None:
-    """The exact case that one is held against, itself included; None: it has another optimizer's arithmetic."""
-    kin = name.split(",")[0].removesuffix(" again")
+    """The exact case that one is held against; None: it has another optimizer's arithmetic.
+
+    An exact one is held against itself, run again, and by rows, which adds up in another order: rounding alone.
+    """
+    if name in ("table_wise", "table_wise again", "row_wise"):
+        return "table_wise"
+    kin = name.split(",")[0]
     return kin if kin in ("table_wise", "row_wise") else None
 
 
@@ -237,10 +246,13 @@ def table_types(plan: ShardingPlan) -> dict[str, list[Any]]:
 
 
 def main() -> None:
-    out, rounds, steps, proof_steps = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    trainer = config_of(TIMED).trainer
+    out, device, (rounds, steps, proof_steps) = Path(sys.argv[1]), sys.argv[2], map(int, sys.argv[3:6])
+    wanted = sys.argv[6:]
+    trainer = dataclasses.replace(config_of(TIMED).trainer, device=device)
     with running(trainer) as runtime:
-        cases = [case for case in CASES if runtime.world_size > 1 or case.name in ("table_wise", "table_wise again")]
+        cases = [case for case in CASES if case.name in wanted or not wanted]
+        if runtime.world_size == 1:
+            cases = [case for case in cases if case.name in ("table_wise", "table_wise again")]
         proofs: dict[str, Any] = {}
         able = []
         for case in cases:
