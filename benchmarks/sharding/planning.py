@@ -37,14 +37,11 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from benchmarks.sharding.hosts import Host
 from easq_rec.features import Feature, FeatureSchema, Table
 from easq_rec.nn.embeddings import RequestEmbeddings
-from easq_rec.training.table_constraints import allowed_types
+from easq_rec.sharding_config import COLUMN_TYPES
+from easq_rec.training.table_constraints import NARROWEST, allowed_types
 
 TYPES = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
 """Sharding types offered to a table that is not small: what the trainer offers on CUDA."""
-
-COLUMNS = {"column_wise", "table_column_wise", "grid_shard"}
-NARROWEST = 128
-"""Column split that TorchRec makes unless it is told otherwise."""
 
 SMALL_SHARE = 0.01
 """Tables of at most this part of a rank's HBM are placed whole: splitting them would cost messages and save nothing.
@@ -276,7 +273,7 @@ def _types(schema: FeatureSchema, table: Table, cluster: Cluster, offer: Offer) 
     }
     # Without columns to split those types are others by another name.
     trained = allowed_types(schema, table, torch.device("cuda"))
-    useful = [kind for kind in offer.types if kind in trained and (columns > 1 or kind not in COLUMNS)]
+    useful = [kind for kind in offer.types if kind in trained and (columns > 1 or kind not in COLUMN_TYPES)]
     fitting = [kind for kind in useful if full <= shards[kind]]
     within_host = full <= cluster.gpus
     return [kind for kind in fitting if within_host or kind != "table_column_wise"] or useful or ["table_wise"]

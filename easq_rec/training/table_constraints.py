@@ -18,7 +18,7 @@ from torchrec.distributed.types import CacheParams
 
 from easq_rec.config import Config
 from easq_rec.features import FeatureSchema, Table
-from easq_rec.sharding_config import CACHED, KERNELS, TableSharding
+from easq_rec.sharding_config import CACHED, COLUMN_TYPES, KERNELS, TableSharding
 
 # What trains correctly with unequal batches per rank. Row-wise bags need equal batches under gloo, and data-parallel
 # collections are wrong in FBGEMM's CPU kernels; replicated tables would also escape the fused optimizer.
@@ -30,6 +30,9 @@ POOLED_CUDA = ("table_wise", "column_wise", "table_column_wise", "row_wise", "ta
 POOLED_CUDA_MEAN = tuple(kind for kind in POOLED_CUDA if kind != "grid_shard")
 # TorchRec shards unpooled collections in these three ways alone.
 SEQUENCE_CUDA = SEQUENCE_CPU
+
+NARROWEST = 128
+"""Columns of a shard that TorchRec makes at least unless it is told otherwise."""
 
 
 def allowed_types(schema: FeatureSchema, table: Table, device: torch.device) -> tuple[str, ...]:
@@ -63,8 +66,11 @@ def constraints(config: Config, device: torch.device, world_size: int) -> dict[s
         fixed = config.sharding.of(table.name)
         types, kernels = allowed_types(config.schema, table, device), allowed_kernels(device)
         check_supported(table.name, fixed, types, kernels, device, world_size)
-        # One rank has nothing to split; every other type would only add work.
-        offered = [fixed.type] if fixed.type else list(types) if world_size > 1 else ["table_wise"]
+        # One rank has nothing to split; every other type would only add work. Nor has a narrow table columns to split:
+        # it would lie whole under another type, and each type in a collection has collectives of its own.
+        splits = table.dim >= 2 * (fixed.min_partition or NARROWEST)
+        useful = [kind for kind in types if splits or kind not in COLUMN_TYPES]
+        offered = [fixed.type] if fixed.type else useful if world_size > 1 else ["table_wise"]
         found[table.name] = ParameterConstraints(
             sharding_types=offered,
             compute_kernels=[fixed.kernel or "fused"],

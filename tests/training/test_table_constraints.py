@@ -142,6 +142,16 @@ def test_what_the_device_does_not_support_is_refused(
         constraints(config_with(**{table: fixed}), device, RANKS)
 
 
+def test_tables_without_columns_to_split_keep_out_of_column_types() -> None:
+    found = constraints(config_with(tag=TableSharding(min_partition=4)), CPU, RANKS)
+    assert found["author"].sharding_types == ["table_wise", "row_wise"]
+    assert found["satisfaction_tag"].sharding_types == ["table_wise"]
+    for wide in ("user", "tag"):
+        assert found[wide].sharding_types == ["table_wise", "column_wise", "table_column_wise"]
+    forced = constraints(config_with(author=TableSharding(type="column_wise")), CPU, RANKS)
+    assert forced["author"].sharding_types == ["column_wise"]
+
+
 def test_grid_sharding_is_for_sums() -> None:
     assert allowed_types(config_with().schema, table("user"), CUDA)[-1] == "grid_shard"
     assert "grid_shard" not in allowed_types(config_with().schema, table("tag"), CUDA)
