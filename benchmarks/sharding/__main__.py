@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     ranks.add_argument(
         "--shapes", nargs="+", default=["1x1", "1x2", "2x2"], help="hosts x ranks; hosts are this machine"
     )
-    ranks.add_argument("--rounds", type=int, default=4, help="in which all cases take turns")
+    ranks.add_argument("--rounds", type=int, default=3, help="in which all cases take turns")
     ranks.add_argument("--steps", type=int, default=8, help="per round and case")
     ranks.add_argument("--proof-steps", type=int, default=3, help="beside the unsharded model")
     ranks.add_argument("--cases", nargs="+", metavar="CASE", help="names of some cases; without it, all")

@@ -62,7 +62,7 @@ def rank_bars(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, *
         for colour, (name, values) in zip(COLOURS, parts.items(), strict=False):
             axes.bar(range(ranks), values, bottom=base, color=colour, width=0.85, label=name.replace("_", " "))
             base += np.asarray(values)
-        axes.axhline(base.mean(), color="black", linewidth=0.8, linestyle="--", label=f"mean {base.mean():.3g}")
+        axes.axhline(base.mean(), color="black", linewidth=0.8, linestyle="--", label=f"mean {_short(base.mean())}")
         axes.set_ylabel(label, fontsize=9)
         axes.set_ylim(0, float(base.max()) * 1.08)
         axes.margins(x=0.01)
@@ -105,6 +105,10 @@ def _figure(*, width: float, height: float, empty: bool = False):  # type: ignor
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return (figure,) if empty else (figure, figure.add_subplot())
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _rank_axis(axes: Axes, ranks: int) -> None:

@@ -67,15 +67,17 @@ class Unsharded:
 
 
 def whole_state(model: DistributedModelParallel) -> dict[str, Tensor]:
-    """All dense parameters and all whole tables, on every rank."""
+    """All dense parameters and all whole tables, on rank 0; nothing on the others, which have no room to spare."""
     values = model.state_dict()
     tables = {name: value for name, value in values.items() if isinstance(value, ShardedTensor)}
     mine: dict[str, Any] = {
         name: (tuple(value.size()), [(part.metadata.shard_offsets, part.tensor.cpu()) for part in value.local_shards()])
         for name, value in tables.items()
     }
-    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
+    everyone: list[dict[str, Any]] | None = [{} for _ in range(dist.get_world_size())] if not dist.get_rank() else None
+    dist.gather_object(mine, everyone)
+    if everyone is None:
+        return {}
     found = {name: value.detach().cpu().clone() for name, value in values.items() if name not in tables}
     for name, (size, parts) in itertools.chain(*(rank.items() for rank in everyone)):
         table = found.setdefault(name, torch.full(size, float("nan")))

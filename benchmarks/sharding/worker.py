@@ -166,23 +166,21 @@ def timed(names: list[str], runtime: Runtime, rounds: int, steps: int) -> dict[s
     config = config_of(size)
     cases = {case.name: Sharded(case, config, runtime) for case in CASES if case.name in names}
     batches = [timed_batch(config, size, number, runtime.rank, runtime.world_size) for number in range(BATCHES)]
-    before = whole_state(next(iter(cases.values())).model) if cases else {}
+    drift = Drift(list(cases), whole_state(next(iter(cases.values())).model) if cases else {})
     ready = {name: [case.ready(batch) for batch in batches] for name, case in cases.items()}
     losses: dict[str, list[float]] = defaultdict(list)
-    traffic, once = {}, {}
+    traffic = {}
     for round_ in range(rounds + 1):
         for name, case in cases.items():
             if round_ == 0:
                 with Traffic() as mode:
                     case.step(ready[name][0])
                 traffic[name] = dict(mode.sent)
-                if relative_of(name) is not None:
-                    once[name] = movement(whole_state(case.model), before)
+                drift.measure(name, case, "first")
                 continue
             for number in range(steps):
                 losses[name].append(float(case.step(ready[name][(number + 1) % BATCHES])))
     found: dict[str, Any] = {}
-    ends: dict[str, Tensor] = {}
     for name, case in cases.items():
         mine = {
             **{phase: 1_000 * statistics.median(case.seconds[phase][1:]) for phase in PHASES},
@@ -195,13 +193,40 @@ def timed(names: list[str], runtime: Runtime, rounds: int, steps: int) -> dict[s
         found[name] = summary(everyone)
         found[name]["loss"] = statistics.fmean(losses[name][-steps:])
         found[name]["plan"] = table_types(case.plan)
+        drift.measure(name, case, "end")
         kin = relative_of(name)
         if kin in cases:
-            ends[name] = movement(whole_state(case.model), before)
             found[name] |= {"strayed_from": kin, "loss_from": found[name]["loss"] - found[kin]["loss"]}
-            for when, moved in (("first", once), ("end", ends)):
-                found[name][f"strayed_{when}"] = float((moved[name] - moved[kin]).norm() / moved[kin].norm())
+            found[name] |= drift.strayed[name]
     return found
+
+
+class Drift:
+    """How far cases stray from those that they are held against, as a part of how far these have moved; on rank 0.
+
+    Args:
+        names: of the cases, those first that others are held against.
+        before: initial values, the same of all.
+    """
+
+    def __init__(self, names: list[str], before: dict[str, Tensor]) -> None:
+        self._names, self._before = names, before
+        self._moved: dict[tuple[str, str], Tensor] = {}
+        self.strayed: dict[str, dict[str, float]] = defaultdict(dict)
+
+    def measure(self, name: str, case: Sharded, when: str) -> None:
+        """All ranks together."""
+        kin = relative_of(name)
+        if kin not in self._names:
+            return
+        after = whole_state(case.model)
+        if not after:
+            return
+        moved = movement(after, self._before)
+        if name in ("table_wise", "row_wise"):
+            self._moved[name, when] = moved
+        base = self._moved[kin, when]
+        self.strayed[name][f"strayed_{when}"] = float((moved - base).norm() / base.norm())
 
 
 def relative_of(name: str) -> str | None:

@@ -28,7 +28,7 @@ class Size:
 
 
 PROOF = Size(rows=500, dim=32, requests=24, answered=10)
-TIMED = Size(rows=200_000, dim=64, requests=128, answered=16)
+TIMED = Size(rows=100_000, dim=64, requests=128, answered=16)
 
 
 def config_of(size: Size, base: Config | None = None) -> Config:
