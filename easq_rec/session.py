@@ -191,7 +191,8 @@ def _fixed(values: dict[str, object]) -> dict[str, object]:
     for part, free in FREE_FIELDS.items():
         fields = kept[part]
         assert isinstance(fields, dict)
-        kept[part] = {name: value for name, value in fields.items() if name not in free}
+        # Nothing fixed is what a run from before the field has, too.
+        kept[part] = {name: value for name, value in fields.items() if name not in free and value != {}}
     return kept
 
 

@@ -19,9 +19,11 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import PlannerError, ShardingOption
 from torchrec.distributed.types import ShardingPlan
 
+from easq_rec import session
 from easq_rec.config import Config, Sharding, TableSharding
 from easq_rec.features import Table
 from easq_rec.nn.embeddings import RequestEmbeddings
+from easq_rec.serialization import to_dict
 from easq_rec.training.plan_file import Setting, read_plan_file, write_plan
 from easq_rec.training.table_constraints import PinningPartitioner, allowed_types, constraints, pins
 from tests.builders import small_config
@@ -260,3 +262,15 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
             read_plan_file(tmp_path / "other.json", embeddings(config), config.schema, SETTING)
     with pytest.raises(ValueError, match="cannot be read as a plan: FileNotFoundError"):
         read_plan_file(tmp_path / "none.json", embeddings(config), config.schema, SETTING)
+
+
+def test_a_run_from_before_the_constraints_is_resumed() -> None:
+    """A stored config without the fields is no other configuration; one with constraints is, and a plan file is not."""
+    now = json.loads(json.dumps(to_dict(small_config())))
+    before = {**now, "sharding": {"types": {}}}
+    assert not session._differences(session._fixed(before), session._fixed(now))
+    planned_by_file = {**now, "sharding": {**now["sharding"], "plan": "plan.json"}}
+    assert not session._differences(session._fixed(now), session._fixed(planned_by_file))
+    constrained = json.loads(json.dumps(to_dict(config_with(tag=TableSharding(type="table_wise")))))
+    (difference,) = session._differences(session._fixed({**constrained, "sharding": {}}), session._fixed(constrained))
+    assert difference.startswith("sharding.tables is None there, {'tag': ")
