@@ -8,13 +8,14 @@ run.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from easq_rec.features import FeatureSchema, require
 from easq_rec.model_config import LinearName, LoRA, Losses, Model, Replay, Tower
+from easq_rec.sharding_config import Sharding, TableSharding
 
 __all__ = [
     "Checkpoint",
@@ -30,6 +31,7 @@ __all__ = [
     "Optim",
     "Replay",
     "Sharding",
+    "TableSharding",
     "Tower",
     "Trainer",
     "World",
@@ -217,14 +219,6 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharding:
-    """How the planner may shard the tables."""
-
-    types: Annotated[dict[str, str], Hidden] = field(default_factory=dict)
-    """Sharding type forced per table, for instance {'video': 'column_wise'}; the planner chooses the rest."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trainer:
     """The loop."""
 
@@ -321,9 +315,7 @@ class Config:
             for name in ("satisfaction", "evidence", "dpo", "dense"):
                 value = getattr(self.losses, name)
                 require(value == 0, f"losses.{name}", value, "0 without a satisfaction tower (model.satisfaction)")
-        known = [table.name for table in (*self.schema.tables, *self.schema.satisfaction_tables)]
-        for table in self.sharding.types:
-            require(table in known, "sharding.types", table, f"a table of the schema: {known}")
+        self.sharding.check(self.schema)
 
     @property
     def aligned(self) -> bool:

@@ -37,4 +37,7 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         item = typing.get_args(hint)[0]
         return tuple(_decode(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    if origin is dict:
+        item = typing.get_args(hint)[1]
+        return {name: _decode(item, entry, f"{where}[{name!r}]") for name, entry in value.items()}
     return value

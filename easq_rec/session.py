@@ -35,6 +35,8 @@ FREE_FIELDS = {
     "trainer": ("stop_at_step", "device", "threads", "timeout_s", "on_not_finite"),
     # Data may have moved: a checkpoint knows them by their fingerprint.
     "data": ("path", "workers", "prefetch", "on_bad_rows"),
+    # A resumed run keeps to the plan of its checkpoint.
+    "sharding": ("plan",),
 }
 
 CONVERTED = {"movielens": "ML100K", "kuairand": "KUAIRAND"}
@@ -189,7 +191,8 @@ def _fixed(values: dict[str, object]) -> dict[str, object]:
     for part, free in FREE_FIELDS.items():
         fields = kept[part]
         assert isinstance(fields, dict)
-        kept[part] = {name: value for name, value in fields.items() if name not in free}
+        # Nothing fixed is what a run from before the field has, too.
+        kept[part] = {name: value for name, value in fields.items() if name not in free and value != {}}
     return kept
 
 

@@ -18,7 +18,10 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "easq_rec"
 
 LAYERS = (
-    ("config", "model_config", "features", "schema_file", "serialization", "recipes", "variants", "arguments"),
+    (
+        *("config", "model_config", "sharding_config", "features", "schema_file", "serialization", "recipes"),
+        *("variants", "arguments"),
+    ),
     ("data", "nn", "losses", "metrics", "fusion"),
     ("model",),
     ("training", "evaluation", "scoring"),

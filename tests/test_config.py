@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from easq_rec import arguments
-from easq_rec.config import Config, LoRA, Losses, Model, Sharding, Tower
+from easq_rec.config import Config, LoRA, Losses, Model, Sharding, TableSharding, Tower
 from easq_rec.features import Feature, FeatureSchema, Outcome, Table
 from easq_rec.recipes import BASES, RECIPES, easq, recipe
 from easq_rec.serialization import from_dict, to_dict
@@ -128,5 +128,57 @@ def test_contradictions_are_refused() -> None:
         )  # fmt: skip
     with pytest.raises(ValueError, match=r"model.lora.rank=0"):
         LoRA(rank=0)
-    with pytest.raises(ValueError, match=r"sharding.types='nope' is not allowed"):
+    with pytest.raises(ValueError, match=r"sharding.types='nope' is not allowed: a table of the schema: \['user'"):
         dataclasses.replace(easq(), sharding=Sharding(types={"nope": "row_wise"}))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        (TableSharding(type="rows"), r"\['video'\].type='rows' is not allowed: one of \['table_wise'"),
+        (TableSharding(kernel="dense"), r"\['video'\].kernel='dense' is not allowed: one of \['fused'"),
+        (
+            TableSharding(min_partition=6),
+            r"min_partition=6 is not allowed: a multiple of 4, from 4 to the table's dim 32",
+        ),
+        (TableSharding(min_partition=64), r"min_partition=64 is not allowed: a multiple of 4, from 4 to"),
+        (TableSharding(type="row_wise", min_partition=8), r"min_partition=8 is not allowed: None with type 'row_wise'"),
+        (
+            TableSharding(type="table_wise", ranks=(0, 1)),
+            r"ranks=\(0, 1\) is not allowed: one rank with type 'table_wi",
+        ),
+        (TableSharding(type="column_wise", ranks=(1, 1)), r"ranks=\(1, 1\) is not allowed: different ranks from 0 on"),
+        (
+            TableSharding(type="column_wise", ranks=()),
+            r"ranks=\(\) is not allowed: different ranks from 0 on, at least",
+        ),
+        (
+            TableSharding(ranks=(0,)),
+            r"ranks=\(0,\) is not allowed: None with type None: it needs one of \['table_wise'",
+        ),
+        (TableSharding(load_factor=0.1), r"load_factor=0.1 is not allowed: None without kernel 'fused_uvm_caching'"),
+        (
+            TableSharding(kernel="fused_uvm_caching", load_factor=1.0),
+            r"load_factor=1.0 is not allowed: more than 0 and",
+        ),
+    ],
+)
+def test_constraints_that_contradict_a_table_are_refused(fixed: TableSharding, message: str) -> None:
+    with pytest.raises(ValueError, match=r"sharding.tables" + message if message[0] == "\\" else message):
+        dataclasses.replace(easq(), sharding=Sharding(tables={"video": fixed}))
+
+
+def test_a_table_is_constrained_once() -> None:
+    both = Sharding(types={"video": "row_wise"}, tables={"video": TableSharding(type="row_wise")})
+    with pytest.raises(
+        ValueError, match=r"sharding.types=\['video'\] is not allowed: tables that sharding.tables does"
+    ):
+        dataclasses.replace(easq(), sharding=both)
+
+
+def test_constraints_survive_json() -> None:
+    tables = {"video": TableSharding(type="column_wise", min_partition=8, ranks=(0, 1)), "tag": TableSharding()}
+    config = dataclasses.replace(
+        easq(), sharding=Sharding(tables=tables, types={"user": "table_wise"}, plan="plan.json")
+    )
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,53 +16,50 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.nn.embeddings import INIT_STD
 from easq_rec.training.host_lookup import use_pooled_kernels
+from easq_rec.training.plan_file import Setting, read_plan_file
 from easq_rec.training.runtime import Runtime
-
-# What trains correctly with unequal batches per rank. Row-wise bags need equal batches under gloo, and data-parallel
-# collections are wrong in FBGEMM's CPU kernels; replicated tables would also escape the fused optimizer.
-POOLED_CPU = ("table_wise", "column_wise", "table_column_wise")
-SEQUENCE_CPU = ("table_wise", "row_wise", "column_wise")
-CUDA = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
+from easq_rec.training.table_constraints import PinningPartitioner, constraints, pins
 
 INIT_ROWS = 8_192
 """Rows that one random state fills."""
 
 
 def shard(
-    model: nn.Module, config: Config, runtime: Runtime, *, plan: ShardingPlan | None = None
+    model: nn.Module,
+    config: Config,
+    runtime: Runtime,
+    *,
+    plan: ShardingPlan | None = None,
+    qcomms: dict[str, QuantizedCommCodecs] | None = None,
 ) -> DistributedModelParallel:
     """Wraps a model whose tables lie on the meta device, plans, allocates and initialises them.
 
     Args:
-        plan: taken as it is; None: the planner makes one. It may make another one each time it is asked.
+        plan: taken as it is; None: the config's plan file is, and without one the planner makes a plan. It may make
+            another one each time it is asked.
+        qcomms: how embeddings and their gradients are quantised on the way between ranks, by TorchRec's name of the
+            collective; None: they are not.
 
     Raises:
-        ValueError: a forced sharding type that the device does not support.
+        ValueError: what the config fixes of a table is not supported here, its plan file is not for this run, or there
+            is no room for the tables.
     """
     fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": config.optim.table_lr, "eps": 1e-8}
     sharders: list[ModuleSharder[nn.Module]] = [
-        EmbeddingBagCollectionSharder(fused_params=dict(fused)),
-        EmbeddingCollectionSharder(fused_params=dict(fused)),
+        EmbeddingBagCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=qcomms),
+        EmbeddingCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=qcomms),
     ]
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=runtime.world_size,
-            local_world_size=runtime.world_size if runtime.device.type == "cpu" else None,
-            compute_device=runtime.device.type,
-        ),
-        constraints=_constraints(config, runtime.device, runtime.world_size),
-        storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
-    )
     _place_dense(model, runtime.device)
     group = dist.group.WORLD
     assert group is not None
-    plan = plan or planner.collective_plan(model, sharders, group)
+    if plan is None:
+        plan = _plan(model, sharders, config, runtime, group)
     wrapped = DistributedModelParallel(
         model,
         env=ShardingEnv.from_process_group(group),
@@ -76,29 +75,83 @@ def shard(
     return wrapped
 
 
+def _plan(
+    model: nn.Module,
+    sharders: list[ModuleSharder[nn.Module]],
+    config: Config,
+    runtime: Runtime,
+    group: dist.ProcessGroup,
+) -> ShardingPlan:
+    """Rank 0's plan, or its error, on every rank: a rank that waited for a plan in vain would hang."""
+    outcome: list[ShardingPlan | str] = [""]
+    if runtime.leads:
+        try:
+            outcome = [_plan_alone(model, sharders, config, runtime)]
+        except ValueError as error:
+            outcome = [str(error)]
+    if runtime.world_size > 1:
+        dist.broadcast_object_list(outcome, src=0, group=group)
+    plan = outcome[0]
+    if isinstance(plan, str):
+        raise ValueError(plan)
+    return plan
+
+
+def _plan_alone(
+    model: nn.Module, sharders: list[ModuleSharder[nn.Module]], config: Config, runtime: Runtime
+) -> ShardingPlan:
+    # With a plan file as well: what the config fixes must be possible.
+    limits = constraints(config, runtime.device, runtime.world_size)
+    if config.sharding.plan is not None:
+        return read_plan_file(Path(config.sharding.plan), model, config.schema, setting(runtime))
+    hbm, ddr = _memory(runtime)
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(
+            world_size=runtime.world_size,
+            local_world_size=ranks_per_host(runtime),
+            compute_device=runtime.device.type,
+            hbm_cap=hbm,
+            ddr_cap=ddr,
+        ),
+        batch_size=config.trainer.batch_size,
+        constraints=limits,
+        partitioner=PinningPartitioner(pins(config)),
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
+    )
+    try:
+        return planner.plan(model, sharders)
+    except PlannerError as error:
+        raise ValueError(
+            f"the tables find no place on {runtime.world_size} x {runtime.device.type} with what is fixed of them: "
+            f"{error}\n`python -m benchmarks.sharding what-if` tells what would make room"
+        ) from error
+
+
+def _memory(runtime: Runtime) -> tuple[int | None, int]:
+    """Bytes per rank: of the GPU, and a rank's share of the host's memory."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cuda = runtime.device.type == "cuda"
+    hbm = torch.cuda.get_device_properties(runtime.device).total_memory if cuda else None
+    return hbm, host // ranks_per_host(runtime)
+
+
+def ranks_per_host(runtime: Runtime) -> int:
+    """As the launcher says. On CPU all ranks count as one host, since gloo reaches each of them alike."""
+    if runtime.device.type == "cpu":
+        return runtime.world_size
+    return int(os.environ.get("LOCAL_WORLD_SIZE", runtime.world_size))
+
+
+def setting(runtime: Runtime) -> Setting:
+    """What a plan of this run is made for."""
+    return Setting(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=ranks_per_host(runtime))
+
+
 def _place_dense(model: nn.Module, device: torch.device) -> None:
     """Moves what does not lie on the meta device: the dense network and the objective's constants."""
     for tensor in (*model.parameters(), *model.buffers()):
         if not tensor.is_meta:
             tensor.data = tensor.data.to(device)
-
-
-def _constraints(config: Config, device: torch.device, world_size: int) -> dict[str, ParameterConstraints]:
-    sequence = {feature.table for feature in config.schema.sequence}
-    constraints = {}
-    for table in (*config.schema.tables, *config.schema.satisfaction_tables):
-        allowed: tuple[str, ...] = (
-            CUDA if device.type == "cuda" else SEQUENCE_CPU if table.name in sequence else POOLED_CPU
-        )
-        forced = config.sharding.types.get(table.name)
-        if forced is not None and forced not in allowed:
-            raise ValueError(
-                f"sharding.types[{table.name!r}]={forced!r} is not allowed: on {device.type} one of {list(allowed)}"
-            )
-        # One rank has nothing to split; every other type would only add work.
-        offered = [forced] if forced else list(allowed) if world_size > 1 else ["table_wise"]
-        constraints[table.name] = ParameterConstraints(sharding_types=offered, compute_kernels=["fused"])
-    return constraints
 
 
 @torch.no_grad()

@@ -33,8 +33,9 @@ from easq_rec.training.guard import Guard, NotFinite
 from easq_rec.training.logs import RunLog, Stopwatch
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.optim import Optimizers
+from easq_rec.training.plan_file import NAME, write_plan
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime
-from easq_rec.training.sharding import plan_table, shard
+from easq_rec.training.sharding import plan_table, setting, shard
 from easq_rec.training.statistics import step_statistics
 
 ANSWERS_EVALUATED = 1_024
@@ -89,6 +90,8 @@ class Trainer:
         self.checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
         latest = self.checkpoints.latest() or start_from
         self.model = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
+        if runtime.leads:
+            write_plan(run_dir / NAME, self.model.plan, config.schema, setting(runtime))
         self.guard = Guard(runtime, run_dir / "not_finite")
         self.ranker.network.watch = self.guard.watch
         self.optimizers = Optimizers(self.model, config.optim, self.guard.spares)

@@ -1,0 +1,161 @@
+"""The ways of sharding that are run for real, and the plans that force them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
+from torchrec.distributed.sharding_plan import calculate_shard_sizes_and_offsets, placement
+from torchrec.distributed.types import (
+    CommOp,
+    EmbeddingModuleShardingPlan,
+    EnumerableShardingSpec,
+    ParameterSharding,
+    QuantizedCommCodecs,
+    ShardingPlan,
+    ShardMetadata,
+)
+
+from benchmarks.sharding.planning import tables_of
+from easq_rec.features import FeatureSchema, Table
+from easq_rec.sharding_config import COLUMN_TYPES
+from easq_rec.training.plan_file import Setting
+from easq_rec.training.table_constraints import summed
+
+ROW_TYPES = ("row_wise", "table_row_wise", "grid_shard")
+"""Bags sharded so leave by reduce-scatter, which needs as many of them on every rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One way to shard all tables."""
+
+    name: str
+    bags: str | None = None
+    """Type of the pooled tables; None: the planner chooses, within what the trainer offers."""
+    sequences: str = "table_wise"
+    half: bool = False
+    """Tables in FP16."""
+    precision: str | None = None
+    """Of embeddings and gradients between ranks; None: as they are."""
+
+    flawed: bool = False
+    """Whether bags pooled by mean lie under grid_shard as well, which is wrong in TorchRec 1.8; else by rows."""
+
+    @property
+    def padded(self) -> bool:
+        """Whether the pooled collections' batches are padded to the longest of all ranks."""
+        return self.bags in ROW_TYPES
+
+    @property
+    def exact(self) -> bool:
+        """Whether it must train as the unsharded model does."""
+        return not self.half and self.precision is None
+
+
+CASES = (
+    Case(name="planner"),
+    Case(name="table_wise", bags="table_wise"),
+    Case(name="column_wise", bags="column_wise", sequences="column_wise"),
+    Case(name="table_column_wise", bags="table_column_wise", sequences="column_wise"),
+    Case(name="row_wise sequences", bags="table_wise", sequences="row_wise"),
+    Case(name="row_wise", bags="row_wise", sequences="row_wise"),
+    Case(name="table_row_wise", bags="table_row_wise", sequences="row_wise"),
+    Case(name="grid_shard", bags="grid_shard", sequences="column_wise"),
+    Case(name="grid_shard, means too", bags="grid_shard", sequences="column_wise", flawed=True),
+    Case(name="data_parallel, dense", bags="data_parallel"),
+    # What follows is not exact: it is held against `table_wise` and `row_wise`, and these against themselves.
+    Case(name="table_wise again", bags="table_wise"),
+    Case(name="table_wise, FP16 tables", bags="table_wise", half=True),
+    *(
+        Case(name=f"table_wise, {precision} messages", bags="table_wise", precision=precision)
+        for precision in ("fp16", "bf16", "int8")
+    ),
+    *(
+        Case(name=f"row_wise, {precision} messages", bags="row_wise", sequences="row_wise", precision=precision)
+        for precision in ("fp16", "bf16", "int8")
+    ),
+)
+"""INT8 by rows is there to show that it cannot be: codes cannot be added up on the way, as a reduce-scatter does.
+Data-parallel collections are left out, since FBGEMM's CPU kernels pool them; BF16 tables, since they fail there."""
+
+
+def qcomms(case: Case) -> dict[str, QuantizedCommCodecs] | None:
+    """Codecs of a case. TorchRec's own choice for the CPU would quietly put FP16 in BF16's place."""
+    if case.precision is None:
+        return None
+    kind = CommType(case.precision)
+    config = QCommsConfig(forward_precision=kind, backward_precision=kind)
+    operations = (
+        CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL,
+        CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER,
+        CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL,
+    )
+    return {operation.name: get_qcomm_codecs(config) for operation in operations}
+
+
+def forced_plan(case: Case, schema: FeatureSchema, modules: dict[str, str], setting: Setting) -> ShardingPlan:
+    """Every table by the case's types, columns in two; what leaves a choice goes to the emptiest ranks.
+
+    Args:
+        modules: by table the path of its collection.
+    """
+    assert case.bags is not None
+    sequences = {feature.table for feature in schema.sequence}
+    plan: dict[str, EmbeddingModuleShardingPlan] = {}
+    load = [0] * setting.ranks
+    for table in sorted(tables_of(schema), key=lambda table: -table.rows * table.dim):
+        kind = case.sequences if table.name in sequences else case.bags
+        if kind == "grid_shard" and not summed(schema, table) and not case.flawed:
+            kind = "table_row_wise"
+        sharding = _sharding(table, kind, load, setting)
+        plan.setdefault(modules[table.name], EmbeddingModuleShardingPlan())[table.name] = sharding
+    return ShardingPlan(plan=dict(plan))
+
+
+def _sharding(table: Table, kind: str, load: list[int], setting: Setting) -> ParameterSharding:
+    if kind == "data_parallel":
+        return ParameterSharding(sharding_type=kind, compute_kernel="dense", ranks=list(range(setting.ranks)))
+    sizes, offsets = calculate_shard_sizes_and_offsets(
+        tensor=torch.empty(table.rows, table.dim, device="meta"),
+        world_size=setting.ranks,
+        local_world_size=setting.ranks_per_host,
+        sharding_type=kind,
+        col_wise_shard_dim=max(table.dim // 2, 4) if kind in COLUMN_TYPES else None,
+    )
+    owners = _owners(kind, sizes, load, setting.ranks_per_host)
+    shards = [
+        ShardMetadata(
+            shard_offsets=offset,
+            shard_sizes=size,
+            placement=placement(setting.device, owner, setting.ranks_per_host),
+        )
+        for size, offset, owner in zip(sizes, offsets, owners, strict=True)
+    ]
+    return ParameterSharding(
+        sharding_type=kind, compute_kernel="fused", ranks=owners, sharding_spec=EnumerableShardingSpec(shards)
+    )
+
+
+def _owners(kind: str, sizes: list[list[int]], load: list[int], local: int) -> list[int]:
+    """A rank for each shard, whose size is added to its load."""
+    hosts = [range(first, first + local) for first in range(0, len(load), local)]
+    emptiest = min(hosts, key=lambda host: sum(load[rank] for rank in host))
+    owners: list[int] = []
+    for index, (rows, columns) in enumerate(sizes):
+        match kind:
+            case "row_wise":
+                owner = index
+            case "table_row_wise":
+                owner = emptiest[index]
+            case "grid_shard":
+                # A block of columns per host, from the emptiest on.
+                owner = hosts[(hosts.index(emptiest) + index // local) % len(hosts)][index % local]
+            case "table_column_wise":
+                owner = min(emptiest, key=load.__getitem__)
+            case _:
+                owner = load.index(min(load))
+        load[owner] += rows * columns
+        owners.append(owner)
+    return owners

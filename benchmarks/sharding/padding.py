@@ -1,0 +1,48 @@
+"""Bags of equal number on all ranks, for sharding types whose reduce-scatter knows no other.
+
+Ranks have as many requests and candidates as their data say. Empty bags behind the last one make the numbers equal, and
+their rows (zeros) are cut off again before the network sees them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from easq_rec.data.batch import RequestBatch
+from easq_rec.nn.embeddings import RequestEmbeddings
+from easq_rec.training.runtime import Runtime
+
+
+class CutEmbeddings(RequestEmbeddings):
+    """RequestEmbeddings for padded batches."""
+
+    def forward(self, batch: RequestBatch) -> tuple[Any, Any, Any]:
+        user, sequence, candidate = super().forward(batch)
+        requests = len(batch.candidate_offsets_R1) - 1
+        return _cut(user, requests), sequence, _cut(candidate, len(batch.float_NF)) if candidate is not None else None
+
+
+def padded(batch: RequestBatch, runtime: Runtime) -> RequestBatch:
+    """With as many bags per feature as the rank with most has."""
+    candidate = batch.candidate
+    return dataclasses.replace(
+        batch,
+        user=_pad(batch.user, runtime.agree(batch.user.stride())),
+        candidate=None if candidate is None else _pad(candidate, runtime.agree(candidate.stride())),
+    )
+
+
+def _pad(ids: KeyedJaggedTensor, stride: int) -> KeyedJaggedTensor:
+    keys = ids.keys()
+    lengths = ids.lengths().view(len(keys), ids.stride())
+    more = torch.nn.functional.pad(lengths, (0, stride - ids.stride()))
+    return KeyedJaggedTensor(keys=keys, values=ids.values(), lengths=more.flatten())
+
+
+def _cut(pooled: Any, count: int) -> KeyedTensor:
+    # A sharded collection answers with an awaitable, which acts as a KeyedTensor on first use.
+    return KeyedTensor(keys=pooled.keys(), length_per_key=pooled.length_per_key(), values=pooled.values()[:count])
