@@ -138,7 +138,8 @@ def bench(
         mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
     """
     folder = Path("benchmarks")
-    known = sorted(file.stem for file in folder.glob("*.py") if '__name__ == "__main__"' in file.read_text())
+    scripts = {file.stem for file in folder.glob("*.py") if '__name__ == "__main__"' in file.read_text()}
+    known = sorted(scripts | {file.parent.name for file in folder.glob("*/__main__.py")})
     if not known:
         raise LaunchError("there is no benchmarks/ here: call easq.bench from the root of a checkout")
     if not benchmark or benchmark[0] not in known:

@@ -95,6 +95,11 @@ def test_a_benchmark_runs_as_a_module_in_one_process() -> None:
     assert "PYTHONSAFEPATH" not in job.env
 
 
+def test_a_benchmark_may_be_a_package() -> None:
+    job = role(easq.bench, "sharding", "what-if", "--preset", "5TB", "--out", "plans")
+    assert command(job) == "python -m benchmarks.sharding what-if --preset 5TB --out plans"
+
+
 def test_a_benchmark_of_several_ranks_runs_under_torchrun() -> None:
     job = role(easq.bench, "-j", "2x8", "-h", "h100_8", "train_step", "--rounds", "3")
     words = shlex.split(command(job))
