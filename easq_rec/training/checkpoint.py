@@ -135,7 +135,7 @@ class Checkpointer:
         self, final: Path, state: dict[str, Any], progress: Progress, plan: object, rng: torch.Tensor
     ) -> str | None:
         """What went wrong, the same on every rank; None: the checkpoint is there."""
-        unnamed, rank = final.with_name(f".{final.name}.unnamed"), self._runtime.rank
+        unnamed, rank = final.with_name(f".{final.name}.partial"), self._runtime.rank
 
         def begin() -> None:
             shutil.rmtree(unnamed, ignore_errors=True)

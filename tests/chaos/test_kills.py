@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import storm
+from benchmarks.chaos import MOMENTS, storm
 
 
 @pytest.mark.integration
@@ -17,3 +17,5 @@ def test_a_run_that_is_killed_ends_as_one_that_is_left_alone(tmp_path: Path) -> 
     storms, differences = storm(tmp_path, ranks=2, kills=4, seed=1)
     assert not differences
     assert sum(one.total for one in storms) == 4 and not any(one.hung for one in storms)
+    moments = {name.split(", ")[1] for one in storms for name in one.kills}
+    assert moments == set(MOMENTS), "a kill of every kind"
