@@ -31,8 +31,8 @@ def padded(batch: RequestBatch, runtime: Runtime) -> RequestBatch:
     candidate = batch.candidate
     return dataclasses.replace(
         batch,
-        user=_pad(batch.user, runtime.agree(batch.user.stride())),
-        candidate=None if candidate is None else _pad(candidate, runtime.agree(candidate.stride())),
+        user=_pad(batch.user, runtime.agree(batch.user.stride())[0]),
+        candidate=None if candidate is None else _pad(candidate, runtime.agree(candidate.stride())[0]),
     )
 
 

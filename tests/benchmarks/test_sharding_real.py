@@ -57,7 +57,7 @@ def test_padding_adds_empty_bags_that_are_cut_off_again() -> None:
     config = config_of(PROOF)
     batch = share(config, PROOF, 0, 0, 2)
     # Another rank has three more requests and candidates.
-    runtime: Any = types.SimpleNamespace(agree=lambda count: count + 3)
+    runtime: Any = types.SimpleNamespace(agree=lambda count: [count + 3])
     more = padded(batch, runtime)
     assert isinstance(more.candidate, KeyedJaggedTensor) and batch.candidate is not None
     assert more.candidate.stride() == batch.candidate.stride() + 3
