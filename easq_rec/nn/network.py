@@ -116,9 +116,11 @@ class RankingNetwork(nn.Module):
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
         self.watch: Callable[[Tensor], Tensor] = lambda embedded: embedded
         """Set by the trainer: is handed all that the tables returned, and hands it on."""
+        self.data_parallel = False
+        """Set where DistributedDataParallel wraps the network."""
         self.rests = False
         """Whether the last forward pass was of a training step that does not align: `pathway` then has gradients of 0,
-        and no optimizer may move it by what it remembers of others."""
+        or none, and no optimizer may move it by what it remembers of others."""
         self.autocast: torch.dtype | None = None
         """Set by the runtime: dtype of the dense products, None for fp32."""
 
@@ -147,7 +149,7 @@ class RankingNetwork(nn.Module):
                         judged = self._judge(self.satisfaction, told_ED, _rows(own_NP, batch.told_E))
         main = _float(main)
         self.rests = self.training and not batch.aligned
-        if self.rests:
+        if self.rests and self.data_parallel:
             main = dataclasses.replace(main, score_N=_Resting.apply(main.score_N, *self.pathway()))
         return NetworkOutput(
             main=main, reference=reference, answered=answered, judged=judged, candidates=part.candidates
