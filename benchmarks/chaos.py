@@ -185,7 +185,7 @@ def differences(run_dir: Path, other: Path) -> list[str]:
     one, two = latest_of(run_dir), latest_of(other)
     progress = [json.loads((path / PROGRESS).read_text()) for path in (one, two)]
     found += [f"{PROGRESS}: {name}" for name in progress[0] if progress[0][name] != progress[1][name]]
-    for (name, value), (_, expected) in zip(_tensors(one), _tensors(two), strict=True):
+    for (name, value), (_, expected) in zip(tensors(one), tensors(two), strict=True):
         if not torch.equal(value, expected):
             found.append(name)
     return found
@@ -195,18 +195,18 @@ def _metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """All of model and optimizers, as whole tensors, by name."""
     metadata = FileSystemReader(path).read_metadata().state_dict_metadata
-    tensors = {
+    found = {
         name: torch.empty(stored.size, dtype=stored.properties.dtype)
         for name, stored in metadata.items()
         if isinstance(stored, TensorStorageMetadata)
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(tensors, checkpoint_id=path, no_dist=True)
-    yield from sorted(tensors.items())
+        dcp.load(found, checkpoint_id=path, no_dist=True)
+    yield from sorted(found.items())
 
 
 def undisturbed(data: Path, run_dir: Path, ranks: int) -> None:

@@ -105,7 +105,7 @@ def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 <<
 
 
 def easq() -> Config:
-    """The default: isolated satisfaction pathway, whose reference annotates every pair of every request (L_dense)."""
+    """The default: isolated satisfaction pathway, whose reference annotates every pair of a request (L_dense)."""
     # A small log with as many answers as a large one has: at the paper's rate it would hold some twenty.
     world = World(density=100.0)
     return Config(

@@ -11,23 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos import workers
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 STEPS = 40
-
-
-def workers(run_dir: Path) -> list[int]:
-    """Processes that train this run, the launcher not counted."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if str(run_dir).encode() in command and b"--nproc_per_node" not in command and b"-u" in command:
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.mark.integration

@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader
 
+from benchmarks.chaos import tensors
 from easq_rec.training.optim import PATHWAY, parameter_group
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -181,12 +179,7 @@ def test_the_pathway_rests_where_a_step_does_not_align(train: Train, tmp_path: P
 
 def _dense(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The network's parameters in a checkpoint."""
-    metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    state = {name: torch.empty(value.size) for name, value in metadata.items() if name.startswith(NETWORK)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
-    return state
+    return {name: value for name, value in tensors(checkpoint) if name.startswith(NETWORK)}
 
 
 @pytest.mark.integration

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,15 +88,21 @@ def _leaves(values: dict[str, object], where: str) -> Iterator[tuple[str, torch.
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_a_loaded_checkpoint_is_the_state_it_was_taken_of(tmp_path: Path, runtime: Runtime, background: bool) -> None:
-    """Training goes on while it is written, and moves every table and the whole network."""
+def test_a_loaded_checkpoint_is_the_state_it_was_taken_of(
+    tmp_path: Path, runtime: Runtime, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on before it is written, and moves every table and the whole network."""
     run = Run(tmp_path, runtime)
+    write, trained = run.checkpoints._write, threading.Event()
+    if background:
+        monkeypatch.setattr(run.checkpoints, "_write", lambda *state: write(*state) if trained.wait(60) else "late")
     for _ in range(2):
         run.train()
     run.save(background=background)
     saved = run.state()
     for _ in range(3):
         run.train()
+    trained.set()
     run.checkpoints.wait()
     now = run.state()
     assert saved.keys() == now.keys() and len(saved) > 100
