@@ -37,84 +37,38 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.reference_files import to_table, write
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import CANDIDATES, REQUESTS, Step, measure, random_requests, reference_config
 from easq_rec.config import Config, Replay
 from easq_rec.data.batch import collate
-from easq_rec.data.columns import Array, Ragged, RequestColumns
+from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import encode
 from easq_rec.data.loader import TrainLoader
 from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay
 from easq_rec.data.schema import Layout
-from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.runtime import running
 
 WINDOW = 8
 """Row groups that are shuffled together: the default."""
-ANSWERS = 2_000
 FLAT_REQUESTS = 2_048
 """Flat rows take so long that a small part of them has to do."""
 
 
-def to_table(columns: RequestColumns, *, first_id: int = 0, answered: bool = False) -> pa.Table:
-    """Requests in the form of the data contract; with `answered`, the first candidate of each carries an answer."""
-    scalars = dict(columns.scalars)
-    user = {name.removeprefix("user."): scalars.pop(name) for name in list(scalars) if name.startswith("user.")}
-    scalars["timestamp_ms"] = 10**9 + 1_000 * (first_id + np.arange(len(columns)))
-    scalars["request_id"] = first_id + np.arange(len(columns))
-    candidates = _list_of_structs(columns.candidates)
-    if answered:
-        first = np.zeros(len(candidates.values), bool)
-        first[columns.candidates.offsets[:-1]] = True
-        owner = np.repeat(np.arange(len(columns)), columns.candidates.lengths)
-        fields = {field.name: candidates.values.field(field.name) for field in candidates.type.value_type}
-        fields["answer"] = pa.array((owner % 2 * 2).astype(np.int8), mask=~first)
-        fields["answered_at_ms"] = pa.array(scalars["timestamp_ms"][owner] + 60_000, mask=~first)
-        candidates = pa.ListArray.from_arrays(candidates.offsets, _struct(fields))
-    return pa.table(
-        {**scalars, "user": _struct(user), "history": _list_of_structs(columns.history), "candidates": candidates}
-    )
-
-
-def _struct(fields: dict[str, Array | pa.Array]) -> pa.StructArray:
-    arrays = [field if isinstance(field, pa.Array) else pa.array(field) for field in fields.values()]
-    return pa.StructArray.from_arrays(arrays, names=list(fields))
-
-
-def _list_of_structs(ragged: Ragged) -> pa.ListArray:
-    children: dict[str, Array | pa.Array] = {}
-    for name, child in ragged.children.items():
-        if isinstance(child, Ragged):
-            children[name] = pa.ListArray.from_arrays(_offsets(child), pa.array(child.column("values")))
-        else:
-            children[name] = child
-    return pa.ListArray.from_arrays(_offsets(ragged), _struct(children))
-
-
-def _offsets(ragged: Ragged) -> pa.Array:
-    return pa.array(ragged.offsets.astype(np.int32))
-
-
-def write(folder: Path, requests: int) -> None:
-    """`requests/` and `answers/` as this project writes them, `dictionary/` by pyarrow's defaults with zstd."""
-    rng = np.random.default_rng(0)
-    writer = PartWriter(folder / "requests")
-    (folder / "dictionary").mkdir()
+def write_plain(requests: Path, file: Path) -> None:
+    """The row groups of a dataset as pyarrow writes them by default, with zstd."""
     plain: pq.ParquetWriter | None = None
-    for begin in range(0, requests, ROW_GROUP):
-        table = to_table(random_requests(min(ROW_GROUP, requests - begin), rng), first_id=begin)
-        writer.write(table)
-        plain = plain or pq.ParquetWriter(folder / "dictionary" / "part.parquet", table.schema, compression="zstd")
-        plain.write_table(table)
-    writer.close()
+    for part in sorted(requests.rglob("*.parquet")):
+        source = pq.ParquetFile(part)
+        for group in range(source.num_row_groups):
+            table = source.read_row_group(group)
+            plain = plain or pq.ParquetWriter(file, table.schema, compression="zstd")
+            plain.write_table(table)
     assert plain is not None
     plain.close()
-    answers = PartWriter(folder / "answers")
-    answers.write(to_table(random_requests(ANSWERS, rng), answered=True))
-    answers.close()
 
 
 def open_requests(config: Config, folder: Path, *, answers: bool = False) -> RequestDataset:
@@ -279,6 +233,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.scratch) as name:
         folder = Path(name)
         write(folder, args.requests)
+        (folder / "dictionary").mkdir()
+        write_plain(folder / "requests", folder / "dictionary" / "part.parquet")
         write_flat(folder / "flat.parquet", FLAT_REQUESTS)
         readers = Readers(config, folder)
         ways = {

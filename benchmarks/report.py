@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -16,12 +17,16 @@ def hardware() -> dict[str, object]:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
-    names = ("torch", "torchrec", "fbgemm-gpu-cpu")
+    found = {}
+    # The CPU build of FBGEMM or that for CUDA.
+    for name in ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return {
         "cpu": model,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
+        **found,
     }
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +15,7 @@ from types import FrameType
 
 import torch
 from torch import Tensor
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import TrainPipeline, TrainPipelineSparseDist
 
 from easq_rec import evaluation
 from easq_rec.config import Config
@@ -61,6 +61,7 @@ class Trainer:
         run_dir: takes checkpoints/, metrics.jsonl and tensorboard/.
         start_from: checkpoint of another run of the same model and data, from whose end this one starts unless it has a
             checkpoint of its own.
+        pipeline: TorchRec's class that drives the steps. Only that of the default can pause for an evaluation.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Trainer:
         directory: files.Location,
         run_dir: Path,
         start_from: Path | None = None,
+        pipeline: Callable[..., TrainPipeline[RequestBatch, StepOutput]] = TrainPipelineSparseDist,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -96,9 +98,7 @@ class Trainer:
         self.ranker.network.watch = self.guard.watch
         self.optimizers = Optimizers(self.model, config.optim, self.guard.spares)
         self.watch = Stopwatch()
-        self.pipeline = TrainPipelineSparseDist(
-            self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward
-        )
+        self.pipeline = pipeline(self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward)
         self.step, self.state = 0, self.sources.loader.start()
         if latest is not None:
             progress = self.checkpoints.load(latest, self.model, self.optimizers)
@@ -107,7 +107,9 @@ class Trainer:
             run_dir, config.logging, first_step=self.step, total_steps=self.total_steps, speaks=runtime.leads
         )
         self._ahead: deque[tuple[LoaderState, int]] = deque()
-        self._impressions, self._since = 0, self.step
+        self.impressions = 0
+        """Trained on by this rank since the trainer was made."""
+        self._since = (self.step, self.impressions)
         self._rate = 0.0
         self._stop, self._all_stop = False, False
         self._spoilt: str | None = None
@@ -119,7 +121,8 @@ class Trainer:
         self._announce()
         self._catch_signals()
         with HostMemory() as memory:
-            self._train_until(min(last, self.total_steps), memory)
+            for step in self.steps(min(last, self.total_steps)):
+                memory.step(step)
         self.save(background=False)
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
@@ -141,7 +144,8 @@ class Trainer:
         self.state = sources.loader.start_after(self.sources.loader, self.state)
         self.sources = sources
         begin = self.step
-        self._train_until(begin + sources.reader.steps_per_epoch, None)
+        for _ in self.steps(begin + sources.reader.steps_per_epoch):
+            pass
         return self.step - begin
 
     @contextmanager
@@ -156,16 +160,19 @@ class Trainer:
             # The batches that are on their way between the ranks are awaited as they are, not sent again.
             self.pipeline.attach(self.model, sparse_dist=False)
 
-    def _train_until(self, last: int, memory: HostMemory | None) -> None:
-        """Steps up to number `last`, unless the run is told to stop."""
+    def steps(self, last: int) -> Generator[int, None, None]:
+        """Trains a step whenever its number is asked for, up to number `last` or until the run is told to stop.
+
+        Raises:
+            NotFinite: a loss or gradient is not, and the run is to stop then.
+        """
         stream = self._stream(last)
         self._start_window()
         # A thread that makes batches ahead must not outlive the loop.
         with closing(stream):
             while self.step < last and not self._stopping():
                 self._train_step(stream)
-                if memory is not None:
-                    memory.step(self.step)
+                yield self.step
             if self._agree(self._spoilt is not None)[0]:
                 self._give_up()
 
@@ -184,7 +191,7 @@ class Trainer:
         self.state, impressions = self._ahead.popleft()
         self.step += 1
         self._see(output)
-        self._impressions += impressions
+        self.impressions += impressions
         if logs:
             self._rate = self._log_step(output)
         score = None
@@ -305,14 +312,15 @@ class Trainer:
     def _start_window(self) -> None:
         """Begins the window of steps over which rates and phases are averaged."""
         self.watch.lap(1)
-        self._impressions, self._since = 0, self.step
+        self._since = (self.step, self.impressions)
 
     def _log_step(self, output: StepOutput) -> float:
         """Writes the statistics of a step and the means over its window; returns impressions per second."""
-        phases, elapsed = self.watch.lap(self.step - self._since)
+        step, impressions = self._since
+        phases, elapsed = self.watch.lap(self.step - step)
         values = step_statistics(output, self.objective.ranks)
-        rate = float(self.objective.ranks.sum(torch.tensor(float(self._impressions)))) / elapsed
-        self._impressions, self._since = 0, self.step
+        rate = float(self.objective.ranks.sum(torch.tensor(float(self.impressions - impressions)))) / elapsed
+        self._since = (self.step, self.impressions)
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in self.optimizers.gradient_norms.items()}
         if self.config.aligned:
             values |= self.state.replay.statistics()

@@ -1,0 +1,150 @@
+"""Where the time of a step goes: exclusive host seconds of each phase, and how much of them a rank waited for others.
+
+Every call that ends in a wait for another rank goes through `Work.wait`, so that what is waited for is seen wherever it
+happens; the all-reduce of dense gradients alone waits inside of C++, as part of the backward pass.
+
+On CUDA the host waits for the device at each boundary: phases then tell what each costs, not what a step takes in
+which they overlap. Not yet run there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import Work
+from torch.autograd.profiler import record_function
+
+from easq_rec.training.trainer import Trainer
+
+PHASES = (
+    "data",
+    "host_to_device",
+    "ids_exchange",
+    "embeddings",
+    "dense_forward",
+    "losses",
+    "backward",
+    "optimizer",
+    "other",
+)
+"""In the order of a step: waiting for a batch, its copy, the all-to-all of ids, lookups with the all-to-all of what
+they found, the network, the losses with what ranks tell each other of their answers, backward with the all-to-all of
+gradients and the all-reduce, AdamW, and the rest of the loop."""
+
+
+class Phases:
+    """Times the steps of a trainer while `installed`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stack: list[str] = []
+        self._spans: list[record_function] = []
+        self._since = 0.0
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.waited: dict[str, float] = defaultdict(float)
+        """Of the seconds of each phase, those in which it waited for other ranks."""
+
+    @contextlib.contextmanager
+    def within(self, phase: str) -> Iterator[None]:
+        """Time in the block belongs to the phase, but for what other phases in it take."""
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def enter(self, phase: str) -> None:
+        self._account()
+        self._stack.append(phase)
+        # What a trace shows of it.
+        self._spans.append(record_function(f"## {phase} ##"))
+        self._spans[-1].__enter__()
+
+    def leave(self) -> None:
+        self._account()
+        self._stack.pop()
+        self._spans.pop().__exit__(None, None, None)
+
+    def _account(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        if self._stack:
+            self.seconds[self._stack[-1]] += now - self._since
+        self._since = now
+
+    @contextlib.contextmanager
+    def installed(self, trainer: Trainer) -> Iterator[None]:
+        """Puts itself between the parts of the trainer's step; all is as before when the block ends."""
+        pipeline = trainer.pipeline
+        with contextlib.ExitStack() as stack:
+            for name, phase in CALLS.items():
+                if hasattr(pipeline, name):
+                    stack.enter_context(self._wrapped(pipeline, name, phase))
+            stack.enter_context(self._wrapped(trainer.optimizers, "step", "optimizer"))
+            stack.enter_context(self._wrapped(trainer.optimizers, "before_step", "optimizer"))
+            stack.enter_context(self._wrapped(torch.Tensor, "backward", "backward"))
+            stack.enter_context(self._wrapped(Work, "wait", None))
+            for module, phase in (
+                (trainer.ranker.embeddings, "embeddings"),
+                (trainer.ranker.network, "dense_forward"),
+                (trainer.objective, "losses"),
+            ):
+                stack.enter_context(self._hooked(module, phase))
+            with self.within("other"):
+                yield
+
+    @contextlib.contextmanager
+    def _wrapped(self, owner: Any, name: str, phase: str | None) -> Iterator[None]:
+        """A method under a phase; None: as waiting, in the phase that calls it."""
+        own = name in vars(owner)
+        method = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if phase is not None:
+                with self.within(phase):
+                    return method(*args, **kwargs)
+            begin = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                if self._stack:
+                    self.waited[self._stack[-1]] += time.perf_counter() - begin
+
+        setattr(owner, name, timed)
+        try:
+            yield
+        finally:
+            if own:
+                setattr(owner, name, method)
+            else:
+                delattr(owner, name)
+
+    @contextlib.contextmanager
+    def _hooked(self, module: torch.nn.Module, phase: str) -> Iterator[None]:
+        handles = (
+            module.register_forward_pre_hook(lambda *_: self.enter(phase)),
+            module.register_forward_hook(lambda *_: self.leave()),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+CALLS = {
+    "_next_batch": "data",
+    "copy_batch_to_gpu": "host_to_device",
+    "_copy_batch_to_gpu": "host_to_device",
+    "start_sparse_data_dist": "ids_exchange",
+    "wait_sparse_data_dist": "ids_exchange",
+    "_prefetch": "embeddings",
+    "start_embedding_lookup": "embeddings",
+}
+"""Methods of TorchRec's pipelines and their phases."""

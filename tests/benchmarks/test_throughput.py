@@ -1,0 +1,250 @@
+"""The throughput harness: what it counts is what was done, and what it calls faster is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from benchmarks.throughput.__main__ import main
+from benchmarks.throughput.compare import compare, interval
+from benchmarks.throughput.phases import Phases
+from benchmarks.throughput.pipelines import PIPELINES
+from benchmarks.throughput.shapes import losses, shapes
+from benchmarks.throughput.work import UPDATE, Work
+from easq_rec.arguments import parse_config
+from easq_rec.config import Config, World
+from easq_rec.data.world import generate
+from easq_rec.nn.linear import ONEDNN_WORK, linear
+from easq_rec.training.runtime import running
+from easq_rec.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "data"
+    generate(World(requests=800, users=60, videos=120), folder)
+    return folder
+
+
+def options(data: Path) -> list[str]:
+    sizes = ["--world.users", "60", "--world.videos", "120", "--trainer.batch-size", "8", "--trainer.threads", "1"]
+    return ["quickstart", "--data", str(data), *sizes, "--logging.tensorboard", "False"]
+
+
+def config_of(data: Path) -> Config:
+    config = parse_config(options(data), prog="test")
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, device="cpu", max_steps=1_000))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranks
+
+
+@pytest.mark.distributed
+def test_one_and_two_ranks_are_measured(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, trace = tmp_path / "out.json", tmp_path / "trace.json"
+    sizes = ["--rounds", "1", "--warm-up", "2", "--windows", "2", "--steps", "2", "--pipelines", "sparse_dist", "base"]
+    shape = ["--ranks", "1", "2", "--scaling", "per_rank", "--ceiling-seconds", "0.01"]
+    assert main(["run", *shape, *sizes, "--out", str(out), "--trace", str(trace), "--", *options(data)]) == 0
+    found = json.loads(out.read_text())
+    one, two = found["runs"]
+    assert (one["name"], two["name"]) == ("1 rank x 8", "2 ranks x 8")
+    for run in (one, two):
+        (launch,), whole = run["launches"], run["summary"]
+        assert {name: len(windows) for name, windows in launch["windows"].items()} == {"sparse_dist": 2, "base": 2}
+        # Every moment of a step is in one phase.
+        assert sum(whole["phases_ms"].values()) == pytest.approx(whole["phases_step_ms"], rel=0.02)
+        assert all(0 <= whole["waited_ms"][name] <= whole["phases_ms"][name] for name in whole["phases_ms"])
+        assert whole["gflop_per_step_and_rank"] > 0 and whole["peak_rss_mib"] > 100
+    assert sum(one["summary"]["waited_ms"].values()) < 0.2 * sum(two["summary"]["waited_ms"].values())
+    spans = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"## embeddings ##", "## losses ##", "## backward ##"} <= spans
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    assert "2 ranks x 8" in capsys.readouterr().out
+    assert main(["compare", str(out), str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("no difference shown") == 8 and "1 launch of a shape" in said
+
+
+@pytest.mark.parametrize("pipeline", ["base", "sparse_dist_lite"])
+def test_pipelines_train_the_same(data: Path, tmp_path: Path, pipeline: str) -> None:
+    """What overlaps is the pipeline's affair; the weights are those of the trainer's own, bit for bit."""
+    config, ends = config_of(data), []
+    for name in ("sparse_dist", pipeline):
+        with running(config.trainer) as runtime:
+            run_dir = tmp_path / name
+            run_dir.mkdir()
+            trainer = Trainer(config, runtime, directory=str(data), run_dir=run_dir, pipeline=PIPELINES[name])
+            assert list(trainer.steps(6)) == [1, 2, 3, 4, 5, 6]
+            ends.append({key: value.clone() for key, value in trainer.ranker.network.state_dict().items()})
+            trainer.log.close()
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Phases
+
+
+def test_phases_hold_their_own_time_alone(data: Path, tmp_path: Path) -> None:
+    config, phases = config_of(data), Phases(torch.device("cpu"))
+    with running(config.trainer) as runtime:
+        trainer = Trainer(config, runtime, directory=str(data), run_dir=tmp_path)
+        steps = trainer.steps(20)
+        next(steps)
+        before = (vars(trainer.pipeline).copy(), torch.Tensor.backward, vars(trainer.optimizers).get("step"))
+        begin = time.perf_counter()
+        with phases.installed(trainer):
+            with phases.within("losses"):
+                time.sleep(0.05)
+                with phases.within("data"):
+                    time.sleep(0.1)
+            next(steps)
+        took = time.perf_counter() - begin
+        assert (vars(trainer.pipeline).keys(), torch.Tensor.backward) == (before[0].keys(), before[1])
+        assert vars(trainer.optimizers).get("step") is before[2]
+        assert not trainer.objective._forward_hooks and not trainer.objective._forward_pre_hooks
+        next(steps)
+        trainer.log.close()
+    assert isinstance(trainer.pipeline, TrainPipelineSparseDist)
+    assert sum(phases.seconds.values()) == pytest.approx(took, abs=0.005)
+    assert phases.seconds["data"] >= 0.1 and 0.05 <= phases.seconds["losses"] < 0.1 + phases.seconds["backward"]
+    assert all(phases.seconds[name] > 0 for name in ("ids_exchange", "embeddings", "dense_forward", "optimizer"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Work
+
+
+@pytest.mark.parametrize("rows", [64, 4_096])
+def test_products_are_counted(rows: int) -> None:
+    """Two products of the same size backward, one forward: by oneDNN for the larger, by BLAS for the smaller."""
+    assert (rows * 64 * 64 >= ONEDNN_WORK) == (rows == 4_096)
+    x, layer = torch.randn(rows, 64, requires_grad=True), nn.Linear(64, 64)
+    with Work() as work:
+        linear(x, layer.weight, layer.bias).sum().backward()
+    assert work.flops == 3 * 2 * rows * 64 * 64
+
+
+def test_bytes_are_what_is_read_and_written() -> None:
+    one, two = torch.zeros(1_000), torch.zeros(1_000)
+    with Work() as work:
+        torch.empty(5_000)
+        three = one + two
+        three.view(10, 100).t().mul_(2.0)
+    assert work.bytes == 4 * 3 * 1_000 + 4 * 2 * 1_000
+
+
+def test_of_a_table_rows_are_counted_that_come_out(data: Path, tmp_path: Path) -> None:
+    config = config_of(data)
+    with running(config.trainer) as runtime:
+        trainer = Trainer(config, runtime, directory=str(data), run_dir=tmp_path)
+        with Work(table_bytes=1) as work:
+            next(trainer.steps(2))
+        trainer.log.close()
+    lookups = {name: size for name, size in work.by_operator.items() if name.startswith("fbgemm.split_embedding")}
+    assert sum(lookups.values()) % (4 * (1 + UPDATE)) == 0 and sum(lookups.values()) > 0
+    rows = sum(table.rows for table in config.schema.tables)
+    assert sum(lookups.values()) < 4 * (1 + UPDATE) * rows * 32 * 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two results
+
+
+def launches(rng: np.random.Generator, speed: float, count: int = 3, *, between: float = 0.0) -> list[np.ndarray]:
+    """Rates of 8 windows, 3% apart, of processes that differ by `between`."""
+    return [speed * (1 + between * rng.normal()) * (1 + 0.03 * rng.normal(size=8)) for _ in range(count)]
+
+
+def test_a_difference_is_told_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    ratio, low, high = interval(launches(rng, 1_000), launches(rng, 1_200))
+    assert 1.1 < low < ratio < high < 1.3
+    found = [interval(launches(rng, 1_000), launches(rng, 1_000), resamples=1_000) for _ in range(40)]
+    assert sum(low <= 1 <= high for _, low, high in found) >= 36
+    # Processes that differ by themselves are not taken for a difference, however alike their windows are.
+    found = [
+        interval(launches(rng, 1_000, 5, between=0.1), launches(rng, 1_000, 5, between=0.1), resamples=1_000)
+        for _ in range(40)
+    ]
+    assert sum(low <= 1 <= high for _, low, high in found) >= 34
+
+
+def result_of(path: Path, speed: float, **fields: Any) -> Path:
+    window = {"impressions_per_s": speed, "impressions_per_cpu_s": speed, "step_ms": 1.0}
+    run = {"name": "1 rank x 8", "launches": [{"windows": {"base": [window] * 4}}] * 3}
+    where = {"cpu": "one", "torch": "2"}
+    content = {"benchmark": "throughput", "workload": "w", "requests": 8, "where": where, "runs": [run], **fields}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_results_are_compared_with_what_differs_between_them(tmp_path: Path) -> None:
+    one = result_of(tmp_path / "a.json", 1_000.0)
+    two = result_of(tmp_path / "b.json", 900.0, where={"cpu": "another", "torch": "2"})
+    said = "\n".join(compare(one, two))
+    assert "note: cpu differs, one in A and another in B" in said
+    assert said.count("B is slower") == 2 and "0.900" in said and "too narrow" not in said
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = result_of(tmp_path / "a.json", 1_000.0)
+    (tmp_path / "other.json").write_text('{"benchmark": "data"}')
+    for path, reason in (
+        (tmp_path / "other.json", "is not a result of"),
+        (tmp_path / "none.json", "No such file"),
+        (result_of(tmp_path / "c.json", 1.0, runs=[{"name": "2 ranks x 8", "launches": []}]), "in common"),
+    ):
+        assert main(["compare", str(one), str(path)]) == 2
+        said = capsys.readouterr().err
+        assert reason in said and said.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shapes
+
+
+def test_shapes() -> None:
+    names = [shape.name for shape in shapes([1, 2, 4], 128, ("per_rank", "global", "apart"))]
+    assert names == [
+        "1 rank x 128",
+        *("2 ranks x 128", "2 ranks x 64", "2 ranks x 128, apart"),
+        *("4 ranks x 128", "4 ranks x 32", "4 ranks x 128, apart"),
+    ]
+    with pytest.raises(ValueError, match="3 ranks cannot share a batch of 128"):
+        shapes([3], 128, ("global",))
+
+
+def test_what_is_lost_is_divided_between_machine_and_ranks() -> None:
+    parts = [
+        {"name": "2 ranks x 8", "ranks": 2, "scaling": "per_rank", "speed_up": 1.62},
+        {"name": "2 ranks x 8, apart", "ranks": 2, "scaling": "apart", "speed_up": 1.8},
+    ]
+    (line,) = losses(parts)
+    assert "1.62 of 2" in line and "1.80 on this machine (90%)" in line and "90% of that" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ranks", "0"], "--ranks 0 is not allowed"),
+        (["--steps", "0"], "--steps 0 is not allowed"),
+        (["--pipelines", "prefetch"], "needs --device cuda"),
+        (["--", "quickstrt"], "recipe 'quickstrt' is not known"),
+    ],
+)
+def test_bad_arguments_are_one_readable_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *arguments]) == 2
+    found = capsys.readouterr().err
+    assert said in found and found.count("\n") == 1
