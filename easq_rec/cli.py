@@ -30,6 +30,8 @@ USAGE = """usage: easq-rec COMMAND [OPTIONS]
              [--resume] [--jobs N] [--data DIR]               lambda2, sparsity, stability, experts, rank,
                                                               trigger, ab
   report RUN_OR_STUDY... [--out FILE.html]                    one self-contained page: tables, curves, plots
+  runs list [DIR...] [--json]                                 all runs below directories: state, step, metrics
+  runs show RUN [--verify]                                    one run: what happened, checkpoints, errors
   doctor                                                      check the environment
 
 `easq-rec COMMAND --help` lists the options of a command.
@@ -175,6 +177,30 @@ class Report:
     """HTML file to write. None: report.html in the first directory."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunsList:
+    """List all runs in and below some directories, the one that was active last first.
+
+    State: finished; stopped, by a signal or at a step, with a checkpoint; failed, by an exception; running, the process
+    is alive, or on another host and wrote within 15 minutes; killed, the process is gone; silent, on another host and
+    without a sign for 15 minutes; unknown, it has no logs. Exit code 1: some could not be read, and are named."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
+    """Where to look."""
+    json: tyro.conf.UseCounterAction[int] = 0
+    """As JSON: step counts, bytes and seconds as numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsShow:
+    """Show one run: what differs from its recipe, what happened, metrics, checkpoints, tables and files."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+    verify: tyro.conf.UseCounterAction[int] = 0
+    """Read all checkpoints and compare their checksums."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. A user's error is one readable message and exit code 2."""
     return arguments.run(lambda: _dispatch(list(sys.argv[1:] if argv is None else argv)))
@@ -197,6 +223,8 @@ def _dispatch(argv: list[str]) -> int:
             return _study(rest)
         case "report":
             return _report(arguments.parse(Report, rest, prog="easq-rec report"))
+        case "runs":
+            return _runs(rest)
         case "doctor":
             return doctor.main()
         case "-h" | "--help" | "help":
@@ -208,7 +236,7 @@ def _dispatch(argv: list[str]) -> int:
             print(__version__)
             return 0
     raise arguments.UsageError(
-        f"command {command!r} is not known: train, evaluate, compare, score, data, study, report or doctor"
+        f"command {command!r} is not known: train, evaluate, compare, score, data, study, report, runs or doctor"
     )
 
 
@@ -246,6 +274,23 @@ def _data_inspect(options: Inspect) -> int:
 
     inspect(options.directory, options.out, options.schema)
     return 0
+
+
+def _runs(argv: list[str]) -> int:
+    command, rest = (argv[0], argv[1:]) if argv else ("", [])
+    match command:
+        case "list":
+            from easq_rec.runs.listing import list_runs
+
+            wanted = arguments.parse(RunsList, rest, prog="easq-rec runs list")
+            return list_runs(list(wanted.directories), as_json=bool(wanted.json))
+        case "show":
+            from easq_rec.runs.showing import show_run
+
+            options = arguments.parse(RunsShow, rest, prog="easq-rec runs show")
+            show_run(options.run, verify=bool(options.verify))
+            return 0
+    raise arguments.UsageError(f"runs {command!r} is not known: list or show")
 
 
 def _evaluate(options: Evaluate) -> int:

@@ -244,7 +244,8 @@ class Trainer:
     """A step whose loss or gradient is NaN or infinite on any rank changes nothing, its batch goes to
     RUN_DIR/not_finite, and then: stop ends the run, skip goes on to the next step."""
     timeout_s: int = 600
-    """Seconds after which a collective that waits for a lost rank fails."""
+    """Seconds that a step, or a batch of an evaluation, may take on several ranks. Beyond, the rank that hangs is named
+    and the job ends."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "trainer.batch_size", self.batch_size, "at least 1")

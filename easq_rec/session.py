@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import sys
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from easq_rec import evaluation, evaluation_files
+from easq_rec import __version__, evaluation, evaluation_files
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import Period, RequestDataset, split
@@ -26,8 +28,10 @@ from easq_rec.model import Ranker
 from easq_rec.scoring import load_served
 from easq_rec.serialization import from_dict, to_dict
 from easq_rec.training.checkpoint_files import latest_of, read_progress
+from easq_rec.training.events import event, recorded
 from easq_rec.training.runtime import Runtime, quiet, running
 from easq_rec.training.trainer import Result, Trainer
+from easq_rec.training.watchdog import watched
 
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
 """Parts of a config that may differ when a run is resumed; and fields of others:"""
@@ -64,9 +68,12 @@ def train(config: Config) -> int:
             config, run_dir=str(run_dir), data=dataclasses.replace(config.data, path=str(directory))
         )
         _write_config(config, run_dir, runtime)
-        trainer = Trainer(config, runtime, directory=directory, run_dir=run_dir)
-        trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
-        result = trainer.fit()
+        with recorded(run_dir, runtime), watched(run_dir, runtime, config.trainer.timeout_s) as watchdog:
+            _record_start(config, runtime)
+            trainer = Trainer(config, runtime, directory=directory, run_dir=run_dir, progress=watchdog.progress)
+            trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
+            result = trainer.fit()
+            event("finished" if result.finished else "stopped", step=result.step, metrics=result.metrics)
         if runtime.leads:
             _report(result, run_dir)
     return 0
@@ -147,6 +154,17 @@ def prepare_data(config: Config, runtime: Runtime) -> files.Location:
         ensure(config.world, directory)
     runtime.barrier()
     return directory
+
+
+def _record_start(config: Config, runtime: Runtime) -> None:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchrec")}
+    event(
+        "start",
+        recipe=config.recipe,
+        device=str(runtime.device),
+        argv=sys.argv,
+        versions={"easq-rec": __version__, "python": platform.python_version(), **versions},
+    )
 
 
 def _new_run_dir(config: Config) -> str:

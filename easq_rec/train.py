@@ -34,4 +34,5 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
 if __name__ == "__main__":
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    sys.exit(record(arguments.run)(main))
+    # Within `run`, which turns a user's error into a line: torchrun is to know it, too.
+    sys.exit(arguments.run(lambda: record(main)() or 0))

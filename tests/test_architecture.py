@@ -27,6 +27,7 @@ LAYERS = (
     ("training", "evaluation", "scoring"),
     ("session", "evaluation_files", "comparison", "studies"),
     ("report",),
+    ("runs",),
     ("cli", "train"),
 )
 """Lowest first. A unit (a module or package directly in easq_rec) imports lower layers; within its own layer it may

@@ -90,7 +90,7 @@ def read_run(directory: Path, name: str, config: dict[str, Any]) -> RunFiles:
         ValueError: it has no metrics yet, or a file is damaged.
     """
     file = directory / METRICS
-    records = list(_records(file)) if file.is_file() else []
+    records = list(read_records(file)) if file.is_file() else []
     if not records:
         logging = config.get("logging")
         every = logging.get("every_steps") if isinstance(logging, dict) else None
@@ -101,7 +101,12 @@ def read_run(directory: Path, name: str, config: dict[str, Any]) -> RunFiles:
     )
 
 
-def _records(file: Path) -> Iterator[Record]:
+def read_records(file: Path) -> Iterator[Record]:
+    """Lines of a metrics.jsonl, without one that is being written.
+
+    Raises:
+        ValueError: naming file and line, where one is no record.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, ValueError) as error:

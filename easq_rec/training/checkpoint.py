@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import shutil
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -25,9 +27,10 @@ from torchrec.distributed.types import ShardingPlan
 from easq_rec.config import Config
 from easq_rec.training import checkpoint_files as files
 from easq_rec.training.checkpoint_files import PLAN, Progress, read_progress
+from easq_rec.training.events import event
 from easq_rec.training.moments import Resplit
 from easq_rec.training.optim import Optimizers
-from easq_rec.training.runtime import Runtime
+from easq_rec.training.runtime import GRACE_S, Runtime
 
 T = TypeVar("T")
 
@@ -45,7 +48,8 @@ class Checkpointer:
         self._keep = config.checkpoint.keep
         self._runtime = runtime
         # What the ranks agree on while a checkpoint is written must not come between the exchanges of a training step.
-        self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=config.trainer.timeout_s))
+        timeout = datetime.timedelta(seconds=config.trainer.timeout_s + GRACE_S)
+        self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
         self._problem: Exception | None = None
 
@@ -65,6 +69,7 @@ class Checkpointer:
                     self._say(f"{'; '.join(passed)}. The run goes on from {path.name}")
                 return path
             passed.append(f"checkpoint {path.name} is damaged ({problem}) and was set aside")
+            event("checkpoint_damaged", level=logging.ERROR, checkpoint=path.name, problem=problem)
             self._first(partial(self._lead, partial(files.set_aside, path)))
         if passed:
             raise ValueError(
@@ -152,6 +157,7 @@ class Checkpointer:
             files.publish(unnamed, final)
             files.prune(self._directory, self._keep)
 
+        begun = time.perf_counter()
         problem = self._first(lambda: self._lead(begin))
         if problem is None:
             problem = self._first(lambda: self._save_state(state, unnamed))
@@ -165,6 +171,9 @@ class Checkpointer:
                 problem = self._first(lambda: self._lead(lambda: finish([part for part, _ in found if part])))
         if problem is not None:
             self._lead(lambda: shutil.rmtree(unnamed, ignore_errors=True))
+            event("checkpoint_not_written", level=logging.ERROR, step=progress.step, problem=problem)
+        else:
+            event("checkpoint", step=progress.step, seconds=time.perf_counter() - begun)
         return problem
 
     def _save_state(self, state: dict[str, Any], unnamed: Path) -> str | None:

@@ -16,10 +16,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from easq_rec.data.loader import LoaderState
 from easq_rec.features import FeatureSchema
+
+if TYPE_CHECKING:
+    # It needs torch, without which files can be looked at.
+    from easq_rec.data.loader import LoaderState
 
 NAME = re.compile(r"step_(\d{8})")
 FORMAT = 4
@@ -81,6 +84,8 @@ def read_progress(path: Path, schema: FeatureSchema | None = None) -> Progress:
     Raises:
         ValueError: its format is that of another version, or its tables are not those of `schema`.
     """
+    from easq_rec.data.loader import LoaderState
+
     content = check_format(path)
     if schema is not None:
         differences = _differences(content["tables"], tables_of(schema))

@@ -18,6 +18,9 @@ from torch import Tensor
 from easq_rec.config import Trainer
 from easq_rec.training.memory import keep_freed
 
+GRACE_S = 15
+"""How much longer than `trainer.timeout_s` a collective waits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
@@ -88,7 +91,8 @@ def running(config: Trainer) -> Iterator[Runtime]:
     torch.manual_seed(config.seed)
     keep_freed()
     quiet()
-    timeout = datetime.timedelta(seconds=config.timeout_s)
+    # Whoever watches the ranks says more than a collective that gives up, and is to be the first.
+    timeout = datetime.timedelta(seconds=config.timeout_s + GRACE_S)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)

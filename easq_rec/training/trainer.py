@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import sys
@@ -29,6 +30,7 @@ from easq_rec.metrics import RankingMetrics
 from easq_rec.model import Scores, StepOutput, TrainingModel
 from easq_rec.training.checkpoint import Checkpointer, read_plan
 from easq_rec.training.checkpoint_files import Progress
+from easq_rec.training.events import event
 from easq_rec.training.guard import Guard, NotFinite
 from easq_rec.training.logs import RunLog, Stopwatch
 from easq_rec.training.memory import HostMemory
@@ -61,6 +63,7 @@ class Trainer:
         run_dir: takes checkpoints/, metrics.jsonl and tensorboard/.
         start_from: checkpoint of another run of the same model and data, from whose end this one starts unless it has a
             checkpoint of its own.
+        progress: is told the number of the last step after each, and after every batch of an evaluation.
         pipeline: TorchRec's class that drives the steps. Only that of the default can pause for an evaluation.
     """
 
@@ -72,10 +75,12 @@ class Trainer:
         directory: files.Location,
         run_dir: Path,
         start_from: Path | None = None,
+        progress: Callable[[int], None] = lambda step: None,
         pipeline: Callable[..., TrainPipeline[RequestBatch, StepOutput]] = TrainPipelineSparseDist,
     ) -> None:
         self.config = config
         self.runtime = runtime
+        self._come_to = progress
         self.quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
         self.sources: Sources = open_sources(
             config, directory, quarantine=self.quarantine, rank=runtime.rank, world_size=runtime.world_size
@@ -101,8 +106,9 @@ class Trainer:
         self.pipeline = pipeline(self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward)
         self.step, self.state = 0, self.sources.loader.start()
         if latest is not None:
-            progress = self.checkpoints.load(latest, self.model, self.optimizers)
-            self.step, self.state = progress.step, progress.loader
+            reached = self.checkpoints.load(latest, self.model, self.optimizers)
+            self.step, self.state = reached.step, reached.loader
+            event("resumed", step=self.step, checkpoint=latest.name)
         self.log = RunLog(
             run_dir, config.logging, first_step=self.step, total_steps=self.total_steps, speaks=runtime.leads
         )
@@ -112,6 +118,7 @@ class Trainer:
         self._since = (self.step, self.impressions)
         self._rate = 0.0
         self._stop, self._all_stop = False, False
+        self._signal: str | None = None
         self._spoilt: str | None = None
         self._forward_end = 0.0
 
@@ -123,6 +130,8 @@ class Trainer:
         with HostMemory() as memory:
             for step in self.steps(min(last, self.total_steps)):
                 memory.step(step)
+        if self._signal is not None:
+            event("signal", level=logging.WARNING, signal=self._signal, step=self.step)
         self.save(background=False)
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
@@ -190,6 +199,7 @@ class Trainer:
         self.watch.add("backward", self.optimizers.started - self._forward_end)
         self.state, impressions = self._ahead.popleft()
         self.step += 1
+        self._come_to(self.step)
         self._see(output)
         self.impressions += impressions
         if logs:
@@ -224,6 +234,7 @@ class Trainer:
         config, runtime, sources = self.config, self.runtime, self.sources
         if not len(sources.holdout):
             return {}
+        begin = time.perf_counter()
         stream = evaluation.batches(
             sources.holdout,
             config,
@@ -241,10 +252,12 @@ class Trainer:
                     found = evaluation.answer_metrics(score, answers, config, runtime.device) if answers else None
                     metrics |= {f"answers_{name}_{key}": value for key, value in asdict(found).items()} if found else {}
         self.log.metrics(self.step, split, metrics)
+        event("evaluation", step=self.step, split=split, seconds=time.perf_counter() - begin)
         return metrics
 
     @torch.no_grad()
     def _score(self, batch: RequestBatch) -> Scores:
+        self._come_to(self.step)
         return self.ranker.score(batch)
 
     def _stream(self, last: int) -> Generator[RequestBatch, None, None]:
@@ -286,6 +299,7 @@ class Trainer:
         if self.guard.problem is not None:
             self._spoilt = self.guard.write(self.step, self._batch, output)
             print(f"easq-rec: {self._spoilt}", file=sys.stderr, flush=True)
+            event("not_finite", level=logging.WARNING, step=self.step, problem=self._spoilt)
         if self._spoilt is None:
             return
         self.guard.skipped += 1
@@ -330,6 +344,7 @@ class Trainer:
             values["quarantined_rows"] = float(self.quarantine.count())
         values |= {"learning_rate": self.optimizers.dense_learning_rate, "impressions_per_second": rate, **phases}
         self.log.metrics(self.step, "train", values)
+        event("window", step=self.step, of=self.total_steps, impressions_per_second=rate, phases=phases)
         losses = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
         self.log.progress(self.step, {**losses, "impressions/s": rate})
         return rate
@@ -361,6 +376,7 @@ class Trainer:
             # tells every process and from torchrun, which passes on what it was told.
             signal.signal(number, signal.SIG_DFL)
         self._stop = True
+        self._signal = signal.Signals(number).name
 
     def _stopping(self) -> bool:
         """Whether any rank was told to stop before the step that was made last; all leave after the same one."""

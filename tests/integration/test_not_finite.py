@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
-from tests.integration.worker_not_finite import STEP
 
-WORKER = Path(__file__).with_name("worker_not_finite.py")
-STEPS = 6
+WORKER = Path(__file__).with_name("worker_planted.py")
+STEP, STEPS = 3, 6
 SEEN = {
     "loss": "the loss (main) is not finite",
     "embeddings": "the gradient of embeddings is not finite",
@@ -22,10 +21,20 @@ SEEN = {
 
 
 def run(
-    world: Path, environment: dict[str, str], run_dir: Path, where: str, *options: str, ranks: int = 2
+    world: Path, environment: dict[str, str], run_dir: Path, where: str, *options: str, ranks: int = 2, step: int = STEP
 ) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(WORKER), where, str(ranks - 1), "quickstart", "--data", str(world)]
+    command = [
+        sys.executable,
+        *launcher,
+        str(WORKER),
+        where,
+        str(ranks - 1),
+        str(step),
+        "quickstart",
+        "--data",
+        str(world),
+    ]
     steps = ("--trainer.max-steps", str(STEPS), "--checkpoint.every-steps", "1", "--checkpoint.keep", "9")
     return subprocess.run(
         [*command, "--run-dir", str(run_dir), *SMALL, *steps, *options],
@@ -57,6 +66,18 @@ def test_a_step_is_skipped(world: Path, environment: dict[str, str], tmp_path: P
     found = torch.load(tmp_path / "run" / "not_finite" / f"step_{STEP:08d}_rank_1.pt", weights_only=False)
     assert found["step"] == STEP and len(found["batch"].keys.request_id_R) == found["batch"].total.requests
     assert bool(found["batch"].float_NF.isnan().any()) == (where == "loss")
+
+
+@pytest.mark.integration
+def test_the_very_first_step_is_skipped(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """Before any optimizer has a state, and before the ranks have exchanged a gradient."""
+    done = run(world, environment, tmp_path / "run", "loss", "--trainer.on-not-finite", "skip", step=1)
+    assert done.returncode == 0, done.stderr
+    assert f"step 1, rank 1: {SEEN['loss']}" in done.stderr
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert all(line["loss_main"] is not None for line in lines[1:])
+    assert 0 < metrics(tmp_path / "run", "final")[0]["engagement_ndcg5"] < 1
 
 
 @pytest.mark.integration

@@ -1,9 +1,10 @@
-"""`easq-rec train`, with a NaN planted in one step of one rank.
+"""`easq-rec train`, with something planted in one step of one rank.
 
-    worker_not_finite.py loss|network|embeddings RANK [arguments of train]
+    worker_planted.py WHAT RANK STEP [arguments of train]
 
-loss: in a float feature of the batch, so that the loss is NaN. network, embeddings: in the gradient alone, of what the
-network computes or of what the tables returned.
+loss: NaN in a float feature of the batch, so that the loss is. network, embeddings: NaN in the gradient alone, of what
+the network computes or of what the tables returned. error: reading the batch fails. hang: it never comes. slow: it
+comes two seconds late, and so do all after it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +26,7 @@ from easq_rec.nn.backbone import Backbone
 from easq_rec.nn.lora import Stream
 from easq_rec.nn.network import RankingNetwork
 
-STEP = 3
+SLOW_S, FOREVER_S = 2, 3_600
 
 
 class Poison(torch.autograd.Function):
@@ -39,21 +41,29 @@ class Poison(torch.autograd.Function):
         return torch.full_like(gradient, float("nan"))
 
 
-def plant(where: str) -> None:
-    """In step STEP of this process."""
+def plant(what: str, at: int) -> None:
+    """In step number `at` of this process."""
     batches, whole, backbone = TrainLoader.batches, RankingNetwork._whole, Backbone.forward
     steps = {"forward": 0}
 
     def poisoned_batches(self: TrainLoader, *args: Any, **named: Any) -> Iterator[tuple[RequestBatch, LoaderState]]:
         for number, (batch, state) in enumerate(batches(self, *args, **named), 1):
-            if number == STEP:
+            if number == at:
                 batch = dataclasses.replace(batch, float_NF=torch.full_like(batch.float_NF, float("nan")))
             yield batch, state
+
+    def disturbed_batches(self: TrainLoader, *args: Any, **named: Any) -> Iterator[tuple[RequestBatch, LoaderState]]:
+        for number, item in enumerate(batches(self, *args, **named), 1):
+            if number == at and what == "error":
+                raise RuntimeError(f"the disk of rank {os.environ['RANK']} is gone")
+            if number >= at:
+                time.sleep(SLOW_S if what == "slow" else FOREVER_S)
+            yield item
 
     def poisoned_embeddings(self: RankingNetwork, user: Any, *args: Any) -> Any:
         part = whole(self, user, *args)
         steps["forward"] += 1
-        if steps["forward"] == STEP and self.training:
+        if steps["forward"] == at and self.training:
             embedded = part.embedded
             # Between the tables and the network: what comes from here reaches the tables alone.
             return dataclasses.replace(
@@ -65,11 +75,13 @@ def plant(where: str) -> None:
         value = backbone(self, *args)
         # The satisfaction stream passes through it as well, in a step that aligns.
         steps["forward"] += Stream.MAIN in args and self.training
-        return Poison.apply(value) if steps["forward"] == STEP and Stream.MAIN in args else value
+        return Poison.apply(value) if steps["forward"] == at and Stream.MAIN in args else value
 
-    match where:
+    match what:
         case "loss":
             TrainLoader.batches = poisoned_batches  # type: ignore[method-assign,assignment]
+        case "error" | "hang" | "slow":
+            TrainLoader.batches = disturbed_batches  # type: ignore[method-assign,assignment]
         case "embeddings":
             RankingNetwork._whole = poisoned_embeddings  # type: ignore[method-assign]
         case "network":
@@ -77,7 +89,9 @@ def plant(where: str) -> None:
 
 
 if __name__ == "__main__":
-    what, rank, *rest = sys.argv[1:]
+    what, rank, step, *rest = sys.argv[1:]
     if os.environ.get("RANK", "0") == rank:
-        plant(what)
-    sys.exit(arguments.run(lambda: train.main(rest)))
+        plant(what, int(step))
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    sys.exit(arguments.run(lambda: record(train.main)(rest) or 0))

@@ -1,0 +1,197 @@
+"""A run directory as an operator sees it: what it was asked to do, how far it came, and whether it is alive."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from easq_rec.report.run_files import FINAL, HOLDOUT, METRICS, Record, read_records
+from easq_rec.training.checkpoint_files import published
+
+LOGS = "logs"
+PASSED_OVER = {"checkpoints", "tensorboard", LOGS, "quarantine", "not_finite"}
+"""Folders of a run in which no other run lies."""
+SILENT_S = 900.0
+"""Without a sign of life for so many seconds, a run on another host is taken for lost."""
+
+State = Literal["running", "finished", "stopped", "failed", "killed", "silent", "unknown"]
+"""- finished: trained to its end and evaluated
+- stopped: left with a checkpoint, after a signal or at `trainer.stop_at_step`; it can be resumed
+- failed: an exception ended it, which `runs show` prints
+- running: the process of rank 0 is alive, or wrote within the last 15 minutes on another host
+- killed: the process of rank 0 is gone, and said nothing
+- silent: on another host, and without a sign for 15 minutes
+- unknown: it has no logs, as runs from before they were written
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line of a rank's log."""
+
+    time: datetime.datetime
+    name: str
+    rank: int
+    level: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run directory."""
+
+    directory: Path
+    config: dict[str, Any]
+    events: list[Event]
+    """Of all ranks, in the order of time."""
+    records: list[Record]
+    """Of metrics.jsonl."""
+
+    @property
+    def recipe(self) -> str:
+        return str(self.config.get("recipe", "?"))
+
+    @property
+    def starts(self) -> list[Event]:
+        """Of rank 0: the first, and those of restarts."""
+        return [event for event in self.events if event.name == "start" and event.rank == 0]
+
+    @property
+    def world_size(self) -> int | None:
+        """Ranks of the latest start."""
+        return self.starts[-1].fields.get("world_size") if self.starts else None
+
+    @property
+    def step(self) -> int:
+        """The last that was logged or saved."""
+        logged = [record.step for record in self.records]
+        return max([*logged, *(checkpoint_step(path) for path in self.checkpoints)], default=0)
+
+    @property
+    def of(self) -> int | None:
+        """Steps in all; None: not known yet."""
+        found = [event.fields.get("of") for event in self.events if event.name == "window"]
+        return found[-1] if found else None
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return published(self.directory / "checkpoints")
+
+    @property
+    def held_out(self) -> Record | None:
+        """The metrics of the end, else those of the last evaluation on the way."""
+        found = [record for record in self.records if record.split in (HOLDOUT, FINAL)]
+        return max(found, key=lambda record: (record.split == FINAL, record.step), default=None)
+
+    @property
+    def last_sign(self) -> float:
+        """When something of it was last written, in seconds since 1970."""
+        files = [*self.directory.glob("*"), *(self.directory / LOGS).glob("*")]
+        return max(file.stat().st_mtime for file in files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.directory.rglob("*") if file.is_file())
+
+    @property
+    def state(self) -> State:
+        if not self.starts:
+            return "unknown"
+        start = self.starts[-1]
+        since = [event for event in self.events if event.time >= start.time]
+        names = {event.name for event in since if event.rank == 0}
+        if "finished" in names:
+            return "finished"
+        if "stopped" in names:
+            return "stopped"
+        if any(event.name == "exception" for event in since):
+            return "failed"
+        if start.fields.get("host") != socket.gethostname():
+            return "running" if time.time() - self.last_sign < SILENT_S else "silent"
+        return "running" if _alive(int(start.fields.get("pid", 0)), start.time) else "killed"
+
+
+def checkpoint_step(path: Path) -> int:
+    """By its name."""
+    return int(path.name.removeprefix("step_"))
+
+
+def find_runs(roots: list[Path]) -> Iterator[Path]:
+    """The run directories in and below some directories.
+
+    Raises:
+        ValueError: one of them is no directory.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise ValueError(f"{root}: no such directory")
+        for path, folders, files in os.walk(root):
+            if "config.json" in files and ("checkpoints" in folders or METRICS in files or LOGS in folders):
+                yield Path(path)
+                folders[:] = [name for name in folders if name not in PASSED_OVER]
+            folders.sort()
+
+
+def read_run(directory: Path) -> Run:
+    """
+    Raises:
+        ValueError: it is no run directory, or a file of it cannot be read, with its name.
+    """
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        config["recipe"], config["trainer"]["batch_size"]
+    except FileNotFoundError:
+        raise ValueError(f"{directory}: no config.json in it; name a directory that `easq-rec train` wrote") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the config.json of a run: {error!r}") from error
+    metrics = directory / METRICS
+    events = [event for file in sorted((directory / LOGS).glob("rank_*.jsonl")) for event in _events(file)]
+    return Run(
+        directory=directory,
+        config=config,
+        events=sorted(events, key=lambda event: event.time),
+        records=list(read_records(metrics)) if metrics.exists() else [],
+    )
+
+
+def _events(file: Path) -> Iterator[Event]:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            fields = json.loads(line)
+            when = datetime.datetime.fromisoformat(fields.pop("time"))
+            name, rank, level = str(fields.pop("event")), int(fields.pop("rank")), str(fields.pop("level"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # Half a line, which a killed process has left.
+            continue
+        yield Event(time=when, name=name, rank=rank, level=level, fields=fields)
+
+
+def _alive(pid: int, started: datetime.datetime) -> bool:
+    """Whether the process is the one that said so, and not another that was given its number later."""
+    try:
+        # When /proc has its entry is when it began, up to a second or two.
+        began = Path(f"/proc/{pid}").stat().st_mtime
+    except OSError:
+        return _signalled(pid)
+    return began <= started.timestamp() + 5
+
+
+def _signalled(pid: int) -> bool:
+    """Where there is no /proc."""
+    if pid <= 0 or Path("/proc").is_dir():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
