@@ -181,9 +181,10 @@ class Report:
 class RunsList:
     """List all runs in and below some directories, the one that was active last first.
 
-    State: finished; stopped, by a signal or at a step, with a checkpoint; failed, by an exception; running, the process
-    is alive, or on another host and wrote within 15 minutes; killed, the process is gone; silent, on another host and
-    without a sign for 15 minutes; unknown, it has no logs. Exit code 1: some could not be read, and are named."""
+    State: finished; stopped, by a signal or at a step, with a checkpoint; failed, by an exception or a rank that hung;
+    running, the process is alive, or on another host and wrote within 15 minutes; killed, the process is gone; silent,
+    on another host and without a sign for 15 minutes; unknown, it has no logs. Exit code 1: some could not be read, and
+    are named."""
 
     directories: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),)
     """Where to look."""

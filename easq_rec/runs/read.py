@@ -24,7 +24,7 @@ SILENT_S = 900.0
 State = Literal["running", "finished", "stopped", "failed", "killed", "silent", "unknown"]
 """- finished: trained to its end and evaluated
 - stopped: left with a checkpoint, after a signal or at `trainer.stop_at_step`; it can be resumed
-- failed: an exception ended it, which `runs show` prints
+- failed: an exception or a hanging rank ended it, which `runs show` prints
 - running: the process of rank 0 is alive, or wrote within the last 15 minutes on another host
 - killed: the process of rank 0 is gone, and said nothing
 - silent: on another host, and without a sign for 15 minutes
@@ -105,13 +105,13 @@ class Run:
         if not self.starts:
             return "unknown"
         start = self.starts[-1]
-        since = [event for event in self.events if event.time >= start.time]
+        since = self.events[max(index for index, event in enumerate(self.events) if event is start) :]
         names = {event.name for event in since if event.rank == 0}
         if "finished" in names:
             return "finished"
         if "stopped" in names:
             return "stopped"
-        if any(event.name == "exception" for event in since):
+        if any(event.name in ("exception", "hang") for event in since):
             return "failed"
         if start.fields.get("host") != socket.gethostname():
             return "running" if time.time() - self.last_sign < SILENT_S else "silent"

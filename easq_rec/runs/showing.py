@@ -16,7 +16,8 @@ from easq_rec.training.checkpoint_files import CHECKSUMS, DAMAGED, check_format,
 
 QUIET = {"window"}
 """Events that come all the time."""
-UNTOLD = {"host", "pid", "restarts", "world_size", "local_rank", "step", "traceback", "metrics", "argv", "versions"}
+UNTOLD = {"host", "pid", "restarts", "world_size", "local_rank", "step", "traceback", "report"}
+UNTOLD |= {"metrics", "argv", "versions"}
 """Fields that a line of the timeline leaves out."""
 PLACES = ("run_dir", "schema_file", "data.path", "schema")
 
@@ -75,14 +76,15 @@ def timeline(run: Run) -> Iterator[str]:
         if event.name not in QUIET and (event.rank == 0 or event.level != "INFO"):
             yield _line(event)
             trace = str(event.fields.get("traceback", "")).strip().splitlines()
-            yield from (f"    {text}" for text in trace[-TRACE:])
+            told = str(event.fields.get("report", "")).splitlines()
+            yield from (f"    {text}" for text in (*trace[-TRACE:], *told[:TRACE]))
     windows = [event for event in run.events if event.name in QUIET and event.rank == 0]
     if windows:
         yield f"last window: {_line(windows[-1])}"
 
 
 TRACE = 6
-"""Lines of a traceback that are shown; all are in the log."""
+"""Lines of a traceback, or of a report, that are shown; all are in the log."""
 
 
 def _line(event: Event) -> str:

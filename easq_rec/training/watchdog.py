@@ -134,8 +134,12 @@ class Watchdog:
         positions = list(self._positions())
         told = report(positions, self._runtime.world_size, self._patience_s, self._interval_s)
         event("hang", level=logging.ERROR, step=self._step, report=told)
+        gone = silent(positions, self._interval_s)
+        alive = [position.rank for position in positions if position not in gone]
+        # One of them says it all.
+        told = told if self._runtime.rank == min(alive, default=self._runtime.rank) else told.splitlines()[0]
         print(f"easq-rec: {told}", file=sys.stderr, flush=True)
-        for position in silent(positions, self._interval_s):
+        for position in gone:
             if position.host == socket.gethostname() and position.rank != self._runtime.rank:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(position.pid, signal.SIGKILL)
@@ -174,7 +178,7 @@ def describe(frame: FrameType | None) -> tuple[str, bool]:
             # The outermost of them is what was called.
             collective = code.co_name
         elif upstream and code.co_name == "wait" and collective is None:
-            collective = type(frame.f_locals.get("self")).__name__
+            collective = _awaited(frame.f_locals.get("self"))
         backward = backward or code.co_name == BACKWARD
         if own is None and file.startswith(str(PACKAGE)):
             own = f"{Path(file).relative_to(PACKAGE)}:{frame.f_lineno} ({code.co_name})"
@@ -185,6 +189,12 @@ def describe(frame: FrameType | None) -> tuple[str, bool]:
     if backward:
         return f"is in the backward pass, or waits there in the all-reduce of gradients{where}", True
     return f"is{where or ' outside of easq-rec'}", False
+
+
+def _awaited(awaitable: object) -> str:
+    """TorchRec's name of an exchange that is under way, such as All2All_Pooled_Wait."""
+    function = getattr(awaitable, "wait_function", None)
+    return str(getattr(function, "__name__", type(awaitable).__name__))
 
 
 def silent(positions: list[Position], interval_s: float) -> list[Position]:
