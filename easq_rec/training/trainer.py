@@ -135,6 +135,7 @@ class Trainer:
         self.save(background=False)
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
+        finished = finished and not (self._stopping() and not metrics)
         self._report_quarantine()
         self.log.close()
         return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=self._rate)
@@ -230,7 +231,10 @@ class Trainer:
         return best is None or score > best
 
     def evaluate(self, split: str, *, limit: int | None) -> dict[str, float]:
-        """Metrics on the held-out requests, and answer diagnostics on training and held-out answers."""
+        """Metrics on the held-out requests, and answer diagnostics on training and held-out answers.
+
+        None at all where a signal came: an evaluation may take longer than the time that is left.
+        """
         config, runtime, sources = self.config, self.runtime, self.sources
         if not len(sources.holdout):
             return {}
@@ -244,7 +248,10 @@ class Trainer:
             limit=limit,
         )
         with self.serving() as score:
-            predictions = evaluation.gather(evaluation.predict(score, stream, config, runtime.device))
+            mine = evaluation.predict(score, self._unless_stopped(stream), config, runtime.device)
+            if self._all_stop:
+                return {}
+            predictions = evaluation.gather(mine)
             metrics = {name: float(value) for name, value in asdict(predictions.metrics()).items()}
             if sources.answers is not None:
                 for name, period in (("train", sources.train_period), ("holdout", sources.holdout_period)):
@@ -254,6 +261,14 @@ class Trainer:
         self.log.metrics(self.step, split, metrics)
         event("evaluation", step=self.step, split=split, seconds=time.perf_counter() - begin)
         return metrics
+
+    def _unless_stopped(self, stream: Iterator[RequestBatch]) -> Iterator[RequestBatch]:
+        """As many batches on every rank, and at least one, until any rank is told to stop."""
+        for batch in stream:
+            yield batch
+            self._all_stop = bool(self._agree(self._stop)[0])
+            if self._all_stop:
+                return
 
     @torch.no_grad()
     def _score(self, batch: RequestBatch) -> Scores:
@@ -380,4 +395,4 @@ class Trainer:
 
     def _stopping(self) -> bool:
         """Whether any rank was told to stop before the step that was made last; all leave after the same one."""
-        return self._stop if self.runtime.world_size == 1 else self._all_stop
+        return self._all_stop or (self._stop and self.runtime.world_size == 1)

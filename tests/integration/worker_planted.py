@@ -4,7 +4,7 @@
 
 loss: NaN in a float feature of the batch, so that the loss is. network, embeddings: NaN in the gradient alone, of what
 the network computes or of what the tables returned. error: reading the batch fails. hang: it never comes. slow: it
-comes two seconds late, and so do all after it.
+comes two seconds late, and so do all after it. evaluation: every batch of one takes a second.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from torch import Tensor
 from easq_rec import arguments, train
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState, TrainLoader
+from easq_rec.model import Scores
 from easq_rec.nn.backbone import Backbone
 from easq_rec.nn.lora import Stream
 from easq_rec.nn.network import RankingNetwork
+from easq_rec.training.trainer import Trainer
 
 SLOW_S, FOREVER_S = 2, 3_600
 
@@ -60,6 +62,11 @@ def plant(what: str, at: int) -> None:
                 time.sleep(SLOW_S if what == "slow" else FOREVER_S)
             yield item
 
+    def slow_score(self: Trainer, batch: RequestBatch) -> Scores:
+        time.sleep(1)
+        with torch.no_grad():
+            return self.ranker.score(batch)
+
     def poisoned_embeddings(self: RankingNetwork, user: Any, *args: Any) -> Any:
         part = whole(self, user, *args)
         steps["forward"] += 1
@@ -82,6 +89,8 @@ def plant(what: str, at: int) -> None:
             TrainLoader.batches = poisoned_batches  # type: ignore[method-assign,assignment]
         case "error" | "hang" | "slow":
             TrainLoader.batches = disturbed_batches  # type: ignore[method-assign,assignment]
+        case "evaluation":
+            Trainer._score = slow_score  # type: ignore[method-assign]
         case "embeddings":
             RankingNetwork._whole = poisoned_embeddings  # type: ignore[method-assign]
         case "network":

@@ -1,0 +1,101 @@
+"""SIGTERM to two ranks: a checkpoint of the step in progress and exit code 0, wherever it finds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos import workers
+from tests.integration.conftest import REPOSITORY, SMALL, metrics
+
+WORKER = Path(__file__).with_name("worker_planted.py")
+GRACE_S = 10
+"""What is left to a process between SIGTERM and SIGKILL: less than any scheduler gives."""
+
+
+def preempted(
+    world: Path, environment: dict[str, str], run_dir: Path, options: tuple[str, ...], ready: Callable[[], bool],
+    what: str = "nothing",
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Starts two ranks, and when it is time sends both SIGTERM, as a scheduler does to every process."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, str(WORKER), what, "1", "1", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
+    job = subprocess.Popen(
+        [*command, *SMALL, *options],
+        cwd=REPOSITORY,
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 90
+    while not ready():
+        assert time.monotonic() < until and job.poll() is None
+        time.sleep(0.02)
+    found = workers(run_dir)
+    assert len(found) == 2
+    begin = time.monotonic()
+    for pid in found:
+        os.kill(pid, signal.SIGTERM)
+    out, said = job.communicate(timeout=120)
+    assert time.monotonic() - begin < GRACE_S
+    return subprocess.CompletedProcess(command, job.returncode, out, said)
+
+
+def last_checkpoint(run_dir: Path) -> int:
+    return max(int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*"))
+
+
+@pytest.mark.integration
+def test_in_training_and_beside_a_save(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """Every step is saved in the background, so that the signal comes within one."""
+    run_dir = tmp_path / "run"
+    options = ("--trainer.max-steps", "2000", "--checkpoint.every-steps", "1")
+    saves = run_dir / "checkpoints"
+    done = preempted(world, environment, run_dir, options, lambda: any(saves.glob(".step_*5.partial")))
+    assert done.returncode == 0, done.stderr
+    assert last_checkpoint(run_dir) == metrics(run_dir)[-1]["step"] < 2_000
+    assert not list(saves.glob(".*")), "nothing half-written is left"
+    logs = [json.loads(line) for line in (run_dir / "logs" / "rank_1.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in logs][-1] == "stopped"
+    assert {line["signal"] for line in logs if line["event"] == "signal"} == {"SIGTERM"}
+
+
+@pytest.mark.integration
+def test_in_an_evaluation(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """It would take far longer than there is time: it is left, and what it has found so far is not written."""
+    run_dir = tmp_path / "run"
+    sizes = ("--trainer.max-steps", "2000", "--evaluation.every-steps", "3", "--evaluation.batch-size", "4")
+
+    def in_evaluation() -> bool:
+        log = run_dir / "metrics.jsonl"
+        steps = [line["step"] for line in metrics(run_dir)] if log.exists() else []
+        # The evaluation comes after the line of its step.
+        return bool(steps) and steps[-1] == 3 and time.time() - log.stat().st_mtime > 2
+
+    done = preempted(world, environment, run_dir, sizes, in_evaluation, what="evaluation")
+    assert done.returncode == 0, done.stderr
+    assert last_checkpoint(run_dir) == 3 and not metrics(run_dir, "holdout")
+    assert "stopped after step 3 with a checkpoint" in done.stdout
+
+
+@pytest.mark.integration
+def test_in_the_last_evaluation(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """The run is not finished without it; the same command makes up for it."""
+    run_dir = tmp_path / "run"
+    sizes = ("--trainer.max-steps", "3", "--evaluation.batch-size", "4")
+    saved = run_dir / "checkpoints" / "step_00000003"
+    done = preempted(world, environment, run_dir, sizes, saved.exists, what="evaluation")
+    assert done.returncode == 0, done.stderr
+    assert "stopped after step 3 with a checkpoint" in done.stdout and not metrics(run_dir, "final")
+    command = [sys.executable, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
+    subprocess.run([*command, *SMALL, *sizes], cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    assert len(metrics(run_dir, "final")) == 1
