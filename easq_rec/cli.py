@@ -20,7 +20,7 @@ USAGE = """usage: easq-rec COMMAND [OPTIONS]
 
   train [RECIPE] [--data DIR] [--run-dir DIR] [--overrides]   train, evaluate, checkpoint; resumes an existing run;
                                                               --schema FILE.toml: features of your own logs
-  evaluate --run DIR [--data DIR] [--fuse W]                  metrics of a run on its held-out requests, with intervals
+  evaluate --run DIR [--data DIR] [--fuse W] [--best]         metrics of a run on its held-out requests, with intervals
   compare RUN BASE [--json FILE]                              paired differences of two evaluated runs
   score --run DIR --input DIR --output FILE.parquet           rank requests by the policy score (--fuse W: by both)
   data world --out DIR [--requests N --seed S ...]            write the built-in synthetic world
@@ -50,6 +50,8 @@ class Evaluate:
     """Directory or URL with requests/ (and answers/); None: the one that the run was trained on."""
     fuse: float | None = None
     """Serve z(policy) + FUSE * z(reference), each score standardised within its request; None: the policy score."""
+    best: tyro.conf.UseCounterAction[int] = 0
+    """The checkpoint with the best evaluation on the way (--checkpoint.best when it was trained), not the newest."""
     name: str = "evaluation"
     """Name of the two files that are written into the run directory."""
     resamples: int = 1_000
@@ -89,6 +91,8 @@ class Score:
     fuse: float | None = None
     """Rank by z(policy) + FUSE * z(reference), each standardised within its request; None: by the policy score, and the
     satisfaction tower is left out."""
+    best: tyro.conf.UseCounterAction[int] = 0
+    """Rank by the checkpoint with the best evaluation on the way, not by the newest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +304,7 @@ def _evaluate(options: Evaluate) -> int:
     from easq_rec.metrics.intervals import CONFIDENCE, estimates
 
     _require_resamples(options.resamples)
-    evaluated = session.evaluate(options.run, options.data, fuse=options.fuse)
+    evaluated = session.evaluate(options.run, options.data, fuse=options.fuse, best=bool(options.best))
     intervals = estimates(evaluated.sums(), resamples=options.resamples, seed=options.seed)
     evaluation_files.print_evaluation(evaluated, intervals, CONFIDENCE)
     how: dict[str, object] = {"data": options.data, "confidence": CONFIDENCE, "method": "BCa bootstrap over users"}
@@ -333,7 +337,9 @@ def _score(options: Score) -> int:
     from easq_rec.scoring import score
     from easq_rec.session import load_config
 
-    requests = score(load_config(options.run), options.run, options.input, options.output, fuse=options.fuse)
+    requests = score(
+        load_config(options.run), options.run, options.input, options.output, fuse=options.fuse, best=bool(options.best)
+    )
     print(f"{requests:,} requests ranked in {options.output}")
     return 0
 

@@ -23,7 +23,7 @@ from easq_rec.data.schema import Layout
 from easq_rec.evaluation import batches, served
 from easq_rec.model import Ranker
 from easq_rec.training.checkpoint import load_unsharded
-from easq_rec.training.checkpoint_files import latest_of
+from easq_rec.training.checkpoint_files import checkpoint_of
 from easq_rec.training.runtime import quiet
 
 
@@ -47,14 +47,14 @@ def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: 
     return ranker.to(device).eval()
 
 
-def load_served(config: Config, run_dir: Path, fuse: float | None) -> Ranker:
-    """The ranker of a run's newest checkpoint with what serving needs of it, adapters merged.
+def load_served(config: Config, run_dir: Path, fuse: float | None, *, best: bool = False) -> Ranker:
+    """The ranker of a run's newest (or best) checkpoint with what serving needs of it, adapters merged.
 
     Raises:
         ValueError: no checkpoint; or a fused score is asked for and the run has no satisfaction tower.
     """
     if fuse is None:
-        return load_ranker(config, latest_of(run_dir), policy_only=True)
+        return load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=True)
     if not math.isfinite(fuse):
         raise ValueError(f"--fuse {fuse}: must be a finite number")
     if config.model.satisfaction is None:
@@ -62,17 +62,26 @@ def load_served(config: Config, run_dir: Path, fuse: float | None) -> Ranker:
             f"--fuse {fuse:g}: the run {run_dir} (recipe {config.recipe!r}) has no satisfaction tower to fuse with: "
             "leave --fuse out, or name a run of an aligned recipe such as easq"
         )
-    ranker = load_ranker(config, latest_of(run_dir), policy_only=False)
+    ranker = load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=False)
     # Both streams have the same values, so both towers can read what one merged backbone gives.
     ranker.network.merge_adapters()
     return ranker
 
 
-def score(config: Config, run_dir: Path, source: files.Location, output: Path, *, fuse: float | None = None) -> int:
+def score(
+    config: Config,
+    run_dir: Path,
+    source: files.Location,
+    output: Path,
+    *,
+    fuse: float | None = None,
+    best: bool = False,
+) -> int:
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
     Args:
         fuse: weight of the reference score in a fused score; None: the policy score.
+        best: by the checkpoint that `checkpoint.best` has kept, not the newest.
         source: a location with requests/, or the Parquet files themselves.
         output: the Parquet file to write; published by rename when it is complete.
     """
@@ -82,7 +91,7 @@ def score(config: Config, run_dir: Path, source: files.Location, output: Path, *
     if not files.is_dir(directory):
         raise ValueError(f"--input {files.shown(source)}: no such directory")
     dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
-    ranker = load_served(config, run_dir, fuse)
+    ranker = load_served(config, run_dir, fuse, best=best)
     columns = pa.schema(
         [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
     )

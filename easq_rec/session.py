@@ -27,7 +27,7 @@ from easq_rec.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model import Ranker
 from easq_rec.scoring import load_served
 from easq_rec.serialization import from_dict, to_dict
-from easq_rec.training.checkpoint_files import latest_of, read_progress
+from easq_rec.training.checkpoint_files import checkpoint_of, read_progress
 from easq_rec.training.events import event, recorded
 from easq_rec.training.runtime import Runtime, quiet, running
 from easq_rec.training.trainer import Result, Trainer
@@ -79,18 +79,21 @@ def train(config: Config) -> int:
     return 0
 
 
-def evaluate(run_dir: Path, data: files.Location | None, *, fuse: float | None = None) -> evaluation_files.Evaluated:
+def evaluate(
+    run_dir: Path, data: files.Location | None, *, fuse: float | None = None, best: bool = False
+) -> evaluation_files.Evaluated:
     """A run's newest checkpoint on its held-out requests and answers, in this process alone.
 
     Args:
         data: location with requests/, and answers/ where there are any; None: the one that the run was trained on.
         fuse: weight of the reference score in what is served; None: the policy score alone.
+        best: the checkpoint that `checkpoint.best` has kept instead.
     """
     config = load_config(run_dir)
     directory = data or config.data.path or world_directory(config)
     answers = files.join(directory, "answers")
     period, quarantine = _held_out(config, directory), _quarantine(config, run_dir)
-    ranker, predictions = _predict(config, run_dir, directory, fuse)
+    ranker, predictions = _predict(config, run_dir, directory, fuse, best=best)
     answered = None
     if files.is_dir(answers):
         layout = Layout.of(config.schema, answers=True)
@@ -99,7 +102,8 @@ def evaluate(run_dir: Path, data: files.Location | None, *, fuse: float | None =
         ).read_all()
         if found is not None:
             answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, CPU, fuse=fuse)
-    origin = evaluation_files.Origin(recipe=config.recipe, step=read_progress(latest_of(run_dir)).step, fuse=fuse)
+    step = read_progress(checkpoint_of(run_dir, best=best)).step
+    origin = evaluation_files.Origin(recipe=config.recipe, step=step, fuse=fuse)
     return evaluation_files.Evaluated(origin=origin, table=evaluation_files.evaluation_table(predictions, answered))
 
 
@@ -111,13 +115,13 @@ def rank_fused(config: Config, fuse: float) -> RankingMetrics:
 
 
 def _predict(
-    config: Config, run_dir: Path, directory: files.Location, fuse: float | None
+    config: Config, run_dir: Path, directory: files.Location, fuse: float | None, *, best: bool = False
 ) -> tuple[Ranker, evaluation.Predictions]:
-    """The newest checkpoint's ranker, and what it says of the held-out requests."""
+    """The chosen checkpoint's ranker, and what it says of the held-out requests."""
     quiet()
     requests, period = files.join(directory, "requests"), _held_out(config, directory)
     holdout, truth = open_holdout(config, requests, period, quarantine=_quarantine(config, run_dir))
-    ranker = load_served(config, run_dir, fuse)
+    ranker = load_served(config, run_dir, fuse, best=best)
     stream = evaluation.batches(holdout, config, truth=truth)
     return ranker, evaluation.predict(ranker.score, stream, config, CPU, fuse=fuse)
 

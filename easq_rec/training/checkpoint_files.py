@@ -66,6 +66,26 @@ def latest_of(run_dir: Path) -> Path:
     raise ValueError(f"{run_dir} holds no checkpoint: --run names a directory that `easq-rec train` wrote")
 
 
+def checkpoint_of(run_dir: Path, *, best: bool = False) -> Path:
+    """The newest whole checkpoint of a run directory, or the one that `checkpoint.best` has kept.
+
+    Raises:
+        ValueError: there is none, it is damaged, or it has a format of another version.
+    """
+    if not best:
+        return latest_of(run_dir)
+    found = best_of(published(run_dir / "checkpoints"))
+    if found is None:
+        raise ValueError(
+            f"--best: no checkpoint of {run_dir} has a score; train with --checkpoint.best METRIC and "
+            "--evaluation.every-steps N, and the best evaluation's checkpoint is kept"
+        )
+    problem = damage(found)
+    if problem is not None:
+        raise ValueError(f"--best: checkpoint {found} is damaged: {problem}")
+    return found
+
+
 def write_progress(path: Path, progress: Progress, schema: FeatureSchema) -> None:
     """Writes PROGRESS into a checkpoint, with what its tables look like."""
     content = {

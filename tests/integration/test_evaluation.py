@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.conftest import REPOSITORY, SMALL
+from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -151,3 +151,20 @@ def test_errors_are_one_line_that_names_the_remedy(runs: tuple[Path, Path], call
         "evaluate", "--run", base, "--fuse", 0.5
     )
     assert f"run `easq-rec evaluate --run {tmp_path}` first" in refused("compare", run, tmp_path)
+
+
+@pytest.mark.integration
+def test_the_best_checkpoint_is_evaluated(runs: tuple[Path, Path], train: Train, call: Call, tmp_path: Path) -> None:
+    """Not the newest: with so high a learning rate the run gets worse after a while."""
+    run = tmp_path / "run"
+    how = ("--checkpoint.best", "engagement_ndcg5", "--checkpoint.keep", "1", "--evaluation.every-steps", "4")
+    train(run, "--trainer.max-steps", "24", "--optim.dense-lr", "0.05", *how)
+    scores = {line["step"]: line["engagement_ndcg5"] for line in metrics(run, "holdout")}
+    best = max(scores, key=lambda step: scores[step])
+    assert best < 24
+    call("evaluate", "--run", run, "--best", "--resamples", 50, "--name", "best")
+    found = json.loads((run / "best.json").read_text())
+    assert found["step"] == best
+    assert found["metrics"]["engagement_ndcg5"]["value"] == pytest.approx(scores[best], abs=1e-6)
+    refused = call("evaluate", "--run", runs[0], "--best", code=2)
+    assert "--best: no checkpoint of" in refused.stderr and "--checkpoint.best METRIC" in refused.stderr
