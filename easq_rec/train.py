@@ -34,5 +34,5 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
 if __name__ == "__main__":
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    # Within `run`, which turns a user's error into a line: torchrun is to know it, too.
-    sys.exit(arguments.run(lambda: record(main)() or 0))
+    # A user's error is a line on stderr and nothing to look into; any other reaches torchrun with its traceback.
+    sys.exit(record(arguments.run)(main))

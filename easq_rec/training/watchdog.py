@@ -37,7 +37,7 @@ COLLECTIVES = {
 }
 """Functions of torch.distributed that return when other ranks have come to them as well."""
 BACKWARD = "_engine_run_backward"
-"""Autograd's entry. DistributedDataParallel's all-reduce waits within it, in C++."""
+"""Autograd's entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ def describe(frame: FrameType | None) -> tuple[str, bool]:
     if collective is not None:
         return f"waits in {collective}{' of the backward pass' if backward else ''}{where}", True
     if backward:
-        return f"is in the backward pass, or waits there in the all-reduce of gradients{where}", True
+        return f"is in the backward pass{where}", False
     return f"is{where or ' outside of easq-rec'}", False
 
 

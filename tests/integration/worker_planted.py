@@ -103,4 +103,4 @@ if __name__ == "__main__":
         plant(what, int(step))
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    sys.exit(arguments.run(lambda: record(train.main)(rest) or 0))
+    sys.exit(record(arguments.run)(lambda: train.main(rest)))
