@@ -45,8 +45,10 @@ LONGEST_S = 300
 """After so many seconds without an end a start of the job counts as hung."""
 MOMENTS = ("anywhen", "in training", "in a save")
 """They take turns. Anywhen is mostly while the processes start, which takes most of a short run's time."""
-ANYWHEN_S, TRAINING_S, PATIENCE_S = 6.0, 1.5, 60.0
-"""The longest wait for a kill anywhen, and after the first step; and how long a step or a save is waited for."""
+ANYWHEN_S, STEP_S, PATIENCE_S = 6.0, 0.3, 60.0
+"""The longest wait for a kill anywhen, and after a step has been logged; how long a step or a save is waited for."""
+FARTHEST = 6
+"""Steps at most that a run makes between two kills in training or in a save."""
 
 
 @dataclass(kw_only=True)
@@ -143,19 +145,31 @@ def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int) -
 
 def _wait_for(moment: str, job: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
     """Until it is time to kill; False: the job has ended, or the moment did not come."""
-    log, saves = run_dir / "metrics.jsonl", run_dir / "checkpoints"
-    before = log.stat().st_mtime_ns if log.exists() else 0
+    saves = run_dir / "checkpoints"
+    # Beyond what the run has come to before: else it would be killed over and over within its first save.
+    aim = _last_step(run_dir) + rng.randint(1, FARTHEST)
     match moment:
         case "in a save":
-            return _until(job, PATIENCE_S, lambda: any(saves.glob(".step_*.partial")))
+            return _until(job, PATIENCE_S, lambda: any(_number(path) >= aim for path in saves.glob(".step_*.partial")))
         case "in training":
-            if not _until(job, PATIENCE_S, lambda: log.exists() and log.stat().st_mtime_ns > before):
+            if not _until(job, PATIENCE_S, lambda: _last_step(run_dir) >= aim):
                 return False
-            wait = rng.uniform(0, TRAINING_S)
+            wait = rng.uniform(0, STEP_S)
         case _:
             wait = rng.uniform(0, ANYWHEN_S)
     _until(job, wait, lambda: False)
     return job.poll() is None
+
+
+def _last_step(run_dir: Path) -> int:
+    """Of the log."""
+    log = run_dir / "metrics.jsonl"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line), default=0)
+
+
+def _number(partial: Path) -> int:
+    return int(partial.name.removeprefix(".step_").removesuffix(".partial"))
 
 
 def _until(job: subprocess.Popen[bytes], seconds: float, come: Callable[[], bool]) -> bool:
