@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from benchmarks.report import hardware, publish
 from easq_rec.config import World
+from easq_rec.data.position import Position
 from easq_rec.data.world import generate
 from easq_rec.training.checkpoint_files import PROGRESS, damage, latest_of, published
 
@@ -183,12 +184,27 @@ def differences(run_dir: Path, other: Path) -> list[str]:
             f"{path.name}: {problem}" for path in published(directory / "checkpoints") if (problem := damage(path))
         ]
     one, two = latest_of(run_dir), latest_of(other)
-    progress = [json.loads((path / PROGRESS).read_text()) for path in (one, two)]
+    progress = [in_plain_terms(json.loads((path / PROGRESS).read_text())) for path in (one, two)]
     found += [f"{PROGRESS}: {name}" for name in progress[0] if progress[0][name] != progress[1][name]]
     for (name, value), (_, expected) in zip(tensors(one), tensors(two), strict=True):
         if not torch.equal(value, expected):
             found.append(name)
     return found
+
+
+def in_plain_terms(progress: dict[str, Any]) -> dict[str, Any]:
+    """Content of a checkpoint's PROGRESS with the requests that are left of the epoch, however they were dealt.
+
+    A run that was resumed has dealt anew what was left then; which request falls to whom, and when, is the same.
+    """
+    loader = dict(progress["loader"])
+    position = Position.from_dict(loader.pop("position"))
+    left = {"epoch": position.epoch, "left": position.left(TRAINED), "ranks": position.ranks}
+    return {**progress, "loader": loader, "position": left}
+
+
+TRAINED = 479
+"""Requests of an epoch: those of WORLD that are not held out."""
 
 
 def _metrics(run_dir: Path) -> list[dict[str, Any]]:
