@@ -105,6 +105,7 @@ def test_an_exception_of_any_rank_is_a_failure(tmp_path: Path, capsys: pytest.Ca
     assert read_run(directory).state == "failed"
     assert cli.main(["runs", "show", str(directory)]) == 0
     said = capsys.readouterr().out
+    assert "step None" not in said
     assert "rank 1 exception" in said and "message the disk of rank 1 is gone" in said
     assert "RuntimeError: the disk of rank 1 is gone" in said, "the end of its traceback"
 
