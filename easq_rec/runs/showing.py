@@ -89,7 +89,8 @@ TRACE = 6
 
 def _line(event: Event) -> str:
     told = " ".join(f"{name} {_short(value)}" for name, value in event.fields.items() if name not in UNTOLD)
-    step = f"step {event.fields['step']}" if "step" in event.fields else ""
+    # None: it was before the model was there.
+    step = f"step {event.fields['step']}" if event.fields.get("step") is not None else ""
     ranks = f"of {event.fields.get('world_size')} on {event.fields.get('host')}" if event.name == "start" else ""
     words = (event.time.strftime("%Y-%m-%d %H:%M:%SZ"), f"rank {event.rank}", event.name, step, ranks, told)
     return " ".join(word for word in words if word)
