@@ -22,8 +22,8 @@ UNTOLD |= {"metrics", "argv", "versions"}
 PLACES = ("run_dir", "schema_file", "data.path", "schema")
 
 
-def show_run(directory: Path, *, verify: bool) -> None:
-    """Prints one run.
+def show_run(directory: Path, *, verify: bool) -> int:
+    """Prints one run; returns the exit code, which is 1 where `verify` finds a damaged checkpoint.
 
     Args:
         verify: read every file of every checkpoint and compare its checksum.
@@ -36,6 +36,7 @@ def show_run(directory: Path, *, verify: bool) -> None:
         found = list(lines)
         if found:
             print(f"\n{title}" if title else "", *(f"  {line}" if title else line for line in found), sep="\n")
+    return 1 if verify and any(damage(path) for path in run.checkpoints) else 0
 
 
 def sections(run: Run, *, verify: bool) -> Iterator[tuple[str, Iterator[str]]]:

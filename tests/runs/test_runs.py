@@ -185,7 +185,8 @@ def test_what_differs_from_the_recipe_is_shown(tmp_path: Path, capsys: pytest.Ca
     torn = directory / "checkpoints" / "step_00000010"
     torn.mkdir(parents=True)
     (directory / "checkpoints" / "step_00000005.damaged").mkdir()
-    assert cli.main(["runs", "show", str(directory), "--verify"]) == 0
+    assert cli.main(["runs", "show", str(directory)]) == 0
+    assert cli.main(["runs", "show", str(directory), "--verify"]) == 1, "a checkpoint is damaged"
     said = capsys.readouterr().out
     assert "replay.answers_per_step 3 (recipe: " in said and "trainer." not in said
     assert "table_wise (fused) on rank 1" in said
