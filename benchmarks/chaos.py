@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from benchmarks.report import hardware, publish
 from easq_rec.config import World
+from easq_rec.data.position import Position
 from easq_rec.data.world import generate
 from easq_rec.training.checkpoint_files import PROGRESS, damage, latest_of, published
 
@@ -44,8 +45,10 @@ LONGEST_S = 300
 """After so many seconds without an end a start of the job counts as hung."""
 MOMENTS = ("anywhen", "in training", "in a save")
 """They take turns. Anywhen is mostly while the processes start, which takes most of a short run's time."""
-ANYWHEN_S, TRAINING_S, PATIENCE_S = 6.0, 1.5, 60.0
-"""The longest wait for a kill anywhen, and after the first step; and how long a step or a save is waited for."""
+ANYWHEN_S, STEP_S, PATIENCE_S = 6.0, 0.3, 60.0
+"""The longest wait for a kill anywhen, and after a step has been logged; how long a step or a save is waited for."""
+FARTHEST = 6
+"""Steps at most that a run makes between two kills in training or in a save."""
 
 
 @dataclass(kw_only=True)
@@ -142,19 +145,31 @@ def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int) -
 
 def _wait_for(moment: str, job: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
     """Until it is time to kill; False: the job has ended, or the moment did not come."""
-    log, saves = run_dir / "metrics.jsonl", run_dir / "checkpoints"
-    before = log.stat().st_mtime_ns if log.exists() else 0
+    saves = run_dir / "checkpoints"
+    # Beyond what the run has come to before: else it would be killed over and over within its first save.
+    aim = _last_step(run_dir) + rng.randint(1, FARTHEST)
     match moment:
         case "in a save":
-            return _until(job, PATIENCE_S, lambda: any(saves.glob(".step_*.partial")))
+            return _until(job, PATIENCE_S, lambda: any(_number(path) >= aim for path in saves.glob(".step_*.partial")))
         case "in training":
-            if not _until(job, PATIENCE_S, lambda: log.exists() and log.stat().st_mtime_ns > before):
+            if not _until(job, PATIENCE_S, lambda: _last_step(run_dir) >= aim):
                 return False
-            wait = rng.uniform(0, TRAINING_S)
+            wait = rng.uniform(0, STEP_S)
         case _:
             wait = rng.uniform(0, ANYWHEN_S)
     _until(job, wait, lambda: False)
     return job.poll() is None
+
+
+def _last_step(run_dir: Path) -> int:
+    """Of the log."""
+    log = run_dir / "metrics.jsonl"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line), default=0)
+
+
+def _number(partial: Path) -> int:
+    return int(partial.name.removeprefix(".step_").removesuffix(".partial"))
 
 
 def _until(job: subprocess.Popen[bytes], seconds: float, come: Callable[[], bool]) -> bool:
@@ -183,12 +198,27 @@ def differences(run_dir: Path, other: Path) -> list[str]:
             f"{path.name}: {problem}" for path in published(directory / "checkpoints") if (problem := damage(path))
         ]
     one, two = latest_of(run_dir), latest_of(other)
-    progress = [json.loads((path / PROGRESS).read_text()) for path in (one, two)]
+    progress = [in_plain_terms(json.loads((path / PROGRESS).read_text())) for path in (one, two)]
     found += [f"{PROGRESS}: {name}" for name in progress[0] if progress[0][name] != progress[1][name]]
     for (name, value), (_, expected) in zip(tensors(one), tensors(two), strict=True):
         if not torch.equal(value, expected):
             found.append(name)
     return found
+
+
+def in_plain_terms(progress: dict[str, Any]) -> dict[str, Any]:
+    """Content of a checkpoint's PROGRESS with the requests that are left of the epoch, however they were dealt.
+
+    A run that was resumed has dealt anew what was left then; which request falls to whom, and when, is the same.
+    """
+    loader = dict(progress["loader"])
+    position = Position.from_dict(loader.pop("position"))
+    left = {"epoch": position.epoch, "left": position.left(TRAINED), "ranks": position.ranks}
+    return {**progress, "loader": loader, "position": left}
+
+
+TRAINED = 479
+"""Requests of an epoch: those of WORLD that are not held out."""
 
 
 def _metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -143,10 +143,15 @@ def run(main: Callable[[], int]) -> int:
     try:
         return main()
     except ValueError as error:
-        if os.environ.get("EASQ_TRACEBACK"):
+        if not is_users(error):
             raise
         print(f"easq-rec: {error}", file=sys.stderr)
         return 2
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an error is shown as its message alone; EASQ_TRACEBACK=1 asks for more of any."""
+    return isinstance(error, ValueError) and not os.environ.get("EASQ_TRACEBACK")
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ class RunsShow:
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
     verify: tyro.conf.UseCounterAction[int] = 0
-    """Read all checkpoints and compare their checksums."""
+    """Read all checkpoints and compare their checksums; exit code 1: one is damaged."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -293,8 +293,7 @@ def _runs(argv: list[str]) -> int:
             from easq_rec.runs.showing import show_run
 
             options = arguments.parse(RunsShow, rest, prog="easq-rec runs show")
-            show_run(options.run, verify=bool(options.verify))
-            return 0
+            return show_run(options.run, verify=bool(options.verify))
     raise arguments.UsageError(f"runs {command!r} is not known: list or show")
 
 

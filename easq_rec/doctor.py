@@ -8,6 +8,7 @@ process.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -90,6 +91,16 @@ def installed_versions() -> dict[str, str]:
         name = distribution.metadata["Name"]
         if name:  # half-removed distributions have none
             versions.setdefault(normalise(name), distribution.version)
+    return versions
+
+
+def core_versions() -> dict[str, str]:
+    """Versions of what a run's numbers come from, by name: for logs, quickly. What is missing is left out."""
+    versions = {"python": sys.version.split()[0]}
+    fbgemm = [name for names in FBGEMM_BUILDS.values() for name in names]
+    for name in ("easq-rec", "torch", *fbgemm, "torchrec", "torchx"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return versions
 
 

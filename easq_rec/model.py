@@ -95,7 +95,7 @@ class StepOutput:
     """Constants of one training step. A loss is this rank's part: their sum over ranks is the mean over all pairs."""
 
     loss: Tensor
-    """What is differentiated, scaled for DistributedDataParallel's mean over ranks."""
+    """What is differentiated, scaled for the mean of gradients over ranks."""
     losses: dict[str, Tensor]
     """Of each part by its name in the config (`main`, `satisfaction`, `dpo`, ...), before its weight."""
     pairs_main: Tensor
@@ -185,7 +185,7 @@ class Objective(nn.Module):
             parts = {name: part * lowered if name in STEERING else part for name, part in parts.items()}
         for name, gate_NK in self._regularised(output):
             parts[f"gates_{name}"], weights[f"gates_{name}"] = self._gate_penalty(name, gate_NK), 1.0
-        # A weight of 0 keeps a loss in the graph, for DistributedDataParallel waits for every parameter.
+        # A weight of 0 keeps a loss in the graph: its parameters have gradients, and AdamW moves them, on any rank.
         loss = sum(
             (weights[name] * part for name, part in parts.items() if weights[name] or name not in STEERING), start=zero
         )

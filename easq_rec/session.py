@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from easq_rec import __version__, evaluation, evaluation_files
+from easq_rec import doctor, evaluation, evaluation_files, tracking
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import Period, RequestDataset, split
@@ -75,16 +73,20 @@ def train(config: Config, stop: StopRequest | None = None) -> int:
                 config, run_dir=str(run_dir), data=dataclasses.replace(config.data, path=str(directory))
             )
             _write_config(config, run_dir, runtime)
-            with recorded(run_dir, runtime):
-                _record_start(config, runtime)
+            with recorded(run_dir, runtime) as recorder:
+                _record_start(config, runtime, run_dir)
                 watchdog.progress(None)
                 trainer = Trainer(
                     config, runtime, directory=directory, run_dir=run_dir, progress=watchdog.progress, stop=stop
                 )
                 watchdog.progress(trainer.step)
                 trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
+                recorder.step = lambda: trainer.step
                 result = trainer.fit()
-                event("finished" if result.finished else "stopped", step=result.step, metrics=result.metrics)
+                state = "finished" if result.finished else "stopped"
+                event(state, step=result.step, metrics=result.metrics)
+                if runtime.leads:
+                    tracking.report_end(run_dir, state=state, step=result.step, metrics=result.metrics)
         if runtime.leads:
             _report(result, run_dir)
     return 0
@@ -171,15 +173,13 @@ def prepare_data(config: Config, runtime: Runtime) -> files.Location:
     return directory
 
 
-def _record_start(config: Config, runtime: Runtime) -> None:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchrec")}
-    event(
-        "start",
-        recipe=config.recipe,
-        device=str(runtime.device),
-        argv=sys.argv,
-        versions={"easq-rec": __version__, "python": platform.python_version(), **versions},
-    )
+def _record_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
+    versions, device = doctor.core_versions(), str(runtime.device)
+    event("start", recipe=config.recipe, device=device, argv=sys.argv, versions=versions)
+    if runtime.leads:
+        tracking.report_start(
+            run_dir, recipe=config.recipe, world_size=runtime.world_size, device=device, versions=versions
+        )
 
 
 def _new_run_dir(config: Config) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Read when torch is loaded. OpenMP threads that spin while they wait for one another do harm where something else runs
@@ -35,8 +35,16 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     return session.train(config, stop)
 
 
-if __name__ == "__main__":
+def script(main: Callable[[], int]) -> int:
+    """Calls `main()` as a worker of torchrun, which learns of every error; returns the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
+    from easq_rec.training.error_file import ErrorFile
+
     # Within `run`, which turns a user's error into a line: torchrun is to know it, too.
-    sys.exit(arguments.run(lambda: record(main)() or 0))
+    recorded = record(main, ErrorFile())
+    return arguments.run(lambda: recorded() or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(script(main))

@@ -25,7 +25,7 @@ LAYERS = (
     ("data", "nn", "losses", "metrics", "fusion"),
     ("model",),
     ("training", "evaluation", "scoring"),
-    ("session", "evaluation_files", "comparison", "studies"),
+    ("session", "evaluation_files", "comparison", "studies", "tracking"),
     ("report",),
     ("runs",),
     ("cli", "train"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,11 +115,9 @@ class RankingNetwork(nn.Module):
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
         self.watch: Callable[[Tensor], Tensor] = lambda embedded: embedded
         """Set by the trainer: is handed all that the tables returned, and hands it on."""
-        self.data_parallel = False
-        """Set where DistributedDataParallel wraps the network."""
         self.rests = False
-        """Whether the last forward pass was of a training step that does not align: `pathway` then has gradients of 0,
-        or none, and no optimizer may move it by what it remembers of others."""
+        """Whether the last forward pass was of a training step that does not align: `pathway` then has no
+        gradients, and no optimizer may move it by what it remembers of others."""
         self.autocast: torch.dtype | None = None
         """Set by the runtime: dtype of the dense products, None for fp32."""
 
@@ -149,8 +146,6 @@ class RankingNetwork(nn.Module):
                         judged = self._judge(self.satisfaction, told_ED, _rows(own_NP, batch.told_E))
         main = _float(main)
         self.rests = self.training and not batch.aligned
-        if self.rests and self.data_parallel:
-            main = dataclasses.replace(main, score_N=_Resting.apply(main.score_N, *self.pathway()))
         return NetworkOutput(
             main=main, reference=reference, answered=answered, judged=judged, candidates=part.candidates
         )
@@ -234,22 +229,6 @@ class RankingNetwork(nn.Module):
         """Folds every adapter into its linear, for serving."""
         for linear in self._adapted:
             linear.merge()
-
-
-class _Resting(torch.autograd.Function):
-    """Hands a value on, and gives a gradient of 0 to parameters that it does not depend on.
-
-    DistributedDataParallel takes the graph of the first step for that of all others.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.parameters = parameters
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return gradient, *map(torch.zeros_like, ctx.parameters)
 
 
 def _stream_part(whole: Part, batch: RequestBatch) -> Part:

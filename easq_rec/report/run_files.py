@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,11 @@ def read_run(directory: Path, name: str, config: dict[str, Any]) -> RunFiles:
     )
 
 
-def read_records(file: Path) -> Iterator[Record]:
+def read_records(file: Path, wanted: Callable[[str, str], bool] = lambda line, following: True) -> Iterator[Record]:
     """Lines of a metrics.jsonl, without one that is being written.
+
+    Args:
+        wanted: whether to parse a line, by its text and that of the one that follows.
 
     Raises:
         ValueError: naming file and line, where one is no record.
@@ -115,16 +118,20 @@ def read_records(file: Path) -> Iterator[Record]:
         if not line.endswith("\n"):
             # The run is writing it, or was killed while it did.
             return
-        try:
-            values = json.loads(line)
-            step, split = int(values.pop("step")), str(values.pop("split"))
-            known = {key: float(value) for key, value in values.items() if value is not None}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(
-                f"{file}, line {number}: not a record with step, split and numbers ({error!r}); remove the line"
-            ) from error
-        finite = {key: value for key, value in known.items() if math.isfinite(value)}
-        yield Record(step=step, split=split, values=finite)
+        if wanted(line, lines[number] if number < len(lines) else ""):
+            yield _record(file, number, line)
+
+
+def _record(file: Path, number: int, line: str) -> Record:
+    try:
+        values = json.loads(line)
+        step, split = int(values.pop("step")), str(values.pop("split"))
+        known = {key: float(value) for key, value in values.items() if value is not None}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file}, line {number}: not a record with step, split and numbers ({error!r}); remove the line"
+        ) from error
+    return Record(step=step, split=split, values={key: value for key, value in known.items() if math.isfinite(value)})
 
 
 def _evaluation(file: Path) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,8 @@ from easq_rec.training.checkpoint_files import published
 LOGS = "logs"
 PASSED_OVER = {"checkpoints", "tensorboard", LOGS, "quarantine", "not_finite"}
 """Folders of a run in which no other run lies."""
+WINDOW, TRAINED = '"event": "window"', '"split": "train"'
+"""In the text of a line, of a log and of metrics.jsonl, that tells of a window of steps."""
 SILENT_S = 900.0
 """Without a sign of life for so many seconds, a run on another host is taken for lost."""
 
@@ -50,9 +54,9 @@ class Run:
     directory: Path
     config: dict[str, Any]
     events: list[Event]
-    """Of all ranks, in the order of time."""
+    """Of all ranks, in the order of time; of several windows of steps in a row the newest alone."""
     records: list[Record]
-    """Of metrics.jsonl."""
+    """Of metrics.jsonl, likewise."""
 
     @property
     def recipe(self) -> str:
@@ -133,7 +137,8 @@ def find_runs(roots: list[Path]) -> Iterator[Path]:
         if not root.is_dir():
             raise ValueError(f"{root}: no such directory")
         for path, folders, files in os.walk(root):
-            if "config.json" in files and ("checkpoints" in folders or METRICS in files or LOGS in folders):
+            # Without config.json it is what is left of a run, which reading it will say.
+            if METRICS in files or "checkpoints" in folders or ("config.json" in files and LOGS in folders):
                 yield Path(path)
                 folders[:] = [name for name in folders if name not in PASSED_OVER]
             folders.sort()
@@ -158,12 +163,15 @@ def read_run(directory: Path) -> Run:
         directory=directory,
         config=config,
         events=sorted(events, key=lambda event: event.time),
-        records=list(read_records(metrics)) if metrics.exists() else [],
+        records=list(read_records(metrics, partial(_tells, sign=TRAINED))) if metrics.exists() else [],
     )
 
 
 def _events(file: Path) -> Iterator[Event]:
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
+        if not _tells(line, following, sign=WINDOW):
+            continue
         try:
             fields = json.loads(line)
             when = datetime.datetime.fromisoformat(fields.pop("time"))
@@ -174,13 +182,23 @@ def _events(file: Path) -> Iterator[Event]:
         yield Event(time=when, name=name, rank=rank, level=level, fields=fields)
 
 
+def _tells(line: str, following: str, *, sign: str) -> bool:
+    """Nearly all lines of a long run are windows of steps, most of which need not be parsed to know how it stands."""
+    return not (sign in line and sign in following)
+
+
 def _alive(pid: int, started: datetime.datetime) -> bool:
     """Whether the process is the one that said so, and not another that was given its number later."""
     try:
         # When /proc has its entry is when it began, up to a second or two.
         began = Path(f"/proc/{pid}").stat().st_mtime
+        # After the program's name, which may contain anything but ends at the last parenthesis.
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return _signalled(pid)
+    if state in "ZX":
+        # It has ended, and its parent has not asked for it yet.
+        return False
     return began <= started.timestamp() + 5
 
 

@@ -22,8 +22,8 @@ UNTOLD |= {"metrics", "argv", "versions"}
 PLACES = ("run_dir", "schema_file", "data.path", "schema")
 
 
-def show_run(directory: Path, *, verify: bool) -> None:
-    """Prints one run.
+def show_run(directory: Path, *, verify: bool) -> int:
+    """Prints one run; returns the exit code, which is 1 where `verify` finds a damaged checkpoint.
 
     Args:
         verify: read every file of every checkpoint and compare its checksum.
@@ -36,6 +36,7 @@ def show_run(directory: Path, *, verify: bool) -> None:
         found = list(lines)
         if found:
             print(f"\n{title}" if title else "", *(f"  {line}" if title else line for line in found), sep="\n")
+    return 1 if verify and any(damage(path) for path in run.checkpoints) else 0
 
 
 def sections(run: Run, *, verify: bool) -> Iterator[tuple[str, Iterator[str]]]:
@@ -89,7 +90,8 @@ TRACE = 6
 
 def _line(event: Event) -> str:
     told = " ".join(f"{name} {_short(value)}" for name, value in event.fields.items() if name not in UNTOLD)
-    step = f"step {event.fields['step']}" if "step" in event.fields else ""
+    # None: it was before the model was there.
+    step = f"step {event.fields['step']}" if event.fields.get("step") is not None else ""
     ranks = f"of {event.fields.get('world_size')} on {event.fields.get('host')}" if event.name == "start" else ""
     words = (event.time.strftime("%Y-%m-%d %H:%M:%SZ"), f"rank {event.rank}", event.name, step, ranks, told)
     return " ".join(word for word in words if word)

@@ -203,6 +203,7 @@ class Checkpointer:
                 f"tables {', '.join(translated)} are split between columns in another way than in {path.name}: "
                 "their Adagrad moments are translated, which is not the state that a run under this plan would have had"
             )
+            event("moments_translated", level=logging.WARNING, step=progress.step, tables=translated)
         dcp.load(state, checkpoint_id=path)
         moments.finish()
         model.load_state_dict(state["model"])

@@ -12,8 +12,9 @@ import logging
 import math
 import os
 import socket
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,22 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+class Recorder:
+    """The log that is open. `step` is asked for the step of an event that names none."""
+
+    def __init__(self) -> None:
+        self.step: Callable[[], int | None] = lambda: None
+
+
 @contextlib.contextmanager
-def recorded(run_dir: Path, runtime: Runtime) -> Iterator[None]:
+def recorded(run_dir: Path, runtime: Runtime) -> Iterator[Recorder]:
     """Events within it are appended to this rank's file; an exception that leaves it is one."""
-    path = run_dir / FOLDER / f"rank_{runtime.rank}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _end_last_line(path)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_JsonLine(runtime))
+    recorder = Recorder()
+    handler = _LineFile(run_dir / FOLDER / f"rank_{runtime.rank}.jsonl")
+    handler.setFormatter(_JsonLine(runtime, recorder))
     LOGGER.addHandler(handler)
     try:
-        yield
+        yield recorder
     except BaseException as error:
         event(
             "exception",
@@ -65,9 +71,43 @@ def recorded(run_dir: Path, runtime: Runtime) -> Iterator[None]:
         handler.close()
 
 
-class _JsonLine(logging.Formatter):
-    def __init__(self, runtime: Runtime) -> None:
+class _LineFile(logging.Handler):
+    """Appends whole lines to a file. Where the disk is full the run goes on, and says once that its log does not."""
+
+    def __init__(self, path: Path) -> None:
         super().__init__()
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A killed process may have left half a line, to which nothing must be appended.
+        self._torn = path.exists() and not _ends_with_a_line(path)
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._complained = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        data = (self.format(record) + "\n").encode()
+        if self._torn:
+            data = b"\n" + data
+        try:
+            # In one piece and past any buffer: what a full disk refuses must not come again when the file is closed,
+            # and a signal handler may interrupt this to write a line of its own.
+            written = os.write(self._handle, data)
+            problem = None if written == len(data) else "the disk is full"
+            self._torn = problem is not None
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if problem is not None and not self._complained:
+            self._complained = True
+            print(f"easq-rec: {self._path} cannot be written: {problem}. The run goes on", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._handle)
+
+
+class _JsonLine(logging.Formatter):
+    def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
         self._always = {
             "rank": runtime.rank,
             "local_rank": runtime.local_rank,
@@ -80,7 +120,7 @@ class _JsonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
         fields: dict[str, Any] = getattr(record, "fields", {})
-        head = {"time": time, "level": record.levelname, "event": record.getMessage()}
+        head = {"time": time, "level": record.levelname, "event": record.getMessage(), "step": self._recorder.step()}
         return json.dumps(_plain({**head, **fields, **self._always}), default=str)
 
 
@@ -93,10 +133,7 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _end_last_line(path: Path) -> None:
-    """A killed process may have left half a line, to which nothing must be appended."""
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read(1) in (b"", b"\n")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
@@ -15,6 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from easq_rec.config import Optim
 from easq_rec.nn.network import RankingNetwork
+from easq_rec.training.averaging import average_gradients
 
 
 def learning_rate(config: Optim, step: int, total_steps: int) -> float:
@@ -30,7 +32,8 @@ def learning_rate(config: Optim, step: int, total_steps: int) -> float:
 class Optimizers:
     """Both optimizers as the one that the train pipeline drives.
 
-    The tables are updated during backward with the learning rate that `before_step` has set; `step` moves the rest.
+    The tables are updated during backward with the learning rate that `before_step` has set; `step` averages the other
+    gradients over the ranks and moves the rest.
 
     Args:
         spares: is asked before each step of AdamW whether it may be made.
@@ -90,9 +93,9 @@ class Optimizers:
 
     def step(self, closure: Any = None) -> None:
         self.started = time.perf_counter()
-        if self._network.rests:
-            for parameter in self._network.pathway():
-                parameter.grad = None
+        if dist.get_world_size() > 1:
+            resting = {id(parameter) for parameter in self._network.pathway()} if self._network.rests else set()
+            average_gradients(value for value in self._dense.values() if id(value) not in resting)
         if self.measure:
             self.gradient_norms = group_norms(self._dense)
         if self._config.clip_norm is not None:

@@ -21,7 +21,6 @@ from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, Shard
 
 from easq_rec.config import Config
 from easq_rec.nn.embeddings import INIT_STD
-from easq_rec.nn.network import RankingNetwork
 from easq_rec.training.host_lookup import use_pooled_kernels
 from easq_rec.training.plan_file import Setting, read_plan_file
 from easq_rec.training.runtime import Runtime
@@ -67,12 +66,9 @@ def shard(
         plan=plan,
         sharders=sharders,
         device=runtime.device,
-        # One rank has no gradients to average: DistributedDataParallel would only copy them.
-        init_data_parallel=runtime.world_size > 1,
+        # The optimizers average the gradients of the network (`training.averaging`).
+        init_data_parallel=False,
     )
-    for module in wrapped.modules():
-        if isinstance(module, RankingNetwork):
-            module.data_parallel = runtime.world_size > 1
     if runtime.device.type == "cpu":
         use_pooled_kernels(wrapped)
     initialise_tables(wrapped, seed=config.trainer.seed)

@@ -14,12 +14,10 @@ COLLECTIVES = {
     *("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "all_to_all", "all_to_all_single"),
     *("barrier", "broadcast", "broadcast_object_list", "gather_object", "reduce_scatter", "reduce_scatter_tensor"),
     *("scatter_object_list", "init_process_group", "new_group", "reduce", "gather", "scatter", "send", "recv"),
-    # DistributedDataParallel, when it is made.
-    *("_verify_param_shape_across_processes", "_sync_params_and_buffers"),
 }
 """Functions of torch.distributed that return when other ranks have come to them as well."""
 BACKWARD = "_engine_run_backward"
-"""Autograd's entry. DistributedDataParallel's all-reduce waits within it, in C++."""
+"""Autograd's entry."""
 
 PHASES = {
     ("session.py", "prepare_data"): "preparing the data",
@@ -27,6 +25,7 @@ PHASES = {
     ("training/trainer.py", "Trainer.__init__"): "building the model",
     ("training/trainer.py", "Trainer._stream"): "reading a batch",
     ("training/trainer.py", "Trainer._forward"): "forward pass",
+    ("training/averaging.py", "average_gradients"): "all-reduce of gradients",
     ("training/trainer.py", "Trainer._log_step"): "statistics of the step",
     ("training/trainer.py", "Trainer.evaluate"): "evaluation",
     ("training/trainer.py", "Trainer.save"): "checkpoint",
@@ -100,7 +99,7 @@ def describe(frame: FrameType | None) -> tuple[str, bool]:
     if collective is not None:
         return f"{told}waits in {collective}{' of the backward pass' if backward else ''}{where}", True
     if backward:
-        return f"{told}is in the backward pass, or waits there in the all-reduce of gradients{where}", True
+        return f"{told}is in the backward pass{where}", False
     return f"{told}is{where or ' outside of easq-rec'}", False
 
 

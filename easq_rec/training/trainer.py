@@ -366,7 +366,8 @@ class Trainer:
             values["quarantined_rows"] = float(self.quarantine.count())
         values |= {"learning_rate": self.optimizers.dense_learning_rate, "impressions_per_second": rate, **phases}
         self.log.metrics(self.step, "train", values)
-        event("window", step=self.step, of=self.total_steps, impressions_per_second=rate, phases=phases)
+        ms = sum(phases.values())
+        event("window", step=self.step, of=self.total_steps, ms_per_step=ms, impressions_per_second=rate, phases=phases)
         losses = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
         self.log.progress(self.step, {**losses, "impressions/s": rate})
         return rate

@@ -88,6 +88,7 @@ def test_the_run_stops(world: Path, environment: dict[str, str], tmp_path: Path,
     stopped = run(world, environment, run_dir, where)
     assert stopped.returncode != 0
     assert f"step {STEP}, rank 1: {SEEN[where]}" in stopped.stderr and "--trainer.on-not-finite skip" in stopped.stderr
+    assert "To enable traceback see" not in stopped.stderr, "torchrun was not told of the error"
     assert f'File "{REPOSITORY / "easq_rec"}' not in stopped.stderr, "a traceback that is not torchrun's"
     saved = sorted(path.name for path in (run_dir / "checkpoints").iterdir() if not path.name.startswith("."))
     assert saved[:2] == ["step_00000001", "step_00000002"] and len(saved) <= STEP

@@ -24,11 +24,14 @@ NETWORK = "model.ranker.network."
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("ranks", "stop"), [(1, "7"), (2, "13")])
+@pytest.mark.parametrize(("ranks", "stop"), [(1, "7"), (4, "13")])
 def test_resumed_losses_are_bit_identical(
     train: Train, losses: Losses, tmp_path: Path, ranks: int, stop: str, uninterrupted: Callable[[int], Path]
 ) -> None:
-    """Stopping at any step and resuming gives the very losses and metrics of the uninterrupted run."""
+    """Stopping at any step and resuming gives the very losses and metrics of the uninterrupted run.
+
+    Of four ranks, since a sum of two is the same in any order.
+    """
     whole, parts = uninterrupted(ranks), tmp_path / "parts"
     train(parts, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", stop, ranks=ranks)
     assert len(losses(parts)) == int(stop)
@@ -93,7 +96,7 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, 4])
 def test_an_evaluation_on_the_way_changes_nothing(
     train: Train, losses: Losses, tmp_path: Path, ranks: int, uninterrupted: Callable[[int], Path]
 ) -> None:
@@ -163,8 +166,7 @@ def test_weights_survive_another_number_of_ranks(train: Train, tmp_path: Path) -
 @pytest.mark.integration
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_pathway_rests_where_a_step_does_not_align(train: Train, tmp_path: Path, ranks: int) -> None:
-    """Step 2 aligns, steps 1 and 3 do not. On two ranks DistributedDataParallel gives the resting pathway gradients of
-    0, by which AdamW must not move it either."""
+    """Step 2 aligns, steps 1 and 3 do not: nothing moves it there, neither a gradient nor what AdamW remembers."""
     run_dir = tmp_path / "run"
     steps = ("--trainer.max-steps", "3", "--checkpoint.every-steps", "1", "--checkpoint.keep", "3")
     train(run_dir, *steps, ranks=ranks)

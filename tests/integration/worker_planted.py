@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easq_rec import arguments, session, train
+from easq_rec import session, train
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState, TrainLoader
 from easq_rec.model import Scores
@@ -110,6 +110,4 @@ if __name__ == "__main__":
     what, rank, step, *rest = sys.argv[1:]
     if os.environ.get("RANK", "0") == rank:
         plant(what, int(step))
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    sys.exit(arguments.run(lambda: record(train.main)(rest) or 0))
+    sys.exit(train.script(lambda: train.main(rest)))

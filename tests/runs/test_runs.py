@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -66,6 +67,17 @@ def test_a_process_that_is_gone_was_killed(tmp_path: Path) -> None:
     assert other_process(directory, pid=done.pid).state == "killed"
 
 
+def test_a_process_that_nobody_has_buried_was_killed(tmp_path: Path) -> None:
+    """As in a container whose first process does not ask for its children."""
+    directory = make_run(tmp_path / "run", ("start", "window"))
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert other_process(directory, pid=process.pid).state == "running"
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert read_run(directory).state == "killed"
+    process.communicate()
+
+
 def test_a_number_that_another_process_was_given_is_not_the_run(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", ("start", "window"))
     log = directory / "logs" / "rank_0.jsonl"
@@ -93,6 +105,7 @@ def test_an_exception_of_any_rank_is_a_failure(tmp_path: Path, capsys: pytest.Ca
     assert read_run(directory).state == "failed"
     assert cli.main(["runs", "show", str(directory)]) == 0
     said = capsys.readouterr().out
+    assert "step None" not in said
     assert "rank 1 exception" in said and "message the disk of rank 1 is gone" in said
     assert "RuntimeError: the disk of rank 1 is gone" in said, "the end of its traceback"
 
@@ -127,11 +140,32 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found["a"]["state"] == "finished" and found["a"]["checkpoint"] is None
 
 
+def test_of_windows_in_a_row_the_newest_is_read(tmp_path: Path) -> None:
+    """A long run has thousands of them, and the answer is to come at once."""
+    directory = make_run(tmp_path / "run", ("start", "window", "window", "checkpoint", "window", "window", "window"))
+    splits = ("train", "train", "holdout", "train", "train", "final")
+    records = [json.dumps({"step": step, "split": split}) for step, split in enumerate(splits, 1)]
+    (directory / "metrics.jsonl").write_text("\n".join(records) + "\n")
+    run = read_run(directory)
+    assert [found.name for found in run.events] == ["start", "window", "checkpoint", "window"] and run.of == 50
+    assert [(record.step, record.split) for record in run.records] == [
+        (2, "train"),
+        (3, "holdout"),
+        (5, "train"),
+        (6, "final"),
+    ]
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "good")
     (make_run(tmp_path / "bad") / "config.json").write_text("{")
+    (tmp_path / "a rest" / "checkpoints").mkdir(parents=True)
     assert cli.main(["runs", "list", str(tmp_path)]) == 1
-    *_, last = capsys.readouterr().out.splitlines()
+    *_, rest, last = capsys.readouterr().out.splitlines()
+    assert (
+        rest
+        == f"not readable: {tmp_path / 'a rest'}: no config.json in it; name a directory that `easq-rec train` wrote"
+    )
     assert last.startswith(f"not readable: {tmp_path / 'bad' / 'config.json'} is not the config.json of a run")
     for arguments, reason in (
         (["show", str(tmp_path / "nowhere")], "no config.json in it"),
@@ -151,7 +185,8 @@ def test_what_differs_from_the_recipe_is_shown(tmp_path: Path, capsys: pytest.Ca
     torn = directory / "checkpoints" / "step_00000010"
     torn.mkdir(parents=True)
     (directory / "checkpoints" / "step_00000005.damaged").mkdir()
-    assert cli.main(["runs", "show", str(directory), "--verify"]) == 0
+    assert cli.main(["runs", "show", str(directory)]) == 0
+    assert cli.main(["runs", "show", str(directory), "--verify"]) == 1, "a checkpoint is damaged"
     said = capsys.readouterr().out
     assert "replay.answers_per_step 3 (recipe: " in said and "trainer." not in said
     assert "table_wise (fused) on rank 1" in said
