@@ -28,6 +28,7 @@ from easq_rec.serialization import from_dict, to_dict
 from easq_rec.training.checkpoint_files import checkpoint_of, read_progress
 from easq_rec.training.events import event, recorded
 from easq_rec.training.runtime import Runtime, quiet, running
+from easq_rec.training.signals import StopRequest
 from easq_rec.training.trainer import Result, Trainer
 from easq_rec.training.watchdog import watched
 
@@ -56,29 +57,36 @@ TABLE = (
 )
 
 
-def train(config: Config) -> int:
-    """Trains, evaluates and reports; returns the exit code. A run directory with a checkpoint is resumed."""
+def train(config: Config, stop: StopRequest | None = None) -> int:
+    """Trains, evaluates and reports; returns the exit code. A run directory with a checkpoint is resumed.
+
+    Args:
+        stop: whether this process was asked to stop; None: what comes once training begins counts.
+    """
     begin = time.perf_counter()
     with running(config.trainer) as runtime:
         run_dir = Path(config.run_dir or runtime.share(_new_run_dir(config)))
-        directory = prepare_data(config, runtime)
-        config = dataclasses.replace(
-            config, run_dir=str(run_dir), data=dataclasses.replace(config.data, path=str(directory))
-        )
-        _write_config(config, run_dir, runtime)
-        with (
-            recorded(run_dir, runtime) as recorder,
-            watched(run_dir, runtime, config.trainer.timeout_s) as watchdog,
-        ):
-            _record_start(config, runtime, run_dir)
-            trainer = Trainer(config, runtime, directory=directory, run_dir=run_dir, progress=watchdog.progress)
-            trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
-            recorder.step = lambda: trainer.step
-            result = trainer.fit()
-            state = "finished" if result.finished else "stopped"
-            event(state, step=result.step, metrics=result.metrics)
-            if runtime.leads:
-                tracking.report_end(run_dir, state=state, step=result.step, metrics=result.metrics)
+        with watched(run_dir, runtime, config.trainer.timeout_s) as watchdog:
+            directory = prepare_data(config, runtime)
+            watchdog.progress(None)
+            config = dataclasses.replace(
+                config, run_dir=str(run_dir), data=dataclasses.replace(config.data, path=str(directory))
+            )
+            _write_config(config, run_dir, runtime)
+            with recorded(run_dir, runtime) as recorder:
+                _record_start(config, runtime, run_dir)
+                watchdog.progress(None)
+                trainer = Trainer(
+                    config, runtime, directory=directory, run_dir=run_dir, progress=watchdog.progress, stop=stop
+                )
+                watchdog.progress(trainer.step)
+                trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
+                recorder.step = lambda: trainer.step
+                result = trainer.fit()
+                state = "finished" if result.finished else "stopped"
+                event(state, step=result.step, metrics=result.metrics)
+                if runtime.leads:
+                    tracking.report_end(run_dir, state=state, step=result.step, metrics=result.metrics)
         if runtime.leads:
             _report(result, run_dir)
     return 0

@@ -6,6 +6,7 @@ Also `torchrun --nproc_per_node 2 easq_rec/train.py`, `python easq_rec/train.py`
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,16 +20,19 @@ if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().p
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from easq_rec import arguments, doctor
+from easq_rec.training.signals import StopRequest
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """Parses, builds and fits; returns the exit code."""
     config = arguments.parse_config(sys.argv[1:] if argv is None else argv, prog=prog)
     doctor.require_compatible(config.trainer.device)
+    stop = StopRequest()
+    stop.listen(signal.SIGTERM)
     # Only now torch and TorchRec: --help and wrong environments answer at once.
     from easq_rec import session
 
-    return session.train(config)
+    return session.train(config, stop)
 
 
 def script(main: Callable[[], int]) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ from easq_rec.training.optim import Optimizers
 from easq_rec.training.plan_file import NAME, write_plan
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime
 from easq_rec.training.sharding import plan_table, setting, shard
+from easq_rec.training.signals import StopRequest
 from easq_rec.training.statistics import step_statistics
 
 ANSWERS_EVALUATED = 1_024
@@ -64,6 +64,7 @@ class Trainer:
         start_from: checkpoint of another run of the same model and data, from whose end this one starts unless it has a
             checkpoint of its own.
         progress: is told the number of the last step after each, and after every batch of an evaluation.
+        stop: whether this process was asked to stop; None: what comes from now on counts.
         pipeline: TorchRec's class that drives the steps. Only that of the default can pause for an evaluation.
     """
 
@@ -76,6 +77,7 @@ class Trainer:
         run_dir: Path,
         start_from: Path | None = None,
         progress: Callable[[int], None] = lambda step: None,
+        stop: StopRequest | None = None,
         pipeline: Callable[..., TrainPipeline[RequestBatch, StepOutput]] = TrainPipelineSparseDist,
     ) -> None:
         self.config = config
@@ -117,8 +119,7 @@ class Trainer:
         """Trained on by this rank since the trainer was made."""
         self._since = (self.step, self.impressions)
         self._rate = 0.0
-        self._stop, self._all_stop = False, False
-        self._signal: str | None = None
+        self._stop, self._all_stop = StopRequest() if stop is None else stop, False
         self._spoilt: str | None = None
         self._forward_end = 0.0
 
@@ -126,12 +127,12 @@ class Trainer:
         """Trains to the end, or until a signal or `trainer.stop_at_step`; evaluates if the end is reached."""
         last = self.config.trainer.stop_at_step or self.total_steps
         self._announce()
-        self._catch_signals()
+        self._stop.listen(signal.SIGTERM, signal.SIGINT)
         with HostMemory() as memory:
             for step in self.steps(min(last, self.total_steps)):
                 memory.step(step)
-        if self._signal is not None:
-            event("signal", level=logging.WARNING, signal=self._signal, step=self.step)
+        if self._stop:
+            event("signal", level=logging.WARNING, signal=self._stop.signal, step=self.step)
         self.save(background=False)
         finished = self.step >= self.total_steps
         metrics = self.evaluate("final", limit=None) if finished else {}
@@ -178,6 +179,8 @@ class Trainer:
         """
         stream = self._stream(last)
         self._start_window()
+        # One that was told while it started makes no step, which may be a long one.
+        self._agree_to_stop()
         # A thread that makes batches ahead must not outlive the loop.
         with closing(stream):
             while self.step < last and not self._stopping():
@@ -266,8 +269,7 @@ class Trainer:
         """As many batches on every rank, and at least one, until any rank is told to stop."""
         for batch in stream:
             yield batch
-            self._all_stop = bool(self._agree(self._stop)[0])
-            if self._all_stop:
+            if self._agree_to_stop():
                 return
 
     @torch.no_grad()
@@ -296,7 +298,7 @@ class Trainer:
         loss, output = self.model(batch)
         self.guard.look(output)
         self._batch, before = batch, self._spoilt is not None
-        bad, stop, spoilt = self._agree(self.guard.problem is not None, self._stop, before)
+        bad, stop, spoilt = self._agree(self.guard.problem is not None, bool(self._stop), before)
         if spoilt:
             self._give_up()
         if bad:
@@ -337,6 +339,11 @@ class Trainer:
     def _agree(self, *flags: bool) -> list[int]:
         """Of each flag whether any rank has it."""
         return list(flags) if self.runtime.world_size == 1 else self.runtime.agree(*flags)
+
+    def _agree_to_stop(self) -> bool:
+        """Whether any rank was told to stop, so that all leave here."""
+        self._all_stop = bool(self._agree(bool(self._stop))[0])
+        return self._all_stop
 
     def _start_window(self) -> None:
         """Begins the window of steps over which rates and phases are averaged."""
@@ -382,18 +389,6 @@ class Trainer:
             f"{self.config.trainer.batch_size} requests per step and rank"
         )
 
-    def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            # A second Ctrl-C means it: the default action takes over. SIGTERM may come twice, from a scheduler that
-            # tells every process and from torchrun, which passes on what it was told.
-            signal.signal(number, signal.SIG_DFL)
-        self._stop = True
-        self._signal = signal.Signals(number).name
-
     def _stopping(self) -> bool:
         """Whether any rank was told to stop before the step that was made last; all leave after the same one."""
-        return self._all_stop or (self._stop and self.runtime.world_size == 1)
+        return self._all_stop or (bool(self._stop) and self.runtime.world_size == 1)

@@ -5,6 +5,8 @@ timeout names neither rank nor collective. Here a thread of every rank looks at 
 writes down what it sees: its step, and by its stack in which collective it waits, or where else it is. When a step has
 not come to its end for too long, what all ranks have written tells which of them is to blame. Steps pay nothing for it
 but one assignment.
+
+No rank believes another's clock: a process gives a sign of life when what it writes changes.
 """
 
 from __future__ import annotations
@@ -18,45 +20,48 @@ import socket
 import sys
 import threading
 import time
-import traceback
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
+from easq_rec.training import stacks
 from easq_rec.training.events import FOLDER, event
 from easq_rec.training.runtime import Runtime
 
 EXIT_CODE = 75
 """EX_TEMPFAIL: start it again."""
-PACKAGE = Path(__file__).parents[1]
-COLLECTIVES = {
-    *("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "all_to_all", "all_to_all_single"),
-    *("barrier", "broadcast", "broadcast_object_list", "gather_object", "reduce_scatter", "reduce_scatter_tensor"),
-    *("scatter_object_list", "init_process_group", "new_group"),
-}
-"""Functions of torch.distributed that return when other ranks have come to them as well."""
-BACKWARD = "_engine_run_backward"
-"""Autograd's entry."""
+SUSPICION = 0.25
+"""Share of its patience after which a rank begins to listen for signs of life of the others."""
+SHOWN = 4
+"""Suspects whose stacks are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
     """Where a rank is, as its watchdog saw it last."""
 
+    job: str
+    """One start of all ranks. A run directory may hold what an earlier one has left."""
     rank: int
     host: str
     pid: int
-    step: int
-    """Steps it has made."""
-    since: float
-    """When it made the last, or came to life; seconds since 1970."""
-    seen: float
-    """When the watchdog wrote this."""
+    parent: int
+    """Process id of its launcher."""
+    beat: int
+    """How often the watchdog has written."""
+    step: int | None
+    """Steps it has made; None: it is still starting."""
+    age_s: float
+    """How long ago it made the last, or came further in its start."""
     doing: str
     waits: bool
     """Whether for other ranks."""
     stack: str
+
+    def __str__(self) -> str:
+        when = "into start-up" if self.step is None else f"after step {self.step}"
+        return f"{self.age_s:.0f} s {when}, {self.doing}"
 
 
 class Watchdog:
@@ -64,91 +69,146 @@ class Watchdog:
 
     Args:
         directory: where all ranks write their positions.
+        job: the same on all ranks, and another in every start.
         patience_s: how long a step may take.
     """
 
-    def __init__(self, directory: Path, runtime: Runtime, patience_s: float) -> None:
-        self._directory, self._runtime, self._patience_s = directory, runtime, patience_s
-        self._main = threading.main_thread().ident
-        self._step, self._since = 0, time.time()
+    def __init__(self, directory: Path, runtime: Runtime, job: str, patience_s: float) -> None:
+        self._runtime, self._job, self._patience_s = runtime, job, patience_s
+        self._main = threading.main_thread().ident or 0
+        self._step: int | None = None
+        self._since = time.monotonic()
+        self._beat = 0
+        self._board = Board(directory, job, runtime.world_size)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def progress(self, step: int) -> None:
-        """The main thread has come this far."""
-        self._step, self._since = step, time.time()
+    def progress(self, step: int | None) -> None:
+        """The main thread has come this far: so many steps, or None for further in its start."""
+        self._step, self._since = step, time.monotonic()
 
     def start(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._publish()
+        self._board.write(self.position())
         self._thread.start()
 
     def stop(self) -> None:
         self._over.set()
         self._thread.join()
-        self._path(self._runtime.rank).unlink(missing_ok=True)
+        self._board.remove(self._runtime.rank)
 
     @property
     def _interval_s(self) -> float:
-        return min(max(self._patience_s / 20, 0.2), 5.0)
+        return min(max(self._patience_s / 20, 0.1), 2.0)
 
     def _watch(self) -> None:
-        seen = time.time()
+        before = time.monotonic()
         while not self._over.wait(self._interval_s):
-            if time.time() - seen > 3 * self._interval_s + 2:
+            now = time.monotonic()
+            if now - before > 3 * self._interval_s + 2:
                 # This process itself was held up: what the others did meanwhile is not known yet.
-                self._since = time.time()
-            seen = time.time()
-            self._publish()
-            if seen - self._since > self._patience_s:
+                self._since = now
+            before = now
+            self._board.write(self.position())
+            if now - self._since < SUSPICION * self._patience_s:
+                self._board.forget()
+                continue
+            self._board.read()
+            if now - self._since > self._patience_s:
                 self._end()
 
-    def _publish(self) -> None:
-        path = self._path(self._runtime.rank)
-        partial = path.with_suffix(".partial")
-        # The run goes on where its directory cannot be written for a moment.
-        with contextlib.suppress(OSError):
-            partial.write_text(json.dumps(asdict(self._position())))
-            partial.rename(path)
-
-    def _position(self) -> Position:
-        frame = sys._current_frames().get(self._main or 0)
-        doing, waits = describe(frame)
+    def position(self) -> Position:
+        """Where this rank is."""
+        self._beat += 1
+        doing = stacks.look(self._main)
         return Position(
+            job=self._job,
             rank=self._runtime.rank,
             host=socket.gethostname(),
             pid=os.getpid(),
+            parent=os.getppid(),
+            beat=self._beat,
             step=self._step,
-            since=self._since,
-            seen=time.time(),
-            doing=doing,
-            waits=waits,
-            stack="".join(traceback.format_stack(frame)) if frame is not None else "",
+            age_s=time.monotonic() - self._since,
+            doing=doing.what,
+            waits=doing.waits,
+            stack=doing.stack,
         )
 
     def _end(self) -> None:
-        """Says who hangs, ends what cannot end itself on this host, and then this process."""
+        """Says who hangs, ends what cannot end itself on this host, and then this process.
+
+        Comes back where a step has ended after all.
+        """
         # Ranks lose their patience at about the same time; what they have written by then is worth waiting for.
-        time.sleep(2 * self._interval_s)
-        self._publish()
-        positions = list(self._positions())
-        told = report(positions, self._runtime.world_size, self._patience_s, self._interval_s)
-        event("hang", level=logging.ERROR, step=self._step, report=told)
-        gone = silent(positions, self._interval_s)
-        alive = [position.rank for position in positions if position not in gone]
+        since = self._since
+        if self._over.wait(2 * self._interval_s) or self._since != since:
+            return
+        mine = self.position()
+        self._board.write(mine)
+        self._board.read()
+        positions = {**self._board.positions, mine.rank: mine}
+        gone = self._board.silent() - {mine.rank}
+        told = report(list(positions.values()), gone, self._runtime.world_size, self._patience_s)
+        event("hang", level=logging.ERROR, step=mine.step, report=told)
         # One of them says it all.
-        told = told if self._runtime.rank == min(alive, default=self._runtime.rank) else told.splitlines()[0]
+        told = told if self._board.claim(told) else told.splitlines()[0]
         print(f"easq-rec: {told}", file=sys.stderr, flush=True)
-        for position in gone:
-            if position.host == socket.gethostname() and position.rank != self._runtime.rank:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(position.pid, signal.SIGKILL)
+        for rank in gone:
+            kill(positions[rank])
         os._exit(EXIT_CODE)
 
-    def _positions(self) -> Iterator[Position]:
-        for rank in range(self._runtime.world_size):
+
+class Board:
+    """Positions of all ranks of one start, a small file for each, in a directory that all of them see."""
+
+    def __init__(self, directory: Path, job: str, ranks: int) -> None:
+        self._directory, self._job, self._ranks = directory, job, ranks
+        self.positions: dict[int, Position] = {}
+        """Of the ranks, as they were read last."""
+        self._first: dict[int, int] = {}
+        """Beats of the ranks when they were first read."""
+
+    def write(self, position: Position) -> None:
+        # In place: of a file that is replaced, other hosts of a network file system may see the old one for a minute.
+        # The run goes on where its directory cannot be written for a moment.
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._path(position.rank).write_text(json.dumps(asdict(position)))
+
+    def read(self) -> None:
+        for rank in range(self._ranks):
+            # Half written is as good as not yet; fields of another version are not of this job.
             with contextlib.suppress(OSError, ValueError, TypeError):
-                yield Position(**json.loads(self._path(rank).read_text()))
+                position = Position(**json.loads(self._path(rank).read_text()))
+                if position.job == self._job:
+                    self.positions[rank] = position
+                    self._first.setdefault(rank, position.beat)
+
+    def silent(self) -> set[int]:
+        """Ranks that have written nothing since they were first read: their processes are stopped, or gone."""
+        return {rank for rank, position in self.positions.items() if position.beat == self._first[rank]}
+
+    def forget(self) -> None:
+        """All that was read."""
+        self.positions, self._first = {}, {}
+
+    def remove(self, rank: int) -> None:
+        """What a rank has written, and the directories, where it came to nothing else in them."""
+        with contextlib.suppress(OSError):
+            self._path(rank).unlink(missing_ok=True)
+            self._directory.rmdir()
+            self._directory.parent.rmdir()
+
+    def claim(self, told: str) -> bool:
+        """Whether this rank is the first to report; what it says is then in a file as well."""
+        try:
+            with (self._directory / f"hang_{self._job}.txt").open("x") as file:
+                file.write(f"{told}\n")
+        except FileExistsError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def _path(self, rank: int) -> Path:
         return self._directory / f"position_{rank}.json"
@@ -157,72 +217,62 @@ class Watchdog:
 @contextlib.contextmanager
 def watched(run_dir: Path, runtime: Runtime, patience_s: float) -> Iterator[Watchdog]:
     """A watchdog over what is done within; one rank alone waits for nobody and is not watched."""
-    watchdog = Watchdog(run_dir / FOLDER, runtime, patience_s)
-    if runtime.world_size == 1:
+    alone = runtime.world_size == 1
+    job = "" if alone else runtime.share(uuid.uuid4().hex[:8])
+    watchdog = Watchdog(run_dir / FOLDER, runtime, job, patience_s)
+    if alone:
         yield watchdog
         return
     watchdog.start()
     try:
         yield watchdog
+        # A rank that has left would be looked for, and be found missing, by those that wait for a hung one.
+        runtime.barrier()
     finally:
         watchdog.stop()
 
 
-def describe(frame: FrameType | None) -> tuple[str, bool]:
-    """(what a thread does, whether it waits for other ranks), by its stack."""
-    collective, backward, own = None, False, None
-    while frame is not None:
-        code, file = frame.f_code, frame.f_code.co_filename
-        upstream = "torch/distributed/" in file or "torchrec/" in file
-        if upstream and code.co_name in COLLECTIVES:
-            # The outermost of them is what was called.
-            collective = code.co_name
-        elif upstream and code.co_name == "wait" and collective is None:
-            collective = _awaited(frame.f_locals.get("self"))
-        backward = backward or code.co_name == BACKWARD
-        if own is None and file.startswith(str(PACKAGE)):
-            own = f"{Path(file).relative_to(PACKAGE)}:{frame.f_lineno} ({code.co_name})"
-        frame = frame.f_back
-    where = f" at {own}" if own is not None else ""
-    if collective is not None:
-        return f"waits in {collective}{' of the backward pass' if backward else ''}{where}", True
-    if backward:
-        return f"is in the backward pass{where}", False
-    return f"is{where or ' outside of easq-rec'}", False
+def kill(position: Position) -> None:
+    """Ends the process of a rank, if it is another child of this one's launcher: its number may be another's by now."""
+    if position.host != socket.gethostname() or position.parent != os.getppid():
+        return
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The name of the program, in parentheses, may hold anything.
+        parent = int(Path(f"/proc/{position.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if parent == position.parent:
+            os.kill(position.pid, signal.SIGKILL)
 
 
-def _awaited(awaitable: object) -> str:
-    """TorchRec's name of an exchange that is under way, such as All2All_Pooled_Wait."""
-    function = getattr(awaitable, "wait_function", None)
-    return str(getattr(function, "__name__", type(awaitable).__name__))
+def report(positions: list[Position], gone: set[int], ranks: int, patience_s: float) -> str:
+    """Who hangs, and what every rank is doing.
 
-
-def silent(positions: list[Position], interval_s: float) -> list[Position]:
-    """Ranks whose watchdogs have stopped writing: their processes are stopped, or gone."""
-    return [position for position in positions if time.time() - position.seen > 4 * interval_s + 1]
-
-
-def report(positions: list[Position], ranks: int, patience_s: float, interval_s: float) -> str:
-    """Who hangs, and what every rank is doing."""
-    gone = {position.rank for position in silent(positions, interval_s)}
+    Args:
+        gone: ranks that give no sign of life.
+    """
+    positions = sorted(positions, key=lambda position: position.rank)
     missing = sorted(set(range(ranks)) - {position.rank for position in positions})
-    suspects = sorted(gone) + missing or [position.rank for position in positions if not position.waits]
+    suspects = sorted(gone) + missing
     if not suspects:
-        behind = min(position.step for position in positions)
-        suspects = [position.rank for position in positions if position.step == behind]
+        # Who waits for others is not to blame; where all do, or several do not, who is behind is.
+        busy = [position for position in positions if not position.waits] or positions
+        behind = min(_steps(position) for position in busy)
+        suspects = [position.rank for position in busy if _steps(position) == behind]
     names = ", ".join(map(str, suspects))
     blame = f"rank {names} hangs" if len(suspects) == 1 else f"one of ranks {names} hangs"
     lines = [f"no step came to its end for {patience_s:g} s (trainer.timeout_s): {blame}. The job is ended here"]
     for position in positions:
-        told = f"after step {position.step} {position.doing}"
+        told = str(position)
         if position.rank in gone:
             told = (
-                f"gives no sign of life since {time.time() - position.seen:.0f} s, its process (pid {position.pid} on "
-                f"{position.host}) is stopped or gone; it was last seen {told.replace(' is ', ' ', 1)}"
+                f"which gives no sign of life: its process (pid {position.pid} on {position.host}) is stopped, gone, "
+                f"or held where Python cannot run; last seen {told}"
             )
-        lines.append(f"  rank {position.rank} {told}")
-    lines += [f"  rank {rank} has not come to life" for rank in missing]
-    for position in positions:
-        if position.rank in suspects and position.stack and len(suspects) == 1:
-            lines.append(f"stack of rank {position.rank}:\n{position.stack.rstrip()}")
+        lines.append(f"  rank {position.rank}, {told}")
+    lines += [f"  rank {rank}, which has not come to life, or has left" for rank in missing]
+    for position in [position for position in positions if position.rank in suspects][:SHOWN]:
+        lines.append(f"stacks of rank {position.rank}, {position.stack}")
     return "\n".join(lines)
+
+
+def _steps(position: Position) -> int:
+    return -1 if position.step is None else position.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -23,9 +24,9 @@ GRACE_S = 10
 
 def preempted(
     world: Path, environment: dict[str, str], run_dir: Path, options: tuple[str, ...], ready: Callable[[], bool],
-    what: str = "nothing",
+    what: str = "nothing", launcher_alone: bool = False,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    """Starts two ranks, and when it is time sends both SIGTERM, as a scheduler does to every process."""
+    """Starts two ranks, and when it is time sends both SIGTERM, or their launcher, as a scheduler does."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(WORKER), what, "1", "1", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     job = subprocess.Popen(
@@ -42,11 +43,15 @@ def preempted(
         time.sleep(0.02)
     found = workers(run_dir)
     assert len(found) == 2
-    begin = time.monotonic()
-    for pid in found:
+    begin = time.time()
+    for pid in [job.pid] if launcher_alone else found:
         os.kill(pid, signal.SIGTERM)
-    out, said = job.communicate(timeout=120)
-    assert time.monotonic() - begin < GRACE_S
+    out, said = job.communicate(timeout=240)
+    # By the log, since a busy machine may take long to tear down processes that have nothing to lose any more.
+    for rank in (0, 1):
+        logs = [json.loads(line) for line in (run_dir / "logs" / f"rank_{rank}.jsonl").read_text().splitlines()]
+        (stopped,) = (line["time"] for line in logs if line["event"] == "stopped")
+        assert datetime.datetime.fromisoformat(stopped).timestamp() - begin < GRACE_S
     return subprocess.CompletedProcess(command, job.returncode, out, said)
 
 
@@ -99,3 +104,33 @@ def test_in_the_last_evaluation(world: Path, environment: dict[str, str], tmp_pa
     command = [sys.executable, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     subprocess.run([*command, *SMALL, *sizes], cwd=REPOSITORY, env=environment, check=True, capture_output=True)
     assert len(metrics(run_dir, "final")) == 1
+
+
+@pytest.mark.integration
+def test_before_the_first_step(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """The model is being built: no step is made that may be a long one, and the run goes on from where it stands."""
+    run_dir = tmp_path / "run"
+    logs = [run_dir / "logs" / f"rank_{rank}.jsonl" for rank in (0, 1)]
+    options = ("--trainer.max-steps", "2")
+    done = preempted(
+        world, environment, run_dir, options, lambda: all(log.exists() and log.stat().st_size for log in logs)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stopped after step 0 with a checkpoint" in done.stdout
+    assert last_checkpoint(run_dir) == 0 and not metrics(run_dir)
+    command = [sys.executable, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
+    subprocess.run([*command, *SMALL, *options], cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    assert [line["step"] for line in metrics(run_dir)] == [1, 2]
+
+
+@pytest.mark.integration
+def test_the_launcher_passes_it_on(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """As in a container, whose first process alone is told. The exit code is torchrun's own, which is not 0."""
+    run_dir = tmp_path / "run"
+    log = run_dir / "metrics.jsonl"
+    options = ("--trainer.max-steps", "2000")
+    done = preempted(
+        world, environment, run_dir, options, lambda: log.exists() and len(metrics(run_dir)) > 3, launcher_alone=True
+    )
+    assert done.returncode != 0 and "stopped after step" in done.stdout
+    assert last_checkpoint(run_dir) == metrics(run_dir)[-1]["step"] < 2_000

@@ -4,7 +4,8 @@
 
 loss: NaN in a float feature of the batch, so that the loss is. network, embeddings: NaN in the gradient alone, of what
 the network computes or of what the tables returned. error: reading the batch fails. hang: it never comes. slow: it
-comes two seconds late, and so do all after it. evaluation: every batch of one takes a second.
+comes two seconds late, and so do all after it. evaluation: every batch of one takes a second. start, end: hangs before
+the first step, or after the last evaluation, whatever STEP is.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easq_rec import train
+from easq_rec import session, train
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState, TrainLoader
 from easq_rec.model import Scores
 from easq_rec.nn.backbone import Backbone
 from easq_rec.nn.lora import Stream
 from easq_rec.nn.network import RankingNetwork
+from easq_rec.training.logs import RunLog
 from easq_rec.training.trainer import Trainer
 
 SLOW_S, FOREVER_S = 2, 3_600
@@ -67,6 +69,9 @@ def plant(what: str, at: int) -> None:
         with torch.no_grad():
             return self.ranker.score(batch)
 
+    def hang(*args: Any) -> None:
+        time.sleep(FOREVER_S)
+
     def poisoned_embeddings(self: RankingNetwork, user: Any, *args: Any) -> Any:
         part = whole(self, user, *args)
         steps["forward"] += 1
@@ -89,6 +94,10 @@ def plant(what: str, at: int) -> None:
             TrainLoader.batches = poisoned_batches  # type: ignore[method-assign,assignment]
         case "error" | "hang" | "slow":
             TrainLoader.batches = disturbed_batches  # type: ignore[method-assign,assignment]
+        case "start":
+            session.prepare_data = hang  # type: ignore[assignment]
+        case "end":
+            RunLog.close = hang  # type: ignore[assignment]
         case "evaluation":
             Trainer._score = slow_score  # type: ignore[method-assign]
         case "embeddings":

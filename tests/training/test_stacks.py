@@ -1,0 +1,137 @@
+"""What is made of the stacks of a process: phase, collective, and the thread that the main one waits for."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from easq_rec.data.ahead import made_ahead
+from easq_rec.training.checkpoint import Checkpointer
+from easq_rec.training.stacks import PACKAGE, PHASES, WORKERS, Doing, describe, look
+
+
+def seen_in(blocks: Callable[[threading.Event], object]) -> Doing:
+    """What is seen of a process whose main thread runs this until the event is set."""
+    begun, over = threading.Event(), threading.Event()
+
+    def run() -> None:
+        begun.set()
+        blocks(over)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait()
+    time.sleep(0.1)
+    try:
+        assert thread.ident is not None
+        assert describe(sys._current_frames()[thread.ident])
+        return look(thread.ident)
+    finally:
+        over.set()
+        thread.join()
+
+
+def all_reduce(over: threading.Event) -> None:
+    over.wait()
+
+
+# By file and name of the function; the real thing is in tests/integration/test_hang.py.
+all_reduce.__code__ = all_reduce.__code__.replace(co_filename="/site-packages/torch/distributed/x.py")
+
+
+def test_a_thread_outside_of_everything() -> None:
+    doing = seen_in(lambda over: over.wait())
+    assert (doing.what, doing.waits) == ("is outside of easq-rec", False)
+    assert "over.wait()" in doing.stack
+
+
+def test_a_backward_pass_is_no_wait() -> None:
+    """What waits in it for other ranks is in the stack by its own name."""
+
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            time.sleep(0.4)
+            return gradient
+
+    doing = seen_in(lambda over: Slow.apply(torch.ones(1, requires_grad=True)).sum().backward())
+    assert not doing.waits and doing.what.startswith("is in the backward pass")
+
+
+def test_a_collective_is_named() -> None:
+    doing = seen_in(all_reduce)
+    assert (doing.what, doing.waits) == ("waits in all_reduce", True)
+
+
+@pytest.mark.parametrize("peers", [True, False])
+def test_who_waits_for_a_save_does_what_the_save_does(peers: bool) -> None:
+    """A rank whose save waits for its peers is not the one whose disk does not answer."""
+
+    def save(over: threading.Event) -> None:
+        checkpoints = Checkpointer.__new__(Checkpointer)
+        checkpoints._problem = None
+        work = all_reduce if peers else threading.Event.wait
+        checkpoints._thread = threading.Thread(target=work, args=(over,), name="checkpoint")
+        checkpoints._thread.start()
+        checkpoints.wait()
+
+    doing = seen_in(save)
+    assert doing.waits == peers and doing.what.endswith(", in thread checkpoint")
+    assert "thread checkpoint:" in doing.stack and "(wait)" not in doing.what
+
+
+def test_who_waits_for_a_batch_does_what_its_reader_does() -> None:
+    def read(over: threading.Event) -> None:
+        def items() -> Iterator[int]:
+            over.wait()
+            yield 1
+
+        assert list(made_ahead(items(), 2)) == [1]  # type: ignore[arg-type]
+
+    doing = seen_in(read)
+    assert not doing.waits and doing.what.endswith(", in thread batches_0")
+    assert "in items" in doing.stack
+
+
+def test_the_functions_that_tell_a_phase_exist() -> None:
+    """Nothing else would notice that one was renamed."""
+    for file, name in {*PHASES, *WORKERS}:
+        found: list[ast.stmt] = ast.parse((PACKAGE / file).read_text()).body
+        for part in name.split("."):
+            (node,) = (one for one in found if getattr(one, "name", None) == part)
+            found = node.body  # type: ignore[attr-defined]
+
+
+def test_nothing_that_was_seen_is_held() -> None:
+    """What a frame holds lives as long as the frame does. Python's collector rests while training: a circle would keep
+    every tensor that was in use, and ranks would wait without end until a collective lets go of its tensor."""
+
+    class Held:
+        pass
+
+    found: list[weakref.ref[Held]] = []
+
+    def hold(over: threading.Event) -> None:
+        held = Held()
+        found.append(weakref.ref(held))
+        over.wait()
+
+    gc.collect()
+    gc.disable()
+    try:
+        seen_in(hold)
+        assert found[0]() is None
+    finally:
+        gc.enable()
