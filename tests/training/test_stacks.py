@@ -54,6 +54,8 @@ def test_a_thread_outside_of_everything() -> None:
 
 
 def test_a_backward_pass_is_no_wait() -> None:
+    """What waits in it for other ranks is in the stack by its own name."""
+
     class Slow(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, value: torch.Tensor) -> torch.Tensor:
