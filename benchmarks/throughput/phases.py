@@ -1,7 +1,7 @@
 """Where the time of a step goes: exclusive host seconds of each phase, and how much of them a rank waited for others.
 
 Every call that ends in a wait for another rank goes through `Work.wait`, so that what is waited for is seen wherever it
-happens; the all-reduce of dense gradients alone waits inside of C++, as part of the backward pass.
+happens.
 
 On CUDA the host waits for the device at each boundary: phases then tell what each costs, not what a step takes in
 which they overlap. Not yet run there.
@@ -33,8 +33,8 @@ PHASES = (
     "other",
 )
 """In the order of a step: waiting for a batch, its copy, the all-to-all of ids, lookups with the all-to-all of what
-they found, the network, the losses with what ranks tell each other of their answers, backward with the all-to-all of
-gradients and the all-reduce, AdamW, and the rest of the loop."""
+they found, the network, the losses with what ranks tell each other of their answers, backward with the all-to-all of the
+tables' gradients, the all-reduce of the others with AdamW, and the rest of the loop."""
 
 
 class Phases:
