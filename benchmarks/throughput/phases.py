@@ -33,8 +33,8 @@ PHASES = (
     "other",
 )
 """In the order of a step: waiting for a batch, its copy, the all-to-all of ids, lookups with the all-to-all of what
-they found, the network, the losses with what ranks tell each other of their answers, backward with the all-to-all of the
-tables' gradients, the all-reduce of the others with AdamW, and the rest of the loop."""
+they found, the network, the losses with what ranks tell each other of their answers, backward with the all-to-all of
+the tables' gradients, the all-reduce of the others with AdamW, and the rest of the loop."""
 
 
 class Phases:
