@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
 import platform
 from pathlib import Path
 
 import torch
+
+from easq_rec.doctor import core_versions
 
 
 def hardware() -> dict[str, object]:
@@ -17,17 +17,7 @@ def hardware() -> dict[str, object]:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
-    found = {}
-    # The CPU build of FBGEMM or that for CUDA.
-    for name in ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return {
-        "cpu": model,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **found,
-    }
+    return {"cpu": model, "threads": torch.get_num_threads(), **core_versions()}
 
 
 def publish(result: dict[str, object], out: Path | None) -> None:

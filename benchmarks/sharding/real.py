@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sharding.plots import case_bars, heat_map, rank_bars
+from benchmarks.torchrun import REPOSITORY, environment
 
-REPOSITORY = Path(__file__).parents[2]
 PHASES = ("forward", "backward", "optimizer")
 MB = 10**6
 
@@ -125,9 +124,6 @@ def _launch(hosts: int, ranks: int, arguments: list[str]) -> dict[str, Any]:
         port = free.getsockname()[1]
         free.close()
         out = Path(directory) / "result.json"
-        outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-        paths = os.pathsep.join(filter(None, (str(REPOSITORY), outside.get("PYTHONPATH"))))
-        environment = {"OMP_NUM_THREADS": "1", **outside, "PYTHONPATH": paths}
         command = [
             *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={hosts}", f"--nproc_per_node={ranks}"),
             *("--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}"),
@@ -138,7 +134,9 @@ def _launch(hosts: int, ranks: int, arguments: list[str]) -> dict[str, Any]:
         try:
             for log in logs:
                 with log.open("w") as file:
-                    agents.append(subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=file, stderr=file))
+                    agents.append(
+                        subprocess.Popen(command, env=environment(), cwd=REPOSITORY, stdout=file, stderr=file)
+                    )
             failed = [agent.wait() for agent in agents]
         finally:
             for agent in agents:

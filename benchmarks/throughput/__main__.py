@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput run --ranks 1 2 4 --out FILE.json
     python -m benchmarks.throughput run --ranks 1 2 --pipelines base sparse_dist -- quickstart --data DIR
+    python -m benchmarks.throughput show FILE.json
     python -m benchmarks.throughput compare A.json B.json
 
 run trains with the trainer itself on Parquet files, under torchrun, one thread per rank: the reference workload, or
@@ -63,14 +64,17 @@ def main(argv: list[str]) -> int:
     both = modes.add_parser("compare", help="two results")
     both.add_argument("a", type=Path)
     both.add_argument("b", type=Path)
+    shown = modes.add_parser("show", help="what run has printed, from its file")
+    shown.add_argument("file", type=Path)
     args = parser.parse_args(argv)
     try:
         if args.mode == "run":
             return measure(args)
         # Here, so that --help need not wait for anything.
-        from benchmarks.throughput.compare import compare
+        from benchmarks.throughput import report
+        from benchmarks.throughput.compare import compare, load
 
-        print("\n".join(compare(args.a, args.b)))
+        print("\n".join(report.lines(load(args.file)) if args.mode == "show" else compare(args.a, args.b)))
     except ValueError as error:
         print(f"benchmarks.throughput: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ def compare(a: Path, b: Path) -> Iterator[str]:
     Raises:
         ValueError: a file is no result of a run, or the two have nothing in common.
     """
-    one, two = _load(a), _load(b)
+    one, two = load(a), load(b)
     for name in ("workload", "requests"):
         if one[name] != two[name]:
             yield f"note: {name} differs, {one[name]} in A and {two[name]} in B"
@@ -85,7 +85,8 @@ def _launches(run: dict[str, Any], pipeline: str, metric: str) -> list[np.ndarra
     return [np.array([window[metric] for window in launch["windows"][pipeline]]) for launch in run["launches"]]
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """A result of `run`. Raises ValueError where the file is none."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
         known = found.get("benchmark") == "throughput"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -14,8 +13,8 @@ from typing import Any
 
 from benchmarks.throughput.phases import PHASES
 from benchmarks.throughput.spec import Spec
+from benchmarks.torchrun import environment
 
-REPOSITORY = Path(__file__).parents[2]
 LONGEST_S = 1_800
 
 
@@ -32,17 +31,13 @@ def launch(spec: Spec, ranks: int, *, trace: Path | None = None) -> dict[str, An
         folder = Path(directory)
         spec.write(folder / "spec.json")
         log = folder / "log"
-        outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-        paths = os.pathsep.join(filter(None, (str(REPOSITORY), outside.get("PYTHONPATH"))))
-        # One thread per rank unless the config says otherwise; threads that wait must not spin on another rank's core.
-        environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **outside, "PYTHONPATH": paths}
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"),
             *("-m", "benchmarks.throughput.worker", str(folder / "spec.json"), str(folder)),
         ]
         with log.open("w") as file:
             done = subprocess.run(
-                command, env=environment, stdout=file, stderr=file, timeout=LONGEST_S, check=False
+                command, env=environment(), stdout=file, stderr=file, timeout=LONGEST_S, check=False
             ).returncode
         if done:
             # What went wrong first; at the end stands what torchrun has to say.

@@ -91,12 +91,29 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         whole = run["summary"]
         parts = [f"{whole['phases_ms'][name]:.1f} ({whole['waited_ms'][name]:.1f})" for name in PHASES]
         yield f"{run['name']:<30}" + "".join(f"{part:>15}" for part in parts)
+    yield from beside_the_first(found)
     if found["speed_ups"]:
         yield "\nbeside one rank, round by round"
         for one in found["speed_ups"]:
             rounds = ", ".join(f"{ratio:.2f}" for ratio in one["of_each_round"])
             yield f"{one['name']:<30}{one['speed_up']:>8.2f}x   ({rounds})"
         yield from losses(found["speed_ups"])
+
+
+def beside_the_first(found: dict[str, Any]) -> Iterator[str]:
+    """How fast the other pipelines are beside the first, whose windows took turns with theirs."""
+    first, *others = found["pipelines"]
+    if others:
+        yield f"\nbeside {first}, window by window: median (lowest to highest)"
+    for run in found["runs"]:
+        for other in others:
+            ratios = [
+                window["impressions_per_s"] / beside["impressions_per_s"]
+                for launch in run["launches"]
+                for window, beside in zip(launch["windows"][other], launch["windows"][first], strict=True)
+            ]
+            label = f"{run['name']}, {other}"
+            yield f"{label:<36}{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def write(found: dict[str, Any], out: Path) -> None:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from easq_rec.report.run_files import FINAL, HOLDOUT, METRICS, Record, read_records
 from easq_rec.training.checkpoint_files import published
+from easq_rec.training.events import FOLDER as LOGS
 
-LOGS = "logs"
 PASSED_OVER = {"checkpoints", "tensorboard", LOGS, "quarantine", "not_finite"}
 """Folders of a run in which no other run lies."""
 WINDOW, TRAINED = '"event": "window"', '"split": "train"'

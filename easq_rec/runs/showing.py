@@ -32,20 +32,25 @@ def show_run(directory: Path, *, verify: bool) -> int:
         ValueError: it is no run.
     """
     run = read_run(directory)
-    for title, lines in sections(run, verify=verify):
+    problems = {path: damage(path) for path in run.checkpoints} if verify else {}
+    for title, lines in sections(run, problems if verify else None):
         found = list(lines)
         if found:
             print(f"\n{title}" if title else "", *(f"  {line}" if title else line for line in found), sep="\n")
-    return 1 if verify and any(damage(path) for path in run.checkpoints) else 0
+    return 1 if any(problems.values()) else 0
 
 
-def sections(run: Run, *, verify: bool) -> Iterator[tuple[str, Iterator[str]]]:
-    """(title, lines)"""
+def sections(run: Run, problems: dict[Path, str | None] | None) -> Iterator[tuple[str, Iterator[str]]]:
+    """(title, lines)
+
+    Args:
+        problems: of each checkpoint what is wrong with its files; None: they were not read.
+    """
     yield "", iter(table([row(run)]))
     yield "differs from its recipe", differences(run.config)
     yield "what happened", timeline(run)
     yield "held-out requests", _metrics(run)
-    yield "checkpoints", checkpoints(run, verify=verify)
+    yield "checkpoints", checkpoints(run, problems)
     yield "tables", _plan(run.directory / "plan.json")
     yield "files", _files(run.directory)
 
@@ -109,16 +114,16 @@ def _metrics(run: Run) -> Iterator[str]:
         yield from (f"{name:<38}{metric(value)}" for name, value in run.held_out.values.items())
 
 
-def checkpoints(run: Run, *, verify: bool) -> Iterator[str]:
-    """Each with what is known of its state."""
+def checkpoints(run: Run, problems: dict[Path, str | None] | None) -> Iterator[str]:
+    """Each with what is known of its state; `problems` as in `sections`."""
     for path in run.checkpoints:
         size = sum(file.stat().st_size for file in path.iterdir())
         score = check_format(path).get("score")
         told = [f"step {checkpoint_step(path)}", f"{size / 2**20:,.0f} MiB"]
         if score is not None:
             told.append(f"score {metric(score)}")
-        if verify:
-            told.append(damage(path) or "whole: every file matches its checksum")
+        if problems is not None:
+            told.append(problems[path] or "whole: every file matches its checksum")
         elif not (path / CHECKSUMS).is_file():
             told.append(f"{CHECKSUMS} is missing")
         yield ", ".join(told)

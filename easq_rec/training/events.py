@@ -16,9 +16,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from easq_rec.training.runtime import Runtime
+if TYPE_CHECKING:
+    # It needs torch, without which logs can be read.
+    from easq_rec.training.runtime import Runtime
 
 FOLDER = "logs"
 LOGGER = logging.getLogger("easq_rec.events")
