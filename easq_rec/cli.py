@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -229,7 +230,12 @@ def _dispatch(argv: list[str]) -> int:
         case "report":
             return _report(arguments.parse(Report, rest, prog="easq-rec report"))
         case "runs":
-            return _runs(rest)
+            try:
+                return _runs(rest)
+            except BrokenPipeError:
+                # Its reader has seen enough, as `head` has; what is left must not be flushed at the exit either.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 1
         case "doctor":
             return doctor.main()
         case "-h" | "--help" | "help":

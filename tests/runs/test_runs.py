@@ -200,3 +200,16 @@ def test_torch_is_not_loaded(tmp_path: Path) -> None:
     loaded = "print(sorted({'torch', 'pyarrow', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", f"{code}; {loaded}"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    """As `| head` does."""
+    directory = make_run(tmp_path / "one")
+    for number in range(2_000):
+        (directory / f"{number:0100d}").touch()
+    shown = [sys.executable, "-m", "easq_rec.cli", "runs", "show", str(directory)]
+    with subprocess.Popen(shown, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None and job.stderr is not None
+        job.stdout.readline()
+        job.stdout.close()
+        assert job.stderr.read() == ""
