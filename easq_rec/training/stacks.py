@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 import traceback
@@ -16,6 +17,8 @@ COLLECTIVES = {
     *("scatter_object_list", "init_process_group", "new_group", "reduce", "gather", "scatter", "send", "recv"),
 }
 """Functions of torch.distributed that return when other ranks have come to them as well."""
+EXCHANGE = ("training/runtime.py", "Exchange.wait")
+"""Where this package itself waits for one that was started before."""
 BACKWARD = "_engine_run_backward"
 """Autograd's entry."""
 
@@ -25,7 +28,7 @@ PHASES = {
     ("training/trainer.py", "Trainer.__init__"): "building the model",
     ("training/trainer.py", "Trainer._stream"): "reading a batch",
     ("training/trainer.py", "Trainer._forward"): "forward pass",
-    ("training/averaging.py", "average_gradients"): "all-reduce of gradients",
+    ("training/averaging.py", "Averaging.finish"): "all-reduce of gradients",
     ("training/trainer.py", "Trainer._log_step"): "statistics of the step",
     ("training/trainer.py", "Trainer.evaluate"): "evaluation",
     ("training/trainer.py", "Trainer.save"): "checkpoint",
@@ -90,7 +93,9 @@ def describe(frame: FrameType | None) -> tuple[str, bool]:
             collective = _awaited(frame.f_locals.get("self"))
         backward = backward or code.co_name == BACKWARD
         name = _in_package(code)
-        if name is not None:
+        if name == EXCHANGE and collective is None:
+            collective = frame.f_locals["self"].name
+        elif name is not None:
             own = own or f"{name[0]}:{frame.f_lineno} ({code.co_name})"
             phase = phase or PHASES.get(name)
         frame = frame.f_back
@@ -105,7 +110,8 @@ def describe(frame: FrameType | None) -> tuple[str, bool]:
 
 def _awaited(awaitable: object) -> str:
     """TorchRec's name of an exchange that is under way, such as All2All_Pooled_Wait."""
-    function = getattr(awaitable, "wait_function", None)
+    # As it lies there: reading any other attribute of a lazy one has this thread wait as well, in the other's place.
+    function = inspect.getattr_static(awaitable, "wait_function", None)
     return str(getattr(function, "__name__", type(awaitable).__name__))
 
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torchrec.distributed.types import LazyAwaitable
 
 from easq_rec.data.ahead import made_ahead
 from easq_rec.training.checkpoint import Checkpointer
+from easq_rec.training.runtime import Exchange
 from easq_rec.training.stacks import PACKAGE, PHASES, WORKERS, Doing, describe, look
 
 
@@ -73,6 +75,38 @@ def test_a_backward_pass_is_no_wait() -> None:
 def test_a_collective_is_named() -> None:
     doing = seen_in(all_reduce)
     assert (doing.what, doing.waits) == ("waits in all_reduce", True)
+
+
+def test_a_collective_that_was_started_before_is_named() -> None:
+    class Work:
+        def __init__(self, over: threading.Event) -> None:
+            self.over = over
+
+        def wait(self) -> None:
+            self.over.wait()
+
+    doing = seen_in(lambda over: Exchange("all_gather", Work(over)).wait())  # type: ignore[arg-type]
+    assert (doing.what, doing.waits) == ("waits in all_gather", True)
+
+
+def test_who_looks_asks_for_nothing() -> None:
+    """What tables have found comes when an attribute of it is read: the thread that looks must not be who reads it."""
+    asked = []
+
+    class Lookup(LazyAwaitable[torch.Tensor]):
+        def _wait_impl(self) -> torch.Tensor:
+            asked.append(threading.get_ident())
+            self.over.wait(2)  # type: ignore[attr-defined]
+            return torch.ones(1)
+
+    def read(over: threading.Event) -> object:
+        lookup = Lookup()
+        lookup.over = over  # type: ignore[attr-defined]
+        return lookup.wait()
+
+    doing = seen_in(read)
+    assert len(asked) == 1
+    assert (doing.what, doing.waits) == ("waits in Lookup", True)
 
 
 @pytest.mark.parametrize("peers", [True, False])
