@@ -1,14 +1,12 @@
-"""The losses as pure functions of tensors: sums over pairs, and how many pairs there were.
+"""The losses as pure functions of tensors: sums over pairs.
 
-Sums and counts are kept apart because each loss is normalised by its pairs over all ranks, so that W ranks on B / W
-requests each give the gradient of one rank on B requests.
+Each is normalised by its pairs over all ranks (`easq_rec.pairs`), so that W ranks on B / W requests each give the
+gradient of one rank on B requests.
 
 Legend: R requests, C candidates (padded), A answers of this rank, B answers of all ranks.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,50 +16,37 @@ NO_LABEL = -1
 """Label of an empty answer slot."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RequestPairs:
-    """The ordered pairs (i, j) of a request's candidates, which L_main and L_dense weigh differently."""
-
-    loss_RCC: Tensor
-    """-log sigmoid(s_i - s_j)."""
-    real_RCC: Tensor
-    """True where i and j are two candidates, neither of them padding."""
-
-    @staticmethod
-    def of(score_RC: Tensor, mask_RC: Tensor) -> RequestPairs:
-        """All pairs of a batch. `mask_RC`: True at candidates, False at padding."""
-        same_CC = torch.eye(score_RC.shape[1], dtype=torch.bool, device=score_RC.device)
-        return RequestPairs(
-            loss_RCC=F.softplus(score_RC[:, None, :] - score_RC[:, :, None]),
-            real_RCC=mask_RC[:, :, None] & mask_RC[:, None, :] & ~same_CC,
-        )
+def margins(score_RC: Tensor) -> Tensor:
+    """-log sigmoid(s_i - s_j) of the ordered pairs of a request, (R, C, C), which L_main and L_dense weigh."""
+    return F.softplus(score_RC[:, None, :] - score_RC[:, :, None])
 
 
-def bpr(pairs: RequestPairs, utility_RC: Tensor) -> tuple[Tensor, Tensor]:
+def bpr(margin_RCC: Tensor, better_RCC: Tensor) -> Tensor:
     """L_main: -log sigmoid(s_i - s_j), summed over pairs of a request with utility_i > utility_j (Rendle et al. 2009).
 
-    Returns:
-        (sum, number of pairs).
+    Args:
+        margin_RCC: `margins` of the policy scores.
+        better_RCC: True at these pairs.
     """
-    better_RCC = (utility_RC[:, :, None] > utility_RC[:, None, :]) & pairs.real_RCC
-    return (pairs.loss_RCC * better_RCC).sum(), better_RCC.sum()
+    return (margin_RCC * better_RCC).sum()
 
 
-def dense_preference(pairs: RequestPairs, reference_RC: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """L_dense: cross-entropy of s_i - s_j against sigmoid((r_i - r_j) / t) over the unordered pairs of a request.
+def dense_preference(margin_RCC: Tensor, real_RCC: Tensor, reference_RC: Tensor, temperature: float = 1.0) -> Tensor:
+    """L_dense: cross-entropy of s_i - s_j against sigmoid((r_i - r_j) / t), over the unordered pairs of a request.
 
     Written over ordered pairs it is L_main with soft preferences: the two orders of a pair weigh sigmoid(r_i - r_j) and
     sigmoid(r_j - r_i), which add up to one. The reference is a constant.
 
-    Returns:
-        (sum, number of unordered pairs).
+    Args:
+        margin_RCC: `margins` of the policy scores.
+        real_RCC: True at pairs of candidates.
     """
     reference_RC = reference_RC.detach() / temperature
-    preference_RCC = (reference_RC[:, :, None] - reference_RC[:, None, :]).sigmoid_() * pairs.real_RCC
-    return (pairs.loss_RCC * preference_RCC).sum(), pairs.real_RCC.sum() // 2
+    preference_RCC = (reference_RC[:, :, None] - reference_RC[:, None, :]).sigmoid_() * real_RCC
+    return (margin_RCC * preference_RCC).sum()
 
 
-def evidence(score_RC: Tensor, evidence_RC: Tensor, mask_RC: Tensor) -> tuple[Tensor, Tensor]:
+def evidence(score_RC: Tensor, evidence_RCC: Tensor) -> Tensor:
     """L_evidence: outcomes as noisy views of answers that nobody gave, summed over pairs of a request with e_i > e_j.
 
     Suppose that of the two candidates one would be called satisfying and the other not, and that i is that one with
@@ -73,17 +58,10 @@ def evidence(score_RC: Tensor, evidence_RC: Tensor, mask_RC: Tensor) -> tuple[Te
 
     Args:
         score_RC: satisfaction scores.
-        evidence_RC: sum of the weights of evidence of each candidate's outcomes, a constant.
-        mask_RC: True at the candidates that are compared.
-
-    Returns:
-        (sum, number of pairs).
+        evidence_RCC: e_i - e_j of the pairs, a constant; 0 for those that are not compared, which then add nothing.
     """
-    evidence_RCC = evidence_RC[:, :, None] - evidence_RC[:, None, :]
-    taken_RCC = (evidence_RCC > 0) & mask_RC[:, :, None] & mask_RC[:, None, :]
     difference_RCC = score_RC[:, :, None] - score_RC[:, None, :]
-    loss_RCC = F.softplus(difference_RCC) - F.softplus(difference_RCC + evidence_RCC)
-    return (loss_RCC * taken_RCC).sum(), taken_RCC.sum()
+    return (F.softplus(difference_RCC) - F.softplus(difference_RCC + evidence_RCC)).sum()
 
 
 def log_policy(score_RC: Tensor, mask_RC: Tensor, form: str) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,37 +17,14 @@ from easq_rec import losses
 from easq_rec.config import Config, Losses
 from easq_rec.data.batch import RequestBatch
 from easq_rec.nn.embeddings import RequestEmbeddings
-from easq_rec.nn.jagged import Lists
 from easq_rec.nn.network import NetworkOutput, RankingNetwork
+from easq_rec.pairs import Comparison, RequestPairs
+from easq_rec.ranks import OneRank, Pending, Ranks
 
 STEERING = ("dpo", "dense")
 """Losses by which the reference steers the policy."""
 GATE_WEIGHT, GATE_FACTOR = 1e-8, 1.2
 """Where the weight of a gate penalty starts, and by what it changes per step (ReMoE, arXiv 2412.14711)."""
-
-
-class Ranks(Protocol):
-    """What the losses ask of the processes that train together. The runtime provides the real ones."""
-
-    size: int
-
-    def sum(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the ranks."""
-
-    def gather(self, value_XA: Tensor, room: int, fill: float) -> Tensor:
-        """The columns of all ranks, (X, B); each has at most `room` of them, and missing ones may come as `fill`."""
-
-
-class OneRank:
-    """A process on its own."""
-
-    size = 1
-
-    def sum(self, value: Tensor) -> Tensor:
-        return value
-
-    def gather(self, value_XA: Tensor, room: int, fill: float) -> Tensor:
-        return value_XA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,17 +86,13 @@ class Objective(nn.Module):
     """The weighted sum of the losses (`easq_rec.config.Losses`), each normalised by its pairs over all ranks.
 
     Args:
-        utility: weight of each outcome in the engagement utility.
         slots: answers per rank and step at most; all ranks exchange that many values.
         activity: share of open gates wanted, of the towers for which one is.
     """
 
-    utility_O: Tensor
-
     def __init__(
         self,
         config: Losses,
-        utility: list[float],
         *,
         slots: int,
         ranks: Ranks,
@@ -136,29 +108,27 @@ class Objective(nn.Module):
         self.ranks = ranks
         self.steered = True
         """Whether L_DPO and L_dense are in force; the trainer keeps them out during the warm-up."""
-        self.register_buffer("utility_O", torch.tensor(utility), persistent=False)
 
-    def forward(self, output: NetworkOutput, batch: RequestBatch) -> StepOutput:
+    def forward(self, output: NetworkOutput, batch: RequestBatch, pairs: RequestPairs) -> StepOutput:
         config, lists = self.config, output.candidates
         score_RC = lists.pad(output.main.score_N[:, None]).squeeze(-1)
         mask_RC = lists.mask()
         zero = score_RC.new_zeros(())
         count = batch.stream.requests
-        utility_N = batch.outcome_NO[: lists.total] @ self.utility_O
-        utility_RC = lists.pad(utility_N[:, None]).squeeze(-1)[:count]
-        request_pairs = losses.RequestPairs.of(score_RC[:count], mask_RC[:count])
-        sum_main, pairs_main = losses.bpr(request_pairs, utility_RC)
-        sum_dense, pairs_dense = zero, pairs_main.new_zeros(())
         reference_RC = None
         if output.reference is not None:
             reference_RC = lists.pad(output.reference.score_N[:, None]).squeeze(-1)
-            if config.dense and self.steered:
-                sum_dense, pairs_dense = losses.dense_preference(
-                    request_pairs, reference_RC[:count], config.dense_temperature
-                )
-        sum_evidence, pairs_evidence = self._evidence(output, batch)
-        pairs = self.ranks.sum(torch.stack([pairs_main, pairs_dense, pairs_evidence]))
-        parts = {"main": sum_main / pairs[0].clamp(min=1)}
+        values_A = self._answered_values(output, score_RC, reference_RC, mask_RC, batch)
+        values_B = self._start_exchange(values_A, batch.answer_A) if values_A else None
+        margin_RCC = losses.margins(score_RC[:count])
+        sum_main, sum_dense = losses.bpr(margin_RCC, pairs.better_RCC), zero
+        if reference_RC is not None and config.dense and self.steered:
+            sum_dense = losses.dense_preference(
+                margin_RCC, pairs.real_RCC, reference_RC[:count], config.dense_temperature
+            )
+        totals = pairs.totals()
+        pairs_main, pairs_dense, pairs_evidence = totals.clamp(min=1)
+        parts = {"main": sum_main / pairs_main}
         weights = {"main": 1.0}
         # What is there in some steps alone weighs more there.
         rare, steering = config.align_every, 1.0 if self.steered else 0.0
@@ -166,17 +136,17 @@ class Objective(nn.Module):
             parts |= {"satisfaction": zero, "dpo": zero}
             weights |= {"satisfaction": rare * config.satisfaction, "dpo": rare * steering * config.dpo}
         if output.reference is not None:
-            parts["dense"] = sum_dense / pairs[1].clamp(min=1)
+            parts["dense"] = sum_dense / pairs_dense
             weights["dense"] = rare * steering * config.dense
         if output.judged is not None:
-            parts["evidence"] = sum_evidence / pairs[2].clamp(min=1)
+            score_SE = pairs.told.pad(output.judged.score_N[:, None]).squeeze(-1)
+            parts["evidence"] = losses.evidence(score_SE, pairs.told_SEE) / pairs_evidence
             weights["evidence"] = rare * config.evidence
         if config.direct and batch.aligned:
             parts["direct"], weights["direct"] = zero, rare * config.direct
-        values_A = self._answered_values(output, score_RC, reference_RC, mask_RC, batch)
-        pairs_answered = pairs_main.new_zeros(())
-        if values_A:
-            found, pairs_answered = self._answered(values_A, batch)
+        pairs_answered = totals.new_zeros(())
+        if values_B is not None:
+            found, pairs_answered = self._answered(values_A, batch.answer_A, values_B())
             parts |= found
         divergence = self._divergence(output, batch.stream.candidates)
         if divergence is not None and config.divergence_bound is not None:
@@ -192,25 +162,11 @@ class Objective(nn.Module):
         return StepOutput(
             loss=loss * self.ranks.size,
             losses={name: part.detach() for name, part in parts.items()},
-            pairs_main=pairs[0],
+            pairs_main=totals[0],
             pairs_answered=pairs_answered,
             divergence=divergence,
             network=output,
         )
-
-    def _evidence(self, output: NetworkOutput, batch: RequestBatch) -> tuple[Tensor, Tensor]:
-        """L_evidence over the stream's requests: (sum, number of pairs)."""
-        if output.judged is None:
-            zero = output.main.score_N.new_zeros(())
-            return zero, zero.long()
-        told = Lists(
-            offsets_R1=batch.told_offsets,
-            count=len(batch.told_offsets) - 1,
-            total=len(batch.told_E),
-            longest=batch.max_told,
-        )
-        both_RC2 = told.pad(torch.stack([output.judged.score_N, batch.evidence_E], dim=1))
-        return losses.evidence(both_RC2[..., 0], both_RC2[..., 1], told.mask())
 
     def _regularised(self, output: NetworkOutput) -> Iterator[tuple[str, Tensor]]:
         """The towers with a target activity, with their gates."""
@@ -258,11 +214,16 @@ class Objective(nn.Module):
         request_A = torch.bucketize(batch.answered_A, offsets_R1[1:], right=True)
         return self.config.beta * log_ratio_RC[request_A, batch.answered_A - offsets_R1[request_A]]
 
-    def _answered(self, values_A: dict[str, Tensor], batch: RequestBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """(each loss over answered pairs, number of pairs): the ranks exchange the values of their answers."""
-        label_A = batch.answer_A
+    def _start_exchange(self, values_A: dict[str, Tensor], label_A: Tensor) -> Pending:
+        """The values of all ranks' answers with their labels, (X, B)."""
         rows = [*values_A.values(), label_A.to(next(iter(values_A.values())).dtype)]
-        *values_B, label_B = self.ranks.gather(torch.stack(rows).detach(), self.slots, losses.NO_LABEL)
+        return self.ranks.start_gather(torch.stack(rows).detach(), self.slots, losses.NO_LABEL)
+
+    def _answered(
+        self, values_A: dict[str, Tensor], label_A: Tensor, rows_XB: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """(each loss over answered pairs, number of pairs), by what `_start_exchange` has brought."""
+        *values_B, label_B = rows_XB
         found, pairs = {}, label_A.new_zeros(())
         for (name, value_A), value_B in zip(values_A.items(), values_B, strict=True):
             total, pairs = losses.answered_pairs(value_A, label_A, value_B, label_B)
@@ -284,17 +245,20 @@ class TrainingModel(nn.Module):
 
     def __init__(self, config: Config, device: torch.device, ranks: Ranks | None = None) -> None:
         super().__init__()
+        ranks = ranks or OneRank()
+        self.comparison = Comparison([outcome.weight for outcome in config.schema.outcomes], ranks)
         self.ranker = Ranker(config, device)
         self.objective = Objective(
             config.losses,
-            [outcome.weight for outcome in config.schema.outcomes],
             slots=config.replay.answers_per_step,
             activity={
                 name: tower.activity for name, tower in config.model.towers.items() if tower.activity is not None
             },
-            ranks=ranks or OneRank(),
+            ranks=ranks,
         )
 
     def forward(self, batch: RequestBatch) -> tuple[Tensor, StepOutput]:
-        output = self.objective(self.ranker(batch), batch)
+        # While the network runs, the ranks count their pairs.
+        pairs = self.comparison(batch)
+        output = self.objective(self.ranker(batch), batch, pairs)
         return output.loss, output

@@ -1,6 +1,6 @@
 """Every loss and policy form against values worked out by hand and against loops over requests and pairs.
 
-All in float64. A loss is a sum over pairs and their number; normalisation over ranks is the objective's affair, and is
+All in float64. A loss is a sum over pairs; normalisation over ranks is the objective's affair, and is
 held to in tests/distributed as well.
 """
 
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from easq_rec import losses
 from easq_rec.config import Losses
-from easq_rec.losses import NO_LABEL, RequestPairs
+from easq_rec.losses import NO_LABEL
 from easq_rec.model import TrainingModel
+from easq_rec.pairs import better_pairs, real_pairs, told_pairs
 from tests.builders import excite, random_batch, random_evidence, small_config
 
 REQUESTS = st.lists(
@@ -59,7 +60,8 @@ def assert_same(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
 @settings(max_examples=60, deadline=None)
 def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, float, float]]]) -> None:
     score_RC, _, utility_RC, mask_RC = padded(requests)
-    found, pairs = losses.bpr(RequestPairs.of(score_RC, mask_RC), utility_RC)
+    better_RCC = better_pairs(utility_RC, real_pairs(mask_RC))
+    found, pairs = losses.bpr(losses.margins(score_RC), better_RCC), better_RCC.sum()
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.permutations(range(len(request)), 2):
@@ -74,7 +76,8 @@ def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, 
 def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tuple[float, float, float]]]) -> None:
     """Soft labels from the reference, which gets no gradient."""
     score_RC, reference_RC, _, mask_RC = padded(requests)
-    found, pairs = losses.dense_preference(RequestPairs.of(score_RC, mask_RC), reference_RC)
+    real_RCC = real_pairs(mask_RC)
+    found, pairs = losses.dense_preference(losses.margins(score_RC), real_RCC, reference_RC), real_RCC.sum() // 2
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.combinations(range(len(request)), 2):
@@ -91,8 +94,8 @@ def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tup
 def test_evidence_is_the_likelihood_of_what_was_seen(requests: list[list[tuple[float, float, float]]]) -> None:
     """Of a pair one candidate is the satisfying one, which of them is not known, and evidence was seen of both."""
     score_RC, _, evidence_RC, mask_RC = padded(requests)
-    evidence_RC = evidence_RC.detach()
-    found, pairs = losses.evidence(score_RC, evidence_RC, mask_RC)
+    evidence_RCC = told_pairs(evidence_RC, mask_RC)
+    found, pairs = losses.evidence(score_RC, evidence_RCC), (evidence_RCC > 0).sum()
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.permutations(range(len(request)), 2):
@@ -108,7 +111,7 @@ def test_evidence_moves_the_unsure() -> None:
     """The gradient of a pair is sigmoid(d) - sigmoid(d + e): small where the scores say the same already."""
     score_RC = torch.tensor([[0.0, 0.0], [5.0, 0.0], [-5.0, 0.0]], requires_grad=True)
     evidence_RC, mask_RC = torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, 2, dtype=torch.bool)
-    total, _ = losses.evidence(score_RC, evidence_RC, mask_RC)
+    total = losses.evidence(score_RC, told_pairs(evidence_RC, mask_RC))
     (gradient_RC,) = torch.autograd.grad(total, score_RC)
     expected = [1 / (1 + math.exp(-d)) - 1 / (1 + math.exp(-d - 1)) for d in (0, 5, -5)]
     assert gradient_RC[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
@@ -118,19 +121,18 @@ def test_evidence_moves_the_unsure() -> None:
 def test_by_hand() -> None:
     """Scores 2, 1, 0 with utilities 0, 1, 0: the pairs (1 over 2) and (1 over 0)."""
     score_RC = torch.tensor([[2.0, 1.0, 0.0]])
-    mask_RC = torch.ones(1, 3, dtype=torch.bool)
-    total, pairs = losses.bpr(RequestPairs.of(score_RC, mask_RC), torch.tensor([[0.0, 1.0, 0.0]]))
-    assert int(pairs) == 2
+    real_RCC = real_pairs(torch.ones(1, 3, dtype=torch.bool))
+    better_RCC = better_pairs(torch.tensor([[0.0, 1.0, 0.0]]), real_RCC)
+    assert int(better_RCC.sum()) == 2
+    total = losses.bpr(losses.margins(score_RC), better_RCC)
     assert float(total) == pytest.approx(math.log(1 + math.e) + math.log(1 + 1 / math.e))
     # An indifferent reference pulls every difference to zero: -log sigmoid(d)/2 - log sigmoid(-d)/2 for d = 1, 2, 1.
-    total, pairs = losses.dense_preference(RequestPairs.of(score_RC, mask_RC), torch.zeros(1, 3))
-    assert int(pairs) == 3
+    assert int(real_RCC.sum()) == 2 * 3
+    total = losses.dense_preference(losses.margins(score_RC), real_RCC, torch.zeros(1, 3))
     assert float(total) == pytest.approx(sum(0.5 * math.log(2 + 2 * math.cosh(d)) for d in (1, 2, 1)))
     # A reference that equals the score is where the gradient vanishes.
     score_RC.requires_grad_()
-    (gradient,) = torch.autograd.grad(
-        losses.dense_preference(RequestPairs.of(score_RC, mask_RC), score_RC)[0], score_RC
-    )
+    (gradient,) = torch.autograd.grad(losses.dense_preference(losses.margins(score_RC), real_RCC, score_RC), score_RC)
     torch.testing.assert_close(gradient, torch.zeros(1, 3))
 
 

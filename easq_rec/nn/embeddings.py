@@ -40,8 +40,10 @@ class RequestEmbeddings(nn.Module):
 
     def forward(self, batch: RequestBatch) -> tuple[Any, Any, Any]:
         """(KeyedTensor of users, JaggedTensors by key of the sequence ids, KeyedTensor of candidates or None)."""
+        # The largest exchange between ranks first: the others are looked up meanwhile.
+        sequence = self.sequence(batch.sequence)
         candidate = self.candidate(batch.candidate) if self.candidate is not None else None
-        return self.user(batch.user), self.sequence(batch.sequence), candidate
+        return self.user(batch.user), sequence, candidate
 
 
 def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) -> list[EmbeddingBagConfig]:

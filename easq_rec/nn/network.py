@@ -192,15 +192,6 @@ class RankingNetwork(nn.Module):
         return candidates.flatten(self.backbone(x_RTD, request_tokens, mask_RS, stream))
 
     def _whole(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> Part:
-        history = [sequence[f"history.{f.name}"].values() for f in self.schema.history]
-        pooled = candidate.to_dict() if candidate is not None else {}
-        shared = {feature.name for feature in self.schema.shared}
-        features = [
-            sequence[f"candidate.{f.name}"].values() if f.name in shared else pooled[f"candidate.{f.name}"]
-            for f in self.schema.candidate
-            if f.kind != "float"
-        ]
-        own = [pooled[f"satisfaction.{f.name}"] for f in self.schema.satisfaction] if self.own is not None else []
         total = batch.total
         histories = Lists(
             offsets_R1=batch.history_offsets_R1,
@@ -208,9 +199,22 @@ class RankingNetwork(nn.Module):
             total=total.history,
             longest=batch.max_history,
         )
+        context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
+        # Sharded tables answer when they are first asked. The history's are asked last, for they have most to send; and
+        # what is asked last has its gradients sent first.
+        user_RM = _in_order(user, [f"user.{f.name}" for f in self.schema.user])
+        pooled = candidate.to_dict() if candidate is not None else {}
+        own = [pooled[f"satisfaction.{f.name}"] for f in self.schema.satisfaction] if self.own is not None else []
+        history = [sequence[f"history.{f.name}"].values() for f in self.schema.history]
+        shared = {feature.name for feature in self.schema.shared}
+        features = [
+            sequence[f"candidate.{f.name}"].values() if f.name in shared else pooled[f"candidate.{f.name}"]
+            for f in self.schema.candidate
+            if f.kind != "float"
+        ]
         return Part(
             embedded=Embedded(
-                user_RM=self.watch(_in_order(user, [f"user.{f.name}" for f in self.schema.user])),
+                user_RM=self.watch(user_RM),
                 history_HE=self.watch(sum(history[1:], start=history[0])),
                 candidate_NF=self.watch(torch.cat([*features, batch.float_NF], dim=-1)),
                 satisfaction_NP=self.watch(torch.cat(own, dim=-1)) if own else None,
@@ -222,7 +226,7 @@ class RankingNetwork(nn.Module):
                 total=total.candidates,
                 longest=batch.max_candidates,
             ),
-            context_H3=self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H),
+            context_H3=context_H3,
         )
 
     def merge_adapters(self) -> None:

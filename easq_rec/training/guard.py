@@ -1,14 +1,16 @@
 """What keeps a loss or a gradient that is not finite out of the model.
 
-A loss is looked at before anything is differentiated, and the ranks agree on it: where it is NaN or infinite on one
-rank, the step changes nothing on any. A gradient is looked at where it enters the tables, whose optimizer runs within
-the backward pass, and before AdamW's step: what is not finite there becomes 0, or no step at all.
+The ranks tell each other whether their loss is finite while they differentiate it, and hear of it before the tables,
+whose optimizer runs within the backward pass, are given a gradient: where it is NaN or infinite on one rank, the step
+changes nothing on any. A gradient is looked at where it enters the tables, and before AdamW's step: what is not finite
+there becomes 0, or no step at all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +28,23 @@ class NotFinite(ValueError):
     """A loss or a gradient was NaN or infinite, and the run is configured to stop there."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the ranks have told each other in a step, the same on all of them."""
+
+    bad: bool
+    """The loss of one is not finite."""
+    spoilt: bool
+    """In the step before, one had a gradient that is not, and the run is to stop then."""
+    stop: bool
+    """One was told to stop."""
+
+    @property
+    def void(self) -> bool:
+        """Whether the step is to change nothing."""
+        return self.bad or self.spoilt
+
+
 class Guard:
     """Watches the steps of one rank.
 
@@ -36,32 +55,41 @@ class Guard:
     def __init__(self, runtime: Runtime, directory: Path) -> None:
         self._runtime = runtime
         self._directory = directory
+        self._asked: Callable[[], list[int]] = lambda: [False] * 3
         self.skipped = 0
         """Steps in which something was not finite, on any rank, as far as the ranks have told each other."""
         self.problem: str | None = None
         """What this rank saw in the step at hand."""
 
-    def watch(self, embedded: Tensor) -> Tensor:
-        """What the tables returned; a gradient of it that is not finite is replaced by 0."""
-        if embedded.requires_grad:
-            embedded.register_hook(self._clean)
-        return embedded
+    def look(self, output: StepOutput, *, spoilt: bool, stop: bool) -> None:
+        """At the loss of a step, before it is differentiated; tells the other ranks, without waiting for them."""
+        if not math.isfinite(float(output.loss.detach())):
+            found = [name for name, value in output.losses.items() if not math.isfinite(float(value))]
+            self.problem = f"the loss ({', '.join(found) or 'their weighted sum'})"
+        flags = [self.problem is not None, spoilt, stop]
+        self._asked = (
+            self._runtime.ask(*flags) if self._runtime.world_size > 1 else lambda: [int(flag) for flag in flags]
+        )
 
-    def _clean(self, gradient: Tensor) -> Tensor:
+    def verdict(self) -> Verdict:
+        """On the step that was looked at last; waits until all ranks have looked at it."""
+        bad, spoilt, stop = map(bool, self._asked())
+        return Verdict(bad=bad, spoilt=spoilt, stop=stop)
+
+    def clean(self, gradient: Tensor) -> Tensor:
+        """A gradient on its way to the tables; 0 in its place where it is not finite, or the step is void."""
+        if self.verdict().void:
+            return torch.zeros_like(gradient)
         # One number tells of all, for NaN and infinity survive a sum.
         if math.isfinite(float(gradient.sum())):
             return gradient
         self.problem = self.problem or "the gradient of embeddings"
         return torch.zeros_like(gradient)
 
-    def look(self, output: StepOutput) -> None:
-        """At the loss of a step, before it is differentiated."""
-        if not math.isfinite(float(output.loss.detach())):
-            found = [name for name, value in output.losses.items() if not math.isfinite(float(value))]
-            self.problem = f"the loss ({', '.join(found) or 'their weighted sum'})"
-
     def spares(self, parameters: Iterable[nn.Parameter]) -> bool:
-        """Whether the gradients of dense parameters are finite. They are the same on every rank."""
+        """Whether AdamW may step: gradients are finite, which are the same on every rank, and the step is not void."""
+        if self.verdict().void:
+            return False
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if not gradients or math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
             return True

@@ -16,7 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from easq_rec.config import Optim
 from easq_rec.nn.network import RankingNetwork
-from easq_rec.training.averaging import average_gradients
+from easq_rec.training.averaging import Averaging
 
 
 def learning_rate(config: Optim, step: int, total_steps: int) -> float:
@@ -32,8 +32,8 @@ def learning_rate(config: Optim, step: int, total_steps: int) -> float:
 class Optimizers:
     """Both optimizers as the one that the train pipeline drives.
 
-    The tables are updated during backward with the learning rate that `before_step` has set; `step` averages the other
-    gradients over the ranks and moves the rest.
+    The tables are updated during backward with the learning rate that `before_step` has set; `step` moves the rest by
+    the means of its gradients over the ranks.
 
     Args:
         spares: is asked before each step of AdamW whether it may be made.
@@ -47,6 +47,7 @@ class Optimizers:
     ) -> None:
         self._config = config
         self._spares = spares
+        self._averaging = Averaging()
         # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
         dense = in_backward_optimizer_filter(model.named_parameters())
         self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
@@ -91,11 +92,18 @@ class Optimizers:
         for adamw in self._adamw.values():
             adamw.zero_grad(set_to_none)
 
+    def start_averaging(self) -> None:
+        """Sends the network's gradients on their way between the ranks as soon as they are complete."""
+        if dist.get_world_size() > 1:
+            resting = {id(parameter) for parameter in self._network.pathway()} if self._network.rests else set()
+            self._averaging.start(value for value in self._dense.values() if id(value) not in resting)
+
     def step(self, closure: Any = None) -> None:
         self.started = time.perf_counter()
         if dist.get_world_size() > 1:
-            resting = {id(parameter) for parameter in self._network.pathway()} if self._network.rests else set()
-            average_gradients(value for value in self._dense.values() if id(value) not in resting)
+            if not self._averaging.started:
+                self.start_averaging()
+            self._averaging.finish()
         if self.measure:
             self.gradient_norms = group_norms(self._dense)
         if self._config.clip_norm is not None:

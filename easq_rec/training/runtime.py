@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from easq_rec.config import Trainer
+from easq_rec.ranks import Pending
 from easq_rec.training.memory import keep_freed
 
 GRACE_S = 15
@@ -42,14 +44,24 @@ class Runtime:
 
     def agree(self, *values: int) -> list[int]:
         """Of each of the values the largest that any rank passes."""
+        return self.ask(*values)()
+
+    def ask(self, *values: int) -> Callable[[], list[int]]:
+        """The same, without waiting for it: what is returned does, when it is called first."""
         # On the host, through gloo: asking a GPU would wait for all that it has been given to do.
         tensor = torch.tensor(values)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. If that were coming to
-        # its end by then, the process would abort.
-        while tensor._use_count() > 1:  # type: ignore[attr-defined]
-            time.sleep(1e-4)
-        return [int(value) for value in tensor.tolist()]
+        exchange = Exchange("all_reduce", dist.all_reduce(tensor, op=dist.ReduceOp.MAX, async_op=True))
+
+        @functools.cache
+        def answers() -> list[int]:
+            exchange.wait()
+            # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. If that were
+            # coming to its end by then, the process would abort.
+            while tensor._use_count() > 1:  # type: ignore[attr-defined]
+                time.sleep(1e-4)
+            return [int(value) for value in tensor.tolist()]
+
+        return answers
 
     def share(self, value: str) -> str:
         """Rank 0's string, on every rank."""
@@ -58,26 +70,60 @@ class Runtime:
         return values[0]
 
 
+class Exchange:
+    """A collective of the default process group that is under way.
+
+    Args:
+        name: what a rank that is stuck in it is said to wait in.
+    """
+
+    def __init__(self, name: str, work: dist.Work | None) -> None:
+        self.name = name
+        assert work is not None, "every rank is a member of the default group"
+        self._work: dist.Work | None = work
+
+    def wait(self) -> None:
+        """Returns when it is done; on CUDA, when later work of this stream can rely on it."""
+        if self._work is not None:
+            self._work.wait()
+        # It holds the tensors.
+        self._work = None
+
+
 class ProcessGroupRanks:
-    """`easq_rec.model.Ranks` over the default process group."""
+    """`easq_rec.ranks.Ranks` over the default process group."""
 
     def __init__(self, world_size: int) -> None:
         self.size = world_size
 
     def sum(self, value: Tensor) -> Tensor:
-        if self.size > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-        return value
+        return self.start_sum(value)()
 
-    def gather(self, value_XA: Tensor, room: int, fill: float) -> Tensor:
+    def start_sum(self, value: Tensor) -> Pending:
         if self.size == 1:
-            return value_XA
+            return lambda: value
+        total = value.clone()
+        exchange = Exchange("all_reduce", dist.all_reduce(total, async_op=True))
+
+        def found() -> Tensor:
+            exchange.wait()
+            return total
+
+        return found
+
+    def start_gather(self, value_XA: Tensor, room: int, fill: float) -> Pending:
+        if self.size == 1:
+            return lambda: value_XA
         mine = value_XA.new_full((len(value_XA), room), fill)
         mine[:, : value_XA.shape[1]] = value_XA
         parts = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(parts, mine)
-        return torch.cat(parts, dim=1)
+        exchange = Exchange("all_gather", dist.all_gather(parts, mine, async_op=True))
+
+        def found() -> Tensor:
+            exchange.wait()
+            return torch.cat(parts, dim=1)
+
+        return found
 
 
 @contextlib.contextmanager

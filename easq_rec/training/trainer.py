@@ -27,6 +27,7 @@ from easq_rec.data.sources import Sources, open_sources
 from easq_rec.features import require
 from easq_rec.metrics import RankingMetrics
 from easq_rec.model import Scores, StepOutput, TrainingModel
+from easq_rec.training.boundary import Boundary
 from easq_rec.training.checkpoint import Checkpointer, read_plan
 from easq_rec.training.checkpoint_files import Progress
 from easq_rec.training.events import event
@@ -102,7 +103,7 @@ class Trainer:
         if runtime.leads:
             write_plan(run_dir / NAME, self.model.plan, config.schema, setting(runtime))
         self.guard = Guard(runtime, run_dir / "not_finite")
-        self.ranker.network.watch = self.guard.watch
+        self.ranker.network.watch = Boundary(self._reach_tables, self.guard.clean).watch
         self.optimizers = Optimizers(self.model, config.optim, self.guard.spares)
         self.watch = Stopwatch()
         self.pipeline = pipeline(self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward)
@@ -187,7 +188,7 @@ class Trainer:
                 self._train_step(stream)
                 yield self.step
             if self._agree(self._spoilt is not None)[0]:
-                self._give_up()
+                self._give_up(self.step)
 
     def _train_step(self, stream: Iterator[RequestBatch]) -> None:
         """One step, and what is due after it."""
@@ -295,43 +296,47 @@ class Trainer:
     def _forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:
         assert batch is not None
         begin = time.perf_counter()
+        self._batch = batch
         loss, output = self.model(batch)
-        self.guard.look(output)
-        self._batch, before = batch, self._spoilt is not None
-        bad, stop, spoilt = self._agree(self.guard.problem is not None, bool(self._stop), before)
-        if spoilt:
-            self._give_up()
-        if bad:
-            # Nothing depends on it, on any rank: the step changes nothing.
-            loss = torch.zeros((), requires_grad=True)
-            self._spoilt = f"step {self.step + 1}: the loss is not finite on another rank"
-        self._all_stop = bool(stop)
+        self.guard.look(output, spoilt=self._spoilt is not None, stop=bool(self._stop))
         self._forward_end = time.perf_counter()
         self.watch.add("forward", self._forward_end - begin)
         return loss, output
 
+    def _reach_tables(self) -> None:
+        """Between the network's part of a backward pass and that of the tables."""
+        self.optimizers.start_averaging()
+        self._all_stop = self.guard.verdict().stop
+
     def _see(self, output: StepOutput) -> None:
         """Reports what was not finite in the step that was just made, and ends the run where that is asked for."""
-        everyone = self._spoilt is not None
+        verdict = self.guard.verdict()
+        if verdict.spoilt:
+            self._give_up(self.step - 1)
         if self.guard.problem is not None:
             self._spoilt = self.guard.write(self.step, self._batch, output)
             print(f"easq-rec: {self._spoilt}", file=sys.stderr, flush=True)
             event("not_finite", level=logging.WARNING, step=self.step, problem=self._spoilt)
+        elif verdict.bad:
+            self._spoilt = f"step {self.step}: the loss is not finite on another rank"
         if self._spoilt is None:
             return
         self.guard.skipped += 1
         if self.config.trainer.on_not_finite == "skip":
             self._spoilt = None
-        elif everyone:
-            self._give_up()
-        # Else this rank saw it in its gradients alone, and the others hear of it before the next step.
+        elif verdict.bad:
+            self._give_up(self.step)
+        # Else this rank saw it in its gradients alone, and the others hear of it in the next step, which is void.
 
-    def _give_up(self) -> None:
+    def _give_up(self, step: int) -> None:
         """
+        Args:
+            step: in which something was not finite.
+
         Raises:
             NotFinite: always, on all ranks in the same step.
         """
-        problem = self._spoilt or f"step {self.step}: a gradient is not finite on another rank"
+        problem = self._spoilt or f"step {step}: a gradient is not finite on another rank"
         self.checkpoints.wait()
         self.runtime.barrier()
         raise NotFinite(f"{problem}. The run stops; with --trainer.on-not-finite skip it goes on from its checkpoint")

@@ -14,6 +14,7 @@ from easq_rec.config import Config, Losses, Tower
 from easq_rec.features import Outcome
 from easq_rec.model import TrainingModel
 from easq_rec.nn.moe import Experts, MoETower
+from easq_rec.pairs import better_pairs, real_pairs
 from easq_rec.training.optim import PATHWAY, parameter_group
 from easq_rec.variants import VARIANTS
 from tests.builders import excite, random_batch, small_config
@@ -147,12 +148,11 @@ def test_a_step_that_does_not_align_trains_the_main_loss_alone(variant: str) -> 
     assert output.network.reference is output.network.answered is output.network.judged is None
     loss.backward()
     full = alone(random_batch(config, answered=0))[1]
-    bpr = losses.RequestPairs.of(
-        full.network.candidates.pad(full.network.main.score_N[:, None]).squeeze(-1), full.network.candidates.mask()
-    )
-    utility_NO = batch.outcome_NO @ alone.objective.utility_O
-    total, pairs = losses.bpr(bpr, full.network.candidates.pad(utility_NO[:, None]).squeeze(-1))
-    (total / pairs).backward()
+    lists = full.network.candidates
+    utility_N = batch.outcome_NO @ alone.comparison.utility_O
+    better_RCC = better_pairs(lists.pad(utility_N[:, None]).squeeze(-1), real_pairs(lists.mask()))
+    margin_RCC = losses.margins(lists.pad(full.network.main.score_N[:, None]).squeeze(-1))
+    (losses.bpr(margin_RCC, better_RCC) / better_RCC.sum()).backward()
     resting = {id(parameter) for parameter in model.ranker.network.pathway()}
     for (name, parameter), other in zip(model.named_parameters(), alone.parameters(), strict=True):
         if id(parameter) in resting:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from easq_rec.config import Trainer
-from easq_rec.training.averaging import average_gradients
+from easq_rec.training.averaging import Averaging
 from easq_rec.training.runtime import running
 
 
-def test_what_was_not_differentiated_has_no_gradient_afterwards() -> None:
-    """A step that is skipped has none on any rank: with gradients of 0 AdamW would move by what it remembers."""
-    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
+def average(parameters: list[nn.Parameter]) -> None:
     with running(Trainer(device="cpu", threads=1)):
-        average_gradients(parameters)
+        averaging = Averaging()
+        averaging.start(parameters)
+        averaging.finish()
+
+
+def test_what_was_not_differentiated_has_no_gradient_afterwards() -> None:
+    """With gradients of 0 AdamW would move by what it remembers."""
+    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
+    average(parameters)
     assert all(parameter.grad is None for parameter in parameters)
 
 
@@ -22,7 +29,25 @@ def test_a_missing_gradient_counts_as_zero() -> None:
     """Each keeps its place and its shape, whatever the ranks add."""
     one, missing, two = (nn.Parameter(torch.zeros(shape)) for shape in ((3,), (2,), (2, 2)))
     one.grad, two.grad = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[4.0, 5.0], [6.0, 7.0]])
-    with running(Trainer(device="cpu", threads=1)):
-        average_gradients([one, missing, two])
+    average([one, missing, two])
     assert one.grad.tolist() == [1, 2, 3] and two.grad.tolist() == [[4, 5], [6, 7]]
     assert missing.grad is not None and missing.grad.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("late", ["new", "more", "other"])
+def test_a_gradient_that_comes_late_is_not_lost(late: str) -> None:
+    """What was sent to the other ranks is not what the parameter has now: the step would be a wrong one."""
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
+    parameters[0].grad = torch.ones(3)
+    with running(Trainer(device="cpu", threads=1)):
+        averaging = Averaging()
+        averaging.start(parameters)
+        match late:
+            case "new":
+                parameters[1].grad = torch.ones(2)
+            case "more":
+                parameters[0].grad += 1
+            case "other":
+                parameters[0].grad = torch.ones(3)
+        with pytest.raises(RuntimeError, match="1 gradients of the network came after"):
+            averaging.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ def test_no_thread_holds_a_value_that_the_ranks_agreed_on(monkeypatch: pytest.Mo
     passed: list[torch.Tensor] = []
     all_reduce = dist.all_reduce
 
-    def spy(tensor: torch.Tensor, op: dist.ReduceOp.RedOpType) -> None:
+    def spy(tensor: torch.Tensor, **named: Any) -> Any:
         passed.append(tensor)
-        all_reduce(tensor, op)
+        return all_reduce(tensor, **named)
 
     monkeypatch.setattr(dist, "all_reduce", spy)
     interval = sys.getswitchinterval()
