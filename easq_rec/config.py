@@ -238,6 +238,9 @@ class Trainer:
     """torch.set_float32_matmul_precision: below 'highest' fp32 products may use TF32 (CUDA) or bf16 (CPU) inside."""
     threads: int | None = None
     """CPU threads per process; None: the cores divided by the processes of the host."""
+    pin_cores: bool = True
+    """On CPU, each rank of a host keeps to its share of the cores, where there are enough for all threads. Off where
+    they are other jobs' as well."""
     seed: int = 0
     """Seed of initial values, shuffling and replay."""
     on_not_finite: Literal["stop", "skip"] = "stop"

@@ -23,7 +23,7 @@ LAYERS = (
         *("variants", "arguments"),
     ),
     ("data", "nn", "losses", "metrics", "fusion"),
-    ("model",),
+    ("model", "pairs", "ranks"),
     ("training", "evaluation", "scoring"),
     ("session", "evaluation_files", "comparison", "studies", "tracking"),
     ("report",),

@@ -164,8 +164,11 @@ def main() -> None:
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     gate = Gate(out / "gate", rank, ranks)
     if spec.apart:
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        for name in ("RANK", "WORLD_SIZE"):
             del os.environ[name]
+        if spec.config.trainer.device == "cuda":
+            # On CPU it tells each which cores are its own.
+            del os.environ["LOCAL_WORLD_SIZE"]
     trainer = dataclasses.replace(spec.config.trainer, max_steps=ENDLESS)
     spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, trainer=trainer))
     pa.set_cpu_count(1)

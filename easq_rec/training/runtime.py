@@ -18,10 +18,12 @@ from torch import Tensor
 
 from easq_rec.config import Trainer
 from easq_rec.ranks import Pending
+from easq_rec.training import cores
 from easq_rec.training.memory import keep_freed
 
 GRACE_S = 15
-"""How much longer than `trainer.timeout_s` a collective waits."""
+"""How much longer than `trainer.timeout_s` a collective waits: whoever watches the ranks says more than one that gives
+up, and is to be the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,23 +134,30 @@ def running(config: Trainer) -> Iterator[Runtime]:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     device = _device(config.device, local_rank)
-    torch.set_num_threads(config.threads or _threads())
+    threads = config.threads or cores.threads()
+    torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(config.matmul)
     torch.manual_seed(config.seed)
     keep_freed()
     quiet()
-    # Whoever watches the ranks says more than a collective that gives up, and is to be the first.
-    timeout = datetime.timedelta(seconds=config.timeout_s + GRACE_S)
+    own = cores.kept_to_share(threads) if config.pin_cores and device.type == "cpu" else contextlib.nullcontext()
+    with own, _process_group(device, datetime.timedelta(seconds=config.timeout_s + GRACE_S)):
+        runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
+        yield runtime
+        # Whatever collective was the last: after this one no thread holds a tensor.
+        runtime.barrier()
+
+
+@contextlib.contextmanager
+def _process_group(device: torch.device, timeout: datetime.timedelta) -> Iterator[None]:
+    """The default one: what torchrun has started, or this process alone."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-    runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
     try:
-        yield runtime
-        # Whatever collective was the last: after this one no thread holds a tensor.
-        runtime.barrier()
+        yield
     finally:
         dist.destroy_process_group()
 
@@ -173,10 +182,3 @@ def _device(choice: str, local_rank: int) -> torch.device:
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
-
-
-def _threads() -> int:
-    """What the launcher says, or else an even share of the host's cores."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return int(os.environ["OMP_NUM_THREADS"])
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
