@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -73,6 +73,8 @@ class Sharding:
     plan: str | None = None
     """Plan file to place the tables by, such as RUN_DIR/plan.json of another run; None: the planner decides. A resumed
     run keeps to the plan of its checkpoint."""
+    messages: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """What embeddings and their gradients are rounded to on the way between ranks; half the bytes, other results."""
     types: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
     """Sharding type forced per table, for instance {'video': 'column_wise'}: short for `tables` with a type alone."""
     tables: Annotated[dict[str, TableSharding], tyro.conf.Suppress] = field(default_factory=dict)

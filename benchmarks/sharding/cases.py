@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
 from torchrec.distributed.sharding_plan import calculate_shard_sizes_and_offsets, placement
 from torchrec.distributed.types import (
-    CommOp,
     EmbeddingModuleShardingPlan,
     EnumerableShardingSpec,
     ParameterSharding,
-    QuantizedCommCodecs,
     ShardingPlan,
     ShardMetadata,
 )
@@ -79,20 +76,6 @@ CASES = (
 )
 """INT8 by rows is there to show that it cannot be: codes cannot be added up on the way, as a reduce-scatter does.
 Data-parallel collections are left out, since FBGEMM's CPU kernels pool them; BF16 tables, since they fail there."""
-
-
-def qcomms(case: Case) -> dict[str, QuantizedCommCodecs] | None:
-    """Codecs of a case. TorchRec's own choice for the CPU would quietly put FP16 in BF16's place."""
-    if case.precision is None:
-        return None
-    kind = CommType(case.precision)
-    config = QCommsConfig(forward_precision=kind, backward_precision=kind)
-    operations = (
-        CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL,
-        CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER,
-        CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL,
-    )
-    return {operation.name: get_qcomm_codecs(config) for operation in operations}
 
 
 def forced_plan(case: Case, schema: FeatureSchema, modules: dict[str, str], setting: Setting) -> ShardingPlan:

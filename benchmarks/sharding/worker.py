@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec.distributed.types import ShardingPlan
 
 from benchmarks.report import hardware
-from benchmarks.sharding.cases import CASES, Case, forced_plan, qcomms
+from benchmarks.sharding.cases import CASES, Case, forced_plan
 from benchmarks.sharding.padding import CutEmbeddings, padded
 from benchmarks.sharding.planning import store_half
 from benchmarks.sharding.reference import EPS, Unsharded, largest_difference, movement, whole_state
@@ -63,7 +63,7 @@ class Sharded:
             local = int(os.environ["LOCAL_WORLD_SIZE"])
             where = Setting(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=local)
             plan = forced_plan(case, config.schema, modules, where)
-        self.model = shard(model, config, runtime, plan=plan, qcomms=qcomms(case))
+        self.model = shard(model, config, runtime, plan=plan, messages=case.precision)
         self.optimizers = Optimizers(self.model, config.optim)
         self._number = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)

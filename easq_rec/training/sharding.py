@@ -17,11 +17,12 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ModuleSharder, QuantizedCommCodecs, ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.nn.embeddings import INIT_STD
 from easq_rec.training.host_lookup import use_pooled_kernels
+from easq_rec.training.messages import codecs
 from easq_rec.training.plan_file import Setting, read_plan_file
 from easq_rec.training.runtime import Runtime
 from easq_rec.training.table_constraints import PinningPartitioner, constraints, pins
@@ -36,24 +37,24 @@ def shard(
     runtime: Runtime,
     *,
     plan: ShardingPlan | None = None,
-    qcomms: dict[str, QuantizedCommCodecs] | None = None,
+    messages: str | None = None,
 ) -> DistributedModelParallel:
     """Wraps a model whose tables lie on the meta device, plans, allocates and initialises them.
 
     Args:
         plan: taken as it is; None: the config's plan file is, and without one the planner makes a plan. It may make
             another one each time it is asked.
-        qcomms: how embeddings and their gradients are quantised on the way between ranks, by TorchRec's name of the
-            collective; None: they are not.
+        messages: precision of embeddings and their gradients on the way between ranks; None: the config's.
 
     Raises:
         ValueError: what the config fixes of a table is not supported here, its plan file is not for this run, or there
             is no room for the tables.
     """
+    rounding = codecs(messages or config.sharding.messages)
     fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": config.optim.table_lr, "eps": 1e-8}
     sharders: list[ModuleSharder[nn.Module]] = [
-        EmbeddingBagCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=qcomms),
-        EmbeddingCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=qcomms),
+        EmbeddingBagCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=rounding),
+        EmbeddingCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=rounding),
     ]
     _place_dense(model, runtime.device)
     group = dist.group.WORLD

@@ -110,6 +110,22 @@ def test_the_cases_are_what_they_say(results: dict[int, Results], case: str) -> 
     assert not [name for name in resting if "head.bias" not in name and "satisfaction" not in name]
 
 
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 2e-3), ("bf16", 2e-2)])
+def test_messages_are_rounded(results: dict[int, Results], precision: str, most: float) -> None:
+    """Two ranks stray from the exact ones by as much as the format's digits allow, in the first step's gradients."""
+    exact, found = (results[2][case]["steps"][0] for case in ("easq, shared", precision))
+    assert_same(found["pairs"], exact["pairs"], "pairs", 0.0)
+    strayed = [
+        float((found["gradients"][name] - value).norm() / value.norm())
+        for name, value in exact["gradients"].items()
+        if value.norm() > 1e-6
+    ]
+    assert len(strayed) > 30 and most / 200 < max(strayed) < most
+    # One rank sends nothing.
+    alone = results[1]
+    assert_same(alone[precision]["steps"][-1]["parameters"], alone["easq, shared"]["steps"][-1]["parameters"], "", 0.0)
+
+
 def test_tables_are_really_split(results: dict[int, Results]) -> None:
     """The plan is the forced one, and row- and column-wise tables have shards beyond the first row or column."""
     for case, sharding, split in (

@@ -27,6 +27,7 @@ from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.encode import encode
 from easq_rec.data.schema import Layout
 from easq_rec.model import StepOutput, TrainingModel
+from easq_rec.training.boundary import Boundary
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding import plan_table, shard
@@ -146,6 +147,16 @@ def cases() -> dict[str, Case]:
     return found | {"main_only, shared": unaligned}
 
 
+def rounded() -> dict[str, Case]:
+    """By the precision of messages between ranks."""
+    config = sharded_by(configs()["easq"], "rows")
+    return {
+        precision: Case(config=dataclasses.replace(config, sharding=sharding))
+        for precision in ("fp16", "bf16")
+        for sharding in (dataclasses.replace(config.sharding, messages=precision),)
+    }
+
+
 def guarded() -> Config:
     """`easq` with everything that watches over the reference or the gates."""
     config = small_config("with_dpo")
@@ -194,6 +205,8 @@ def run(case: Case, runtime: Runtime) -> dict[str, object]:
     excite(model.ranker.network)
     wrapped = shard(model, config, runtime)
     optimizers = Optimizers(wrapped, config.optim)
+    # As the trainer has it: the network's gradients are sent before the tables are given theirs.
+    model.ranker.network.watch = Boundary(optimizers.start_averaging, lambda gradient: gradient).watch
     for group in optimizers.combined.param_groups:
         if "eps" in group:
             # AdamW divides by the gradient's size: rounding of a tiny gradient would become a step in any direction.
@@ -271,7 +284,7 @@ def main() -> None:
     (path,) = sys.argv[1:]
     trainer = small_config().trainer
     with running(dataclasses.replace(trainer, timeout_s=60)) as runtime:
-        results = {name: run(case, runtime) for name, case in cases().items()}
+        results = {name: run(case, runtime) for name, case in (cases() | rounded()).items()}
         if runtime.leads:
             torch.save(results, path)
 
