@@ -35,7 +35,7 @@ from easq_rec.training.watchdog import watched
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
 """Parts of a config that may differ when a run is resumed; and fields of others:"""
 FREE_FIELDS = {
-    "trainer": ("stop_at_step", "device", "threads", "timeout_s", "on_not_finite"),
+    "trainer": ("stop_at_step", "device", "threads", "pin_cores", "timeout_s", "on_not_finite"),
     # Data may have moved: a checkpoint knows them by their fingerprint.
     "data": ("path", "workers", "prefetch", "on_bad_rows"),
     # A resumed run keeps to the plan of its checkpoint.
@@ -224,8 +224,9 @@ def _fixed(values: dict[str, object]) -> dict[str, object]:
     for part, free in FREE_FIELDS.items():
         fields = kept[part]
         assert isinstance(fields, dict)
-        # Nothing fixed is what a run from before the field has, too.
-        kept[part] = {name: value for name, value in fields.items() if name not in free and value != {}}
+        # A run from before a field has what is usual.
+        usual = json.loads(json.dumps(to_dict(Config.__dataclass_fields__[part].default)))
+        kept[part] = {name: value for name, value in {**usual, **fields}.items() if name not in free}
     return kept
 
 

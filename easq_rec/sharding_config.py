@@ -31,6 +31,8 @@ class TableSharding:
     """Sharding type, one of TYPES."""
     kernel: str | None = None
     """One of KERNELS; None: fused."""
+    weights: Literal["fp32", "fp16"] | None = None
+    """Precision in which rows are stored; None: fp32. FP16 halves their memory and rounds every update."""
     min_partition: int | None = None
     """Fewest columns of a column-wise shard; None: TorchRec's 128. The least width from there on that divides the
     table's is taken."""
@@ -45,6 +47,8 @@ class TableSharding:
             yield "type", self.type, f"one of {list(TYPES)}"
         if self.kernel is not None and self.kernel not in KERNELS:
             yield "kernel", self.kernel, f"one of {list(KERNELS)}"
+        if self.weights not in (None, "fp32", "fp16"):
+            yield "weights", self.weights, "'fp32', 'fp16' or None"
         width = self.min_partition
         if width is not None:
             if width < 4 or width % 4 or width > table.dim:

@@ -141,6 +141,7 @@ def test_contradictions_are_refused() -> None:
             TableSharding(min_partition=6),
             r"min_partition=6 is not allowed: a multiple of 4, from 4 to the table's dim 32",
         ),
+        (TableSharding(weights="bf16"), r"weights='bf16' is not allowed: 'fp32', 'fp16' or None"),  # type: ignore[arg-type]
         (TableSharding(min_partition=64), r"min_partition=64 is not allowed: a multiple of 4, from 4 to"),
         (TableSharding(type="row_wise", min_partition=8), r"min_partition=8 is not allowed: None with type 'row_wise'"),
         (

@@ -32,13 +32,13 @@ from torchrec.distributed.types import (
     ShardMetadata,
 )
 from torchrec.modules.embedding_configs import DataType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from benchmarks.sharding.hosts import Host
 from easq_rec.features import Feature, FeatureSchema, Table
 from easq_rec.nn.embeddings import RequestEmbeddings
 from easq_rec.sharding_config import COLUMN_TYPES
 from easq_rec.training.table_constraints import NARROWEST, allowed_types
+from easq_rec.training.table_precision import store_half
 
 TYPES = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
 """Sharding types offered to a table that is not small: what the trainer offers on CUDA."""
@@ -195,26 +195,12 @@ def find_plan(schema: FeatureSchema, cluster: Cluster, work: Workload, offer: Of
 def on_paper(schema: FeatureSchema, half: Iterable[str] = ()) -> nn.Module:
     """The model's embeddings on the meta device, under the names that they have in the trained model."""
     embeddings = RequestEmbeddings(schema, torch.device("meta"), satisfaction=True)
-    store_half(embeddings, half)
     ranker = nn.Module()
     ranker.embeddings = embeddings
     model = nn.Module()
     model.ranker = ranker
+    store_half(model, half)
     return model
-
-
-def store_half(embeddings: RequestEmbeddings, half: Iterable[str]) -> None:
-    """Makes the collections anew, with these tables in FP16."""
-    chosen = set(half)
-    for name, old in list(embeddings.named_children()):
-        bags = isinstance(old, EmbeddingBagCollection)
-        configs = old.embedding_bag_configs() if bags else old.embedding_configs()
-        if not chosen & {config.name for config in configs}:
-            continue
-        for config in configs:
-            config.data_type = DataType.FP16 if config.name in chosen else DataType.FP32
-        kind = EmbeddingBagCollection if bags else EmbeddingCollection
-        setattr(embeddings, name, kind(tables=configs, device=torch.device("meta")))
 
 
 def sharding_plan(options: Iterable[ShardingOption], local_size: int) -> ShardingPlan:

@@ -27,7 +27,6 @@ from torchrec.distributed.types import ShardingPlan
 from benchmarks.report import hardware
 from benchmarks.sharding.cases import CASES, Case, forced_plan
 from benchmarks.sharding.padding import CutEmbeddings, padded
-from benchmarks.sharding.planning import store_half
 from benchmarks.sharding.reference import EPS, Unsharded, largest_difference, movement, whole_state
 from benchmarks.sharding.workload import PROOF, TIMED, Size, config_of, share, timed_batch, whole_batch
 from easq_rec.config import Config
@@ -37,6 +36,7 @@ from easq_rec.training.optim import Optimizers
 from easq_rec.training.plan_file import Setting, collections_of
 from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding import shard
+from easq_rec.training.table_precision import store_half
 
 TOLERANCE = 2e-5
 """Largest difference of any weight after the steps of a proof: sums in another order, in FP32."""
@@ -57,7 +57,7 @@ class Sharded:
             model.ranker.embeddings = CutEmbeddings(config.schema, meta, satisfaction=True)
         modules = collections_of(model)
         if case.half:
-            store_half(model.ranker.embeddings, modules)
+            store_half(model, modules)
         plan = None
         if case.bags is not None:
             local = int(os.environ["LOCAL_WORLD_SIZE"])

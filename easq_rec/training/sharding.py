@@ -26,6 +26,7 @@ from easq_rec.training.messages import codecs
 from easq_rec.training.plan_file import Setting, read_plan_file
 from easq_rec.training.runtime import Runtime
 from easq_rec.training.table_constraints import PinningPartitioner, constraints, pins
+from easq_rec.training.table_precision import half_tables, store_half
 
 INIT_ROWS = 8_192
 """Rows that one random state fills."""
@@ -56,6 +57,7 @@ def shard(
         EmbeddingBagCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=rounding),
         EmbeddingCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=rounding),
     ]
+    store_half(model, half_tables(config))
     _place_dense(model, runtime.device)
     group = dist.group.WORLD
     assert group is not None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from easq_rec.training.moments import Columns, columns_of, resplit
-from tests.distributed.worker_checkpoint import PLANS, SEQUENCE, SPLIT, config_of
+from tests.distributed.worker_checkpoint import HALF, PLANS, SEQUENCE, SPLIT, config_of
 from tests.distributed.worker_equivalence import WIDE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -105,6 +105,8 @@ def test_the_states_are_what_they_say(directory: Path) -> None:
         split = {"rows": (SEQUENCE, "row_wise"), "columns": (SPLIT, "column_wise"), "tables": ((), "")}[plan]
         assert {table for table in tables if kinds[table] != "table_wise"} == set(split[0])
         assert all(kinds[table] == split[1] for table in split[0])
+        rounded = {name.split(".")[-2] for name, value in found["tables"].items() if (value.half() == value).all()}
+        assert rounded == set(HALF)
         assert all((moment > 0).any() for moment in found["moments"].values())
         rows = {name.split(".")[-2]: len(value) for name, value in found["tables"].items()}
         moments = {name.removesuffix(".momentum1"): len(value) for name, value in found["moments"].items()}

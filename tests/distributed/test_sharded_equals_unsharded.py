@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.worker_equivalence import SHARDINGS, STEPS, cases
+from tests.distributed.worker_equivalence import HALF, SHARDINGS, STEPS, cases
 
 pytestmark = pytest.mark.distributed
 
@@ -124,6 +124,20 @@ def test_messages_are_rounded(results: dict[int, Results], precision: str, most:
     # One rank sends nothing.
     alone = results[1]
     assert_same(alone[precision]["steps"][-1]["parameters"], alone["easq, shared"]["steps"][-1]["parameters"], "", 0.0)
+
+
+def test_tables_may_be_stored_in_half_precision(results: dict[int, Results]) -> None:
+    """What is stored is rounded, on one rank as on two; nothing else is."""
+    exact = results[1]["easq, shared"]
+    one, two = (results[ranks]["half"]["steps"][-1]["parameters"] for ranks in (1, 2))
+    tables = {name: name.split(".")[-2] for name in one if ".embeddings." in name}
+    assert set(HALF) < set(tables.values())
+    for name, table in tables.items():
+        for found in (one[name], two[name]):
+            assert bool((found.half() == found).all()) == (table in HALF), name
+        # A sum in another order may round to the next number.
+        torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=1e-4)
+        torch.testing.assert_close(one[name], exact["steps"][-1]["parameters"][name], rtol=0, atol=5e-3)
 
 
 def test_tables_are_really_split(results: dict[int, Results]) -> None:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from easq_rec.config import Config, Optim, Sharding
+from easq_rec.config import Config, Optim, Sharding, TableSharding
 from easq_rec.data.loader import LoaderState
 from easq_rec.model import TrainingModel
 from easq_rec.training.checkpoint import Checkpointer
@@ -33,6 +33,8 @@ from tests.distributed.worker_equivalence import WIDE, moments, whole
 SEQUENCE = ("video", "author")
 SPLIT = ("user", "age_group", "region", "device", "video", "author", "tag")
 """Wide enough to be split by columns."""
+HALF = ("age_group", "author", "satisfaction_tag")
+"""Stored in FP16."""
 PLANS = ("tables", "rows", "columns")
 STEPS = 3
 
@@ -49,8 +51,12 @@ def config_of(plan: str) -> Config:
         types |= dict.fromkeys(SEQUENCE, "row_wise")
     if plan == "columns":
         types |= dict.fromkeys(SPLIT, "column_wise")
+    stored = {name: TableSharding(type=kind, weights="fp16" if name in HALF else None) for name, kind in types.items()}
     return dataclasses.replace(
-        config, schema=schema, sharding=Sharding(types=types), optim=Optim(table_lr=0.05, dense_lr=1e-2, warmup_steps=0)
+        config,
+        schema=schema,
+        sharding=Sharding(tables=stored),
+        optim=Optim(table_lr=0.05, dense_lr=1e-2, warmup_steps=0),
     )
 
 

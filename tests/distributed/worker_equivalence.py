@@ -22,7 +22,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from easq_rec.config import Config, Losses, Optim, Sharding
+from easq_rec.config import Config, Losses, Optim, Sharding, TableSharding
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.encode import encode
 from easq_rec.data.schema import Layout
@@ -59,6 +59,7 @@ def configs() -> dict[str, Config]:
     return {"easq": easq, "paper": paper, "slate_softmax": dataclasses.replace(easq, losses=slate)}
 
 
+HALF = ("user", "device", "video", "tag", "satisfaction_video")
 # Types take turns among the user's tables, since sharded ones answer in the order of their plan, not of the schema.
 SHARDINGS = {
     "rows": {
@@ -113,8 +114,12 @@ def on_one_rank(config: Config) -> Config:
     """
     tables = (*config.schema.tables, *config.schema.satisfaction_tables)
     widths = {table.name: table.dim for table in tables}
-    split = {name: kind for name, kind in config.sharding.types.items() if "column" in kind and widths[name] >= WIDE}
-    return dataclasses.replace(config, sharding=Sharding(types=split))
+    given = {name: config.sharding.of(name) for name in widths}
+    kept = {
+        name: dataclasses.replace(one, type=one.type if "column" in (one.type or "") and widths[name] >= WIDE else None)
+        for name, one in given.items()
+    }
+    return dataclasses.replace(config, sharding=Sharding(tables=kept))
 
 
 def cases() -> dict[str, Case]:
@@ -148,13 +153,13 @@ def cases() -> dict[str, Case]:
 
 
 def rounded() -> dict[str, Case]:
-    """By the precision of messages between ranks."""
+    """By the precision of messages between ranks; `half`: with tables stored in FP16, two of each kind of lookup."""
     config = sharded_by(configs()["easq"], "rows")
-    return {
-        precision: Case(config=dataclasses.replace(config, sharding=sharding))
-        for precision in ("fp16", "bf16")
-        for sharding in (dataclasses.replace(config.sharding, messages=precision),)
-    }
+    types = config.sharding.types
+    stored = {name: TableSharding(type=kind, weights="fp16" if name in HALF else None) for name, kind in types.items()}
+    ways = {precision: Sharding(types=types, messages=precision) for precision in ("fp16", "bf16")}
+    ways["half"] = Sharding(tables=stored)
+    return {name: Case(config=dataclasses.replace(config, sharding=sharding)) for name, sharding in ways.items()}
 
 
 def guarded() -> Config:

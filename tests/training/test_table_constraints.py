@@ -267,10 +267,15 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
 def test_a_run_from_before_the_constraints_is_resumed() -> None:
     """A stored config without the fields is no other configuration; one with constraints is, and a plan file is not."""
     now = json.loads(json.dumps(to_dict(small_config())))
-    before = {**now, "sharding": {"types": {}}}
+    trainer = {name: value for name, value in now["trainer"].items() if name != "pin_cores"}
+    before = {**now, "sharding": {"types": {}}, "trainer": trainer}
     assert not session._differences(session._fixed(before), session._fixed(now))
+    rounded = {**now, "sharding": {**now["sharding"], "messages": "fp16"}}
+    assert session._differences(session._fixed(before), session._fixed(rounded)) == [
+        "sharding.messages is 'fp32' there, 'fp16' here"
+    ]
     planned_by_file = {**now, "sharding": {**now["sharding"], "plan": "plan.json"}}
     assert not session._differences(session._fixed(now), session._fixed(planned_by_file))
     constrained = json.loads(json.dumps(to_dict(config_with(tag=TableSharding(type="table_wise")))))
     (difference,) = session._differences(session._fixed({**constrained, "sharding": {}}), session._fixed(constrained))
-    assert difference.startswith("sharding.tables is None there, {'tag': ")
+    assert difference.startswith("sharding.tables.tag is None there, {'type': 'table_wise', ")
