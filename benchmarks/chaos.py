@@ -105,15 +105,19 @@ def workers(run_dir: Path) -> list[int]:
     return found
 
 
-def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int) -> Storm:
-    """Trains to the end under so many kills, or fewer where the end comes first."""
+def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int, before: int = 0) -> Storm:
+    """Trains to the end under so many kills, or fewer where the end comes first.
+
+    Args:
+        before: kills of earlier runs; moments take turns over all of them.
+    """
     rng, storm, begin = random.Random(seed), Storm(ranks=ranks), time.monotonic()
     log = run_dir.with_suffix(".log")
     while True:
         job = start(data, run_dir, ranks, log)
         storm.starts += 1
         while storm.total < kills and job.poll() is None:
-            victim, moment = rng.choice(["worker", "job"]), MOMENTS[storm.total % len(MOMENTS)]
+            victim, moment = rng.choice(["worker", "job"]), MOMENTS[(before + storm.total) % len(MOMENTS)]
             if not _wait_for(moment, job, run_dir, rng):
                 continue
             pids = workers(run_dir)
@@ -258,9 +262,10 @@ def storm(folder: Path, *, ranks: int, kills: int, seed: int, most_per_run: int 
     undisturbed(data, alone, ranks)
     storms: list[Storm] = []
     found: list[str] = []
-    while (left := kills - sum(storm.total for storm in storms)) > 0:
+    while (done := sum(storm.total for storm in storms)) < kills:
         run_dir = folder / f"storm-{ranks}-{len(storms)}"
-        storms.append(disturbed(data, run_dir, ranks=ranks, kills=min(left, most_per_run), seed=seed + len(storms)))
+        most = min(kills - done, most_per_run)
+        storms.append(disturbed(data, run_dir, ranks=ranks, kills=most, seed=seed + len(storms), before=done))
         found += [f"{run_dir.name}: {line}" for line in differences(run_dir, alone)]
     return storms, found
 

@@ -139,7 +139,9 @@ class Objective(nn.Module):
             parts["dense"] = sum_dense / pairs_dense
             weights["dense"] = rare * steering * config.dense
         if output.judged is not None:
-            score_SE = pairs.told.pad(output.judged.score_N[:, None]).squeeze(-1)
+            # Beside what they are compared by. A column of its own would do, but for the rounding of a gradient's sum:
+            # runs would no longer be those that results were recorded of.
+            score_SE = pairs.told.pad(torch.stack([output.judged.score_N, batch.evidence_E], dim=1))[..., 0]
             parts["evidence"] = losses.evidence(score_SE, pairs.told_SEE) / pairs_evidence
             weights["evidence"] = rare * config.evidence
         if config.direct and batch.aligned:

@@ -103,8 +103,8 @@ class Trainer:
         if runtime.leads:
             write_plan(run_dir / NAME, self.model.plan, config.schema, setting(runtime))
         self.guard = Guard(runtime, run_dir / "not_finite")
-        self.ranker.network.watch = Boundary(self._reach_tables, self.guard.clean).watch
         self.optimizers = Optimizers(self.model, config.optim, self.guard.spares)
+        self.ranker.network.watch = Boundary(self.optimizers.start_averaging, self.guard.clean).watch
         self.watch = Stopwatch()
         self.pipeline = pipeline(self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward)
         self.step, self.state = 0, self.sources.loader.start()
@@ -303,14 +303,11 @@ class Trainer:
         self.watch.add("forward", self._forward_end - begin)
         return loss, output
 
-    def _reach_tables(self) -> None:
-        """Between the network's part of a backward pass and that of the tables."""
-        self.optimizers.start_averaging()
-        self._all_stop = self.guard.verdict().stop
-
     def _see(self, output: StepOutput) -> None:
-        """Reports what was not finite in the step that was just made, and ends the run where that is asked for."""
+        """Hears what the ranks told each other in the step that was just made; reports what was not finite in it, and
+        ends the run where that is asked for."""
         verdict = self.guard.verdict()
+        self._all_stop = verdict.stop
         if verdict.spoilt:
             self._give_up(self.step - 1)
         if self.guard.problem is not None:

@@ -31,7 +31,7 @@ def test_a_failing_rank_says_why(
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--log-dir", str(logs)]
     options = ["--data", str(world), "--run-dir", str(run_dir), *SMALL, "--trainer.max-steps", str(STEPS)]
     done = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), "error", "1", str(STEP), "quickstart", *options],
+        [sys.executable, *launcher, str(WORKER), f"error@{STEP}", "1", "quickstart", *options],
         cwd=REPOSITORY,
         env={**environment, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

@@ -28,7 +28,7 @@ def start(
     world: Path, environment: dict[str, str], run_dir: Path, what: str, steps: int = STEPS
 ) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(WORKER), what, "1", str(STEP), "quickstart", "--data", str(world)]
+    command = [*launcher, str(WORKER), f"{what}@{STEP}", "1", "quickstart", "--data", str(world)]
     limits = ("--trainer.max-steps", str(steps), "--trainer.timeout-s", str(PATIENCE_S))
     return subprocess.Popen(
         [*command, "--run-dir", str(run_dir), *SMALL, *limits],

@@ -28,7 +28,7 @@ def preempted(
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Starts two ranks, and when it is time sends both SIGTERM, or their launcher, as a scheduler does."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(WORKER), what, "1", "1", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
+    command = [*launcher, str(WORKER), what, "1", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     job = subprocess.Popen(
         [*command, *SMALL, *options],
         cwd=REPOSITORY,

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.chaos import tensors
 from easq_rec.training.optim import PATHWAY, parameter_group
+from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Losses = Callable[[Path], list[tuple[float | None, ...]]]
@@ -30,18 +31,21 @@ def test_resumed_losses_are_bit_identical(
 ) -> None:
     """Stopping at any step and resuming gives the very losses and metrics of the uninterrupted run.
 
-    Of four ranks, since a sum of two is the same in any order.
+    So do evaluations on the way, at which batches are on theirs between the ranks. Of four ranks, since a sum of two is
+    the same in any order.
     """
     whole, parts = uninterrupted(ranks), tmp_path / "parts"
-    train(parts, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", stop, ranks=ranks)
+    options = ("--trainer.max-steps", STEPS, "--evaluation.every-steps", "5")
+    train(parts, *options, "--trainer.stop-at-step", stop, ranks=ranks)
     assert len(losses(parts)) == int(stop)
-    resumed = train(parts, "--trainer.max-steps", STEPS, ranks=ranks)
+    resumed = train(parts, *options, ranks=ranks)
     assert f"from step {stop}" in resumed.stdout
     assert losses(parts) == losses(whole)
     dense, evidence = ([line[index] for line in losses(whole) if line[index] is not None] for index in (4, 5))
     assert any(dense) and any(evidence), "a loss never set in: the run proves too little"
     assert len(dense) == len(losses(whole)) // 2, "every other step is aligned"
     assert _final(parts) == _final(whole)
+    assert [line["step"] for line in metrics(parts, "holdout")] == [5, 10, 15, 20]
 
 
 @pytest.mark.integration
@@ -96,19 +100,6 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("ranks", [1, 4])
-def test_an_evaluation_on_the_way_changes_nothing(
-    train: Train, losses: Losses, tmp_path: Path, ranks: int, uninterrupted: Callable[[int], Path]
-) -> None:
-    """Batches are on their way between the ranks when it begins, and must arrive after it."""
-    run_dir = tmp_path / "run"
-    train(run_dir, "--trainer.max-steps", STEPS, "--evaluation.every-steps", "7", ranks=ranks)
-    assert losses(run_dir) == losses(uninterrupted(ranks))
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "holdout"] == [7, 14, 21]
-
-
-@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_and_leaves(
     world: Path, environment: dict[str, str], train: Train, tmp_path: Path, number: signal.Signals, losses: Losses,
@@ -116,8 +107,6 @@ def test_signal_saves_and_leaves(
 ) -> None:  # fmt: skip
     """A signal in mid-run ends it with a checkpoint and exit code 0; the resumed run goes on as if nothing was."""
     run_dir = tmp_path / "run"
-    from tests.integration.conftest import REPOSITORY, SMALL
-
     command = [sys.executable, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     process = subprocess.Popen(
         [*command, *SMALL, "--trainer.max-steps", STEPS],

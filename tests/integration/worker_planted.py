@@ -1,6 +1,6 @@
-"""`easq-rec train`, with something planted in one step of one rank.
+"""`easq-rec train`, with something planted in one rank.
 
-    worker_planted.py WHAT RANK STEP [arguments of train]
+    worker_planted.py WHAT@STEP[,WHAT@STEP...] RANK [arguments of train]
 
 loss: NaN in a float feature of the batch, so that the loss is. network, embeddings: NaN in the gradient alone, of what
 the network computes or of what the tables returned. error: reading the batch fails. hang: it never comes. slow: it
@@ -48,7 +48,7 @@ class Poison(torch.autograd.Function):
 def plant(what: str, at: int) -> None:
     """In step number `at` of this process."""
     batches, whole, backbone = TrainLoader.batches, RankingNetwork._whole, Backbone.forward
-    steps = {"forward": 0}
+    forward = 0
 
     def poisoned_batches(self: TrainLoader, *args: Any, **named: Any) -> Iterator[tuple[RequestBatch, LoaderState]]:
         for number, (batch, state) in enumerate(batches(self, *args, **named), 1):
@@ -73,9 +73,10 @@ def plant(what: str, at: int) -> None:
         time.sleep(FOREVER_S)
 
     def poisoned_embeddings(self: RankingNetwork, user: Any, *args: Any) -> Any:
+        nonlocal forward
         part = whole(self, user, *args)
-        steps["forward"] += 1
-        if steps["forward"] == at and self.training:
+        forward += self.training
+        if forward == at and self.training:
             embedded = part.embedded
             # Between the tables and the network: what comes from here reaches the tables alone.
             return dataclasses.replace(
@@ -84,10 +85,11 @@ def plant(what: str, at: int) -> None:
         return part
 
     def poisoned_network(self: Backbone, *args: Any) -> Tensor:
+        nonlocal forward
         value = backbone(self, *args)
         # The satisfaction stream passes through it as well, in a step that aligns.
-        steps["forward"] += Stream.MAIN in args and self.training
-        return Poison.apply(value) if steps["forward"] == at and Stream.MAIN in args else value
+        forward += Stream.MAIN in args and self.training
+        return Poison.apply(value) if forward == at and Stream.MAIN in args else value
 
     match what:
         case "loss":
@@ -107,7 +109,9 @@ def plant(what: str, at: int) -> None:
 
 
 if __name__ == "__main__":
-    what, rank, step, *rest = sys.argv[1:]
+    planted, rank, *rest = sys.argv[1:]
     if os.environ.get("RANK", "0") == rank:
-        plant(what, int(step))
+        for one in planted.split(","):
+            what, _, step = one.partition("@")
+            plant(what, int(step or 1))
     sys.exit(train.script(lambda: train.main(rest)))
