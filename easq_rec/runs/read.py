@@ -110,13 +110,14 @@ class Run:
             return "unknown"
         start = self.starts[-1]
         since = self.events[max(index for index, event in enumerate(self.events) if event is start) :]
+        # Of any rank, and even where this one is done: its launcher reports a failure, and so must who looks here.
+        if any(event.name in ("exception", "hang") for event in since):
+            return "failed"
         names = {event.name for event in since if event.rank == 0}
         if "finished" in names:
             return "finished"
         if "stopped" in names:
             return "stopped"
-        if any(event.name in ("exception", "hang") for event in since):
-            return "failed"
         if start.fields.get("host") != socket.gethostname():
             return "running" if time.time() - self.last_sign < SILENT_S else "silent"
         return "running" if _alive(int(start.fields.get("pid", 0)), start.time) else "killed"

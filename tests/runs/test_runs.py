@@ -51,6 +51,8 @@ def other_process(directory: Path, *, pid: int | None = None, host: str | None =
         (("start", "window", "finished"), "finished"),
         (("start", "stopped"), "stopped"),
         (("start", "hang"), "failed"),
+        (("start", "finished", "hang"), "failed"),
+        (("start", "exception", "start", "finished"), "finished"),
         (("start", "window"), "running"),
         (("start", "stopped", "start"), "running"),
         ((), "unknown"),
