@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.chaos import tensors
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 WORKER = Path(__file__).with_name("worker_planted.py")
@@ -66,7 +67,7 @@ def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: P
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("where", ["loss", "network"])
+@pytest.mark.parametrize("where", ["loss", "embeddings", "network"])
 def test_the_run_stops(world: Path, environment: dict[str, str], tmp_path: Path, where: str) -> None:
     """All ranks, with one readable message each; the checkpoints so far are whole, and the run can go on from them."""
     run_dir = tmp_path / "run"
@@ -95,3 +96,17 @@ def test_a_skipped_step_changes_nothing(world: Path, environment: dict[str, str]
     changed = [sum(one != two for one, two in zip(*pair, strict=True)) for pair in itertools.pairwise(saved)]
     for step in (3, 5):
         assert changed[step - 2] < 0.01 * changed[step - 1]
+
+
+@pytest.mark.integration
+def test_a_loss_of_one_rank_keeps_all_tables_as_they_are(
+    world: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The other rank's gradients are finite, and go to tables on both."""
+    run_dir = tmp_path / "run"
+    done = run(world, environment, run_dir, "loss@3", "--trainer.on-not-finite", "skip")
+    assert done.returncode == 0, done.stderr
+    before, after, later = (dict(tensors(run_dir / "checkpoints" / f"step_{step:08d}")) for step in (2, 3, 4))
+    assert before.keys() == after.keys() == later.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert sum(not torch.equal(after[name], later[name]) for name in after if ".embeddings." in name) > 10
