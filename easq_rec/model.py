@@ -238,7 +238,7 @@ class Objective(nn.Module):
             return None
         policy_N, reference_N = output.main.score_N[:candidates].detach(), output.reference.score_N[:candidates]
         total = losses.bernoulli_kl(policy_N, reference_N).sum()
-        total, count = self.ranks.sum(torch.stack([total, total.new_tensor(float(candidates))]))
+        total, count = self.ranks.sum(torch.stack([total, total.new_full((), float(candidates))]))
         return total / count.clamp(min=1)
 
 

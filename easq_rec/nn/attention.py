@@ -161,7 +161,7 @@ class _PackedAttention(torch.autograd.Function):
 def _block_mask(queries: int, tokens: int, requests: int, dtype: torch.dtype) -> Tensor:
     """(Q, T): 0 where a query sees a token, else -inf. The candidates' queries come last."""
     mask_QT = torch.zeros(queries, tokens, dtype=dtype)
-    mask_QT[:, requests:] = -math.inf
+    mask_QT[:, requests:].fill_(-math.inf)
     mask_QT[queries - (tokens - requests) :, requests:].diagonal().zero_()
     return mask_QT
 

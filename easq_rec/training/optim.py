@@ -36,24 +36,24 @@ class Optimizers:
     the means of its gradients over the ranks.
 
     Args:
-        spares: is asked before each step of AdamW whether it may be made.
+        withholds: is given the parameters before each step of AdamW, and returns 1 where it is to change nothing.
     """
 
     def __init__(
         self,
         model: DistributedModelParallel,
         config: Optim,
-        spares: Callable[[Iterable[nn.Parameter]], bool] | None = None,
+        withholds: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
     ) -> None:
         self._config = config
-        self._spares = spares
+        self._withholds = withholds
         self._averaging = Averaging()
         # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
         dense = in_backward_optimizer_filter(model.named_parameters())
         self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
         (self._network,) = (module for module in model.modules() if isinstance(module, RankingNetwork))
         self._tables: KeyedOptimizer = model.fused_optimizer
-        self._adamw: dict[str, KeyedOptimizer] = {}
+        self._adamw: dict[str, KeyedOptimizerWrapper] = {}
         self._peaks: dict[str, float] = {}
         for name, parameters, peak in _parts(self._dense, config):
             self._peaks[name] = peak
@@ -108,12 +108,14 @@ class Optimizers:
             self.gradient_norms = group_norms(self._dense)
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._dense.values(), self._config.clip_norm)
-        if self._spares is None or self._spares(self._dense.values()):
-            for adamw in self._adamw.values():
-                adamw.step(closure)
+        withheld = self._withholds(self._dense.values()) if self._withholds is not None else None
+        for adamw in self._adamw.values():
+            # The flag by which GradScaler tells it of overflow: it is read where the parameters are.
+            adamw._optimizer.found_inf = withheld
+            adamw.step(closure)
 
 
-def _start(adamw: KeyedOptimizer, parameters: Iterable[nn.Parameter]) -> None:
+def _start(adamw: KeyedOptimizerWrapper, parameters: Iterable[nn.Parameter]) -> None:
     """Creates AdamW's state as before a first step, which otherwise exists from a parameter's first gradient on.
 
     A checkpoint is loaded into it, and is whole even where a part of the model has not yet been trained.

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,30 +46,36 @@ class Runtime:
 
     def agree(self, *values: int) -> list[int]:
         """Of each of the values the largest that any rank passes."""
-        return self.ask(*values)()
-
-    def ask(self, *values: int) -> Callable[[], list[int]]:
-        """The same, without waiting for it: what is returned does, when it is called first."""
         # On the host, through gloo: asking a GPU would wait for all that it has been given to do.
-        tensor = torch.tensor(values)
-        exchange = Exchange("all_reduce", dist.all_reduce(tensor, op=dist.ReduceOp.MAX, async_op=True))
+        return [int(value) for value in _start_max(torch.tensor(values))().tolist()]
 
-        @functools.cache
-        def answers() -> list[int]:
-            exchange.wait()
-            # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. If that were
-            # coming to its end by then, the process would abort.
-            while tensor._use_count() > 1:  # type: ignore[attr-defined]
-                time.sleep(1e-4)
-            return [int(value) for value in tensor.tolist()]
-
-        return answers
+    def start_any(self, flags: Tensor) -> Pending:
+        """Of each flag whether any rank has it, by an exchange where the flags are; the first call waits for it."""
+        if self.world_size == 1:
+            return lambda: flags
+        found = _start_max(flags.to(torch.uint8))
+        return functools.cache(lambda: found().bool())
 
     def share(self, value: str) -> str:
         """Rank 0's string, on every rank."""
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+
+def _start_max(value: Tensor) -> Pending:
+    """The largest of each value over the ranks; `value` is the caller's no more."""
+    exchange = Exchange("all_reduce", dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True))
+
+    def found() -> Tensor:
+        exchange.wait()
+        # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. If that were
+        # coming to its end by then, the process would abort.
+        while value.device.type == "cpu" and value._use_count() > 1:  # type: ignore[attr-defined]
+            time.sleep(1e-4)
+        return value
+
+    return found
 
 
 class Exchange:

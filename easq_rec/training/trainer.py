@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -31,7 +30,7 @@ from easq_rec.training.boundary import Boundary
 from easq_rec.training.checkpoint import Checkpointer, read_plan
 from easq_rec.training.checkpoint_files import Progress
 from easq_rec.training.events import event
-from easq_rec.training.guard import Guard, NotFinite
+from easq_rec.training.guard import Guard, NotFinite, elsewhere
 from easq_rec.training.logs import RunLog, Stopwatch
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.optim import Optimizers
@@ -102,8 +101,8 @@ class Trainer:
         self.model = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
         if runtime.leads:
             write_plan(run_dir / NAME, self.model.plan, config.schema, setting(runtime))
-        self.guard = Guard(runtime, run_dir / "not_finite")
-        self.optimizers = Optimizers(self.model, config.optim, self.guard.spares)
+        self.guard = Guard(runtime, run_dir / "not_finite", stops=trainer.on_not_finite == "stop")
+        self.optimizers = Optimizers(self.model, config.optim, self.guard.withholds)
         self.ranker.network.watch = Boundary(self.optimizers.start_averaging, self.guard.clean).watch
         self.watch = Stopwatch()
         self.pipeline = pipeline(self.model, self.optimizers, runtime.device, custom_model_fwd=self._forward)
@@ -121,7 +120,6 @@ class Trainer:
         self._since = (self.step, self.impressions)
         self._rate = 0.0
         self._stop, self._all_stop = StopRequest() if stop is None else stop, False
-        self._spoilt: str | None = None
         self._forward_end = 0.0
 
     def fit(self) -> Result:
@@ -187,8 +185,9 @@ class Trainer:
             while self.step < last and not self._stopping():
                 self._train_step(stream)
                 yield self.step
-            if self._agree(self._spoilt is not None)[0]:
-                self._give_up(self.step)
+            self._see(all=True)
+            if self._agree(self.guard.spoilt is not None)[0]:
+                self._give_up(self.guard.spoilt or elsewhere(self.step))
 
     def _train_step(self, stream: Iterator[RequestBatch]) -> None:
         """One step, and what is due after it."""
@@ -205,7 +204,8 @@ class Trainer:
         self.state, impressions = self._ahead.popleft()
         self.step += 1
         self._come_to(self.step)
-        self._see(output)
+        self.guard.end_step(self.step, self._batch, output)
+        self._see()
         self.impressions += impressions
         if logs:
             self._rate = self._log_step(output)
@@ -222,8 +222,11 @@ class Trainer:
 
         Raises:
             NotWritten: not in the background, and the disk failed.
+            NotFinite: a loss or gradient is not, and the run is to stop then.
         """
         begin = time.perf_counter()
+        # No checkpoint of a step after one at which the run is to stop.
+        self._see(all=True)
         progress = Progress(step=self.step, loader=self.state, score=score)
         self.checkpoints.save(self.model, self.optimizers, progress, background=background)
         self.watch.add("checkpoint", time.perf_counter() - begin)
@@ -298,42 +301,23 @@ class Trainer:
         begin = time.perf_counter()
         self._batch = batch
         loss, output = self.model(batch)
-        self.guard.look(output, spoilt=self._spoilt is not None, stop=bool(self._stop))
+        self.guard.look(output, stop=bool(self._stop))
         self._forward_end = time.perf_counter()
         self.watch.add("forward", self._forward_end - begin)
         return loss, output
 
-    def _see(self, output: StepOutput) -> None:
-        """Hears what the ranks told each other in the step that was just made; reports what was not finite in it, and
-        ends the run where that is asked for."""
-        verdict = self.guard.verdict()
-        self._all_stop = verdict.stop
-        if verdict.spoilt:
-            self._give_up(self.step - 1)
-        if self.guard.problem is not None:
-            self._spoilt = self.guard.write(self.step, self._batch, output)
-            print(f"easq-rec: {self._spoilt}", file=sys.stderr, flush=True)
-            event("not_finite", level=logging.WARNING, step=self.step, problem=self._spoilt)
-        elif verdict.bad:
-            self._spoilt = f"step {self.step}: the loss is not finite on another rank"
-        if self._spoilt is None:
-            return
-        self.guard.skipped += 1
-        if self.config.trainer.on_not_finite == "skip":
-            self._spoilt = None
-        elif verdict.bad:
-            self._give_up(self.step)
-        # Else this rank saw it in its gradients alone, and the others hear of it in the next step, which is void.
+    def _see(self, *, all: bool = False) -> None:
+        """Hears what became of steps that were made; `all`: waits for what a GPU has not come to yet."""
+        for seen in self.guard.seen(all=all):
+            self._all_stop |= seen.stop
+            if (problem := self.guard.report(seen)) is not None:
+                self._give_up(problem)
 
-    def _give_up(self, step: int) -> None:
+    def _give_up(self, problem: str) -> None:
         """
-        Args:
-            step: in which something was not finite.
-
         Raises:
             NotFinite: always, on all ranks in the same step.
         """
-        problem = self._spoilt or f"step {step}: a gradient is not finite on another rank"
         self.checkpoints.wait()
         self.runtime.barrier()
         raise NotFinite(f"{problem}. The run stops; with --trainer.on-not-finite skip it goes on from its checkpoint")

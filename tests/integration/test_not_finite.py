@@ -40,14 +40,17 @@ def run(
 
 
 @pytest.mark.integration
-def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["at_once", "a_step_later"])
+def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: Path, late: bool) -> None:
     """The first, before any optimizer has a state, and later ones. The run ends well, what was at fault can be read.
 
     Steps 1 and 5 do not align, so that one loss alone is named.
     """
     planted = {1: "loss", 2: "embeddings", 4: "network", 5: "loss"}
-    text = ",".join(f"{what}@{step}" for step, what in planted.items())
-    done = run(world, environment, tmp_path / "run", text, "--trainer.on-not-finite", "skip")
+    text = ",".join(["late"] * late + [f"{what}@{step}" for step, what in planted.items()])
+    # A checkpoint waits for all that is to be known before it.
+    options = ("--trainer.on-not-finite", "skip", *(("--checkpoint.every-steps", "100") if late else ()))
+    done = run(world, environment, tmp_path / "run", text, *options)
     assert done.returncode == 0, done.stderr
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -72,15 +75,31 @@ def test_the_run_stops(world: Path, environment: dict[str, str], tmp_path: Path,
     """All ranks, with one readable message each; the checkpoints so far are whole, and the run can go on from them."""
     run_dir = tmp_path / "run"
     stopped = run(world, environment, run_dir, f"{where}@{STEP}")
-    assert stopped.returncode != 0
-    assert f"step {STEP}, rank 1: {SEEN[where]}" in stopped.stderr and "--trainer.on-not-finite skip" in stopped.stderr
-    assert "To enable traceback see" not in stopped.stderr, "torchrun was not told of the error"
-    assert f'File "{REPOSITORY / "easq_rec"}' not in stopped.stderr, "a traceback that is not torchrun's"
+    told(stopped, where)
     saved = sorted(path.name for path in (run_dir / "checkpoints").iterdir() if not path.name.startswith("."))
     assert saved[:2] == ["step_00000001", "step_00000002"] and len(saved) <= STEP
     going = run(world, environment, run_dir, "nothing", "--trainer.on-not-finite", "skip", ranks=1)
     assert going.returncode == 0, going.stderr
     assert [line["step"] for line in metrics(run_dir)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("where", ["loss", "embeddings"])
+def test_the_run_stops_where_a_step_is_read_later(
+    world: Path, environment: dict[str, str], tmp_path: Path, where: str
+) -> None:
+    """With the step after it, or, for a gradient of one rank, the one after that: before a checkpoint of either."""
+    run_dir = tmp_path / "run"
+    stopped = run(world, environment, run_dir, f"late,{where}@{STEP}", "--checkpoint.every-steps", "2")
+    told(stopped, where)
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def told(stopped: subprocess.CompletedProcess[str], where: str) -> None:
+    assert stopped.returncode != 0
+    assert f"step {STEP}, rank 1: {SEEN[where]}" in stopped.stderr and "--trainer.on-not-finite skip" in stopped.stderr
+    assert "To enable traceback see" not in stopped.stderr, "torchrun was not told of the error"
+    assert f'File "{REPOSITORY / "easq_rec"}' not in stopped.stderr, "a traceback that is not torchrun's"
 
 
 @pytest.mark.integration

@@ -5,7 +5,8 @@
 loss: NaN in a float feature of the batch, so that the loss is. network, embeddings: NaN in the gradient alone, of what
 the network computes or of what the tables returned. error: reading the batch fails. hang: it never comes. slow: it
 comes two seconds late, and so do all after it. evaluation: every batch of one takes a second. start, end: hangs before
-the first step, or after the last evaluation, whatever STEP is.
+the first step, or after the last evaluation, whatever STEP is. late: on every rank, the host reads what has become of a
+step when it has made the next one, as on a GPU.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from easq_rec.model import Scores
 from easq_rec.nn.backbone import Backbone
 from easq_rec.nn.lora import Stream
 from easq_rec.nn.network import RankingNetwork
+from easq_rec.training import guard
 from easq_rec.training.logs import RunLog
 from easq_rec.training.trainer import Trainer
 
@@ -110,6 +112,8 @@ def plant(what: str, at: int) -> None:
 
 if __name__ == "__main__":
     planted, rank, *rest = sys.argv[1:]
+    if "late" in planted.split(","):
+        guard.behind = lambda device: 1
     if os.environ.get("RANK", "0") == rank:
         for one in planted.split(","):
             what, _, step = one.partition("@")

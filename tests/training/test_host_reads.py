@@ -1,0 +1,105 @@
+"""Nothing in a step makes the host wait for a GPU but what the design needs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import easq_rec
+from easq_rec.config import Config, Trainer
+from easq_rec.training import guard as guards
+from easq_rec.training.runtime import quiet, running
+from tests.builders import small_config
+from tests.training.guarded import Training
+
+ATEN = torch.ops.aten
+OURS = str(Path(easq_rec.__file__).parent)
+LIBRARIES = ("torchrec", "fbgemm_gpu")
+
+
+class HostReads(TorchDispatchMode):
+    """Where the package asks for a number, or a shape that depends on one, or copies one: on CUDA the host waits there.
+
+    TorchRec has to know how many ids it sends to each rank, and waits for that on a stream of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._reads(func, args):
+            stack, packages = traceback.extract_stack(), (OURS, *LIBRARIES)
+            frames = [frame for frame in stack if any(package in frame.filename for package in packages)]
+            # Of the kernel for CPU there is nothing on a GPU, and what is on the host already costs nothing.
+            if frames and frames[-1].filename.startswith(OURS) and "host_lookup" not in frames[-1].filename:
+                place = f"{Path(frames[-1].filename).name}: {frames[-1].line}"
+                self.places |= {place} - {"guard.py: return [bool(flag) for flag in self._flags.tolist()]"}
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _reads(func: Any, args: Any) -> bool:
+        if func in (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default):
+            return any(index is not None and index.dtype == torch.bool for index in args[1])
+        return func in (
+            ATEN._local_scalar_dense.default,
+            ATEN.nonzero.default,
+            ATEN.masked_select.default,
+            ATEN.unique_consecutive.default,
+            ATEN._unique2.default,
+            # A number from Python as a tensor: its copy to a GPU is waited for.
+            ATEN.lift_fresh.default,
+        )
+
+
+def bounded() -> Config:
+    config = small_config()
+    return dataclasses.replace(config, losses=dataclasses.replace(config.losses, divergence_bound=0.1))
+
+
+@pytest.mark.parametrize("variant", ["easq", "with_dpo", "paper", "ple", "direct", "main_only", "bounded"])
+def test_a_step_reads_nothing_on_the_host(tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the guard reads late, there is no other place either; where it does not, it is the only one."""
+    config = bounded() if variant == "bounded" else small_config(variant)
+    found = []
+    quiet()
+    with running(Trainer(device="cpu", threads=1)) as runtime:
+        for late in (0, 1):
+            monkeypatch.setattr(guards, "behind", lambda device, late=late: late)
+            reads = HostReads()
+            Training(config, runtime, tmp_path).run(within=lambda reads=reads: reads)
+            found.append(reads.places)
+    at_once, later = found
+    assert later == set()
+    assert at_once and all(place.startswith("guard.py: ") for place in at_once)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_is_waited_for_nowhere(tmp_path: Path) -> None:
+    """By what CUDA itself says of synchronising calls, from the second step on."""
+    quiet()
+    with running(Trainer(device="cuda")) as runtime, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        training = Training(small_config(), runtime, tmp_path)
+        training.run(within=lambda: synchronisations_told(training.step > 0))
+    places = {f"{Path(told.filename).name}:{told.lineno}" for told in caught if told.filename.startswith(OURS)}
+    assert places == set()
+
+
+@contextlib.contextmanager
+def synchronisations_told(told: bool) -> Iterator[None]:
+    """CUDA warns of each within."""
+    torch.cuda.set_sync_debug_mode("warn" if told else "default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
