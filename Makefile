@@ -4,6 +4,7 @@
 #   PYTHON=python3.12  the interpreter that .venv is made with
 #   ARGS='...'         arguments of `make train`:    make train ARGS='easq --trainer.max-steps 200'
 #   PYTEST_ARGS='...'  arguments of `make test`:     make test PYTEST_ARGS='-k losses -x'
+#   JOBS=0             `make test` in one process, as a debugger wants it (default: 2)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,6 +12,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -44,8 +46,8 @@ dev: $(DEV)  ## the same, with the tools that test, lint and check
 train: $(SETUP)  ## set up, then train `quickstart` on the built-in synthetic world (or what ARGS says)
 	@$(BIN)/easq-rec train $(ARGS)
 
-test: $(DEV)  ## set up, then run the whole test suite
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(DEV)  ## set up, then run the whole test suite, JOBS files at a time
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(DEV)  ## ruff: rules and formatting, changing nothing
 	@$(BIN)/ruff check .
