@@ -39,6 +39,7 @@ from easq_rec.training.runtime import ProcessGroupRanks, Runtime
 from easq_rec.training.sharding import plan_table, setting, shard
 from easq_rec.training.signals import StopRequest
 from easq_rec.training.statistics import step_statistics
+from easq_rec.training.table_precision import half_tables
 
 ANSWERS_EVALUATED = 1_024
 """Answered requests per period at most in the answer diagnostics."""
@@ -367,7 +368,10 @@ class Trainer:
         return every > 0 and self.step % every == 0 and self.step < self.total_steps
 
     def _announce(self) -> None:
-        plan = "  ".join(f"{table}:{kind}@{ranks}" for table, kind, ranks in plan_table(self.model))
+        half = half_tables(self.config)
+        plan = "  ".join(
+            f"{table}:{kind}{',fp16' if table in half else ''}@{ranks}" for table, kind, ranks in plan_table(self.model)
+        )
         self.log.say(f"tables  {plan}")
         where = f"from step {self.step} " if self.step else ""
         self.log.say(

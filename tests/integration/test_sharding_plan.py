@@ -85,3 +85,13 @@ def test_a_run_keeps_to_constraints_and_another_run_takes_its_plan(
     assert code != 0
     assert f"sharding.plan='{tmp_path}/four.json' is for ranks=4: this run has 2" in output
     assert "Traceback" not in output.split("torch/distributed")[0]
+
+
+@pytest.mark.integration
+def test_tables_in_half_precision_are_said_to_be(world: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    tables = {"tag": TableSharding(weights="fp16")}
+    config = dataclasses.replace(recipe("quickstart"), sharding=Sharding(tables=tables))
+    (tmp_path / "half.json").write_text(json.dumps(to_dict(config)))
+    code, output = train(str(tmp_path / "half.json"), tmp_path / "run", world, environment)
+    assert code == 0, output
+    assert "  tag:table_wise,fp16@" in output and output.count("fp16") == 1
