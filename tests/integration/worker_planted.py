@@ -31,20 +31,9 @@ from easq_rec.nn.network import RankingNetwork
 from easq_rec.training import guard
 from easq_rec.training.logs import RunLog
 from easq_rec.training.trainer import Trainer
+from tests.poison import Poison
 
 SLOW_S, FOREVER_S = 2, 3_600
-
-
-class Poison(torch.autograd.Function):
-    """The value as it is, and NaN for its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return torch.full_like(gradient, float("nan"))
 
 
 def plant(what: str, at: int) -> None:
@@ -82,7 +71,7 @@ def plant(what: str, at: int) -> None:
             embedded = part.embedded
             # Between the tables and the network: what comes from here reaches the tables alone.
             return dataclasses.replace(
-                part, embedded=dataclasses.replace(embedded, user_RM=Poison.apply(embedded.user_RM))
+                part, embedded=dataclasses.replace(embedded, user_RM=Poison.apply(embedded.user_RM, "nan"))
             )
         return part
 
@@ -91,7 +80,7 @@ def plant(what: str, at: int) -> None:
         value = backbone(self, *args)
         # The satisfaction stream passes through it as well, in a step that aligns.
         forward += Stream.MAIN in args and self.training
-        return Poison.apply(value) if forward == at and Stream.MAIN in args else value
+        return Poison.apply(value, "nan") if forward == at and Stream.MAIN in args else value
 
     match what:
         case "loss":

@@ -21,20 +21,9 @@ from easq_rec.training.optim import Optimizers
 from easq_rec.training.runtime import Runtime
 from easq_rec.training.sharding import shard
 from tests.builders import random_batch
+from tests.poison import Poison
 
 STEPS = 7
-
-
-class Poison(torch.autograd.Function):
-    """The value as it is, and infinity for its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return torch.full_like(gradient, float("inf"))
 
 
 class Training:
@@ -73,7 +62,7 @@ class Training:
         self.states: list[dict[str, Tensor]] = []
 
     def _poisoned(self, what: str, value: Tensor) -> Tensor:
-        return Poison.apply(value) if self._planted.get(self.step + 1) == what else value
+        return Poison.apply(value, "inf") if self._planted.get(self.step + 1) == what else value
 
     def _batch_of(self, step: int) -> RequestBatch:
         batch = random_batch(self._config, step)

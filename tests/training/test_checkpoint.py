@@ -13,24 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from easq_rec.config import Checkpoint, Config, Trainer
+from easq_rec.config import Checkpoint, Config
 from easq_rec.data.loader import LoaderState
 from easq_rec.features import FeatureSchema
 from easq_rec.model import TrainingModel
 from easq_rec.training.checkpoint import Checkpointer, NotWritten
 from easq_rec.training.checkpoint_files import CHECKSUMS, PROGRESS, Progress, latest_of, published, read_progress
 from easq_rec.training.optim import Optimizers
-from easq_rec.training.runtime import Runtime, quiet, running
+from easq_rec.training.runtime import Runtime, quiet
 from easq_rec.training.sharding import shard
 from tests.builders import random_batch, small_config
 
 Damage = Callable[[Path], None]
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with running(Trainer(device="cpu", threads=1)) as runtime:
-        yield runtime
 
 
 @pytest.fixture(autouse=True)

@@ -7,24 +7,16 @@ What the ranks tell each other is held to real ones in tests/integration/test_no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from easq_rec.config import Trainer
 from easq_rec.training import guard as guards
-from easq_rec.training.runtime import Runtime, quiet, running
+from easq_rec.training.runtime import Runtime, quiet
 from tests.builders import small_config
 from tests.training.guarded import STEPS, Training
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with running(Trainer(device="cpu", threads=1)) as runtime:
-        yield runtime
 
 
 @pytest.fixture(autouse=True)

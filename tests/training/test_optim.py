@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,11 +11,11 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from easq_rec.config import Config, Optim, Trainer
+from easq_rec.config import Config, Optim
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model import TrainingModel
 from easq_rec.training.optim import PATHWAY, Optimizers, learning_rate, parameter_group
-from easq_rec.training.runtime import Runtime, quiet, running
+from easq_rec.training.runtime import Runtime, quiet
 from easq_rec.training.sharding import shard
 from tests.builders import random_batch, small_config
 
@@ -50,12 +49,6 @@ def test_a_run_that_ends_in_its_warm_up(total_steps: int) -> None:
     config = Optim(warmup_steps=4, schedule="cosine")
     assert learning_rate(config, 3, total_steps) == 1.0
     assert 0.1 <= learning_rate(config, 4, total_steps) <= 1.0
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Iterator[Runtime]:
-    with running(Trainer(device="cpu", threads=1)) as runtime:
-        yield runtime
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,16 @@
+"""One rank on CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from easq_rec.config import Trainer
+from easq_rec.training.runtime import Runtime, running
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    with running(Trainer(device="cpu", threads=1)) as runtime:
+        yield runtime
