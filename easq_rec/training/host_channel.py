@@ -9,7 +9,6 @@ does.
 from __future__ import annotations
 
 import array
-import mmap
 import os
 import socket
 import struct
@@ -157,4 +156,5 @@ def _block_size(size: int) -> int:
 
 
 def _memory(descriptor: int, size: int) -> Tensor:
-    return torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
+    # Unlike Python's own mmap it keeps no descriptor open.
+    return torch.from_file(f"/proc/self/fd/{descriptor}", shared=True, size=size, dtype=torch.uint8)
