@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gc
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torchrec.distributed.types import LazyAwaitable
 
 from easq_rec.data.ahead import made_ahead
 from easq_rec.training.checkpoint import Checkpointer
+from easq_rec.training.host_group import HostGroup
 from easq_rec.training.runtime import Exchange
 from easq_rec.training.stacks import PACKAGE, PHASES, WORKERS, Doing, describe, look
 
@@ -87,6 +90,21 @@ def test_a_collective_that_was_started_before_is_named() -> None:
 
     doing = seen_in(lambda over: Exchange("all_gather", Work(over)).wait())  # type: ignore[arg-type]
     assert (doing.what, doing.waits) == ("waits in all_gather", True)
+
+
+def test_what_carries_a_collective_is_not_what_waits() -> None:
+    """Where nothing above has a name for it, as in a backward pass, it is that of the collective."""
+
+    def wait(over: threading.Event) -> None:
+        group = HostGroup.__new__(HostGroup)
+        group._channels = {1: SimpleNamespace(receive=over.wait)}  # type: ignore[dict-item]
+        group._timeout_s = 1
+        with contextlib.suppress(AttributeError):
+            HostGroup._receive(group, "all_to_all_single", 1, 4)
+
+    assert seen_in(wait).what == "waits in all_to_all_single"
+    doing = seen_in(lambda over: Exchange("all_reduce", SimpleNamespace(wait=lambda: wait(over))).wait())  # type: ignore[arg-type]
+    assert (doing.what, doing.waits) == ("waits in all_reduce", True)
 
 
 def test_who_looks_asks_for_nothing() -> None:
