@@ -14,6 +14,7 @@ import socket
 import struct
 from collections import defaultdict, deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,6 +26,20 @@ LARGEST_KEPT = 64 << 20
 _PACKET = struct.Struct("=QQQQ")
 """Tag, bytes, block, and how many messages of the other direction the sender is done with."""
 _FD = struct.Struct("i")
+
+
+def available() -> bool:
+    """Whether this system has what a channel needs, and lets this process have it."""
+    if not hasattr(os, "memfd_create"):
+        return False
+    try:
+        descriptor = os.memfd_create("easq-rec", os.MFD_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return Path(f"/proc/self/fd/{descriptor}").exists()
+    finally:
+        os.close(descriptor)
 
 
 class Gone(RuntimeError):

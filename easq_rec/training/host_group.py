@@ -10,7 +10,6 @@ import os
 import secrets
 import socket
 import struct
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from easq_rec.training import host_channel
 from easq_rec.training.host_channel import Channel, Gone
 
 BACKEND = "host"
@@ -29,6 +29,8 @@ REDUCTIONS: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
     dist.ReduceOp.SUM: lambda total, other: total.add_(other),
     dist.ReduceOp.MAX: lambda total, other: torch.maximum(total, other, out=total),
 }
+ADDED_BY_EACH, SMALL = 8, 64 << 10
+"""Up to so many ranks, or bytes, each rank adds up what it gets from all others; gloo sends less beyond."""
 IN_FLIGHT = 64
 """Collectives under way at most, since a socket holds some hundred packets; one more first waits for the oldest."""
 
@@ -38,14 +40,13 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 def available() -> bool:
-    """Whether one launcher has started all ranks, on this host, and the system has what they need."""
+    """Whether one launcher has started all ranks, on this host, and the system lets them share memory."""
     ranks = os.environ.get("WORLD_SIZE", "1")
-    alone = ranks == "1" or os.environ.get("LOCAL_WORLD_SIZE") != ranks
-    return not alone and sys.platform == "linux" and hasattr(os, "memfd_create")
+    return ranks != "1" and os.environ.get("LOCAL_WORLD_SIZE") == ranks and host_channel.available()
 
 
 class HostGroup(dist.ProcessGroup):
-    """All-to-all, all-reduce (sum and maximum) and all-gather go through shared memory, all others through gloo.
+    """All-to-all, all-gather and most all-reduces (sums and maxima) go through shared memory, all else through gloo.
 
     A collective sends when it is called, and receives when it or a later one is waited for, in the thread that waits:
     none is woken. An all-reduce adds up in the order of the ranks, so that all get the same bits.
@@ -87,7 +88,8 @@ class HostGroup(dist.ProcessGroup):
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:  # type: ignore[override]
         operation = opts.reduceOp if opts is not None else dist.ReduceOp.SUM
         reduce = next((function for known, function in REDUCTIONS.items() if operation == known), None)
-        if reduce is None or len(tensors) != 1:
+        many = self._ranks > ADDED_BY_EACH and tensors[0].nbytes > SMALL
+        if reduce is None or len(tensors) != 1 or many:
             return super().allreduce(tensors, opts)
         content = _bytes(ALL_REDUCE, tensors[0])
         total = content.view(tensors[0].dtype)
@@ -185,16 +187,18 @@ class _HostWork(dist.Work):
 
     def __init__(self, group: HostGroup, finish: Callable[[], None]) -> None:
         super().__init__()
-        self._group, self._finish = group, finish
-        self._completed = False
+        self._group = group
+        self._finish: Callable[[], None] | None = finish
 
     def receive(self) -> None:
-        """Called in the order in which collectives were started."""
+        """Called once, in the order in which collectives were started."""
+        assert self._finish is not None
         self._finish()
-        self._completed = True
+        # It holds the tensors.
+        self._finish = None
 
     def is_completed(self) -> bool:
-        return self._completed
+        return self._finish is None
 
     def wait(self, timeout: object = None) -> bool:
         self._group.finish(self)

@@ -6,6 +6,7 @@ Its ranks are threads here; that collectives find the same as gloo's is in tests
 from __future__ import annotations
 
 import datetime
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -142,11 +143,32 @@ def test_when_it_is_taken(
     assert runtime._backend(Trainer(**config), torch.device("cpu")) == backend
 
 
-def test_other_systems_have_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["another system", "a sandbox"])
+def test_where_memory_cannot_be_shared_there_is_gloo(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def refuse(name: str, flags: int) -> int:
+        raise PermissionError(name)
+
     for name, value in ONE_HOST.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(host_group.sys, "platform", "darwin")
+    assert host_group.available()
+    if what == "a sandbox":
+        monkeypatch.setattr(os, "memfd_create", refuse)
+    else:
+        monkeypatch.delattr(os, "memfd_create")
     assert not host_group.available()
+
+
+def test_large_sums_of_many_ranks_are_gloos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_group, "ADDED_BY_EACH", 1)
+    monkeypatch.setattr(host_group, "SMALL", 12)
+
+    def add(group: HostGroup) -> tuple[bool, bool, float]:
+        found = torch.ones(4)
+        small, large = group.allreduce([torch.ones(3)]), group.allreduce([found])
+        large.wait()
+        return isinstance(small, host_group._HostWork), isinstance(large, host_group._HostWork), found.sum().item()
+
+    assert on_two_ranks(add, add) == [(True, False, 8.0)] * 2
 
 
 def test_a_gpu_has_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
