@@ -86,8 +86,8 @@ class HostGroup(dist.ProcessGroup):
         return self._exchange(ALL_GATHER, [mine] * self._ranks, [_bytes(ALL_GATHER, output) for output in outputs])
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:  # type: ignore[override]
-        operation = opts.reduceOp if opts is not None else dist.ReduceOp.SUM
-        reduce = next((function for known, function in REDUCTIONS.items() if operation == known), None)
+        opts = opts or dist.AllreduceOptions()
+        reduce = next((function for known, function in REDUCTIONS.items() if opts.reduceOp == known), None)
         many = self._ranks > ADDED_BY_EACH and tensors[0].nbytes > SMALL
         if reduce is None or len(tensors) != 1 or many:
             return super().allreduce(tensors, opts)
