@@ -30,7 +30,7 @@ from easq_rec.training import host_group
 from easq_rec.training.runtime import running
 
 SIZES = (256, 64 << 10, 512 << 10, 1 << 20, 4 << 20)
-"""Bytes that a rank puts in. A step of the reference workload sends some 3.5 MB in 16 collectives."""
+"""Bytes that a rank puts in."""
 WARM_UP = 10
 LONGEST_S = 900
 
