@@ -9,6 +9,7 @@ does.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -117,13 +118,16 @@ class Channel:
         Raises:
             Gone: the other process has ended.
             TimeoutError: none has come in time.
+            OSError: this process may not open the file of the message's block.
         """
         try:
-            packet, ancillary, _, _ = self._connection.recvmsg(_PACKET.size, socket.CMSG_SPACE(_FD.size))
+            packet, ancillary, flags, _ = self._connection.recvmsg(_PACKET.size, socket.CMSG_SPACE(_FD.size))
         except ConnectionResetError as error:
             raise Gone("the other process has ended") from error
         if not packet:
             raise Gone("the other process has ended")
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "no more files may be open in this process: raise the limit (ulimit -n)")
         tag, size, number, done = _PACKET.unpack(packet)
         for _ in range(done - self._released):
             block = self._sent.popleft()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
 from collections import deque
 from collections.abc import Iterator
@@ -120,6 +121,21 @@ def test_an_end_with_unread_messages_ends(ends: Ends) -> None:
     one.close()
     with pytest.raises(Gone):
         other.receive()
+
+
+def test_no_more_files_may_be_open(ends: Ends) -> None:
+    """The system delivers the message then, without its block."""
+    one, other = ends
+    one.send(1, content(10))
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(OSError, match="no more files may be open in this process"):
+            other.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_nothing_comes_in_time(ends: Ends) -> None:
