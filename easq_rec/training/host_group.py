@@ -25,6 +25,13 @@ BACKEND = "host"
 """Its name for `torch.distributed.init_process_group`, once this module is imported."""
 
 KINDS = ALL_TO_ALL, ALL_REDUCE, ALL_GATHER = "all_to_all_single", "all_reduce", "all_gather"
+FORWARDED = (
+    *("_allgather_base", "_reduce_scatter_base", "all_gather_single", "all_gather_single_coalesced"),
+    *("allgather_coalesced", "allgather_into_tensor_coalesced", "allreduce_coalesced", "alltoall", "alltoall_base"),
+    *("barrier", "broadcast", "gather", "monitored_barrier", "recv", "recv_anysource", "reduce", "reduce_scatter"),
+    *("reduce_scatter_single", "reduce_scatter_single_coalesced", "reduce_scatter_tensor_coalesced", "scatter", "send"),
+)
+"""Methods of torch's class that are left to gloo."""
 REDUCTIONS: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
     dist.ReduceOp.SUM: lambda total, other: total.add_(other),
     dist.ReduceOp.MAX: lambda total, other: torch.maximum(total, other, out=total),
@@ -58,10 +65,12 @@ class HostGroup(dist.ProcessGroup):
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: datetime.timedelta) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]  # the stub lacks this one
         self._own, self._ranks, self._timeout_s = rank, size, timeout.total_seconds()
-        gloo = dist.ProcessGroupGloo(dist.PrefixStore("gloo", store), rank, size, timeout=timeout)
-        gloo._set_sequence_number_for_group()
-        self._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
-        self._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, gloo)
+        backend = dist.ProcessGroupGloo(dist.PrefixStore("gloo", store), rank, size, timeout=timeout)
+        backend._set_sequence_number_for_group()
+        self._gloo = dist.ProcessGroup(store, rank, size)
+        for group in (self, self._gloo):
+            group._set_default_backend(dist.ProcessGroup.BackendType.GLOO)
+            group._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, backend)
         self._channels = connect(dist.PrefixStore("host", store), rank, size, self._timeout_s)
         self._under_way: deque[_HostWork] = deque()
         self._failure: str | None = None
@@ -90,7 +99,7 @@ class HostGroup(dist.ProcessGroup):
         reduce = next((function for known, function in REDUCTIONS.items() if opts.reduceOp == known), None)
         many = self._ranks > ADDED_BY_EACH and tensors[0].nbytes > SMALL
         if reduce is None or len(tensors) != 1 or many:
-            return super().allreduce(tensors, opts)
+            return self._gloo.allreduce(tensors, opts)
         content = _bytes(ALL_REDUCE, tensors[0])
         total = content.view(tensors[0].dtype)
 
@@ -124,7 +133,7 @@ class HostGroup(dist.ProcessGroup):
     def shutdown(self) -> None:
         for channel in self._channels.values():
             channel.close()
-        super().shutdown()
+        self._gloo.shutdown()
 
     def _exchange(self, kind: str, mine: list[Tensor], theirs: list[Tensor]) -> dist.Work:
         """Sends to each rank its part, and receives one from each, as bytes."""
@@ -246,4 +255,13 @@ def _bytes(kind: str, tensor: Tensor) -> Tensor:
     return tensor.detach().view(-1).view(torch.uint8)
 
 
+def _forward(name: str) -> None:
+    """Has a group of its own make a collective: a method that a Python class inherits from torch's keeps the
+    interpreter's lock while it waits for gloo's, which gloo's thread may hold while it waits for the interpreter's.
+    """
+    setattr(HostGroup, name, lambda self, *args, **options: getattr(self._gloo, name)(*args, **options))
+
+
+for _name in FORWARDED:
+    _forward(_name)
 dist.Backend.register_backend(BACKEND, HostGroup, devices=["cpu"])

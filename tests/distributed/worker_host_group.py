@@ -22,6 +22,8 @@ from easq_rec.training import host_group
 from easq_rec.training.runtime import running
 
 CALLS = 400
+BROADCASTS = 2_000
+"""Enough for a deadlock between gloo's thread and Python's interpreter lock, if there is one."""
 DTYPES = (
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.uint8, torch.bool),
@@ -143,6 +145,9 @@ def others(rank: int, ranks: int, host: dist.ProcessGroup) -> dict[str, object]:
     pairs = [dist.new_group([peer, peer + 1], backend=host_group.BACKEND) for peer in range(0, ranks, 2)]
     near = torch.tensor([float(rank)])
     dist.all_reduce(near, group=pairs[rank // 2])
+    for _ in range(BROADCASTS):
+        # Nobody but gloo's thread has the tensor when it is done with it.
+        dist.broadcast(torch.zeros(1), src=0)
     dist.barrier()
     return {
         "objects": gathered == [{"rank": peer, "text": "x" * peer * 1_000} for peer in range(ranks)],

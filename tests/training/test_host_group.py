@@ -175,3 +175,14 @@ def test_a_gpu_has_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ONE_HOST.items():
         monkeypatch.setenv(name, value)
     assert runtime._backend(Trainer(), torch.device("cuda")) == "cpu:gloo,cuda:nccl"
+
+
+def test_no_collective_is_inherited() -> None:
+    """A method that a Python class has from torch's would hold the interpreter's lock while it waits for gloo's."""
+    others = {
+        *("abort", "bound_device_id", "boxed", "get_group_store", "group_desc", "group_name", "merge_remote_group"),
+        *("name", "rank", "set_timeout", "size", "split_group", "unbox", "use_pg_for_symm_mem_rendezvous"),
+    }
+    methods = {name for name in dir(dist.ProcessGroup) if name.islower() and not name.startswith("_")} - others
+    assert methods > {"broadcast", "scatter", "barrier"}
+    assert {*methods, "_allgather_base", "_reduce_scatter_base"} - set(vars(HostGroup)) == set()
