@@ -130,11 +130,11 @@ def taken_apart(measured: Measured, spec: Spec, runtime: Runtime, gate: Gate) ->
     phases = Phases(runtime.device)
     steps = spec.steps
     gate()
-    begin = time.perf_counter()
     with phases.installed(measured.trainer):
+        begin = time.perf_counter()
         for _ in range(steps):
             measured.step()
-    took = time.perf_counter() - begin
+        took = time.perf_counter() - begin
     aligned = measured.trainer.config.losses.align_every if measured.trainer.config.aligned else 1
     gate()
     with Work() as work:
