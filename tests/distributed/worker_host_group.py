@@ -95,13 +95,12 @@ class Program:
         return call
 
 
-def differences(runtime_rank: int, ranks: int, host: dist.ProcessGroup, gloo: dist.ProcessGroup) -> dict[str, object]:
+def differences(rank: int, ranks: int, host: dist.ProcessGroup, gloo: dist.ProcessGroup) -> dict[str, object]:
     """Some calls are waited for at once, some by others that come later, some out of turn, and many at the end."""
-    program = Program(runtime_rank, ranks)
+    program = Program(rank, ranks)
     made: Counter[str] = Counter()
     wrong: list[str] = []
     open_: list[tuple[str, Tensor, dist.Work, Tensor]] = []
-    most = 0
 
     def close(index: int) -> None:
         what, found, work, expected = open_.pop(index)
@@ -127,7 +126,7 @@ def differences(runtime_rank: int, ranks: int, host: dist.ProcessGroup, gloo: di
     return {"made": made, "wrong": wrong, "open": most}
 
 
-def others(rank: int, ranks: int, host: dist.ProcessGroup) -> dict[str, object]:
+def others(rank: int, ranks: int) -> dict[str, object]:
     """Of what goes through gloo, and of sums that are no whole numbers: what was found, and what is right."""
     gathered: list[object] = [None] * ranks
     dist.all_gather_object(gathered, {"rank": rank, "text": "x" * rank * 1_000})
@@ -164,7 +163,7 @@ def main() -> None:
         host, gloo = dist.group.WORLD, dist.new_group(backend="gloo")
         assert host is not None
         found = differences(runtime.rank, runtime.world_size, host, gloo)
-        found["others"] = others(runtime.rank, runtime.world_size, host)
+        found["others"] = others(runtime.rank, runtime.world_size)
         (Path(sys.argv[1]) / f"{runtime.rank}.json").write_text(json.dumps(found))
 
 
