@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec.data import exact
+
 START_MS = 1_704_067_200_000
 DAYS = 14
 CANDIDATES = 10
@@ -118,7 +120,7 @@ def _impressions(
 def _answers(rng: np.random.Generator, impressions: pa.Table) -> pa.Table:
     rows = np.flatnonzero(rng.random(len(impressions)) < ANSWER_RATE)
     about = impressions.select(["user_id", "video_id", "request_id"]).take(rows)
-    delay = (rng.exponential(3_600_000, len(rows))).astype(np.int64)
+    delay = (3_600_000 * exact.exponential(rng, len(rows))).astype(np.int64)
     about = about.append_column("answered_ms", pa.array(impressions["served_ms"].to_numpy()[rows] + delay))
     return about.append_column("option", pa.array(OPTIONS[rng.integers(0, 3, len(rows))]))
 

@@ -17,6 +17,7 @@ from easq_rec import losses
 from easq_rec.config import Config, Losses
 from easq_rec.data.batch import RequestBatch
 from easq_rec.nn.embeddings import RequestEmbeddings
+from easq_rec.nn.initial import initialise
 from easq_rec.nn.network import NetworkOutput, RankingNetwork
 from easq_rec.pairs import Comparison, RequestPairs
 from easq_rec.ranks import OneRank, Pending, Ranks
@@ -38,7 +39,11 @@ class Scores:
 
 
 class Ranker(nn.Module):
-    """Embedding tables and dense network: RequestBatch to scores."""
+    """Embedding tables and dense network: RequestBatch to scores.
+
+    The initial weights depend on `config.trainer.seed` and the parameters' names. Tables on the meta device get them
+    when `training.sharding` has allocated them.
+    """
 
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__()
@@ -52,6 +57,8 @@ class Ranker(nn.Module):
             policy_on_replayed=config.losses.dpo > 0 or config.losses.direct > 0,
             smoothing=config.losses.reference_smoothing,
         )
+        initialise(self, seed=config.trainer.seed, prefix="ranker")
+        self.network.start_average()
 
     def forward(self, batch: RequestBatch) -> NetworkOutput:
         user, sequence, candidate = self.embeddings(batch)

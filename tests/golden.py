@@ -2,7 +2,8 @@
 
     python -m tests.golden --record      stores the losses of this checkout (`make golden`)
 
-The warm-up of L_dense is shortened so that all losses take part.
+The warm-up of L_dense is shortened so that all losses take part. Beside the losses, which are compared within rounding,
+stand digests of data, order and initial weights, which are the same on every CPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from easq_rec.data.world import ensure
+from easq_rec.recipes import quickstart
+from tests import cpus, seeded
+
 REPOSITORY = Path(__file__).parents[1]
 FILE = Path(__file__).parent / "golden_quickstart.json"
 STEPS = 50
@@ -28,15 +33,22 @@ rounding decides its sign, and the step that is taken is a full one."""
 NAMES = ("loss_main", "loss_satisfaction", "loss_dense", "loss_evidence")
 
 
-def trajectory(directory: Path) -> list[list[float | None]]:
-    """The losses of each step, None where a step has no such loss, from a run in a fresh process."""
+def trajectory(directory: Path, *, cpu: str = "native") -> list[list[float | None]]:
+    """The losses of each step, None where a step has no such loss, from a run in a fresh process.
+
+    Args:
+        cpu: the kind of CPU that the process is limited to (`tests.cpus`).
+    """
     command = [
         sys.executable, "-m", "easq_rec.cli", "train", "quickstart", "--run-dir", str(directory / "run"),
         "--data", str(world(directory)), "--trainer.stop-at-step", str(STEPS), "--trainer.threads", "1",
         "--losses.dense-warmup-steps", "10", "--logging.every-steps", "1", "--logging.tensorboard", "False",
         "--evaluation.every-steps", "0",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    environment = cpus.environment(cpu)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (directory / "run" / "metrics.jsonl").read_text().splitlines()]
     return [[line.get(name) for name in NAMES] for line in lines if line["split"] == "train"]
@@ -44,11 +56,13 @@ def trajectory(directory: Path) -> list[list[float | None]]:
 
 def world(directory: Path) -> Path:
     """The world that `quickstart` generates."""
-    from easq_rec.data.world import ensure
-    from easq_rec.recipes import quickstart
-
     ensure(quickstart().world, directory / "world")
     return directory / "world"
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Of what the seeds of `quickstart` decide (`tests.seeded`)."""
+    return seeded.digests(quickstart(), world(directory))
 
 
 def main() -> None:
@@ -56,7 +70,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", required=True)
     parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        losses = trajectory(Path(directory))
+        losses, exact = trajectory(Path(directory)), digests(Path(directory))
     names = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")
     content = {
         "environment": {
@@ -67,6 +81,7 @@ def main() -> None:
         "exact_steps": EXACT_STEPS,
         "tolerance": TOLERANCE,
         "tolerance_later": TOLERANCE_LATER,
+        "digests": exact,
         "names": NAMES,
         "losses": losses,
     }

@@ -50,7 +50,6 @@ class Sharded:
     def __init__(self, case: Case, config: Config, runtime: Runtime) -> None:
         self._runtime, self._case = runtime, case
         self._ranks = ProcessGroupRanks(runtime.world_size)
-        torch.manual_seed(0)
         meta = torch.device("meta")
         model = TrainingModel(config, meta, self._ranks)
         if case.padded:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -39,10 +39,14 @@ the tables' gradients, the all-reduce of the others with AdamW, and the rest of 
 
 
 class Phases:
-    """Times the steps of a trainer while `installed`."""
+    """Times the steps of a trainer while `installed`.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    Args:
+        clock: seconds since some moment.
+    """
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._device, self._clock = device, clock
         self._stack: list[str] = []
         self._spans: list[record_function] = []
         self._since = 0.0
@@ -74,7 +78,7 @@ class Phases:
     def _account(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
+        now = self._clock()
         if self._stack:
             self.seconds[self._stack[-1]] += now - self._since
         self._since = now
@@ -111,12 +115,12 @@ class Phases:
             if phase is not None:
                 with self.within(phase):
                     return method(*args, **kwargs)
-            begin = time.perf_counter()
+            begin = self._clock()
             try:
                 return method(*args, **kwargs)
             finally:
                 if self._stack:
-                    self.waited[self._stack[-1]] += time.perf_counter() - begin
+                    self.waited[self._stack[-1]] += self._clock() - begin
 
         setattr(owner, name, timed)
         try:

@@ -221,7 +221,8 @@ def to_tables(part: pa.Table, first_id: int, users: Users, videos: Videos, count
 
 def age_bucket(days: Int) -> NDArray[np.int8]:
     """0: unknown, or uploaded after the day; else 1 + log2(1 + days), rounded down and cut at the last bucket."""
-    bucket = np.log2(1 + np.maximum(days, 0)).astype(np.int8) + 1
+    # The exponent of a power of two is exact, which numpy's logarithm need not be.
+    _, bucket = np.frexp(1 + np.maximum(days, 0))
     return np.where(days < 0, 0, np.minimum(bucket, AGE_BUCKETS - 1)).astype(np.int8)
 
 

@@ -11,6 +11,8 @@ import pyarrow as pa
 from movielens_files import UNKNOWN_PERSON, Films, Int, People, Ratings
 from numpy.typing import NDArray
 
+from easq_rec.data import exact
+
 SMOOTHING = 0.1
 """Rating events that every film is taken to have had before the first: without them nothing could be drawn early on."""
 RACE_FILMS = 2_048
@@ -123,9 +125,9 @@ class _Race:
             weight = self.popularity.copy()
             weight[self.ratings.film[user_start:end]] = 0.0
             possible = np.flatnonzero(weight)
-            race = self.rng.standard_exponential(len(possible)) / weight[possible]
+            race = exact.exponential(self.rng, len(possible)) / weight[possible]
             missing = min(self.wanted - (end - start), len(possible))
-            others = possible[np.argsort(race)[:missing]]
+            others = possible[np.argsort(race, kind="stable")[:missing]]
             shuffled = self.rng.permutation(end - start + missing)
             film_parts.append(np.r_[self.ratings.film[start:end], others][shuffled])
             event_parts.append(np.r_[np.arange(start, end), np.full(missing, -1)][shuffled])

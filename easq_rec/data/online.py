@@ -34,6 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.data import exact
+from easq_rec.data.exact import sigmoid
 from easq_rec.data.world import DAY_MS, START_MS, Histories, Round, simulate
 from easq_rec.data.world_latents import Calibration, Int, Latents, calibrate, draw_latents
 from easq_rec.data.world_outcomes import NO_ANSWER, Streams, latent_scores, outcomes
@@ -182,14 +184,10 @@ def examine(dynamics: Dynamics, long_view: Bools, satisfy: NDArray[Any], draw: N
         (impressions seen, at least one, [R]; whether the session ended there, [R]).
     """
     value = np.where(long_view, satisfy, dynamics.skip)
-    leaves: Bools = draw < _sigmoid(dynamics.leave_bias - dynamics.leave_satisfaction * value)
+    leaves: Bools = draw < sigmoid(dynamics.leave_bias - dynamics.leave_satisfaction * value)
     left: Bools = np.any(leaves, axis=1)
     seen: Int = np.where(left, np.argmax(leaves, axis=1) + 1, leaves.shape[1])
     return seen, left
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return 1 / (1 + np.exp(-x))
 
 
 class Population:
@@ -197,14 +195,14 @@ class Population:
 
     def __init__(self, dynamics: Dynamics, activity: NDArray[Any]) -> None:
         self._dynamics = dynamics
-        self._base = dynamics.return_bias + dynamics.return_activity * np.log(activity.astype(np.float64))
+        self._base = dynamics.return_bias + dynamics.return_activity * exact.log(activity)
         self.satisfaction = np.zeros(len(activity))
         self.gone = np.zeros(len(activity), dtype=bool)
 
     @property
     def return_probability(self) -> Floats:
         """Of opening the app on the next day."""
-        chance = _sigmoid(self._base + self._dynamics.return_satisfaction * self.satisfaction)
+        chance = sigmoid(self._base + self._dynamics.return_satisfaction * self.satisfaction)
         return np.where(self.gone, 0.0, chance)
 
     def close_day(self, active: Bools, satisfaction: Floats, long_views: Int, draw: Floats) -> None:
@@ -219,7 +217,7 @@ class Population:
         today = np.where(long_views > 0, satisfaction / np.maximum(long_views, 1), dynamics.skip)
         moved = self.satisfaction + dynamics.memory * (today - self.satisfaction)
         self.satisfaction = np.where(active, moved, self.satisfaction)
-        churn = _sigmoid(dynamics.churn_bias - dynamics.churn_satisfaction * self.satisfaction)
+        churn = sigmoid(dynamics.churn_bias - dynamics.churn_satisfaction * self.satisfaction)
         self.gone |= active & (draw < churn)
 
 

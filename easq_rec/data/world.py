@@ -27,12 +27,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.data import exact
 from easq_rec.data.world_latents import Calibration, Int, Latents, calibrate, draw_latents
 from easq_rec.data.world_outcomes import LATER, NO_ANSWER, Streams, latent_scores, outcomes
 from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.features import require
 
-GENERATOR = 2
+GENERATOR = 3
 """Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
 START_MS = 1_704_067_200_000
 """2024-01-01 UTC, the beginning of every time line."""
@@ -146,8 +147,8 @@ def simulate(
     for start in range(0, config.requests, size):
         count = min(size, config.requests - start)
         # Exponential races: the first `count` of all users, each with the rate of its activity.
-        race = rng.standard_exponential(config.users, dtype=np.float32) / latents.activity
-        users = rng.permutation(np.argpartition(race, count - 1)[:count])
+        race = exact.exponential(rng, config.users) / latents.activity
+        users = rng.permutation(np.argsort(race, kind="stable")[:count])
         at = np.sort(start + count * rng.random(count)) / config.requests
         order = np.arange(count)
         wanted_ms = np.maximum(START_MS + (span_ms * at).astype(np.int64), last_ms + 1)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.data import exact
 from easq_rec.features import require
 
 TOPICS = 16
@@ -46,6 +47,7 @@ ANSWER_QUANTILES = (0.23, 0.50)
 ANSWER_NOISE = 0.5
 """Standard deviation of what an answer adds to the satisfaction (itself of standard deviation 1)."""
 CALIBRATION_REQUESTS = 4_096
+LOG_100 = 4.605170185988092
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int64]
@@ -71,10 +73,12 @@ class Latents:
     """[U] pull of clickbait on this user, about 1 on average."""
     author: Int
     """[V]"""
-    mixture: Float
-    """[V, K] topic shares of a video; rows sum to 1."""
     primary: Int
     """[V] the video's main topic."""
+    secondary: Int
+    """[V] another topic."""
+    blend: Float
+    """[V] share of the other topic in the video, often 0; the rest is the main topic's."""
     tags: Int
     """[V, MAX_TAGS], of which the first `tag_count` are the video's."""
     tag_count: Int
@@ -137,12 +141,15 @@ class Latents:
         within = np.take_along_axis(share, np.maximum(video_rank, 0), axis=1) / mass[self.primary]
         interest = np.where(video_rank >= 0, within, 0.0) + absent
         weight = self.popularity * ((1 - INTEREST_SHARE) + INTEREST_SHARE * interest)
-        race = rng.standard_exponential(weight.shape) / weight
-        return np.argsort(race, axis=1)[:, :count]
+        race = exact.exponential(rng, *weight.shape) / weight
+        return np.argsort(race, axis=1, kind="stable")[:, :count]
 
     def affinity(self, users: Int, videos: Int) -> Float:
         """[R, C] taste of each user for each of its videos, not standardised."""
-        result: Float = np.matmul(self.mixture[videos], self.interest[users][:, :, None])[:, :, 0]
+        # Two products and a sum, not a matrix product, whose order of summation depends on the CPU.
+        user, blend = users[:, None], self.blend[videos]
+        main, other = (self.interest[user, topic[videos]] for topic in (self.primary, self.secondary))
+        result: Float = (1 - blend) * main + blend * other
         return result
 
     def own(self, users: Int, videos: Int) -> tuple[Float, Float]:
@@ -160,7 +167,7 @@ class Latents:
         key ^= key >> np.uint64(31)
         # Four 16-bit uniforms; the sum of two is triangular with variance 1/6.
         parts = key.view(np.uint16).reshape(*key.shape, 4).astype(np.float32) / np.float32(65_536)
-        scale = np.float32(6**0.5)
+        scale = np.sqrt(np.float32(6))
         return (parts[..., 0] + parts[..., 1] - 1) * scale, (parts[..., 2] + parts[..., 3] - 1) * scale
 
 
@@ -183,10 +190,10 @@ class Calibration:
 def draw_latents(config: World) -> Latents:
     """Draws users, authors and videos. Deterministic in `config.seed`, `users` and `videos`."""
     rng = np.random.default_rng([config.seed, 0])
-    topic_logit = rng.normal(0, 0.5, TOPICS)
+    topic_logit = 0.5 * exact.normal(rng, TOPICS)
 
     def normal(*shape: int) -> Float:
-        return rng.standard_normal(shape, dtype=np.float32)
+        return exact.normal(rng, *shape).astype(np.float32)
 
     # Users: demographics shift tastes a little, so that they tell something about a user without history.
     age_group = rng.choice(AGE_GROUPS, config.users, p=_normalised(np.array([3, 6, 6, 5, 4, 3, 2, 1.0])))
@@ -194,16 +201,20 @@ def draw_latents(config: World) -> Latents:
     device = rng.integers(0, DEVICES, config.users)
     age_taste, region_taste = normal(AGE_GROUPS, TOPICS), normal(REGIONS, TOPICS)
     taste = topic_logit + 0.6 * age_taste[age_group] + 0.4 * region_taste[region]
-    topics = np.argsort(-(taste + rng.gumbel(size=taste.shape)), axis=1)[:, :USER_TOPICS]
-    weights = -np.sort(-rng.gamma(2.0, size=topics.shape), axis=1) + 0.1
+    # Three topics without replacement, each by the softmax of taste: Gumbel noise, the highest win.
+    noise = -exact.log(np.maximum(exact.exponential(rng, *taste.shape), exact.SMALLEST_UNIFORM))
+    topics = np.argsort(-(taste + noise), axis=1, kind="stable")[:, :USER_TOPICS]
+    # The sum of two exponential draws has the gamma distribution of shape 2.
+    gamma = exact.exponential(rng, *topics.shape) + exact.exponential(rng, *topics.shape)
+    weights = -np.sort(-gamma, axis=1) + 0.1
     weights /= weights.sum(axis=1, keepdims=True)
     interest = 0.08 * normal(config.users, TOPICS)
     np.put_along_axis(interest, topics, (0.4 + weights).astype(np.float32), axis=1)
-    susceptibility = np.exp(0.4 * normal(config.users) + 0.3 * normal(AGE_GROUPS)[age_group] - 0.12)
+    susceptibility = exact.exp(0.4 * normal(config.users) + 0.3 * normal(AGE_GROUPS)[age_group] - 0.12)
 
     # Authors lean towards a topic, a quality and an amount of clickbait; so do tags, the last only.
     authors = max(config.videos // 8, 1)
-    topic_share = _normalised(np.exp(topic_logit))
+    topic_share = _normalised(exact.exp(topic_logit))
     focus = rng.choice(TOPICS, authors, p=topic_share)
     author_quality, author_clickbait, author_fame = normal(authors), normal(authors), normal(authors)
     tag_clickbait = normal(TOPICS, TAGS_PER_TOPIC)
@@ -212,22 +223,20 @@ def draw_latents(config: World) -> Latents:
     stray = rng.choice(TOPICS, config.videos, p=topic_share)
     primary = np.where(rng.random(config.videos) < 0.75, focus[author], stray)
     secondary = (primary + rng.integers(1, TOPICS, config.videos)) % TOPICS
-    blend = np.where(rng.random(config.videos) < 0.6, rng.uniform(0.2, 0.5, config.videos), 0.0)
-    mixture = np.zeros((config.videos, TOPICS), dtype=np.float32)
+    blend = np.where(rng.random(config.videos) < 0.6, 0.2 + 0.3 * rng.random(config.videos), 0.0)
     every = np.arange(config.videos)
-    mixture[every, primary] = 1 - blend
-    mixture[every, secondary] = blend
     tag_topic = np.stack([primary, np.where(blend > 0, secondary, primary), primary], axis=1)
-    within = np.argsort(rng.random((config.videos, TAGS_PER_TOPIC)), axis=1)[:, :MAX_TAGS]
-    tag_count = 1 + rng.binomial(MAX_TAGS - 1, 0.5, config.videos)
+    within = np.argsort(rng.random((config.videos, TAGS_PER_TOPIC)), axis=1, kind="stable")[:, :MAX_TAGS]
+    # As often as that many coins show heads.
+    tag_count = 1 + rng.integers(0, 2, (config.videos, MAX_TAGS - 1)).sum(axis=1)
     has_tag = np.arange(MAX_TAGS) < tag_count[:, None]
     lean = (tag_clickbait[tag_topic, within] * has_tag).sum(axis=1) / np.sqrt(tag_count)
     quality = 0.75 * author_quality[author] + 0.66 * normal(config.videos)
     clickbait = 0.7 * author_clickbait[author] + 0.5 * lean + 0.5 * normal(config.videos)
     duration_z = normal(config.videos)
-    duration_ms = np.clip(20_000 * np.exp(0.8 * duration_z), 3_000, 300_000).astype(np.int32)
+    duration_ms = np.clip(20_000 * exact.exp(0.8 * duration_z), 3_000, 300_000).astype(np.int32)
     popularity = _normalised(
-        np.exp(0.7 * author_fame[author] + 0.7 * normal(config.videos) + 0.3 * quality + 0.2 * clickbait)
+        exact.exp(0.7 * author_fame[author] + 0.7 * normal(config.videos) + 0.3 * quality + 0.2 * clickbait)
     )
 
     by_topic = np.argsort(primary, kind="stable")
@@ -239,7 +248,7 @@ def draw_latents(config: World) -> Latents:
         cdfs.append(position + cumulated / cumulated[-1] if len(videos) else cumulated)
     return Latents(
         seed=config.seed,
-        activity=np.exp(normal(config.users)),
+        activity=exact.exp(normal(config.users)).astype(np.float32),
         age_group=age_group,
         region=region,
         device=device,
@@ -248,8 +257,9 @@ def draw_latents(config: World) -> Latents:
         topic_cdf=np.cumsum(weights, axis=1).astype(np.float32),
         susceptibility=susceptibility.astype(np.float32),
         author=author,
-        mixture=mixture,
         primary=primary,
+        secondary=secondary,
+        blend=blend.astype(np.float32),
         tags=tag_topic * TAGS_PER_TOPIC + within,
         tag_count=tag_count,
         quality=quality.astype(np.float32),
@@ -302,9 +312,9 @@ def calibrate(latents: Latents, config: World) -> Calibration:
     level, scale = float(raw.mean()), max(float(raw.std()), 1e-6)
     satisfy = ((raw - level) / scale).ravel()
     # Only watched impressions are asked about, so an answer's threshold counts an impression by its engagement.
-    noisy = satisfy + ANSWER_NOISE * rng.standard_normal(satisfy.shape)
-    order = np.argsort(noisy)
-    mass = np.cumsum(sigmoid(engage).ravel()[order])
+    noisy = satisfy + ANSWER_NOISE * exact.normal(rng, *satisfy.shape)
+    order = np.argsort(noisy, kind="stable")
+    mass = np.cumsum(exact.sigmoid(engage).ravel()[order])
     answers = noisy[order][np.searchsorted(mass, np.array(ANSWER_QUANTILES) * mass[-1])]
     return Calibration(
         affinity_mean=mean,
@@ -323,19 +333,23 @@ def aversion_for(rho: float, engage: Float, liking: Float, clickbait: Float) -> 
     Raises:
         ValueError: no weight gives that correlation.
     """
-    (engage_var, cross, bait), (_, liking_var, between), (_, _, bait_var) = np.cov([engage, liking, clickbait])
-    weights = np.concatenate([np.linspace(-10, 10, 20_001), np.geomspace(10, 1_000, 1_000)])
-    variance = np.maximum(liking_var - 2 * weights * between + weights**2 * bait_var, 1e-12)
+    engage, liking, clickbait = (values - values.mean(dtype=np.float64) for values in (engage, liking, clickbait))
+    engage_var, liking_var, bait_var = (float((values * values).mean()) for values in (engage, liking, clickbait))
+    cross, bait, between = (
+        float((one * other).mean()) for one, other in ((engage, liking), (engage, clickbait), (liking, clickbait))
+    )
+    # Fine steps where most weights lie, then equal ratios up to 1,000.
+    weights = np.concatenate([np.linspace(-10, 10, 20_001), 10 * exact.exp(np.linspace(0, LOG_100, 1_000))])
+    variance = np.maximum(liking_var - 2 * weights * between + weights * weights * bait_var, 1e-12)
     correlation = (cross - weights * bait) / np.sqrt(engage_var * variance)
     # From its largest value on it falls.
     top = int(np.argmax(correlation))
     low, high = float(correlation[-1]), float(correlation[top])
     require(low <= rho <= high, "world.rho", rho, f"between {low:.2f} and {high:.2f} with these users and videos")
-    return float(np.interp(-rho, -correlation[top:], weights[top:]))
-
-
-def sigmoid(x: Float) -> Float:
-    return np.asarray(1 / (1 + np.exp(-x)), dtype=x.dtype)
+    correlation, weights = correlation[top:], weights[top:]
+    after = min(max(int(np.searchsorted(-correlation, -rho)), 1), len(weights) - 1)
+    share = (correlation[after - 1] - rho) / (correlation[after - 1] - correlation[after])
+    return float(weights[after - 1] + share * (weights[after] - weights[after - 1]))
 
 
 def _normalised(weights: NDArray[np.floating]) -> NDArray[np.float64]:

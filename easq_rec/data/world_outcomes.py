@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.data import exact
+from easq_rec.data.exact import sigmoid
 from easq_rec.data.questionnaire import Questionnaire
-from easq_rec.data.world_latents import ANSWER_NOISE, Calibration, Float, Int, Latents, sigmoid, utilities
+from easq_rec.data.world_latents import ANSWER_NOISE, Calibration, Float, Int, Latents, utilities
 
 LONG_VIEW_MS = 7_000
 """Watched for longer than this, or more than half: a long view."""
@@ -89,7 +91,8 @@ def outcomes(
     # The watch time falls on the side of the limit that the draw has chosen; a long view may run past the end.
     duration = latents.duration_ms[videos]
     limit = np.minimum(LONG_VIEW_MS, duration // 2)
-    progress = uniform() ** np.exp(-0.5 * engage)
+    # A uniform number above 0, to the power of exp(-engage / 2).
+    progress = exact.exp(exact.exp(-0.5 * engage) * exact.log(1 - rng.random(shape)))
     longest = duration * np.float32(1.25) - limit
     watch = np.where(long_view, limit + 1 + longest * progress, limit * progress).astype(np.int32)
     like = long_view & (uniform() < sigmoid(LIKE_BIAS + LIKE_SATISFACTION * satisfy + LIKE_ENGAGEMENT * engage))
@@ -136,12 +139,12 @@ def _questionnaire(
 
     def normal() -> NDArray[np.float64]:
         # Drawn apart, they are drawn for all, so that an impression gets the same answer by every rule that asks.
-        return rng.standard_normal(len(rows)) if rng is streams.log else rng.standard_normal(shape)[rows, columns]
+        return exact.normal(rng, len(rows)) if rng is streams.log else exact.normal(rng, *shape)[rows, columns]
 
     noisy = satisfy[rows, columns] + ANSWER_NOISE * normal()
     answer = np.full(shape, NO_ANSWER, dtype=np.int8)
     answer[rows, columns] = np.searchsorted(calibration.answers, noisy)
-    delay_ms = np.clip(DELAY_MEDIAN_MS * np.exp(DELAY_SIGMA * normal()), *DELAY_RANGE_MS)
+    delay_ms = np.clip(DELAY_MEDIAN_MS * exact.exp(DELAY_SIGMA * normal()), *DELAY_RANGE_MS)
     answered_at_ms = np.zeros(shape, dtype=np.int64)
     answered_at_ms[rows, columns] = timestamp_ms[rows] + delay_ms.astype(np.int64)
     return {"shown": shown.astype(np.int8), "answer": answer, "answered_at_ms": answered_at_ms}
@@ -152,6 +155,6 @@ def answer_rate(config: World, watch: NDArray[np.int32], duration: NDArray[np.in
     if not config.response_progress or not config.shown_rate:
         return config.answer_rate
     seen = np.minimum(watch / duration, 1.0)
-    odds = np.exp(config.response_progress * (seen - 0.5))
+    odds = exact.exp(config.response_progress * (seen - 0.5))
     rate = config.answer_rate / config.shown_rate
     return np.asarray(config.shown_rate * rate * odds / (1 - rate + rate * odds))

@@ -79,7 +79,7 @@ def _padded_chunks(lengths_R: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """
     padding = int(lengths_R.sum())
     start_R = lengths_R.cumsum(0) - lengths_R
-    lengths_R, order_R = lengths_R.sort(descending=True)
+    lengths_R, order_R = lengths_R.sort(descending=True, stable=True)
     start_R = start_R[order_R]
     done = 0
     # A request of one candidate has no pair.

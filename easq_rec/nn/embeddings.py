@@ -6,6 +6,7 @@ takes the rest as it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 
 from easq_rec.data.batch import RequestBatch
 from easq_rec.features import Feature, FeatureSchema, Table
+from easq_rec.nn.initial import Law, Normal
 
-INIT_STD = 0.05
+TABLE_LAW = Normal(0.05)
 """Small and independent of the table's size: an id that is seen for the first time should hardly speak."""
 
 
@@ -37,6 +39,9 @@ class RequestEmbeddings(nn.Module):
         if satisfaction:
             bags += _bags(schema.satisfaction_tables, "satisfaction", schema.satisfaction)
         self.candidate = EmbeddingBagCollection(tables=bags, device=device) if bags else None
+
+    def laws(self) -> Mapping[str, Law]:
+        return dict.fromkeys((name for name, _ in self.named_parameters()), TABLE_LAW)
 
     def forward(self, batch: RequestBatch) -> tuple[Any, Any, Any]:
         """(KeyedTensor of users, JaggedTensors by key of the sequence ids, KeyedTensor of candidates or None)."""
@@ -63,7 +68,7 @@ def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) 
                 embedding_dim=table.dim,
                 feature_names=[f"{group}.{feature.name}" for feature in readers],
                 pooling=PoolingType.MEAN if poolings == {"mean"} else PoolingType.SUM,
-                init_fn=_init,
+                init_fn=_leave,
             )
         )
     return configs
@@ -82,12 +87,12 @@ def _sequences(schema: FeatureSchema) -> list[EmbeddingConfig]:
             num_embeddings=schema.table(name).rows,
             embedding_dim=schema.table(name).dim,
             feature_names=keys,
-            init_fn=_init,
+            init_fn=_leave,
         )
         for name, keys in names.items()
     ]
 
 
-def _init(weight: torch.Tensor) -> torch.Tensor:
-    """Initial values of an unsharded table; sharded ones get theirs from `training.sharding.initialise_tables`."""
-    return nn.init.normal_(weight, std=INIT_STD)
+def _leave(weight: torch.Tensor) -> torch.Tensor:
+    """Keeps TorchRec from drawing initial values, which `nn.initial` does."""
+    return weight

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config import LoRA
+from easq_rec.nn.initial import Constant, Law, fan_in, xavier
 from easq_rec.nn.linear import adapted_linear, constant_linear, linear
 
 
@@ -38,17 +38,24 @@ class AdaptedLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, lora: LoRA | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        nn.init.xavier_uniform_(self.weight)
+        self.bias = nn.Parameter(torch.empty(out_features))
         self.lora_a: nn.Parameter | None = None
         self.lora_b: nn.Parameter | None = None
         self.scale = 0.0
         self._value: Tensor | None = None
         if lora is not None:
             self.lora_a = nn.Parameter(torch.empty(lora.rank, in_features))
-            self.lora_b = nn.Parameter(torch.zeros(out_features, lora.rank))
-            nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+            self.lora_b = nn.Parameter(torch.empty(out_features, lora.rank))
             self.scale = lora.alpha / lora.rank
+
+    def laws(self) -> Mapping[str, Law]:
+        outside, inside = self.weight.shape
+        return {
+            "weight": xavier(inside, outside),
+            "bias": Constant(0.0),
+            "lora_a": fan_in(inside),
+            "lora_b": Constant(0.0),
+        }
 
     def forward(self, x: Tensor, stream: Stream, *, relu: bool = False, rectified: bool = False) -> Tensor:
         """(..., in) to (..., out). `feed_forward` joins two of them by a ReLU: `relu` and `rectified` are its own."""

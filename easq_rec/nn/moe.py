@@ -5,6 +5,7 @@ Legend: N candidates, D token width, K experts, H hidden width, O output width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from easq_rec.config import Tower
 from easq_rec.nn.experts import mix_experts
+from easq_rec.nn.initial import Constant, Law, kaiming, xavier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +32,18 @@ class Experts(nn.Module):
     def __init__(self, count: int, dim: int, config: Tower) -> None:
         super().__init__()
         self.in_KHD = nn.Parameter(torch.empty(count, config.hidden, dim))
-        self.in_KH = nn.Parameter(torch.zeros(count, config.hidden))
+        self.in_KH = nn.Parameter(torch.empty(count, config.hidden))
         self.out_KOH = nn.Parameter(torch.empty(count, config.out, config.hidden))
-        self.out_KO = nn.Parameter(torch.zeros(count, config.out))
+        self.out_KO = nn.Parameter(torch.empty(count, config.out))
 
-    def initialise(self) -> Experts:
-        """Draws the weights, expert by expert."""
-        for in_HD, out_OH in zip(self.in_KHD, self.out_KOH, strict=True):
-            nn.init.kaiming_uniform_(in_HD, nonlinearity="relu")
-            nn.init.xavier_uniform_(out_OH)
-        return self
+    def laws(self) -> Mapping[str, Law]:
+        _, hidden, dim = self.in_KHD.shape
+        return {
+            "in_KHD": kaiming(dim),
+            "in_KH": Constant(0.0),
+            "out_KOH": xavier(hidden, self.out_KOH.shape[1]),
+            "out_KO": Constant(0.0),
+        }
 
 
 class MoETower(nn.Module):
@@ -57,10 +61,10 @@ class MoETower(nn.Module):
         self.router = nn.Linear(dim, count)
         self.experts = Experts(config.experts, dim, config) if config.experts else None
         self.head = nn.Linear(config.out, 1)
-        # Gates start open for about all inputs, so that every expert gets gradients from the first step.
-        nn.init.constant_(self.router.bias, 1.0 / count)
-        if self.experts is not None:
-            self.experts.initialise()
+
+    def laws(self) -> Mapping[str, Law]:
+        # Gates start open for most inputs, so that every expert gets gradients from the first step.
+        return {"router.bias": Constant(1.0 / self.router.out_features)}
 
     def forward(self, h_ND: Tensor, shared: Experts | None = None) -> TowerOutput:
         """Scores (N,) of representations (N, D)."""

@@ -111,7 +111,7 @@ class RankingNetwork(nn.Module):
             self.satisfaction = MoETower(config.dim, config.satisfaction, shared=shared)
             if smoothing:
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
-        self.shared = Experts(shared, config.dim, config.main).initialise() if shared else None
+        self.shared = Experts(shared, config.dim, config.main) if shared else None
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
         self.watch: Callable[[Tensor], Tensor] = lambda embedded: embedded
         """Set by the trainer: is handed all that the tables returned, and hands it on."""
@@ -169,6 +169,12 @@ class RankingNetwork(nn.Module):
         part = _answered_part(whole, batch, detach=self.isolate)
         h_AD = h_ND[batch.answered_A] if self.hard_sharing else self._represent(part, Stream.SATISFACTION)
         return self._judge(self.satisfaction, h_AD, part.embedded.satisfaction_NP)
+
+    @torch.no_grad()
+    def start_average(self) -> None:
+        """Makes the average of the satisfaction tower, if there is one, equal to the tower."""
+        if self.smoothed is not None and self.satisfaction is not None:
+            self.smoothed.load_state_dict(self.satisfaction.state_dict())
 
     @torch.no_grad()
     def smooth(self) -> None:

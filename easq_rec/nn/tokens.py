@@ -5,12 +5,15 @@ Legend: R requests, U user features, H history entries, E table dim, D token wid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from easq_rec.config import Model
 from easq_rec.features import FeatureSchema
 from easq_rec.nn.backbone import adapter
+from easq_rec.nn.initial import Law, Normal
 from easq_rec.nn.lora import AdaptedLinear, Stream
 
 RATIO_BUCKETS = 16
@@ -27,14 +30,16 @@ class Tokenizer(nn.Module):
         history_dim = dims[str(schema.history[0].table)]
         candidate_dim = sum(dims[str(f.table)] for f in schema.candidate if f.table) + len(schema.floats)
         self.user = AdaptedLinear(self.user_dim, config.dim, adapter(config, "input"))
-        self.user_feature_UD = nn.Parameter(torch.randn(len(schema.user), config.dim) * 0.02)
+        self.user_feature_UD = nn.Parameter(torch.empty(len(schema.user), config.dim))
         self.history = AdaptedLinear(history_dim, config.dim, adapter(config, "input"))
         # Applied as it is, to all embeddings of a candidate side by side, with its float features.
         self.candidate = AdaptedLinear(candidate_dim, config.dim, adapter(config, "input"))
         # One small table for position, age and watch ratio: three rows of it are summed in one lookup.
         self.max_history = max_history
         self.context = nn.EmbeddingBag(max_history + AGE_BUCKETS + RATIO_BUCKETS, history_dim, mode="sum")
-        nn.init.normal_(self.context.weight, std=0.02)
+
+    def laws(self) -> Mapping[str, Law]:
+        return {"user_feature_UD": Normal(0.02), "context.weight": Normal(0.02)}
 
     def users(self, embedded_RM: Tensor, stream: Stream) -> Tensor:
         """(R, U * E) to (R, U, D)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
-from easq_rec.nn.embeddings import INIT_STD
+from easq_rec.nn.embeddings import TABLE_LAW
+from easq_rec.nn.initial import values
 from easq_rec.training.host_lookup import use_pooled_kernels
 from easq_rec.training.messages import codecs
 from easq_rec.training.plan_file import Setting, read_plan_file
@@ -29,7 +29,7 @@ from easq_rec.training.table_constraints import PinningPartitioner, constraints,
 from easq_rec.training.table_precision import half_tables, store_half
 
 INIT_ROWS = 8_192
-"""Rows that one random state fills."""
+"""Rows of a table whose initial values are in memory at once."""
 
 
 def shard(
@@ -159,23 +159,20 @@ def _place_dense(model: nn.Module, device: torch.device) -> None:
 
 @torch.no_grad()
 def initialise_tables(model: nn.Module, *, seed: int) -> None:
-    """Normal values that depend on (seed, table, row, column) alone: every plan starts from the same weights."""
+    """Gives the sharded tables their initial values, which are the same under every plan.
+
+    A table has the name that it has in an unsharded model.
+    """
     for name, value in model.state_dict().items():
         if not isinstance(value, ShardedTensor):
             continue
         for local in value.local_shards():
             first_row, first_column = local.metadata.shard_offsets
-            columns = value.size()[1]
             rows, width = local.tensor.shape
-            for chunk in range(first_row // INIT_ROWS, (first_row + rows - 1) // INIT_ROWS + 1):
-                digest = hashlib.sha256(f"{seed}/{name}/{chunk}".encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-                begin = chunk * INIT_ROWS
-                size = min(INIT_ROWS, value.size()[0] - begin)
-                block = torch.empty(size, columns).normal_(std=INIT_STD, generator=generator)
-                start, end = max(begin, first_row), min(begin + size, first_row + rows)
-                part = block[start - begin : end - begin, first_column : first_column + width]
-                local.tensor[start - first_row : end - first_row] = part
+            for begin in range(0, rows, INIT_ROWS):
+                end = min(begin + INIT_ROWS, rows)
+                part = values(TABLE_LAW, seed, name, value.size(), rows=slice(first_row + begin, first_row + end))
+                local.tensor[begin:end] = part[:, first_column : first_column + width]
 
 
 def plan_table(model: DistributedModelParallel) -> list[tuple[str, str, str]]:

@@ -90,7 +90,6 @@ class Trainer:
         )
         trainer = config.trainer
         self.total_steps = trainer.max_steps or trainer.epochs * self.sources.reader.steps_per_epoch
-        torch.manual_seed(trainer.seed)
         model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime.world_size))
         self.objective = model.objective
         self.ranker = model.ranker

@@ -13,6 +13,7 @@ from benchmarks.sharding.padding import CutEmbeddings, padded
 from benchmarks.sharding.real import real
 from benchmarks.sharding.workload import PROOF, config_of, share, whole_batch
 from easq_rec.nn.embeddings import RequestEmbeddings
+from easq_rec.nn.initial import initialise
 
 
 @pytest.mark.distributed
@@ -62,8 +63,8 @@ def test_padding_adds_empty_bags_that_are_cut_off_again() -> None:
     assert isinstance(more.candidate, KeyedJaggedTensor) and batch.candidate is not None
     assert more.candidate.stride() == batch.candidate.stride() + 3
     assert more.user.stride() == batch.user.stride() + 3
-    torch.manual_seed(0)
     plain = RequestEmbeddings(config.schema, torch.device("cpu"), satisfaction=True)
+    initialise(plain, seed=0)
     cut = CutEmbeddings(config.schema, torch.device("cpu"), satisfaction=True)
     cut.load_state_dict(plain.state_dict())
     (user, _, candidate), (same_user, _, same_candidate) = plain(batch), cut(more)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,11 @@ def test_one_and_two_ranks_are_measured(data: Path, tmp_path: Path, capsys: pyte
     for run in (one, two):
         (launch,), whole = run["launches"], run["summary"]
         assert {name: len(windows) for name, windows in launch["windows"].items()} == {"sparse_dist": 2, "base": 2}
-        # Every moment of a step is in one phase.
-        assert sum(whole["phases_ms"].values()) == pytest.approx(whole["phases_step_ms"], rel=0.02)
+        # Every moment of a step is in a phase; they are counted from a moment before the first step.
+        assert sum(whole["phases_ms"].values()) >= 0.999 * whole["phases_step_ms"] > 0
         assert all(0 <= whole["waited_ms"][name] <= whole["phases_ms"][name] for name in whole["phases_ms"])
         assert whole["gflop_per_step_and_rank"] > 0 and whole["peak_rss_mib"] > 100
-    assert sum(one["summary"]["waited_ms"].values()) < 0.2 * sum(two["summary"]["waited_ms"].values())
+    assert sum(two["summary"]["waited_ms"].values()) > 0
     spans = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {"## embeddings ##", "## losses ##", "## backward ##"} <= spans
     assert out.with_suffix(".png").stat().st_size > 10_000
@@ -97,29 +96,40 @@ def test_pipelines_train_the_same(data: Path, tmp_path: Path, pipeline: str) -> 
 # Phases
 
 
-def test_phases_hold_their_own_time_alone(data: Path, tmp_path: Path) -> None:
-    config, phases = config_of(data), Phases(torch.device("cpu"))
+class Clock:
+    """Goes on by one whenever it is read."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -> None:
+    clock = Clock()
+    config, phases = config_of(data), Phases(torch.device("cpu"), clock)
     with running(config.trainer) as runtime:
         trainer = Trainer(config, runtime, directory=str(data), run_dir=tmp_path)
         steps = trainer.steps(20)
         next(steps)
         before = (vars(trainer.pipeline).copy(), torch.Tensor.backward, vars(trainer.optimizers).get("step"))
-        begin = time.perf_counter()
         with phases.installed(trainer):
+            first = clock.now
             with phases.within("losses"):
-                time.sleep(0.05)
+                clock.now += 1_000
                 with phases.within("data"):
-                    time.sleep(0.1)
+                    clock.now += 10_000
             next(steps)
-        took = time.perf_counter() - begin
+        last = clock.now
         assert (vars(trainer.pipeline).keys(), torch.Tensor.backward) == (before[0].keys(), before[1])
         assert vars(trainer.optimizers).get("step") is before[2]
         assert not trainer.objective._forward_hooks and not trainer.objective._forward_pre_hooks
         next(steps)
         trainer.log.close()
     assert isinstance(trainer.pipeline, TrainPipelineSparseDist)
-    assert sum(phases.seconds.values()) == pytest.approx(took, abs=0.005)
-    assert phases.seconds["data"] >= 0.1 and 0.05 <= phases.seconds["losses"] < 0.1 + phases.seconds["backward"]
+    assert sum(phases.seconds.values()) == last - first, "every moment is in one phase"
+    assert 10_000 < phases.seconds["data"] < 11_000 and 1_000 < phases.seconds["losses"] < 2_000
     assert all(phases.seconds[name] > 0 for name in ("ids_exchange", "embeddings", "dense_forward", "optimizer"))
 
 

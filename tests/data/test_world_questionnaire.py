@@ -98,7 +98,10 @@ def test_a_world_from_before_these_knobs_is_still_recognised(tmp_path: Path) -> 
     world.generate(config, tmp_path / "world")
     stored = json.loads((tmp_path / "world" / "world.json").read_text())
     later = {"trigger_watch_s", "trigger_progress", "response_progress", "questionnaire_seed"}
-    assert stored["generator"] == 2 and set(stored["config"]) == {f.name for f in dataclasses.fields(World)} - later
+    assert (
+        stored["generator"] == world.GENERATOR
+        and set(stored["config"]) == {f.name for f in dataclasses.fields(World)} - later
+    )
     assert world.is_complete(config, tmp_path / "world")
     with pytest.raises(ValueError, match=r"world\.trigger_watch_s is None, not 3\.0"):
         world.is_complete(dataclasses.replace(config, trigger_watch_s=3.0), tmp_path / "world")

@@ -65,7 +65,6 @@ class Run:
 
     def __init__(self, plan: str, runtime: Runtime) -> None:
         self.config = config_of(plan)
-        torch.manual_seed(0)
         model = TrainingModel(self.config, torch.device("meta"), ProcessGroupRanks(runtime.world_size))
         self.model = shard(model, self.config, runtime)
         self.optimizers = Optimizers(self.model, self.config.optim)

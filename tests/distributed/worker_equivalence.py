@@ -205,7 +205,6 @@ def run(case: Case, runtime: Runtime) -> dict[str, object]:
     """What there is to compare, after every step."""
     ranks = ProcessGroupRanks(runtime.world_size)
     config = case.config if runtime.world_size > 1 else on_one_rank(case.config)
-    torch.manual_seed(0)
     model = TrainingModel(config, torch.device("meta"), ranks)
     excite(model.ranker.network)
     wrapped = shard(model, config, runtime)

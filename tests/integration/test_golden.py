@@ -11,10 +11,17 @@ from tests import golden
 
 
 @pytest.mark.integration
-def test_quickstart_follows_the_golden_trajectory(tmp_path: Path) -> None:
-    """Every loss of the first 50 steps, within the stored tolerances; `make golden` records anew."""
+def test_quickstart_starts_from_the_golden_data_and_weights(tmp_path: Path) -> None:
+    """Bit for bit, on any CPU: data, order, replayed answers and initial weights; `make golden` records anew."""
+    assert golden.digests(tmp_path) == json.loads(golden.FILE.read_text())["digests"]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("cpu", ["native", "default"])
+def test_quickstart_follows_the_golden_trajectory(cpu: str, tmp_path: Path) -> None:
+    """Every loss of the first 50 steps, within the stored tolerances, on this CPU and on a lesser one."""
     stored = json.loads(golden.FILE.read_text())
-    found = golden.trajectory(tmp_path)
+    found = golden.trajectory(tmp_path, cpu=cpu)
     assert len(found) == len(stored["losses"]) == golden.STEPS
     for step, (expected, actual) in enumerate(zip(stored["losses"], found, strict=True), start=1):
         tolerance = stored["tolerance" if step <= stored["exact_steps"] else "tolerance_later"]

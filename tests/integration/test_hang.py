@@ -66,7 +66,7 @@ def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str
     """It cannot say anything itself, and torchrun alone would wait for it for half a minute more."""
     run_dir = tmp_path / "run"
     job = start(world, environment, run_dir, "nothing", steps=10_000)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not (run_dir / "metrics.jsonl").exists() or len(metrics(run_dir)) < 3:
         assert time.monotonic() < until and job.poll() is None
         time.sleep(0.05)
@@ -77,7 +77,7 @@ def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str
     took = time.monotonic() - stopped
     assert job.returncode != 0
     assert "rank 1 hangs" in said and f"(pid {pid} on " in said and "is stopped, gone" in said, said[-4_000:]
-    assert took < PATIENCE_S + 15, "the launcher waits for nobody"
+    assert took < PATIENCE_S + 25, "the launcher waits for nobody: it would for 30 s"
 
 
 @pytest.mark.integration

@@ -37,7 +37,7 @@ def preempted(
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 90
+    until = time.monotonic() + 240
     while not ready():
         assert time.monotonic() < until and job.poll() is None
         time.sleep(0.02)

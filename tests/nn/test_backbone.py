@@ -172,7 +172,6 @@ class ImpressionRanker:
 
 def build(config: Config) -> Ranker:
     """A ranker in training mode whose main stream covers replayed requests, with non-zero adapters."""
-    torch.manual_seed(0)
     if config.aligned:
         config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, align_every=1))
     ranker = Ranker(config, torch.device("cpu"))
@@ -290,7 +289,6 @@ def test_a_single_adapter(stream: Stream, target: str) -> None:
 def test_stream_alone_equals_the_stream_beside_replayed_requests() -> None:
     """Where no loss needs the main stream on replayed requests it is computed for the stream alone: the same scores."""
     config = small_config("easq")
-    torch.manual_seed(0)
     ranker = Ranker(config, torch.device("cpu"))
     excite(ranker)
     _, batch, _ = requests_and_answers(config, [1, 0, 3, 7], [2, 1, 4, 6], 2)

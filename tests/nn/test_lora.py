@@ -15,6 +15,7 @@ from torch import Tensor
 
 from easq_rec.config import LoRA
 from easq_rec.model import Ranker
+from easq_rec.nn.initial import initialise
 from easq_rec.nn.lora import AdaptedLinear, Stream, StreamNorm, feed_forward, merged_once
 from tests.builders import excite, random_batch, small_config
 
@@ -24,6 +25,7 @@ WIDTHS = st.integers(1, 6)
 def linear(inside: int, outside: int, rank: int = 2, *, dtype: torch.dtype = torch.float64) -> AdaptedLinear:
     torch.manual_seed(inside * 100 + outside)
     module = AdaptedLinear(inside, outside, LoRA(rank=rank, alpha=3.0)).to(dtype)
+    initialise(module, seed=inside * 100 + outside)
     excite(module)
     return module
 
@@ -88,6 +90,7 @@ def test_without_an_adapter(shape: list[int], inside: int, outside: int, dtype: 
     """A plain linear in the main stream, a constant in the satisfaction stream."""
     torch.manual_seed(0)
     module = AdaptedLinear(inside, outside, None).to(dtype)
+    initialise(module, seed=0)
     excite(module)
     x = torch.randn(*shape, inside, dtype=dtype, requires_grad=True)
     slow = x @ module.weight.T + module.bias
@@ -110,6 +113,7 @@ def test_the_feed_forward_net_has_a_relu_in_between(
     first = AdaptedLinear(inside, hidden, lora if adapted == "both" else None).double()
     second = AdaptedLinear(hidden, outside, lora if adapted != "none" else None).double()
     net = torch.nn.ModuleList([first, second])
+    initialise(net, seed=0)
     excite(net)
     x = torch.randn(*shape, inside, dtype=torch.float64, requires_grad=True)
     for stream in Stream:
@@ -170,6 +174,7 @@ def test_under_bf16_autocast(rows: tuple[int, ...]) -> None:
 def test_an_adapter_starts_at_zero_and_can_learn() -> None:
     """At the start both streams are W0 x + b, and the gradient of B is not zero."""
     module = AdaptedLinear(4, 3, LoRA(rank=2))
+    initialise(module, seed=0)
     x = torch.randn(5, 4, requires_grad=True)
     for stream in Stream:
         torch.testing.assert_close(module(x, stream), F.linear(x, module.weight, module.bias))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easq_rec.config import Tower
+from easq_rec.nn.initial import initialise
 from easq_rec.nn.moe import MoETower
 from tests.builders import excite
 
@@ -18,6 +19,7 @@ SIZES = st.integers(1, 5)
 def tower(dim: int = 6, *, floor: float = 0.01, experts: int = 3, hidden: int = 4, out: int = 5) -> MoETower:
     torch.manual_seed(dim + 10 * experts)
     module = MoETower(dim, Tower(experts=experts, hidden=hidden, out=out, gate_floor=floor)).double()
+    initialise(module, seed=dim + 10 * experts)
     excite(module)
     return module
 
@@ -75,5 +77,6 @@ def test_every_expert_is_open_at_the_start() -> None:
     for seed in range(5):
         torch.manual_seed(seed)
         module = MoETower(16, Tower(experts=6))
+        initialise(module, seed=seed)
         share_K = (module(torch.randn(400, 16)).gate_NK > 0).double().mean(0)
         assert (share_K > 0.3).all()

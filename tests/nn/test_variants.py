@@ -13,6 +13,7 @@ from easq_rec import losses
 from easq_rec.config import Config, Losses, Tower
 from easq_rec.features import Outcome
 from easq_rec.model import TrainingModel
+from easq_rec.nn.initial import initialise
 from easq_rec.nn.moe import Experts, MoETower
 from easq_rec.pairs import better_pairs, real_pairs
 from easq_rec.training.optim import PATHWAY, parameter_group
@@ -23,7 +24,6 @@ SHARING = ("shared_bottom", "mmoe", "ple")
 
 
 def model_of(config: Config) -> TrainingModel:
-    torch.manual_seed(0)
     model = TrainingModel(config, torch.device("cpu"))
     excite(model)
     return model
@@ -82,8 +82,9 @@ def test_the_direct_loss_moves_the_policy_score_and_has_no_reference() -> None:
 def test_a_tower_mixes_shared_experts_like_its_own(own: int) -> None:
     """Scores and gradients against the sum over experts, one by one."""
     config = Tower(experts=own, hidden=4, out=5)
-    shared = Experts(3, 6, config).initialise().double()
-    tower = MoETower(6, config, shared=3).double()
+    shared, tower = Experts(3, 6, config).double(), MoETower(6, config, shared=3).double()
+    initialise(shared, seed=0)
+    initialise(tower, seed=0)
     excite(tower)
     excite(shared)
     h_ND = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
@@ -103,9 +104,10 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
     model = model_of(config)
     network = model.ranker.network
     assert network.satisfaction is not None and network.smoothed is not None
+    network.start_average()
     with torch.no_grad():
         for average, current in zip(network.smoothed.parameters(), network.satisfaction.parameters(), strict=True):
-            average.copy_(current)
+            assert torch.equal(average, current)
             current.add_(1.0)
     before = [parameter.clone() for parameter in network.smoothed.parameters()]
     batch = random_batch(config)

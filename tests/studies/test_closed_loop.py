@@ -51,7 +51,6 @@ def small(variant: str = "easq") -> Config:
 
 @pytest.fixture
 def ranker() -> Ranker:
-    torch.manual_seed(0)
     found = Ranker(small(), torch.device("cpu"))
     excite(found)
     return found.eval()

@@ -43,7 +43,6 @@ class Training:
         planted: dict[int, str] | None = None,
         stops: bool = False,
     ) -> None:
-        torch.manual_seed(0)
         model = TrainingModel(config, torch.device("meta"))
         network, self._planted, self._config, self.step = model.ranker.network, planted or {}, config, 0
         self.model = shard(model, config, runtime)

@@ -46,7 +46,6 @@ def test_the_tables_are_given_what_is_passed_on() -> None:
     config = small_config("main_only")
     gradients = []
     for factor in (1.0, 3.0):
-        torch.manual_seed(0)
         model = TrainingModel(config, torch.device("cpu"))
         excite(model)
         model.ranker.network.watch = Boundary(lambda: None, lambda gradient, factor=factor: factor * gradient).watch

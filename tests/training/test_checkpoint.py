@@ -37,7 +37,6 @@ class Run:
 
     def __init__(self, run_dir: Path, runtime: Runtime, *, keep: int = 2, config: Config | None = None) -> None:
         config = dataclasses.replace(config or small_config("easq"), checkpoint=Checkpoint(keep=keep))
-        torch.manual_seed(0)
         self.run_dir, self.config, self.step = run_dir, config, 0
         self.model = shard(TrainingModel(config, torch.device("meta")), config, runtime)
         self.optimizers = Optimizers(self.model, config.optim)

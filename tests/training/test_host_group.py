@@ -70,11 +70,9 @@ def test_ranks_that_send_other_sizes() -> None:
 
 
 def test_a_rank_that_ends() -> None:
-    """At once, not after the timeout."""
-    begin = time.monotonic()
+    """It is noticed as such: after the timeout, the error would be that the rank did not come."""
     one, _ = on_two_ranks(all_reduce, HostGroup.shutdown)
     assert str(one) == "rank 1 has ended while rank 0 was with it in all_reduce"
-    assert time.monotonic() - begin < TIMEOUT.total_seconds()
 
 
 def test_a_rank_that_does_not_come() -> None:

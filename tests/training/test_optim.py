@@ -60,7 +60,6 @@ class Training:
     """A sharded model in the train pipeline."""
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
-        torch.manual_seed(0)
         self.model: DistributedModelParallel = shard(TrainingModel(config, torch.device("meta")), config, runtime)
         self.optimizers = Optimizers(self.model, config.optim)
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers, runtime.device)

@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,22 +25,23 @@ from easq_rec.training.runtime import Exchange
 from easq_rec.training.stacks import PACKAGE, PHASES, WORKERS, Doing, describe, look
 
 
-def seen_in(blocks: Callable[[threading.Event], object]) -> Doing:
-    """What is seen of a process whose main thread runs this until the event is set."""
-    begun, over = threading.Event(), threading.Event()
+def there(doing: Doing) -> bool:
+    """Whether a thread that is seen waits for an event, as all of them do at last."""
+    return "waiter.acquire()" in doing.stack
 
-    def run() -> None:
-        begun.set()
-        blocks(over)
 
-    thread = threading.Thread(target=run)
+def seen_in(blocks: Callable[[threading.Event], object], arrived: Callable[[Doing], bool] = there) -> Doing:
+    """What is seen of a process whose main thread runs this until the event is set, once it has arrived there."""
+    over, deadline = threading.Event(), time.monotonic() + 30
+    thread = threading.Thread(target=blocks, args=(over,))
     thread.start()
-    begun.wait()
-    time.sleep(0.1)
     try:
         assert thread.ident is not None
         assert describe(sys._current_frames()[thread.ident])
-        return look(thread.ident)
+        while not arrived(doing := look(thread.ident)):
+            assert time.monotonic() < deadline, doing
+            time.sleep(0.01)
+        return doing
     finally:
         over.set()
         thread.join()
@@ -64,15 +66,16 @@ def test_a_backward_pass_is_no_wait() -> None:
 
     class Slow(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: object, value: torch.Tensor) -> torch.Tensor:
+        def forward(ctx: Any, value: torch.Tensor, over: threading.Event) -> torch.Tensor:
+            ctx.over = over
             return value.clone()
 
         @staticmethod
-        def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-            time.sleep(0.4)
-            return gradient
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+            ctx.over.wait()
+            return gradient, None
 
-    doing = seen_in(lambda over: Slow.apply(torch.ones(1, requires_grad=True)).sum().backward())
+    doing = seen_in(lambda over: Slow.apply(torch.ones(1, requires_grad=True), over).sum().backward())
     assert not doing.waits and doing.what.startswith("is in the backward pass")
 
 
@@ -118,7 +121,7 @@ def test_who_looks_asks_for_nothing() -> None:
     class Lookup(LazyAwaitable[torch.Tensor]):
         def _wait_impl(self) -> torch.Tensor:
             asked.append(threading.get_ident())
-            self.over.wait(2)  # type: ignore[attr-defined]
+            self.over.wait()  # type: ignore[attr-defined]
             return torch.ones(1)
 
     def read(over: threading.Event) -> object:
@@ -143,7 +146,7 @@ def test_who_waits_for_a_save_does_what_the_save_does(peers: bool) -> None:
         checkpoints._thread.start()
         checkpoints.wait()
 
-    doing = seen_in(save)
+    doing = seen_in(save, lambda doing: there(doing) and doing.what.endswith(", in thread checkpoint"))
     assert doing.waits == peers and doing.what.endswith(", in thread checkpoint")
     assert "thread checkpoint:" in doing.stack and "(wait)" not in doing.what
 
@@ -156,7 +159,7 @@ def test_who_waits_for_a_batch_does_what_its_reader_does() -> None:
 
         assert list(made_ahead(items(), 2)) == [1]  # type: ignore[arg-type]
 
-    doing = seen_in(read)
+    doing = seen_in(read, lambda doing: there(doing) and "in items" in doing.stack)
     assert not doing.waits and doing.what.endswith(", in thread batches_0")
     assert "in items" in doing.stack
 

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -122,12 +121,17 @@ def test_a_step_that_ends_after_all_is_no_hang(
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     watchdog = Watchdog(tmp_path, runtime(), "a", 6.0)
-    thread = threading.Thread(target=watchdog._end)
-    thread.start()
-    time.sleep(0.1)
-    if recovers:
-        watchdog.progress(1)
-    thread.join()
+
+    class Exchanging:
+        """What the watchdog waits for while the ranks write down where they are."""
+
+        def wait(self, seconds: float) -> bool:
+            if recovers:
+                watchdog.progress(1)
+            return False
+
+    monkeypatch.setattr(watchdog, "_over", Exchanging())
+    watchdog._end()
     assert bool(ended) != recovers
     assert ("rank 1, which has not come to life" in capfd.readouterr().err) != recovers
 

@@ -1,0 +1,40 @@
+"""Environments in which a process computes as it would on a lesser CPU than this one.
+
+Each library chooses its code when it is loaded, by what the CPU can do; these variables take capabilities away. The C
+library is among them: its exp and log have variants with and without fused multiplication and addition.
+"""
+
+from __future__ import annotations
+
+import os
+
+from numpy._core._multiarray_umath import __cpu_dispatch__ as NUMPY_FEATURES
+
+AVX512 = ("AVX512", "X86_V4")
+"""How the names of numpy's features begin that need more than AVX2."""
+
+LIMITS = {
+    "native": {},
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "NPY_DISABLE_CPU_FEATURES": " ".join(name for name in NUMPY_FEATURES if name.startswith(AVX512)),
+        "OPENBLAS_CORETYPE": "Haswell",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    },
+    "default": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "NPY_DISABLE_CPU_FEATURES": " ".join(NUMPY_FEATURES),
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-FMA4,-AVX2_Usable,-FMA_Usable,-FMA4_Usable",
+    },
+}
+"""Variables by kind of CPU. `native` is this one, with all that it has."""
+
+
+def environment(cpu: str) -> dict[str, str]:
+    """This process's environment with the limits of a kind of CPU instead of its own."""
+    names = {name for limits in LIMITS.values() for name in limits}
+    return {name: value for name, value in os.environ.items() if name not in names} | LIMITS[cpu]

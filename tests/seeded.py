@@ -1,0 +1,116 @@
+"""Digests of what a seed decides: data, simulated experiment, order, replayed answers and initial weights.
+
+python -m tests.seeded      prints them for a small world, as JSON
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from easq_rec.arguments import parse_config
+from easq_rec.config import Config
+from easq_rec.data.online import Arm, Experiment, Stage
+from easq_rec.data.sources import open_sources
+from easq_rec.data.world import Round, generate
+from easq_rec.model import TrainingModel
+from easq_rec.training.runtime import quiet, running
+from easq_rec.training.sharding import shard
+
+STEPS = 20
+"""Batches whose order is taken."""
+SMALL = (
+    *("--world.requests", "400", "--world.users", "80", "--world.videos", "120", "--world.density", "5000"),
+    *("--world.rho", "0.2", "--trainer.batch-size", "16", "--trainer.device", "cpu", "--trainer.threads", "1"),
+)
+
+
+def digests(config: Config, directory: Path) -> dict[str, str]:
+    """Of the data in a directory, and of what training makes of them by the config's seed."""
+    return {"data": data(directory), **order(config, directory), **weights(config)}
+
+
+def data(directory: Path) -> str:
+    """Values of all columns, whatever the parts, row groups and compression of the files."""
+    digest = hashlib.sha256()
+    for name in ("requests", "answers"):
+        table = pa.concat_tables([pq.read_table(part) for part in sorted((directory / name).glob("*.parquet"))])
+        for column in table.column_names:
+            digest.update(f"{name}.{column}".encode())
+            _add(digest, table[column].combine_chunks())
+    return digest.hexdigest()
+
+
+def order(config: Config, directory: Path) -> dict[str, str]:
+    """Of the first batches: requests with the candidates that evidence tells apart, and replayed answers."""
+    stream, replay = hashlib.sha256(), hashlib.sha256()
+    loader = open_sources(config, directory).loader
+    for batch, state in loader.batches(loader.start(), steps=STEPS):
+        request_id_R, streamed = batch.keys.request_id_R, batch.stream.requests
+        for values in (request_id_R[:streamed], batch.told_E):
+            stream.update(np.asarray(values, dtype="<i8").tobytes())
+        for values in (request_id_R[streamed:], batch.answered_A, batch.answer_A, state.replay.replays):
+            replay.update(np.asarray(values, dtype="<i8").tobytes())
+    return {"order": stream.hexdigest(), "replay": replay.hexdigest()}
+
+
+def weights(config: Config) -> dict[str, str]:
+    """Initial weights as the trainer has them: tables sharded, on one rank."""
+    quiet()
+    dense, tables = hashlib.sha256(), hashlib.sha256()
+    with running(config.trainer) as runtime:
+        model = shard(TrainingModel(config, torch.device("meta")), config, runtime)
+        for name, value in sorted(model.state_dict().items()):
+            parts = [part.tensor for part in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
+            digest = tables if isinstance(value, ShardedTensor) else dense
+            digest.update(name.encode())
+            for part in parts:
+                digest.update(part.detach().numpy().tobytes())
+    return {"dense": dense.hexdigest(), "tables": tables.hexdigest()}
+
+
+def experiment(config: Config) -> str:
+    """Two days of a simulated experiment with people who come and leave."""
+    stage, digest = Stage.of(config.world), hashlib.sha256()
+    arm = Arm(stage, Experiment(pool=20, slate=8), np.arange(config.world.users))
+    for _ in range(2):
+        served, day = arm.serve_day(lambda pool: pool.true_engagement)
+        for field in dataclasses.fields(Round):
+            digest.update(np.ascontiguousarray(getattr(served.requests, field.name)).tobytes())
+        digest.update(served.seen.tobytes() + repr(day).encode())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, array: pa.Array) -> None:
+    digest.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
+    if pa.types.is_list(array.type):
+        digest.update(array.value_lengths().fill_null(0).to_numpy().tobytes())
+        _add(digest, array.flatten())
+    elif pa.types.is_struct(array.type):
+        for index in range(array.type.num_fields):
+            _add(digest, array.field(index))
+    else:
+        digest.update(array.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+
+
+def main() -> None:
+    config = parse_config(["quickstart", *SMALL], prog="tests.seeded")
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "world"
+        generate(config.world, directory)
+        found = {**digests(config, directory), "experiment": experiment(config)}
+    print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), "digests": found}))
+
+
+if __name__ == "__main__":
+    main()
