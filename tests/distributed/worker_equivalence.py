@@ -165,7 +165,8 @@ def rounded() -> dict[str, Case]:
 def guarded() -> Config:
     """`easq` with everything that watches over the reference or the gates."""
     config = small_config("with_dpo")
-    tower = dataclasses.replace(config.model.main, activity=0.5)
+    # So few that more are open at the start: the penalty's weight rises.
+    tower = dataclasses.replace(config.model.main, activity=0.2)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, main=tower),
