@@ -241,8 +241,6 @@ class Trainer:
     pin_cores: bool = True
     """On CPU, each rank of a host keeps to its share of the cores, where there are enough for all threads. Off where
     they are other jobs' as well."""
-    cpu_backend: Literal["auto", "gloo"] = "auto"
-    """How ranks on CPU exchange: auto is by shared memory where all are on one host, and by gloo elsewhere."""
     seed: int = 0
     """Seed of initial values, shuffling and replay."""
     on_not_finite: Literal["stop", "skip"] = "stop"

@@ -35,7 +35,7 @@ from easq_rec.training.watchdog import watched
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
 """Parts of a config that may differ when a run is resumed; and fields of others:"""
 FREE_FIELDS = {
-    "trainer": ("stop_at_step", "device", "threads", "pin_cores", "cpu_backend", "timeout_s", "on_not_finite"),
+    "trainer": ("stop_at_step", "device", "threads", "pin_cores", "timeout_s", "on_not_finite"),
     # Data may have moved: a checkpoint knows them by their fingerprint.
     "data": ("path", "workers", "prefetch", "on_bad_rows"),
     # A resumed run keeps to the plan of its checkpoint.

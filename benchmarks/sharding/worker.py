@@ -272,8 +272,7 @@ def table_types(plan: ShardingPlan) -> dict[str, list[Any]]:
 def main() -> None:
     out, device, (rounds, steps, proof_steps) = Path(sys.argv[1]), sys.argv[2], map(int, sys.argv[3:6])
     wanted = sys.argv[6:]
-    # On every shape the same, also on several hosts; and its collectives are operators, whose bytes `Traffic` counts.
-    trainer = dataclasses.replace(config_of(TIMED).trainer, device=device, cpu_backend="gloo")
+    trainer = dataclasses.replace(config_of(TIMED).trainer, device=device)
     with running(trainer) as runtime:
         cases = [case for case in CASES if case.name in wanted or not wanted]
         if runtime.world_size == 1:

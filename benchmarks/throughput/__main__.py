@@ -57,9 +57,6 @@ def main(argv: list[str]) -> int:
     run.add_argument("--ceiling-seconds", type=float, default=1.0, help="for each of the machine's ceilings")
     run.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: not yet run")
     run.add_argument(
-        "--cpu-backend", choices=("auto", "gloo"), help="how ranks on CPU exchange; without it, the config's"
-    )
-    run.add_argument(
         "--trace", type=Path, help="file for a Chrome trace of some steps, of the last shape's first launch"
     )
     run.add_argument("--out", type=Path, help="file for the JSON; a picture of the phases lies beside it")
@@ -111,8 +108,7 @@ def measure(args: argparse.Namespace) -> int:
         if not args.train:
             write(Path(directory), REFERENCE_REQUESTS)
             data = dataclasses.replace(data, path=directory)
-        backend = args.cpu_backend or config.trainer.cpu_backend
-        trainer = dataclasses.replace(config.trainer, device=args.device, cpu_backend=backend)
+        trainer = dataclasses.replace(config.trainer, device=args.device)
         quiet = dataclasses.replace(config.evaluation, every_steps=0)
         unsaved = dataclasses.replace(config.checkpoint, every_steps=0)
         unlogged = dataclasses.replace(config.logging, every_steps=10**9, tensorboard=False)

@@ -1,7 +1,6 @@
 """Where the time of a step goes: exclusive host seconds of each phase, and how much of them a rank waited for others.
 
-Every wait for another rank goes through `Work.wait`, or in a group of one host's ranks through `Channel.receive`, so
-that what is waited for is seen wherever it happens.
+Every wait for another rank goes through `Work.wait`, so that each wait is seen wherever it happens.
 
 On CUDA the host waits for the device at each boundary: phases then tell what each costs, not what a step takes in
 which they overlap. Not yet run there.
@@ -19,7 +18,6 @@ import torch
 from torch._C._distributed_c10d import Work
 from torch.autograd.profiler import record_function
 
-from easq_rec.training.host_channel import Channel
 from easq_rec.training.trainer import Trainer
 
 PHASES = (
@@ -95,7 +93,6 @@ class Phases:
             stack.enter_context(self._wrapped(trainer.optimizers, "before_step", "optimizer"))
             stack.enter_context(self._wrapped(torch.Tensor, "backward", "backward"))
             stack.enter_context(self._wrapped(Work, "wait", None))
-            stack.enter_context(self._wrapped(Channel, "receive", None))
             for module, phase in (
                 (trainer.ranker.embeddings, "embeddings"),
                 (trainer.ranker.network, "dense_forward"),

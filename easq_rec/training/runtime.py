@@ -18,7 +18,7 @@ from torch import Tensor
 
 from easq_rec.config import Trainer
 from easq_rec.ranks import Pending
-from easq_rec.training import cores, host_group
+from easq_rec.training import cores
 from easq_rec.training.memory import keep_freed
 
 GRACE_S = 15
@@ -147,8 +147,7 @@ def running(config: Trainer) -> Iterator[Runtime]:
     keep_freed()
     quiet()
     own = cores.kept_to_share(threads) if config.pin_cores and device.type == "cpu" else contextlib.nullcontext()
-    backend = _backend(config, device)
-    with own, _process_group(backend, datetime.timedelta(seconds=config.timeout_s + GRACE_S)):
+    with own, _process_group(device, datetime.timedelta(seconds=config.timeout_s + GRACE_S)):
         runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
         yield runtime
         # Whatever collective was the last: after this one no thread holds a tensor.
@@ -156,8 +155,10 @@ def running(config: Trainer) -> Iterator[Runtime]:
 
 
 @contextlib.contextmanager
-def _process_group(backend: str, timeout: datetime.timedelta) -> Iterator[None]:
-    """The default one: what torchrun has started, or this process alone."""
+def _process_group(device: torch.device, timeout: datetime.timedelta) -> Iterator[None]:
+    """The default process group: all processes that torchrun has started, or this single process."""
+    # Values that the host needs are exchanged on the host, also by ranks that train on GPUs.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
@@ -166,13 +167,6 @@ def _process_group(backend: str, timeout: datetime.timedelta) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _backend(config: Trainer, device: torch.device) -> str:
-    """Of the default process group, for `torch.distributed`."""
-    if device.type == "cuda":
-        return "cpu:gloo,cuda:nccl"
-    return host_group.BACKEND if config.cpu_backend == "auto" and host_group.available() else "gloo"
 
 
 def quiet() -> None:

@@ -19,10 +19,6 @@ COLLECTIVES = {
 """Functions of torch.distributed that return when other ranks have come to them as well."""
 EXCHANGE = ("training/runtime.py", "Exchange.wait")
 """Where this package itself waits for one that was started before."""
-CARRIERS = {"training/host_group.py", "training/host_channel.py"}
-"""What carries the collectives of others: of no interest where a collective has a name above it."""
-RECEIVING = ("training/host_group.py", "HostGroup._receive")
-"""Where it waits."""
 BACKWARD = "_engine_run_backward"
 """Autograd's entry."""
 
@@ -86,7 +82,7 @@ def look(main: int) -> Doing:
 
 def describe(frame: FrameType | None) -> tuple[str, bool]:
     """(what a thread does, whether it waits for other ranks), by its stack."""
-    collective, carried, backward, own, phase = None, None, False, None, None
+    collective, backward, own, phase = None, False, None, None
     while frame is not None:
         code, file = frame.f_code, frame.f_code.co_filename
         upstream = "torch/distributed/" in file or "torchrec/" in file
@@ -99,15 +95,10 @@ def describe(frame: FrameType | None) -> tuple[str, bool]:
         name = _in_package(code)
         if name == EXCHANGE and collective is None:
             collective = frame.f_locals["self"].name
-        elif name == RECEIVING:
-            carried = frame.f_locals["kind"]
-        elif name is not None and name[0] in CARRIERS:
-            pass
         elif name is not None:
             own = own or f"{name[0]}:{frame.f_lineno} ({code.co_name})"
             phase = phase or PHASES.get(name)
         frame = frame.f_back
-    collective = collective or carried
     where = f" at {own}" if own is not None else ""
     told = f"{phase}: " if phase is not None else ""
     if collective is not None:

@@ -18,7 +18,6 @@ from benchmarks.throughput.compare import compare, interval
 from benchmarks.throughput.phases import Phases
 from benchmarks.throughput.pipelines import PIPELINES
 from benchmarks.throughput.shapes import losses, shapes
-from benchmarks.throughput.spec import Spec
 from benchmarks.throughput.work import UPDATE, Work
 from easq_rec.arguments import parse_config
 from easq_rec.config import Config, World
@@ -224,26 +223,6 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Shapes
-
-
-@pytest.mark.parametrize(
-    ("option", "argument", "expected"),
-    [((), (), "auto"), ((), ("gloo",), "gloo"), (("gloo",), (), "gloo"), (("auto",), ("gloo",), "auto")],
-)
-def test_ranks_exchange_as_the_config_says_or_the_option(
-    data: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], argument: tuple[str, ...], expected: str
-) -> None:
-    seen = []
-
-    def launch(spec: Spec, ranks: int, trace: Path | None = None) -> dict[str, Any]:
-        seen.append(spec.config.trainer.cpu_backend)
-        raise ValueError("seen enough")
-
-    monkeypatch.setattr("benchmarks.throughput.launch.launch", launch)
-    ours = [part for value in option for part in ("--cpu-backend", value)]
-    theirs = [part for value in argument for part in ("--trainer.cpu-backend", value)]
-    assert main(["run", "--ranks", "1", *ours, "--", *options(data), *theirs]) == 2
-    assert seen == [expected]
 
 
 def test_shapes() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import gc
 import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +17,6 @@ from torchrec.distributed.types import LazyAwaitable
 
 from easq_rec.data.ahead import made_ahead
 from easq_rec.training.checkpoint import Checkpointer
-from easq_rec.training.host_group import HostGroup, _HostWork
 from easq_rec.training.runtime import Exchange
 from easq_rec.training.stacks import PACKAGE, PHASES, WORKERS, Doing, describe, look
 
@@ -94,24 +90,6 @@ def test_a_collective_that_was_started_before_is_named() -> None:
 
     doing = seen_in(lambda over: Exchange("all_gather", Work(over)).wait())  # type: ignore[arg-type]
     assert (doing.what, doing.waits) == ("waits in all_gather", True)
-
-
-def test_what_carries_a_collective_is_not_what_waits() -> None:
-    """Where nothing above has a name for it, as in a backward pass, it is that of the collective."""
-
-    def wait(over: threading.Event) -> None:
-        group = HostGroup.__new__(HostGroup)
-        group._channels = {1: SimpleNamespace(receive=over.wait)}  # type: ignore[dict-item]
-        group._timeout_s, group._failure = 1, None
-        work = _HostWork(group, lambda: group._receive("all_to_all_single", 1, 4))  # type: ignore[arg-type,return-value]
-        group._under_way = deque([work])
-        # What the channel has received is no message.
-        with contextlib.suppress(AttributeError):
-            work.wait()
-
-    assert seen_in(wait).what == "waits in all_to_all_single"
-    doing = seen_in(lambda over: Exchange("all_reduce", SimpleNamespace(wait=lambda: wait(over))).wait())  # type: ignore[arg-type]
-    assert (doing.what, doing.waits) == ("waits in all_reduce", True)
 
 
 def test_who_looks_asks_for_nothing() -> None:
