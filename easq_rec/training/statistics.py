@@ -1,38 +1,53 @@
-"""Figures of one training step, computed on the steps that are logged alone."""
+"""Statistics of one training step, computed only in steps that are logged."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from easq_rec import losses
 from easq_rec.model import Ranks, StepOutput
 from easq_rec.nn.moe import TowerOutput
+from easq_rec.nn.network import NetworkOutput
 
 
 @torch.no_grad()
-def step_statistics(output: StepOutput, ranks: Ranks) -> dict[str, float]:
-    """Losses over all ranks, score spreads, and the share of candidates for which each expert's gate is open."""
+def step_statistics(output: StepOutput, ranks: Ranks, impressions: int) -> tuple[dict[str, float], float]:
+    """Losses and divergence over all ranks, with this rank's score spreads and shares of open gates; one all-reduce.
+
+    Args:
+        impressions: trained on by this rank since the last step that was logged.
+
+    Returns:
+        the statistics by name, and the impressions of all ranks. "divergence" is the mean KL of sigmoid(policy score)
+        from sigmoid(reference score) over all candidates, in nats. A gate's share is that of the candidates for which
+        it is open.
+    """
     network = output.network
-    values = {f"loss_{name}": value for name, value in output.losses.items()}
-    named = ranks.sum(torch.stack([value.float() for value in values.values()]))
-    figures = dict(zip(values, named.tolist(), strict=True))
+    parts = {f"loss_{name}": value.float() for name, value in output.losses.items()}
+    kl_N = _divergences(network)
+    counts = kl_N.new_tensor([len(kl_N), impressions], dtype=torch.float32)
+    local = torch.cat([torch.stack([*parts.values(), kl_N.sum().float()]), counts])
+    *summed, kl, candidates, all_impressions = ranks.sum(local).tolist()
+    figures = dict(zip(parts, summed, strict=True))
     figures["pairs_main"] = float(output.pairs_main)
     figures["policy_std"] = _std(network.main)
     figures |= _gates("main", network.main)
     if len(output.losses) > 1:
         figures["pairs_answered"] = float(output.pairs_answered)
     if network.reference is not None:
-        figures["divergence"] = _divergence(network.main, network.reference, ranks)
+        figures["divergence"] = kl / max(candidates, 1.0)
         figures["reference_std"] = _std(network.reference)
         figures |= _gates("satisfaction", network.reference)
-    return figures
+    return figures, all_impressions
 
 
-def _divergence(policy: TowerOutput, reference: TowerOutput, ranks: Ranks) -> float:
-    """Mean KL of sigmoid(policy score) from sigmoid(reference score) over all candidates of all ranks, in nats."""
-    kl_N = losses.bernoulli_kl(policy.score_N, reference.score_N)
-    total, count = ranks.sum(torch.stack([kl_N.sum(), kl_N.new_tensor(float(len(kl_N)))])).tolist()
-    return float(total / max(count, 1.0))
+def _divergences(network: NetworkOutput) -> Tensor:
+    """KL of each candidate, (N,); empty without a reference."""
+    policy_N = network.main.score_N
+    if network.reference is None:
+        return policy_N.new_zeros(0)
+    return losses.bernoulli_kl(policy_N, network.reference.score_N)
 
 
 def _std(tower: TowerOutput) -> float:

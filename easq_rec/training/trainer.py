@@ -340,8 +340,8 @@ class Trainer:
         """Writes the statistics of a step and the means over its window; returns impressions per second."""
         step, impressions = self._since
         phases, elapsed = self.watch.lap(self.step - step)
-        values = step_statistics(output, self.objective.ranks)
-        rate = float(self.objective.ranks.sum(torch.tensor(float(self.impressions - impressions)))) / elapsed
+        values, trained = step_statistics(output, self.objective.ranks, self.impressions - impressions)
+        rate = trained / elapsed
         self._since = (self.step, self.impressions)
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in self.optimizers.gradient_norms.items()}
         if self.config.aligned:

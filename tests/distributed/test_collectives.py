@@ -1,0 +1,83 @@
+"""Two ranks issue no more collectives in a training step than are listed here.
+
+Each one costs latency, and the faster rank waits for the slower in it. `worker_collectives.py` trains with the real
+trainer and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easq_rec.config import World
+from easq_rec.data.world import generate
+from tests.distributed.worker_collectives import RECIPES
+
+pytestmark = pytest.mark.distributed
+
+REPOSITORY = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker_collectives.py")
+
+Step = dict[str, Any]
+
+EVERY_STEP = {
+    "allreduce in pairs.py Comparison.forward": 1,
+    "allreduce in training/guard.py Guard.look": 1,
+    "allreduce in training/averaging.py Averaging.start": 1,
+}
+"""The package's: numbers of pairs, whether all losses are finite, gradients of the dense network."""
+ALIGNED_STEP = {"allgather in model.py Objective._start_exchange": 1}
+"""Values of the answers."""
+LOGGED_STEP = {"allreduce in training/statistics.py step_statistics": 1}
+TORCHREC = {"quickstart_main_only": 17, "quickstart": 13, "quickstart_paper": 17}
+"""TorchRec's: sizes of all ids at once; for each module and sharding type lengths, ids, embeddings and gradients. The
+planner splits the two tables of the history's module in two ways in `quickstart_main_only` and `quickstart_paper`."""
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Step]]:
+    """The counted steps of each recipe."""
+    directory = tmp_path_factory.mktemp("collectives")
+    world = directory / "world"
+    # Enough answers to have some in every aligned step.
+    generate(World(requests=600, users=100, videos=200, density=500.0), world)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    done = subprocess.run(
+        [sys.executable, *launcher, str(WORKER), str(world), str(directory)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-8_000:]
+    found: dict[str, list[Step]] = json.loads((directory / "collectives.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_collectives_of_the_package(steps: dict[str, list[Step]], recipe: str) -> None:
+    for step in steps[recipe]:
+        expected = EVERY_STEP | (ALIGNED_STEP if step["aligned"] else {}) | (LOGGED_STEP if step["logged"] else {})
+        assert {place: count for place, count in step["calls"].items() if " in torchrec " not in place} == expected
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_collectives_of_torchrec(steps: dict[str, list[Step]], recipe: str) -> None:
+    for step in steps[recipe]:
+        calls = Counter({place: count for place, count in step["calls"].items() if " in torchrec " in place})
+        assert 0 < calls.total() <= TORCHREC[recipe], calls
+
+
+def test_all_kinds_of_steps_are_counted(steps: dict[str, list[Step]]) -> None:
+    kinds = {recipe: {step["aligned"] for step in found} for recipe, found in steps.items()}
+    assert kinds == {"quickstart_main_only": {False}, "quickstart": {False, True}, "quickstart_paper": {True}}
+    assert all(any(step["logged"] for step in found) for found in steps.values())
