@@ -27,8 +27,8 @@ from pathlib import Path
 
 from benchmarks.report import hardware, publish
 from easq_rec.config import Config, LinearName, LoRA, Losses
-from easq_rec.recipes import quickstart
-from easq_rec.serialization import to_dict
+from easq_rec.config.recipes import quickstart
+from easq_rec.config.serialization import to_dict
 
 BACKBONE: tuple[LinearName, ...] = ("query", "key_value", "attention_out", "ffn_in", "ffn_out")
 PLACEMENTS: dict[str, LoRA | None] = {

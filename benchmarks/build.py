@@ -23,7 +23,7 @@ from benchmarks.report import hardware, publish
 
 BUILD = """
 import json, resource, sys
-from easq_rec.cli import main
+from easq_rec.cli.main import main
 code = main(sys.argv[2:])
 status = dict(line.split(":") for line in open("/proc/self/status"))
 used = resource.getrusage(resource.RUSAGE_SELF)

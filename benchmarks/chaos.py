@@ -35,8 +35,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from benchmarks.report import hardware, publish
 from easq_rec.config import World
 from easq_rec.data.position import Position
-from easq_rec.data.world import generate
-from easq_rec.training.checkpoint_files import PROGRESS, damage, latest_of, published
+from easq_rec.run_directory.checkpoint_files import PROGRESS, damage, latest_of, published
+from easq_rec.tools.simulation.world import generate
 
 REPOSITORY = Path(__file__).parents[1]
 WORLD = World(requests=600, users=100, videos=200, density=500.0)

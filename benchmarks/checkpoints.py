@@ -27,10 +27,10 @@ import pyarrow as pa
 from benchmarks.reference_files import write
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import reference_config
-from easq_rec.training.checkpoint_files import latest_of
+from easq_rec.run_directory.checkpoint_files import latest_of
+from easq_rec.training.loop import Trainer
 from easq_rec.training.memory import HostMemory
-from easq_rec.training.runtime import running
-from easq_rec.training.trainer import Trainer
+from easq_rec.training.process import running
 
 REQUESTS = 32_768
 WARM_UP = 20

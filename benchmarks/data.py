@@ -45,12 +45,12 @@ from easq_rec.data.batch import collate
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import encode
+from easq_rec.data.layout import Layout
 from easq_rec.data.loader import TrainLoader
-from easq_rec.data.reader import RequestReader
+from easq_rec.data.order import RequestReader
 from easq_rec.data.replay import AnswerReplay
-from easq_rec.data.schema import Layout
 from easq_rec.training.memory import HostMemory
-from easq_rec.training.runtime import running
+from easq_rec.training.process import running
 
 WINDOW = 8
 """Row groups that are shuffled together: the default."""

@@ -142,8 +142,8 @@ def run_polars(raw: Path, out: Path, form: str) -> None:
 
 def run_arrow(raw: Path, out: Path, form: str) -> None:
     """Arrow reads and writes; numpy sorts, searches and gathers (form: the name of the only one)."""
-    from easq_rec.data.builder.history import histories
-    from easq_rec.data.builder.versions import Versions, ragged
+    from easq_rec.tools.builder.history import histories
+    from easq_rec.tools.builder.versions import Versions, ragged
 
     pa.set_cpu_count(THREADS)
     shown = pq.read_table(raw / "impressions")

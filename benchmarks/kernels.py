@@ -28,11 +28,11 @@ from torch import Tensor
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import CANDIDATES, DIM, HISTORY, REQUESTS, VIDEOS
 from easq_rec.config import Trainer
-from easq_rec.nn.attention import attend, attend_reference
-from easq_rec.nn.experts import mix_experts
-from easq_rec.nn.linear import linear
-from easq_rec.training.host_lookup import pooled_lookup
-from easq_rec.training.runtime import running
+from easq_rec.kernels.attention import attend, attend_reference
+from easq_rec.kernels.experts import mix_experts
+from easq_rec.kernels.linear import linear
+from easq_rec.training.process import running
+from easq_rec.training.sharding.host_lookup import pooled_lookup
 
 USER_TOKENS, WIDTH, FFN, HEADS, ANSWERS = 6, 64, 256, 4, 8
 TOKENS = REQUESTS * (USER_TOKENS + HISTORY + CANDIDATES)

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import hardware, publish
-from easq_rec.evaluation import AnswerPredictions, Predictions
-from easq_rec.evaluation_files import Evaluated, Origin, evaluation_table
-from easq_rec.metrics.by_request import SATISFIED
-from easq_rec.metrics.intervals import METRICS, differences, estimates
+from easq_rec.evaluation.metrics.by_request import SATISFIED
+from easq_rec.evaluation.metrics.intervals import METRICS, differences, estimates
+from easq_rec.evaluation.predict import AnswerPredictions, Predictions
+from easq_rec.evaluation.results import Evaluated, Origin, evaluation_table
 
 CANDIDATES = 12
 REQUESTS_PER_USER = 10

@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.report import hardware
+from easq_rec.config.recipes import movielens
 from easq_rec.data.dataset import split
-from easq_rec.recipes import movielens
 
 RECIPES = {"main_only": "movielens_main_only", "paper": "movielens_paper", "easq": "movielens"}
 RECIPE_HOLDOUT = movielens().data.holdout

@@ -23,9 +23,9 @@ from pathlib import Path
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
 from easq_rec.config import Config, LoRA, Replay
+from easq_rec.config.variants import main_only, without_embeddings, without_evidence
 from easq_rec.training.memory import HostMemory
-from easq_rec.training.runtime import running
-from easq_rec.variants import main_only, without_embeddings, without_evidence
+from easq_rec.training.process import running
 
 
 def variants(config: Config) -> dict[str, Config]:

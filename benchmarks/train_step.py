@@ -32,17 +32,17 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from benchmarks.report import hardware, publish
 from easq_rec.config import Config, Data, LoRA, Losses, Model, Optim, Replay, Tower, Trainer
+from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.variants import main_only as without_alignment
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.encode import encode
-from easq_rec.data.schema import Layout
-from easq_rec.features import Feature, FeatureSchema, Outcome, Table
-from easq_rec.model import TrainingModel
+from easq_rec.data.layout import Layout
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.optim import Optimizers
-from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
-from easq_rec.training.sharding import shard
-from easq_rec.variants import main_only as without_alignment
+from easq_rec.training.process import ProcessGroupRanks, Runtime, running
+from easq_rec.training.sharding.tables import shard
+from easq_rec.training.training_model import TrainingModel
 
 REQUESTS, CANDIDATES, HISTORY, REPLAYED = 128, 12, 50, 16
 USERS, VIDEOS, AUTHORS, TAGS, VALUES = 1_000_000, 1_000_000, 100_000, 5_000, 10_000

@@ -22,7 +22,7 @@ from easq_rec.config import World
 def generate(requests: int, folder: str) -> None:
     """Writes a world in this process, and prints what it took."""
     from benchmarks.train_step import resident_mib
-    from easq_rec.data import world
+    from easq_rec.tools.simulation import world
 
     begin = time.process_time()
     config = World(requests=requests)

@@ -19,7 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from easq_rec import arguments, doctor
+from easq_rec import doctor
+from easq_rec.config import command_line as arguments
 from easq_rec.training.signals import StopRequest
 
 
@@ -30,16 +31,17 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     stop = StopRequest()
     stop.listen(signal.SIGTERM)
     # Only now torch and TorchRec: --help and wrong environments answer at once.
-    from easq_rec import session
+    from easq_rec.tools.simulation.default_data import prepare_data
+    from easq_rec.training import session
 
-    return session.train(config, stop)
+    return session.train(config, prepare_data, stop)
 
 
 def script(main: Callable[[], int]) -> int:
     """Calls `main()` as a worker of torchrun, which learns of every error; returns the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from easq_rec.training.error_file import ErrorFile
+    from easq_rec.training.health.error_file import ErrorFile
 
     # Within `run`, which turns a user's error into a line: torchrun is to know it, too.
     recorded = record(main, ErrorFile())

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from easq_rec import recipes
-from easq_rec.config import Config, LoRA, Optim, Replay, Trainer
+from easq_rec.config import Config, LoRA, Optim, Replay, Trainer, recipes
+from easq_rec.config.recipes import world_schema
+from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.encode import EncodedRequests, encode
-from easq_rec.data.schema import Layout, user_path
-from easq_rec.features import Feature, FeatureSchema
-from easq_rec.recipes import world_schema
+from easq_rec.data.layout import Layout, user_path
 
 HISTORY = 7
 """Longest history of a random request."""

@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from easq_rec.data.world import ensure
-from easq_rec.recipes import quickstart
+from easq_rec.config.recipes import quickstart
+from easq_rec.tools.simulation.world import ensure
 from tests import cpus, seeded
 
 REPOSITORY = Path(__file__).parents[1]

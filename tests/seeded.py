@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from easq_rec.arguments import parse_config
 from easq_rec.config import Config
-from easq_rec.data.online import Arm, Experiment, Stage
+from easq_rec.config.command_line import parse_config
 from easq_rec.data.sources import open_sources
-from easq_rec.data.world import Round, generate
-from easq_rec.model import TrainingModel
-from easq_rec.training.runtime import quiet, running
-from easq_rec.training.sharding import shard
+from easq_rec.tools.simulation.online import Arm, Experiment, Stage
+from easq_rec.tools.simulation.world import Round, generate
+from easq_rec.training.process import quiet, running
+from easq_rec.training.sharding.tables import shard
+from easq_rec.training.training_model import TrainingModel
 
 STEPS = 20
 """Batches whose order is taken."""

@@ -18,30 +18,28 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "easq_rec"
 
 LAYERS = (
-    (
-        *("config", "model_config", "sharding_config", "features", "schema_file", "serialization", "recipes"),
-        *("variants", "arguments"),
-    ),
-    ("data", "nn", "losses", "metrics", "fusion"),
-    ("model", "pairs", "ranks"),
-    ("training", "evaluation", "scoring"),
-    ("session", "evaluation_files", "comparison", "studies", "tracking"),
-    ("report",),
-    ("runs",),
+    ("upstream",),
+    ("config", "kernels"),
+    ("answers",),
+    ("data",),
+    ("model",),
+    ("losses",),
+    ("evaluation", "run_directory"),
+    ("training",),
+    ("serving",),
+    ("tools",),
     ("cli", "train"),
 )
-"""Lowest first. A unit (a module or package directly in easq_rec) imports lower layers; within its own layer it may
-import others as long as no circle arises, except for SEPARATE ones."""
+"""Lowest first. A unit (a module or package directly in easq_rec) imports lower layers. Units of one layer may import
+each other as long as no circle arises. So nothing below `cli` and `train` imports `tools`."""
 
-SEPARATE = LAYERS[1]
-"""These know nothing of one another,"""
-EXCEPTIONS = {("nn", f"{PACKAGE}.data.schema"), ("nn", f"{PACKAGE}.data.batch")}
-"""but embeddings are built from the schema and read batches."""
+SEPARATE = ("config", "kernels")
+"""These do not import each other."""
 
 ALONE = {"doctor"}
 """Imports the standard library only: it runs where everything else may be broken. Anyone may import it."""
 
-NO_TORCH = LAYERS[0]
+NO_TORCH = ("config",)
 """Read by --help and by error messages, which must not wait seconds for torch."""
 TORCH = {"torch", "torchrec", "fbgemm_gpu", "tensordict", "torchmetrics", "torchx"}
 
@@ -49,7 +47,7 @@ OUTER = {"torchx_components", "benchmarks", "datasets", "tests"}
 """Folders that use the package and that the package does not know."""
 
 FOLDERS = (PACKAGE, "torchx_components", "benchmarks", "datasets", "tests")
-MOST_LINES = 400
+MOST_LINES = 700
 
 
 def violations(root: Path) -> list[str]:
@@ -59,7 +57,7 @@ def violations(root: Path) -> list[str]:
         *import_violations(root),
         *name_violations(root),
         *(
-            f"{file.relative_to(root)}: {lines} lines, at most {MOST_LINES}: split it"
+            f"{file.relative_to(root)}: {lines} lines, at most {MOST_LINES}: it holds more than one concept"
             for file in python_files(root, *FOLDERS)
             if (lines := len(file.read_text().splitlines())) > MOST_LINES
         ),
@@ -80,7 +78,7 @@ def layer_violations(root: Path) -> Iterator[str]:
         for module in imported_modules(file, root):
             parts = module.split(".")
             target = parts[1] if parts[0] == PACKAGE and len(parts) > 1 else unit
-            if target == unit or target in ALONE or (unit, module) in EXCEPTIONS:
+            if target == unit or target in ALONE:
                 continue
             where = f"{file.relative_to(root)} imports {module}"
             if target not in layer_of:
@@ -88,7 +86,7 @@ def layer_violations(root: Path) -> Iterator[str]:
             elif layer_of[target] > layer_of[unit]:
                 yield f"{where}, which lies in a higher layer"
             elif unit in SEPARATE and target in SEPARATE:
-                yield f"{where}: {', '.join(SEPARATE)} do not know one another"
+                yield f"{where}: {', '.join(SEPARATE)} do not import each other"
             elif layer_of[target] == layer_of[unit]:
                 beside[unit].add(target)
     for unit in beside:
@@ -133,6 +131,12 @@ def python_files(root: Path, *folders: str) -> Iterator[Path]:
         yield from sorted((root / folder).rglob("*.py"))
 
 
+def modules_of(unit: str) -> list[str]:
+    """Dotted names of all modules of a unit of this repository."""
+    files = python_files(REPOSITORY / PACKAGE, unit)
+    return [".".join((PACKAGE, *file.relative_to(REPOSITORY / PACKAGE).with_suffix("").parts)) for file in files]
+
+
 def unit_of(file: Path, root: Path) -> str:
     """The module or package directly below easq_rec that a file is part of."""
     return file.relative_to(root / PACKAGE).with_suffix("").parts[0]
@@ -173,7 +177,7 @@ def test_this_repository_keeps_the_rules() -> None:
 def test_configuration_loads_without_torch() -> None:
     """Also not through a third package."""
     program = (
-        f"import sys, {', '.join(f'{PACKAGE}.{unit}' for unit in NO_TORCH)}, {PACKAGE}.doctor\n"
+        f"import sys, {PACKAGE}.doctor, {', '.join(modules_of('config'))}\n"
         f"print([name for name in {sorted(TORCH)} if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -182,20 +186,21 @@ def test_configuration_loads_without_torch() -> None:
 
 SOUND = {
     "easq_rec/__init__.py": "",
-    "easq_rec/config.py": "import dataclasses",
-    "easq_rec/recipes.py": "from easq_rec.config import Config",
     "easq_rec/doctor.py": "import json",
-    "easq_rec/data/__init__.py": "",
-    "easq_rec/data/schema.py": "import torch",
-    "easq_rec/data/batch.py": "from easq_rec.data.schema import Schema",
-    "easq_rec/data/reader.py": "from . import batch",
-    "easq_rec/nn/embeddings.py": "from easq_rec.data.batch import Batch\nfrom easq_rec.data import schema",
-    "easq_rec/model.py": "from easq_rec import config, nn",
-    "easq_rec/evaluation.py": "from easq_rec.model import Ranker",
-    "easq_rec/training/trainer.py": "from easq_rec.evaluation import evaluate",
-    "easq_rec/cli.py": "from easq_rec import doctor\nfrom easq_rec.training import trainer",
-    "datasets/films/prepare.py": "from easq_rec.data.schema import Schema",
-    "tests/test_model.py": "from easq_rec.model import Ranker",
+    "easq_rec/config/run.py": "import dataclasses",
+    "easq_rec/config/recipes.py": "from easq_rec.config.run import Config",
+    "easq_rec/answers/evidence.py": "from easq_rec.config.run import Config",
+    "easq_rec/data/batch.py": "import torch\nfrom easq_rec.answers import evidence",
+    "easq_rec/data/order.py": "from . import batch",
+    "easq_rec/model/ranker.py": "from easq_rec.data.batch import Batch",
+    "easq_rec/losses/objective.py": "from easq_rec import config, model",
+    "easq_rec/evaluation/predict.py": "from easq_rec.model.ranker import Ranker",
+    "easq_rec/run_directory/formatting.py": "from easq_rec.evaluation import predict",
+    "easq_rec/training/loop.py": "from easq_rec.evaluation.predict import evaluate",
+    "easq_rec/tools/studies/grid.py": "from easq_rec.training import loop",
+    "easq_rec/cli/main.py": "from easq_rec import doctor\nfrom easq_rec.tools.studies import grid",
+    "datasets/films/prepare.py": "from easq_rec.data.batch import Batch",
+    "tests/model/test_ranker.py": "from easq_rec.model.ranker import Ranker",
 }
 """A small tree that keeps every rule."""
 
@@ -214,35 +219,39 @@ def test_a_sound_tree_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "source", "reason"),
     [
-        ("easq_rec/data/world.py", "from easq_rec.model import Ranker", "higher layer"),
-        ("easq_rec/model.py", "def late():\n    import easq_rec.training.trainer", "higher layer"),
-        ("easq_rec/data/loader.py", "from ..training import trainer", "higher layer"),
-        ("easq_rec/nn/moe.py", "from easq_rec.data.reader import Reader", "do not know one another"),
-        ("easq_rec/nn/moe.py", "from easq_rec.data import reader", "do not know one another"),
-        ("easq_rec/nn/moe.py", "import easq_rec.data", "do not know one another"),
-        ("easq_rec/losses.py", "from easq_rec.data.batch import Batch", "do not know one another"),
-        ("easq_rec/evaluation.py", "from easq_rec.training import trainer", "circle"),
-        ("easq_rec/studies/grid.py", "from easq_rec.report import page", "higher layer"),
-        ("easq_rec/report/page.py", "from easq_rec import cli", "higher layer"),
+        ("easq_rec/data/loader.py", "from easq_rec.model.ranker import Ranker", "higher layer"),
+        ("easq_rec/losses/objective.py", "def late():\n    import easq_rec.training.loop", "higher layer"),
+        ("easq_rec/data/loader.py", "from ..training import loop", "higher layer"),
+        ("easq_rec/model/ranker.py", "from easq_rec.losses import objective", "higher layer"),
+        ("easq_rec/answers/evidence.py", "from easq_rec.data.batch import Batch", "higher layer"),
+        ("easq_rec/training/session.py", "from easq_rec.tools.studies import grid", "higher layer"),
+        ("easq_rec/evaluation/predict.py", "from easq_rec.run_directory import formatting", "circle"),
+        ("easq_rec/kernels/linear.py", "from easq_rec.config.run import Config", "do not import each other"),
+        ("easq_rec/kernels/linear.py", "from easq_rec import config", "do not import each other"),
+        ("easq_rec/tools/report/page.py", "from easq_rec import cli", "higher layer"),
         ("easq_rec/helpers.py", "", "belongs to no layer"),
-        ("easq_rec/model.py", "from torchx_components import dist", "nobody imports torchx_components"),
-        ("easq_rec/cli.py", "import datasets", "nobody imports datasets"),
-        ("easq_rec/cli.py", "from benchmarks.train_step import main", "nobody imports benchmarks"),
+        ("easq_rec/losses/objective.py", "from torchx_components import dist", "nobody imports torchx_components"),
+        ("easq_rec/cli/main.py", "import datasets", "nobody imports datasets"),
+        ("easq_rec/cli/score.py", "from benchmarks.train_step import main", "nobody imports benchmarks"),
         ("benchmarks/step.py", "from tests.golden import losses", "nobody imports tests"),
-        ("easq_rec/config.py", "import torch", "must load without torch"),
-        ("easq_rec/recipes.py", "def f():\n    from torchrec.distributed import planner", "must load without torch"),
+        ("easq_rec/config/run.py", "import torch", "must load without torch"),
+        (
+            "easq_rec/config/recipes.py",
+            "def f():\n    from torchrec.distributed import planner",
+            "must load without torch",
+        ),
         ("easq_rec/doctor.py", "import torch", "standard library only"),
         ("easq_rec/doctor.py", "from easq_rec.config import Config", "standard library only"),
         ("easq_rec/logging.py", "", "standard library"),
         ("easq_rec/queue/__init__.py", "", "standard library"),
-        ("easq_rec/nn/utils.py", "", "name a module after what it does"),
+        ("easq_rec/model/utils.py", "", "name a module after what it does"),
         ("datasets/__init__.py", "", "shadows"),
-        ("tests/test_long.py", "x = 1\n" * (MOST_LINES + 1), "401 lines"),
+        ("tests/test_long.py", "x = 1\n" * (MOST_LINES + 1), "701 lines"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, file: str, source: str, reason: str) -> None:
     plant(tmp_path, SOUND | {file: source})
     found = violations(tmp_path)
     place = file.removesuffix("/__init__.py") if file.startswith("easq_rec") else file
-    place = place.removesuffix(".py") if reason == "circle" else place
+    place = "/".join(place.split("/")[:2]) if reason == "circle" else place
     assert any(place in line and reason in line for line in found), found

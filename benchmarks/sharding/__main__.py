@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from easq_rec.features import FeatureSchema
+from easq_rec.config.schema import FeatureSchema
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +70,7 @@ def what_if(args: argparse.Namespace) -> int:
     from benchmarks.sharding import whatif
     from benchmarks.sharding.hosts import HOSTS
     from benchmarks.sharding.planning import TYPES, Cluster, Offer, Workload
-    from easq_rec.training.runtime import quiet
+    from easq_rec.training.process import quiet
 
     quiet()
     unknown = [kind for kind in args.types or () if kind not in TYPES]
@@ -122,8 +122,8 @@ def run_real(args: argparse.Namespace) -> int:
 def schema(args: argparse.Namespace) -> FeatureSchema:
     """The tables that are asked for. Raises ValueError where the name says nothing."""
     from benchmarks.sharding import presets
-    from easq_rec.recipes import RECIPES, recipe
-    from easq_rec.schema_file import load_schema
+    from easq_rec.config.recipes import RECIPES, recipe
+    from easq_rec.config.schema_file import load_schema
 
     if args.schema is not None:
         return load_schema(args.schema)

@@ -15,10 +15,10 @@ from torchrec.distributed.types import (
 )
 
 from benchmarks.sharding.planning import tables_of
-from easq_rec.features import FeatureSchema, Table
-from easq_rec.sharding_config import COLUMN_TYPES
-from easq_rec.training.plan_file import Setting
-from easq_rec.training.table_constraints import summed
+from easq_rec.config.schema import FeatureSchema, Table
+from easq_rec.config.sharding import COLUMN_TYPES
+from easq_rec.training.sharding.constraints import summed
+from easq_rec.training.sharding.plan_file import Setting
 
 ROW_TYPES = ("row_wise", "table_row_wise", "grid_shard")
 """Bags sharded so leave by reduce-scatter, which needs as many of them on every rank."""

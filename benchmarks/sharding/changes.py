@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from benchmarks.sharding.planning import SMALL_SHARE, TYPES, Cluster, NoPlan, Offer, Plan, tables_of
-from easq_rec.features import FeatureSchema, Table
+from easq_rec.config.schema import FeatureSchema, Table
 
 Planner = Callable[[Cluster, Offer], Plan | NoPlan]
 

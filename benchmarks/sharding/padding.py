@@ -13,8 +13,8 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from easq_rec.data.batch import RequestBatch
-from easq_rec.nn.embeddings import RequestEmbeddings
-from easq_rec.training.runtime import Runtime
+from easq_rec.model.embeddings import RequestEmbeddings
+from easq_rec.training.process import Runtime
 
 
 class CutEmbeddings(RequestEmbeddings):

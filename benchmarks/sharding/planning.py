@@ -34,11 +34,11 @@ from torchrec.distributed.types import (
 from torchrec.modules.embedding_configs import DataType
 
 from benchmarks.sharding.hosts import Host
-from easq_rec.features import Feature, FeatureSchema, Table
-from easq_rec.nn.embeddings import RequestEmbeddings
-from easq_rec.sharding_config import COLUMN_TYPES
-from easq_rec.training.table_constraints import NARROWEST, allowed_types
-from easq_rec.training.table_precision import store_half
+from easq_rec.config.schema import Feature, FeatureSchema, Table
+from easq_rec.config.sharding import COLUMN_TYPES
+from easq_rec.model.embeddings import RequestEmbeddings
+from easq_rec.training.sharding.constraints import NARROWEST, allowed_types
+from easq_rec.training.sharding.precision import store_half
 
 TYPES = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
 """Sharding types offered to a table that is not small: what the trainer offers on CUDA."""

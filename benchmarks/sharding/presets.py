@@ -8,7 +8,7 @@ larger preset has larger giant and middling tables, since hashed id spaces grow 
 
 from __future__ import annotations
 
-from easq_rec.features import Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 
 TB = 10**12
 PRESETS = {f"{size}TB": size * TB for size in (1, 5, 20, 100)}

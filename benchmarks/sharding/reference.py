@@ -18,7 +18,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
-from easq_rec.model import TrainingModel
+from easq_rec.training.training_model import TrainingModel
 
 EPS = 1e-2
 """Of AdamW in a proof: a gradient that is rounding alone must not become a step in any direction."""

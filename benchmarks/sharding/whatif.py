@@ -20,8 +20,8 @@ from benchmarks.report import hardware
 from benchmarks.sharding.changes import Tried, try_changes
 from benchmarks.sharding.planning import Cluster, NoPlan, Offer, Plan, Workload, find_plan, sharding_plan, tables_of
 from benchmarks.sharding.plots import heat_map, rank_bars
-from easq_rec.features import FeatureSchema
-from easq_rec.training.plan_file import NAME, Setting, write_plan
+from easq_rec.config.schema import FeatureSchema
+from easq_rec.training.sharding.plan_file import NAME, Setting, write_plan
 
 GB = 10**9
 TIMES = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch_compute")

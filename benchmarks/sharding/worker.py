@@ -31,12 +31,12 @@ from benchmarks.sharding.reference import EPS, Unsharded, largest_difference, mo
 from benchmarks.sharding.workload import PROOF, TIMED, Size, config_of, share, timed_batch, whole_batch
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
-from easq_rec.model import TrainingModel
 from easq_rec.training.optim import Optimizers
-from easq_rec.training.plan_file import Setting, collections_of
-from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
-from easq_rec.training.sharding import shard
-from easq_rec.training.table_precision import store_half
+from easq_rec.training.process import ProcessGroupRanks, Runtime, running
+from easq_rec.training.sharding.plan_file import Setting, collections_of
+from easq_rec.training.sharding.precision import store_half
+from easq_rec.training.sharding.tables import shard
+from easq_rec.training.training_model import TrainingModel
 
 TOLERANCE = 2e-5
 """Largest difference of any weight after the steps of a proof: sums in another order, in FP32."""

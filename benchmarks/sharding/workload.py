@@ -12,7 +12,7 @@ from easq_rec.config import Config, LoRA, Model, Optim, Replay, Tower
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.encode import EncodedRequests, encode
-from easq_rec.data.schema import Layout
+from easq_rec.data.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)

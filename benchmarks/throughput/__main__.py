@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace) -> int:
     from benchmarks.throughput.shapes import shapes
     from benchmarks.throughput.spec import Spec
     from benchmarks.train_step import reference_config
-    from easq_rec.arguments import parse_config
+    from easq_rec.config.command_line import parse_config
 
     config = (
         parse_config(args.train, prog="python -m benchmarks.throughput run --") if args.train else reference_config()

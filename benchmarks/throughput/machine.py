@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from easq_rec.nn.linear import product
+from easq_rec.kernels.linear import product
 
 SIDE = 1_024
 """Of the square matrices on CPU: 4 MiB each in FP32, larger than a core's cache and quick enough."""

@@ -18,7 +18,7 @@ import torch
 from torch._C._distributed_c10d import Work
 from torch.autograd.profiler import record_function
 
-from easq_rec.training.trainer import Trainer
+from easq_rec.training.loop import Trainer
 
 PHASES = (
     "data",

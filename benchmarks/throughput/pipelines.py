@@ -19,7 +19,7 @@ from torchrec.distributed.train_pipeline.train_pipelines import (
 )
 
 from easq_rec.data.batch import RequestBatch
-from easq_rec.model import StepOutput
+from easq_rec.losses.objective import StepOutput
 
 Forward = Callable[[RequestBatch | None], tuple[Tensor, StepOutput]]
 

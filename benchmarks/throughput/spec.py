@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from easq_rec.config import Config
-from easq_rec.serialization import from_dict, to_dict
+from easq_rec.config.serialization import from_dict, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)

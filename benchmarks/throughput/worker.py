@@ -28,10 +28,10 @@ from benchmarks.throughput.phases import PHASES, Phases
 from benchmarks.throughput.pipelines import PIPELINES
 from benchmarks.throughput.spec import Spec
 from benchmarks.throughput.work import Work
-from easq_rec.session import prepare_data
+from easq_rec.tools.simulation.default_data import prepare_data
+from easq_rec.training.loop import Trainer
 from easq_rec.training.memory import HostMemory
-from easq_rec.training.runtime import Runtime, running
-from easq_rec.training.trainer import Trainer
+from easq_rec.training.process import Runtime, running
 
 ENDLESS = 10**9
 """Steps that no measurement comes to."""

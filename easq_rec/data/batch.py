@@ -18,10 +18,10 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
 from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
 from easq_rec.data.evidence import Told
-from easq_rec.features import Feature, FeatureSchema
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from easq_rec.data import files
 from easq_rec.data.columns import Array, RequestColumns, Rows
 from easq_rec.data.decode import BadRows, Place, decode
+from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
-from easq_rec.data.schema import Layout
-from easq_rec.data.units import unit_problem
+from easq_rec.data.timestamp_units import unit_problem
 
 TIME = "timestamp_ms"
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
-from easq_rec.data.schema import Column, Layout
+from easq_rec.data.layout import Column, Layout
 
 NO_ANSWER = -1
 """Stands for a null in an answer or answered_at column."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
-from easq_rec.data.schema import Layout, user_path
-from easq_rec.features import Feature, FeatureSchema
+from easq_rec.data.layout import Layout, user_path
 
 AGE = "age"
 RATIO = "watch_ratio"

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from easq_rec.data.ahead import made_ahead
+from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.encode import EncodedRequests
+from easq_rec.data.order import RequestReader
 from easq_rec.data.position import Position
-from easq_rec.data.reader import RequestReader
+from easq_rec.data.prefetch import made_ahead
 from easq_rec.data.replay import AnswerReplay, ReplayState
-from easq_rec.features import FeatureSchema
 
 
 @dataclass(frozen=True, kw_only=True)

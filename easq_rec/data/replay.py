@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from easq_rec.answers.evidence import AnswerEvidence
 from easq_rec.config import Replay
 from easq_rec.data.batch import Answers
 from easq_rec.data.columns import Rows
 from easq_rec.data.encode import EncodedRequests, outcome_key
-from easq_rec.data.evidence import AnswerEvidence
 
 
 @dataclass(frozen=True, kw_only=True)

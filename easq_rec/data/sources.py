@@ -11,11 +11,11 @@ from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import Period, RequestDataset, split
 from easq_rec.data.encode import EncodedRequests, encode
+from easq_rec.data.layout import Layout, leaf_types
 from easq_rec.data.loader import TrainLoader
+from easq_rec.data.order import RequestReader
 from easq_rec.data.quarantine import Quarantine
-from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay
-from easq_rec.data.schema import Layout, leaf_types
 
 
 @dataclass(frozen=True, kw_only=True)

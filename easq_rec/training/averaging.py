@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from easq_rec.training.runtime import Exchange
+from easq_rec.training.process import Exchange
 
 
 class Averaging:

@@ -15,7 +15,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from easq_rec.config import Optim
-from easq_rec.nn.network import RankingNetwork
+from easq_rec.model.network import RankingNetwork
 from easq_rec.training.averaging import Averaging
 
 

@@ -12,8 +12,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from benchmarks.sharding.padding import CutEmbeddings, padded
 from benchmarks.sharding.real import real
 from benchmarks.sharding.workload import PROOF, config_of, share, whole_batch
-from easq_rec.nn.embeddings import RequestEmbeddings
-from easq_rec.nn.initial import initialise
+from easq_rec.model.embeddings import RequestEmbeddings
+from easq_rec.model.initial import initialise
 
 
 @pytest.mark.distributed

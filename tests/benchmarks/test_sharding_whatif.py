@@ -15,8 +15,8 @@ from benchmarks.sharding.hosts import GB, HOSTS
 from benchmarks.sharding.planning import Cluster, NoPlan, Offer, Plan, Workload, find_plan, on_paper, tables_of
 from benchmarks.sharding.presets import schema_of
 from benchmarks.sharding.whatif import what_if, write
-from easq_rec.features import Feature, FeatureSchema, Outcome, Table
-from easq_rec.training.plan_file import Setting, read_plan_file
+from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.training.sharding.plan_file import Setting, read_plan_file
 
 WORK = Workload(requests=16)
 HOST = dataclasses.replace(HOSTS["a100"], name="small", hbm=1 * GB, ddr=8 * GB)

@@ -19,12 +19,12 @@ from benchmarks.throughput.phases import Phases
 from benchmarks.throughput.pipelines import PIPELINES
 from benchmarks.throughput.shapes import losses, shapes
 from benchmarks.throughput.work import UPDATE, Work
-from easq_rec.arguments import parse_config
 from easq_rec.config import Config, World
-from easq_rec.data.world import generate
-from easq_rec.nn.linear import ONEDNN_WORK, linear
-from easq_rec.training.runtime import running
-from easq_rec.training.trainer import Trainer
+from easq_rec.config.command_line import parse_config
+from easq_rec.kernels.linear import ONEDNN_WORK, linear
+from easq_rec.tools.simulation.world import generate
+from easq_rec.training.loop import Trainer
+from easq_rec.training.process import running
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from easq_rec.data.dataset import Period, RequestDataset
+from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
-from easq_rec.data.schema import Layout
-from tests.data.builders import (
-    SCHEMA,
-    Row,
-    arrow_schema,
-    expected,
-    make_answers,
-    make_rows,
-    plain,
-    write_dataset,
-)
+from tests.data.builders import SCHEMA, Row, arrow_schema, expected, make_answers, make_rows, plain, write_dataset
 
 PLAIN, ANSWERS = Layout.of(SCHEMA), Layout.of(SCHEMA, answers=True)
 Change = Callable[[Row], None]

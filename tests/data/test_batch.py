@@ -13,21 +13,12 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.batch import Answers, Extent, RequestBatch, collate, sequence_keys
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import EncodedRequests, encode
-from easq_rec.data.schema import Layout
-from easq_rec.features import Feature, FeatureSchema
-from tests.data.builders import (
-    HUGE,
-    SCHEMA,
-    Row,
-    arrow_schema,
-    make_answers,
-    make_rows,
-    read_answers,
-    write_dataset,
-)
+from easq_rec.data.layout import Layout
+from tests.data.builders import HUGE, SCHEMA, Row, arrow_schema, make_answers, make_rows, read_answers, write_dataset
 
 PLAIN = Layout.of(SCHEMA)
 

@@ -14,7 +14,7 @@ import pytest
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.decode import Place, decode
-from easq_rec.data.schema import Layout
+from easq_rec.data.layout import Layout
 from tests.data.builders import (
     READ,
     SCHEMA,

@@ -9,10 +9,10 @@ import pytest
 
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import encode
+from easq_rec.data.layout import Layout
+from easq_rec.data.order import RequestReader
 from easq_rec.data.position import Position
 from easq_rec.data.quarantine import Quarantine
-from easq_rec.data.reader import RequestReader
-from easq_rec.data.schema import Layout
 from tests.data.builders import SCHEMA, make_rows, plain, write_dataset
 
 

@@ -20,9 +20,9 @@ import pytest
 
 from easq_rec.data import files
 from easq_rec.data.dataset import RequestDataset, split
+from easq_rec.data.layout import Layout
+from easq_rec.data.order import RequestReader
 from easq_rec.data.position import Position
-from easq_rec.data.reader import RequestReader
-from easq_rec.data.schema import Layout
 from tests.data.builders import SCHEMA, expected, ids, make_rows, plain, write_dataset
 
 ROWS = make_rows(np.random.default_rng(0), 23)

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.data.dataset import RequestDataset, _Footers
-from easq_rec.data.schema import Layout
-from easq_rec.features import Feature, FeatureSchema, Outcome, Table
+from easq_rec.data.layout import Layout
 from tests.data.builders import (
     SCHEMA,
     Row,

@@ -19,8 +19,8 @@ from easq_rec.data.batch import RequestBatch
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.loader import LoaderState, TrainLoader
+from easq_rec.data.order import RequestReader
 from easq_rec.data.position import Position
-from easq_rec.data.reader import RequestReader
 from easq_rec.data.replay import AnswerReplay, ReplayState
 from tests.data.builders import (
     SCHEMA,

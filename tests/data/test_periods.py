@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from easq_rec.data.dataset import Period, RequestDataset, split, time_line
+from easq_rec.data.order import RequestReader
 from easq_rec.data.position import Position
-from easq_rec.data.reader import RequestReader
 from tests.data.builders import Row, ids, make_rows, open_dataset, to_table, write_dataset, write_file
 
 

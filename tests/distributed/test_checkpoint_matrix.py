@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from easq_rec.training.moments import Columns, columns_of, resplit
+from easq_rec.training.checkpoint.adagrad_reshard import Columns, columns_of, resplit
 from tests.distributed.worker_checkpoint import HALF, PLANS, SEQUENCE, SPLIT, config_of
 from tests.distributed.worker_equivalence import WIDE
 

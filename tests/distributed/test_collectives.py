@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from easq_rec.config import World
-from easq_rec.data.world import generate
+from easq_rec.tools.simulation.world import generate
 from tests.distributed.worker_collectives import RECIPES
 
 pytestmark = pytest.mark.distributed
@@ -28,14 +28,14 @@ WORKER = Path(__file__).with_name("worker_collectives.py")
 Step = dict[str, Any]
 
 EVERY_STEP = {
-    "allreduce in pairs.py Comparison.forward": 1,
-    "allreduce in training/guard.py Guard.look": 1,
+    "allreduce in losses/pairs.py Comparison.forward": 1,
+    "allreduce in training/health/finite_check.py Guard.look": 1,
     "allreduce in training/averaging.py Averaging.start": 1,
 }
 """The package's: numbers of pairs, whether all losses are finite, gradients of the dense network."""
-ALIGNED_STEP = {"allgather in model.py Objective._start_exchange": 1}
+ALIGNED_STEP = {"allgather in losses/objective.py Objective._start_exchange": 1}
 """Values of the answers."""
-LOGGED_STEP = {"allreduce in training/statistics.py step_statistics": 1}
+LOGGED_STEP = {"allreduce in training/step_statistics.py step_statistics": 1}
 TORCHREC = {"quickstart_main_only": 17, "quickstart": 13, "quickstart_paper": 17}
 """TorchRec's: sizes of all ids at once; for each module and sharding type lengths, ids, embeddings and gradients. The
 planner splits the two tables of the history's module in two ways in `quickstart_main_only` and `quickstart_paper`."""

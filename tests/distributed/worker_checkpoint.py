@@ -21,12 +21,12 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from easq_rec.config import Config, Optim, Sharding, TableSharding
 from easq_rec.data.loader import LoaderState
-from easq_rec.model import TrainingModel
-from easq_rec.training.checkpoint import Checkpointer
-from easq_rec.training.checkpoint_files import Progress
+from easq_rec.run_directory.checkpoint_files import Progress
+from easq_rec.training.checkpoint.checkpointer import Checkpointer
 from easq_rec.training.optim import Optimizers
-from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
-from easq_rec.training.sharding import plan_table, shard
+from easq_rec.training.process import ProcessGroupRanks, Runtime, running
+from easq_rec.training.sharding.tables import plan_table, shard
+from easq_rec.training.training_model import TrainingModel
 from tests.builders import random_batch, small_config
 from tests.distributed.worker_equivalence import WIDE, moments, whole
 

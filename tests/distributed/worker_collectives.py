@@ -16,9 +16,9 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import easq_rec
-from easq_rec.arguments import parse_config
-from easq_rec.training.runtime import Runtime, running
-from easq_rec.training.trainer import Trainer
+from easq_rec.config.command_line import parse_config
+from easq_rec.training.loop import Trainer
+from easq_rec.training.process import Runtime, running
 
 RECIPES = ("quickstart_main_only", "quickstart", "quickstart_paper")
 OPTIONS = (
@@ -28,7 +28,7 @@ OPTIONS = (
 )
 STEPS = (3, 4, 5)
 """Counted steps. The train pipeline is full by then, one of two neighbouring steps aligns, and step 5 is logged."""
-RUNTIME = "training/runtime.py"
+RUNTIME = "training/process.py"
 OURS, TORCHREC = f"{Path(easq_rec.__file__).parent}/", "/torchrec/"
 
 

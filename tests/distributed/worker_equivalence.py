@@ -25,12 +25,13 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from easq_rec.config import Config, Losses, Optim, Sharding, TableSharding
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.encode import encode
-from easq_rec.data.schema import Layout
-from easq_rec.model import StepOutput, TrainingModel
+from easq_rec.data.layout import Layout
+from easq_rec.losses.objective import StepOutput
 from easq_rec.training.boundary import Boundary
 from easq_rec.training.optim import Optimizers
-from easq_rec.training.runtime import ProcessGroupRanks, Runtime, running
-from easq_rec.training.sharding import plan_table, shard
+from easq_rec.training.process import ProcessGroupRanks, Runtime, running
+from easq_rec.training.sharding.tables import plan_table, shard
+from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, ragged_requests, random_answers, random_evidence, small_config
 
 STEPS = 3

@@ -23,7 +23,7 @@ SMALL = (
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world of 1,500 requests, enough answers to form pairs in every batch."""
     from easq_rec.config import World
-    from easq_rec.data.world import generate
+    from easq_rec.tools.simulation.world import generate
 
     directory = tmp_path_factory.mktemp("world") / "data"
     generate(World(requests=1_500, users=300, videos=500, density=500.0), directory)

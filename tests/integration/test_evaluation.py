@@ -52,7 +52,7 @@ def runs(train: Train, call: Call, world: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.integration
 def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: Path) -> None:
-    from easq_rec.evaluation_files import LABELS
+    from easq_rec.evaluation.results import LABELS
 
     summary = json.loads((runs[0] / "evaluation.json").read_text())
     table = pq.read_table(runs[0] / "evaluation.parquet")
@@ -87,11 +87,12 @@ def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: P
 
 @pytest.mark.integration
 def test_studies_rank_by_a_fused_score_as_evaluate_does(runs: tuple[Path, Path], call: Call) -> None:
-    from easq_rec import session
+    from easq_rec.run_directory.config_file import load_config
+    from easq_rec.serving.evaluate import rank_fused
 
     call("evaluate", "--run", runs[0], "--fuse", 0.7, "--name", "fused", "--resamples", 50)
     expected = json.loads((runs[0] / "fused.json").read_text())["metrics"]
-    found = session.rank_fused(session.load_config(runs[0]), 0.7)
+    found = rank_fused(load_config(runs[0]), 0.7)
     plain = json.loads((runs[0] / "evaluation.json").read_text())["metrics"]
     for name in ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy"):
         assert getattr(found, name) == pytest.approx(expected[name]["value"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from easq_rec import cli
+from easq_rec.cli import main as cli
 from tests.integration.conftest import REPOSITORY, SMALL
 
 WORKER = Path(__file__).with_name("worker_planted.py")

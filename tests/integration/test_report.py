@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.report.command import report
+from easq_rec.tools.report.command import report
 from tests.integration.conftest import REPOSITORY
-from tests.report import builders
-from tests.report.browser import Browser, find, started
+from tests.tools.report import builders
+from tests.tools.report.browser import Browser, find, started
 
 pytestmark = pytest.mark.integration
 

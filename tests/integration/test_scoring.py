@@ -93,12 +93,12 @@ def _without_labels(table: pa.Table) -> pa.Table:
 
 def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]:
     """Policy scores of the training network as it is: adapters beside the linears, both towers in place."""
-    from easq_rec import evaluation
     from easq_rec.data.dataset import RequestDataset
-    from easq_rec.data.schema import Layout
-    from easq_rec.scoring import load_ranker
-    from easq_rec.session import load_config
-    from easq_rec.training.checkpoint_files import latest_of
+    from easq_rec.data.layout import Layout
+    from easq_rec.evaluation import predict as evaluation
+    from easq_rec.run_directory.checkpoint_files import latest_of
+    from easq_rec.run_directory.config_file import load_config
+    from easq_rec.serving.score import load_ranker
 
     config = load_config(run_dir)
     ranker = load_ranker(config, latest_of(run_dir), policy_only=False)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from easq_rec.config import Sharding, TableSharding
-from easq_rec.recipes import recipe
-from easq_rec.serialization import to_dict
+from easq_rec.config.recipes import recipe
+from easq_rec.config.serialization import to_dict
 from tests.integration.conftest import REPOSITORY, SMALL
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

@@ -137,7 +137,7 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, envi
 def test_what_cannot_be_done_is_one_line(
     arguments: tuple[str, ...], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from easq_rec.cli import main
+    from easq_rec.cli.main import main
 
     assert main(["study", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err

@@ -11,8 +11,8 @@ import pytest
 from torchx.tracker.api import AppRun
 from torchx.tracker.backend.fsspec import create
 
-from easq_rec import tracking
-from easq_rec.training.checkpoint_files import published
+from easq_rec.run_directory import tracking
+from easq_rec.run_directory.checkpoint_files import published
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 TORCHX = Path(sys.executable).parent / "torchx"

@@ -21,16 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easq_rec import session, train
+from easq_rec import train
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState, TrainLoader
-from easq_rec.model import Scores
-from easq_rec.nn.backbone import Backbone
-from easq_rec.nn.lora import Stream
-from easq_rec.nn.network import RankingNetwork
-from easq_rec.training import guard
-from easq_rec.training.logs import RunLog
-from easq_rec.training.trainer import Trainer
+from easq_rec.model.backbones.transformer import Backbone
+from easq_rec.model.lora import Stream
+from easq_rec.model.network import RankingNetwork
+from easq_rec.model.ranker import Scores
+from easq_rec.run_directory.metrics import RunLog
+from easq_rec.tools.simulation import default_data
+from easq_rec.training.health import finite_check as guard
+from easq_rec.training.loop import Trainer
 from tests.poison import Poison
 
 SLOW_S, FOREVER_S = 2, 3_600
@@ -88,7 +89,7 @@ def plant(what: str, at: int) -> None:
         case "error" | "hang" | "slow":
             TrainLoader.batches = disturbed_batches  # type: ignore[method-assign,assignment]
         case "start":
-            session.prepare_data = hang  # type: ignore[assignment]
+            default_data.prepare_data = hang  # type: ignore[assignment]
         case "end":
             RunLog.close = hang  # type: ignore[assignment]
         case "evaluation":

@@ -62,7 +62,7 @@ def test_copies_of_the_checkout_leave_out_what_is_not_its_own(tmp_path: Path) ->
     """TorchX copies the directory to a job, or into an image, but for what the ignore file names."""
     assert (REPOSITORY / ".torchxignore").samefile(REPOSITORY / ".dockerignore")
     shutil.copy2(REPOSITORY / ".dockerignore", tmp_path / ".torchxignore")
-    kept = ("easq_rec/train.py", "easq_rec/data/reader.py", "benchmarks/data.py", "datasets/world/README.md")
+    kept = ("easq_rec/train.py", "easq_rec/data/order.py", "benchmarks/data.py", "datasets/world/README.md")
     left = (
         *(".git/HEAD", ".venv/bin/python", "runs/one/config.json", "data/requests/a.parquet", "build/lib/a.py"),
         *("easq_rec/__pycache__/train.pyc", ".pytest_cache/README.md", "easq_rec.egg-info/PKG-INFO"),

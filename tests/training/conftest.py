@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from easq_rec.config import Trainer
-from easq_rec.training.runtime import Runtime, running
+from easq_rec.training.process import Runtime, running
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from torch import nn
 
 from easq_rec.config import Trainer
 from easq_rec.training.averaging import Averaging
-from easq_rec.training.runtime import running
+from easq_rec.training.process import running
 
 
 def average(parameters: list[nn.Parameter]) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from easq_rec.model import TrainingModel
 from easq_rec.training.boundary import Boundary
+from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, small_config
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from easq_rec.config import Trainer
 from easq_rec.training.cores import share
-from easq_rec.training.runtime import running
+from easq_rec.training.process import running
 
 
 @pytest.mark.parametrize(("cores", "ranks"), [(2, 2), (8, 2), (7, 3), (96, 8), (5, 5), (4, 1)])

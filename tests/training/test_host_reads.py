@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import easq_rec
 from easq_rec.config import Config, Trainer
-from easq_rec.training import guard as guards
-from easq_rec.training.runtime import quiet, running
+from easq_rec.training.health import finite_check as guards
+from easq_rec.training.process import quiet, running
 from tests.builders import small_config
-from tests.training.guarded import Training
+from tests.training.health.guarded import Training
 
 ATEN = torch.ops.aten
 OURS = str(Path(easq_rec.__file__).parent)

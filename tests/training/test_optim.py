@@ -13,10 +13,10 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from easq_rec.config import Config, Optim
 from easq_rec.data.batch import RequestBatch
-from easq_rec.model import TrainingModel
 from easq_rec.training.optim import PATHWAY, Optimizers, learning_rate, parameter_group
-from easq_rec.training.runtime import Runtime, quiet
-from easq_rec.training.sharding import shard
+from easq_rec.training.process import Runtime, quiet
+from easq_rec.training.sharding.tables import shard
+from easq_rec.training.training_model import TrainingModel
 from tests.builders import random_batch, small_config
 
 STEPS = 12

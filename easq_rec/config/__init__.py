@@ -1,0 +1,35 @@
+"""Every knob of easq-rec, as frozen dataclasses that validate themselves. No torch import."""
+
+from easq_rec.config.model import LinearName, LoRA, Losses, Model, Replay, Tower
+from easq_rec.config.run import (
+    Checkpoint,
+    Config,
+    Data,
+    Evaluation,
+    Hidden,
+    Logging,
+    Optim,
+    Trainer,
+    World,
+)
+from easq_rec.config.sharding import Sharding, TableSharding
+
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "Data",
+    "Evaluation",
+    "Hidden",
+    "LinearName",
+    "LoRA",
+    "Logging",
+    "Losses",
+    "Model",
+    "Optim",
+    "Replay",
+    "Sharding",
+    "TableSharding",
+    "Tower",
+    "Trainer",
+    "World",
+]

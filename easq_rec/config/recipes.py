@@ -1,0 +1,215 @@
+"""Named configurations. A recipe is a function that returns a Config; structure is chosen here, in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from easq_rec.config import (
+    Config,
+    Data,
+    Evaluation,
+    Logging,
+    LoRA,
+    Losses,
+    Model,
+    Optim,
+    Replay,
+    Tower,
+    Trainer,
+    World,
+)
+from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.variants import VARIANTS
+
+
+def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
+    """Features of the built-in synthetic world (and a template for short-video logs)."""
+    return FeatureSchema(
+        tables=(
+            Table(name="user", rows=users, dim=dim),
+            Table(name="age_group", rows=8, dim=dim, id_space="dense"),
+            Table(name="region", rows=32, dim=dim, id_space="dense"),
+            Table(name="device", rows=8, dim=dim, id_space="dense"),
+            Table(name="video", rows=videos, dim=dim),
+            Table(name="author", rows=max(videos // 8, 1), dim=dim),
+            Table(name="tag", rows=256, dim=dim),
+        ),
+        user=(
+            Feature(name="user_id", table="user"),
+            Feature(name="age_group", table="age_group"),
+            Feature(name="region", table="region"),
+            Feature(name="device", table="device"),
+        ),
+        history=(Feature(name="video_id", table="video"), Feature(name="author_id", table="author")),
+        candidate=(
+            Feature(name="video_id", table="video"),
+            Feature(name="author_id", table="author"),
+            Feature(name="tags", kind="id_list", table="tag", pooling="mean"),
+            Feature(name="duration_ms", kind="float", transform="log1p"),
+        ),
+        outcomes=(
+            Outcome(name="long_view", weight=1.0),
+            Outcome(name="like", weight=0.5),
+            Outcome(name="follow", weight=0.5),
+        ),
+        trigger="long_view",
+    )
+
+
+def movielens_schema(*, dim: int = 32, users: int = 1_024, films: int = 2_048) -> FeatureSchema:
+    """Features that `datasets/movielens/prepare.py` writes. The defaults give every id of 100K a row of its own."""
+    return FeatureSchema(
+        tables=(
+            Table(name="user", rows=users, dim=dim),
+            Table(name="gender", rows=4, dim=dim, id_space="dense"),
+            Table(name="age_group", rows=8, dim=dim, id_space="dense"),
+            Table(name="occupation", rows=32, dim=dim, id_space="dense"),
+            Table(name="film", rows=films, dim=dim),
+            Table(name="genre", rows=32, dim=dim, id_space="dense"),
+            Table(name="decade", rows=16, dim=dim, id_space="dense"),
+        ),
+        user=(
+            Feature(name="user_id", table="user"),
+            Feature(name="gender", table="gender"),
+            Feature(name="age_group", table="age_group"),
+            Feature(name="occupation", table="occupation"),
+        ),
+        history=(Feature(name="video_id", table="film"),),
+        candidate=(
+            Feature(name="video_id", table="film"),
+            Feature(name="tags", kind="id_list", table="genre", pooling="mean"),
+            Feature(name="decade", table="decade"),
+        ),
+        outcomes=(Outcome(name="long_view", weight=1.0),),
+    )
+
+
+def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 << 18) -> FeatureSchema:
+    """Features that `datasets/kuairand/prepare.py` writes; likes and their kind are answers here, not outcomes.
+
+    The defaults give every video of KuaiRand-Pure a row of its own. In 1K and 27K videos share rows: ask for more.
+    """
+    # Encrypted user features by number, with one row more than values: 0 is unknown.
+    onehot = {1: 8, 2: 51, 4: 16, 5: 35, 6: 4, 7: 119, 8: 455, 9: 8, 10: 6, 11: 6}
+    user_tables = {"tab": 15, "hour": 24, "register_days": 8, **{f"onehot_{n}": rows for n, rows in onehot.items()}}
+    return FeatureSchema(
+        tables=(
+            Table(name="user", rows=32_768, dim=dim),
+            *(Table(name=name, rows=rows, dim=dim, id_space="dense") for name, rows in user_tables.items()),
+            Table(name="video", rows=videos, dim=dim),
+            Table(name="author", rows=authors, dim=dim),
+            Table(name="tag", rows=128, dim=dim),
+            Table(name="video_type", rows=4, dim=dim, id_space="dense"),
+            Table(name="age", rows=16, dim=dim, id_space="dense"),
+        ),
+        user=(Feature(name="user_id", table="user"), *(Feature(name=name, table=name) for name in user_tables)),
+        history=(Feature(name="video_id", table="video"), Feature(name="author_id", table="author")),
+        candidate=(
+            Feature(name="video_id", table="video"),
+            Feature(name="author_id", table="author"),
+            Feature(name="tags", kind="id_list", table="tag", pooling="mean"),
+            Feature(name="video_type", table="video_type"),
+            Feature(name="age", table="age"),
+            Feature(name="duration_ms", kind="float", transform="log1p"),
+        ),
+        outcomes=(Outcome(name="long_view", weight=1.0), Outcome(name="valid_play", weight=0.5)),
+    )
+
+
+def easq() -> Config:
+    """The default: isolated satisfaction pathway, whose reference annotates every pair of a request (L_dense)."""
+    # A small log with as many answers as a large one has: at the paper's rate it would hold some twenty.
+    world = World(density=100.0)
+    return Config(
+        recipe="easq",
+        schema=world_schema(users=world.users, videos=world.videos, dim=32),
+        world=world,
+        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
+        # The pathway takes half as many steps as the rest.
+        optim=Optim(pathway_lr=2.0),
+    )
+
+
+def quickstart() -> Config:
+    """`easq` at a size that trains in about a minute on a laptop, on the built-in synthetic world."""
+    config = easq()
+    return dataclasses.replace(
+        config,
+        recipe="quickstart",
+        schema=world_schema(users=config.world.users, videos=config.world.videos, dim=16),
+        model=Model(
+            dim=32,
+            heads=2,
+            layers=2,
+            ffn=96,
+            main=Tower(experts=6, hidden=32, out=32),
+            satisfaction=Tower(experts=2, hidden=32, out=32),
+            lora=LoRA(rank=8),
+        ),
+        trainer=Trainer(batch_size=128, epochs=2),
+        evaluation=Evaluation(every_steps=100, max_requests=1_024),
+        logging=Logging(every_steps=10),
+    )
+
+
+def movielens() -> Config:
+    """`easq` on MovieLens, as `datasets/movielens/prepare.py` writes it. Needs --data."""
+    return Config(
+        recipe="movielens",
+        schema=movielens_schema(),
+        data=Data(path=None, holdout=0.2, max_history=50),
+        model=Model(dim=64, heads=4, layers=2, ffn=128),
+        # The only outcome is the view that every rating follows: it tells nothing of satisfaction.
+        losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
+        replay=Replay(answers_per_step=32),
+        optim=Optim(table_lr=0.05, dense_lr=1e-3, pathway_lr=2.0),
+        trainer=Trainer(batch_size=64, epochs=4),
+        logging=Logging(every_steps=20),
+    )
+
+
+def movielens_20m() -> Config:
+    """`movielens` for the larger releases: tables for the ids of 1M to 32M, one epoch of larger batches."""
+    config = movielens()
+    return dataclasses.replace(
+        config,
+        recipe="movielens_20m",
+        schema=movielens_schema(users=1 << 18, films=1 << 19),
+        trainer=Trainer(batch_size=256, epochs=1),
+    )
+
+
+def kuairand() -> Config:
+    """`easq` on KuaiRand, as `datasets/kuairand/prepare.py` writes it. Needs --data."""
+    return Config(
+        recipe="kuairand",
+        schema=kuairand_schema(),
+        data=Data(path=None, holdout=0.2, max_history=50),
+        # Likes and their kind are the answers here, and no outcomes.
+        losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
+        optim=Optim(pathway_lr=2.0),
+    )
+
+
+BASES: dict[str, Callable[[], Config]] = {
+    base.__name__: base for base in (quickstart, easq, movielens, movielens_20m, kuairand)
+}
+"""Data and sizes, with the default alignment."""
+
+
+def recipe(name: str) -> Config:
+    """The config of `BASE`, of `VARIANT` at the size of `easq`, or of `BASE_VARIANT`. Raises KeyError for others."""
+    if name in BASES:
+        return BASES[name]()
+    if name in VARIANTS:
+        return dataclasses.replace(VARIANTS[name](easq()), recipe=name)
+    for base, made in BASES.items():
+        variant = name.removeprefix(f"{base}_")
+        if variant != name and variant in VARIANTS:
+            return dataclasses.replace(VARIANTS[variant](made()), recipe=name)
+    raise KeyError(name)
+
+
+RECIPES = (*BASES, *VARIANTS)
+"""What `easq-rec train RECIPE` accepts; `BASE_VARIANT` names any combination."""

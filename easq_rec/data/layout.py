@@ -1,0 +1,174 @@
+"""What a feature schema asks of the Parquet files, and the check that they hold it.
+
+A column is named by its path in the data contract: ``user.region``, ``history.video_id``, ``candidates.tags``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from easq_rec.config.schema import Feature, FeatureSchema, Table
+
+Kind = Literal["id", "id_list", "float", "optional_float", "answer", "optional_time"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column that is read."""
+
+    path: str
+    kind: Kind
+    table: Table | None = None
+    """The embedding table that bounds its ids, if it is dense."""
+
+    @property
+    def expected(self) -> str:
+        """The Arrow types that it may have, in words."""
+        return {
+            "id": "an integer",
+            "id_list": "a list of integers",
+            "float": "a number or boolean",
+            "optional_float": "a number (null: unknown)",
+            "answer": "an integer (null, 0, 1 or 2)",
+            "optional_time": "an integer (null or milliseconds)",
+        }[self.kind]
+
+    def accepts(self, dtype: pa.DataType) -> bool:
+        number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype)
+        match self.kind:
+            case "id" | "answer" | "optional_time":
+                return pa.types.is_integer(dtype)
+            case "id_list":
+                return _is_list(dtype) and pa.types.is_integer(dtype.value_type)
+            case "float":
+                return number or pa.types.is_boolean(dtype)
+            case "optional_float":
+                return number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The columns that one reader asks for."""
+
+    schema: FeatureSchema
+    columns: tuple[Column, ...]
+    truth: str | None = None
+    """Candidate column with a graded truth, where it is among them."""
+
+    @staticmethod
+    def of(schema: FeatureSchema, *, outcomes: bool = True, answers: bool = False, truth: str | None = None) -> Layout:
+        """The schema's feature columns, with outcomes, answers, or a graded truth that evaluation alone reads."""
+        columns = [
+            Column(path="request_id", kind="id"),
+            Column(path="user_id", kind="id"),
+            Column(path="timestamp_ms", kind="id"),
+            Column(path="history.timestamp_ms", kind="id"),
+            Column(path="history.watch_ratio", kind="float"),
+            Column(path=f"candidates.{schema.item}", kind="id"),
+        ]
+        columns += [_feature(schema, user_path(f), f) for f in schema.user]
+        columns += [_feature(schema, f"history.{f.column}", f) for f in schema.history]
+        columns += [_feature(schema, f"candidates.{f.column}", f) for f in schema.candidate]
+        if outcomes:
+            columns += [Column(path=f"candidates.{outcome.name}", kind="float") for outcome in schema.outcomes]
+        if answers:
+            columns += [
+                Column(path="candidates.answer", kind="answer"),
+                Column(path="candidates.answered_at_ms", kind="optional_time"),
+            ]
+        if truth is not None:
+            columns.append(Column(path=f"candidates.{truth}", kind="optional_float"))
+        unique: dict[str, Column] = {}
+        for column in columns:
+            first = unique.get(column.path)
+            unique[column.path] = column if first is None else _both(first, column)
+        return Layout(schema=schema, columns=tuple(unique.values()), truth=truth)
+
+    def check(self, file_schema: pa.Schema, where: str) -> None:
+        """Raises ValueError that lists every difference between the file and what is read from it."""
+        leaves = dict(leaf_types(file_schema))
+        problems = []
+        for name in sorted({column.path.split(".")[0] for column in self.columns if "." in column.path}):
+            found = file_schema.field(name).type if name in file_schema.names else pa.null()
+            if name == "user" and _is_list(found):
+                problems.append(f"  {name}: is {found}, expected a struct")
+            elif name != "user" and pa.types.is_struct(found):
+                problems.append(f"  {name}: is {found}, expected a list of structs")
+        for column in self.columns:
+            if column.path not in leaves:
+                problems.append(f"  {column.path}: missing, expected {column.expected}")
+            elif not column.accepts(leaves[column.path]):
+                problems.append(f"  {column.path}: is {leaves[column.path]}, expected {column.expected}")
+        if problems:
+            listing = "\n".join(problems)
+            raise ValueError(f"{where} does not match the feature schema:\n{listing}\n  it holds: {sorted(leaves)}")
+
+    def leaf_indices(self, file_schema: pa.Schema) -> list[int]:
+        """Indices of the wanted Parquet leaf columns."""
+        return leaf_indices(file_schema, {column.path for column in self.columns})
+
+
+def user_path(feature: Feature) -> str:
+    """Path of a user feature: the user's id is a column of the request, everything else lies in the user struct."""
+    return "user_id" if feature.column == "user_id" else f"user.{feature.column}"
+
+
+def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
+    """(path, type) of every column, depth first. Structs and lists of structs are entered, other types are not."""
+    leaves: list[tuple[str, pa.DataType]] = []
+
+    def walk(prefix: str, dtype: pa.DataType) -> None:
+        inner = dtype.value_type if _is_list(dtype) and pa.types.is_struct(dtype.value_type) else dtype
+        if pa.types.is_struct(inner):
+            for field in inner:
+                walk(f"{prefix}.{field.name}", field.type)
+        else:
+            leaves.append((prefix, dtype))
+
+    for field in file_schema:
+        walk(field.name, field.type)
+    return leaves
+
+
+def leaf_indices(file_schema: pa.Schema, wanted: Container[str]) -> list[int]:
+    """Indices of the Parquet leaves of some columns (leaves lie in the depth-first order of the Arrow schema)."""
+    indices, index = [], 0
+    for path, dtype in leaf_types(file_schema):
+        if path in wanted:
+            indices.append(index)
+        index += _width(dtype)
+    return indices
+
+
+def _width(dtype: pa.DataType) -> int:
+    """Number of Parquet leaves of an Arrow type: columns that nobody reads may be maps or lists of lists."""
+    if isinstance(dtype, pa.BaseExtensionType):
+        return _width(dtype.storage_type)
+    if pa.types.is_map(dtype):
+        return _width(dtype.key_type) + _width(dtype.item_type)
+    if pa.types.is_struct(dtype):
+        return sum(_width(field.type) for field in dtype)
+    if pa.types.is_nested(dtype):
+        return _width(dtype.value_type)
+    return 1
+
+
+def _both(first: Column, second: Column) -> Column:
+    """A column that several features read: the smallest dense table bounds it, and ids do not pass through float32."""
+    tables = sorted((c.table for c in (first, second) if c.table is not None), key=lambda table: table.rows)
+    kind = "id" if {first.kind, second.kind} == {"id", "float"} else first.kind
+    return Column(path=first.path, kind=kind, table=tables[0] if tables else None)
+
+
+def _is_list(dtype: pa.DataType) -> bool:
+    return pa.types.is_list(dtype) or pa.types.is_large_list(dtype)
+
+
+def _feature(schema: FeatureSchema, path: str, feature: Feature) -> Column:
+    table = schema.table(feature.table) if feature.table is not None else None
+    bounded = table if table is not None and table.id_space == "dense" else None
+    return Column(path=path, kind=feature.kind, table=bounded)

@@ -1,0 +1,320 @@
+"""Intervals by a bootstrap over users: a user's requests are drawn together, for they are not independent.
+
+Each resample is a vector of weights, how often every user was drawn; a metric under it is a quotient of weighted sums
+over users, so that all resamples of all metrics are a matrix product (taken in blocks). Two runs over the same requests
+get the same resamples, which leaves what both have in common out of the interval of their difference.
+
+Shape suffixes:
+    R  requests
+    U  users
+    B  resamples of a block, or all of them
+    M  metrics
+    Q  metrics that are quotients of sums
+    K  bins of the calibration
+    A  answers that are compared, satisfied or dissatisfied, by ascending score
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from easq_rec.evaluation.metrics.by_request import CALIBRATION, MEANS, QUOTIENTS
+from easq_rec.evaluation.metrics.calibration import BINS
+from easq_rec.evaluation.metrics.segments import Order, won_pairs
+
+Floats = NDArray[np.float64]
+Method = Literal["bca", "percentile"]
+
+METRICS = (*MEANS, *QUOTIENTS, "calibration_gap", "calibration_error", "answer_auc")
+"""Everything that has an interval, in the order of the axis M."""
+RESAMPLES = 1_000
+CONFIDENCE = 0.95
+LEAST_USERS = 10
+"""Users that have a part in a metric, from which on it has an interval: a few show little of the spread of all."""
+BLOCK_CELLS = 1 << 22
+"""Weights of one block of resamples at most: bounds the memory (a few times 8 bytes each)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A figure and the ends of its interval; NaN where the data leave it undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One metric of two runs over the same requests."""
+
+    run: float
+    base: float
+    difference: Interval
+    """run - base."""
+    relative: Interval
+    """(run - base) / base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerScores:
+    """Scores of answered candidates, in any order."""
+
+    score_A: Floats
+    satisfied_A: NDArray[np.bool_]
+    """False: dissatisfied. Other answers are left out."""
+    user_A: NDArray[np.int64]
+    """User id."""
+
+
+class UserSums:
+    """One run's sums by user, and every metric as a function of how often each user counts.
+
+    Args:
+        user_R: user id of each request.
+        columns: the columns of `request_columns` and `answer_columns`; one that is absent leaves its metric undefined.
+        answers: what the AUC over all answers is computed from; its users are among `user_R`.
+    """
+
+    def __init__(
+        self, user_R: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], answers: AnswerScores | None = None
+    ) -> None:
+        self.user_U, index_R = np.unique(user_R, return_inverse=True)
+        users = len(self.user_U)
+
+        def summed(value_R: NDArray[Any]) -> Floats:
+            return np.bincount(index_R, value_R, minlength=users).astype(np.float64, copy=False)
+
+        top, bottom = [], []
+        nothing_R = np.full(len(user_R), np.nan)
+        for name in MEANS:
+            value_R = columns.get(name, nothing_R)
+            top.append(summed(np.nan_to_num(value_R)))
+            bottom.append(summed(~np.isnan(value_R)))
+        for over, under in QUOTIENTS.values():
+            top.append(summed(columns.get(over, np.zeros(len(user_R)))))
+            bottom.append(summed(columns.get(under, np.zeros(len(user_R)))))
+        nothing_RK = np.zeros((len(user_R), BINS))
+        predicted_RK, observed_RK, pairs_RK = (columns.get(name, nothing_RK) for name in CALIBRATION)
+        gap_RK = predicted_RK - observed_RK
+        self._pairs_U = summed(pairs_RK.sum(1))
+        # Quotients first, then the gap of each bin, whose sum is that of the calibration gap.
+        top.append(summed(gap_RK.sum(1)))
+        bottom.append(self._pairs_U)
+        self._quotients = len(top)
+        top += [summed(gap_R) for gap_R in gap_RK.T]
+        self._top = np.stack(top, axis=1)
+        self._bottom = np.stack(bottom, axis=1)
+        self._answers = _AnswerPairs(answers, self.user_U) if answers is not None and len(answers.score_A) else None
+
+    def __len__(self) -> int:
+        """Users."""
+        return len(self.user_U)
+
+    @property
+    def widest(self) -> int:
+        """Longest row that a resample needs."""
+        return max(len(self), self._answers.answers if self._answers is not None else 0, 1)
+
+    def metrics(self, weight_BU: Floats) -> Floats:
+        """(B, M): every metric when user u counts weight_BU[b, u] times."""
+        auc_B = self._answers.auc(weight_BU) if self._answers is not None else np.full(len(weight_BU), np.nan)
+        return self._assembled(weight_BU @ self._top, weight_BU @ self._bottom, auc_B)
+
+    def jackknife(self) -> Floats:
+        """(U, M): every metric without user u."""
+        auc_U = self._answers.auc_without() if self._answers is not None else np.full(len(self), np.nan)
+        return self._assembled(self._top.sum(0) - self._top, self._bottom.sum(0) - self._bottom, auc_U)
+
+    def contributing(self) -> NDArray[np.int64]:
+        """(M,): users that have a part in a metric."""
+        counts_Q = (self._bottom > 0).sum(0)
+        answered = self._answers.users if self._answers is not None else 0
+        return np.array([*counts_Q, counts_Q[-1], answered])
+
+    def _assembled(self, top: Floats, bottom: Floats, auc: Floats) -> Floats:
+        quotients = self._quotients
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # 0 / 0 is the NaN of a metric that nothing defines.
+            values = top[:, :quotients] / bottom
+            error = np.abs(top[:, quotients:]).sum(1) / bottom[:, -1]
+        return np.concatenate([values, error[:, None], auc[:, None]], axis=1)
+
+
+class _AnswerPairs:
+    """AUC over all pairs of a satisfied and a dissatisfied answer, whoever gave them."""
+
+    def __init__(self, answers: AnswerScores, user_U: NDArray[np.int64]) -> None:
+        order_A = np.argsort(answers.score_A, kind="stable")
+        score_A = answers.score_A[order_A]
+        self._satisfied_A = answers.satisfied_A[order_A]
+        self._user_A = np.searchsorted(user_U, answers.user_A[order_A])
+        self.answers, self._all_users = len(score_A), len(user_U)
+        self.users = len(np.unique(self._user_A))
+        # Ties occupy the places from first to before end.
+        self._first_A = np.searchsorted(score_A, score_A, side="left")
+        self._end_A = np.searchsorted(score_A, score_A, side="right")
+        self._within = self._pairs_within(score_A)
+
+    def auc(self, weight_BU: Floats) -> Floats:
+        """(B,), where user u counts weight_BU[b, u] times."""
+        weight_BA = weight_BU[:, self._user_A]
+        good, bad = self._satisfied_A, ~self._satisfied_A
+        below = _running(np.where(bad, weight_BA, 0.0))
+        weight_BP = weight_BA[:, good]
+        won_B = (weight_BP * (below[:, self._first_A[good]] + below[:, self._end_A[good]])).sum(1) / 2
+        with np.errstate(invalid="ignore"):
+            return won_B / (weight_BP.sum(1) * below[:, -1])
+
+    def auc_without(self) -> Floats:
+        """(U,), without user u."""
+        good, bad = self._satisfied_A.astype(np.float64), (~self._satisfied_A).astype(np.float64)
+        below, above = _running(bad[None])[0], _running(good[None])[0]
+        won_A = good * (below[self._first_A] + below[self._end_A]) / 2
+        lost_A = bad * (good.sum() - (above[self._first_A] + above[self._end_A]) / 2)
+
+        def of_user(value_A: Floats) -> Floats:
+            return np.bincount(self._user_A, value_A, minlength=self._all_users).astype(np.float64, copy=False)
+
+        left_U = won_A.sum() - of_user(won_A) - of_user(lost_A) + self._within
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return left_U / ((good.sum() - of_user(good)) * (bad.sum() - of_user(bad)))
+
+    def _pairs_within(self, score_A: Floats) -> Floats:
+        """(U,): pairs won among a user's own answers."""
+        order = Order.of(torch.from_numpy(score_A), torch.from_numpy(self._user_A), self._all_users)
+        won_A, _ = won_pairs(order, torch.from_numpy(self._satisfied_A)[order.item_N].long())
+        won_U = torch.bincount(order.segment_N, won_A, minlength=self._all_users).double()
+        found: Floats = won_U.numpy()
+        return found
+
+
+def estimates(
+    sums: UserSums,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+    method: Method = "bca",
+) -> dict[str, Interval]:
+    """Every metric of one run with its interval."""
+    value_M, (replicate_BM,) = _point(sums), _replicates([sums], resamples, seed)
+    enough_M = sums.contributing() >= LEAST_USERS
+    return _intervals(value_M, replicate_BM, sums.jackknife(), enough_M, confidence, method)
+
+
+def differences(
+    run: UserSums,
+    base: UserSums,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+    method: Method = "bca",
+) -> dict[str, Difference]:
+    """Paired differences of every metric, absolute and relative to the base.
+
+    Raises:
+        ValueError: the two are not about the same users.
+    """
+    if not np.array_equal(run.user_U, base.user_U):
+        raise ValueError("the two runs were evaluated on different users: evaluate both on the same data")
+    run_M, base_M = _point(run), _point(base)
+    run_BM, base_BM = _replicates([run, base], resamples, seed)
+    run_UM, base_UM = run.jackknife(), base.jackknife()
+    enough_M = np.minimum(run.contributing(), base.contributing()) >= LEAST_USERS
+    absolute = _intervals(run_M - base_M, run_BM - base_BM, run_UM - base_UM, enough_M, confidence, method)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative_M, relative_BM, relative_UM = run_M / base_M - 1, run_BM / base_BM - 1, run_UM / base_UM - 1
+    relative_M[~np.isfinite(relative_M)] = np.nan
+    relative = _intervals(relative_M, relative_BM, relative_UM, enough_M, confidence, method)
+    return {
+        name: Difference(run=float(run_M[m]), base=float(base_M[m]), difference=absolute[name], relative=relative[name])
+        for m, name in enumerate(METRICS)
+    }
+
+
+def interval(value: float, replicate_B: Floats, jackknife_U: Floats, confidence: float, method: Method) -> Interval:
+    """One interval from the bootstrap distribution.
+
+    `percentile` takes its quantiles as they are. `bca` (Efron 1987) moves them by the bias of the distribution's median
+    and by the change of its spread with the value, for which it needs the metric without each user; where either cannot
+    be had (no replicate lies on one side of the value), the quantiles stay. Resamples that leave the metric undefined
+    do not count.
+    """
+    replicate_B = replicate_B[np.isfinite(replicate_B)]
+    if not len(replicate_B) or not np.isfinite(value):
+        return Interval(value=value, low=np.nan, high=np.nan)
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    share = ((replicate_B < value).mean() + (replicate_B <= value).mean()) / 2
+    if method == "bca" and 0 < share < 1:
+        normal = NormalDist()
+        bias, change = normal.inv_cdf(float(share)), _acceleration(jackknife_U)
+        moved = [bias + normal.inv_cdf(float(tail)) for tail in tails]
+        tails = np.array([normal.cdf(bias + z / (1 - change * z)) for z in moved])
+    low, high = np.quantile(replicate_B, tails)
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def _acceleration(jackknife_U: Floats) -> float:
+    jackknife_U = jackknife_U[np.isfinite(jackknife_U)]
+    if not len(jackknife_U):
+        return 0.0
+    deviation_U = jackknife_U.mean() - jackknife_U
+    spread = float((deviation_U**2).sum())
+    return float((deviation_U**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+
+
+def _intervals(
+    value_M: Floats,
+    replicate_BM: Floats,
+    jackknife_UM: Floats,
+    enough_M: NDArray[np.bool_],
+    confidence: float,
+    method: Method,
+) -> dict[str, Interval]:
+    """By metric; without ends where it rests on too few users."""
+    return {
+        name: interval(float(value_M[m]), replicate_BM[:, m], jackknife_UM[:, m], confidence, method)
+        if enough_M[m]
+        else Interval(value=float(value_M[m]), low=np.nan, high=np.nan)
+        for m, name in enumerate(METRICS)
+    }
+
+
+def _point(sums: UserSums) -> Floats:
+    """(M,): every metric of the requests as they are."""
+    return sums.metrics(np.ones((1, len(sums))))[0]
+
+
+def _replicates(samples: Sequence[UserSums], resamples: int, seed: int) -> list[Floats]:
+    """(B, M) of each run, under the same resampled users."""
+    block = max(1, BLOCK_CELLS // max(sums.widest for sums in samples))
+    parts = [
+        [sums.metrics(weight_BU) for sums in samples] for weight_BU in _weights(len(samples[0]), resamples, block, seed)
+    ]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def _weights(users: int, resamples: int, block: int, seed: int) -> Iterator[Floats]:
+    """Blocks (B, U) of how often each user is drawn when as many are drawn, with replacement, as there are."""
+    generator = np.random.default_rng(seed)
+    for done in range(0, resamples, block):
+        rows = min(block, resamples - done)
+        drawn = generator.integers(0, max(users, 1), size=(rows, users), dtype=np.int32)
+        drawn += np.arange(rows, dtype=np.int32)[:, None] * users
+        yield np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float64)
+
+
+def _running(value_BA: Floats) -> Floats:
+    """(B, A + 1): sums of the values before each place."""
+    total = np.zeros((value_BA.shape[0], value_BA.shape[1] + 1))
+    np.cumsum(value_BA, axis=1, out=total[:, 1:])
+    return total

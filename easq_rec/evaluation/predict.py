@@ -1,0 +1,223 @@
+"""One pass over held-out requests: batches to metrics.
+
+Legend: R requests, N candidates, A answers, O outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from easq_rec.config import Config
+from easq_rec.data.batch import RequestBatch, collate
+from easq_rec.data.dataset import Period, RequestDataset
+from easq_rec.data.decode import NO_ANSWER
+from easq_rec.data.encode import EncodedRequests
+from easq_rec.data.order import RequestReader
+from easq_rec.data.position import Position
+from easq_rec.evaluation.metrics import RankingMetrics, ranking_metrics
+from easq_rec.model.fusion import fused_scores
+from easq_rec.model.ranker import Scores
+
+Score = Callable[[RequestBatch], Scores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Scores and labels of evaluated requests."""
+
+    main_N: Tensor
+    """The policy score,"""
+    served_N: Tensor
+    """and what is served: the same, or a fused score."""
+    truth_N: Tensor
+    utility_N: Tensor
+    lengths_R: Tensor
+    user_R: Tensor
+    request_id_R: Tensor
+
+    def metrics(self) -> RankingMetrics:
+        """Ranking metrics of the policy score."""
+        return ranking_metrics(self.main_N, self.truth_N, self.utility_N, self.lengths_R, self.user_R)
+
+
+def batches(
+    dataset: RequestDataset,
+    config: Config,
+    *,
+    truth: str | None,
+    rank: int = 0,
+    world_size: int = 1,
+    limit: int | None = None,
+) -> Iterator[RequestBatch]:
+    """This rank's share of the first `limit` requests; every rank gets the same number of batches."""
+    size = config.evaluation.batch_size
+    reader = RequestReader(dataset, batch_size=size, rank=rank, world_size=world_size, spread=True)
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    for done in reader.read(Position(dealt=((0, count),)), epochs=1):
+        yield collate(config.schema, done.requests, truth=truth)
+
+
+def predict(
+    score: Score,
+    stream: Iterable[RequestBatch],
+    config: Config,
+    device: torch.device,
+    *,
+    fuse: float | None = None,
+) -> Predictions:
+    """Scores every request of the stream.
+
+    Args:
+        fuse: weight of the reference score in what is served; None: the policy score alone.
+    """
+    utility_O = torch.tensor([outcome.weight for outcome in config.schema.outcomes])
+    parts = []
+    for batch in stream:
+        candidates, requests = batch.stream.candidates, batch.stream.requests
+        scores = score(batch.to(device))
+        lengths_R = batch.candidate_offsets_R1.diff()[:requests]
+        truth_N = batch.truth_N if batch.truth_N is not None else torch.full((candidates,), torch.nan)
+        parts.append(
+            Predictions(
+                main_N=scores.main_N[:candidates].float().cpu(),
+                served_N=served(scores, lengths_R, fuse),
+                truth_N=truth_N[:candidates],
+                utility_N=batch.outcome_NO[:candidates] @ utility_O,
+                lengths_R=lengths_R,
+                user_R=torch.from_numpy(batch.keys.user_id_R[:requests]),
+                request_id_R=torch.from_numpy(batch.keys.request_id_R[:requests]),
+            )
+        )
+    return _concat(parts)
+
+
+def served(scores: Scores, lengths_R: Tensor, fuse: float | None) -> Tensor:
+    """What is served of the first candidates, as many as the lengths say, on the CPU.
+
+    The policy score as it is where `fuse` is None; else `fused_scores`, where fuse weighs the reference.
+    """
+    items = int(lengths_R.sum())
+    main_N = scores.main_N[:items].float().cpu()
+    if fuse is None:
+        return main_N
+    assert scores.satisfaction_N is not None, "a fused score needs a satisfaction tower"
+    return fused_scores(main_N, scores.satisfaction_N[:items].float().cpu(), lengths_R.cpu(), fuse).float()
+
+
+def gather(mine: Predictions) -> Predictions:
+    """The predictions of all ranks, on every rank."""
+    if dist.get_world_size() == 1:
+        return mine
+    parts: list[Predictions | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return _concat([part for part in parts if part is not None])
+
+
+def _concat(parts: list[Predictions]) -> Predictions:
+    if not parts:
+        raise ValueError("there are no held-out requests: raise data.holdout or bring a longer log")
+    names = [field.name for field in fields(Predictions)]
+    return Predictions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPredictions:
+    """Scores and answers of whole answered requests."""
+
+    served_N: Tensor
+    answer_N: Tensor
+    """0 dissatisfied, 1 uncertain, 2 satisfied, negative: no answer. int64."""
+    lengths_R: Tensor
+    user_R: Tensor
+    request_id_R: Tensor
+
+
+def predict_answers(
+    score: Score, answers: EncodedRequests, config: Config, device: torch.device, *, fuse: float | None = None
+) -> AnswerPredictions:
+    """Scores every candidate of the answered requests. `fuse`: as in `predict`."""
+    found = [
+        served(score(collate(config.schema, part).to(device)), torch.from_numpy(part.candidates.lengths), fuse)
+        for part in _in_parts(answers, config.evaluation.batch_size)
+    ]
+    return AnswerPredictions(
+        served_N=torch.cat(found),
+        answer_N=torch.from_numpy(answers.candidates.column("answer").astype(np.int64)),
+        lengths_R=torch.from_numpy(answers.candidates.lengths),
+        # Copies: the columns are Arrow's own memory.
+        user_R=torch.tensor(answers.scalars["user_id"]),
+        request_id_R=torch.tensor(answers.scalars["request_id"]),
+    )
+
+
+def _in_parts(requests: EncodedRequests, size: int) -> Iterator[EncodedRequests]:
+    for begin in range(0, len(requests), size):
+        yield requests.take(np.arange(begin, min(begin + size, len(requests))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerMetrics:
+    """How scores relate to answers; a pair is a satisfied and a dissatisfied answer, across requests."""
+
+    policy_accuracy: float
+    """Share of pairs that the policy score orders rightly, ties half."""
+    reference_accuracy: float
+    """The same for the reference score."""
+    margin: float
+    """Mean over pairs of (y+ - s+) - (y- - s-), the argument of the score-difference DPO loss at beta 1: its gap
+    between training and held-out answers grows when the policy memorises answers."""
+    policy_std: float
+    """Standard deviation of the policy score over the answered candidates."""
+    reference_std: float
+    pairs: int
+
+
+def answer_metrics(
+    score: Score, answers: EncodedRequests, config: Config, device: torch.device
+) -> AnswerMetrics | None:
+    """Scores answered requests; None where they hold no pair or the model has no reference score."""
+    main, reference, label = [], [], []
+    for part in _in_parts(answers, config.evaluation.batch_size):
+        answer = part.candidates.column("answer")
+        scores = score(collate(config.schema, part).to(device))
+        if scores.satisfaction_N is None:
+            return None
+        answered = torch.from_numpy(np.flatnonzero(answer != NO_ANSWER))
+        main.append(scores.main_N.float().cpu()[answered])
+        reference.append(scores.satisfaction_N.float().cpu()[answered])
+        label.append(torch.from_numpy(answer.astype(np.int64))[answered])
+    if not main:
+        return None
+    main_A, reference_A, label_A = torch.cat(main), torch.cat(reference), torch.cat(label)
+    good, bad = label_A == 2, label_A == 0
+    pairs = int(good.sum() * bad.sum())
+    if not pairs:
+        return None
+    policy = main_A[good][:, None] - main_A[bad]
+    satisfaction = reference_A[good][:, None] - reference_A[bad]
+    return AnswerMetrics(
+        policy_accuracy=_accuracy(policy),
+        reference_accuracy=_accuracy(satisfaction),
+        margin=float((policy - satisfaction).mean()),
+        policy_std=float(main_A.std()),
+        reference_std=float(reference_A.std()),
+        pairs=pairs,
+    )
+
+
+def sample_answers(answers: EncodedRequests, period: Period, *, limit: int) -> EncodedRequests | None:
+    """Up to `limit` answered requests of a period, evenly spread over it."""
+    inside = np.flatnonzero((answers.timestamp_ms >= period.start_ms) & (answers.timestamp_ms < period.end_ms))
+    if not len(inside):
+        return None
+    return answers.take(inside[np.linspace(0, len(inside) - 1, min(limit, len(inside))).round().astype(np.int64)])
+
+
+def _accuracy(difference: Tensor) -> float:
+    return float((difference > 0).float().mean() + 0.5 * (difference == 0).float().mean())

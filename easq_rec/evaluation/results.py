@@ -1,0 +1,321 @@
+"""What an evaluation leaves behind: a table with one row per held-out request, and a summary with intervals.
+
+From the table every metric, its interval, and its paired difference from another run's can be computed again without
+the model.
+
+Legend: R held-out requests (rows), A answers that are compared, K bins of the calibration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from easq_rec.data.columns import Array
+from easq_rec.evaluation.metrics.by_request import (
+    CALIBRATION,
+    CUTOFFS,
+    DISSATISFIED,
+    MEANS,
+    SATISFIED,
+    RankingMetrics,
+    answer_columns,
+    request_columns,
+)
+from easq_rec.evaluation.metrics.calibration import BINS
+from easq_rec.evaluation.metrics.intervals import AnswerScores, Interval, UserSums
+from easq_rec.evaluation.predict import AnswerPredictions, Predictions
+
+NAME = "evaluation"
+"""Default name of the two files."""
+FORMAT = 1
+METADATA = b"easq_rec"
+"""Key under which the Parquet file says how it came about."""
+ANSWER_NAMES = ("dissatisfied", "uncertain", "satisfied")
+DISTRIBUTIONS = ("numpy", "pyarrow", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu")
+
+LABELS = {
+    **{f"satisfaction_ndcg{k}": f"satisfaction NDCG@{k}" for k in CUTOFFS},
+    "pair_accuracy": "pair accuracy",
+    "user_pair_accuracy": "pair accuracy of a user",
+    **{f"engagement_ndcg{k}": f"engagement NDCG@{k}" for k in CUTOFFS},
+    "engagement_pair_accuracy": "engagement pair accuracy",
+    "gauc": "GAUC",
+    "answer_auc": "answer AUC",
+    "answer_gauc": "answer GAUC",
+    **{f"answer_ndcg{k}": f"answer NDCG@{k}" for k in CUTOFFS},
+    "calibration_error": "calibration error",
+    "calibration_gap": "calibration gap",
+}
+"""What a person reads, in the order of the tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which checkpoint was evaluated, and how."""
+
+    recipe: str
+    step: int
+    """Training steps of the checkpoint."""
+    fuse: float | None
+    """Weight of the reference score in what was served; None: the policy score alone."""
+
+    @property
+    def served(self) -> str:
+        return "the policy score" if self.fuse is None else f"z(policy) + {self.fuse:g} z(reference)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """One run on its held-out requests."""
+
+    origin: Origin
+    table: pa.Table
+    """One row per held-out request, see `evaluation_table`."""
+
+    def sums(self) -> UserSums:
+        """What metrics and intervals are computed from."""
+        columns = {
+            name: _column(self.table, name)
+            for name in self.table.column_names
+            if name not in ("request_id", "user_id", "candidates", "answer", "answer_score")
+        }
+        return UserSums(_column(self.table, "user_id"), columns, self._answers())
+
+    def _answers(self) -> AnswerScores:
+        lists = self.table["answer"].combine_chunks()
+        code_A = lists.flatten().to_numpy()
+        user_A = np.repeat(_column(self.table, "user_id"), lists.value_lengths().to_numpy(zero_copy_only=False))
+        score_A = self.table["answer_score"].combine_chunks().flatten().to_numpy()
+        compared_A = (code_A == SATISFIED) | (code_A == DISSATISFIED)
+        return AnswerScores(
+            score_A=score_A[compared_A], satisfied_A=code_A[compared_A] == SATISFIED, user_A=user_A[compared_A]
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How much was evaluated."""
+        code_A = self.table["answer"].combine_chunks().flatten().to_numpy()
+        return {
+            "users": len(np.unique(_column(self.table, "user_id"))),
+            "requests": len(self.table),
+            "candidates": int(_column(self.table, "candidates").sum()),
+            **{f"answers_{name}": int((code_A == code).sum()) for code, name in enumerate(ANSWER_NAMES)},
+        }
+
+    def reliability(self) -> list[dict[str, float | int | None]]:
+        """For each bin of the probability that the policy gives its preference: predicted, observed, pairs."""
+        sums = [_column(self.table, name).sum(0) for name in CALIBRATION]
+        return [
+            {
+                "from": 0.5 + 0.5 * k / BINS,
+                "to": 0.5 + 0.5 * (k + 1) / BINS,
+                "predicted": _plain(predicted / pairs) if pairs else None,
+                "observed": _plain(observed / pairs) if pairs else None,
+                "pairs": int(pairs),
+            }
+            for k, (predicted, observed, pairs) in enumerate(zip(*sums, strict=True))
+        ]
+
+
+def evaluation_table(predictions: Predictions, answered: AnswerPredictions | None) -> pa.Table:
+    """One row per held-out request.
+
+    Columns: request_id, user_id, candidates; the NDCGs (null where undefined) and the sums that `QUOTIENTS` and
+    `CALIBRATION` name; `answer` and `answer_score`, lists of the answered candidates. An answered request that is not
+    among the predictions gets a row of its own, which counts for the metrics of answers alone.
+    """
+    columns = {
+        name: value.numpy()
+        for name, value in request_columns(
+            predictions.served_N,
+            predictions.truth_N,
+            predictions.utility_N,
+            predictions.lengths_R,
+            predictions.user_R,
+            policy_N=predictions.main_N,
+        ).items()
+    }
+    columns |= {"request_id": predictions.request_id_R.numpy(), "user_id": predictions.user_R.numpy()}
+    columns["candidates"] = predictions.lengths_R.numpy().astype(np.int32)
+    if answered is None:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        answered = AnswerPredictions(
+            served_N=nothing.float(), answer_N=nothing, lengths_R=nothing, user_R=nothing, request_id_R=nothing
+        )
+    return _joined(columns, answered)
+
+
+def _joined(columns: dict[str, Array], answered: AnswerPredictions) -> pa.Table:
+    """The columns of the requests, with those of the answers at the same request."""
+    found = answer_columns(answered.served_N, answered.answer_N, answered.lengths_R, answered.user_R)
+    theirs = {name: value.numpy() for name, value in found.items()}
+    row_Q, alone_Q = _rows_of(answered.request_id_R.numpy(), columns["request_id"])
+    added = int(alone_Q.sum())
+    fresh = {
+        "request_id": answered.request_id_R.numpy()[alone_Q],
+        "user_id": answered.user_R.numpy()[alone_Q],
+        "candidates": answered.lengths_R.numpy()[alone_Q].astype(np.int32),
+    }
+    for name, value_R in columns.items():
+        empty = np.full((added, *value_R.shape[1:]), np.nan if name in MEANS else 0, value_R.dtype)
+        columns[name] = np.concatenate([value_R, fresh.get(name, empty)])
+    rows = len(columns["request_id"])
+    for name, value_Q in theirs.items():
+        columns[name] = np.full(rows, np.nan if name in MEANS else 0.0)
+        columns[name][row_Q] = value_Q
+    row_A = np.repeat(row_Q, answered.lengths_R.numpy())
+    kept_A = answered.answer_N.numpy() >= 0
+    order_A = np.argsort(row_A[kept_A], kind="stable")
+    lengths = np.bincount(row_A[kept_A], minlength=rows)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    lists = {
+        "answer": answered.answer_N.numpy()[kept_A][order_A].astype(np.int8),
+        "answer_score": answered.served_N.double().numpy()[kept_A][order_A],
+    }
+    arrays = {name: _array(name, columns[name]) for name in ("request_id", "user_id", "candidates")}
+    arrays |= {name: _array(name, value) for name, value in columns.items() if name not in arrays}
+    arrays |= {name: pa.ListArray.from_arrays(offsets, pa.array(value)) for name, value in lists.items()}
+    return pa.table(arrays)
+
+
+def _rows_of(wanted_Q: NDArray[np.int64], request_R: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(row of each answered request, whether that is a new one, after those of the requests)."""
+    order_R = np.argsort(request_R, kind="stable")
+    place_Q = np.searchsorted(request_R[order_R], wanted_Q)
+    row_Q = np.append(order_R, -1)[place_Q]
+    # Of two answered requests of the same id only the first can lie at the row of the request.
+    first_Q = np.zeros(len(wanted_Q), bool)
+    first_Q[np.unique(wanted_Q, return_index=True)[1]] = True
+    alone_Q = ~first_Q | (np.append(request_R, 0)[row_Q] != wanted_Q) | (row_Q < 0)
+    row_Q[alone_Q] = len(request_R) + np.arange(int(alone_Q.sum()))
+    return row_Q, alone_Q
+
+
+def write(
+    evaluated: Evaluated, intervals: Mapping[str, Interval], folder: Path, name: str, how: dict[str, object]
+) -> None:
+    """Writes NAME.parquet and NAME.json, each published by rename.
+
+    Args:
+        how: what else the summary is to say (run, data, resamples, ...).
+    """
+    origin = {"recipe": evaluated.origin.recipe, "step": evaluated.origin.step, "fuse": evaluated.origin.fuse}
+    summary = {
+        **how,
+        **origin,
+        "served": evaluated.origin.served,
+        **evaluated.counts(),
+        "metrics": {
+            key: {"value": _plain(found.value), "low": _plain(found.low), "high": _plain(found.high)}
+            for key in LABELS
+            for found in (intervals[key],)
+        },
+        "reliability": evaluated.reliability(),
+        "versions": versions(),
+    }
+    kept = json.dumps({"format": FORMAT, **origin}).encode()
+    partial = folder / f".{name}.partial"
+    pq.write_table(evaluated.table.replace_schema_metadata({METADATA: kept}), partial, compression="zstd")
+    partial.rename(folder / f"{name}.parquet")
+    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    partial.rename(folder / f"{name}.json")
+
+
+def plain_values(evaluated: Evaluated, intervals: Mapping[str, Interval]) -> dict[str, float]:
+    """What the trainer logs of a whole evaluation (`RankingMetrics`), by name."""
+    counts = evaluated.counts()
+    names = [field.name for field in fields(RankingMetrics)]
+    return {name: intervals[name].value if name in intervals else counts[name] for name in names}
+
+
+def read(source: Path) -> Evaluated:
+    """What `write` wrote.
+
+    Args:
+        source: a run directory, or the Parquet file itself.
+
+    Raises:
+        ValueError: there is none, or it is of another kind.
+    """
+    file = source if source.suffix == ".parquet" else source / f"{NAME}.parquet"
+    if not file.is_file():
+        run = source if file != source else "RUN"
+        raise ValueError(f"{source}: no {file.name} there: run `easq-rec evaluate --run {run}` first")
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
+    kept = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+    if kept.get("format") != FORMAT:
+        raise ValueError(
+            f"{file}: not an evaluation that this version reads (format {kept.get('format')}, expected {FORMAT}): "
+            "run `easq-rec evaluate` again"
+        )
+    origin = Origin(recipe=kept["recipe"], step=kept["step"], fuse=kept["fuse"])
+    return Evaluated(origin=origin, table=table)
+
+
+def print_evaluation(evaluated: Evaluated, intervals: Mapping[str, Interval], confidence: float) -> None:
+    """The table of one run."""
+    counts = evaluated.counts()
+    answers = sum(counts[f"answers_{name}"] for name in ANSWER_NAMES)
+    print(
+        f"{counts['requests']:,} held-out requests of {counts['users']:,} users, ranked by {evaluated.origin.served}; "
+        f"{answers:,} answers; {confidence:.0%} intervals"
+    )
+    for name, label in LABELS.items():
+        print(f"  {label:<26}{shown(intervals[name])}".rstrip())
+
+
+def shown(found: Interval, *, sign: bool = False, percent: bool = False) -> str:
+    """A figure with its interval, in a fixed width."""
+    mark, scale, unit = ("+" if sign else ""), (100 if percent else 1), ("%" if percent else "")
+    digits = 2 if percent else 4
+    if math.isnan(found.value):
+        return f"{'undefined':<28}"
+    value = f"{found.value * scale:{mark}.{digits}f}{unit}"
+    if math.isnan(found.low):
+        return f"{value:>8}  {'no interval':<18}"
+    text = f"[{found.low * scale:{mark}.{digits}f}, {found.high * scale:{mark}.{digits}f}]"
+    return f"{value:>8}  {text:<18}"
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    found = {"easq-rec": metadata.version("easq-rec"), "python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _column(table: pa.Table, name: str) -> Array:
+    """(R,), or (R, K) of a column of fixed-size lists; null is NaN."""
+    column = table[name].combine_chunks()
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _array(name: str, value: Array) -> pa.Array:
+    if value.ndim == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(value.ravel()), value.shape[1])
+    return pa.array(value, from_pandas=name in MEANS)
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,76 @@
+"""The request-level Transformer: one pass per request, however many candidates it has.
+
+Block mask: request tokens see request tokens; a candidate sees the request tokens and itself, never another candidate.
+So request tokens are computed once, candidates are extra queries with one extra key, and the last layer computes
+candidate queries only. Values and gradients equal those of an impression-level Transformer under the same mask.
+
+Legend: R requests, S request tokens, C candidates, T = S + C, D token width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from easq_rec.config import LinearName, LoRA, Model
+from easq_rec.kernels.attention import attend
+from easq_rec.model.lora import AdaptedLinear, Stream, StreamNorm, feed_forward
+
+
+class Backbone(nn.Module):
+    """Pre-norm Transformer of `config.layers` blocks."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+
+    def forward(self, x_RTD: Tensor, requests: int, mask_RS: Tensor | None, stream: Stream) -> Tensor:
+        """Representations of the candidates, (R, C, D).
+
+        Args:
+            x_RTD: request tokens, then candidate tokens.
+            requests: S, the number of request tokens per request, padding included.
+            mask_RS: True at real request tokens; None: no padding. The first one of a request is always real.
+        """
+        bias_R11S = None
+        if mask_RS is not None:
+            bias_R11S = torch.zeros_like(mask_RS, dtype=x_RTD.dtype).masked_fill_(~mask_RS, -math.inf)[:, None, None]
+        for index, block in enumerate(self.blocks):
+            x_RTD = block(x_RTD, requests, bias_R11S, stream, index == len(self.blocks) - 1)
+        return x_RTD
+
+
+class Block(nn.Module):
+    """Attention and a ReLU feed-forward net, both pre-norm and residual."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.heads = config.heads
+        dim, ffn = config.dim, config.ffn
+        self.attention_norm = StreamNorm(dim)
+        self.query = AdaptedLinear(dim, dim, adapter(config, "query"))
+        self.key_value = AdaptedLinear(dim, 2 * dim, adapter(config, "key_value"))
+        self.attention_out = AdaptedLinear(dim, dim, adapter(config, "attention_out"))
+        self.ffn_norm = StreamNorm(dim)
+        self.ffn_in = AdaptedLinear(dim, ffn, adapter(config, "ffn_in"))
+        self.ffn_out = AdaptedLinear(ffn, dim, adapter(config, "ffn_out"))
+
+    def forward(
+        self, x_RTD: Tensor, requests: int, bias_R11S: Tensor | None, stream: Stream, candidates_only: bool
+    ) -> Tensor:
+        """(R, T, D) to (R, T, D), or to (R, C, D) with `candidates_only`."""
+        n_RTD = self.attention_norm(x_RTD, stream)
+        key_RTD, value_RTD = self.key_value(n_RTD, stream).chunk(2, dim=-1)
+        if candidates_only:
+            x_RTD, n_RTD = x_RTD[:, requests:], n_RTD[:, requests:]
+        query_RTD = self.query(n_RTD, stream)
+        mixed = attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S, self.heads)
+        x_RTD = x_RTD + self.attention_out(mixed, stream)
+        return x_RTD + feed_forward(self.ffn_in, self.ffn_out, self.ffn_norm(x_RTD, stream), stream)
+
+
+def adapter(config: Model, name: LinearName) -> LoRA | None:
+    """The adapter that the linear `name` carries, if any."""
+    return config.lora if config.lora is not None and name in config.lora.targets else None

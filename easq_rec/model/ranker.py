@@ -1,0 +1,62 @@
+"""The ranker: embedding tables and dense network. It never reads a label, so serving uses it as it is.
+
+Legend: N candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from easq_rec.config import Config
+from easq_rec.data.batch import RequestBatch
+from easq_rec.model.embeddings import RequestEmbeddings
+from easq_rec.model.initial import initialise
+from easq_rec.model.network import NetworkOutput, RankingNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What the ranker says of the N candidates of a batch."""
+
+    main_N: Tensor
+    """Policy score: what is served."""
+    satisfaction_N: Tensor | None
+    """Reference score; None without a satisfaction tower."""
+
+
+class Ranker(nn.Module):
+    """Embedding tables and dense network: RequestBatch to scores.
+
+    The initial weights depend on `config.trainer.seed` and the parameters' names. Tables on the meta device get them
+    when `training.sharding` has allocated them.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        super().__init__()
+        satisfaction = config.model.satisfaction is not None
+        self.embeddings = RequestEmbeddings(config.schema, device, satisfaction=satisfaction)
+        self.network = RankingNetwork(
+            config.schema,
+            config.model,
+            max_history=config.data.max_history,
+            evidence=config.losses.evidence > 0,
+            policy_on_replayed=config.losses.dpo > 0 or config.losses.direct > 0,
+            smoothing=config.losses.reference_smoothing,
+        )
+        initialise(self, seed=config.trainer.seed, prefix="ranker")
+        self.network.start_average()
+
+    def forward(self, batch: RequestBatch) -> NetworkOutput:
+        user, sequence, candidate = self.embeddings(batch)
+        return self.network(user, sequence, candidate, batch)
+
+    @torch.no_grad()
+    def score(self, batch: RequestBatch) -> Scores:
+        """Scores of every candidate; needs eval mode."""
+        assert not self.training, "score() ranks all requests alike: call eval() first"
+        output = self(batch)
+        reference = output.reference
+        return Scores(main_N=output.main.score_N, satisfaction_N=reference.score_N if reference is not None else None)

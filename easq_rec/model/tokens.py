@@ -1,0 +1,73 @@
+"""From embeddings to the tokens of the Transformer.
+
+Legend: R requests, U user features, H history entries, E table dim, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from easq_rec.config import Model
+from easq_rec.config.schema import FeatureSchema
+from easq_rec.model.backbones.transformer import adapter
+from easq_rec.model.initial import Law, Normal
+from easq_rec.model.lora import AdaptedLinear, Stream
+
+RATIO_BUCKETS = 16
+AGE_BUCKETS = 32
+
+
+class Tokenizer(nn.Module):
+    """One token per user feature, per history entry and per candidate."""
+
+    def __init__(self, schema: FeatureSchema, config: Model, max_history: int) -> None:
+        super().__init__()
+        dims = {table.name: table.dim for table in schema.tables}
+        self.user_dim = dims[str(schema.user[0].table)]
+        history_dim = dims[str(schema.history[0].table)]
+        candidate_dim = sum(dims[str(f.table)] for f in schema.candidate if f.table) + len(schema.floats)
+        self.user = AdaptedLinear(self.user_dim, config.dim, adapter(config, "input"))
+        self.user_feature_UD = nn.Parameter(torch.empty(len(schema.user), config.dim))
+        self.history = AdaptedLinear(history_dim, config.dim, adapter(config, "input"))
+        # Applied as it is, to all embeddings of a candidate side by side, with its float features.
+        self.candidate = AdaptedLinear(candidate_dim, config.dim, adapter(config, "input"))
+        # One small table for position, age and watch ratio: three rows of it are summed in one lookup.
+        self.max_history = max_history
+        self.context = nn.EmbeddingBag(max_history + AGE_BUCKETS + RATIO_BUCKETS, history_dim, mode="sum")
+
+    def laws(self) -> Mapping[str, Law]:
+        return {"user_feature_UD": Normal(0.02), "context.weight": Normal(0.02)}
+
+    def users(self, embedded_RM: Tensor, stream: Stream) -> Tensor:
+        """(R, U * E) to (R, U, D)."""
+        feature_UD = self.user_feature_UD if stream is Stream.MAIN else self.user_feature_UD.detach()
+        return self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream) + feature_UD
+
+    def context_rows(self, recency_H: Tensor, age_H: Tensor, ratio_H: Tensor) -> Tensor:
+        """Which rows of the context table describe each history entry, (H, 3).
+
+        Args:
+            recency_H: 0 for the newest entry of its request, counting backwards.
+            age_H: seconds from the entry to the request.
+            ratio_H: watch ratio.
+        """
+        # Ages spread over seconds to years: half-octaves up to 2^16 s (18 h), then all one.
+        age = (2 * torch.log2(1 + age_H.clamp(min=0))).long().clamp_(max=AGE_BUCKETS - 1)
+        ratio = (ratio_H * 8).long().clamp_(0, RATIO_BUCKETS - 1)
+        return torch.stack(
+            [
+                recency_H.clamp(max=self.max_history - 1),
+                age + self.max_history,
+                ratio + self.max_history + AGE_BUCKETS,
+            ],
+            dim=1,
+        )
+
+    def histories(self, embedded_HE: Tensor, context_H3: Tensor, stream: Stream) -> Tensor:
+        """(H, E), summed over side ids, with their `context_rows`, to (H, D)."""
+        weight = self.context.weight if stream is Stream.MAIN else self.context.weight.detach()
+        context_HE = nn.functional.embedding_bag(context_H3, weight, mode="sum")
+        return self.history(embedded_HE + context_HE, stream)

@@ -1,0 +1,92 @@
+"""A tower: small MLP experts behind a ReLU router, and a linear head.
+
+Legend: N candidates, D token width, K experts, H hidden width, O output width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from easq_rec.config import Tower
+from easq_rec.kernels.experts import mix_experts
+from easq_rec.model.initial import Constant, Law, kaiming, xavier
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerOutput:
+    """Scores, and the gates behind them."""
+
+    score_N: Tensor
+    gate_NK: Tensor
+    """The router's ReLU output before the floor: zero where an expert is closed (ReMoE, arXiv 2412.14711)."""
+
+
+class Experts(nn.Module):
+    """K small MLPs, each Linear, ReLU, Linear, as stacked parameters. Towers mix them by gates of their own."""
+
+    def __init__(self, count: int, dim: int, config: Tower) -> None:
+        super().__init__()
+        self.in_KHD = nn.Parameter(torch.empty(count, config.hidden, dim))
+        self.in_KH = nn.Parameter(torch.empty(count, config.hidden))
+        self.out_KOH = nn.Parameter(torch.empty(count, config.out, config.hidden))
+        self.out_KO = nn.Parameter(torch.empty(count, config.out))
+
+    def laws(self) -> Mapping[str, Law]:
+        _, hidden, dim = self.in_KHD.shape
+        return {
+            "in_KHD": kaiming(dim),
+            "in_KH": Constant(0.0),
+            "out_KOH": xavier(hidden, self.out_KOH.shape[1]),
+            "out_KO": Constant(0.0),
+        }
+
+
+class MoETower(nn.Module):
+    """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), over its own experts and those that it shares.
+
+    Args:
+        shared: number of experts that `forward` is given besides the tower's own.
+    """
+
+    def __init__(self, dim: int, config: Tower, *, shared: int = 0) -> None:
+        super().__init__()
+        count = config.experts + shared
+        self.floor = config.gate_floor
+        self.norm = nn.LayerNorm(dim)
+        self.router = nn.Linear(dim, count)
+        self.experts = Experts(config.experts, dim, config) if config.experts else None
+        self.head = nn.Linear(config.out, 1)
+
+    def laws(self) -> Mapping[str, Law]:
+        # Gates start open for most inputs, so that every expert gets gradients from the first step.
+        return {"router.bias": Constant(1.0 / self.router.out_features)}
+
+    def forward(self, h_ND: Tensor, shared: Experts | None = None) -> TowerOutput:
+        """Scores (N,) of representations (N, D)."""
+        n_ND = self.norm(h_ND)
+        open_NK = F.relu(self.router(n_ND))
+        mixed_NO = mix_experts(n_ND, open_NK + self.floor, *self._parameters_of(shared))
+        return TowerOutput(score_N=self.head(F.relu(mixed_NO)).squeeze(-1), gate_NK=open_NK)
+
+    def reference(self, h_ND: Tensor, shared: Experts | None = None) -> Tensor:
+        """The same scores, expert by expert: the slow reference of `forward`."""
+        n_ND = self.norm(h_ND)
+        gate_NK = F.relu(self.router(n_ND)) + self.floor
+        mixed_NO = h_ND.new_zeros(len(h_ND), self.head.in_features)
+        parameters = zip(*(stacked.unbind() for stacked in self._parameters_of(shared)), strict=True)
+        for k, (in_HD, in_H, out_OH, out_O) in enumerate(parameters):
+            hidden_NH = F.relu(F.linear(n_ND, in_HD, in_H))
+            mixed_NO = mixed_NO + gate_NK[:, k : k + 1] * F.linear(hidden_NH, out_OH, out_O)
+        return self.head(F.relu(mixed_NO)).squeeze(-1)
+
+    def _parameters_of(self, shared: Experts | None) -> list[Tensor]:
+        """Stacked parameters of all experts, the tower's own first."""
+        groups = [experts for experts in (self.experts, shared) if experts is not None]
+        if len(groups) == 1:
+            return list(groups[0].parameters())
+        return [torch.cat(parts) for parts in zip(*(experts.parameters() for experts in groups), strict=True)]

@@ -1,0 +1,38 @@
+"""`easq-rec report RUN_OR_STUDY...`: reads, draws, writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from easq_rec.tools.report.page import page
+from easq_rec.tools.report.sources import read_sources
+
+NAME = "report.html"
+
+
+def report(directories: Sequence[Path], out: Path | None) -> Path:
+    """Writes the page; returns where it lies.
+
+    Args:
+        directories: of runs and studies, at least one.
+        out: None: report.html in the first of them.
+
+    Raises:
+        ValueError: something is missing or damaged, or the page cannot be written.
+    """
+    sources = read_sources(directories)
+    file = directories[0] / NAME if out is None else out
+    if file.is_dir():
+        raise ValueError(f"--out {file}: a directory; name the HTML file to write")
+    # JSON may hold halves of surrogate pairs, which no encoding has.
+    content = page(sources, datetime.now(UTC)).encode("utf-8", "replace")
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.rename(file)
+    except OSError as error:
+        raise ValueError(f"--out {file}: cannot be written: {error}; name another file with --out") from error
+    return file

@@ -1,0 +1,85 @@
+"""Configurations side by side: what a run has chosen other than its recipe, or other than another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from easq_rec.config.recipes import recipe
+from easq_rec.config.serialization import to_dict
+
+ELSEWHERE = ("recipe", "run_dir", "data.path", "schema_file")
+"""Fields that the report shows in a place of their own."""
+ABSENT = object()
+"""The config has no field of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A field that is worth a line."""
+
+    field: str
+    """Its dotted name."""
+    values: list[Any]
+    """By run; `ABSENT` where a run has no such field."""
+    defaults: list[Any]
+    """Of the recipe of each run; `ABSENT` where it has no such field, or is not known."""
+
+    def chosen(self, run: int) -> bool:
+        """Whether a run departs from its recipe."""
+        return self.values[run] is not ABSENT and self.values[run] != self.defaults[run]
+
+
+def notable(configs: list[dict[str, Any]]) -> list[Setting]:
+    """Fields in which a run departs from its recipe, or in which the runs differ, part by part."""
+    flats = [dict(flattened(config)) for config in configs]
+    defaults = [recipe_defaults(str(config.get("recipe"))) or flat for config, flat in zip(configs, flats, strict=True)]
+    parts = list(dict.fromkeys(field.partition(".")[0] for flat in flats for field in flat))
+    fields = {field for flat in flats for field in flat if field not in ELSEWHERE}
+    found = [
+        Setting(
+            field=field,
+            values=[flat.get(field, ABSENT) for flat in flats],
+            defaults=[default.get(field, ABSENT) for default in defaults],
+        )
+        for field in sorted(fields, key=lambda field: (parts.index(field.partition(".")[0]), field))
+    ]
+    return [
+        setting
+        for setting in found
+        if any(setting.chosen(run) for run in range(len(flats))) or any(v != setting.values[0] for v in setting.values)
+    ]
+
+
+@lru_cache(maxsize=32)
+def recipe_defaults(name: str) -> dict[str, Any] | None:
+    """The fields of a recipe's config by their dotted names; None for a recipe that is not known here."""
+    try:
+        return dict(flattened(json.loads(json.dumps(to_dict(recipe(name))))))
+    except KeyError:
+        return None
+
+
+def flattened(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every field; entries of a list go by their `name` where they have one."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from flattened(inner, f"{where}.{name}" if where else str(name))
+    elif isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
+        for entry in value:
+            rest = {name: inner for name, inner in entry.items() if name != "name"}
+            yield from flattened(rest, f"{where}.{entry['name']}")
+    else:
+        yield where, value
+
+
+def shown(value: Any) -> str:
+    """A field's value as a person writes it."""
+    if value is ABSENT:
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(shown(entry) for entry in value) if value else "none"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)

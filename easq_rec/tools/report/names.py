@@ -1,0 +1,72 @@
+"""What recorded metrics are called in front of people."""
+
+from __future__ import annotations
+
+CUTOFFS = (1, 5, 10)
+
+HELD_OUT = {
+    **{f"satisfaction_ndcg{k}": f"satisfaction NDCG@{k}" for k in CUTOFFS},
+    "pair_accuracy": "pair accuracy",
+    "user_pair_accuracy": "pair accuracy of a user",
+    **{f"engagement_ndcg{k}": f"engagement NDCG@{k}" for k in CUTOFFS},
+    "engagement_pair_accuracy": "engagement pair accuracy",
+    "gauc": "GAUC",
+    "answer_auc": "answer AUC",
+    "answer_gauc": "answer GAUC",
+    **{f"answer_ndcg{k}": f"answer NDCG@{k}" for k in CUTOFFS},
+    "calibration_error": "calibration error",
+    "calibration_gap": "calibration gap",
+}
+"""The labels of `easq_rec.evaluation.results`, which cannot be imported without torch (a test holds both equal)."""
+
+ONLINE = {
+    "stay_s": "app stay time, s per user-day",
+    "watch_s": "watch time, s per user-day",
+    "lt7": "LT7, days active of 7",
+    "active": "share of users in the app",
+}
+"""Of a simulated online test."""
+
+TRAINING = {
+    "loss_main": "L_main",
+    "loss_satisfaction": "L_satis",
+    "loss_dpo": "L_DPO",
+    "loss_dense": "L_dense",
+    "loss_evidence": "L_evidence",
+    "loss_direct": "answer loss on the policy score",
+    "divergence": "KL of policy from reference, nats",
+    "policy_std": "standard deviation of the policy score",
+    "reference_std": "standard deviation of the reference score",
+    "pairs_main": "pairs of L_main in a step",
+    "pairs_answered": "answered pairs in a step",
+    "replay_admitted": "answers admitted",
+    "replay_mean": "replays of an answer, mean",
+    "replay_max": "replays of an answer, most",
+    "replay_age_hours": "age of replayed answers, hours",
+    "quarantined_rows": "rows in quarantine",
+    "learning_rate": "learning rate",
+    "impressions_per_second": "impressions per second",
+}
+
+_PERIODS = {"train": "trained", "holdout": "held-out"}
+_ANSWERS = {
+    "policy_accuracy": "pairs that the policy orders rightly",
+    "reference_accuracy": "pairs that the reference orders rightly",
+    "margin": "DPO margin",
+    "policy_std": "standard deviation of the policy score",
+    "reference_std": "standard deviation of the reference score",
+    "pairs": "pairs",
+}
+ANSWERS = {
+    f"answers_{period}_{name}": f"{label}, {shown} answers"
+    for period, shown in _PERIODS.items()
+    for name, label in _ANSWERS.items()
+}
+"""Diagnostics of the trainer on answers that it has learnt from, and on such that it has not."""
+
+_LABELS = {**HELD_OUT, **TRAINING, **ANSWERS, **ONLINE}
+
+
+def label(name: str) -> str:
+    """The label of a metric; one that is not known keeps its name."""
+    return _LABELS.get(name) or name.replace("_", " ")

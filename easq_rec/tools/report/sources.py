@@ -1,0 +1,70 @@
+"""The directories that a report is about: runs, as `easq-rec train` leaves them, and studies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from easq_rec.run_directory.run_files import RunFiles, read_run
+from easq_rec.tools.report.study_files import StudyFiles, read_study
+
+Source = RunFiles | StudyFiles
+
+
+def read_sources(directories: Sequence[Path]) -> list[Source]:
+    """What the directories hold, in their order, each named by as much of its path as tells it from the others.
+
+    Raises:
+        ValueError: one is missing, is neither a run nor a study, is given twice, or holds a damaged file.
+    """
+    for directory in directories:
+        if not directory.is_dir():
+            raise ValueError(
+                f"{directory}: no such directory; name a run that `easq-rec train` wrote, or the --out of a study"
+            )
+    resolved = [directory.resolve() for directory in directories]
+    for index, directory in enumerate(resolved):
+        if directory in resolved[:index]:
+            raise ValueError(f"{directories[index]}: given twice; name each run or study once")
+    names = distinct_names(resolved)
+    return [_read(directory, name) for directory, name in zip(directories, names, strict=True)]
+
+
+def distinct_names(directories: Sequence[Path]) -> list[str]:
+    """The last part of each path, with as many of those before it as needed to tell all apart."""
+    most = max(len(directory.parts) for directory in directories)
+    for depth in range(1, most + 1):
+        names = ["/".join(directory.parts[-depth:]) for directory in directories]
+        if len(set(names)) == len(names):
+            return names
+    return [str(directory) for directory in directories]
+
+
+def _read(directory: Path, name: str) -> Source:
+    results, config = directory / "results.json", directory / "config.json"
+    if results.is_file():
+        return read_study(directory, name, read_json(results))
+    if config.is_file():
+        return read_run(directory, name, read_json(config))
+    if (directory / "study.json").is_file():
+        raise ValueError(
+            f"{directory}: its study has not come to its end (no results.json); the command that began it goes on "
+            "with --resume"
+        )
+    raise ValueError(
+        f"{directory}: neither a run (config.json, metrics.jsonl) nor a study (results.json); name a directory that "
+        "`easq-rec train` or `easq-rec study` wrote"
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object from a JSON file. Raises ValueError where there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not readable as JSON ({error}); restore it, or leave its directory out") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds no JSON object; restore it, or leave its directory out")
+    return content

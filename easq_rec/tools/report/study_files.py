@@ -1,0 +1,249 @@
+"""The results.json of a study, as `easq_rec.tools.studies` writes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from easq_rec.evaluation.mean_interval import Estimate
+from easq_rec.tools.report.scales import Point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """All cells of one label."""
+
+    label: str
+    series: str
+    x: float | None
+    worlds: int
+    mean: dict[str, float]
+    change: dict[str, Estimate]
+    """Against the base, in percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lift:
+    """A row of study `signal`."""
+
+    behaviour: str
+    answer: str
+    answers: int
+    rate: float
+    average: float
+    over: str
+    change: Estimate
+    """In percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A number that the verdict depends on."""
+
+    what: str
+    measured: Estimate
+    wanted: str
+    threshold: float
+    unit: str
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A claim, and whether it holds."""
+
+    claim: str
+    outcome: str
+    remark: str | None
+    checks: list[Check]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training of the study."""
+
+    label: str
+    world_seed: int | None
+    training_seed: int | None
+    seconds: float
+    metrics: dict[str, float]
+    history: dict[str, list[Point]]
+    """(step, value), by metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDifference:
+    """An arm of an online test against another."""
+
+    arm: str
+    against: str
+    metric: str
+    unit: str
+    """What is independent of one another (users, days, ...)."""
+    change: Estimate
+    """In percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineTest:
+    """A simulated online test (A/B)."""
+
+    arms: dict[str, dict[str, float]]
+    """Means by arm and metric."""
+    differences: list[OnlineDifference]
+    days: dict[str, dict[str, list[float]]]
+    """A value per day, by arm and metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFiles:
+    """A study's directory."""
+
+    directory: Path
+    name: str
+    """What tells it from the other studies of the report."""
+    study: str
+    question: str
+    verdict: Verdict | None
+    rows: list[Row]
+    lifts: list[Lift]
+    notes: list[str]
+    cells: list[Cell]
+    failed: list[str]
+    settings: list[dict[str, Any]]
+    online: OnlineTest | None
+    circumstances: dict[str, Any] = field(default_factory=dict)
+    """The rest: command, versions, hardware, budget, seeds, wall_seconds, cell_seconds."""
+
+
+def read_study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
+    """The study of a results.json. Raises ValueError where it is none."""
+    try:
+        return _study(directory, name, content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{directory / 'results.json'}: not what `easq-rec study` writes ({error!r}); run the study again with "
+            "--resume, which keeps its finished cells"
+        ) from error
+
+
+def _study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
+    entries = content.get("rows", [])
+    online = content.get("ab")
+    return StudyFiles(
+        directory=directory,
+        name=name,
+        study=str(content["study"]),
+        question=str(content.get("question", "")),
+        verdict=_verdict(content["verdict"]) if content.get("verdict") else None,
+        rows=[_row(entry) for entry in entries if "change_percent" in entry],
+        lifts=[_lift(entry) for entry in entries if "lift_percent" in entry],
+        notes=[str(note) for note in content.get("notes", [])],
+        cells=[_cell(entry) for entry in content.get("cells", [])],
+        failed=[str(cell) for cell in content.get("failed", [])],
+        settings=[dict(entry) for entry in content.get("settings", [])],
+        online=None if online is None else _online(online),
+        circumstances={
+            key: content[key]
+            for key in ("command", "versions", "hardware", "budget", "seeds", "wall_seconds", "cell_seconds")
+            if content.get(key) is not None
+        },
+    )
+
+
+def estimate_of(values: dict[str, Any]) -> Estimate:
+    """What `easq_rec.tools.studies.comparison.estimate_values` made: null is what is not known."""
+    value, low, high = (_number(values[key]) for key in ("value", "low", "high"))
+    return Estimate(
+        value=value,
+        low=-math.inf if math.isnan(low) else low,
+        high=math.inf if math.isnan(high) else high,
+        count=int(values.get("count", 0)),
+    )
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {str(name): _number(value) for name, value in values.items()}
+
+
+def _row(entry: dict[str, Any]) -> Row:
+    return Row(
+        label=str(entry["label"]),
+        series=str(entry.get("series") or ""),
+        x=None if entry.get("x") is None else float(entry["x"]),
+        worlds=int(entry.get("worlds", 0)),
+        mean=_numbers(entry["mean"]),
+        change={str(name): estimate_of(change) for name, change in entry["change_percent"].items()},
+    )
+
+
+def _lift(entry: dict[str, Any]) -> Lift:
+    return Lift(
+        behaviour=str(entry["behaviour"]),
+        answer=str(entry["answer"]),
+        answers=int(entry["answers"]),
+        rate=_number(entry["rate"]),
+        average=_number(entry["average"]),
+        over=str(entry.get("average_over", "impressions")),
+        change=estimate_of(entry["lift_percent"]),
+    )
+
+
+def _verdict(values: dict[str, Any]) -> Verdict:
+    return Verdict(
+        claim=str(values["claim"]),
+        outcome=str(values["outcome"]),
+        remark=str(values["remark"]) if values.get("remark") else None,
+        checks=[
+            Check(
+                what=str(check["what"]),
+                measured=estimate_of(check["measured"]),
+                wanted=str(check["wanted"]),
+                threshold=float(check["threshold"]),
+                # Results from before there were other units have none.
+                unit=str(check.get("unit", "%")),
+                outcome=str(check["outcome"]),
+            )
+            for check in values["checks"]
+        ],
+    )
+
+
+def _cell(entry: dict[str, Any]) -> Cell:
+    return Cell(
+        label=str(entry["label"]),
+        world_seed=entry.get("world_seed"),
+        training_seed=entry.get("training_seed"),
+        seconds=_number(entry.get("seconds")),
+        metrics=_numbers(entry["metrics"]),
+        history={
+            str(name): [(float(step), float(value)) for step, value in points]
+            for name, points in entry.get("history", {}).items()
+        },
+    )
+
+
+def _online(values: dict[str, Any]) -> OnlineTest:
+    return OnlineTest(
+        arms={str(arm["label"]): _numbers(arm["metrics"]) for arm in values.get("arms", [])},
+        differences=[
+            OnlineDifference(
+                arm=str(entry["arm"]),
+                against=str(entry["against"]),
+                metric=str(entry["metric"]),
+                unit=str(entry.get("unit", "")),
+                change=estimate_of(entry["change"]),
+            )
+            for entry in values.get("differences", [])
+        ],
+        days={
+            str(arm): {str(name): [_number(value) for value in course] for name, course in metrics.items()}
+            for arm, metrics in values.get("days", {}).items()
+        },
+    )

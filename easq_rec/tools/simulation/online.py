@@ -1,0 +1,350 @@
+"""A simulated online experiment in the synthetic world: people open the app, are served, and stay or leave.
+
+These dynamics are assumptions, and nothing that an experiment shows holds beyond them. With z the satisfaction of an
+impression (standard normal under the logging policy) and every constant a field of `Dynamics`:
+
+- A user who has not left for good opens the app on a day with probability sigmoid(return_bias + return_activity
+  log(activity) + return_satisfaction s), where s is what the user remembers of being satisfied.
+- A session is a chain of requests, `Experiment.requests` at most. Each draws a pool of candidates by the world's
+  logging policy; the arm's ranker orders it and the best are shown one by one, in that order. What the user does with
+  each is what the log's users do (`world_outcomes.py`).
+- An impression's value v is its z after a long view, and `skip` otherwise. After each, the session ends with
+  probability sigmoid(leave_bias - leave_satisfaction v). So the further down a video stands, the fewer come to see it;
+  what nobody came to see is not logged. Midnight ends every session.
+- App stay time is the watch time and `browse_ms` per impression.
+- At the end of a day in the app, s moves by the share `memory` to the mean z of the day's long views (to `skip` where
+  there was none), and the user leaves for good with probability sigmoid(churn_bias - churn_satisfaction s).
+
+All draws are made for everybody in the arm, whether or not they are in the app, from random states that depend on
+(world, users, day, request of the session) alone: whoever serves the same people meets the same days, pools and
+tempers, and two rankers differ by what they do.
+
+Legend: G users of an arm, R requests, M candidates of a pool, K slots of a slate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from easq_rec.config import World
+from easq_rec.config.schema import require
+from easq_rec.data import exact
+from easq_rec.data.exact import sigmoid
+from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibrate, draw_latents
+from easq_rec.tools.simulation.outcomes import NO_ANSWER, Streams, latent_scores, outcomes
+from easq_rec.tools.simulation.world import DAY_MS, START_MS, Histories, Round, simulate
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Rank = Callable[[Round], NDArray[Any]]
+"""A ranker: requests with their pools to scores [R, M], higher is better. What they hold of outcomes is not for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamics:
+    """What makes people stay, come back and leave. Logits and log-odds, but where said otherwise."""
+
+    return_bias: float = -0.4
+    """Of opening the app on a day, at average activity and s = 0."""
+    return_activity: float = 0.5
+    """Per unit of log(activity), the log's rate of requests."""
+    return_satisfaction: float = 0.8
+    """Per unit of s."""
+    memory: float = 0.3
+    """Share that a day in the app has in s, which starts at 0."""
+    leave_bias: float = -3.2
+    """Of ending the session after an impression of value 0."""
+    leave_satisfaction: float = 0.6
+    """Per unit of value."""
+    skip: float = -0.5
+    """Value of an impression without a long view, in units of z."""
+    churn_bias: float = -4.5
+    """Of leaving for good after a day in the app, at s = 0."""
+    churn_satisfaction: float = 1.0
+    """Per unit of s."""
+    browse_ms: int = 1_000
+    """Time in the app per impression, besides watching."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """How long it lasts and how people are served."""
+
+    warmup_days: int = 7
+    """Days before the measured week: a ranker's effect on who comes back takes days to build up."""
+    pool: int = 30
+    """Candidates per request."""
+    slate: int = 12
+    """Of which so many are shown."""
+    explore: float = 0.02
+    """Share of requests served in random order, which keeps the arm's log from what its ranker alone would show."""
+    requests: int = 8
+    """Longest session, in requests."""
+    dynamics: Dynamics = Dynamics()
+
+    @property
+    def days(self) -> int:
+        """Days simulated: the warm-up and the measured week."""
+        return self.warmup_days + WEEK
+
+    def __post_init__(self) -> None:
+        require(self.warmup_days >= 0, "experiment.warmup_days", self.warmup_days, "0 or more")
+        require(1 <= self.slate <= self.pool, "experiment.slate", self.slate, f"1 to the pool of {self.pool}")
+        require(0 <= self.explore <= 1, "experiment.explore", self.explore, "between 0 and 1")
+        require(self.requests >= 1, "experiment.requests", self.requests, "at least 1")
+
+
+WEEK = 7
+GROUPS = 2
+LAST_START_MS = 20 * 3_600_000
+"""Sessions start in the first hours of a day, so that midnight cuts few short."""
+SESSION_GAP_MS = 1_000
+"""Between the end of a slate and the next request."""
+
+
+def groups(config: World) -> tuple[Int, ...]:
+    """The users of a world, split at random into disjoint groups of equal size (one user more where they are odd)."""
+    shuffled = np.random.default_rng([config.seed, 5]).permutation(config.users)
+    return tuple(np.sort(part) for part in np.array_split(shuffled, GROUPS))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """A world at the end of its log."""
+
+    config: World
+    latents: Latents
+    calibration: Calibration
+    histories: Histories
+    """What every user had watched by then. `Arm` works on a copy."""
+
+    @staticmethod
+    def of(config: World) -> Stage:
+        """Runs through the log of a world."""
+        latents = draw_latents(config)
+        calibration, histories = calibrate(latents, config), Histories(config.users, config.history)
+        requests = sum(len(part.request_id) for part in simulate(config, latents, calibration, histories))
+        assert requests == config.requests
+        return Stage(config=config, latents=latents, calibration=calibration, histories=histories)
+
+    @property
+    def start_ms(self) -> int:
+        """The first midnight after the log."""
+        return START_MS + int(np.ceil(self.config.days)) * DAY_MS
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Served:
+    """What was served on a day, in time order."""
+
+    requests: Round
+    """With the slates as candidates, [R, K]."""
+    seen: Int
+    """[R] how many of them the user came to see: the first ones. Nothing is logged of the others."""
+
+    def answered(self) -> Served:
+        """The requests with an answer."""
+        rows = (self.requests.answer != NO_ANSWER).any(axis=1)
+        return Served(requests=self.requests.take(rows), seen=self.seen[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Day:
+    """Sums over the users of an arm, on one day."""
+
+    users: int
+    """Of the arm, whether or not they came."""
+    active: int
+    requests: int
+    impressions: int
+    watch_s: float
+    stay_s: float
+    long_views: int
+    likes: int
+    grades: float
+    """Sum of the true satisfaction, 0 to 4, over long views."""
+    answers: int
+    """Given to impressions of the day, whenever they arrive."""
+
+
+def examine(dynamics: Dynamics, long_view: Bools, satisfy: NDArray[Any], draw: NDArray[Any]) -> tuple[Int, Bools]:
+    """How far users [R] go through their slates [R, K].
+
+    Args:
+        draw: uniform, [R, K].
+
+    Returns:
+        (impressions seen, at least one, [R]; whether the session ended there, [R]).
+    """
+    value = np.where(long_view, satisfy, dynamics.skip)
+    leaves: Bools = draw < sigmoid(dynamics.leave_bias - dynamics.leave_satisfaction * value)
+    left: Bools = np.any(leaves, axis=1)
+    seen: Int = np.where(left, np.argmax(leaves, axis=1) + 1, leaves.shape[1])
+    return seen, left
+
+
+class Population:
+    """The users of an arm: who comes, what they remember, and who has left for good. All arrays are [G]."""
+
+    def __init__(self, dynamics: Dynamics, activity: NDArray[Any]) -> None:
+        self._dynamics = dynamics
+        self._base = dynamics.return_bias + dynamics.return_activity * exact.log(activity)
+        self.satisfaction = np.zeros(len(activity))
+        self.gone = np.zeros(len(activity), dtype=bool)
+
+    @property
+    def return_probability(self) -> Floats:
+        """Of opening the app on the next day."""
+        chance = sigmoid(self._base + self._dynamics.return_satisfaction * self.satisfaction)
+        return np.where(self.gone, 0.0, chance)
+
+    def close_day(self, active: Bools, satisfaction: Floats, long_views: Int, draw: Floats) -> None:
+        """Learns from a day in the app.
+
+        Args:
+            active: who was there.
+            satisfaction: sum of z over the day's long views.
+            draw: uniform.
+        """
+        dynamics = self._dynamics
+        today = np.where(long_views > 0, satisfaction / np.maximum(long_views, 1), dynamics.skip)
+        moved = self.satisfaction + dynamics.memory * (today - self.satisfaction)
+        self.satisfaction = np.where(active, moved, self.satisfaction)
+        churn = sigmoid(dynamics.churn_bias - dynamics.churn_satisfaction * self.satisfaction)
+        self.gone |= active & (draw < churn)
+
+
+class Arm:
+    """Some users of a world whom one ranker serves, day after day."""
+
+    def __init__(self, stage: Stage, experiment: Experiment, users: Int) -> None:
+        self.users = users
+        self.population = Population(experiment.dynamics, stage.latents.activity[users])
+        self._stage = stage
+        self._experiment = experiment
+        self._histories = stage.histories.copy()
+        self._next_id = stage.config.requests
+        self._seed = [stage.config.seed, 6, zlib.crc32(users.tobytes())]
+        self.day = 0
+        """Days simulated so far."""
+        self.active_days: list[Bools] = []
+        """[G] for each of them: who was there."""
+
+    def serve_day(self, rank: Rank) -> tuple[Served, Day]:
+        """Simulates the next day."""
+        experiment, size = self._experiment, len(self.users)
+        draws = self._random(0)
+        came, start, churn = draws.random(size), draws.random(size), draws.random(size)
+        active = came < self.population.return_probability
+        midnight = self._stage.start_ms + self.day * DAY_MS
+        clock_ms = midnight + (LAST_START_MS * start).astype(np.int64)
+        live, slates = np.flatnonzero(active), []
+        satisfaction, long_views, stay_ms = np.zeros(size), np.zeros(size, dtype=np.int64), 0
+        for turn in range(1, experiment.requests + 1):
+            if not len(live):
+                break
+            slate, satisfy, left = self._serve(rank, live, clock_ms[live], self._random(turn))
+            slates.append(slate)
+            seen = np.arange(experiment.slate) < slate.seen[:, None]
+            viewed = seen & (slate.requests.long_view == 1)
+            satisfaction[live] += np.where(viewed, satisfy, 0.0).sum(axis=1)
+            long_views[live] += viewed.sum(axis=1)
+            spent = np.where(seen, slate.requests.watch_ms + experiment.dynamics.browse_ms, 0).sum(axis=1)
+            stay_ms += int(spent.sum())
+            clock_ms[live] += spent + SESSION_GAP_MS
+            live = live[~left & (clock_ms[live] < midnight + DAY_MS)]
+        self.population.close_day(active, satisfaction, long_views, churn)
+        self.active_days.append(active)
+        self.day += 1
+        served = self._in_time_order(slates)
+        return served, self._sums(served, int(active.sum()), stay_ms)
+
+    def _random(self, turn: int) -> np.random.Generator:
+        """Random state of a request of all sessions, or of the day itself (turn 0)."""
+        return np.random.default_rng([*self._seed, self.day, turn])
+
+    def _serve(
+        self, rank: Rank, live: Int, timestamp_ms: Int, rng: np.random.Generator
+    ) -> tuple[Served, NDArray[np.float32], Bools]:
+        """The requests of the users number `live`.
+
+        Returns:
+            (slates, z of their candidates [R, K], whose sessions ended).
+        """
+        stage, experiment = self._stage, self._experiment
+        # For everybody, so that nobody's luck depends on who else is there.
+        videos = stage.latents.candidates(rng, self.users, experiment.pool)
+        scores = latent_scores(stage.latents, stage.calibration, self.users, videos)
+        everyone_ms = np.zeros(len(self.users), dtype=np.int64)
+        everyone_ms[live] = timestamp_ms
+        one = Streams(log=rng, later=rng, questionnaire=rng)
+        drawn = outcomes(one, stage.config, stage.latents, stage.calibration, scores, everyone_ms, videos)
+        explored = rng.random(len(self.users)) < experiment.explore
+        anyhow = rng.random(videos.shape)
+        leaving = rng.random((len(self.users), experiment.slate))
+
+        history = self._histories.read(self.users[live])
+        pool = Round(
+            request_id=np.arange(len(live)),
+            user_id=self.users[live],
+            timestamp_ms=timestamp_ms,
+            history_length=history[0],
+            history_video=history[1],
+            history_timestamp_ms=history[2],
+            history_ratio=history[3],
+            video=videos[live],
+            **{name: column[live] for name, column in drawn.items()},
+        )
+        score = np.where(explored[live, None], anyhow[live], rank(pool))
+        best = np.argsort(-score, axis=1, kind="stable")[:, : experiment.slate]
+        slate, satisfy = pool.choose(best), np.take_along_axis(scores.satisfy[live], best, axis=1)
+        seen, left = examine(experiment.dynamics, slate.long_view == 1, satisfy, leaving[live])
+        unseen = np.arange(experiment.slate) >= seen[:, None]
+        slate = dataclasses.replace(slate, answer=np.where(unseen, NO_ANSWER, slate.answer).astype(np.int8))
+        ratio = np.divide(slate.watch_ms, stage.latents.duration_ms[slate.video]).astype(np.float32)
+        self._histories.append(slate.user_id, slate.video, timestamp_ms, ratio, (slate.long_view == 1) & ~unseen)
+        return Served(requests=slate, seen=seen), satisfy, left
+
+    def _in_time_order(self, slates: list[Served]) -> Served:
+        """All requests of a day, with ids that rise with time."""
+        if not slates:
+            return self._nothing()
+        columns = {
+            field.name: np.concatenate([getattr(slate.requests, field.name) for slate in slates])
+            for field in dataclasses.fields(Round)
+        }
+        order = np.argsort(columns["timestamp_ms"], kind="stable")
+        first, self._next_id = self._next_id, self._next_id + len(order)
+        columns["request_id"] = np.argsort(order) + first
+        seen = np.concatenate([slate.seen for slate in slates])
+        return Served(requests=Round(**columns).take(order), seen=seen[order])
+
+    def _nothing(self) -> Served:
+        """A day on which nobody came."""
+        nobody = np.zeros(0, dtype=np.int64)
+        slate, _, _ = self._serve(lambda pool: pool.true_engagement, nobody, nobody, self._random(1))
+        return slate
+
+    def _sums(self, served: Served, active: int, stay_ms: int) -> Day:
+        part = served.requests
+        seen = np.arange(part.video.shape[1]) < served.seen[:, None]
+        viewed = seen & (part.long_view == 1)
+        return Day(
+            users=len(self.users),
+            active=active,
+            requests=len(served.seen),
+            impressions=int(served.seen.sum()),
+            watch_s=float(part.watch_ms[seen].sum(dtype=np.int64)) / 1_000,
+            stay_s=stay_ms / 1_000,
+            long_views=int(viewed.sum()),
+            likes=int(part.like[seen].sum()),
+            grades=float(part.true_satisfaction[viewed].sum()),
+            answers=int((part.answer != NO_ANSWER).sum()),
+        )

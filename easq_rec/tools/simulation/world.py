@@ -1,0 +1,309 @@
+"""The built-in synthetic world: a request log whose true satisfaction is known.
+
+Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns that real logs have, and two
+that only a simulation can have, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view).
+What people do with a video, and whom the questionnaire asks, is in `world_outcomes.py`.
+
+The log is simulated in rounds in which a user makes at most one request, so that everything inside a round is one numpy
+expression and the history, kept in a ring buffer per user between rounds, is strictly as of the request. Memory does
+not grow with the number of requests. Shapes: R requests of a round, C candidates, H history entries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from easq_rec.config import World
+from easq_rec.config.schema import require
+from easq_rec.data import exact
+from easq_rec.data.writer import ROW_GROUP, PartWriter
+from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibrate, draw_latents
+from easq_rec.tools.simulation.outcomes import LATER, NO_ANSWER, Streams, latent_scores, outcomes
+
+GENERATOR = 3
+"""Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
+START_MS = 1_704_067_200_000
+"""2024-01-01 UTC, the beginning of every time line."""
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Round:
+    """Requests of distinct users in time order; every array's first dim is R."""
+
+    request_id: Int
+    user_id: Int
+    timestamp_ms: Int
+    history_length: Int
+    history_video: NDArray[np.int32]
+    """[R, H] oldest first, valid up to `history_length`; so are the next two."""
+    history_timestamp_ms: Int
+    history_ratio: NDArray[np.float32]
+    video: Int
+    """[R, C]; so are all below."""
+    watch_ms: NDArray[np.int32]
+    long_view: NDArray[np.int8]
+    like: NDArray[np.int8]
+    follow: NDArray[np.int8]
+    comment: NDArray[np.int8]
+    forward: NDArray[np.int8]
+    returned: NDArray[np.int8]
+    """Whether the user comes back on the next day for more of this."""
+    shown: NDArray[np.int8]
+    """Whether the questionnaire was shown."""
+    true_satisfaction: NDArray[np.float32]
+    true_engagement: NDArray[np.float32]
+    answer: NDArray[np.int8]
+    """NO_ANSWER or 0..2."""
+    answered_at_ms: Int
+
+    def answered(self) -> Round:
+        """The requests with at least one answer."""
+        rows = (self.answer != NO_ANSWER).any(axis=1)
+        return self.take(rows)
+
+    def take(self, rows: NDArray[Any]) -> Round:
+        """Some of the requests."""
+        return Round(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+
+    def choose(self, columns: Int) -> Round:
+        """The same requests with their candidates number `columns` [R, K] alone, in that order."""
+        names = [field.name for field in dataclasses.fields(self)]
+        chosen = names[names.index("video") :]
+        return dataclasses.replace(
+            self, **{name: np.take_along_axis(getattr(self, name), columns, axis=1) for name in chosen}
+        )
+
+
+class Histories:
+    """The last H watched videos of every user: a ring buffer of 16 bytes an entry."""
+
+    def __init__(self, users: int, length: int) -> None:
+        self.length = length
+        self.watched = np.zeros(users, dtype=np.int64)
+        """[U] entries ever written; the next goes to slot `watched % length`."""
+        self.video = np.zeros((users, length), dtype=np.int32)
+        self.timestamp_ms = np.zeros((users, length), dtype=np.int64)
+        self.ratio = np.zeros((users, length), dtype=np.float32)
+
+    def copy(self) -> Histories:
+        """The same entries, which then go their own way."""
+        other = Histories(0, self.length)
+        other.watched, other.video = self.watched.copy(), self.video.copy()
+        other.timestamp_ms, other.ratio = self.timestamp_ms.copy(), self.ratio.copy()
+        return other
+
+    def read(self, users: Int) -> tuple[Int, NDArray[np.int32], Int, NDArray[np.float32]]:
+        """(lengths [R], videos [R, H], timestamps [R, H], watch ratios [R, H]), oldest first."""
+        watched = self.watched[users]
+        lengths = np.minimum(watched, self.length)
+        slots = ((watched - lengths)[:, None] + np.arange(self.length)) % self.length
+        at = (users[:, None], slots)
+        return lengths, self.video[at], self.timestamp_ms[at], self.ratio[at]
+
+    def append(
+        self, users: Int, videos: Int, timestamp_ms: Int, ratio: NDArray[np.float32], watched: NDArray[np.bool_]
+    ) -> None:
+        """Adds the candidates [R, C] that `watched` marks. `users` must be distinct."""
+        total = watched.sum(axis=1)
+        rank = np.cumsum(watched, axis=1) - 1
+        # Where one request alone fills the ring, only its last entries are written: no slot is written twice.
+        rows, columns = np.nonzero(watched & (rank >= (total - self.length)[:, None]))
+        slots = (self.watched[users[rows]] + rank[rows, columns]) % self.length
+        at = (users[rows], slots)
+        self.video[at] = videos[rows, columns]
+        self.timestamp_ms[at] = timestamp_ms[rows]
+        self.ratio[at] = ratio[rows, columns]
+        self.watched[users] += total
+
+
+def simulate(
+    config: World, latents: Latents, calibration: Calibration, histories: Histories | None = None
+) -> Iterator[Round]:
+    """The log, round by round. Timestamps rise strictly, within and across rounds.
+
+    Args:
+        histories: empty; holds at the end what every user has watched.
+    """
+    streams = Streams.of(config)
+    rng = streams.log
+    histories = Histories(config.users, config.history) if histories is None else histories
+    size = min(ROW_GROUP, max(1, config.users // 4))
+    span_ms = config.days * DAY_MS
+    last_ms = START_MS - 1
+    for start in range(0, config.requests, size):
+        count = min(size, config.requests - start)
+        # Exponential races: the first `count` of all users, each with the rate of its activity.
+        race = exact.exponential(rng, config.users) / latents.activity
+        users = rng.permutation(np.argsort(race, kind="stable")[:count])
+        at = np.sort(start + count * rng.random(count)) / config.requests
+        order = np.arange(count)
+        wanted_ms = np.maximum(START_MS + (span_ms * at).astype(np.int64), last_ms + 1)
+        timestamp_ms = np.maximum.accumulate(wanted_ms - order) + order
+        last_ms = int(timestamp_ms[-1])
+        videos = latents.candidates(rng, users, config.candidates)
+        history = histories.read(users)
+        scores = latent_scores(latents, calibration, users, videos)
+        outcome = outcomes(streams, config, latents, calibration, scores, timestamp_ms, videos)
+        ratio = np.divide(outcome["watch_ms"], latents.duration_ms[videos]).astype(np.float32)
+        histories.append(users, videos, timestamp_ms, ratio, outcome["long_view"] == 1)
+        yield Round(
+            request_id=start + order,
+            user_id=users,
+            timestamp_ms=timestamp_ms,
+            history_length=history[0],
+            history_video=history[1],
+            history_timestamp_ms=history[2],
+            history_ratio=history[3],
+            video=videos,
+            **outcome,
+        )
+
+
+def to_table(part: Round, latents: Latents, *, answers: bool, lengths: Int | None = None) -> pa.Table:
+    """The Arrow table of some requests.
+
+    Args:
+        answers: candidates carry `answer` and `answered_at_ms` too.
+        lengths: how many candidates of each request are written, the first ones; None: all.
+    """
+    count, width = part.video.shape
+    lengths = np.full(count, width) if lengths is None else lengths
+    written = np.arange(width) < lengths[:, None]
+    user = part.user_id
+    users = _struct(age_group=latents.age_group[user], region=latents.region[user], device=latents.device[user])
+
+    valid = np.arange(part.history_video.shape[1]) < part.history_length[:, None]
+    seen = part.history_video[valid].astype(np.int64)
+    history = _struct(
+        video_id=seen,
+        author_id=latents.author[seen],
+        timestamp_ms=part.history_timestamp_ms[valid],
+        watch_ratio=part.history_ratio[valid],
+    )
+
+    video = part.video[written]
+    tag_count = latents.tag_count[video]
+    has_tag = np.arange(latents.tags.shape[1]) < tag_count[:, None]
+    columns: dict[str, NDArray[Any] | pa.Array] = {
+        "video_id": video,
+        "author_id": latents.author[video],
+        "tags": _lists(tag_count, pa.array(latents.tags[video][has_tag])),
+        "duration_ms": latents.duration_ms[video],
+    }
+    behaviour = ("watch_ms", "long_view", "like", "follow", *LATER)
+    for name in (*behaviour, "shown", "true_satisfaction", "true_engagement"):
+        columns[name] = getattr(part, name)[written]
+    if answers:
+        none = part.answer[written] == NO_ANSWER
+        columns["answer"] = pa.array(part.answer[written], mask=none)
+        columns["answered_at_ms"] = pa.array(part.answered_at_ms[written], mask=none)
+    return pa.table(
+        {
+            "request_id": part.request_id,
+            "user_id": user,
+            "timestamp_ms": part.timestamp_ms,
+            "user": users,
+            "history": _lists(part.history_length, history),
+            "candidates": _lists(lengths, _struct(**columns)),
+        }
+    )
+
+
+def _struct(**columns: NDArray[Any] | pa.Array) -> pa.StructArray:
+    arrays = [column if isinstance(column, pa.Array) else pa.array(column) for column in columns.values()]
+    return pa.StructArray.from_arrays(arrays, names=list(columns))
+
+
+def _lists(lengths: NDArray[Any], values: pa.Array) -> pa.ListArray:
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def generate(config: World, out: Path) -> None:
+    """Writes the world to `out`, which appears complete or not at all; deterministic in `config`.
+
+    Where another process publishes the same world first, that one stays and this one's is removed. Raises ValueError
+    if `out` holds anything else than this very world.
+    """
+    out = Path(out)
+    require(config.seed >= 0, "world.seed", config.seed, "0 or more")
+    is_complete(config, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{out.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = out.parent / name
+    temporary.mkdir()
+    try:
+        _write(config, temporary)
+        try:
+            os.rename(temporary, out)
+        except OSError:
+            if not is_complete(config, out):
+                raise
+    finally:
+        # After a successful rename there is nothing left of this name.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def ensure(config: World, out: Path) -> None:
+    """Generates the world unless `out` holds it already. Raises ValueError if `out` holds anything else."""
+    if not is_complete(config, Path(out)):
+        generate(config, out)
+
+
+def is_complete(config: World, out: Path) -> bool:
+    """Whether `out` holds this world; False if it is absent or an empty directory, ValueError if it is neither."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    remedy = "delete it or choose another directory"
+    try:
+        found = json.loads((out / "world.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"world directory {str(out)!r} holds no complete world ({error}): {remedy}") from error
+    wanted = _description(config)
+    if found == wanted:
+        return True
+    differences = _differences(found, wanted)
+    raise ValueError(f"world directory {str(out)!r} holds another world ({differences}): {remedy}")
+
+
+def _description(config: World) -> dict[str, object]:
+    return {"generator": GENERATOR, "config": config.identity}
+
+
+def _differences(found: object, wanted: dict[str, object]) -> str:
+    """Names what differs between two descriptions, as `name: found, not wanted`."""
+    flat: list[dict[str, object]] = []
+    for description in (found, wanted):
+        entries = description if isinstance(description, dict) else {}
+        config = entries.get("config")
+        values = {f"world.{name}": value for name, value in config.items()} if isinstance(config, dict) else {}
+        flat.append({"generator": entries.get("generator"), **values})
+    names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
+    return "; ".join(f"{name} is {flat[0].get(name)!r}, not {flat[1].get(name)!r}" for name in names)
+
+
+def _write(config: World, folder: Path) -> None:
+    latents = draw_latents(config)
+    calibration = calibrate(latents, config)
+    requests, answers = (PartWriter(folder / name, row_group=ROW_GROUP) for name in ("requests", "answers"))
+    for rounds in simulate(config, latents, calibration):
+        requests.write(to_table(rounds, latents, answers=False))
+        answers.write(to_table(rounds.answered(), latents, answers=True))
+    requests.close()
+    answers.close()
+    # Last, though the rename publishes: a copy that was cut short is recognisable, too.
+    (folder / "world.json").write_text(json.dumps(_description(config), indent=2) + "\n")

@@ -1,0 +1,83 @@
+"""The config that a study varies: `easq` at the size of a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from easq_rec.config import Config, Logging, Tower, World
+from easq_rec.config.recipes import BASES, quickstart, world_schema
+
+Budget = Literal["small", "full"]
+"""small: seconds a cell, which proves that the machinery works and nothing about the method. full: the size of recipe
+`quickstart`, half a minute to a minute a cell."""
+SEEDS: dict[Budget, int] = {"small": 2, "full": 5}
+"""Seeds where none are asked for."""
+SMALL_STEPS = 20
+
+
+def base_config(budget: Budget, *, recipe: str | None = None, data: str | None = None) -> Config:
+    """`easq` at the size of the budget, as one thread trains it, with everything left out that metrics do not need.
+
+    Args:
+        recipe: its config instead of `quickstart`, for a data set that needs another; the small budget then keeps its
+            sizes and cuts its steps.
+        data: directory of requests/ and answers/; None: generated worlds.
+    """
+    config = quickstart() if recipe is None else BASES[recipe]()
+    if budget == "small":
+        config = _small(config) if data is None else _cut(config)
+    return dataclasses.replace(
+        config,
+        # A thread that reads ahead competes with the trainer where one core is given to a cell.
+        data=dataclasses.replace(config.data, path=data, workers=0, prefetch=0),
+        trainer=dataclasses.replace(config.trainer, threads=1),
+        evaluation=dataclasses.replace(config.evaluation, every_steps=0),
+        checkpoint=dataclasses.replace(config.checkpoint, every_steps=0, keep=1),
+        logging=Logging(every_steps=100, tensorboard=False),
+    )
+
+
+def _small(config: Config) -> Config:
+    world = World(requests=1_000, users=200, videos=300, history=10, density=1_000.0)
+    return dataclasses.replace(
+        _cut(config),
+        world=world,
+        schema=world_schema(users=world.users, videos=world.videos, dim=8),
+        data=dataclasses.replace(config.data, max_history=10),
+        model=dataclasses.replace(
+            config.model,
+            dim=16,
+            layers=1,
+            ffn=16,
+            main=Tower(experts=6, hidden=8, out=8),
+            satisfaction=Tower(experts=2, hidden=8, out=8),
+        ),
+        trainer=dataclasses.replace(config.trainer, batch_size=32, epochs=1, max_steps=SMALL_STEPS),
+    )
+
+
+def _cut(config: Config) -> Config:
+    return dataclasses.replace(
+        config,
+        losses=dataclasses.replace(config.losses, dense_warmup_steps=SMALL_STEPS // 4),
+        optim=dataclasses.replace(config.optim, warmup_steps=SMALL_STEPS // 4),
+        trainer=dataclasses.replace(config.trainer, max_steps=SMALL_STEPS),
+    )
+
+
+def with_model(config: Config, **changes: Any) -> Config:
+    """The config with other fields of `model`."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+
+
+def with_losses(config: Config, **changes: Any) -> Config:
+    """The config with other fields of `losses`."""
+    return dataclasses.replace(config, losses=dataclasses.replace(config.losses, **changes))
+
+
+def with_experts(config: Config, *, main: int, satisfaction: int) -> Config:
+    """The config with K1 and K2 experts; it must have a satisfaction tower."""
+    counts = {"main": main, "satisfaction": satisfaction}
+    towers = config.model.towers
+    return with_model(config, **{name: dataclasses.replace(towers[name], experts=k) for name, k in counts.items()})

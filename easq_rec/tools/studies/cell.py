@@ -1,0 +1,87 @@
+"""The process of one cell: `python -m easq_rec.tools.studies.cell CONFIG.json [WEIGHT ...]`.
+
+Its standard input is a pipe that the study's process holds and never writes to. When that process is gone, however it
+went, the pipe is closed and the cell leaves, so that no orphan writes beside the cell of a resumed study.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from easq_rec import doctor
+from easq_rec.config import Config
+from easq_rec.config import command_line as arguments
+from easq_rec.config.serialization import from_dict
+from easq_rec.tools.studies.store import finite
+
+FUSED = "fused.json"
+"""In the run directory: ranking metrics by weight of the reference score in a fused score."""
+METRICS = "metrics.jsonl"
+
+
+def main(path: str, weights: Sequence[str] = ()) -> int:
+    """Trains and evaluates what the config says, in its run_dir; returns the exit code.
+
+    Args:
+        weights: of the reference score, for each of which the held-out requests are ranked by a fused score as well.
+    """
+    config = read_config(path)
+    from easq_rec.serving.evaluate import rank_fused
+    from easq_rec.tools.simulation.default_data import prepare_data
+    from easq_rec.training import session
+
+    code = session.train(config, prepare_data)
+    if not code and weights:
+        found = {weight: asdict(rank_fused(config, float(weight))) for weight in weights}
+        (Path(str(config.run_dir)) / FUSED).write_text(json.dumps(found))
+    return code
+
+
+def read_config(path: str) -> Config:
+    """The config of a cell, in an environment that can train it."""
+    config: Config = from_dict(Config, json.loads(Path(path).read_text()))
+    doctor.require_compatible(config.trainer.device)
+    return config
+
+
+def add_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
+    """Adds to the final metrics of a run."""
+    path = run_dir / METRICS
+    final = [line for line in map(json.loads, path.read_text().splitlines()) if line["split"] == "final"][-1]
+    with path.open("a") as file:
+        file.write(json.dumps(final | finite(dict(metrics))) + "\n")
+
+
+def add_course(run_dir: Path, split: str, course: Sequence[Mapping[str, float]]) -> None:
+    """Adds metrics by step to a run: the first of them are those of step 0."""
+    with (run_dir / METRICS).open("a") as file:
+        for step, values in enumerate(course):
+            file.write(json.dumps({"step": step, "split": split} | finite(dict(values))) + "\n")
+
+
+def call(program: Callable[[Sequence[str]], int]) -> int:
+    """Runs the program of a cell on its arguments; returns the exit code."""
+    leave_with_parent()
+    return arguments.run(lambda: program(sys.argv[1:]))
+
+
+def leave_with_parent() -> None:
+    """Ends this process when its standard input is closed."""
+
+    def wait() -> None:
+        # Not sys.stdin.read(): a thread that holds its lock makes the interpreter abort at its end.
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(call(lambda argv: main(argv[0], argv[1:])))

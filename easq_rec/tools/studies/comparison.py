@@ -1,0 +1,134 @@
+"""Metrics of a study's cells relative to a base on the same worlds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from easq_rec.evaluation.mean_interval import Estimate, t_interval
+from easq_rec.tools.studies.grid import BASE
+from easq_rec.tools.studies.store import Run
+
+METRICS = {
+    "satisfaction": "satisfaction_ndcg5",
+    "engagement": "engagement_ndcg5",
+    "pair_accuracy": "pair_accuracy",
+    "gauc": "gauc",
+}
+"""What is compared: name, and key of the final metrics. Satisfaction never goes without engagement: what one gains the
+other may pay for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """All cells of one label."""
+
+    label: str
+    variant: str
+    series: str
+    x: float | None
+    mean: dict[str, float]
+    """Of each metric, over the worlds."""
+    change: dict[str, Estimate]
+    """Of each metric against the base, in percent, paired by world."""
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "label": self.label,
+            "variant": self.variant,
+            "series": self.series,
+            "x": self.x,
+            "worlds": self.change["satisfaction"].count,
+            "mean": {name: _finite(mean) for name, mean in self.mean.items()},
+            "change_percent": {name: estimate_values(change) for name, change in self.change.items()},
+        }
+
+
+def estimate_values(estimate: Estimate) -> dict[str, Any]:
+    """An estimate as JSON values: ends that are not known are null."""
+    return {
+        "value": _finite(estimate.value),
+        "low": _finite(estimate.low),
+        "high": _finite(estimate.high),
+        "count": estimate.count,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def fused_series(variant: str) -> str:
+    """The curve over the weight of the reference score in what is served."""
+    return f"{variant}, fused"
+
+
+class Comparison:
+    """The finished cells of a study, label by label."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs: defaultdict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            self._runs[run.cell.label].append(run)
+            for weight, metrics in run.fused.items():
+                # What another serving of the same model gives is a variant of its own, and a point of a curve.
+                variant, series = f"{run.cell.variant}, fused {weight}", fused_series(run.cell.variant)
+                cell = dataclasses.replace(run.cell, variant=variant, series=series, x=float(weight))
+                self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
+
+    def runs(self, label: str) -> list[Run]:
+        """The cells of a label, one per world and seed."""
+        return self._runs.get(label, [])
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self._runs)
+
+    def rows(self, base: str = BASE) -> list[Row]:
+        """A row per label, relative to the variant `base`."""
+        rows = []
+        for label, runs in self._runs.items():
+            cell = runs[0].cell
+            means = {name: self.mean(label, key) for name, key in METRICS.items()}
+            changes = {name: self.change(label, name, base) for name in METRICS}
+            rows.append(
+                Row(label=label, variant=cell.variant, series=cell.series, x=cell.x, mean=means, change=changes)
+            )
+        return rows
+
+    def change(self, label: str, metric: str, base: str = BASE) -> Estimate:
+        """How much a metric differs from that of the variant `base`, in percent: the mean over the worlds that both
+        were trained on, with a t interval. Runs that differ in their training seed alone are averaged first."""
+        return self.relative(label, METRICS[metric], base)
+
+    def relative(self, label: str, key: str, base: str = BASE) -> Estimate:
+        """`change` of any metric that the cells have, by its key."""
+        mine = self._by_pair(self._runs.get(label, []), key)
+        theirs = self._by_pair([run for runs in self._runs.values() for run in runs if run.cell.variant == base], key)
+        return t_interval(100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair))
+
+    def mean(self, label: str, key: str) -> float:
+        """Of a metric over the worlds of a label; NaN where none has it."""
+        return _mean(self.by_world(label, key))
+
+    def by_world(self, label: str, key: str) -> list[float]:
+        """A metric in each world of a label."""
+        return list(self._by_pair(self.runs(label), key).values())
+
+    @staticmethod
+    def _by_pair(runs: Sequence[Run], key: str) -> dict[str, float]:
+        """Mean of a metric by what cells are paired by."""
+        values: defaultdict[str, list[float]] = defaultdict(list)
+        for run in runs:
+            values[run.cell.pair].append(run.metrics.get(key, math.nan))
+        return {pair: _mean(several) for pair, several in values.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan

@@ -1,0 +1,78 @@
+"""Study `frontier`: how much satisfaction does each way of alignment buy, and for how much engagement?
+
+Every family is walked along its own knob: the weight of L_dense for `easq`, that of the answer loss for `direct`, and
+the weight of the reference score in what is served for those whose reference steers nothing.
+
+Two controls stand beside `easq`: with the answers dealt out anew among those who gave them, and with a reference that
+prefers nothing, so that L_dense pulls the scores of a request together and no more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from easq_rec.config import Config
+from easq_rec.config.variants import VARIANTS
+from easq_rec.tools.studies.base import Budget, with_losses
+from easq_rec.tools.studies.comparison import Comparison, fused_series
+from easq_rec.tools.studies.grid import BASE, Cell, grid
+from easq_rec.tools.studies.plots import frontier
+from easq_rec.tools.studies.study import Findings, Study
+from easq_rec.tools.studies.verdict import Check, Verdict
+
+DEFAULT = 0.3
+DENSE: dict[Budget, tuple[float, ...]] = {"small": (DEFAULT,), "full": (0.15, DEFAULT, 0.45, 0.6)}
+"""The default weight among others."""
+SHUFFLED, HALF = "easq, answers shuffled", "easq, targets 1/2"
+DIRECT: dict[Budget, tuple[float, ...]] = {"small": (0.3,), "full": (0.3, 1.0)}
+SHARING: dict[Budget, tuple[str, ...]] = {"small": ("shared_bottom",), "full": ("shared_bottom", "mmoe", "ple")}
+FUSED: dict[Budget, tuple[float, ...]] = {"small": (0.5,), "full": (0.2, 0.3, 0.5, 1.0)}
+"""Weights of the reference score in fused serving."""
+GAIN, PRICE = 15.0, -3.0
+"""In percent: what `easq` is claimed to gain in satisfaction NDCG@5, and to lose in engagement NDCG@5 at most."""
+
+
+def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
+    direct = VARIANTS["direct"](base)
+    easq = {f"easq {weight:g}": weight for weight in DENSE[budget]}
+    answers = {f"direct {weight:g}": weight for weight in DIRECT[budget]}
+    fused = {name: VARIANTS[name](base) for name in ("without_dense", *SHARING[budget])}
+    variants = {BASE: VARIANTS[BASE](base)}
+    variants |= {name: with_losses(base, dense=weight) for name, weight in easq.items()}
+    variants |= {name: with_losses(direct, direct=weight) for name, weight in answers.items()}
+    variants |= {
+        SHUFFLED: dataclasses.replace(base, replay=dataclasses.replace(base.replay, shuffled=True)),
+        HALF: with_losses(base, dense_temperature=1e9),
+    }
+    curve = {name: ("easq, L_dense", weight) for name, weight in easq.items()}
+    curve |= {name: ("direct", weight) for name, weight in answers.items()}
+    # Weight 0 is the policy score alone.
+    curve |= {name: (fused_series(name), 0.0) for name in fused}
+    return grid(variants | fused, seeds, curve=curve, fuse=dict.fromkeys(fused, FUSED[budget]))
+
+
+def _conclude(found: Comparison, budget: Budget) -> Findings:
+    rows = found.rows()
+    checks: list[Check] = []
+    for metric, threshold in (("satisfaction", GAIN), ("engagement", PRICE)):
+        change = found.change(f"easq {DEFAULT:g}", metric)
+        what = f"{metric} NDCG@5 of easq against {BASE}"
+        checks.append(Check(what=what, measured=change, wanted="above", threshold=threshold))
+    return Findings(
+        verdict=Verdict(
+            claim=f"easq, serving the policy score alone, gains at least {GAIN:+g}% satisfaction NDCG@5 and keeps "
+            f"engagement NDCG@5 above {PRICE:g}%",
+            checks=checks,
+            budget=budget,
+        ),
+        plots={"frontier.png": frontier(rows)},
+    )
+
+
+STUDY = Study(
+    name="frontier",
+    question="How much satisfaction does each way of alignment buy, and for how much engagement?",
+    cells=_cells,
+    conclude=_conclude,
+)

@@ -1,0 +1,150 @@
+"""Cells: the training runs that a study compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from easq_rec.config import Config
+from easq_rec.config.serialization import to_dict
+
+BASE = "main_only"
+"""The variant that all others are compared with: the ranker that learns from engagement alone."""
+TRAIN = "easq_rec.tools.studies.cell"
+"""Program of a cell that trains and evaluates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training run of a study."""
+
+    variant: str
+    """What is trained."""
+    setting: str = ""
+    """What its world has that others of the same seed have not, for instance the rate of answers."""
+    series: str = ""
+    """Curve that it is a point of; empty: none."""
+    x: float | None = None
+    """Where on the curve."""
+    fuse: tuple[float, ...] = ()
+    """Weights of the reference score at which its ranking is evaluated besides, fused into the policy score."""
+    config: Config
+
+    keep: tuple[str, ...] = ()
+    """Names of metrics whose course over the steps is kept."""
+    program: str = TRAIN
+    """Module that is run for it with the path of its config, which trains and leaves RUN_DIR/metrics.jsonl,"""
+    arguments: tuple[str, ...] = ()
+    """and what else it is given."""
+
+    @property
+    def label(self) -> str:
+        """Variant and setting: the cells of all seeds with one label make up one row of the result."""
+        return f"{self.variant} {self.setting}".strip()
+
+    @property
+    def world_seed(self) -> int | None:
+        """None: it is trained on a data set."""
+        return self.config.world.seed if self.config.data.path is None else None
+
+    @property
+    def training_seed(self) -> int:
+        return self.config.trainer.seed
+
+    @property
+    def block(self) -> str:
+        """What a cell has in common with the base that it is compared with: its world, else its training seed."""
+        return f"seed {self.training_seed}" if self.world_seed is None else f"world {self.world_seed}"
+
+    @property
+    def pair(self) -> str:
+        """Equal for cells on the same data: the block, and all else that makes the world what it is."""
+        world = "" if self.world_seed is None else digest_of(self.config.world.requests_identity)
+        return f"{self.block} {world}".strip()
+
+    @property
+    def name(self) -> str:
+        """Of the cell's files; no two cells of a study share it."""
+        block = self.block
+        if self.world_seed not in (None, self.training_seed):
+            block += f" seed {self.training_seed}"
+        return re.sub(r"[^\w.=-]+", "_", f"{self.label}--{block}")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The config as JSON values. Where the run lies is not among them."""
+        return json.loads(json.dumps(to_dict(dataclasses.replace(self.config, run_dir=None))))
+
+    @property
+    def digest(self) -> str:
+        """Of the config, the program and what it is given: two cells with the same digest give the same result."""
+        lists = (("fuse", self.fuse), ("keep", self.keep), ("arguments", self.arguments))
+        wanted: dict[str, Any] = {name: list(value) for name, value in lists if value}
+        if self.program != TRAIN:
+            wanted["program"] = self.program
+        return digest_of(self.values | wanted)
+
+
+def grid(
+    variants: Mapping[str, Config],
+    seeds: Sequence[int],
+    *,
+    curve: Mapping[str, tuple[str, float]] | None = None,
+    fuse: Mapping[str, tuple[float, ...]] | None = None,
+) -> list[Cell]:
+    """Every variant on the world of every seed. One seed comes after the other: an interrupted study then has some
+    worlds complete.
+
+    Args:
+        curve: (series, x) of the variants that are points of curves.
+        fuse: weights of fused serving of the variants that are evaluated so as well.
+    """
+    cells = []
+    for seed in seeds:
+        for variant, config in variants.items():
+            series, x = (curve or {}).get(variant, ("", None))
+            weights = (fuse or {}).get(variant, ())
+            cells.append(Cell(variant=variant, config=seeded(config, seed), series=series, x=x, fuse=weights))
+    return cells
+
+
+def seeded(config: Config, seed: int) -> Config:
+    """The config with the world and the initial weights of this seed."""
+    return dataclasses.replace(
+        config,
+        world=dataclasses.replace(config.world, seed=seed),
+        trainer=dataclasses.replace(config.trainer, seed=seed),
+    )
+
+
+def check_names(cells: Iterable[Cell]) -> None:
+    """Two cells that share a name would take each other's results."""
+    twice = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
+    assert not twice, twice
+
+
+def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
+    """What differs between the values of two configs, as `losses.dense is 0.3 there, 0.2 here`."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        return [
+            line
+            for name in sorted(set(stored) | set(wanted))
+            for line in differences(stored.get(name), wanted.get(name), f"{where}.{name}" if where else name)
+        ]
+    return [] if stored == wanted else [f"{where} is {_short(stored)} there, {_short(wanted)} here"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits, equal for equal JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

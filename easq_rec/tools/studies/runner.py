@@ -1,0 +1,202 @@
+"""Runs the cells of a study, several processes side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import IO
+
+from easq_rec.config import Config
+from easq_rec.tools.studies.cell import FUSED
+from easq_rec.tools.studies.grid import Cell
+from easq_rec.tools.studies.store import Run, Store, write_json
+
+LAST_LINES = 6
+"""Of the log of a cell that failed."""
+POLL_S = 2.0
+"""Pause before looking again whether cells that other processes run are finished."""
+SHOWN = {"satisfaction": "satisfaction_ndcg5", "engagement": "engagement_ndcg5"}
+
+
+class CellFailed(Exception):
+    """The message says how, and where its log lies."""
+
+
+class Runner:
+    """Runs cells, one process each.
+
+    Args:
+        program: command of every cell, to which the path of its config and its arguments are appended; None: each has
+            a program of its own.
+    """
+
+    def __init__(self, store: Store, *, jobs: int, program: Sequence[str] | None = None) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._program = program
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, cells: Sequence[Cell]) -> tuple[list[Run], list[str]]:
+        """Runs the cells that have no result yet, and keeps the result of each as soon as it is there.
+
+        In a shared store, cells that other processes run are waited for, and run here if those processes end before
+        the cells do: so all processes see the same results in the end, and leave at the same time.
+
+        Returns:
+            the results, in the order of the cells, and the names of those that failed here and have no result.
+
+        Raises:
+            ValueError: a cell was run before with another config.
+        """
+        found = self._store.finished(cells)
+        if found:
+            print(f"{len(found)} of {len(cells)} cells are finished already", flush=True)
+        failed: list[str] = []
+        while todo := [cell for cell in cells if cell.name not in found and cell.name not in failed]:
+            known = len(found) + len(failed)
+            with ThreadPoolExecutor(self._jobs) as pool:
+                futures = {pool.submit(self._claim, cell): cell for cell in todo}
+                try:
+                    for future in as_completed(futures):
+                        cell = futures[future]
+                        try:
+                            run = future.result()
+                        except CellFailed as failure:
+                            failed.append(cell.name)
+                            said = str(failure)
+                        else:
+                            if run is None:
+                                continue
+                            found[cell.name] = run
+                            said = f"{_shown(run.metrics)} ({run.seconds:.0f} s)"
+                        done = len(found) + len(failed)
+                        print(f"{done}/{len(cells)} {cell.label} {cell.block}: {said}", flush=True)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    self._stop()
+                    raise
+            if len(found) + len(failed) == known:
+                time.sleep(POLL_S)
+        # Another process may have run what failed here.
+        found |= self._store.finished([cell for cell in cells if cell.name in failed])
+        return [found[cell.name] for cell in cells if cell.name in found], [
+            name for name in failed if name not in found
+        ]
+
+    def _claim(self, cell: Cell) -> Run | None:
+        """The result of a cell, which is run if it has none; None: another process is running it."""
+        with self._store.claim(cell) as claim:
+            if claim is None:
+                return None
+            # Another process may have finished it since.
+            run = self._store.finished([cell]).get(cell.name)
+            return self._run(cell, claim) if run is None else run
+
+    def _run(self, cell: Cell, claim: IO[bytes]) -> Run:
+        store, log, run_dir = self._store, self._store.log(cell), self._store.run_dir(cell)
+        # What a killed study left of this cell would be resumed.
+        shutil.rmtree(run_dir, ignore_errors=True)
+        try:
+            data = self._data(cell.config)
+            config = dataclasses.replace(
+                cell.config, run_dir=str(run_dir), data=dataclasses.replace(cell.config.data, path=data)
+            )
+            write_json(store.config(cell), dataclasses.asdict(config))
+            log.parent.mkdir(parents=True, exist_ok=True)
+            begin = time.perf_counter()
+            program = self._program or (sys.executable, "-m", cell.program)
+            weights = [f"{weight:g}" for weight in cell.fuse]
+            code = self._call([*program, str(store.config(cell)), *cell.arguments, *weights], log, claim)
+        except OSError as error:
+            raise CellFailed(f"failed: {error}") from error
+        metrics = _final_metrics(run_dir)
+        if code or metrics is None:
+            how = f"failed with exit code {code}" if code else "failed: it left no final metrics"
+            raise CellFailed("\n    ".join([f"{how}; the end of {log}:", *_last_lines(log)]))
+        fused = json.loads((run_dir / FUSED).read_text()) if cell.fuse else {}
+        history = _history(run_dir, cell.keep)
+        run = Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=time.perf_counter() - begin)
+        store.save(run)
+        # A study has many cells and needs no model of them again.
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        return run
+
+    def _call(self, command: Sequence[str], log: Path, claim: IO[bytes]) -> int:
+        """Exit code of a process. Its output goes to a file; its input is a pipe that only this process holds."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log.open("wb") as output:
+            with self._lock:
+                if self._stopped:
+                    raise CellFailed("not run")
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    # Ctrl-C is for the study, which then ends its cells.
+                    start_new_session=True,
+                    # Should this process be killed, nobody takes the cell before its own process is gone.
+                    pass_fds=(claim.fileno(),),
+                )
+                self._processes.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._processes.discard(process)
+                assert process.stdin is not None
+                process.stdin.close()
+
+    def _stop(self) -> None:
+        """Ends all processes, at once: their cells will be run again from the beginning."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.kill()
+
+    def _data(self, config: Config) -> str:
+        """The data of a cell; a world is generated when its first cell asks for it."""
+        return config.data.path or str(self._store.world(config.world).absolute())
+
+
+def _final_metrics(run_dir: Path) -> dict[str, float] | None:
+    """The metrics of a run that came to its end."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return None
+    for line in reversed(path.read_text().splitlines()):
+        values = json.loads(line)
+        if values.pop("split") == "final":
+            values.pop("step")
+            return {name: math.nan if value is None else float(value) for name, value in values.items()}
+    return None
+
+
+def _history(run_dir: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of some metrics, where they were logged."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()] if names else []
+    return {name: [(line["step"], float(line[name])) for line in lines if line.get(name) is not None] for name in names}
+
+
+def _last_lines(log: Path) -> list[str]:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-LAST_LINES:]
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    """`satisfaction .5310 engagement .6140`."""
+    values = {name: metrics.get(key, math.nan) for name, key in SHOWN.items()}
+    return " ".join(f"{name} {f'{value:.4f}'.removeprefix('0')}" for name, value in values.items())

@@ -1,0 +1,111 @@
+"""Study `signal`: do answers agree with what people do? The paper's Figure 3 (arXiv 2601.20215), in any data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from easq_rec.config import World
+from easq_rec.tools.studies.base import Budget
+from easq_rec.tools.studies.behaviour_lift import CODES, Lift, Signal
+from easq_rec.tools.studies.comparison import estimate_values
+from easq_rec.tools.studies.plots import grouped
+from easq_rec.tools.studies.store import Store
+from easq_rec.tools.studies.verdict import Check, Verdict
+
+QUESTION = "Do people who say that they are satisfied also behave as if they were?"
+ABOVE, BELOW = 30.0, -20.0
+"""In percent. The paper finds +46% to +80% after Satisfied and -83% to -25% after Dissatisfied."""
+WORLDS: dict[Budget, World] = {
+    "small": World(requests=4_000, users=500, videos=1_000, history=10, density=1_000.0),
+    # Ten times the answers of recipe quickstart: a lift does not depend on how many are asked, its interval does.
+    "full": World(density=1_000.0),
+}
+
+
+def worlds(budget: Budget, seeds: Sequence[int], store: Store) -> list[str]:
+    """Generated worlds, one per seed; their requests are taken together."""
+    locations = []
+    for seed in seeds:
+        world = dataclasses.replace(WORLDS[budget], seed=seed)
+        print(f"world {seed}, {world.requests:,} requests", flush=True)
+        locations.append(str(store.world(world)))
+    return locations
+
+
+def verdict(found: Signal, budget: Budget) -> Verdict:
+    """Whether every behaviour that an answer can change is beyond both thresholds."""
+    return Verdict(
+        claim=f"Every behaviour is more than {ABOVE:g}% more frequent after Satisfied, and more than {-BELOW:g}% less "
+        f"frequent after Dissatisfied, than among {average(found)}",
+        checks=[
+            Check(
+                what=f"{lift.behaviour} after {lift.answer}",
+                measured=lift.change,
+                wanted="above" if lift.answer == "satisfied" else "below",
+                threshold=ABOVE if lift.answer == "satisfied" else BELOW,
+            )
+            for lift in found.lifts
+        ],
+        budget=budget,
+    )
+
+
+def average(found: Signal) -> str:
+    """What answers are held against."""
+    return "triggered impressions" if found.triggered else "all impressions"
+
+
+def notes(found: Signal) -> list[str]:
+    """What must be known to read the lifts."""
+    if found.triggered:
+        why = (
+            "Answers are held against triggered impressions, those which the questionnaire may ask about: against all "
+            "impressions even an answer at random would show a lift, because who was asked had watched already."
+        )
+    else:
+        why = (
+            "Answers are held against all impressions, because the data lack watch_ms or duration_ms, which say whom "
+            "the questionnaire may ask. Part of each lift is that who was asked had watched."
+        )
+    fixed = [
+        f"{name} is left out: all or none of these impressions have it, or all that were answered."
+        for name in found.fixed
+    ]
+    missing = [f"{name} is null in {count:,} of them, which are left out." for name, count in found.missing.items()]
+    return [why, *fixed, *missing]
+
+
+def table(found: Signal) -> str:
+    """The lifts in Markdown."""
+    lines = ["| behaviour | on average | answer | answers | rate | lift |", "|---|---|---|---|---|---|"]
+    for lift in found.lifts:
+        cells = (lift.behaviour, f"{lift.average:.2%}", lift.answer, f"{lift.answers:,}", f"{lift.rate:.2%}")
+        lines.append(f"| {' | '.join(cells)} | {lift.change.text()} |")
+    return "\n".join(lines)
+
+
+def values(found: Signal) -> list[dict[str, Any]]:
+    """The lifts as JSON values."""
+    return [_values(lift) | {"average_over": average(found)} for lift in found.lifts]
+
+
+def _values(lift: Lift) -> dict[str, Any]:
+    return {
+        "behaviour": lift.behaviour,
+        "answer": lift.answer,
+        "answers": lift.answers,
+        "occurrences": lift.occurrences,
+        "rate": lift.rate if lift.answers else None,
+        "average": lift.average,
+        "lift_percent": estimate_values(lift.change),
+    }
+
+
+def figures(found: Signal) -> dict[str, Any]:
+    """Bars of the lifts, with the thresholds as dashed lines."""
+    names = list(dict.fromkeys(lift.behaviour for lift in found.lifts))
+    groups = {f"after {answer}": [lift.change for lift in found.lifts if lift.answer == answer] for answer in CODES}
+    title = f"Behaviour by answer, against {average(found)}"
+    return {"signal.png": grouped(title, names, groups, xlabel="lift in %", marks=(BELOW, ABOVE))}

@@ -1,0 +1,33 @@
+"""The process of a cell of study `trigger`: `python -m easq_rec.tools.studies.trigger_cell CONFIG.json`.
+
+Trains like any cell, and adds to RUN_DIR/metrics.jsonl what the questionnaire of its world asked and was told.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from easq_rec.tools.studies.cell import add_metrics, call, main, read_config
+
+PROGRAM = "easq_rec.tools.studies.trigger_cell"
+PREFIX = "asked_"
+"""Before the names of these figures."""
+
+
+def train_and_measure(argv: Sequence[str]) -> int:
+    """Returns the exit code."""
+    (path,) = argv
+    code = main(path)
+    if not code:
+        from easq_rec.tools.studies.questionnaire_stats import measure
+
+        config = read_config(path)
+        found = measure(config.world, Path(str(config.data.path)))
+        add_metrics(Path(str(config.run_dir)), {f"{PREFIX}{name}": value for name, value in found.items()})
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(call(train_and_measure))

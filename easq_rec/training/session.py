@@ -1,0 +1,117 @@
+"""One call of the trainer: data and run directory in place, training, and what a person sees in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from easq_rec import doctor
+from easq_rec.config import Config
+from easq_rec.data import files
+from easq_rec.run_directory import tracking
+from easq_rec.run_directory.config_file import check_resumable, write_config
+from easq_rec.run_directory.events import event, recorded
+from easq_rec.training.health.watchdog import watched
+from easq_rec.training.loop import Result, Trainer
+from easq_rec.training.process import Runtime, running
+from easq_rec.training.signals import StopRequest
+
+PrepareData = Callable[[Config, Runtime], files.Location]
+
+TABLE = (
+    ("satisfaction NDCG@5", "satisfaction_ndcg5"),
+    ("satisfaction NDCG@10", "satisfaction_ndcg10"),
+    ("engagement NDCG@5", "engagement_ndcg5"),
+    ("engagement NDCG@10", "engagement_ndcg10"),
+    ("pair accuracy", "pair_accuracy"),
+    ("GAUC", "gauc"),
+)
+
+
+def train(config: Config, prepare_data: PrepareData, stop: StopRequest | None = None) -> int:
+    """Trains, evaluates and reports; returns the exit code. A run directory with a checkpoint is resumed.
+
+    Args:
+        prepare_data: returns the directory with requests/ and answers/, which it may write first. Every rank calls it.
+        stop: whether this process was asked to stop; None: what comes once training begins counts.
+    """
+    begin = time.perf_counter()
+    with running(config.trainer) as runtime:
+        run_dir = Path(config.run_dir or runtime.share(_new_run_dir(config)))
+        with watched(run_dir, runtime, config.trainer.timeout_s) as watchdog:
+            directory = prepare_data(config, runtime)
+            watchdog.progress(None)
+            config = dataclasses.replace(
+                config, run_dir=str(run_dir), data=dataclasses.replace(config.data, path=str(directory))
+            )
+            check_resumable(config, run_dir)
+            runtime.barrier()
+            if runtime.leads:
+                write_config(config, run_dir)
+            runtime.barrier()
+            with recorded(run_dir, runtime) as recorder:
+                _record_start(config, runtime, run_dir)
+                watchdog.progress(None)
+                trainer = Trainer(
+                    config, runtime, directory=directory, run_dir=run_dir, progress=watchdog.progress, stop=stop
+                )
+                watchdog.progress(trainer.step)
+                trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
+                recorder.step = lambda: trainer.step
+                result = trainer.fit()
+                state = "finished" if result.finished else "stopped"
+                event(state, step=result.step, metrics=result.metrics)
+                if runtime.leads:
+                    tracking.report_end(run_dir, state=state, step=result.step, metrics=result.metrics)
+        if runtime.leads:
+            _report(result, run_dir)
+    return 0
+
+
+def print_metrics(metrics: dict[str, float]) -> None:
+    """The short table of a run's result."""
+    print(f"{metrics['requests']:,.0f} held-out requests, ranked by the policy score")
+    for label, name in TABLE:
+        print(f"  {label:<22}{metrics[name]:.4f}")
+
+
+def _record_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
+    versions, device = doctor.core_versions(), str(runtime.device)
+    event("start", recipe=config.recipe, device=device, argv=sys.argv, versions=versions)
+    if runtime.leads:
+        tracking.report_start(
+            run_dir, recipe=config.recipe, world_size=runtime.world_size, device=device, versions=versions
+        )
+
+
+def _new_run_dir(config: Config) -> str:
+    """A launcher that restarts workers names the run, so that they find it again; else the time does."""
+    name = os.environ.get("EASQ_RUN_NAME") or time.strftime("%Y%m%d-%H%M%S")
+    return str(Path("runs") / f"{config.recipe}-{name}")
+
+
+def _report(result: Result, run_dir: Path) -> None:
+    if not result.finished:
+        print(f"stopped after step {result.step} with a checkpoint; the same command with --run-dir {run_dir} goes on")
+        return
+    print()
+    if result.metrics:
+        print_metrics(result.metrics)
+    else:
+        print("no requests are held out (data.holdout), so there is nothing to evaluate")
+    print(f"  {'impressions/s':<22}{result.impressions_per_second:,.0f}")
+    print(f"\nrun    {run_dir}")
+    print(f"next   {_command('tensorboard')} --logdir {run_dir}/tensorboard")
+    print(f"       {_command('easq-rec')} evaluate --run {run_dir}")
+
+
+def _command(name: str) -> str:
+    """How a person calls a program of this environment, which need not be activated."""
+    if shutil.which(name):
+        return name
+    return os.path.relpath(Path(sys.executable).parent / name)

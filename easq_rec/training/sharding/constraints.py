@@ -1,0 +1,138 @@
+"""What the planner must keep to: types and kernels that work on the device, and what the config fixes per table."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import torch
+from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
+from torchrec.distributed.planner.types import (
+    ParameterConstraints,
+    PlannerError,
+    PlannerErrorType,
+    ShardingOption,
+    Topology,
+)
+from torchrec.distributed.types import CacheParams
+
+from easq_rec.config import Config
+from easq_rec.config.schema import FeatureSchema, Table
+from easq_rec.config.sharding import CACHED, COLUMN_TYPES, KERNELS, TableSharding
+
+# What trains correctly with unequal batches per rank. Row-wise bags need equal batches under gloo, and data-parallel
+# collections are wrong in FBGEMM's CPU kernels; replicated tables would also escape the fused optimizer.
+POOLED_CPU = ("table_wise", "column_wise", "table_column_wise")
+SEQUENCE_CPU = ("table_wise", "row_wise", "column_wise")
+POOLED_CUDA = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
+# Under grid_shard every rank divides by the ids that it holds itself: TorchRec 1.8 has the division by all of a bag's
+# ids for row_wise and table_row_wise alone.
+POOLED_CUDA_MEAN = tuple(kind for kind in POOLED_CUDA if kind != "grid_shard")
+# TorchRec shards unpooled collections in these three ways alone.
+SEQUENCE_CUDA = SEQUENCE_CPU
+
+NARROWEST = 128
+"""Columns of a shard that TorchRec makes at least unless it is told otherwise."""
+
+
+def allowed_types(schema: FeatureSchema, table: Table, device: torch.device) -> tuple[str, ...]:
+    """Sharding types that train a table correctly on a device."""
+    sequence = table.name in {feature.table for feature in schema.sequence}
+    if device.type == "cuda":
+        return SEQUENCE_CUDA if sequence else POOLED_CUDA if summed(schema, table) else POOLED_CUDA_MEAN
+    return SEQUENCE_CPU if sequence else POOLED_CPU
+
+
+def summed(schema: FeatureSchema, table: Table) -> bool:
+    """Whether a table's bags are sums, as those of single ids are."""
+    bags = (*schema.user, *schema.pooled, *schema.satisfaction)
+    return not any(bag.table == table.name and bag.kind == "id_list" and bag.pooling == "mean" for bag in bags)
+
+
+def allowed_kernels(device: torch.device) -> tuple[str, ...]:
+    """Compute kernels that there are on a device."""
+    return KERNELS if device.type == "cuda" else KERNELS[:1]
+
+
+def constraints(config: Config, device: torch.device, world_size: int) -> dict[str, ParameterConstraints]:
+    """Per table, in the planner's words.
+
+    Raises:
+        ValueError: naming table, field, value and what is allowed, where the config fixes what the device or the number
+            of ranks does not support.
+    """
+    found = {}
+    for table in (*config.schema.tables, *config.schema.satisfaction_tables):
+        fixed = config.sharding.of(table.name)
+        types, kernels = allowed_types(config.schema, table, device), allowed_kernels(device)
+        check_supported(table.name, fixed, types, kernels, device, world_size)
+        # One rank has nothing to split; every other type would only add work. Nor has a narrow table columns to split:
+        # it would lie whole under another type, and each type in a collection has collectives of its own.
+        splits = table.dim >= 2 * (fixed.min_partition or NARROWEST)
+        useful = [kind for kind in types if splits or kind not in COLUMN_TYPES]
+        offered = [fixed.type] if fixed.type else useful if world_size > 1 else ["table_wise"]
+        found[table.name] = ParameterConstraints(
+            sharding_types=offered,
+            compute_kernels=[fixed.kernel or "fused"],
+            min_partition=fixed.min_partition,
+            cache_params=CacheParams(load_factor=fixed.load_factor) if fixed.kernel == CACHED else None,
+        )
+    return found
+
+
+def check_supported(
+    table: str,
+    fixed: TableSharding,
+    types: tuple[str, ...],
+    kernels: tuple[str, ...],
+    device: torch.device,
+    world_size: int,
+) -> None:
+    """Raises ValueError as `constraints` does."""
+    where = f"sharding.tables[{table!r}]"
+    if fixed.type is not None and fixed.type not in types:
+        raise ValueError(f"{where}.type={fixed.type!r} is not allowed: on {device.type} one of {list(types)}")
+    if fixed.kernel is not None and fixed.kernel not in kernels:
+        raise ValueError(f"{where}.kernel={fixed.kernel!r} is not allowed: on {device.type} one of {list(kernels)}")
+    if fixed.ranks is not None and max(fixed.ranks) >= world_size:
+        raise ValueError(f"{where}.ranks={fixed.ranks} is not allowed: from 0 to {world_size - 1}, this run's ranks")
+
+
+class PinningPartitioner(GreedyPerfPartitioner):
+    """TorchRec's partitioner, which finds pinned tables in place and balances the others around them.
+
+    Args:
+        pins: ranks by table, which take turns among its shards.
+    """
+
+    def __init__(self, pins: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self._pins = pins
+
+    def partition(
+        self, proposal: list[ShardingOption], storage_constraint: Topology, hbm_per_device: int | None = None
+    ) -> list[ShardingOption]:
+        topology = copy.deepcopy(storage_constraint)
+        devices = {device.rank: device for device in topology.devices}
+        for option in proposal:
+            ranks = self._pins.get(option.name)
+            if ranks is None:
+                continue
+            for part, rank in zip(option.shards, itertools.cycle(ranks), strict=False):
+                if not part.storage.fits_in(devices[rank].storage):
+                    raise PlannerError(
+                        error_type=PlannerErrorType.PARTITION,
+                        message=f"Table {option.name} is pinned to rank {rank}, which has no room for it.",
+                    )
+                part.rank = rank
+                devices[rank].storage -= part.storage
+                devices[rank].perf += part.perf
+        free = [option for option in proposal if option.name not in self._pins]
+        if free:
+            super().partition(free, topology, hbm_per_device)
+        return proposal
+
+
+def pins(config: Config) -> dict[str, tuple[int, ...]]:
+    """Ranks by pinned table."""
+    return {table: fixed.ranks for table, fixed in config.sharding.tables.items() if fixed.ranks is not None}

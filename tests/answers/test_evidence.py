@@ -1,0 +1,125 @@
+"""Weights of evidence and the candidates that they tell apart, against loops and counts by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from easq_rec.answers.evidence import AnswerEvidence
+from easq_rec.config import Replay
+from easq_rec.data.evidence import Told
+from tests.data.test_replay import REPLIES, START, answered_rows, read, replay_of
+
+SATISFIED, UNCERTAIN, DISSATISFIED = 2, 1, 0
+
+
+def by_counting(codes: list[int], happened: list[bool], caution: float) -> float:
+    """The log odds ratio of a 2 x 2 table, if it is beyond some standard errors."""
+    cells = [
+        sum(code == wanted and told is outcome for code, told in zip(codes, happened, strict=True)) + 0.5
+        for wanted in (SATISFIED, DISSATISFIED)
+        for outcome in (True, False)
+    ]
+    ratio = math.log(cells[0] / cells[1]) - math.log(cells[2] / cells[3])
+    error = math.sqrt(sum(1 / cell for cell in cells))
+    return ratio if abs(ratio) > caution * error else 0.0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.booleans(), st.booleans()), max_size=40),
+    st.integers(0, 45),
+    st.sampled_from([0.0, 1.0, 2.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_weights_by_counting(answers: list[tuple[int, bool, bool]], admitted: int, caution: float) -> None:
+    """Whatever comes after the admitted answers has no say, and neither have uncertain ones."""
+    codes = np.array([code for code, *_ in answers], np.int8)
+    happened = np.array([told for _, *told in answers], bool).reshape(-1, 2)
+    found = AnswerEvidence(codes, happened, caution).weights(admitted)
+    first = answers[:admitted]
+    expected = [by_counting([c for c, *_ in first], [told[o] for _, *told in first], caution) for o in range(2)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def drawn(rates: tuple[float, float], count: int = 2_000) -> AnswerEvidence:
+    """Answers half and half, and an outcome that goes along with (satisfied, dissatisfied) at these rates."""
+    rng = np.random.default_rng(0)
+    codes = rng.choice([DISSATISFIED, SATISFIED], count)
+    happened = rng.random(count) < np.where(codes == SATISFIED, *rates)
+    return AnswerEvidence(codes, happened[:, None], 2.0)
+
+
+@pytest.mark.parametrize(("rates", "sign"), [((0.3, 0.1), 1), ((0.1, 0.3), -1), ((0.2, 0.2), 0), ((1.0, 1.0), 0)])
+def test_an_outcome_speaks_for_or_against_or_not_at_all(rates: tuple[float, float], sign: int) -> None:
+    """Not at all: where it is as frequent with either answer, and where it always happens, as the trigger does."""
+    weight = float(drawn(rates).weights(2_000)[0])
+    assert np.sign(weight) == sign
+    if sign:
+        truth = math.log(0.3 / 0.7) - math.log(0.1 / 0.9)
+        assert abs(weight) == pytest.approx(truth, rel=0.2)
+
+
+def test_few_answers_are_no_evidence() -> None:
+    evidence = drawn((0.3, 0.1))
+    weights = [float(evidence.weights(admitted)[0]) for admitted in (0, 10, 200, 2_000)]
+    assert weights[:2] == [0.0, 0.0] and min(weights[2:]) > 1.0
+
+
+OUTCOMES = st.lists(st.lists(st.tuples(*[st.integers(0, 1)] * 3), max_size=5), max_size=6)
+
+
+@given(OUTCOMES, st.sampled_from([None, 0]), st.sampled_from([(0.0, 1.0, -0.5), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0)]))
+@settings(max_examples=100, deadline=None)
+def test_told_apart_by_a_loop(
+    requests: list[list[tuple[int, ...]]], trigger: int | None, weights: tuple[float, ...]
+) -> None:
+    flat = np.array([outcome for request in requests for outcome in request], np.float32).reshape(-1, 3)
+    offsets = np.concatenate([[0], np.cumsum([len(request) for request in requests])]).astype(np.int64)
+    found = Told.apart(flat, np.array(weights, np.float32), offsets, trigger)
+    candidates, evidence, ends = [], [], [0]
+    for request, begin in zip(requests, offsets.tolist(), strict=False):
+        told = [
+            (begin + index, sum(weight for weight, happened in zip(weights, outcome, strict=True) if happened))
+            for index, outcome in enumerate(request)
+            if trigger is None or outcome[trigger]
+        ]
+        if len({value for _, value in told}) > 1:
+            candidates += [candidate for candidate, _ in told]
+            evidence += [value for _, value in told]
+            ends.append(len(candidates))
+    assert found.candidate_E.tolist() == candidates
+    assert found.evidence_E.tolist() == evidence and found.evidence_E.dtype == np.float32
+    assert found.offsets.tolist() == ends
+
+
+def test_an_unknown_outcome_is_none() -> None:
+    """NaN stands for what a log does not know."""
+    outcome_NO: NDArray[np.float32] = np.array([[1, np.nan], [1, 1], [np.nan, 1]], np.float32)
+    found = Told.apart(outcome_NO, np.array([0.0, 1.0], np.float32), np.array([0, 3]), 0)
+    assert found.candidate_E.tolist() == [0, 1] and found.evidence_E.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("slates", [True, False])
+def test_evidence_is_what_the_admitted_answers_bear_out(tmp_path: Path, slates: bool) -> None:
+    """Its counts are of the candidates that the answers are about, and every rank has the same."""
+    rows = answered_rows(REPLIES)
+    liked = {(0, 0): True, (0, 2): False, (2, 0): False, (2, 2): True, (4, 2): False}
+    for (row, number), like in liked.items():
+        rows[row]["candidates"][number]["like"] = like
+    requests = read(tmp_path, rows)
+    ranks = [
+        replay_of(requests, Replay(), slates=slates, outcomes=("like",), rank=rank, world_size=2) for rank in range(2)
+    ]
+    assert [replay.evidence().tolist() for replay in ranks] == [[0.0]] * 2
+    # By 450 ms two dissatisfied answers without a like, and a satisfied one with a like, have come.
+    for until, cells in ((450, (1, 0, 0, 2)), (600, (2, 1, 0, 2))):
+        for replay in ranks:
+            replay.draw(START + until)
+            a, b, c, d = (cell + 0.5 for cell in cells)
+            assert replay.evidence().tolist() == pytest.approx([np.log(a / b) - np.log(c / d)], rel=1e-5)

@@ -1,0 +1,185 @@
+"""Configuration: recipes, their JSON form, overrides, and errors that name field, value and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from easq_rec.config import Config, LoRA, Losses, Model, Sharding, TableSharding, Tower
+from easq_rec.config import command_line as arguments
+from easq_rec.config.recipes import BASES, RECIPES, easq, recipe
+from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.serialization import from_dict, to_dict
+from easq_rec.config.variants import VARIANTS
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *(f"{base}_{variant}" for base in BASES for variant in VARIANTS)])
+def test_config_survives_json(name: str) -> None:
+    config = recipe(name)
+    assert config.recipe == name
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_unknown_and_missing_fields_are_named() -> None:
+    values = to_dict(easq())
+    with pytest.raises(ValueError, match=r"config.trainer: unknown field 'bach_size'"):
+        from_dict(Config, {**values, "trainer": {"bach_size": 1}})
+    with pytest.raises(ValueError, match="schema"):
+        from_dict(Config, {name: value for name, value in values.items() if name != "schema"})
+
+
+def test_overrides_reach_their_fields() -> None:
+    argv = ["easq", "--data", "/logs", "--run-dir", "/runs/one", "--trainer.max-steps", "5", "--losses.dense", "0.5"]
+    config = arguments.parse_config(argv, prog="train")
+    assert (config.data.path, config.run_dir, config.trainer.max_steps) == ("/logs", "/runs/one", 5)
+    assert config == dataclasses.replace(
+        easq(),
+        run_dir="/runs/one",
+        data=config.data,
+        trainer=config.trainer,
+        losses=dataclasses.replace(easq().losses, dense=0.5),
+    )
+
+
+def test_no_arguments_mean_quickstart() -> None:
+    assert arguments.parse_config([], prog="train") == recipe("quickstart")
+
+
+def test_a_stored_config_is_repeated_in_a_new_directory(tmp_path: Path) -> None:
+    stored = dataclasses.replace(recipe("main_only"), run_dir="/runs/one")
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(stored)))
+    config = arguments.parse_config([str(tmp_path / "config.json"), "--trainer.seed", "7"], prog="train")
+    assert config == dataclasses.replace(stored, run_dir=None, trainer=dataclasses.replace(stored.trainer, seed=7))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_describes_every_number(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each flag has a text of its own besides its default."""
+    with pytest.raises(SystemExit) as leaving:
+        arguments.parse_config([name, "--help"], prog="train")
+    assert not leaving.value.code
+    text = re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out)
+    # A flag's line, then its description up to the default.
+    flags = re.findall(r"\n +(--[a-z][^\n]*?[A-Z}])\s*\n(.*?)\(default:", text, flags=re.DOTALL)
+    assert len(flags) > 40
+    for name, description in flags:
+        assert "--" not in description, f"{name} shows no default"
+        assert description.strip(), f"{name} has no description"
+
+
+def test_schema_errors_name_what_is_wrong() -> None:
+    tables = (Table(name="a", rows=4, dim=8), Table(name="b", rows=4, dim=8))
+    good = {
+        "tables": tables,
+        "user": (Feature(name="user_id", table="a"),),
+        "history": (Feature(name="video_id", table="b"),),
+        "candidate": (Feature(name="video_id", table="b"),),
+        "outcomes": (Outcome(name="like", weight=1.0),),
+    }
+    FeatureSchema(**good)  # type: ignore[arg-type]
+    for change, message in (
+        ({"user": (Feature(name="user_id", table="zzz"),)}, r"user_id: table='zzz' is not allowed: one of .*'a', 'b'"),
+        ({"user": (Feature(name="age", kind="float"),)}, "at least one id feature"),
+        ({"candidate": (Feature(name="video_id", table="a"),)}, "already serves the user features"),
+        ({"tables": (tables[0], tables[0])}, "unique names"),
+        ({"outcomes": ()}, "at least one outcome"),
+        ({"trigger": "view"}, r"schema.trigger='view' is not allowed: an outcome of the schema, \['like'\], or None"),
+        ({"satisfaction_dim": 6}, r"schema.satisfaction_dim=6 is not allowed: a multiple of 4, or 0"),
+        ({"satisfaction_dim": -4}, r"schema.satisfaction_dim=-4 is not allowed"),
+        ({"tables": (*tables, Table(name="satisfaction_b", rows=4, dim=8))}, r"\['b'\] is not allowed: no name that"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FeatureSchema(**{**good, **change})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Table(name="a", rows=4, dim=6)
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"losses.evidence=1.0 is not allowed: 0 without a satisfaction tower"):
+        dataclasses.replace(
+            easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, evidence=1.0)
+        )
+    with pytest.raises(ValueError, match=r"losses.align_every=0 is not allowed: at least 1"):
+        Losses(align_every=0)
+    with pytest.raises(ValueError, match=r"losses.dense_temperature=0 is not allowed: more than 0"):
+        Losses(dense_temperature=0)
+    with pytest.raises(ValueError, match=r"losses.dense=0.3 is not allowed: 0 without a satisfaction tower"):
+        dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, dense=0.3))
+    with pytest.raises(ValueError, match=r"model.heads=5 is not allowed: a divisor of model.dim=64"):
+        Model(heads=5)
+    with pytest.raises(ValueError, match=r"tower.experts=-1"):
+        Tower(experts=-1)
+    with pytest.raises(ValueError, match=r"model.main.experts=0 is not allowed: at least 1 without model.shared_exper"):
+        Model(main=Tower(experts=0))
+    with pytest.raises(ValueError, match=r"model.shared_experts=2 is not allowed: 0 unless model.pathway='shared'"):
+        Model(shared_experts=2)
+    with pytest.raises(ValueError, match=r"model.lora=.* is not allowed: None in the shared pathway"):
+        Model(pathway="shared", isolate_embeddings=False)
+    with pytest.raises(ValueError, match=r"model.isolate_embeddings=True is not allowed: False in the shared pathway"):
+        Model(pathway="shared", lora=None)
+    with pytest.raises(ValueError, match=r"model.satisfaction: \(hidden, out\)=\(8, 64\) is not allowed: \(64, 64\)"):
+        Model(
+            pathway="shared", lora=None, isolate_embeddings=False, shared_experts=2,
+            satisfaction=Tower(experts=1, hidden=8),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=r"model.lora.rank=0"):
+        LoRA(rank=0)
+    with pytest.raises(ValueError, match=r"sharding.types='nope' is not allowed: a table of the schema: \['user'"):
+        dataclasses.replace(easq(), sharding=Sharding(types={"nope": "row_wise"}))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        (TableSharding(type="rows"), r"\['video'\].type='rows' is not allowed: one of \['table_wise'"),
+        (TableSharding(kernel="dense"), r"\['video'\].kernel='dense' is not allowed: one of \['fused'"),
+        (
+            TableSharding(min_partition=6),
+            r"min_partition=6 is not allowed: a multiple of 4, from 4 to the table's dim 32",
+        ),
+        (TableSharding(weights="bf16"), r"weights='bf16' is not allowed: 'fp32', 'fp16' or None"),  # type: ignore[arg-type]
+        (TableSharding(min_partition=64), r"min_partition=64 is not allowed: a multiple of 4, from 4 to"),
+        (TableSharding(type="row_wise", min_partition=8), r"min_partition=8 is not allowed: None with type 'row_wise'"),
+        (
+            TableSharding(type="table_wise", ranks=(0, 1)),
+            r"ranks=\(0, 1\) is not allowed: one rank with type 'table_wi",
+        ),
+        (TableSharding(type="column_wise", ranks=(1, 1)), r"ranks=\(1, 1\) is not allowed: different ranks from 0 on"),
+        (
+            TableSharding(type="column_wise", ranks=()),
+            r"ranks=\(\) is not allowed: different ranks from 0 on, at least",
+        ),
+        (
+            TableSharding(ranks=(0,)),
+            r"ranks=\(0,\) is not allowed: None with type None: it needs one of \['table_wise'",
+        ),
+        (TableSharding(load_factor=0.1), r"load_factor=0.1 is not allowed: None without kernel 'fused_uvm_caching'"),
+        (
+            TableSharding(kernel="fused_uvm_caching", load_factor=1.0),
+            r"load_factor=1.0 is not allowed: more than 0 and",
+        ),
+    ],
+)
+def test_constraints_that_contradict_a_table_are_refused(fixed: TableSharding, message: str) -> None:
+    with pytest.raises(ValueError, match=r"sharding.tables" + message if message[0] == "\\" else message):
+        dataclasses.replace(easq(), sharding=Sharding(tables={"video": fixed}))
+
+
+def test_a_table_is_constrained_once() -> None:
+    both = Sharding(types={"video": "row_wise"}, tables={"video": TableSharding(type="row_wise")})
+    with pytest.raises(
+        ValueError, match=r"sharding.types=\['video'\] is not allowed: tables that sharding.tables does"
+    ):
+        dataclasses.replace(easq(), sharding=both)
+
+
+def test_constraints_survive_json() -> None:
+    tables = {"video": TableSharding(type="column_wise", min_partition=8, ranks=(0, 1)), "tag": TableSharding()}
+    config = dataclasses.replace(
+        easq(), sharding=Sharding(tables=tables, types={"user": "table_wise"}, plan="plan.json")
+    )
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config

@@ -1,0 +1,266 @@
+"""Feature schemas in TOML: round trip, and one message about everything that is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from easq_rec.config import command_line as arguments
+from easq_rec.config.recipes import BASES, easq, world_schema
+from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.schema_file import load_schema, parse_schema, schema_to_toml
+from easq_rec.config.serialization import to_dict
+from easq_rec.run_directory import config_file
+from tests.data.builders import SCHEMA
+
+GOOD = """
+[[tables]]
+name = "user"
+rows = 8
+dim = 4
+
+[[tables]]
+name = "video"
+rows = 9
+dim = 8
+id_space = "dense"
+
+[[user]]
+name = "user_id"
+table = "user"
+
+[[history]]
+name = "video_id"
+table = "video"
+
+[[candidate]]
+name = "video_id"
+table = "video"
+
+[[candidate]]
+name = "length"
+kind = "float"
+source = "duration_ms"
+transform = "log1p"
+
+[[outcomes]]
+name = "like"
+weight = 1
+"""
+
+
+def problems(text: str) -> list[str]:
+    """The lines of the message about a text, without the first."""
+    with pytest.raises(ValueError) as caught:
+        parse_schema(text, "schema.toml")
+    first, *lines = str(caught.value).split("\n")
+    assert first == "schema.toml is no feature schema:"
+    assert all(line.startswith("  ") for line in lines)
+    return [line.strip() for line in lines]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading and writing
+
+
+def test_a_file_is_read() -> None:
+    assert parse_schema(GOOD, "schema.toml") == FeatureSchema(
+        tables=(Table(name="user", rows=8, dim=4), Table(name="video", rows=9, dim=8, id_space="dense")),
+        user=(Feature(name="user_id", table="user"),),
+        history=(Feature(name="video_id", table="video"),),
+        candidate=(
+            Feature(name="video_id", table="video"),
+            Feature(name="length", kind="float", source="duration_ms", transform="log1p"),
+        ),
+        outcomes=(Outcome(name="like", weight=1.0),),
+    )
+
+
+def test_what_stands_at_the_top_is_read_and_written() -> None:
+    schema = parse_schema(f'trigger = "like"\nsatisfaction_dim = 0\n{GOOD}', "schema.toml")
+    assert (schema.trigger, schema.satisfaction_dim) == ("like", 0)
+    assert parse_schema(schema_to_toml(schema), "") == schema
+
+
+@pytest.mark.parametrize("schema", [*(base().schema for base in BASES.values()), SCHEMA])
+def test_what_is_written_loads_to_an_equal_schema(schema: FeatureSchema, tmp_path: Path) -> None:
+    file = tmp_path / "schema.toml"
+    file.write_text(schema_to_toml(schema), encoding="utf-8")
+    assert load_schema(file) == schema
+
+
+@pytest.mark.parametrize(
+    "name", ['"quoted"', "back\\slash", "line\nbreak\t", "\x00\x1f\x7f", "größe", "影片 🎬", "#", ""]
+)
+@pytest.mark.parametrize("weight", [1e-300, -0.1, 1e22, 3.0])
+def test_odd_names_and_numbers_survive(name: str, weight: float) -> None:
+    schema = dataclasses.replace(
+        parse_schema(GOOD, ""), outcomes=(Outcome(name=name, weight=weight),), item=name or "video_id"
+    )
+    text = schema_to_toml(schema, header=f"a header\nof two lines: {name!r}", notes={("outcomes", name): "a\nnote"})
+    assert "# a header\n# of two lines" in text
+    assert "# a\n# note\n[[outcomes]]" in text
+    assert parse_schema(text, "") == schema
+
+
+def test_whole_weights_become_floats() -> None:
+    """1 and 1.0 are equal in Python, but not as the text of config.json that a resumed run is compared with."""
+    assert json.dumps(to_dict(parse_schema(GOOD, ""))["outcomes"]) == '[{"name": "like", "weight": 1.0}]'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("rows = 9", "row = 9", "[[tables]] #2: row: unknown key: did you mean 'rows'?"),
+        ("rows = 9", "row = 9", "[[tables]] #2: rows: missing: add rows = (a whole number)"),
+        ("rows = 9", 'rows = "9"', "[[tables]] #2: rows: is '9', expected a whole number"),
+        ("rows = 9", "rows = true", "[[tables]] #2: rows: is True, expected a whole number"),
+        ("rows = 9", "rows = 9.0", "[[tables]] #2: rows: is 9.0, expected a whole number"),
+        ("rows = 9", "rows = 0", "[[tables]] #2: table video: rows=0 is not allowed: at least 1"),
+        ('"dense"', '"tight"', "[[tables]] #2: id_space: is 'tight', expected one of \"hashed\", \"dense\""),
+        ("weight = 1", 'weight = "1"', "[[outcomes]] #1: weight: is '1', expected a number"),
+        ('name = "like"', "", '[[outcomes]] #1: name: missing: add name = "..."'),
+        ('"float"', '"text"', '[[candidate]] #2: kind: is \'text\', expected one of "id", "id_list", "float"'),
+        ('kind = "float"', "", "[[candidate]] #2: feature length: table=None is not allowed: a table"),
+        ('name = "length"', 'name = "video_id"', "[[candidate]] #2: name: 'video_id' is that of #1 already: choose"),
+        ('table = "user"', 'table = "usr"', "[[user]] #1: table: 'usr' is no table of this file: did you mean 'user'?"),
+        ('table = "user"', 'table = "x"', "[[user]] #1: table: 'x' is no table of this file: known: user, video"),
+        ("[[outcomes]]", "[outcomes]", "outcomes: is {'name': 'like', 'weight': 1}, expected tables"),
+        ("[[outcomes]]", "[[outcome]]", "outcome: unknown key: did you mean 'outcomes'?"),
+        ("[[outcomes]]", "[[outcome]]", "[[outcomes]]: missing: add at least one"),
+        ("\n[[tables]]", "item = 3\n[[tables]]", "item: is 3, expected text in quotes: the"),
+        ("\n[[tables]]", "satisfaction_dim = 8.0\n[[tables]]", "satisfaction_dim: is 8.0, expected a whole number"),
+        ('name = "user"', 'name = "video"', "[[tables]] #2: name: 'video' is that of #1 already: choose another"),
+    ],
+)  # fmt: skip
+def test_a_problem_is_named_with_place_and_remedy(old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    assert any(line.startswith(expected) for line in problems(GOOD.replace(old, new, 1)))
+
+
+def test_all_problems_are_in_one_message() -> None:
+    text = GOOD.replace("rows = 8", "rows = -1").replace("dim = 8", "").replace('table = "user"', 'table = "nobody"')
+    found = problems(text.replace("weight = 1", "wait = 1"))
+    assert [line.split(": ")[:2] for line in found] == [
+        ["[[tables]] #1", "table user"],
+        ["[[tables]] #2", "dim"],
+        ["[[outcomes]] #1", "wait"],
+        ["[[outcomes]] #1", "weight"],
+        ["[[user]] #1", "table"],
+    ]
+
+
+def test_contradictions_between_the_parts_are_all_listed() -> None:
+    text = GOOD.replace("[[candidate]]", '[[user]]\nname = "age"\nkind = "float"\n\n[[candidate]]', 1)
+    text = text.replace('[[history]]\nname = "video_id"\ntable = "video"', '[[history]]\nname = "a"\ntable = "user"')
+    found = problems(text)
+    assert any(line.startswith("schema.user: float features=['age'] is not allowed") for line in found)
+    assert any("already serves the user features" in line for line in found)
+
+
+def test_what_is_no_toml_or_no_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "schema.toml"
+    with pytest.raises(ValueError, match=r"schema.toml: cannot be read: .*No such file"):
+        load_schema(file)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"schema.toml: cannot be read"):
+        load_schema(file)
+    file.write_text("[[tables]\n")
+    with pytest.raises(ValueError, match=r"schema.toml: is not TOML: .*line 1"):
+        load_schema(file)
+    file.write_text("")
+    with pytest.raises(ValueError, match=r"(?s)no feature schema.*tables.*user.*history.*candidate.*outcomes"):
+        load_schema(file)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On the command line
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "own.toml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize("form", ["before", "after", "equals"])
+def test_the_file_takes_the_place_of_the_recipes_schema(file: Path, form: str) -> None:
+    schema, rest = ["--schema", str(file)], ["--data", "/logs"]
+    argv = {"before": schema + rest, "after": rest + schema, "equals": [f"--schema={file}", *rest]}[form]
+    config = arguments.parse_config(["easq", *argv], prog="train")
+    own = easq()
+    assert config == dataclasses.replace(
+        own, schema=parse_schema(GOOD, ""), schema_file=str(file), data=dataclasses.replace(own.data, path="/logs")
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--schema"], "--schema: needs a TOML file"),
+        (["--schema", "--data", "x"], "--schema: needs a TOML file"),
+        (["--schema="], "--schema: needs a TOML file"),
+        (["--schema", "a", "--schema", "b"], "--schema: given more than once"),
+        (["--schema", "nowhere.toml"], "--schema nowhere.toml: cannot be read"),
+    ],
+)
+def test_a_bad_option_is_a_usage_error(argv: list[str], message: str) -> None:
+    with pytest.raises(arguments.UsageError, match=message):
+        arguments.parse_config(["easq", *argv], prog="train")
+
+
+def test_help_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments.parse_config(["easq", "--help"], prog="train")
+    assert "--schema FILE.toml" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_that_began_with_a_file_goes_on_without_it(file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    argv = ["easq", "--run-dir", str(run)]
+    begun = arguments.parse_config([*argv, "--schema", str(file)], prog="train")
+    (run / "config.json").write_text(json.dumps(to_dict(begun)))
+    file.unlink()
+    assert arguments.parse_config(argv, prog="train") == begun
+    assert arguments.parse_config([str(run / "config.json"), "--run-dir", str(run)], prog="train") == begun
+    assert config_file.load_config(run) == begun
+    (run / "checkpoints").rmdir()
+    assert arguments.parse_config(argv, prog="train").schema == easq().schema, "nothing is there to be resumed"
+
+
+def test_a_config_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for text in ("{", "[]", '{"schema_file": "a.toml"}', '{"schema_file": "a.toml", "schema": {}}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(arguments.UsageError, match=r"config.json is not the config.json of a run"):
+            arguments.parse_config(["easq", "--run-dir", str(tmp_path)], prog="train")
+
+
+def test_a_run_without_a_file_keeps_the_recipes_schema(tmp_path: Path) -> None:
+    """So that a recipe whose schema has changed is still refused, not silently replaced."""
+    (tmp_path / "checkpoints").mkdir()
+    old = dataclasses.replace(easq(), run_dir=str(tmp_path), schema=world_schema(users=5, videos=8, dim=4))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(old)))
+    config = arguments.parse_config(["easq", "--run-dir", str(tmp_path)], prog="train")
+    assert config.schema == easq().schema
+
+
+def test_differences_between_schemas_are_named_by_entry() -> None:
+    one = to_dict(parse_schema(GOOD, ""))
+    other = to_dict(parse_schema(GOOD.replace("rows = 9", "rows = 10").replace('"length"', '"size"'), ""))
+    assert config_file._differences(json.loads(json.dumps(one)), json.loads(json.dumps(other)), "schema") == [
+        "schema.candidate is video_id, length there, video_id, size here",
+        "schema.tables.video.rows is 9 there, 10 here",
+    ]
+    swapped = {**one, "candidate": one["candidate"][::-1]}
+    differences = config_file._differences(json.loads(json.dumps(one)), json.loads(json.dumps(swapped)), "schema")
+    assert differences == ["schema.candidate is video_id, length there, length, video_id here"]

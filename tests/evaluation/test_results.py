@@ -1,0 +1,139 @@
+"""The table of an evaluation, written, read again, and compared with another's."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from easq_rec.evaluation.compare import compare, print_comparison, write_comparison
+from easq_rec.evaluation.metrics.intervals import METRICS, estimates
+from easq_rec.evaluation.predict import AnswerPredictions, Predictions
+from easq_rec.evaluation.results import LABELS, Evaluated, Origin, evaluation_table, print_evaluation, read, write
+
+REQUESTS, WIDTH = 40, 6
+
+
+def predictions(*, seed: int = 0, shuffled: bool = False) -> Predictions:
+    """Of 20 users with two requests each; request ids begin at 100."""
+    generator = torch.Generator().manual_seed(9)
+    truth_RC = torch.randint(0, 3, (REQUESTS, WIDTH), generator=generator).float()
+    utility_RC = torch.randint(0, 2, (REQUESTS, WIDTH), generator=generator).float()
+    score_RC = truth_RC + torch.randn(REQUESTS, WIDTH, generator=torch.Generator().manual_seed(seed))
+    rows = torch.randperm(REQUESTS, generator=generator) if shuffled else torch.arange(REQUESTS)
+    return Predictions(
+        main_N=score_RC[rows].flatten(),
+        served_N=score_RC[rows].flatten(),
+        truth_N=truth_RC[rows].flatten(),
+        utility_N=utility_RC[rows].flatten(),
+        lengths_R=torch.full((REQUESTS,), WIDTH),
+        user_R=rows % 20,
+        request_id_R=100 + rows,
+    )
+
+
+def answered(request_ids: list[int], answers: list[list[int]]) -> AnswerPredictions:
+    lengths = [len(slate) for slate in answers]
+    return AnswerPredictions(
+        served_N=torch.arange(sum(lengths)).float(),
+        answer_N=torch.tensor([answer for slate in answers for answer in slate], dtype=torch.int64),
+        lengths_R=torch.tensor(lengths),
+        user_R=torch.tensor(request_ids) % 20,
+        request_id_R=torch.tensor(request_ids),
+    )
+
+
+def stored(folder: Path, *, seed: int = 0, shuffled: bool = False, answers: AnswerPredictions | None = None) -> Path:
+    evaluated = Evaluated(
+        origin=Origin(recipe="easq", step=7, fuse=None),
+        table=evaluation_table(predictions(seed=seed, shuffled=shuffled), answers),
+    )
+    folder.mkdir()
+    write(evaluated, estimates(evaluated.sums(), resamples=50), folder, "evaluation", {"resamples": 50})
+    return folder
+
+
+def test_every_metric_has_a_label() -> None:
+    assert set(LABELS) == set(METRICS)
+
+
+def test_answers_lie_at_their_requests_and_those_without_one_get_a_row() -> None:
+    """Request 101 is among the predictions, 7 is not, and the second 101 must not overwrite the first."""
+    table = evaluation_table(predictions(), answered([7, 101, 101], [[2, -1], [-1, 0, 1], [-1, 2]]))
+    assert table["request_id"].to_pylist() == [*range(100, 140), 7, 101]
+    assert table["answer"].to_pylist() == [[], [0, 1], *[[]] * 38, [2], [2]]
+    assert table["answer_score"].to_pylist() == [[], [3.0, 4.0], *[[]] * 38, [0.0], [6.0]]
+    ndcg = table["answer_ndcg1"].to_pylist()
+    assert ndcg[:40] == [None] * 40 and ndcg[40:] == [0.0, 1.0]
+    # The rows that were added take no part in the other metrics.
+    assert table["satisfaction_ndcg5"].to_pylist()[40:] == [None, None]
+    assert table["pairs"].to_pylist()[40:] == [0, 0] and table["candidates"].to_pylist()[40:] == [2, 2]
+    sums = Evaluated(origin=Origin(recipe="easq", step=1, fuse=None), table=table).sums()
+    alone = Evaluated(
+        origin=Origin(recipe="easq", step=1, fuse=None), table=evaluation_table(predictions(), None)
+    ).sums()
+    ours, theirs = (estimates(found, resamples=2) for found in (sums, alone))
+    for name in ("satisfaction_ndcg5", "pair_accuracy", "gauc", "calibration_error"):
+        assert ours[name].value == pytest.approx(theirs[name].value, abs=1e-12)
+    # Satisfied: 0 and 6; dissatisfied: 3.
+    assert ours["answer_auc"].value == 0.5 and math.isnan(theirs["answer_auc"].value)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stored(tmp_path / "run", answers=answered([101], [[0, 2]]))
+    found, summary = read(folder), json.loads((folder / "evaluation.json").read_text())
+    assert sorted(path.name for path in folder.iterdir()) == ["evaluation.json", "evaluation.parquet"]
+    assert found.origin == Origin(recipe="easq", step=7, fuse=None)
+    intervals = estimates(found.sums(), resamples=50)
+    for name in LABELS:
+        value = summary["metrics"][name]["value"]
+        assert value == pytest.approx(intervals[name].value) if value is not None else math.isnan(intervals[name].value)
+    assert summary["metrics"]["answer_auc"] == {"value": 1.0, "low": None, "high": None}
+    assert sum(entry["pairs"] for entry in summary["reliability"]) == sum(found.table["engagement_pairs"].to_pylist())
+    print_evaluation(found, intervals, 0.95)
+    printed = capsys.readouterr().out
+    assert "40 held-out requests of 20 users, ranked by the policy score; 2 answers" in printed
+    assert "no interval" in printed and "undefined" not in printed.replace("answer GAUC", "")
+
+
+def test_a_comparison_pairs_the_requests_whatever_their_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, base = stored(tmp_path / "run", seed=1), stored(tmp_path / "base", seed=1, shuffled=True)
+    ours, theirs, found = compare(run, base, resamples=20, seed=0)
+    for name in ("satisfaction_ndcg5", "pair_accuracy", "gauc", "calibration_error"):
+        difference = found[name].difference
+        assert [difference.value, difference.low, difference.high] == pytest.approx([0, 0, 0], abs=1e-12)
+    print_comparison(ours, theirs, found)
+    assert "calibration gap" in capsys.readouterr().out
+    write_comparison(ours, theirs, found, tmp_path / "new" / "out.json")
+    assert json.loads((tmp_path / "new" / "out.json").read_text())["metrics"]["answer_auc"]["run"] is None
+
+
+def test_what_cannot_be_compared_names_the_remedy(tmp_path: Path) -> None:
+    run = stored(tmp_path / "run")
+    table = pq.read_table(run / "evaluation.parquet")
+    other = tmp_path / "other.parquet"
+    with pytest.raises(ValueError, match=rf"run `easq-rec evaluate --run {tmp_path}` first"):
+        compare(run, tmp_path, resamples=5, seed=0)
+    with pytest.raises(ValueError, match=r"run `easq-rec evaluate --run RUN` first"):
+        compare(run, other, resamples=5, seed=0)
+    pq.write_table(table.slice(3), other)
+    with pytest.raises(ValueError, match=r"hold different requests: 37 in both, 3 only in the first, 0 only in the s"):
+        compare(run, other, resamples=5, seed=0)
+    changed = np.array(table["candidates"]) + 1
+    at = table.column_names.index("candidates")
+    pq.write_table(table.set_column(at, "candidates", [changed]), other)
+    with pytest.raises(ValueError, match=r"requests of the same ids that differ in candidates: evaluate both on"):
+        compare(run, other, resamples=5, seed=0)
+    pq.write_table(table.replace_schema_metadata(None), other)
+    with pytest.raises(ValueError, match=r"format None, expected 1\): run `easq-rec evaluate` again"):
+        compare(run, other, resamples=5, seed=0)
+    other.write_text("no parquet")
+    with pytest.raises(ValueError, match=r"not a readable Parquet file"):
+        compare(run, other, resamples=5, seed=0)

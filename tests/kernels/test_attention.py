@@ -1,0 +1,50 @@
+"""The CPU forms of the attention equal the plain one, values and gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from easq_rec.kernels.attention import _HostAttention, _PackedAttention, attend_reference
+
+
+@pytest.mark.parametrize(
+    ("lists", "requests", "candidates", "heads", "width"),
+    [(3, 5, 4, 2, 8), (2, 3, 1, 4, 16), (1, 1, 2, 1, 4), (0, 3, 2, 2, 8), (4, 7, 3, 2, 6)],
+)
+@pytest.mark.parametrize("candidates_only", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_host_forms_equal_reference(
+    lists: int,
+    requests: int,
+    candidates: int,
+    heads: int,
+    width: int,
+    candidates_only: bool,
+    padded: bool,
+    spread: float,
+) -> None:
+    """Ragged request tokens, candidate queries alone, and logits so far apart that shares underflow in fp32."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = requests + candidates
+    queries = candidates if candidates_only else tokens
+    query = torch.randn(lists, queries, width, dtype=torch.float64, generator=generator) * spread
+    key, value = (torch.randn(lists, tokens, width, dtype=torch.float64, generator=generator) for _ in range(2))
+    bias = None
+    if padded:
+        real = torch.rand(lists, requests, generator=generator) > 0.4
+        real[:, 0] = True
+        bias = torch.zeros(lists, 1, 1, requests, dtype=torch.float64).masked_fill_(~real[:, None, None], -math.inf)
+    grad = torch.randn(lists, queries, width, dtype=torch.float64, generator=generator)
+    results = []
+    for function in (attend_reference, _HostAttention.apply, _PackedAttention.apply):
+        inputs = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+        mixed = function(*inputs, requests, bias, heads)
+        mixed.backward(grad)
+        results.append([mixed.detach(), *(tensor.grad for tensor in inputs)])
+    for plain, *hosts in zip(*results, strict=True):
+        for host in hosts:
+            torch.testing.assert_close(host, plain, rtol=1e-9, atol=1e-9 * spread)

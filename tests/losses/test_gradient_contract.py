@@ -1,0 +1,252 @@
+"""The gradient contract: which loss moves which parameters, cell by cell, on the real training model.
+
+Each loss is taken alone: the weights of the others are 0, and without engagement utility L_main has no pairs. Where the
+contract says 0 a gradient must be exactly zero or absent, elsewhere every tensor of the group must get some.
+
+All of it is held twice: on the plain module by autograd, and under DistributedModelParallel, where the tables have no
+gradient to look at, but row-wise Adagrad fused into backward moves a weight if and only if its gradient is not zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from easq_rec.config import Config, LinearName, LoRA, Losses, Trainer
+from easq_rec.config.schema import Outcome
+from easq_rec.data.batch import RequestBatch
+from easq_rec.model.lora import AdaptedLinear
+from easq_rec.model.towers import MoETower
+from easq_rec.training.optim import Optimizers
+from easq_rec.training.process import Runtime, quiet, running
+from easq_rec.training.sharding.tables import shard
+from easq_rec.training.training_model import TrainingModel
+from tests.builders import excite, random_batch, small_config
+
+NOTHING = Losses(satisfaction=0.0, dpo=0.0, dense=0.0)
+ALONE = {
+    "main": NOTHING,
+    "satisfaction": dataclasses.replace(NOTHING, satisfaction=1.0),
+    "dpo score_difference": dataclasses.replace(NOTHING, dpo=1.0, policy="score_difference"),
+    "dpo slate_softmax": dataclasses.replace(NOTHING, dpo=1.0, policy="slate_softmax"),
+    "dpo bernoulli": dataclasses.replace(NOTHING, dpo=1.0, policy="bernoulli"),
+    "dense": dataclasses.replace(NOTHING, dense=1.0),
+    "evidence": dataclasses.replace(NOTHING, evidence=1.0),
+}
+"""Loss weights that leave one loss, with the utilities of `alone`."""
+
+GROUPS = (
+    *("embeddings", "backbone", "main tower"),
+    *("lora A", "lora B", "satisfaction tower", "satisfaction embeddings"),
+)
+POLICY = {"embeddings", "backbone", "main tower"}
+JUDGING = {"satisfaction tower", "satisfaction embeddings"}
+ADAPTED = {"lora A", "lora B"} | JUDGING
+MOVES = dict.fromkeys(ALONE, POLICY) | {"satisfaction": ADAPTED, "evidence": JUDGING}
+"""The contract with isolated embeddings: the groups that a loss moves. All others get exactly nothing."""
+
+ADAPTERS = LoRA(rank=3)
+
+Gradients = dict[str, Tensor | None]
+Measure = Callable[..., Gradients]
+
+
+def alone(loss: str, recipe: str = "easq", *, lora: LoRA | None = ADAPTERS, isolate: bool = True) -> Config:
+    """A config in which only one loss is not zero."""
+    config = small_config(recipe)
+    outcomes = config.schema.outcomes
+    if loss != "main":
+        outcomes = tuple(Outcome(name=outcome.name, weight=0.0) for outcome in outcomes)
+    return dataclasses.replace(
+        config,
+        schema=dataclasses.replace(config.schema, outcomes=outcomes),
+        losses=ALONE[loss],
+        model=dataclasses.replace(config.model, isolate_embeddings=isolate, lora=lora),
+    )
+
+
+def group(name: str) -> str:
+    """The contract's column that a parameter belongs to."""
+    if name.startswith("ranker.embeddings."):
+        return "satisfaction embeddings" if ".satisfaction_" in name else "embeddings"
+    if name == "ranker.network.own.weight":
+        return "satisfaction embeddings"
+    if name.endswith(".lora_a"):
+        return "lora A"
+    if name.endswith(".lora_b"):
+        return "lora B"
+    part = name.removeprefix("ranker.network.").split(".")[0]
+    return {"main": "main tower", "satisfaction": "satisfaction tower", "tokens": "backbone", "backbone": "backbone"}[
+        part
+    ]
+
+
+def pairwise_blind(name: str, loss: str) -> bool:
+    """A head's bias moves all scores alike, which no difference of scores sees."""
+    return name.endswith("head.bias") and loss != "dpo bernoulli"
+
+
+def plain(config: Config, prepare: Callable[[TrainingModel], None] = lambda model: None) -> Gradients:
+    """Gradients by autograd."""
+    model = TrainingModel(config, torch.device("cpu"))
+    excite(model)
+    prepare(model)
+    model(random_batch(config, requests=8, answered=6))[0].backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def sharded(
+    runtime: Runtime, config: Config, prepare: Callable[[TrainingModel], None] = lambda model: None
+) -> Gradients:
+    """Gradients under DistributedModelParallel; for a table the change of its weights in backward."""
+    model = TrainingModel(config, torch.device("meta"))
+    excite(model.ranker.network)
+    prepare(model)
+    wrapped = shard(model, config, runtime)
+    optimizers = Optimizers(wrapped, config.optim)
+    optimizers.before_step(0, 10)
+    tables = set(wrapped.fused_optimizer.params)
+    assert {group(name) for name in tables} == {"embeddings", "satisfaction embeddings"}
+    before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters() if name in tables}
+    wrapped(random_batch(config, requests=8, answered=6))[0].backward()
+    return {
+        name: parameter.detach() - before[name] if name in tables else parameter.grad
+        for name, parameter in wrapped.named_parameters()
+    }
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    with running(Trainer(device="cpu", threads=1)) as runtime:
+        yield runtime
+
+
+@pytest.fixture(params=["plain", "sharded"])
+def measure(request: pytest.FixtureRequest) -> Measure:
+    """Config to gradients, on the plain module and under DistributedModelParallel."""
+    if request.param == "plain":
+        return plain
+    quiet()
+    return partial(sharded, request.getfixturevalue("runtime"))
+
+
+def check(found: Gradients, column: str, moves: bool, loss: str) -> None:
+    """One cell: every tensor of the group has a gradient, or none has the least."""
+    names = [name for name in found if group(name) == column]
+    assert names
+    for name in names:
+        gradient = found[name]
+        moved = gradient is not None and bool(gradient.any())
+        if not moves:
+            assert not moved, f"L_{loss} must not move {name}"
+        elif not pairwise_blind(name, loss):
+            assert moved, f"L_{loss} must move {name}"
+            assert gradient is not None and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("isolate", [True, False], ids=["isolated", "attached"])
+@pytest.mark.parametrize("loss", ALONE)
+def test_every_cell(measure: Measure, loss: str, isolate: bool) -> None:
+    """The whole table; with attached embeddings the satisfaction loss reaches them as well."""
+    found = measure(alone(loss, isolate=isolate))
+    assert {group(name) for name in found} == set(GROUPS)
+    for column in GROUPS:
+        moves = column in MOVES[loss] or (column == "embeddings" and loss == "satisfaction" and not isolate)
+        check(found, column, moves, loss)
+
+
+def zero(name: str, model: TrainingModel) -> None:
+    """Zeroes one half of every adapter."""
+    for module in model.modules():
+        if isinstance(module, AdaptedLinear):
+            torch.nn.init.zeros_(getattr(module, name))
+
+
+@pytest.mark.parametrize("half", ["lora_a", "lora_b"])
+def test_attached_embeddings_are_reached_through_adapters_alone(measure: Measure, half: str) -> None:
+    """With B = 0 or A = 0 the satisfaction loss finds no way to them, and still moves the satisfaction tower."""
+    found = measure(alone("satisfaction", isolate=False), partial(zero, half))
+    check(found, "satisfaction embeddings", True, "satisfaction")
+    check(found, "embeddings", False, "satisfaction")
+    check(found, "backbone", False, "satisfaction")
+    check(found, "main tower", False, "satisfaction")
+    check(found, "satisfaction tower", True, "satisfaction")
+
+
+def open_gates(model: TrainingModel) -> None:
+    """Opens every gate of the towers: a tower of two experts may start with both closed for all answers."""
+    for module in model.modules():
+        if isinstance(module, MoETower):
+            torch.nn.init.ones_(module.router.bias)
+
+
+def test_without_adapters_the_satisfaction_tower_reads_a_constant(measure: Measure) -> None:
+    found = measure(alone("satisfaction", lora=None, isolate=False), open_gates)
+    assert not [name for name in found if "lora" in name]
+    for column in ("embeddings", "backbone", "main tower"):
+        check(found, column, False, "satisfaction")
+    check(found, "satisfaction tower", True, "satisfaction")
+
+
+@pytest.mark.parametrize(
+    ("targets", "learning"),
+    [
+        (("attention_out",), ("attention_out",)),
+        (("ffn_out",), ("ffn_out",)),
+        (("query", "attention_out"), ("query", "attention_out")),
+        (("key_value", "attention_out"), ("key_value", "attention_out")),
+        (("ffn_in", "ffn_out"), ("ffn_in", "ffn_out")),
+        # A linear without adapter is a constant of the satisfaction stream, so an adapter below one learns nothing
+        # unless the residual stream leads past it, as it does for candidate tokens.
+        (("query", "key_value"), ()),
+        (("ffn_in",), ()),
+        (("input",), ("tokens.candidate",)),
+    ],
+)
+def test_linears_without_adapter_are_constants(targets: tuple[LinearName, ...], learning: tuple[str, ...]) -> None:
+    """With adapters on some linears only, the contract still holds and these learn as far as the loss reaches them."""
+    found = plain(alone("satisfaction", lora=LoRA(rank=3, targets=targets), isolate=False))
+    for column in ("backbone", "main tower"):
+        check(found, column, False, "satisfaction")
+    check(found, "satisfaction tower", True, "satisfaction")
+    if "input" not in targets:
+        check(found, "embeddings", False, "satisfaction")
+    for name, gradient in found.items():
+        if group(name) in ("lora A", "lora B"):
+            moved = gradient is not None and bool(gradient.any())
+            assert moved == any(f"{part}.lora" in name for part in learning), name
+
+
+@pytest.mark.parametrize("loss", [loss for loss in ALONE if loss == "dense" or loss.startswith("dpo")])
+def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
+    """Until the reference has learnt its first answers L_DPO and L_dense move nothing."""
+
+    def warm(model: TrainingModel) -> None:
+        model.objective.steered = False
+
+    found = measure(alone(loss), warm)
+    for column in GROUPS:
+        check(found, column, False, loss)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("recipe", ["easq", "paper"])
+def test_streams_have_equal_values(recipe: str, seed: int) -> None:
+    """On the answered candidates the two streams give the same reference score."""
+    config = small_config(recipe)
+    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, align_every=1))
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, seed=seed))
+    model = TrainingModel(config, torch.device("cpu"))
+    excite(model, seed=seed)
+    batch: RequestBatch = random_batch(config, seed)
+    output = model.ranker(batch)
+    assert output.reference is not None and output.answered is not None
+    assert output.answered.score_N.std() > 0.01
+    torch.testing.assert_close(
+        output.answered.score_N.detach(), output.reference.score_N[batch.answered_A], rtol=1e-5, atol=1e-5
+    )

@@ -1,0 +1,314 @@
+"""Every loss and policy form against values worked out by hand and against loops over requests and pairs.
+
+All in float64. A loss is a sum over pairs; normalisation over ranks is the objective's affair, and is
+held to in tests/distributed as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from easq_rec.config import Losses
+from easq_rec.losses import functions as losses
+from easq_rec.losses.functions import NO_LABEL
+from easq_rec.losses.pairs import better_pairs, real_pairs, told_pairs
+from easq_rec.training.training_model import TrainingModel
+from tests.builders import excite, random_batch, random_evidence, small_config
+
+REQUESTS = st.lists(
+    st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.sampled_from([0.0, 0.5, 1.0])), max_size=5)
+)
+"""Lists of candidates, each (score, reference, utility); ties of utility are common."""
+ANSWERS = st.lists(st.tuples(st.floats(-4, 4), st.sampled_from([0, 1, 2])), max_size=9)
+FORMS = ("score_difference", "slate_softmax", "bernoulli")
+
+
+def nll(margin: Tensor) -> Tensor:
+    """-log sigmoid, as it is written."""
+    return -(1 / (1 + (-margin).exp())).log()
+
+
+def padded(requests: list[list[tuple[float, float, float]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(score, reference, utility, mask), each (R, C), with loud values in the padding."""
+    longest = max((len(request) for request in requests), default=0) + 1
+    columns = torch.full((3, len(requests), longest), 99.0, dtype=torch.float64)
+    mask_RC = torch.zeros(len(requests), longest, dtype=torch.bool)
+    for r, request in enumerate(requests):
+        for c, candidate in enumerate(request):
+            columns[:, r, c] = torch.tensor(candidate, dtype=torch.float64)
+            mask_RC[r, c] = True
+    return columns[0].requires_grad_(), columns[1].requires_grad_(), columns[2], mask_RC
+
+
+def assert_same(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
+    """Value and gradients."""
+    torch.testing.assert_close(found, expected)
+    for x in inputs:
+        gradients = torch.autograd.grad(found, x, retain_graph=True)
+        torch.testing.assert_close(gradients, torch.autograd.grad(expected, x, retain_graph=True))
+
+
+@given(REQUESTS)
+@settings(max_examples=60, deadline=None)
+def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, float, float]]]) -> None:
+    score_RC, _, utility_RC, mask_RC = padded(requests)
+    better_RCC = better_pairs(utility_RC, real_pairs(mask_RC))
+    found, pairs = losses.bpr(losses.margins(score_RC), better_RCC), better_RCC.sum()
+    expected, count = (score_RC * 0).sum(), 0
+    for r, request in enumerate(requests):
+        for i, j in itertools.permutations(range(len(request)), 2):
+            if request[i][2] > request[j][2]:
+                expected, count = expected + nll(score_RC[r, i] - score_RC[r, j]), count + 1
+    assert int(pairs) == count
+    assert_same(found, expected, score_RC)
+
+
+@given(REQUESTS)
+@settings(max_examples=60, deadline=None)
+def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tuple[float, float, float]]]) -> None:
+    """Soft labels from the reference, which gets no gradient."""
+    score_RC, reference_RC, _, mask_RC = padded(requests)
+    real_RCC = real_pairs(mask_RC)
+    found, pairs = losses.dense_preference(losses.margins(score_RC), real_RCC, reference_RC), real_RCC.sum() // 2
+    expected, count = (score_RC * 0).sum(), 0
+    for r, request in enumerate(requests):
+        for i, j in itertools.combinations(range(len(request)), 2):
+            target = 1 / (1 + math.exp(request[j][1] - request[i][1]))
+            margin = score_RC[r, i] - score_RC[r, j]
+            expected, count = expected + target * nll(margin) + (1 - target) * nll(-margin), count + 1
+    assert int(pairs) == count
+    assert_same(found, expected, score_RC)
+    assert torch.autograd.grad(found, reference_RC, allow_unused=True) == (None,)
+
+
+@given(REQUESTS)
+@settings(max_examples=60, deadline=None)
+def test_evidence_is_the_likelihood_of_what_was_seen(requests: list[list[tuple[float, float, float]]]) -> None:
+    """Of a pair one candidate is the satisfying one, which of them is not known, and evidence was seen of both."""
+    score_RC, _, evidence_RC, mask_RC = padded(requests)
+    evidence_RCC = told_pairs(evidence_RC, mask_RC)
+    found, pairs = losses.evidence(score_RC, evidence_RCC), (evidence_RCC > 0).sum()
+    expected, count = (score_RC * 0).sum(), 0
+    for r, request in enumerate(requests):
+        for i, j in itertools.permutations(range(len(request)), 2):
+            if request[i][2] > request[j][2]:
+                first = (score_RC[r, i] - score_RC[r, j]).sigmoid()
+                likelihood = first * math.exp(request[i][2] - request[j][2]) + (1 - first)
+                expected, count = expected - likelihood.log(), count + 1
+    assert int(pairs) == count
+    assert_same(found, expected, score_RC)
+
+
+def test_evidence_moves_the_unsure() -> None:
+    """The gradient of a pair is sigmoid(d) - sigmoid(d + e): small where the scores say the same already."""
+    score_RC = torch.tensor([[0.0, 0.0], [5.0, 0.0], [-5.0, 0.0]], requires_grad=True)
+    evidence_RC, mask_RC = torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, 2, dtype=torch.bool)
+    total = losses.evidence(score_RC, told_pairs(evidence_RC, mask_RC))
+    (gradient_RC,) = torch.autograd.grad(total, score_RC)
+    expected = [1 / (1 + math.exp(-d)) - 1 / (1 + math.exp(-d - 1)) for d in (0, 5, -5)]
+    assert gradient_RC[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert min(expected) == expected[0] < 0
+
+
+def test_by_hand() -> None:
+    """Scores 2, 1, 0 with utilities 0, 1, 0: the pairs (1 over 2) and (1 over 0)."""
+    score_RC = torch.tensor([[2.0, 1.0, 0.0]])
+    real_RCC = real_pairs(torch.ones(1, 3, dtype=torch.bool))
+    better_RCC = better_pairs(torch.tensor([[0.0, 1.0, 0.0]]), real_RCC)
+    assert int(better_RCC.sum()) == 2
+    total = losses.bpr(losses.margins(score_RC), better_RCC)
+    assert float(total) == pytest.approx(math.log(1 + math.e) + math.log(1 + 1 / math.e))
+    # An indifferent reference pulls every difference to zero: -log sigmoid(d)/2 - log sigmoid(-d)/2 for d = 1, 2, 1.
+    assert int(real_RCC.sum()) == 2 * 3
+    total = losses.dense_preference(losses.margins(score_RC), real_RCC, torch.zeros(1, 3))
+    assert float(total) == pytest.approx(sum(0.5 * math.log(2 + 2 * math.cosh(d)) for d in (1, 2, 1)))
+    # A reference that equals the score is where the gradient vanishes.
+    score_RC.requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.dense_preference(losses.margins(score_RC), real_RCC, score_RC), score_RC)
+    torch.testing.assert_close(gradient, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("score_difference", [2.0, 0.0]),
+        ("slate_softmax", [-math.log(1 + math.exp(-2)), -math.log(1 + math.exp(2))]),
+        ("bernoulli", [-math.log(1 + math.exp(-2)), -math.log(2)]),
+    ],
+)
+def test_log_policy_by_hand(form: str, expected: list[float]) -> None:
+    """Scores 2 and 0 in a request of two; the third place is padding."""
+    mask_RC = torch.tensor([[True, True, False]])
+    found = losses.log_policy(torch.tensor([[2.0, 0.0, 50.0]]), mask_RC, form)
+    assert found[0, :2].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_log_policy_has_finite_gradients(form: str) -> None:
+    """Also in a request without any candidate, and with scores far out."""
+    score_RC = torch.tensor([[500.0, -500.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    mask_RC = torch.tensor([[True, True, False], [False, False, False]])
+    losses.log_policy(score_RC, mask_RC, form)[mask_RC].sum().backward()
+    assert score_RC.grad.isfinite().all()
+    assert not score_RC.grad[~mask_RC].any()
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="plackett"):
+        losses.log_policy(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), "plackett")
+
+
+@pytest.mark.parametrize(
+    ("form", "blind"), [("slate_softmax", True), ("score_difference", False), ("bernoulli", False)]
+)
+def test_only_slate_softmax_is_blind_to_an_offset_of_a_request(form: str, blind: bool) -> None:
+    """Pairs across users can be satisfied by moving users' offsets, which L_main leaves free, in the other forms."""
+    score_RC = torch.randn(3, 4, dtype=torch.float64)
+    mask_RC = torch.tensor([4, 2, 3])[:, None] > torch.arange(4)
+    offset_R1 = torch.tensor([[5.0], [-3.0], [0.0]], dtype=torch.float64)
+    before, after = (losses.log_policy(s, mask_RC, form)[mask_RC] for s in (score_RC, score_RC + offset_R1))
+    assert torch.allclose(before, after) == blind
+
+
+def naive_answered(value: Tensor, label: list[int]) -> tuple[Tensor, int]:
+    """All ordered pairs of real answers."""
+    total, count = (value * 0).sum(), 0
+    for i, j in itertools.permutations(range(len(label)), 2):
+        if label[i] > label[j]:
+            total, count = total + nll(value[i] - value[j]), count + 1
+    return total, count
+
+
+@given(answers=ANSWERS, cuts=st.tuples(st.integers(0, 9), st.integers(0, 9)), spare=st.integers(0, 2))
+@settings(max_examples=100, deadline=None)
+def test_three_ranks_add_up_to_the_loop_over_all_answers(
+    answers: list[tuple[float, int]], cuts: tuple[int, int], spare: int
+) -> None:
+    """Values, pair counts and gradients; ranks may be empty, and slots beyond a rank's answers are no answers."""
+    first, second = sorted(min(cut, len(answers)) for cut in cuts)
+    shares = [answers[:first], answers[first:second], answers[second:]]
+    slots = max(len(share) for share in shares) + spare
+    value_B = torch.full((3, slots), 7.0, dtype=torch.float64)
+    label_B = torch.full((3, slots), NO_LABEL)
+    values = []
+    for rank, share in enumerate(shares):
+        values.append(torch.tensor([value for value, _ in share], dtype=torch.float64, requires_grad=True))
+        value_B[rank, : len(share)] = values[-1].detach()
+        label_B[rank, : len(share)] = torch.tensor([label for _, label in share], dtype=torch.int64)
+    label = [label for _, label in answers]
+    value = torch.tensor([value for value, _ in answers], dtype=torch.float64, requires_grad=True)
+    expected, count = naive_answered(value, label)
+    (gradient,) = torch.autograd.grad(expected, value)
+    total = torch.zeros((), dtype=torch.float64)
+    found = []
+    for rank, share in enumerate(shares):
+        own = torch.tensor([label for _, label in share], dtype=torch.int64)
+        part, pairs = losses.answered_pairs(values[rank], own, value_B.flatten(), label_B.flatten())
+        assert int(pairs) == count
+        total = total + part.detach()
+        found.append(torch.autograd.grad(part, values[rank])[0])
+    torch.testing.assert_close(total, expected.detach())
+    torch.testing.assert_close(torch.cat(found), gradient)
+
+
+def test_gathered_values_are_constants() -> None:
+    """Even if they were not gathered but are the rank's own: each rank differentiates its answers once."""
+    value = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
+    label_A = torch.tensor([0, 2, 2, 0])
+    found, _ = losses.answered_pairs(value, label_A, value, label_A)
+    assert_same(found, naive_answered(value, label_A.tolist())[0], value)
+
+
+@pytest.mark.parametrize("label", [[], [2], [2, 2, 2], [0, 0]])
+def test_no_pair_is_zero_with_zero_gradients(label: list[int]) -> None:
+    """And stays part of the graph, since every rank takes part in every bucket."""
+    value_A = torch.randn(len(label), requires_grad=True)
+    label_A = torch.tensor(label, dtype=torch.int64)
+    total, pairs = losses.answered_pairs(value_A, label_A, value_A, label_A)
+    assert float(total.detach()) == 0 and int(pairs) == 0
+    (gradient,) = torch.autograd.grad(total, value_A)
+    assert gradient.tolist() == [0.0] * len(label)
+
+
+def test_uncertain_ranks_between() -> None:
+    """Three answers with one of each: satisfied over uncertain, uncertain over dissatisfied, satisfied over it."""
+    value_A, label_A = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0, 1, 2])
+    total, pairs = losses.answered_pairs(value_A, label_A, value_A, label_A)
+    assert int(pairs) == 3
+    assert float(total) == pytest.approx(sum(math.log(1 + math.exp(-d)) for d in (1, 2, 3)))
+    assert Losses(uncertain="between").rankable == (0, 1, 2)
+    assert Losses(uncertain="ignore").rankable == (0, 2)
+
+
+@pytest.mark.parametrize("policy", FORMS)
+def test_the_objective_against_loops(policy: str) -> None:
+    """Every part of the whole loss of a batch, worked out from the scores of the network."""
+    config = small_config("easq")
+    weights = Losses(satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, dense_temperature=2.0, policy=policy, beta=0.3)
+    model = TrainingModel(dataclasses.replace(config, losses=weights), torch.device("cpu"))
+    excite(model)
+    batch = random_batch(config)
+    loss, output = model(batch)
+    assert output.network.reference is not None and output.network.answered is not None
+    score_N, reference_N = output.network.main.score_N.detach(), output.network.reference.score_N
+    slices = list(itertools.pairwise(batch.candidate_offsets_R1.tolist()))
+    utility_N = batch.outcome_NO @ torch.tensor([outcome.weight for outcome in config.schema.outcomes])
+    weight_O = torch.from_numpy(random_evidence(config.schema))
+    evidence_N = (batch.outcome_NO > 0).float() @ weight_O
+    trigger_N = batch.outcome_NO[:, 0] > 0
+    main, dense, evidence = [], [], []
+    for first, last in slices[: batch.stream.requests]:
+        for i, j in itertools.permutations(range(first, last), 2):
+            if utility_N[i] > utility_N[j]:
+                main.append(nll(score_N[i] - score_N[j]))
+            if trigger_N[i] and trigger_N[j] and evidence_N[i] > evidence_N[j]:
+                d, e = reference_N[i] - reference_N[j], evidence_N[i] - evidence_N[j]
+                evidence.append(nll(-d) - nll(-d - e))
+        for i, j in itertools.combinations(range(first, last), 2):
+            target, margin = ((reference_N[i] - reference_N[j]) / 2).sigmoid(), score_N[i] - score_N[j]
+            dense.append(target * nll(margin) + (1 - target) * nll(-margin))
+
+    def log_policy(value_N: Tensor, at: int) -> Tensor:
+        first, last = next((f, e) for f, e in slices if f <= at < e)
+        match policy:
+            case "slate_softmax":
+                return value_N[at] - value_N[first:last].exp().sum().log()
+            case "bernoulli":
+                return -nll(value_N[at])
+        return value_N[at]
+
+    margin_A = torch.stack(
+        [0.3 * (log_policy(score_N, a) - log_policy(reference_N, a)) for a in batch.answered_A.tolist()]
+    )
+    label = batch.answer_A.tolist()
+    satisfaction, pairs = naive_answered(reference_N[batch.answered_A], label)
+    dpo, _ = naive_answered(margin_A, label)
+    assert pairs > 4
+    expected = {
+        "main": torch.stack(main).mean(),
+        "dense": torch.stack(dense).mean(),
+        "evidence": torch.stack(evidence).mean(),
+        "satisfaction": satisfaction / pairs,
+        "dpo": dpo / pairs,
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(output.losses[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    whole = expected["main"] + 0.7 * expected["satisfaction"] + 2.0 * expected["dpo"] + 0.4 * expected["dense"]
+    whole = whole + 0.9 * expected["evidence"]
+    torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
+    # During the warm-up L_DPO and L_dense are out of force.
+    model.objective.steered = False
+    torch.testing.assert_close(
+        model(batch)[0].detach(),
+        expected["main"] + 0.7 * expected["satisfaction"] + 0.9 * expected["evidence"],
+        rtol=1e-5,
+        atol=1e-6,
+    )

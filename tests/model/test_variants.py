@@ -1,0 +1,239 @@
+"""What the variants do besides the default: who moves what under hard sharing, and what guards the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from easq_rec.config import Config, Losses, Tower
+from easq_rec.config.schema import Outcome
+from easq_rec.config.variants import VARIANTS
+from easq_rec.losses import functions as losses
+from easq_rec.losses.pairs import better_pairs, real_pairs
+from easq_rec.model.initial import initialise
+from easq_rec.model.towers import Experts, MoETower
+from easq_rec.training.optim import PATHWAY, parameter_group
+from easq_rec.training.training_model import TrainingModel
+from tests.builders import excite, random_batch, small_config
+
+SHARING = ("shared_bottom", "mmoe", "ple")
+
+
+def model_of(config: Config) -> TrainingModel:
+    model = TrainingModel(config, torch.device("cpu"))
+    excite(model)
+    return model
+
+
+def without_engagement(config: Config) -> Config:
+    """No pair of L_main is left."""
+    outcomes = tuple(Outcome(name=outcome.name, weight=0.0) for outcome in config.schema.outcomes)
+    return dataclasses.replace(config, schema=dataclasses.replace(config.schema, outcomes=outcomes))
+
+
+def moved(model: TrainingModel, config: Config) -> set[str]:
+    """Parts of the ranker that get a gradient from one batch."""
+    model.zero_grad()
+    model(random_batch(config, requests=8, answered=6))[0].backward()
+    return {
+        name.split(".")[1] if name.startswith("ranker.embeddings") else name.split(".")[2]
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and bool(parameter.grad.any())
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains(variant: str) -> None:
+    """A step gives a finite loss, and every loss with a weight has pairs to learn from."""
+    config = small_config(variant)
+    loss, output = model_of(config)(random_batch(config, requests=8, answered=6))
+    assert loss.isfinite() and float(output.losses["main"]) > 0
+    for name in ("satisfaction", "dpo", "dense", "direct"):
+        if getattr(config.losses, name):
+            assert float(output.losses[name]) > 0, name
+
+
+@pytest.mark.parametrize("variant", SHARING)
+def test_under_hard_sharing_the_satisfaction_loss_moves_what_is_shared(variant: str) -> None:
+    config = without_engagement(small_config(variant))
+    found = moved(model_of(config), config)
+    assert {"embeddings", "tokens", "backbone", "satisfaction"} <= found
+    assert "main" not in found, "the main tower's own gates and experts are not the satisfaction loss's"
+    assert ("shared" in found) == (variant != "shared_bottom")
+
+
+def test_the_direct_loss_moves_the_policy_score_and_has_no_reference() -> None:
+    config = without_engagement(small_config("direct"))
+    model = model_of(config)
+    assert moved(model, config) == {"embeddings", "tokens", "backbone", "main"}
+    batch = random_batch(config, requests=8, answered=6)
+    _, output = model(batch)
+    assert output.network.reference is None
+    score_A = output.network.main.score_N[batch.answered_A].detach()
+    expected, pairs = losses.answered_pairs(score_A, batch.answer_A, score_A, batch.answer_A)
+    torch.testing.assert_close(output.losses["direct"], expected / pairs)
+
+
+@pytest.mark.parametrize("own", [0, 2])
+def test_a_tower_mixes_shared_experts_like_its_own(own: int) -> None:
+    """Scores and gradients against the sum over experts, one by one."""
+    config = Tower(experts=own, hidden=4, out=5)
+    shared, tower = Experts(3, 6, config).double(), MoETower(6, config, shared=3).double()
+    initialise(shared, seed=0)
+    initialise(tower, seed=0)
+    excite(tower)
+    excite(shared)
+    h_ND = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
+    inputs = (h_ND, *tower.parameters(), *shared.parameters())
+    fast, slow = tower(h_ND, shared).score_N, tower.reference(h_ND, shared)
+    torch.testing.assert_close(fast, slow)
+    for found, expected in zip(
+        *(torch.autograd.grad(score.sin().sum(), inputs) for score in (fast, slow)), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_reference_comes_from_an_average_of_the_tower() -> None:
+    """Before the first step it is the tower; then it moves by the share that is not kept, and only while training."""
+    config = small_config("easq")
+    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, reference_smoothing=0.9))
+    model = model_of(config)
+    network = model.ranker.network
+    assert network.satisfaction is not None and network.smoothed is not None
+    network.start_average()
+    with torch.no_grad():
+        for average, current in zip(network.smoothed.parameters(), network.satisfaction.parameters(), strict=True):
+            assert torch.equal(average, current)
+            current.add_(1.0)
+    before = [parameter.clone() for parameter in network.smoothed.parameters()]
+    batch = random_batch(config)
+    model(batch)[0].backward()
+    for average, start in zip(network.smoothed.parameters(), before, strict=True):
+        torch.testing.assert_close(average.detach(), start + 0.1)
+        assert average.grad is None
+    model.eval()
+    scores = model.ranker.score(batch)
+    plain = network.satisfaction
+    network.smoothed = None
+    assert scores.satisfaction_N is not None
+    assert not torch.allclose(scores.satisfaction_N, model.ranker.score(batch).satisfaction_N)  # type: ignore[arg-type]
+    assert network.satisfaction is plain
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom"])
+def test_what_aligns_seldom_weighs_more(variant: str, every: int) -> None:
+    """Over all steps every loss weighs what the config says; L_main is in every step."""
+    config = small_config(variant)
+    rare = dataclasses.replace(config, losses=dataclasses.replace(config.losses, align_every=every))
+    loss, output = model_of(rare)(random_batch(rare))
+    parts = {name: float(value) for name, value in output.losses.items()}
+    weights = {name: 1.0 if name == "main" else every * getattr(rare.losses, name) for name in parts}
+    assert len([weight for weight in weights.values() if weight]) > 1
+    assert float(loss.detach()) == pytest.approx(
+        sum(weight * parts[name] for name, weight in weights.items()), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom", "paper"])
+def test_a_step_that_does_not_align_trains_the_main_loss_alone(variant: str) -> None:
+    """It gives the parameters of main_only the gradients of L_main, and those of the pathway none."""
+    config = small_config(variant)
+    model, alone = model_of(config), model_of(config)
+    batch = random_batch(config, answered=0, aligned=False)
+    loss, output = model(batch)
+    assert output.losses.keys() == {"main"} and float(loss.detach()) == float(output.losses["main"]) > 0
+    assert output.network.reference is output.network.answered is output.network.judged is None
+    loss.backward()
+    full = alone(random_batch(config, answered=0))[1]
+    lists = full.network.candidates
+    utility_N = batch.outcome_NO @ alone.comparison.utility_O
+    better_RCC = better_pairs(lists.pad(utility_N[:, None]).squeeze(-1), real_pairs(lists.mask()))
+    margin_RCC = losses.margins(lists.pad(full.network.main.score_N[:, None]).squeeze(-1))
+    (losses.bpr(margin_RCC, better_RCC) / better_RCC.sum()).backward()
+    resting = {id(parameter) for parameter in model.ranker.network.pathway()}
+    for (name, parameter), other in zip(model.named_parameters(), alone.parameters(), strict=True):
+        if id(parameter) in resting:
+            assert parameter.grad is None, name
+        elif other.grad is not None:
+            assert parameter.grad is not None, name
+            torch.testing.assert_close(parameter.grad, other.grad, msg=name)
+
+
+@pytest.mark.parametrize("variant", ["easq", "paper", "without_lora", "shared_bottom", "mmoe", "direct"])
+def test_the_optimizer_knows_the_pathway_by_name(variant: str) -> None:
+    model = model_of(small_config(variant))
+    pathway = {id(parameter) for parameter in model.ranker.network.pathway()}
+    named = {id(parameter) for name, parameter in model.named_parameters() if parameter_group(f".{name}") in PATHWAY}
+    assert pathway == named
+    assert bool(pathway) == (variant != "direct")
+
+
+def test_kl_against_its_definition() -> None:
+    policy, reference = torch.tensor([-3.0, 0.0, 2.0, 40.0]), torch.tensor([1.0, 0.0, -2.0, 39.0])
+
+    def sigma(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    found = losses.bernoulli_kl(policy.double(), reference.double())
+    for value, y, s in zip(found.tolist()[:3], policy.tolist(), reference.tolist(), strict=False):
+        p, q = sigma(y), sigma(s)
+        assert value == pytest.approx(p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)), abs=1e-12)
+    assert 0 <= float(found[3]) < 1e-9
+
+
+@pytest.mark.parametrize("bound", [1e-4, 1e4])
+def test_steering_shrinks_with_the_divergence_from_the_reference(bound: float) -> None:
+    """Above the bound L_dense and L_DPO weigh bound / KL of what they would; below it nothing changes."""
+    config = small_config("with_dpo")
+    free = model_of(config)
+    guarded = model_of(dataclasses.replace(config, losses=dataclasses.replace(config.losses, divergence_bound=bound)))
+    batch = random_batch(config)
+    _, expected = free(batch)
+    _, found = guarded(batch)
+    assert expected.divergence is None and found.divergence is not None
+    assert found.network.reference is not None
+    candidates = batch.stream.candidates
+    policy_N, reference_N = found.network.main.score_N.detach(), found.network.reference.score_N
+    kl = losses.bernoulli_kl(policy_N[:candidates], reference_N[:candidates]).mean()
+    torch.testing.assert_close(found.divergence, kl)
+    factor = min(bound / float(kl), 1.0)
+    assert factor == 1.0 or factor < 0.1
+    for name in expected.losses:
+        share = factor if name in ("dpo", "dense") else 1.0
+        torch.testing.assert_close(found.losses[name], share * expected.losses[name])
+
+
+def test_a_target_activity_closes_gates() -> None:
+    """The weight of the penalty rises while too many gates are open, and is part of the state."""
+    config = small_config("easq")
+    tower = dataclasses.replace(config.model.main, activity=0.3)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, main=tower))
+    model = model_of(config)
+    batch = random_batch(config)
+    optimizer = torch.optim.Adam(model.ranker.network.parameters(), lr=0.01)
+
+    def share() -> float:
+        return float((model(batch)[1].network.main.gate_NK > 0).float().mean())
+
+    start = share()
+    for _ in range(150):
+        optimizer.zero_grad()
+        model(batch)[0].backward()
+        optimizer.step()
+    assert float(model.objective.gate_weight_main) > 1e-8  # type: ignore[arg-type]
+    assert "objective.gate_weight_main" in model.state_dict()
+    assert share() < min(start, 0.45)
+
+
+def test_uniform_penalty_against_its_definition() -> None:
+    config = small_config("easq")
+    tower = dataclasses.replace(config.model.main, activity=0.01)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, main=tower), losses=Losses())
+    _, output = model_of(config)(random_batch(config))
+    gate_NK: Tensor = output.network.main.gate_NK.detach()
+    torch.testing.assert_close(output.losses["gates_main"], 1.2e-8 * gate_NK.mean())

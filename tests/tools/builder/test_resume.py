@@ -1,0 +1,142 @@
+"""Killed at any point, a build leaves nothing that could be taken for a dataset, and goes on where it was."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from easq_rec.tools.builder import partition
+from tests.tools.builder.logs import config, random_log, read_rows, run_build, write_log
+
+REPOSITORY = Path(__file__).parents[3]
+
+KILLED = """
+import importlib, os, signal, sys
+from pathlib import Path
+from tests.tools.builder.logs import config, run_build
+
+module, name, call, when = sys.argv[3:]
+target = importlib.import_module(module)
+*owner, name = name.split(".")
+for part in owner:
+    target = getattr(target, part)
+original, calls = getattr(target, name), 0
+
+def dying(*arguments, **named):
+    global calls
+    calls += 1
+    if calls == int(call) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*arguments, **named)
+    if calls == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(target, name, dying)
+run_build(Path(sys.argv[1]), config(), out=sys.argv[2])
+"""
+
+POINTS = (
+    "easq_rec.tools.builder.scatter _deal 1 after",
+    "easq_rec.tools.builder.bucket Bucket._batch 3 before",
+    "os rename 1 before",  # the dealt buckets
+    "os rename 2 after",  # the first bucket
+    "os rename 4 before",  # the last bucket
+    "easq_rec.tools.builder.merge _take 2 after",
+    "os rename 5 before",  # the partition
+    "os rename 5 after",
+    "easq_rec.tools.builder.publish _link 1 after",
+    "os rename 6 before",  # the output
+    "os rename 6 after",
+)
+
+
+def kill(folder: Path, point: str, out: str = "out") -> None:
+    command = [sys.executable, "-c", KILLED, str(folder), out, *point.split()]
+    done = subprocess.run(command, cwd=REPOSITORY, check=False)
+    assert done.returncode == -signal.SIGKILL, "the build came to its end: the point does not exist"
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log and its build without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_log(folder, random_log(20))
+    run_build(folder, config(), out="whole")
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(POINTS)), ids=POINTS)
+def test_a_killed_build_goes_on(whole: Path, number: int) -> None:
+    out = whole / f"out{number}"
+    kill(whole, POINTS[number], out.name)
+    assert out.exists() == (POINTS[number] == "os rename 6 after")
+    names = {out.name, f".{out.name}.build"}
+    assert {path.name for path in whole.iterdir()} & names == (names if out.exists() else names - {out.name})
+    run_build(whole, config(), out=out.name)
+    assert contents(out) == contents(whole / "whole")
+    assert not (whole / f".{out.name}.build").exists()
+
+
+def test_what_is_finished_is_kept(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_log(tmp_path, random_log(20))
+    kill(tmp_path, "os rename 3 after")
+    built: list[int] = []
+    original = partition._bucket
+
+    def counted(build: object, dealt: object, number: int, *rest: object) -> None:
+        built.append(number)
+        original(build, dealt, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(partition, "_bucket", counted)
+    monkeypatch.setattr(partition.Scan, "deal", lambda *arguments: pytest.fail("the raw tables are dealt again"))
+    run_build(tmp_path, config())
+    assert built == [2]
+    assert contents(tmp_path / "out" / "requests") == contents(whole / "whole" / "requests")
+
+
+@pytest.mark.parametrize("change", ["config", "inputs"])
+def test_another_build_starts_afresh(tmp_path: Path, change: str) -> None:
+    write_log(tmp_path, random_log(20))
+    kill(tmp_path, "os rename 3 after")
+    values = config(requests={"max_history": 1}) if change == "config" else config()
+    if change == "inputs":
+        write_log(tmp_path, random_log(21))
+    out = run_build(tmp_path, values)
+    assert contents(out / "requests") == contents(run_build(tmp_path, values, out="again") / "requests")
+
+
+def test_a_finished_output_is_left_alone(tmp_path: Path) -> None:
+    write_log(tmp_path, random_log(20))
+    before = contents(run_build(tmp_path, config()))
+    assert contents(run_build(tmp_path, config())) == before
+    assert run_build(tmp_path, config(engine={"threads": 2})), "resources make no other build"
+    with pytest.raises(
+        ValueError, match=r"out: holds another build \(config differ\): delete it or choose another name"
+    ):
+        run_build(tmp_path, config(requests={"max_history": 1}))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="notes: holds something else than a build"):
+        run_build(tmp_path, config(), out="notes")
+    assert contents(tmp_path / "out") == before
+
+
+def test_two_processes_do_not_build_the_same_partition(tmp_path: Path) -> None:
+    import fcntl
+
+    write_log(tmp_path, random_log(20))
+    (tmp_path / ".out.build").mkdir()
+    with (tmp_path / ".out.build" / "part-1-of-1.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"part-1-of-1 of .* is being built by another process"):
+            run_build(tmp_path, config())
+    assert read_rows(run_build(tmp_path, config()) / "requests")

@@ -1,0 +1,263 @@
+"""The inferred schema: what becomes a feature, what never does, and tables that hold the ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from easq_rec.config import World
+from easq_rec.config.schema import Feature, Outcome, Table
+from easq_rec.config.schema_file import parse_schema
+from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.layout import Layout
+from easq_rec.tools.inspect.draft import DIM, Draft, draft, table_rows
+from easq_rec.tools.inspect.scan import scan
+from easq_rec.tools.simulation.world import generate
+from tests.data.builders import (
+    arrow_schema,
+    candidate_fields,
+    make_answers,
+    make_rows,
+    to_table,
+    write_dataset,
+    write_file,
+)
+
+NUMBERS = np.random.default_rng(5)
+
+
+def drafted(tmp_path: Path, **columns: tuple[pa.DataType, Any]) -> Draft:
+    """The draft of 40 small requests with more candidate columns: name = (type, what makes a value)."""
+    rows = make_rows(np.random.default_rng(0), 40)
+    for row in rows:
+        for candidate in row["candidates"]:
+            candidate.update({name: make() for name, (_, make) in columns.items()})
+    fields = [*candidate_fields(), *(pa.field(name, dtype) for name, (dtype, _) in columns.items())]
+    base = arrow_schema()
+    schema = base.set(base.get_field_index("candidates"), pa.field("candidates", pa.list_(pa.struct(fields))))
+    folder = write_dataset(tmp_path / "requests", rows, schema=schema)
+    made = draft(scan(folder), None)
+    assert made.schema is not None
+    assert parse_schema(made.toml(), "") == made.schema
+    RequestDataset(folder, Layout.of(made.schema)).read_all()
+    return made
+
+
+def names(made: Draft, group: str = "candidate") -> set[str]:
+    return {feature.name for feature in made.features[group]}
+
+
+def test_the_worlds_draft_has_the_features_of_its_recipe(tmp_path: Path) -> None:
+    generate(World(requests=600, users=90, videos=300, density=2_000.0), tmp_path / "world")
+    made = draft(scan(tmp_path / "world" / "requests"), scan(tmp_path / "world" / "answers"))
+    assert made.problems == []
+    assert names(made, "user") == {"user_id", "age_group", "region", "device"}
+    assert names(made, "history") == {"video_id", "author_id"}
+    assert made.features["candidate"] == [
+        Feature(name="video_id", table="video"),
+        Feature(name="author_id", table="author"),
+        Feature(name="tags", kind="id_list", table="tags", pooling="mean"),
+        Feature(name="duration_ms", kind="float", transform="log1p"),
+    ]
+    assert made.outcomes == [
+        Outcome(name="long_view", weight=1.0),
+        *(Outcome(name=name, weight=0.5) for name in ("like", "follow", "comment", "forward")),
+    ]
+    assert made.schema is not None and made.schema.trigger == "long_view" and 'trigger = "long_view"' in made.toml()
+    assert set(made.left_out) == {
+        f"candidates.{name}" for name in ("watch_ms", "returned", "shown", "true_satisfaction", "true_engagement")
+    }
+    assert made.tables["region"] == Table(name="region", rows=32, dim=DIM, id_space="dense")
+    assert made.tables["user"].id_space == made.tables["video"].id_space == "hashed"
+    assert made.tables["user"].rows == 128
+    for path, why in made.left_out.items():
+        assert f"#   {path}: {why}\n" in made.toml()
+
+
+def test_the_contracts_columns_and_odd_types(tmp_path: Path) -> None:
+    made = drafted(tmp_path)
+    assert names(made, "user") == {"user_id", "age", "region", "interests"}
+    assert names(made) == {"video_id", "author_id", "tags", "genres", "category_code", "duration_ms", "quality"}
+    assert "tells of the impression" in made.left_out["candidates.watch_ms"]
+    assert "is string: features are" in made.left_out["candidates.note"]
+    assert "lies beside the user" in made.left_out["page"]
+    assert made.tables["interests"].id_space == "hashed", "there are negative ids"
+    assert made.tables["category_code"] == Table(name="category_code", rows=4, dim=DIM, id_space="dense")
+    assert made.schema is not None and made.schema.item == "video_id"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["watch_ratio", "play_time_ms", "total_play", "dwell_s", "stay_time", "progress", "completion", "view_seconds"],
+)
+def test_what_is_known_after_the_impression_is_no_feature(tmp_path: Path, name: str) -> None:
+    made = drafted(tmp_path, **{name: (pa.float32(), lambda: float(NUMBERS.random()))})
+    assert "tells of the impression" in made.left_out[f"candidates.{name}"]
+    assert name not in names(made)
+
+
+@pytest.mark.parametrize("name", ["answer", "answered_at_ms", "shown", "true_grade"])
+def test_the_questionnaire_and_the_truth_are_no_features(tmp_path: Path, name: str) -> None:
+    made = drafted(tmp_path, **{name: (pa.int64(), lambda: int(NUMBERS.integers(3)))})
+    assert "never a feature" in made.left_out[f"candidates.{name}"]
+    assert all(outcome.name != name for outcome in made.outcomes)
+
+
+def test_a_number_that_gives_an_outcome_away_is_no_feature(tmp_path: Path) -> None:
+    """Whatever its name is."""
+    rows = make_rows(np.random.default_rng(0), 40)
+    for row in rows:
+        for candidate in row["candidates"]:
+            candidate["quality"] = candidate["long_view"] + float(NUMBERS.normal(scale=0.3))
+    made = draft(scan(write_dataset(tmp_path, rows)), None)
+    assert "with candidates.long_view: a consequence of it?" in made.left_out["candidates.quality"]
+
+
+def test_columns_of_0_and_1_without_a_known_name_are_left_to_the_reader(tmp_path: Path) -> None:
+    made = drafted(
+        tmp_path,
+        odd=(pa.int8(), lambda: int(NUMBERS.integers(2))),
+        is_hate=(pa.bool_(), lambda: bool(NUMBERS.integers(2))),
+    )
+    assert "an outcome or a feature?" in made.left_out["candidates.odd"]
+    assert Outcome(name="is_hate", weight=-1.0) in made.outcomes
+
+
+def test_without_known_outcomes_those_are_taken(tmp_path: Path) -> None:
+    rows = make_rows(np.random.default_rng(0), 40)
+    fields = [field for field in candidate_fields() if field.name not in ("like", "long_view")]
+    base = arrow_schema().set(
+        arrow_schema().get_field_index("candidates"),
+        pa.field("candidates", pa.list_(pa.struct([*fields, pa.field("odd", pa.int8())]))),
+    )
+    for row in rows:
+        for index, candidate in enumerate(row["candidates"]):
+            candidate["odd"] = index % 2
+    made = draft(scan(write_dataset(tmp_path, rows, schema=base)), None)
+    assert made.outcomes == [Outcome(name="odd", weight=1.0)]
+    assert "is it an outcome?" in made.notes["outcomes", "odd"]
+
+
+def test_columns_with_bad_values_are_left_out_with_their_count(tmp_path: Path) -> None:
+    turns = iter(range(10**6))
+    made = drafted(
+        tmp_path,
+        holes=(pa.int64(), lambda: None if next(turns) % 2 else 1),
+        endless=(pa.float32(), lambda: float("inf")),
+        nothing=(pa.int32(), lambda: None),
+    )
+    assert made.left_out["candidates.holes"].split(":")[0].endswith(" null")
+    assert made.left_out["candidates.endless"].split(":")[0].endswith(" infinite")
+    assert "null: fill them" in made.left_out["candidates.nothing"]
+
+
+def test_floats_are_scaled_by_what_they_look_like(tmp_path: Path) -> None:
+    made = drafted(
+        tmp_path,
+        price=(pa.float64(), lambda: float(NUMBERS.lognormal(5, 2))),
+        temperature=(pa.float32(), lambda: float(NUMBERS.normal())),
+        height=(pa.float32(), lambda: float(NUMBERS.normal() * 1_000)),
+    )
+    transforms = {feature.name: feature.transform for feature in made.features["candidate"] if feature.kind == "float"}
+    assert transforms["price"] == transforms["duration_ms"] == "log1p"
+    assert "negative ones count as 0" in made.notes["candidate", "duration_ms"]
+    assert "negative" not in made.notes["candidate", "price"]
+    assert transforms["temperature"] == transforms["height"] == "identity"
+    assert "scale the column" in made.notes["candidate", "height"]
+    assert "scale the column" not in made.notes["candidate", "temperature"]
+
+
+def test_user_and_history_floats_are_left_out_with_a_remedy(tmp_path: Path) -> None:
+    base = arrow_schema()
+    user = pa.struct([*base.field("user").type, pa.field("income", pa.float32()), pa.field("user_id", pa.int64())])
+    entry = base.field("history").type.value_type
+    history = pa.list_(pa.struct([*entry, pa.field("price", pa.float64()), pa.field("labels", pa.list_(pa.int64()))]))
+    schema = base.set(base.get_field_index("user"), pa.field("user", user))
+    schema = schema.set(schema.get_field_index("history"), pa.field("history", history))
+    rows = make_rows(np.random.default_rng(0), 20)
+    for row in rows:
+        row["user"] |= {"income": 1.0, "user_id": 3}
+        for entry in row["history"]:
+            entry |= {"price": 2.0, "labels": [1]}
+    made = draft(scan(write_dataset(tmp_path, rows, schema=schema)), None)
+    assert "user features are ids" in made.left_out["user.income"]
+    assert "history features are ids" in made.left_out["history.price"]
+    assert "one id per feature" in made.left_out["history.labels"]
+    assert "own user_id" in made.left_out["user.user_id"]
+    assert made.schema is not None
+
+
+def test_tables_of_other_groups_do_not_share_a_name(tmp_path: Path) -> None:
+    """A user's region and a candidate's are other ids; a history's video and a candidate's are the same."""
+    made = drafted(
+        tmp_path,
+        region=(pa.int16(), lambda: int(NUMBERS.integers(9))),
+        user_id=(pa.int64(), lambda: int(NUMBERS.integers(9))),
+    )
+    tables = {(group, f.name): f.table for group, features in made.features.items() for f in features}
+    assert tables["user", "region"] != tables["candidate", "region"]
+    assert tables["user", "user_id"] != tables["candidate", "user_id"]
+    assert tables["history", "video_id"] == tables["candidate", "video_id"]
+
+
+def test_tables_hold_the_ids_of_answers_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = make_rows(rng, 30)
+    late = make_answers(rng, make_rows(rng, 1, first_id=99))
+    late[0]["user"]["region"] = 7
+    requests = scan(write_dataset(tmp_path / "requests", rows))
+    answers = scan(write_dataset(tmp_path / "answers", late, schema=arrow_schema(answers=True)))
+    before = requests.columns["user.region"].distinct.count()
+    assert draft(requests, None).tables["region"].rows == 5
+    assert draft(requests, answers).tables["region"].rows == 8
+    assert requests.columns["user.region"].distinct.count() == before
+
+
+def test_rows_leave_room_for_more_ids() -> None:
+    assert [table_rows(ids) for ids in (0, 1, 12, 13, 100, 102, 103, 819, 820)] == [
+        16,
+        16,
+        16,
+        32,
+        128,
+        128,
+        256,
+        1024,
+        2048,
+    ]
+    for ids in range(1, 5_000, 7):
+        rows = table_rows(ids)
+        assert rows >= 16 and rows & (rows - 1) == 0 and rows > ids
+        assert rows >= 1.25 * ids or rows == 16
+
+
+def test_what_makes_training_impossible_is_said(tmp_path: Path) -> None:
+    base = arrow_schema()
+    entry = [field for field in base.field("history").type.value_type if field.name != "watch_ratio"]
+    schema = base.set(base.get_field_index("history"), pa.field("history", pa.list_(pa.struct(entry))))
+    schema = schema.set(schema.get_field_index("request_id"), pa.field("request_id", pa.string()))
+    keep = [field for field in candidate_fields() if field.name in ("note", "quality")]
+    schema = schema.set(schema.get_field_index("candidates"), pa.field("candidates", pa.list_(pa.struct(keep))))
+    made = draft(scan(write_file(tmp_path / "a.parquet", schema.empty_table()).parent), None)
+    assert made.schema is None
+    text = "\n".join(made.problems)
+    for message in (
+        "request_id is of type string: the reader needs it as integer",
+        "history.watch_ratio is missing: the reader needs it as float or integer or boolean",
+        "no user feature",
+        "no history feature",
+        "no candidate id",
+        "no outcome",
+    ):
+        assert message in text
+
+
+def test_required_columns_with_nulls_are_named(tmp_path: Path) -> None:
+    rows = make_rows(np.random.default_rng(0), 20)
+    rows[3]["user_id"] = None
+    made = draft(scan(write_file(tmp_path / "a.parquet", to_table(rows)).parent), None)
+    assert "user_id: 1 null: the reader refuses those rows" in made.problems

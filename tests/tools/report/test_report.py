@@ -1,0 +1,324 @@
+"""The page: what it says of runs and studies, that it escapes, and errors that name the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from easq_rec.cli.main import main
+from easq_rec.tools.report.command import report
+from easq_rec.tools.report.configs import notable, recipe_defaults
+from easq_rec.tools.report.markup import Markup, tag
+from easq_rec.tools.report.names import HELD_OUT
+from easq_rec.tools.report.page import POLICY
+from easq_rec.tools.report.sources import distinct_names
+from tests.tools.report import builders
+
+REPOSITORY = Path(__file__).parents[3]
+ATTRIBUTES = {
+    *("aria-hidden", "aria-label", "charset", "class", "content", "d", "height", "href", "http-equiv", "id", "lang"),
+    *("name", "points", "r", "role", "scope", "stroke-dasharray", "tabindex", "text-anchor", "transform", "viewbox"),
+    *("width", "x", "y"),
+}
+"""All that a page has: neither src nor style nor on..., nor any other that loads or runs something."""
+HOSTILE = '"><script src="http://evil.example/x.js"></script><img src=x onerror=alert(1)>'
+
+
+def written(*directories: Path) -> str:
+    return report(directories, directories[0] / "page.html").read_text(encoding="utf-8")
+
+
+def test_labels_are_those_of_the_evaluation() -> None:
+    from easq_rec.evaluation.results import LABELS
+
+    assert HELD_OUT == LABELS
+
+
+def test_what_is_not_markup_is_escaped() -> None:
+    assert tag("p", "<b>", class_='"x"') == '<p class="&quot;x&quot;">&lt;b&gt;</p>'
+    assert tag("p", Markup("<b>"), None, 0, data_x=None) == "<p><b>0</p>"
+    assert tag("meta", charset="utf-8") == '<meta charset="utf-8"/>'
+
+
+def test_a_run_is_reported_with_its_departures_curves_and_remedy(tmp_path: Path) -> None:
+    config = json.loads((builders.run(tmp_path / "plain") / "config.json").read_text())
+    run = builders.run(tmp_path / "one", losses=config["losses"] | {"dense": 0.77})
+    page = written(run)
+    row = re.search(r"<code>losses.dense</code>.*?</tr>", page)
+    assert row and "<td>0.3</td>" in row[0] and "<b>0.77</b>" in row[0]
+    assert "<code>losses.dpo</code>" not in page
+    assert f"easq-rec evaluate --run {run}" in page
+    for caption in ("L_main", "satisfaction NDCG@5", "GAUC", "main tower: open gates", "impressions per second"):
+        assert f"<figcaption>{caption}</figcaption>" in page, caption
+    assert "0 throughout: L_DPO." in page and "4 of" not in page
+
+
+def test_an_unfinished_run_says_so_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    run = builders.run(tmp_path / "one", steps=3)
+    file = run / "metrics.jsonl"
+    whole = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(whole[:-1]) + whole[-1][:20])
+    page = written(run)
+    assert "3, not finished" in page and "Not of the end: one at step 3." in page
+
+
+def test_runs_stand_side_by_side_with_differences_to_the_first(tmp_path: Path) -> None:
+    first, other = builders.run(tmp_path / "a"), builders.run(tmp_path / "b", name="quickstart_main_only")
+    file = other / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"gauc": 0.6', '"gauc": 0.65'))
+    page = written(first, other)
+    row = re.search(r"<b>GAUC</b>.*?</tr>", page)
+    assert row and re.findall(r">([^<>]+)</td>", row[0]) == ["0.6000", "0.6500", "+0.0500"]
+    assert "less a" in page and "These runs have no intervals" in page
+    assert "model.satisfaction.experts" in page
+
+
+def test_names_are_as_long_as_they_must_be() -> None:
+    paths = [Path("/x/one/run"), Path("/x/two/run"), Path("/x/two/other")]
+    assert distinct_names(paths) == ["one/run", "two/run", "two/other"]
+    assert distinct_names(paths[1:]) == ["run", "other"]
+
+
+def test_departures_from_different_recipes_are_seen() -> None:
+    defaults = recipe_defaults("quickstart")
+    assert defaults is not None and defaults["losses.dense"] == 0.3 and recipe_defaults("custom") is None
+    first = {"recipe": "quickstart", "losses": {"dense": 0.3}, "run_dir": "a"}
+    second = {"recipe": "quickstart_paper", "losses": {"dense": 0.1}, "run_dir": "b"}
+    (setting,) = notable([first, second])
+    assert setting.field == "losses.dense" and setting.values == [0.3, 0.1]
+    assert not setting.chosen(0) and setting.chosen(1)
+
+
+def test_a_study_is_reported_with_verdict_plots_and_circumstances(tmp_path: Path) -> None:
+    page = written(builders.study(tmp_path / "study"))
+    for text in ("How much?", "? undecided", "It gains.", "+2.0% [+1.0, +3.0]", "claimed above +1.5%", "A note."):
+        assert text in page, text
+    for text in ("easq-rec study frontier", "torch 2.13.0", "cpu one", "0, 1", "5 min"):
+        assert text in page, text
+    assert "gpu" not in page and "Settings" not in page and "Online test" not in page and "failed" not in page
+    assert page.count('class="plot"') == 4
+    assert "<b>+2.0% [+1.0, +3.0]</b>" in page and "-1.0% [-2.0, +0.0]</td>" in page
+
+
+def test_knob_curves_and_the_default_of_both_of_them(tmp_path: Path) -> None:
+    rows = [
+        builders.row("K1=6 K2=2", 1.0, -1.0, series="K2 (K1 = 6)", x=2.0),
+        builders.row("K1=6 K2=4", 2.0, -1.0, series="K2 (K1 = 6)", x=4.0),
+        builders.row("K1=4 K2=2", 3.0, -1.0, series="K1 (K2 = 2)", x=4.0),
+    ]
+    page = written(builders.study(tmp_path / "experts", study="experts", rows=rows))
+    assert "Over the experts" in page and page.count("K1 (K2 = 2), experts 6: 1") == 1
+    sparsity = [builders.row(f"easq {x}", 1.0, -1.0, series="easq", x=x) for x in (1e-5, 1e-3, 1e-1)]
+    page = written(builders.study(tmp_path / "sparsity", study="sparsity", rows=sparsity))
+    assert "Over the answers per triggered impression" in page
+    # Equal steps on a logarithmic axis.
+    line = re.search(r'<polyline points="([^"]+)" class="line"/>', page.split("Over the answers")[1])
+    assert line
+    left, middle, right = (float(pair.split(",")[0]) for pair in line[1].split())
+    assert abs((middle - left) - (right - middle)) < 0.3
+
+
+def test_courses_of_cells_are_averaged_where_all_have_them(tmp_path: Path) -> None:
+    def cell(world: int, margins: list[tuple[int, float]]) -> dict[str, object]:
+        history = {"answers_train_margin": margins, "answers_holdout_margin": [(step, 1.0) for step, _ in margins]}
+        return {"label": "easq", "world_seed": world, "seconds": 1.0, "metrics": {"gauc": None}, "history": history}
+
+    cells = [cell(0, [(10, 2.0), (20, 4.0), (30, 9.0)]), cell(1, [(10, 4.0), (20, 8.0)])]
+    page = written(builders.study(tmp_path / "stability", study="stability", cells=cells))
+    assert "<figcaption>DPO margin, trained less held-out answers</figcaption>" in page
+    assert "easq, step 20: 5" in page and "easq, step 30" not in page and "All 2 cells" in page
+
+
+def test_the_divergence_that_a_claim_allows_is_drawn(tmp_path: Path) -> None:
+    check = {"what": "KL", "measured": builders.estimate(1.0), "wanted": "below", "threshold": 0.5, "outcome": "fails"}
+    verdict = {"claim": "Below.", "outcome": "fails", "checks": [check | {"unit": "nats"}]}
+    cell = {
+        "label": "easq",
+        "metrics": {},
+        "history": {"divergence": [(1, 0.1), (2, 0.9)], "policy_std": [(1, 1), (2, 2)]},
+    }
+    page = written(builders.study(tmp_path / "stability", study="stability", cells=[cell], verdict=verdict))
+    assert "+1.00 nats [+0.00, +2.00]" in page and "claimed below +0.5 nats" in page
+    assert page.count('class="mark-line"') == 1 and "The dashed line is what the claim allows." in page
+
+
+def test_an_online_test_and_settings_are_tables(tmp_path: Path) -> None:
+    change = builders.estimate(5.0)
+    online = {
+        "arms": [
+            {"label": "easq", "metrics": {"watch_s": 31.5}},
+            {"label": "main_only", "metrics": {"watch_s": 30.0}},
+        ],
+        "differences": [
+            {
+                "arm": "easq",
+                "against": "main_only",
+                "metric": "watch_s",
+                "unit": "users",
+                "change": change,
+            }
+        ],
+        "days": {"easq": {"watch_s": [31.0, 32.0]}, "main_only": {"watch_s": [30.0, None]}},
+    }
+    settings = [{"rule": "always", "bias": builders.estimate(1.0, None)}, {"rule": "rarely", "share": 0.25, "on": True}]
+    page = written(builders.study(tmp_path / "ab", study="ab", ab=online, settings=settings))
+    assert "<b>+5.0% [+4.0, +6.0]</b>" in page and "5 users" in page and "31.5000" not in page and "31.5" in page
+    assert "easq, day 2: 32" in page and "main_only, day 2" not in page
+    assert "+1.00 [unknown]" in page and ">0.25</td>" in page and ">yes</td>" in page
+
+
+def test_lifts_of_the_signal_study(tmp_path: Path) -> None:
+    lift = {"behaviour": "like", "answers": 40, "occurrences": 9, "rate": 0.225, "average": 0.15}
+    rows = [
+        lift | {"answer": "satisfied", "lift_percent": builders.estimate(50.0), "average_over": "all impressions"},
+        lift | {"answer": "dissatisfied", "rate": None, "answers": 0, "lift_percent": builders.estimate(-40.0, None)},
+    ]
+    page = written(builders.study(tmp_path / "signal", study="signal", rows=rows))
+    assert "Lift against all impressions in %" in page and "All variants" not in page
+    assert "22.50%" in page and "-40.0% [unknown]" in page and page.count('class="mark-line"') == 2
+
+
+def test_whatever_comes_from_files_is_text(tmp_path: Path) -> None:
+    """Names, labels, sentences and keys of every kind, in a run and in a study."""
+    run = builders.run(tmp_path / "run<i>", recipe=HOSTILE, schema_file=HOSTILE, **{HOSTILE: HOSTILE})
+    lines = [{"step": step, "split": "train", HOSTILE: 1.0 * step, "ms_" + HOSTILE: 1.0} for step in (1, 2)]
+    lines.append({"step": 2, "split": "final", HOSTILE: 0.5})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "evaluation.json").write_text(json.dumps({"metrics": {}, "served": HOSTILE, "versions": {HOSTILE: HOSTILE}}))
+    rows = [builders.row(HOSTILE, 1.0, -1.0, series=HOSTILE, x=1.0), builders.row("b", 1.0, 2.0, series=HOSTILE, x=2.0)]
+    cell = {"label": HOSTILE, "world_seed": HOSTILE, "metrics": {}, "history": {HOSTILE: [(1, 1.0), (2, 2.0)]}}
+    differences = [{"arm": HOSTILE, "against": HOSTILE, "metric": HOSTILE, "unit": HOSTILE, "change": builders.EXACT}]
+    study = builders.study(
+        tmp_path / "study<i>",
+        study=HOSTILE,
+        question=HOSTILE,
+        command=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        hardware={HOSTILE: HOSTILE},
+        seeds=[HOSTILE],
+        budget=HOSTILE,
+        notes=[HOSTILE],
+        failed=[HOSTILE],
+        rows=rows,
+        cells=[cell],
+        settings=[{HOSTILE: HOSTILE}, {HOSTILE: [{HOSTILE: HOSTILE}]}],
+        ab={"arms": [{"label": HOSTILE, "metrics": {HOSTILE: 1.0}}], "differences": differences, "days": {}},
+        verdict={"claim": HOSTILE, "outcome": HOSTILE, "remark": HOSTILE, "checks": []},
+    )
+    page = written(run, study)
+    assert "evil.example" in page
+    for harm in ("<script", "<img", "<i>", "onerror=alert(1)>"):
+        assert harm not in page, harm
+    check_self_contained(page)
+
+
+class Attributes(HTMLParser):
+    """(element, attribute, value) of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str, str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [(tag, name, value or "") for name, value in attrs]
+
+
+def check_self_contained(page: str) -> None:
+    """Nothing in the page refers to anything outside of it, and nothing in it can run."""
+    found = Attributes(page).found
+    assert ("meta", "content", POLICY) in found
+    assert {name for _, name, _ in found} <= ATTRIBUTES
+    assert all(value.startswith("#") for _, name, value in found if name == "href")
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style and "@import" not in style and "http" not in style
+
+
+def test_halves_of_surrogate_pairs_do_not_stop_the_page(tmp_path: Path) -> None:
+    assert "half ?" in written(builders.study(tmp_path / "study", notes=["half \ud800"]))
+
+
+def test_a_long_history_stays_small(tmp_path: Path) -> None:
+    run = builders.run(tmp_path / "long", steps=20_000)
+    assert len(written(run)) < 300_000
+
+
+Break = Callable[[Path], object]
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda run: (run / "config.json").unlink(), "neither a run"),
+        (lambda run: (run / "config.json").write_text("{"), "config.json: not readable as JSON"),
+        (lambda run: (run / "config.json").write_text("[]"), "config.json: holds no JSON object"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "no metrics yet"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "every 10 steps"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"step": 1}\n'), "line 1: not a record"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\n"), "metrics.jsonl: cannot be read"),
+        (lambda run: (run / "evaluation.json").write_text('{"metrics": 3}'), "easq-rec evaluate --run"),
+        (
+            lambda run: (run / "evaluation.json").write_text(
+                '{"metrics": {"gauc": {"value": "x", "low": 0, "high": 1}}}'
+            ),
+            "not an evaluation",
+        ),
+        (lambda run: (run / "results.json").write_text('{"rows": []}'), "not what `easq-rec study` writes"),
+        (lambda run: [path.unlink() for path in run.iterdir()] + [(run / "study.json").write_text("{}")], "--resume"),
+        (lambda run: (run / "report.html").mkdir(), "a directory; name the HTML file"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(
+    harm: Break, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = builders.run(tmp_path / "run")
+    harm(run)
+    assert main(["report", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert reason in error and str(run) in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "name at least one directory"),
+        (("no/such/place",), "no/such/place: no such directory"),
+        ((".", "./tests/.."), "given twice"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    arguments: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["report", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert reason in error and len(error.splitlines()) == 1
+
+
+def test_the_page_lies_in_the_first_directory_and_its_path_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, study = builders.run(tmp_path / "run"), builders.study(tmp_path / "study")
+    assert main(["report", str(run), str(study)]) == 0
+    assert capsys.readouterr().out == f"report in {run / 'report.html'}\n"
+    assert not list(run.glob(".*")) and not list(study.glob("*.html"))
+    assert main(["report", str(study), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert (tmp_path / "new" / "page.html").exists()
+
+
+def test_a_report_without_evaluations_needs_no_torch(tmp_path: Path) -> None:
+    run, study = builders.run(tmp_path / "run"), builders.study(tmp_path / "study")
+    program = (
+        "import sys; from easq_rec.cli.main import main; main(['report', *sys.argv[1:]]);"
+        "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, str(run), str(study)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

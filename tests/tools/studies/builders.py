@@ -1,0 +1,88 @@
+"""Cells that a stand-in for the trainer runs in a moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from easq_rec.config.variants import VARIANTS
+from easq_rec.tools.studies.base import base_config, with_losses
+from easq_rec.tools.studies.grid import Cell, grid
+from easq_rec.tools.studies.runner import Runner
+from easq_rec.tools.studies.store import Run, opened
+
+METRICS = ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy", "gauc")
+
+TRAINER = """
+import json, os, sys, time
+from pathlib import Path
+from easq_rec.tools.studies.cell import leave_with_parent
+
+leave_with_parent()
+config = json.loads(Path(sys.argv[1]).read_text())
+run_dir, world = Path(config["run_dir"]), Path(config["data"]["path"])
+run_dir.mkdir(parents=True)
+weight = config["losses"]["dense"]
+with (world / "started").open("a") as started:
+    started.write(f"{run_dir.name} {os.getpid()}\\n")
+if weight == 13.0:
+    print("loading", "the table is gone", sep="\\n")
+    sys.exit(3)
+while weight > 0 and not (world / "go").exists():
+    time.sleep(0.02)
+values = {name: 0.5 + weight / 10 for name in METRICS}
+fused = {weight: {**values, "gauc": 0.5 + float(weight)} for weight in sys.argv[2:]}
+(run_dir / "fused.json").write_text(json.dumps(fused))
+(run_dir / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "final", **values, "gauc": None}) + "\\n")
+""".replace("METRICS", repr(METRICS))
+"""Waits for a file `go` in the data directory before it ends, except for main_only; fails where losses.dense is 13."""
+PROGRAM = (sys.executable, "-c", TRAINER)
+
+
+def cells(data: Path, *weights: float, seeds: int = 1) -> list[Cell]:
+    """main_only, and easq with these weights of L_dense, on a data set."""
+    base = base_config("small", data=str(data))
+    variants = {f"dense {weight:g}": with_losses(base, dense=weight) for weight in weights}
+    return grid({"main_only": VARIANTS["main_only"](base), **variants}, range(seeds))
+
+
+def fusing(data: Path) -> list[Cell]:
+    """main_only, and easq evaluated by two fused scores as well."""
+    return [
+        dataclasses.replace(cell, fuse=(0.25, 1.0) if cell.variant != "main_only" else ()) for cell in cells(data, 1.0)
+    ]
+
+
+def study(
+    out: Path, data: Path, *weights: float, resume: bool = False, shared: bool = False
+) -> tuple[list[Run], list[str]]:
+    """Runs these cells in `out`, two at a time."""
+    with opened(out, study="test", budget="small", resume=resume, shared=shared) as store:
+        return Runner(store, jobs=2, program=PROGRAM).run(cells(data, *weights))
+
+
+def started(data: Path) -> dict[str, list[int]]:
+    """Process ids of every cell, as often as it was started."""
+    found: dict[str, list[int]] = {}
+    for line in (data / "started").read_text().splitlines():
+        name, pid = line.split()
+        found.setdefault(name, []).append(int(pid))
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "nothing happened for a minute"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """A zombie, which nobody has waited for yet, does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,195 @@
+"""Cells side by side, results that survive kill -9, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from easq_rec.tools.studies.runner import Runner
+from easq_rec.tools.studies.store import opened
+from tests.tools.studies.builders import PROGRAM, cells, fusing, is_running, started, study, wait_for
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+def test_every_cell_is_run_and_its_result_kept(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "go").touch()
+    runs, failed = study(tmp_path / "out", data, 1.0, 2.0)
+    assert [run.cell.variant for run in runs] == ["main_only", "dense 1", "dense 2"] and not failed
+    assert [run.metrics["engagement_ndcg5"] for run in runs] == [0.5, 0.6, 0.7]
+    assert math.isnan(runs[0].metrics["gauc"])
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split("/")[0] for line in lines) == ["1", "2", "3"]
+    assert any("/3 main_only seed 0: satisfaction .5000 engagement .5000 (" in line for line in lines)
+    stored = json.loads((tmp_path / "out/cells/dense_1--seed_0.json").read_text())
+    assert stored["digest"] == runs[1].cell.digest and stored["metrics"]["gauc"] is None
+
+
+def test_fused_rankings_are_kept_with_the_cell(tmp_path: Path, data: Path) -> None:
+    (data / "go").touch()
+    for resume in (False, True):
+        with opened(tmp_path / "out", study="test", budget="small", resume=resume) as store:
+            (base, aligned), failed = Runner(store, jobs=2, program=PROGRAM).run(fusing(data))
+        assert not failed and base.fused == {}
+        assert {weight: metrics["gauc"] for weight, metrics in aligned.fused.items()} == {"0.25": 0.75, "1": 1.5}
+    assert len(started(data)) == 2 and all(len(pids) == 1 for pids in started(data).values())
+
+
+def test_a_cell_may_have_a_program_of_its_own(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is given its arguments, and whose later metrics are added to those of the training."""
+    program = tmp_path / "own_program.py"
+    program.write_text(
+        "import sys, json; from pathlib import Path\n"
+        "from easq_rec.tools.studies.cell import add_course, add_metrics, call\n"
+        "def main(argv):\n"
+        "    run_dir = Path(json.loads(Path(argv[0]).read_text())['run_dir'])\n"
+        "    run_dir.mkdir(parents=True)\n"
+        "    (run_dir / 'metrics.jsonl').write_text(json.dumps({'step': 9, 'split': 'final', 'gauc': 0.5}) + '\\n')\n"
+        "    add_course(run_dir, 'online', [{'day_x': 1.0}, {'day_x': float('nan')}, {'day_x': 3.0}])\n"
+        "    add_metrics(run_dir, {'week_x': float(argv[1])})\n"
+        "    return 0\n"
+        "if __name__ == '__main__': sys.exit(call(main))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
+    plain = cells(data)[0]
+    own = dataclasses.replace(plain, program="own_program", arguments=("2.5",), keep=("day_x",))
+    assert len({cell.digest for cell in (plain, own, dataclasses.replace(own, arguments=("2",)))}) == 3
+    for resume in (False, True):
+        with opened(tmp_path / "out", study="test", budget="small", resume=resume) as store:
+            (run,), failed = Runner(store, jobs=1).run([own])
+        assert not failed and run.metrics == {"gauc": 0.5, "week_x": 2.5}
+        assert list(run.history["day_x"]) == [(0, 1.0), (2, 3.0)]
+    with (
+        opened(tmp_path / "out", study="test", budget="small", resume=True) as store,
+        pytest.raises(ValueError, match="was run with another configuration: its digest is another"),
+    ):
+        Runner(store, jobs=1).run([dataclasses.replace(own, arguments=("2",))])
+
+
+def test_a_study_that_is_killed_loses_the_running_cells_alone(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "out"
+    program = (
+        "import sys; from pathlib import Path; from tests.tools.studies.builders import study; "
+        "study(Path(sys.argv[1]), Path(sys.argv[2]), 1.0, 2.0)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", program, str(out), str(data)], cwd=REPOSITORY)
+    kept = out / "cells" / "main_only--seed_0.json"
+    # One cell is finished, two are running.
+    wait_for(lambda: kept.exists() and len(started(data)) == 3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = kept.stat().st_mtime_ns
+    orphans = [pid for pids in started(data).values() for pid in pids]
+    wait_for(lambda: not any(is_running(pid) for pid in orphans))
+    assert [path.name for path in (out / "cells").glob("*.json")] == [kept.name]
+
+    (data / "go").touch()
+    runs, failed = study(out, data, 1.0, 2.0, resume=True)
+    assert [run.metrics["satisfaction_ndcg5"] for run in runs] == [0.5, 0.6, 0.7] and not failed
+    assert kept.stat().st_mtime_ns == before
+    assert {name: len(pids) for name, pids in started(data).items()} == {
+        "main_only--seed_0": 1,
+        "dense_1--seed_0": 2,
+        "dense_2--seed_0": 2,
+    }
+
+
+def test_a_cell_that_fails_is_shown_and_the_others_go_on(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "go").touch()
+    runs, failed = study(tmp_path / "out", data, 13.0, 1.0)
+    assert [run.cell.variant for run in runs] == ["main_only", "dense 1"] and failed == ["dense_13--seed_0"]
+    shown = capsys.readouterr().out
+    assert "dense 13 seed 0: failed with exit code 3; the end of" in shown and "\n    the table is gone" in shown
+    # It is run again; the others are not.
+    study(tmp_path / "out", data, 13.0, 1.0, resume=True)
+    assert [len(pids) for _, pids in sorted(started(data).items())] == [1, 2, 1]
+
+
+def test_more_cells_may_be_added(tmp_path: Path, data: Path) -> None:
+    (data / "go").touch()
+    study(tmp_path / "out", data, 1.0)
+    runs, _ = study(tmp_path / "out", data, 1.0, 2.0, resume=True)
+    assert len(runs) == 3 and all(len(pids) == 1 for pids in started(data).values())
+
+
+def test_a_cell_with_another_config_is_refused(tmp_path: Path, data: Path) -> None:
+    study(tmp_path / "out", data)
+    path = tmp_path / "out/cells/main_only--seed_0.json"
+    stored = json.loads(path.read_text())
+    stored["config"]["optim"]["dense_lr"], stored["digest"] = 0.5, "another"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"optim.dense_lr is 0.5 there, 0.001 here. Give another --out") as error:
+        study(tmp_path / "out", data, resume=True)
+    assert "\n" not in str(error.value)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is not the result of a cell"):
+        study(tmp_path / "out", data, resume=True)
+
+
+def test_an_output_that_holds_something_is_refused(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "out"
+    study(out, data)
+    with pytest.raises(ValueError, match=r"out is not empty: add --resume"):
+        study(out, data)
+    (out / "study.json").write_text(json.dumps({"study": "rank", "budget": "full"}))
+    with pytest.raises(ValueError, match=r"holds another study \(rank full, not test small\)"):
+        study(out, data, resume=True)
+    (out / "study.json").unlink()
+    with pytest.raises(ValueError, match="holds no study to go on with"):
+        study(out, data, resume=True)
+
+
+def test_two_processes_do_not_share_an_output(tmp_path: Path) -> None:
+    from easq_rec.tools.studies.store import opened
+
+    out = tmp_path / "out"
+    with (
+        opened(out, study="test", budget="small", resume=False),
+        pytest.raises(ValueError, match="another process is at work there"),
+        opened(out, study="test", budget="small", resume=True),
+    ):
+        pass
+
+
+def test_worlds_are_generated_once(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from easq_rec.tools.studies import runner, store
+    from easq_rec.tools.studies.grid import Cell
+    from easq_rec.tools.studies.store import opened
+    from tests.tools.studies.builders import PROGRAM
+
+    made: list[Path] = []
+
+    def ensure(world: object, directory: Path) -> None:
+        if not directory.exists():
+            made.append(directory)
+            time.sleep(0.1)
+            directory.mkdir(parents=True)
+            (directory / "go").touch()
+
+    def on_world(cell: Cell) -> Cell:
+        config = dataclasses.replace(cell.config, data=dataclasses.replace(cell.config.data, path=None))
+        return dataclasses.replace(cell, config=config)
+
+    monkeypatch.setattr(store, "ensure", ensure)
+    grid = [on_world(cell) for cell in cells(data, 1.0, seeds=2)]
+    with opened(tmp_path / "out", study="test", budget="small", resume=False) as opened_store:
+        runs, _ = runner.Runner(opened_store, jobs=3, program=PROGRAM).run(grid)
+    assert len(runs) == 4 and len(made) == 2
+    assert [run.cell.block for run in runs] == ["world 0", "world 0", "world 1", "world 1"]

@@ -1,0 +1,278 @@
+"""Checkpoints on one rank: what the background writes, what a failing disk does, and what the next start takes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from easq_rec.config import Checkpoint, Config
+from easq_rec.config.schema import FeatureSchema
+from easq_rec.data.loader import LoaderState
+from easq_rec.run_directory.checkpoint_files import CHECKSUMS, PROGRESS, Progress, latest_of, published, read_progress
+from easq_rec.training.checkpoint.checkpointer import Checkpointer, NotWritten
+from easq_rec.training.optim import Optimizers
+from easq_rec.training.process import Runtime, quiet
+from easq_rec.training.sharding.tables import shard
+from easq_rec.training.training_model import TrainingModel
+from tests.builders import random_batch, small_config
+
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    quiet()
+
+
+class Run:
+    """A model that trains, and its checkpoints in RUN/checkpoints."""
+
+    def __init__(self, run_dir: Path, runtime: Runtime, *, keep: int = 2, config: Config | None = None) -> None:
+        config = dataclasses.replace(config or small_config("easq"), checkpoint=Checkpoint(keep=keep))
+        self.run_dir, self.config, self.step = run_dir, config, 0
+        self.model = shard(TrainingModel(config, torch.device("meta")), config, runtime)
+        self.optimizers = Optimizers(self.model, config.optim)
+        self.checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
+
+    def train(self) -> None:
+        """One step."""
+        self.optimizers.before_step(self.step, 100)
+        self.optimizers.zero_grad()
+        loss, _ = self.model(random_batch(self.config, self.step))
+        loss.backward()
+        self.optimizers.step()
+        self.step += 1
+
+    def save(self, *, background: bool = False, score: float | None = None) -> None:
+        progress = Progress(step=self.step, loader=LoaderState(clock_ms=self.step), score=score)
+        self.checkpoints.save(self.model, self.optimizers, progress, background=background)
+
+    def load(self, path: Path) -> Progress:
+        return self.checkpoints.load(path, self.model, self.optimizers)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Every tensor of model and optimizers, copied."""
+        found = {}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizers.combined.state_dict()["state"]}
+        for part, values in state.items():
+            for name, value in _leaves(values, part):
+                found[name] = (value.local_tensor() if hasattr(value, "local_tensor") else value).detach().clone()
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        return [path.name for path in published(self.run_dir / "checkpoints")]
+
+
+def _leaves(values: dict[str, object], where: str) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{where}.{name}")
+        elif isinstance(value, torch.Tensor) or hasattr(value, "local_tensor"):
+            yield f"{where}.{name}", value
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_loaded_checkpoint_is_the_state_it_was_taken_of(
+    tmp_path: Path, runtime: Runtime, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on before it is written, and moves every table and the whole network."""
+    run = Run(tmp_path, runtime)
+    write, trained = run.checkpoints._write, threading.Event()
+    if background:
+        monkeypatch.setattr(run.checkpoints, "_write", lambda *state: write(*state) if trained.wait(60) else "late")
+    for _ in range(2):
+        run.train()
+    run.save(background=background)
+    saved = run.state()
+    for _ in range(3):
+        run.train()
+    trained.set()
+    run.checkpoints.wait()
+    now = run.state()
+    assert saved.keys() == now.keys() and len(saved) > 100
+    assert sum(not torch.equal(saved[name], now[name]) for name in saved) > 0.9 * len(saved)
+    other = Run(tmp_path, runtime)
+    path = other.checkpoints.latest()
+    assert path is not None
+    progress = other.load(path)
+    assert (progress.step, progress.loader.clock_ms, progress.score) == (2, 2, None)
+    for name, value in other.state().items():
+        assert torch.equal(value, saved[name]), name
+    for resumed in (run, other):
+        resumed.load(path)
+        resumed.step = 2
+        resumed.train()
+    for name, value in other.state().items():
+        assert torch.equal(value, run.state()[name]), name
+
+
+def flip(name: str) -> Damage:
+    """One bit of a file changes."""
+
+    def damage(path: Path) -> None:
+        (file,) = path.glob(name)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+
+    return damage
+
+
+def cut(name: str) -> Damage:
+    """The second half of a file is missing."""
+
+    def damage(path: Path) -> None:
+        (file,) = path.glob(name)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    return damage
+
+
+def remove(name: str) -> Damage:
+    def damage(path: Path) -> None:
+        (file,) = path.glob(name)
+        file.unlink()
+
+    return damage
+
+
+DAMAGES = {
+    "a flipped bit in the weights": (flip("__0_0.distcp"), "__0_0.distcp does not match its checksum"),
+    "half of the weights": (cut("__0_0.distcp"), "__0_0.distcp has "),
+    "no metadata": (remove(".metadata"), ".metadata: No such file"),
+    "a flipped bit in the position": (flip(PROGRESS), f"{PROGRESS} does not match its checksum"),
+    "torn checksums": (cut(CHECKSUMS), f"{CHECKSUMS} is missing or torn"),
+    "no checksums": (remove(CHECKSUMS), f"{CHECKSUMS} is missing or torn"),
+    "a flipped bit in the random state": (flip("rng_0.pt"), "rng_0.pt does not match its checksum"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside(
+    tmp_path: Path, runtime: Runtime, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one before is taken, loudly; the step can be saved again; what is damaged is kept."""
+    damage, problem = DAMAGES[name]
+    run = Run(tmp_path, runtime)
+    for _ in range(2):
+        run.train()
+        run.save()
+    newest = tmp_path / "checkpoints" / "step_00000002"
+    damage(newest)
+    content = {file.name: file.read_bytes() for file in newest.iterdir()}
+    assert latest_of(tmp_path).name == "step_00000001", "evaluation falls back as well, and changes nothing"
+    assert newest.exists() and problem in capsys.readouterr().err
+    path = run.checkpoints.latest()
+    assert path is not None and path.name == "step_00000001"
+    said = capsys.readouterr().err
+    assert "step_00000002 is damaged" in said and problem in said and "goes on from step_00000001" in said
+    aside = newest.with_name("step_00000002.damaged")
+    assert not newest.exists() and {file.name: file.read_bytes() for file in aside.iterdir()} == content
+    run.save()
+    assert run.names == ["step_00000001", "step_00000002"]
+    assert run.checkpoints.latest() == newest and not capsys.readouterr().err
+
+
+def test_where_every_checkpoint_is_damaged_the_run_does_not_start_anew(tmp_path: Path, runtime: Runtime) -> None:
+    run = Run(tmp_path, runtime)
+    run.train()
+    run.save()
+    flip("plan.pt")(tmp_path / "checkpoints" / "step_00000001")
+    with pytest.raises(ValueError, match="every checkpoint is damaged"):
+        latest_of(tmp_path)
+    with pytest.raises(ValueError, match=r"step_00000001 is damaged .* None is left: give another --run-dir"):
+        run.checkpoints.latest()
+
+
+@contextlib.contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: a write fails as it does where the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [100, 5_000])
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint_whole(
+    tmp_path: Path, runtime: Runtime, room: int, background: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, runtime)
+    run.train()
+    run.save()
+    run.train()
+    with full_disk(room):
+        if background:
+            run.save(background=True)
+            run.checkpoints.wait()
+            said = capsys.readouterr().err
+            assert "step_00000002 was NOT written" in said and "those before are whole" in said
+        else:
+            with pytest.raises(NotWritten, match="step_00000002 could not be written"):
+                run.save()
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+    assert run.checkpoints.latest() == tmp_path / "checkpoints" / "step_00000001"
+    run.train()
+    run.save(background=background)
+    run.checkpoints.wait()
+    assert run.names == ["step_00000001", "step_00000003"]
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, runtime: Runtime) -> None:
+    run = Run(tmp_path, runtime, keep=2)
+    for score in (0.3, 0.7, None, 0.5, 0.7):
+        run.train()
+        run.save(score=score, background=True)
+    run.checkpoints.wait()
+    assert run.names == ["step_00000002", "step_00000004", "step_00000005"]
+    assert run.checkpoints.best_score() == 0.7
+    run.train()
+    run.save(score=0.8)
+    assert run.names == ["step_00000005", "step_00000006"]
+
+
+def test_other_tables_are_refused(tmp_path: Path, runtime: Runtime) -> None:
+    run = Run(tmp_path, runtime)
+    run.train()
+    run.save()
+    path = tmp_path / "checkpoints" / "step_00000001"
+
+    def refused(change: Callable[[FeatureSchema], FeatureSchema], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            read_progress(path, change(run.config.schema))
+
+    refused(
+        lambda schema: dataclasses.replace(
+            schema,
+            tables=tuple(
+                dataclasses.replace(table, rows=48) if table.name == "user" else table for table in schema.tables
+            ),
+        ),
+        r"has other tables than the model: user has 40 rows of 8 there, 48 of 8 here",
+    )
+    refused(lambda schema: dataclasses.replace(schema, satisfaction_dim=0), "satisfaction_author is there, not here")
+
+
+def test_another_format_is_refused_and_left_alone(tmp_path: Path, runtime: Runtime) -> None:
+    run = Run(tmp_path, runtime)
+    run.train()
+    run.save()
+    path = tmp_path / "checkpoints" / "step_00000001"
+    content = json.loads((path / PROGRESS).read_text())
+    (path / PROGRESS).write_text(json.dumps({**content, "format": 3}))
+    for take in (lambda: latest_of(tmp_path), run.checkpoints.latest, lambda: run.load(path)):
+        with pytest.raises(ValueError, match="checkpoint format 3, this version reads format 4"):
+            take()
+    assert path.exists()

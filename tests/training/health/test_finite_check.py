@@ -1,0 +1,99 @@
+"""What a loss or gradient that is not finite does to a step, where the host reads of it at once, as on CPU, and where
+it reads of it a step later, as on a GPU.
+
+What the ranks tell each other is held to real ones in tests/integration/test_not_finite.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from easq_rec.training.health import finite_check as guards
+from easq_rec.training.process import Runtime, quiet
+from tests.builders import small_config
+from tests.training.health.guarded import STEPS, Training
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    quiet()
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture(params=[0, 1], ids=["at_once", "a_step_later"])
+def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(guards, "behind", lambda device: request.param)
+    return int(request.param)
+
+
+def test_a_step_that_is_skipped_moves_nothing(runtime: Runtime, tmp_path: Path, late: int) -> None:
+    """A loss moves nothing at all. A gradient of the tables moves no table. One of the network goes on to the tables,
+    but for those of the satisfaction tower, whose gradients pass beside it. All else is trained as it would be."""
+    planted = {1: "loss", 3: "embeddings", 5: "network"}
+    training = Training(small_config(), runtime, tmp_path, planted=planted)
+    training.run()
+    assert [seen.step for seen in training.seen] == list(range(1, STEPS + 1))
+    assert training.read_after == [min(step + late, STEPS) for step in range(1, STEPS + 1)]
+    problems = {seen.step: seen.problem for seen in training.seen if seen.problem is not None}
+    assert problems.keys() == planted.keys()
+    assert problems[1].startswith("the loss (main")
+    assert problems[3] == problems[5] == "the gradient of embeddings"
+    assert training.guard.skipped == 3 and not training.reported
+    assert len(list(tmp_path.iterdir())) == 3
+    for name in moved(training.states[0], training.states[1]):
+        assert training.states[-1][name].isfinite().all(), name
+    tables = {name for name in training.states[0] if ".embeddings." in name}
+    for step in range(2, STEPS + 1):
+        changed = moved(training.states[step - 2], training.states[step - 1])
+        match planted.get(step):
+            case None:
+                assert changed & tables and changed - tables
+            case "embeddings":
+                assert not changed & tables and changed - tables
+            case "network":
+                assert changed == {name for name in tables if "satisfaction" in name}
+
+
+def test_the_first_step_may_be_the_one(runtime: Runtime, tmp_path: Path, late: int) -> None:
+    """Before any optimizer has a state: the second is then as the first would have been, with its learning rate."""
+    config = small_config()
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, schedule="constant"))
+    skipped = Training(config, runtime, tmp_path, planted={1: "loss"})
+    skipped.run()
+    steps = {name: value for name, value in skipped.states[0].items() if name.endswith(" step")}
+    assert steps and all(float(value) == 0 for value in steps.values())
+    fresh = Training(config, runtime, tmp_path)._state()
+    assert moved(fresh, skipped.states[0]) == set()
+
+
+def test_the_run_is_to_stop(runtime: Runtime, tmp_path: Path, late: int) -> None:
+    """For a loss it is told with the step, for a gradient with the one after it, which is void."""
+    loss = Training(small_config(), runtime, tmp_path / "loss", planted={3: "loss"}, stops=True)
+    loss.run()
+    assert list(loss.reported) == [3] and loss.reported[3].startswith("step 3, rank 0: the loss (main")
+    gradient = Training(small_config(), runtime, tmp_path / "gradient", planted={3: "embeddings"}, stops=True)
+    gradient.run()
+    assert list(gradient.reported) == [4]
+    assert gradient.reported[4].startswith("step 3, rank 0: the gradient of embeddings is not finite")
+    assert moved(gradient.states[2], gradient.states[3]) == set()
+
+
+def test_late_is_the_same_training(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit."""
+    found = []
+    for late in (0, 1):
+        monkeypatch.setattr(guards, "behind", lambda device, late=late: late)
+        training = Training(small_config(), runtime, tmp_path, planted={2: "loss", 4: "network", 6: "embeddings"})
+        training.run()
+        found.append((training.states, [(seen.step, seen.bad, seen.problem) for seen in training.seen]))
+    (states, seen), (states_late, seen_late) = found
+    assert seen == seen_late
+    assert all(not moved(one, other) for one, other in zip(states, states_late, strict=True))

@@ -1,0 +1,35 @@
+"""The process group: what it holds when a collective is done."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from easq_rec.config import Trainer
+from easq_rec.training.process import running
+
+
+def test_no_thread_holds_a_value_that_the_ranks_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo's thread needs the interpreter to let go of a tensor; one that comes too late aborts the process."""
+    passed: list[torch.Tensor] = []
+    all_reduce = dist.all_reduce
+
+    def spy(tensor: torch.Tensor, **named: Any) -> Any:
+        passed.append(tensor)
+        return all_reduce(tensor, **named)
+
+    monkeypatch.setattr(dist, "all_reduce", spy)
+    interval = sys.getswitchinterval()
+    with running(Trainer(device="cpu")) as runtime:
+        # The thread gets no turn unless it is given one.
+        sys.setswitchinterval(100)
+        try:
+            for value in range(5_000):
+                assert runtime.agree(value) == [value]
+                assert passed.pop()._use_count() == 1
+        finally:
+            sys.setswitchinterval(interval)
