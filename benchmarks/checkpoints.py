@@ -51,7 +51,7 @@ def window(trainer: Trainer, stepping: Iterator[int], steps: int, way: str) -> d
     for _ in range(steps - 1):
         next(stepping)
     trained = time.perf_counter()
-    trainer.checkpoints.wait()
+    trainer.setup.checkpoints.wait()
     return {
         "held": 1_000 * held,
         "window": 1_000 * (trained - begin),

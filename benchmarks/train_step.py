@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from benchmarks.report import hardware, publish
 from easq_rec.config import Config, Data, LoRA, Losses, Model, Optim, Replay, Tower, Trainer
@@ -38,10 +37,11 @@ from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
+from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.memory import HostMemory
-from easq_rec.training.optim import Optimizers
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding.tables import shard
+from easq_rec.training.step import StepPlan, TrainingStep
 from easq_rec.training.training_model import TrainingModel
 
 REQUESTS, CANDIDATES, HISTORY, REPLAYED = 128, 12, 50, 16
@@ -162,12 +162,10 @@ class Step:
     def __init__(self, config: Config, runtime: Runtime, *, batches: int = 8, ragged: bool = False) -> None:
         rng = np.random.default_rng(0)
         self._config = config
-        model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime.world_size))
-        if config.trainer.precision == "bf16":
-            model.ranker.network.autocast = torch.bfloat16
+        model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime))
         self.model = shard(model, config, runtime)
-        self._optimizers = Optimizers(self.model, config.optim)
-        self._pipeline = TrainPipelineSparseDist(self.model, self._optimizers, runtime.device)
+        finite_check = FiniteCheck(runtime, Path("not_finite"), stops=False)
+        self._train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
         made = [random_batch(config, rng, number, ragged=ragged) for number in range(batches)]
         self._batches: Iterator[RequestBatch] = itertools.cycle(made)
         self._sizes = itertools.cycle([batch.stream.candidates for batch in made])
@@ -176,9 +174,8 @@ class Step:
     def __call__(self) -> int:
         """Impressions trained on."""
         torch.set_float32_matmul_precision(self._config.trainer.matmul)
-        self._optimizers.before_step(self._step, 1_000)
-        self._pipeline.progress(self._batches)
         self._step += 1
+        self._train_step(self._batches, StepPlan(number=self._step, total_steps=1_000))
         return next(self._sizes)
 
     def bytes_of_tables(self) -> int:

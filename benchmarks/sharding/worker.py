@@ -31,11 +31,12 @@ from benchmarks.sharding.reference import EPS, Unsharded, largest_difference, mo
 from benchmarks.sharding.workload import PROOF, TIMED, Size, config_of, share, timed_batch, whole_batch
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
-from easq_rec.training.optim import Optimizers
+from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding.plan_file import Setting, collections_of
 from easq_rec.training.sharding.precision import store_half
 from easq_rec.training.sharding.tables import shard
+from easq_rec.training.step import TrainingStep
 from easq_rec.training.training_model import TrainingModel
 
 TOLERANCE = 2e-5
@@ -49,7 +50,7 @@ class Sharded:
 
     def __init__(self, case: Case, config: Config, runtime: Runtime) -> None:
         self._runtime, self._case = runtime, case
-        self._ranks = ProcessGroupRanks(runtime.world_size)
+        self._ranks = ProcessGroupRanks(runtime)
         meta = torch.device("meta")
         model = TrainingModel(config, meta, self._ranks)
         if case.padded:
@@ -63,7 +64,10 @@ class Sharded:
             where = Setting(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=local)
             plan = forced_plan(case, config.schema, modules, where)
         self.model = shard(model, config, runtime, plan=plan, messages=case.precision)
-        self.optimizers = Optimizers(self.model, config.optim)
+        # Only reports write to the directory, and none is made here.
+        finite_check = FiniteCheck(runtime, Path("not_finite"), stops=False)
+        self._train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
+        self.optimizers = self._train_step.optimizers
         self._number = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
@@ -79,12 +83,12 @@ class Sharded:
         """Trains on a batch; returns the loss of all ranks together."""
         cpu, begin = time.process_time(), self._now()
         self.optimizers.before_step(self._number, 10_000)
-        self.optimizers.zero_grad()
-        loss, _ = self.model(batch)
+        self._train_step.zero_grad()
+        loss, _ = self._train_step.forward(batch)
         forward = self._now()
         loss.backward()
         backward = self._now()
-        self.optimizers.step()
+        self._train_step.step()
         end = self._now()
         for name, span in zip(PHASES, (forward - begin, backward - forward, end - backward), strict=True):
             self.seconds[name].append(span)

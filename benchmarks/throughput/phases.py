@@ -84,19 +84,20 @@ class Phases:
     @contextlib.contextmanager
     def installed(self, trainer: Trainer) -> Iterator[None]:
         """Puts itself between the parts of the trainer's step; all is as before when the block ends."""
-        pipeline = trainer.pipeline
+        setup = trainer.setup
+        step, pipeline = setup.train_step, setup.train_step.pipeline
         with contextlib.ExitStack() as stack:
             for name, phase in CALLS.items():
                 if hasattr(pipeline, name):
                     stack.enter_context(self._wrapped(pipeline, name, phase))
-            stack.enter_context(self._wrapped(trainer.optimizers, "step", "optimizer"))
-            stack.enter_context(self._wrapped(trainer.optimizers, "before_step", "optimizer"))
+            stack.enter_context(self._wrapped(step, "step", "optimizer"))
+            stack.enter_context(self._wrapped(step.optimizers, "before_step", "optimizer"))
             stack.enter_context(self._wrapped(torch.Tensor, "backward", "backward"))
             stack.enter_context(self._wrapped(Work, "wait", None))
             for module, phase in (
-                (trainer.ranker.embeddings, "embeddings"),
-                (trainer.ranker.network, "dense_forward"),
-                (trainer.objective, "losses"),
+                (setup.ranker.embeddings, "embeddings"),
+                (setup.ranker.network, "dense_forward"),
+                (setup.objective, "losses"),
             ):
                 stack.enter_context(self._hooked(module, phase))
             with self.within("other"):

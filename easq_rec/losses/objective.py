@@ -65,10 +65,15 @@ class Objective(nn.Module):
             self.register_buffer(f"gate_weight_{name}", torch.tensor(GATE_WEIGHT))
         self.slots = slots
         self.ranks = ranks
-        self.steered = True
-        """Whether L_DPO and L_dense are in force; the trainer keeps them out during the warm-up."""
 
-    def forward(self, output: NetworkOutput, batch: RequestBatch, pairs: RequestPairs) -> StepOutput:
+    def forward(
+        self, output: NetworkOutput, batch: RequestBatch, pairs: RequestPairs, *, steered: bool = True
+    ) -> StepOutput:
+        """The losses of one step.
+
+        Args:
+            steered: L_DPO and L_dense are part of the loss; the trainer leaves them out during the warm-up.
+        """
         config, lists = self.config, output.candidates
         score_RC = lists.pad(output.main.score_N[:, None]).squeeze(-1)
         mask_RC = lists.mask()
@@ -81,7 +86,7 @@ class Objective(nn.Module):
         values_B = self._start_exchange(values_A, batch.answer_A) if values_A else None
         margin_RCC = losses.margins(score_RC[:count])
         sum_main, sum_dense = losses.bpr(margin_RCC, pairs.better_RCC), zero
-        if reference_RC is not None and config.dense and self.steered:
+        if reference_RC is not None and config.dense and steered:
             sum_dense = losses.dense_preference(
                 margin_RCC, pairs.real_RCC, reference_RC[:count], config.dense_temperature
             )
@@ -90,7 +95,7 @@ class Objective(nn.Module):
         parts = {"main": sum_main / pairs_main}
         weights = {"main": 1.0}
         # What is there in some steps alone weighs more there.
-        rare, steering = config.align_every, 1.0 if self.steered else 0.0
+        rare, steering = config.align_every, 1.0 if steered else 0.0
         if output.answered is not None:
             parts |= {"satisfaction": zero, "dpo": zero}
             weights |= {"satisfaction": rare * config.satisfaction, "dpo": rare * steering * config.dpo}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +35,10 @@ class Embedded:
     """The candidate's embeddings side by side, and its float features."""
     satisfaction_NP: Tensor | None
     """The satisfaction tower's own embeddings of the candidate, side by side; None where it has none."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        parts = (self.user_RM, self.history_HE, self.candidate_NF, self.satisfaction_NP)
+        return tuple(part for part in parts if part is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ class NetworkOutput:
     that loss."""
     candidates: Lists
     """How the N candidates fall to requests."""
+    embedded: tuple[Tensor, ...]
+    """All tensors that the embedding tables returned."""
 
 
 class RankingNetwork(nn.Module):
@@ -78,6 +83,7 @@ class RankingNetwork(nn.Module):
             candidates need it).
         smoothing: share of itself that the moving average of the satisfaction tower keeps per training step, from which
             the reference score comes; 0: there is no such average.
+        autocast: dtype of the dense products; None: fp32.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class RankingNetwork(nn.Module):
         evidence: bool = False,
         policy_on_replayed: bool = False,
         smoothing: float = 0.0,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.schema = schema
@@ -113,13 +120,7 @@ class RankingNetwork(nn.Module):
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
         self.shared = Experts(shared, config.dim, config.main) if shared else None
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
-        self.watch: Callable[[Tensor], Tensor] = lambda embedded: embedded
-        """Set by the trainer: is handed all that the tables returned, and hands it on."""
-        self.rests = False
-        """Whether the last forward pass was of a training step that does not align: `pathway` then has no
-        gradients, and no optimizer may move it by what it remembers of others."""
-        self.autocast: torch.dtype | None = None
-        """Set by the runtime: dtype of the dense products, None for fp32."""
+        self.autocast = autocast
 
     def forward(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> NetworkOutput:
         """Scores from what the tables returned (KeyedTensor, JaggedTensors by key, KeyedTensor or None)."""
@@ -145,9 +146,13 @@ class RankingNetwork(nn.Module):
                         told_ED = h_ND.detach()[batch.told_E]
                         judged = self._judge(self.satisfaction, told_ED, _rows(own_NP, batch.told_E))
         main = _float(main)
-        self.rests = self.training and not batch.aligned
         return NetworkOutput(
-            main=main, reference=reference, answered=answered, judged=judged, candidates=part.candidates
+            main=main,
+            reference=reference,
+            answered=answered,
+            judged=judged,
+            candidates=part.candidates,
+            embedded=whole.embedded.tensors(),
         )
 
     def pathway(self) -> list[nn.Parameter]:
@@ -220,10 +225,10 @@ class RankingNetwork(nn.Module):
         ]
         return Part(
             embedded=Embedded(
-                user_RM=self.watch(user_RM),
-                history_HE=self.watch(sum(history[1:], start=history[0])),
-                candidate_NF=self.watch(torch.cat([*features, batch.float_NF], dim=-1)),
-                satisfaction_NP=self.watch(torch.cat(own, dim=-1)) if own else None,
+                user_RM=user_RM,
+                history_HE=sum(history[1:], start=history[0]),
+                candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
+                satisfaction_NP=torch.cat(own, dim=-1) if own else None,
             ),
             histories=histories,
             candidates=Lists(

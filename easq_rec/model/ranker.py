@@ -32,9 +32,12 @@ class Ranker(nn.Module):
 
     The initial weights depend on `config.trainer.seed` and the parameters' names. Tables on the meta device get them
     when `training.sharding` has allocated them.
+
+    Args:
+        autocast: dtype of the dense products; None: fp32.
     """
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, *, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         satisfaction = config.model.satisfaction is not None
         self.embeddings = RequestEmbeddings(config.schema, device, satisfaction=satisfaction)
@@ -45,6 +48,7 @@ class Ranker(nn.Module):
             evidence=config.losses.evidence > 0,
             policy_on_replayed=config.losses.dpo > 0 or config.losses.direct > 0,
             smoothing=config.losses.reference_smoothing,
+            autocast=autocast,
         )
         initialise(self, seed=config.trainer.seed, prefix="ranker")
         self.network.start_average()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,26 +74,6 @@ class RunLog:
         if self._board is not None:
             self._board.close()
         self._file.close()
-
-
-class Stopwatch:
-    """Seconds spent in each phase of a step since the last `lap`. Host time: on CUDA it is the time to enqueue."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def add(self, phase: str, seconds: float) -> None:
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
-
-    def lap(self, steps: int) -> tuple[dict[str, float], float]:
-        """(mean milliseconds per step and phase, seconds since the last lap)."""
-        now = time.perf_counter()
-        elapsed, self._since = now - self._since, now
-        phases = {f"ms_{phase}": 1_000 * seconds / max(steps, 1) for phase, seconds in self._seconds.items()}
-        phases["ms_other"] = 1_000 * (elapsed - sum(self._seconds.values())) / max(steps, 1)
-        self._seconds = {}
-        return phases, elapsed
 
 
 def _truncate(path: Path, step: int) -> None:

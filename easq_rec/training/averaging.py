@@ -8,25 +8,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from easq_rec.training.phases import Phases
 from easq_rec.training.process import Exchange
 
 
 class Averaging:
-    """Replaces gradients by their means over all ranks, by one all-reduce in the order of the parameters.
+    """Replaces gradients by their means over all ranks, with one all-reduce in the order of the parameters.
 
-    It is on its way from `start` to `finish`, while the tables' gradients are. A parameter without a gradient counts as
-    one of 0, so that every rank sends equally much, and has one afterwards. Where none has one, nothing was
-    differentiated, on any rank: then nothing is done.
+    The all-reduce runs from `start` to `finish`, beside the backward pass of the tables. A parameter without a gradient
+    counts as one of 0, so that every rank sends the same number of values, and has a gradient afterwards. If no
+    parameter has a gradient, nothing was differentiated on any rank, and nothing is sent.
 
-    DistributedDataParallel would do it in buckets, beside the backward pass. But after the first step of a process it
-    lays its buckets out anew, in the order in which gradients came, and a sum of more than two ranks is rounded
-    according to its place in a bucket: a resumed run would not be the run that it goes on from. And it wants the same
-    graph in every step, which steps that do not align do not have. The network is small beside the tables, a few MB.
+    DistributedDataParallel is not used. It rebuilds its buckets after the first step of a process, in the order in
+    which gradients came. A sum over more than two ranks is rounded according to its place in a bucket, so a resumed run
+    would differ from an uninterrupted one. It also needs the same graph in every step, and steps that do not align
+    lack the satisfaction pathway. The dense network has a few MB, which is little beside the tables.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, phases: Phases) -> None:
+        self._phases = phases
         self._sent: list[tuple[nn.Parameter, Tensor | None, int]] = []
-        self._whole: Tensor | None = None
+        self._flat: Tensor | None = None
         self._exchange: Exchange | None = None
 
     @property
@@ -34,36 +36,36 @@ class Averaging:
         return bool(self._sent)
 
     def start(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sends the gradients as they are."""
+        """Starts the all-reduce of the present gradients."""
         self._sent = [(parameter, parameter.grad, _version(parameter.grad)) for parameter in parameters]
         if all(gradient is None for _, gradient, _ in self._sent):
             return
-        self._whole = torch.cat(
+        self._flat = torch.cat(
             [
                 gradient.flatten() if gradient is not None else parameter.new_zeros(parameter.numel())
                 for parameter, gradient, _ in self._sent
             ]
         )
-        self._exchange = Exchange("all_reduce", dist.all_reduce(self._whole, async_op=True))
+        self._exchange = Exchange(dist.all_reduce(self._flat, async_op=True), self._phases)
 
     def finish(self) -> None:
-        """Puts the means in their place.
+        """Waits for the all-reduce and writes the means to the parameters.
 
         Raises:
-            RuntimeError: a gradient came, or changed, after they were sent.
+            RuntimeError: a gradient was added or changed after `start`.
         """
         sent, self._sent = self._sent, []
         late = sum(p.grad is not gradient or _version(gradient) != version for p, gradient, version in sent)
         if late:
-            raise RuntimeError(f"{late} gradients of the network came after it had sent them to the other ranks")
-        if self._exchange is None or self._whole is None:
+            raise RuntimeError(f"{late} gradients of the network changed after they were sent to the other ranks")
+        if self._exchange is None or self._flat is None:
             return
         self._exchange.wait()
-        self._whole /= dist.get_world_size()
-        means = self._whole.split([parameter.numel() for parameter, _, _ in sent])
+        self._flat /= dist.get_world_size()
+        means = self._flat.split([parameter.numel() for parameter, _, _ in sent])
         for (parameter, _, _), mean in zip(sent, means, strict=True):
             parameter.grad = mean.view_as(parameter)
-        self._whole = self._exchange = None
+        self._flat = self._exchange = None
 
 
 def _version(gradient: Tensor | None) -> int:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from easq_rec.config import Optim
-from easq_rec.model.network import RankingNetwork
-from easq_rec.training.averaging import Averaging
 
 
 def learning_rate(config: Optim, step: int, total_steps: int) -> float:
@@ -30,32 +25,22 @@ def learning_rate(config: Optim, step: int, total_steps: int) -> float:
 
 
 class Optimizers:
-    """Both optimizers as the one that the train pipeline drives.
+    """The optimizer of the tables and that of the dense network.
 
-    The tables are updated during backward with the learning rate that `before_step` has set; `step` moves the rest by
-    the means of its gradients over the ranks.
-
-    Args:
-        withholds: is given the parameters before each step of AdamW, and returns 1 where it is to change nothing.
+    The tables are updated within the backward pass, with the learning rate that `before_step` has set. `step` updates
+    the dense network.
     """
 
-    def __init__(
-        self,
-        model: DistributedModelParallel,
-        config: Optim,
-        withholds: Callable[[Iterable[nn.Parameter]], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, model: DistributedModelParallel, config: Optim) -> None:
         self._config = config
-        self._withholds = withholds
-        self._averaging = Averaging()
         # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
         dense = in_backward_optimizer_filter(model.named_parameters())
-        self._dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
-        (self._network,) = (module for module in model.modules() if isinstance(module, RankingNetwork))
+        self.dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
+        """The trained parameters of the dense network."""
         self._tables: KeyedOptimizer = model.fused_optimizer
         self._adamw: dict[str, KeyedOptimizerWrapper] = {}
         self._peaks: dict[str, float] = {}
-        for name, parameters, peak in _parts(self._dense, config):
+        for name, parameters, peak in _parts(self.dense, config):
             self._peaks[name] = peak
             self._adamw[name] = KeyedOptimizerWrapper(
                 parameters,
@@ -65,11 +50,6 @@ class Optimizers:
             )
             _start(self._adamw[name], parameters.values())
         self.combined = CombinedOptimizer([("tables", self._tables), *self._adamw.items()])
-        self.measure = False
-        """Whether the next step records gradient norms."""
-        self.gradient_norms: dict[str, Tensor] = {}
-        self.started = 0.0
-        """When the last step began, in perf_counter seconds: the end of backward."""
 
     def before_step(self, step: int, total_steps: int) -> float:
         """Sets the learning rates of a step; returns their factor."""
@@ -85,40 +65,38 @@ class Optimizers:
 
     @property
     def dense_learning_rate(self) -> float:
-        """The dense parameters' current learning rate."""
+        """The present learning rate of the dense parameters."""
         return float(self._adamw["dense"].param_groups[0]["lr"])
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self) -> None:
+        """Removes the gradients of the dense network."""
         for adamw in self._adamw.values():
-            adamw.zero_grad(set_to_none)
+            adamw.zero_grad(set_to_none=True)
 
-    def start_averaging(self) -> None:
-        """Sends the network's gradients on their way between the ranks as soon as they are complete."""
-        if dist.get_world_size() > 1:
-            resting = {id(parameter) for parameter in self._network.pathway()} if self._network.rests else set()
-            self._averaging.start(value for value in self._dense.values() if id(value) not in resting)
+    def clip(self, norm: Tensor | None) -> None:
+        """Scales the gradients of the dense network down to `optim.clip_norm`, if that is set.
 
-    def step(self, closure: Any = None) -> None:
-        self.started = time.perf_counter()
-        if dist.get_world_size() > 1:
-            if not self._averaging.started:
-                self.start_averaging()
-            self._averaging.finish()
-        if self.measure:
-            self.gradient_norms = group_norms(self._dense)
-        if self._config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._dense.values(), self._config.clip_norm)
-        withheld = self._withholds(self._dense.values()) if self._withholds is not None else None
+        Args:
+            norm: of all gradients together; None: there are none.
+        """
+        if self._config.clip_norm is not None and norm is not None:
+            nn.utils.clip_grads_with_norm_(self.dense.values(), self._config.clip_norm, norm)
+
+    def step(self, skip: Tensor) -> None:
+        """Updates the dense network.
+
+        Args:
+            skip: 1 to change nothing, else 0. It is read on the device, as the overflow flag of GradScaler is.
+        """
         for adamw in self._adamw.values():
-            # The flag by which GradScaler tells it of overflow: it is read where the parameters are.
-            adamw._optimizer.found_inf = withheld
-            adamw.step(closure)
+            adamw._optimizer.found_inf = skip
+            adamw.step()
 
 
 def _start(adamw: KeyedOptimizerWrapper, parameters: Iterable[nn.Parameter]) -> None:
-    """Creates AdamW's state as before a first step, which otherwise exists from a parameter's first gradient on.
+    """Creates AdamW's state, which it would otherwise create at the first gradient of a parameter.
 
-    A checkpoint is loaded into it, and is whole even where a part of the model has not yet been trained.
+    A checkpoint is loaded into it, and is complete even if a part of the model has not been trained yet.
     """
     for parameter in parameters:
         adamw.state[parameter] = {
@@ -133,8 +111,8 @@ PATHWAY = ("lora", "satisfaction_tower")
 
 
 def _parts(dense: dict[str, nn.Parameter], config: Optim) -> Iterator[tuple[str, dict[str, nn.Parameter], float]]:
-    """(name, parameters, peak learning rate) of each optimizer: one, unless the pathway has a rate of its own."""
-    # Routers learn at the rate of the rest: a gate that closes for all inputs in the first steps is long in opening.
+    """(name, parameters, peak learning rate) of each AdamW: one, or a second one for the satisfaction pathway."""
+    # Routers keep the rate of the network: a gate that closes for all inputs in the first steps opens late.
     pathway = {
         name: value for name, value in dense.items() if parameter_group(name) in PATHWAY and ".router." not in name
     }
@@ -165,3 +143,9 @@ def group_norms(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         if parameter.grad is not None:
             gradients.setdefault(parameter_group(name), []).append(parameter.grad)
     return {group: torch.nn.utils.get_total_norm(values) for group, values in gradients.items()}
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
+    """Norm of all gradients together; None if no parameter has one."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else None

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -20,20 +20,22 @@ from easq_rec.config import Trainer
 from easq_rec.losses.ranks import Pending
 from easq_rec.training import cores
 from easq_rec.training.memory import keep_freed
+from easq_rec.training.phases import WAITING, Phases
 
 GRACE_S = 15
-"""How much longer than `trainer.timeout_s` a collective waits: whoever watches the ranks says more than one that gives
-up, and is to be the first."""
+"""Seconds that a collective waits longer than `trainer.timeout_s`: the watchdog's report names the rank that hangs, and
+must come before the error of a collective that gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Where this process stands among the ranks, and on which device it computes."""
+    """This process among the ranks, and the device on which it computes."""
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
+    phases: Phases = field(default_factory=Phases, compare=False, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -45,64 +47,69 @@ class Runtime:
         self.agree(0)
 
     def agree(self, *values: int) -> list[int]:
-        """Of each of the values the largest that any rank passes."""
-        # On the host, through gloo: asking a GPU would wait for all that it has been given to do.
-        return [int(value) for value in _start_max(torch.tensor(values))().tolist()]
+        """The maximum of each value over the ranks."""
+        # On the host, through gloo: a collective on a GPU would wait for all work that is queued there.
+        return [int(value) for value in self._start_max(torch.tensor(values))().tolist()]
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return flag if self.world_size == 1 else bool(self.agree(flag)[0])
 
     def start_any(self, flags: Tensor) -> Pending:
-        """Of each flag whether any rank has it, by an exchange where the flags are; the first call waits for it."""
+        """Starts an exchange on the device of the flags that tells of each whether any rank has set it.
+
+        The first call of what it returns waits for the exchange.
+        """
         if self.world_size == 1:
             return lambda: flags
-        found = _start_max(flags.to(torch.uint8))
-        return functools.cache(lambda: found().bool())
+        maximum = self._start_max(flags.to(torch.uint8))
+        return functools.cache(lambda: maximum().bool())
 
     def share(self, value: str) -> str:
         """Rank 0's string, on every rank."""
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        with self.phases(WAITING):
+            dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def _start_max(self, value: Tensor) -> Pending:
+        """Starts the maximum of each value over the ranks, in place."""
+        exchange = Exchange(dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True), self.phases)
 
-def _start_max(value: Tensor) -> Pending:
-    """The largest of each value over the ranks; `value` is the caller's no more."""
-    exchange = Exchange("all_reduce", dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True))
+        def wait() -> Tensor:
+            exchange.wait()
+            # Gloo's thread releases the tensor a moment later and needs the interpreter for it. If the interpreter had
+            # begun to shut down by then, the process would abort.
+            while value.device.type == "cpu" and value._use_count() > 1:  # type: ignore[attr-defined]
+                time.sleep(1e-4)
+            return value
 
-    def found() -> Tensor:
-        exchange.wait()
-        # Gloo's thread lets go of the tensor a moment later, for which it needs the interpreter. If that were
-        # coming to its end by then, the process would abort.
-        while value.device.type == "cpu" and value._use_count() > 1:  # type: ignore[attr-defined]
-            time.sleep(1e-4)
-        return value
-
-    return found
+        return wait
 
 
 class Exchange:
-    """A collective of the default process group that is under way.
+    """A running collective of the default process group."""
 
-    Args:
-        name: what a rank that is stuck in it is said to wait in.
-    """
-
-    def __init__(self, name: str, work: dist.Work | None) -> None:
-        self.name = name
+    def __init__(self, work: dist.Work | None, phases: Phases) -> None:
         assert work is not None, "every rank is a member of the default group"
         self._work: dist.Work | None = work
+        self._phases = phases
 
     def wait(self) -> None:
         """Returns when it is done; on CUDA, when later work of this stream can rely on it."""
         if self._work is not None:
-            self._work.wait()
-        # It holds the tensors.
+            with self._phases(WAITING):
+                self._work.wait()
+        # The work holds the tensors.
         self._work = None
 
 
 class ProcessGroupRanks:
     """`easq_rec.losses.ranks.Ranks` over the default process group."""
 
-    def __init__(self, world_size: int) -> None:
-        self.size = world_size
+    def __init__(self, runtime: Runtime) -> None:
+        self.size = runtime.world_size
+        self._phases = runtime.phases
 
     def sum(self, value: Tensor) -> Tensor:
         return self.start_sum(value)()
@@ -111,13 +118,13 @@ class ProcessGroupRanks:
         if self.size == 1:
             return lambda: value
         total = value.clone()
-        exchange = Exchange("all_reduce", dist.all_reduce(total, async_op=True))
+        exchange = Exchange(dist.all_reduce(total, async_op=True), self._phases)
 
-        def found() -> Tensor:
+        def wait() -> Tensor:
             exchange.wait()
             return total
 
-        return found
+        return wait
 
     def start_gather(self, value_XA: Tensor, room: int, fill: float) -> Pending:
         if self.size == 1:
@@ -125,13 +132,13 @@ class ProcessGroupRanks:
         mine = value_XA.new_full((len(value_XA), room), fill)
         mine[:, : value_XA.shape[1]] = value_XA
         parts = [torch.empty_like(mine) for _ in range(self.size)]
-        exchange = Exchange("all_gather", dist.all_gather(parts, mine, async_op=True))
+        exchange = Exchange(dist.all_gather(parts, mine, async_op=True), self._phases)
 
-        def found() -> Tensor:
+        def wait() -> Tensor:
             exchange.wait()
             return torch.cat(parts, dim=1)
 
-        return found
+        return wait
 
 
 @contextlib.contextmanager
@@ -150,7 +157,7 @@ def running(config: Trainer) -> Iterator[Runtime]:
     with own, _process_group(device, datetime.timedelta(seconds=config.timeout_s + GRACE_S)):
         runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
         yield runtime
-        # Whatever collective was the last: after this one no thread holds a tensor.
+        # After this collective, which is the last, no thread of gloo holds a tensor.
         runtime.barrier()
 
 

@@ -1,4 +1,4 @@
-"""One call of the trainer: data and run directory in place, training, and what a person sees in the end."""
+"""One call of the trainer: prepares data and run directory, trains, and prints the result."""
 
 from __future__ import annotations
 
@@ -42,25 +42,24 @@ def train(config: Config, prepare_data: PrepareData, stop: StopRequest | None = 
     """
     begin = time.perf_counter()
     with running(config.trainer) as runtime:
+        phases = runtime.phases
         run_dir = Path(config.run_dir or runtime.share(_new_run_dir(config)))
-        with watched(run_dir, runtime, config.trainer.timeout_s) as watchdog:
-            directory = prepare_data(config, runtime)
-            watchdog.progress(None)
+        with watched(run_dir, runtime, config.trainer.timeout_s):
+            with phases("preparing the data"):
+                directory = prepare_data(config, runtime)
             config = dataclasses.replace(
                 config, run_dir=str(run_dir), data=dataclasses.replace(config.data, path=str(directory))
             )
             check_resumable(config, run_dir)
             runtime.barrier()
-            if runtime.leads:
-                write_config(config, run_dir)
+            with phases("writing the config"):
+                if runtime.leads:
+                    write_config(config, run_dir)
             runtime.barrier()
             with recorded(run_dir, runtime) as recorder:
                 _record_start(config, runtime, run_dir)
-                watchdog.progress(None)
-                trainer = Trainer(
-                    config, runtime, directory=directory, run_dir=run_dir, progress=watchdog.progress, stop=stop
-                )
-                watchdog.progress(trainer.step)
+                with phases("building the model"):
+                    trainer = Trainer(config, runtime, directory=directory, run_dir=run_dir, stop_request=stop)
                 trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
                 recorder.step = lambda: trainer.step
                 result = trainer.fit()

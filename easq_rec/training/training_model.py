@@ -20,7 +20,7 @@ class TrainingModel(nn.Module):
         super().__init__()
         ranks = ranks or OneRank()
         self.comparison = Comparison([outcome.weight for outcome in config.schema.outcomes], ranks)
-        self.ranker = Ranker(config, device)
+        self.ranker = Ranker(config, device, autocast=torch.bfloat16 if config.trainer.precision == "bf16" else None)
         self.objective = Objective(
             config.losses,
             slots=config.replay.answers_per_step,
@@ -30,8 +30,8 @@ class TrainingModel(nn.Module):
             ranks=ranks,
         )
 
-    def forward(self, batch: RequestBatch) -> tuple[Tensor, StepOutput]:
+    def forward(self, batch: RequestBatch, steered: bool = True) -> tuple[Tensor, StepOutput]:
         # While the network runs, the ranks count their pairs.
         pairs = self.comparison(batch)
-        output = self.objective(self.ranker(batch), batch, pairs)
+        output = self.objective(self.ranker(batch), batch, pairs, steered=steered)
         return output.loss, output

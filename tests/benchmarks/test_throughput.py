@@ -86,7 +86,7 @@ def test_pipelines_train_the_same(data: Path, tmp_path: Path, pipeline: str) -> 
             run_dir.mkdir()
             trainer = Trainer(config, runtime, directory=str(data), run_dir=run_dir, pipeline=PIPELINES[name])
             assert list(trainer.steps(6)) == [1, 2, 3, 4, 5, 6]
-            ends.append({key: value.clone() for key, value in trainer.ranker.network.state_dict().items()})
+            ends.append({key: value.clone() for key, value in trainer.setup.ranker.network.state_dict().items()})
             trainer.log.close()
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
@@ -112,7 +112,8 @@ def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -
         trainer = Trainer(config, runtime, directory=str(data), run_dir=tmp_path)
         steps = trainer.steps(20)
         next(steps)
-        before = (vars(trainer.pipeline).copy(), torch.Tensor.backward, vars(trainer.optimizers).get("step"))
+        step, objective = trainer.setup.train_step, trainer.setup.objective
+        before = (vars(step.pipeline).copy(), torch.Tensor.backward, vars(step).get("step"))
         with phases.installed(trainer):
             first = clock.now
             with phases.within("losses"):
@@ -121,12 +122,12 @@ def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -
                     clock.now += 10_000
             next(steps)
         last = clock.now
-        assert (vars(trainer.pipeline).keys(), torch.Tensor.backward) == (before[0].keys(), before[1])
-        assert vars(trainer.optimizers).get("step") is before[2]
-        assert not trainer.objective._forward_hooks and not trainer.objective._forward_pre_hooks
+        assert (vars(step.pipeline).keys(), torch.Tensor.backward) == (before[0].keys(), before[1])
+        assert vars(step).get("step") is before[2]
+        assert not objective._forward_hooks and not objective._forward_pre_hooks
         next(steps)
         trainer.log.close()
-    assert isinstance(trainer.pipeline, TrainPipelineSparseDist)
+    assert isinstance(trainer.setup.train_step.pipeline, TrainPipelineSparseDist)
     assert sum(phases.seconds.values()) == last - first, "every moment is in one phase"
     assert 10_000 < phases.seconds["data"] < 11_000 and 1_000 < phases.seconds["losses"] < 2_000
     assert all(phases.seconds[name] > 0 for name in ("ids_exchange", "embeddings", "dense_forward", "optimizer"))

@@ -29,7 +29,7 @@ Step = dict[str, Any]
 
 EVERY_STEP = {
     "allreduce in losses/pairs.py Comparison.forward": 1,
-    "allreduce in training/health/finite_check.py Guard.look": 1,
+    "allreduce in training/health/finite_check.py FiniteCheck.check_loss": 1,
     "allreduce in training/averaging.py Averaging.start": 1,
 }
 """The package's: numbers of pairs, whether all losses are finite, gradients of the dense network."""

@@ -23,9 +23,10 @@ from easq_rec.config import Config, Optim, Sharding, TableSharding
 from easq_rec.data.loader import LoaderState
 from easq_rec.run_directory.checkpoint_files import Progress
 from easq_rec.training.checkpoint.checkpointer import Checkpointer
-from easq_rec.training.optim import Optimizers
+from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding.tables import plan_table, shard
+from easq_rec.training.step import TrainingStep
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import random_batch, small_config
 from tests.distributed.worker_equivalence import WIDE, moments, whole
@@ -65,17 +66,19 @@ class Run:
 
     def __init__(self, plan: str, runtime: Runtime) -> None:
         self.config = config_of(plan)
-        model = TrainingModel(self.config, torch.device("meta"), ProcessGroupRanks(runtime.world_size))
+        model = TrainingModel(self.config, torch.device("meta"), ProcessGroupRanks(runtime))
         self.model = shard(model, self.config, runtime)
-        self.optimizers = Optimizers(self.model, self.config.optim)
+        finite_check = FiniteCheck(runtime, Path("not_finite"), stops=False)
+        self.train_step = TrainingStep(self.model, self.config.optim, runtime, finite_check)
+        self.optimizers = self.train_step.optimizers
 
     def train(self, runtime: Runtime) -> None:
         for step in range(STEPS):
             self.optimizers.before_step(step, STEPS)
-            self.optimizers.zero_grad()
-            loss, _ = self.model(random_batch(self.config, seed=step * runtime.world_size + runtime.rank))
+            self.train_step.zero_grad()
+            loss, _ = self.train_step.forward(random_batch(self.config, seed=step * runtime.world_size + runtime.rank))
             loss.backward()
-            self.optimizers.step()
+            self.train_step.step()
 
     def state(self) -> dict[str, Any]:
         """Whole tables and their moments, dense parameters and their AdamW state, and the plan."""

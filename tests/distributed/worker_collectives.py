@@ -70,7 +70,9 @@ def collectives(recipe: str, data: Path, directory: Path, runtime: Runtime) -> l
         with Collectives() as mode:
             next(steps)
         if step in STEPS:
-            aligned = config.aligned and not trainer.ranker.network.rests
+            batch = trainer.setup.train_step._batch
+            assert batch is not None
+            aligned = config.aligned and batch.aligned
             found.append({"aligned": aligned, "logged": step % config.logging.every_steps == 0, "calls": mode.calls})
     steps.close()
     trainer.log.close()

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from easq_rec.config import Config, Losses, Optim, Sharding, TableSharding
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
-from easq_rec.losses.objective import StepOutput
-from easq_rec.training.boundary import Boundary
-from easq_rec.training.optim import Optimizers
+from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding.tables import plan_table, shard
+from easq_rec.training.step import StepPlan, TrainingStep
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, ragged_requests, random_answers, random_evidence, small_config
 
@@ -205,25 +204,21 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
 
 def run(case: Case, runtime: Runtime) -> dict[str, object]:
     """What there is to compare, after every step."""
-    ranks = ProcessGroupRanks(runtime.world_size)
+    ranks = ProcessGroupRanks(runtime)
     config = case.config if runtime.world_size > 1 else on_one_rank(case.config)
     model = TrainingModel(config, torch.device("meta"), ranks)
     excite(model.ranker.network)
     wrapped = shard(model, config, runtime)
-    optimizers = Optimizers(wrapped, config.optim)
-    # As the trainer has it: the network's gradients are sent before the tables are given theirs.
-    model.ranker.network.watch = Boundary(optimizers.start_averaging, lambda gradient: gradient).watch
-    for group in optimizers.combined.param_groups:
+    train_step = TrainingStep(wrapped, config.optim, runtime, FiniteCheck(runtime, Path("not_finite"), stops=False))
+    for group in train_step.optimizers.combined.param_groups:
         if "eps" in group:
             # AdamW divides by the gradient's size: rounding of a tiny gradient would become a step in any direction.
             group["eps"] = 1e-2
-    pipeline = TrainPipelineSparseDist(wrapped, optimizers, runtime.device)
     batches = iter([batch_of(case, step, runtime.rank, runtime.world_size) for step in range(STEPS)])
     steps = []
     initial = parameters(wrapped)
     for step in range(STEPS):
-        optimizers.before_step(step, STEPS)
-        output: StepOutput = pipeline.progress(batches)
+        output = train_step(batches, StepPlan(number=step + 1, total_steps=STEPS)).output
         gradients = {name: p.grad.clone() for name, p in wrapped.named_parameters() if p.grad is not None}
         parts = {name: ranks.sum(loss) for name, loss in output.losses.items()}
         parts["whole"] = ranks.sum(output.loss.detach() / runtime.world_size)

@@ -1,4 +1,4 @@
-"""A rank that hangs: it is named with what the others wait in, and the job ends. A slow one is left alone."""
+"""A rank that hangs is named with its phase, and the job ends. A slow rank is left alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.integration.conftest import REPOSITORY, SMALL, metrics
 WORKER = Path(__file__).with_name("worker_planted.py")
 PATIENCE_S, STEP, STEPS = 8, 4, 6
 PLACES = {
-    "hang": ("after step ", "waits in ", "disturbed_batches"),
-    "start": ("into start-up, ", "writing the config: waits in all_reduce", "in hang"),
-    "end": (f"after step {STEPS}, ", "end of the run: waits in all_reduce", "in hang"),
+    "hang": ("after step ", "exchange: data", "exchange: forward", "in disturbed_batches"),
+    "start": ("starting, ", "preparing the data", "waiting for ranks", "in hang"),
+    "end": (f"after step {STEPS}, ", "end of the run", "waiting for ranks", "in hang"),
 }
-"""What is planted: when both are found, in what the other waits, and what is on the stack of the one that hangs."""
+"""What is planted: when both ranks are found, the phase of the one that hangs and of the other, and a stack entry."""
 
 
 def start(
@@ -43,16 +43,17 @@ def start(
 @pytest.mark.integration
 @pytest.mark.parametrize("what", PLACES)
 def test_a_rank_that_hangs_is_named(world: Path, environment: dict[str, str], tmp_path: Path, what: str) -> None:
-    """It sleeps in its reader while the other waits for its ids; or before there is a model, or when all is done."""
-    when, waits, planted = PLACES[what]
+    """It sleeps in its reader, or before the model is built, or after the last evaluation; the other waits for it."""
+    when, phase, other_phase, planted = PLACES[what]
     job = start(world, environment, tmp_path / "run", what)
     _, said = job.communicate(timeout=240)
     assert job.returncode != 0
     assert "rank 1 hangs" in said, said[-4_000:]
     waiting, hanging = [line for line in said.splitlines() if line.startswith("  rank ")][:2]
-    assert waiting.startswith("  rank 0, ") and when in waiting and waits in waiting, said[-4_000:]
-    assert hanging.startswith("  rank 1, ") and when in hanging and "waits" not in hanging
-    assert "stacks of rank 1, the main thread:" in said and planted in said
+    assert waiting.startswith(f"  rank 0 {when}") and waiting.endswith(f" phase {other_phase}"), said[-4_000:]
+    assert hanging.startswith(f"  rank 1 {when}") and hanging.endswith(f" phase {phase}"), said[-4_000:]
+    assert "stacks of rank 1\n" in said and planted in said
+    assert planted in (tmp_path / "run" / "logs" / "stacks_1.txt").read_text()
     logs = tmp_path / "run" / "logs"
     (report,) = logs.glob("hang_*.txt")
     assert hanging in report.read_text()
@@ -63,7 +64,7 @@ def test_a_rank_that_hangs_is_named(world: Path, environment: dict[str, str], tm
 
 @pytest.mark.integration
 def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """It cannot say anything itself, and torchrun alone would wait for it for half a minute more."""
+    """It cannot report itself, and torchrun would wait for it for half a minute more."""
     run_dir = tmp_path / "run"
     job = start(world, environment, run_dir, "nothing", steps=10_000)
     until = time.monotonic() + 240
@@ -77,7 +78,7 @@ def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str
     took = time.monotonic() - stopped
     assert job.returncode != 0
     assert "rank 1 hangs" in said and f"(pid {pid} on " in said and "is stopped, gone" in said, said[-4_000:]
-    assert took < PATIENCE_S + 25, "the launcher waits for nobody: it would for 30 s"
+    assert took < PATIENCE_S + 25, "the launcher waited for the stopped process"
 
 
 @pytest.mark.integration
@@ -86,4 +87,4 @@ def test_a_slow_rank_is_waited_for(world: Path, environment: dict[str, str], tmp
     _, said = job.communicate(timeout=240)
     assert job.returncode == 0, said[-4_000:]
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, STEPS + 1))
-    assert not list((tmp_path / "run" / "logs").glob("position_*")), "nothing is left of the watch"
+    assert not list((tmp_path / "run" / "logs").glob("position_*")), "the watchdogs remove their files"

@@ -2,11 +2,11 @@
 
     worker_planted.py WHAT@STEP[,WHAT@STEP...] RANK [arguments of train]
 
-loss: NaN in a float feature of the batch, so that the loss is. network, embeddings: NaN in the gradient alone, of what
-the network computes or of what the tables returned. error: reading the batch fails. hang: it never comes. slow: it
-comes two seconds late, and so do all after it. evaluation: every batch of one takes a second. start, end: hangs before
-the first step, or after the last evaluation, whatever STEP is. late: on every rank, the host reads what has become of a
-step when it has made the next one, as on a GPU.
+loss: NaN in a float feature of the batch, and so in the loss. network, embeddings: NaN in the gradient only, of the
+backbone's output or of the embeddings. error: reading the batch fails. hang: reading the batch never ends. slow:
+reading this batch and every later one takes two seconds. evaluation: every batch of an evaluation takes a second.
+start, end: the rank hangs before the first step, or after the last evaluation; STEP is ignored. late: every rank reads
+the flags of a step after it has made the next one, as on a GPU.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState, TrainLoader
 from easq_rec.model.backbones.transformer import Backbone
 from easq_rec.model.lora import Stream
-from easq_rec.model.network import RankingNetwork
+from easq_rec.model.network import NetworkOutput, RankingNetwork
 from easq_rec.model.ranker import Scores
 from easq_rec.run_directory.metrics import RunLog
 from easq_rec.tools.simulation import default_data
-from easq_rec.training.health import finite_check as guard
-from easq_rec.training.loop import Trainer
+from easq_rec.training.health import finite_check
+from easq_rec.training.holdout_evaluation import HoldoutEvaluation
 from tests.poison import Poison
 
 SLOW_S, FOREVER_S = 2, 3_600
@@ -39,7 +39,7 @@ SLOW_S, FOREVER_S = 2, 3_600
 
 def plant(what: str, at: int) -> None:
     """In step number `at` of this process."""
-    batches, whole, backbone = TrainLoader.batches, RankingNetwork._whole, Backbone.forward
+    batches, network, backbone = TrainLoader.batches, RankingNetwork.forward, Backbone.forward
     forward = 0
 
     def poisoned_batches(self: TrainLoader, *args: Any, **named: Any) -> Iterator[tuple[RequestBatch, LoaderState]]:
@@ -56,7 +56,7 @@ def plant(what: str, at: int) -> None:
                 time.sleep(SLOW_S if what == "slow" else FOREVER_S)
             yield item
 
-    def slow_score(self: Trainer, batch: RequestBatch) -> Scores:
+    def slow_score(self: HoldoutEvaluation, batch: RequestBatch) -> Scores:
         time.sleep(1)
         with torch.no_grad():
             return self.ranker.score(batch)
@@ -64,17 +64,15 @@ def plant(what: str, at: int) -> None:
     def hang(*args: Any) -> None:
         time.sleep(FOREVER_S)
 
-    def poisoned_embeddings(self: RankingNetwork, user: Any, *args: Any) -> Any:
+    def poisoned_embeddings(self: RankingNetwork, *args: Any) -> NetworkOutput:
         nonlocal forward
-        part = whole(self, user, *args)
+        output = network(self, *args)
         forward += self.training
         if forward == at and self.training:
-            embedded = part.embedded
-            # Between the tables and the network: what comes from here reaches the tables alone.
-            return dataclasses.replace(
-                part, embedded=dataclasses.replace(embedded, user_RM=Poison.apply(embedded.user_RM, "nan"))
-            )
-        return part
+            for embedded in output.embedded:
+                # The gradient hook of the training step is registered later, so it gets what this one returns.
+                embedded.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+        return output
 
     def poisoned_network(self: Backbone, *args: Any) -> Tensor:
         nonlocal forward
@@ -93,9 +91,9 @@ def plant(what: str, at: int) -> None:
         case "end":
             RunLog.close = hang  # type: ignore[assignment]
         case "evaluation":
-            Trainer._score = slow_score  # type: ignore[method-assign]
+            HoldoutEvaluation.score = slow_score  # type: ignore[method-assign]
         case "embeddings":
-            RankingNetwork._whole = poisoned_embeddings  # type: ignore[method-assign]
+            RankingNetwork.forward = poisoned_embeddings  # type: ignore[method-assign]
         case "network":
             Backbone.forward = poisoned_network  # type: ignore[method-assign]
 
@@ -103,7 +101,7 @@ def plant(what: str, at: int) -> None:
 if __name__ == "__main__":
     planted, rank, *rest = sys.argv[1:]
     if "late" in planted.split(","):
-        guard.behind = lambda device: 1
+        finite_check.read_delay = lambda device: 1
     if os.environ.get("RANK", "0") == rank:
         for one in planted.split(","):
             what, _, step = one.partition("@")

@@ -227,7 +227,9 @@ def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
     """Until the reference has learnt its first answers L_DPO and L_dense move nothing."""
 
     def warm(model: TrainingModel) -> None:
-        model.objective.steered = False
+        model.objective.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "steered": False}), with_kwargs=True
+        )
 
     found = measure(alone(loss), warm)
     for column in GROUPS:

@@ -8,12 +8,13 @@ from torch import nn
 
 from easq_rec.config import Trainer
 from easq_rec.training.averaging import Averaging
+from easq_rec.training.phases import Phases
 from easq_rec.training.process import running
 
 
 def average(parameters: list[nn.Parameter]) -> None:
     with running(Trainer(device="cpu", threads=1)):
-        averaging = Averaging()
+        averaging = Averaging(Phases())
         averaging.start(parameters)
         averaging.finish()
 
@@ -40,7 +41,7 @@ def test_a_gradient_that_comes_late_is_not_lost(late: str) -> None:
     parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
     parameters[0].grad = torch.ones(3)
     with running(Trainer(device="cpu", threads=1)):
-        averaging = Averaging()
+        averaging = Averaging(Phases())
         averaging.start(parameters)
         match late:
             case "new":
@@ -49,5 +50,5 @@ def test_a_gradient_that_comes_late_is_not_lost(late: str) -> None:
                 parameters[0].grad += 1
             case "other":
                 parameters[0].grad = torch.ones(3)
-        with pytest.raises(RuntimeError, match="1 gradients of the network came after"):
+        with pytest.raises(RuntimeError, match="1 gradients of the network changed after"):
             averaging.finish()

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import easq_rec
 from easq_rec.config import Config, Trainer
-from easq_rec.training.health import finite_check as guards
+from easq_rec.training.health import finite_check
 from easq_rec.training.process import quiet, running
 from tests.builders import small_config
-from tests.training.health.guarded import Training
+from tests.training.health.checked_training import CheckedTraining
 
 ATEN = torch.ops.aten
 OURS = str(Path(easq_rec.__file__).parent)
@@ -43,7 +43,7 @@ class HostReads(TorchDispatchMode):
             # Of the kernel for CPU there is nothing on a GPU, and what is on the host already costs nothing.
             if frames and frames[-1].filename.startswith(OURS) and "host_lookup" not in frames[-1].filename:
                 place = f"{Path(frames[-1].filename).name}: {frames[-1].line}"
-                self.places |= {place} - {"guard.py: return [bool(flag) for flag in self._flags.tolist()]"}
+                self.places |= {place} - {"finite_check.py: return [bool(flag) for flag in self._flags.tolist()]"}
         return func(*args, **(kwargs or {}))
 
     @staticmethod
@@ -68,19 +68,19 @@ def bounded() -> Config:
 
 @pytest.mark.parametrize("variant", ["easq", "with_dpo", "paper", "ple", "direct", "main_only", "bounded"])
 def test_a_step_reads_nothing_on_the_host(tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the guard reads late, there is no other place either; where it does not, it is the only one."""
+    """If the finite check reads its flags a step later, nothing is read; otherwise its flags are all that is read."""
     config = bounded() if variant == "bounded" else small_config(variant)
     found = []
     quiet()
     with running(Trainer(device="cpu", threads=1)) as runtime:
         for late in (0, 1):
-            monkeypatch.setattr(guards, "behind", lambda device, late=late: late)
+            monkeypatch.setattr(finite_check, "read_delay", lambda device, late=late: late)
             reads = HostReads()
-            Training(config, runtime, tmp_path).run(within=lambda reads=reads: reads)
+            CheckedTraining(config, runtime, tmp_path).run(within=lambda reads=reads: reads)
             found.append(reads.places)
     at_once, later = found
     assert later == set()
-    assert at_once and all(place.startswith("guard.py: ") for place in at_once)
+    assert at_once and all(place.startswith("finite_check.py: ") for place in at_once)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -89,7 +89,7 @@ def test_cuda_is_waited_for_nowhere(tmp_path: Path) -> None:
     quiet()
     with running(Trainer(device="cuda")) as runtime, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        training = Training(small_config(), runtime, tmp_path)
+        training = CheckedTraining(small_config(), runtime, tmp_path)
         training.run(within=lambda: synchronisations_told(training.step > 0))
     places = {f"{Path(told.filename).name}:{told.lineno}" for told in caught if told.filename.startswith(OURS)}
     assert places == set()

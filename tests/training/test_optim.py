@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from easq_rec.config import Config, Optim
 from easq_rec.data.batch import RequestBatch
-from easq_rec.training.optim import PATHWAY, Optimizers, learning_rate, parameter_group
+from easq_rec.training.health.finite_check import FiniteCheck
+from easq_rec.training.optim import learning_rate, parameter_group
 from easq_rec.training.process import Runtime, quiet
 from easq_rec.training.sharding.tables import shard
+from easq_rec.training.step import StepPlan, StepResult, TrainingStep
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import random_batch, small_config
 
@@ -57,18 +59,20 @@ def _quiet() -> None:
 
 
 class Training:
-    """A sharded model in the train pipeline."""
+    """A sharded model and its training step."""
 
     def __init__(self, config: Config, runtime: Runtime) -> None:
         self.model: DistributedModelParallel = shard(TrainingModel(config, torch.device("meta")), config, runtime)
-        self.optimizers = Optimizers(self.model, config.optim)
-        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers, runtime.device)
+        finite_check = FiniteCheck(runtime, Path("not_finite"), stops=False)
+        self.train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
+        self.optimizers = self.train_step.optimizers
 
-    def run(self, batches: list[RequestBatch], *, total_steps: int = STEPS) -> None:
+    def run(self, batches: list[RequestBatch], *, measured: bool = False) -> StepResult:
+        """The result of the last step."""
         stream = iter(batches)
-        for step in range(len(batches)):
-            self.optimizers.before_step(step, total_steps)
-            self.pipeline.progress(stream)
+        for number in range(1, len(batches) + 1):
+            result = self.train_step(stream, StepPlan(number=number, total_steps=STEPS, measured=measured))
+        return result
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
@@ -190,9 +194,7 @@ def test_parameter_groups_and_norms(runtime: Runtime) -> None:
     names = [name for name, _ in training.model.named_parameters() if ".embeddings." not in name]
     groups = {parameter_group(name) for name in names}
     assert groups == {"lora", "main_tower", "satisfaction_tower", "backbone"}
-    training.optimizers.measure = True
-    training.run([random_batch(config, 0)])
-    norms = training.optimizers.gradient_norms
+    norms = training.run([random_batch(config, 0)], measured=True).gradient_norms
     assert norms.keys() == groups
     assert all(float(norm) > 0 for norm in norms.values())
     assert float(torch.stack(list(norms.values())).norm()) > 0.01
@@ -215,23 +217,6 @@ def test_the_pathway_may_have_a_learning_rate_of_its_own(runtime: Runtime) -> No
     for name, step in steps[1.0].items():
         expected = 3.0 * step if name in pathway - routers else step
         torch.testing.assert_close(steps[3.0][name], expected, rtol=1e-3, atol=1e-7, msg=name)
-
-
-def test_a_resting_pathway_stays_as_it_is(runtime: Runtime) -> None:
-    """Not even AdamW's momentum moves it in a step that does not align; the rest goes on."""
-    config = small_config("easq")
-    training = Training(config, runtime)
-    training.run([random_batch(config)])
-    before = {name: value.clone() for name, value in training.model.named_parameters() if "embeddings" not in name}
-    training.pipeline.detach()
-    training.optimizers.zero_grad()
-    loss, _ = training.model(random_batch(config, aligned=False, answered=0))
-    loss.backward()
-    training.optimizers.step()
-    for name, value in training.model.named_parameters():
-        if name in before:
-            resting = parameter_group(f".{name}") in PATHWAY
-            assert torch.equal(value, before[name]) == resting, name
 
 
 def test_the_state_before_the_first_step_is_that_of_a_fresh_adamw(runtime: Runtime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import shutil
 import sys
 import threading
@@ -82,6 +83,13 @@ class Checkpointer:
         self.wait()
         best = files.best_of(files.published(self._directory))
         return read_progress(best).score if best is not None else None
+
+    def is_best(self, score: float | None) -> bool:
+        """Whether a score is higher than those of all checkpoints; None and NaN are not."""
+        if score is None or math.isnan(score):
+            return False
+        best = self.best_score()
+        return best is None or score > best
 
     def save(
         self, model: DistributedModelParallel, optimizers: Optimizers, progress: Progress, *, background: bool

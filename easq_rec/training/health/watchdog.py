@@ -1,17 +1,16 @@
-"""A job in which one rank hangs: found out, named, and ended, so that its launcher can start it anew.
+"""Finds a rank that hangs, names it, and ends the job so that its launcher can start it again.
 
-The ranks that wait for a hung one see nothing but a collective that does not return, and gloo's message after its
-timeout names neither rank nor collective. Here a thread of every rank looks at the main thread from time to time and
-writes down what it sees: its step, and by its stack in which collective it waits, or where else it is. When a step has
-not come to its end for too long, what all ranks have written tells which of them is to blame. Steps pay nothing for it
-but one assignment.
+The ranks that wait for a hanging one only see a collective that does not return, and gloo's error after its timeout
+names no rank. So a thread of every rank writes the rank's phase (`easq_rec.training.phases`) to a file that all ranks
+can read. When a rank stays in one phase for too long, the files of all ranks tell which of them is behind.
 
-No rank believes another's clock: a process gives a sign of life when what it writes changes.
+Clocks of different hosts are not compared: a process lives if its file changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import logging
 import os
@@ -26,23 +25,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from easq_rec.run_directory.events import FOLDER, event
-from easq_rec.training.health import stacks
+from easq_rec.training.phases import Phases
 from easq_rec.training.process import Runtime
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL: start it again."""
+"""EX_TEMPFAIL: the job may be started again."""
 SUSPICION = 0.25
-"""Share of its patience after which a rank begins to listen for signs of life of the others."""
-SHOWN = 4
-"""Suspects whose stacks are printed."""
+"""Share of its timeout after which a rank begins to compare the files of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a rank is, as its watchdog saw it last."""
+    """How far a rank has come, as its watchdog wrote it."""
 
     job: str
-    """One start of all ranks. A run directory may hold what an earlier one has left."""
+    """One start of all ranks. A run directory may hold files of an earlier start."""
     rank: int
     host: str
     pid: int
@@ -51,41 +48,44 @@ class Position:
     beat: int
     """How often the watchdog has written."""
     step: int | None
-    """Steps it has made; None: it is still starting."""
-    age_s: float
-    """How long ago it made the last, or came further in its start."""
-    doing: str
+    """Steps that it has made; None while it starts."""
+    entered: int
+    """Phases that it has entered since then."""
+    phase: str
     waits: bool
-    """Whether for other ranks."""
-    stack: str
+    """Whether the phase is to wait for other ranks."""
+    age_s: float
+    """How long it has been in the phase."""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Orders the ranks, which all enter the same phases in the same order."""
+        return (-1 if self.step is None else self.step, self.entered)
 
     def __str__(self) -> str:
-        when = "into start-up" if self.step is None else f"after step {self.step}"
-        return f"{self.age_s:.0f} s {when}, {self.doing}"
+        when = "starting" if self.step is None else f"after step {self.step}"
+        return f"{when}, for {self.age_s:.0f} s in phase {self.phase}"
 
 
 class Watchdog:
-    """Watches this process's main thread.
+    """Watches the phases of this process.
 
     Args:
         directory: where all ranks write their positions.
         job: the same on all ranks, and another in every start.
-        patience_s: how long a step may take.
+        timeout_s: how long a phase may take.
     """
 
-    def __init__(self, directory: Path, runtime: Runtime, job: str, patience_s: float) -> None:
-        self._runtime, self._job, self._patience_s = runtime, job, patience_s
-        self._main = threading.main_thread().ident or 0
-        self._step: int | None = None
-        self._since = time.monotonic()
+    def __init__(self, directory: Path, runtime: Runtime, job: str, timeout_s: float) -> None:
+        self._runtime, self._job, self._timeout_s = runtime, job, timeout_s
+        self._phases: Phases = runtime.phases
         self._beat = 0
         self._board = Board(directory, job, runtime.world_size)
+        self._stacks = directory / f"stacks_{runtime.rank}.txt"
+        self._held_until = 0.0
+        """When this process last went on after it had been held up, in `time.monotonic` seconds."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-
-    def progress(self, step: int | None) -> None:
-        """The main thread has come this far: so many steps, or None for further in its start."""
-        self._step, self._since = step, time.monotonic()
 
     def start(self) -> None:
         self._board.write(self.position())
@@ -96,30 +96,10 @@ class Watchdog:
         self._thread.join()
         self._board.remove(self._runtime.rank)
 
-    @property
-    def _interval_s(self) -> float:
-        return min(max(self._patience_s / 20, 0.1), 2.0)
-
-    def _watch(self) -> None:
-        before = time.monotonic()
-        while not self._over.wait(self._interval_s):
-            now = time.monotonic()
-            if now - before > 3 * self._interval_s + 2:
-                # This process itself was held up: what the others did meanwhile is not known yet.
-                self._since = now
-            before = now
-            self._board.write(self.position())
-            if now - self._since < SUSPICION * self._patience_s:
-                self._board.forget()
-                continue
-            self._board.read()
-            if now - self._since > self._patience_s:
-                self._end()
-
     def position(self) -> Position:
-        """Where this rank is."""
+        """The present position of this rank."""
         self._beat += 1
-        doing = stacks.look(self._main)
+        current = self._phases.current
         return Position(
             job=self._job,
             rank=self._runtime.rank,
@@ -127,57 +107,90 @@ class Watchdog:
             pid=os.getpid(),
             parent=os.getppid(),
             beat=self._beat,
-            step=self._step,
-            age_s=time.monotonic() - self._since,
-            doing=doing.what,
-            waits=doing.waits,
-            stack=doing.stack,
+            step=current.step,
+            entered=current.entered,
+            phase=str(current),
+            waits=current.waits,
+            age_s=time.monotonic() - current.since,
         )
 
-    def _end(self) -> None:
-        """Says who hangs, ends what cannot end itself on this host, and then this process.
+    @property
+    def _interval_s(self) -> float:
+        return min(max(self._timeout_s / 20, 0.1), 2.0)
 
-        Comes back where a step has ended after all.
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._over.wait(self._interval_s):
+            now = time.monotonic()
+            if now - before > 3 * self._interval_s + 2:
+                # This process was held up itself. What the others did meanwhile is not known yet.
+                self._held_until = now
+            before = now
+            self._board.write(self.position())
+            age_s = now - max(self._phases.current.since, self._held_until)
+            if age_s < SUSPICION * self._timeout_s:
+                self._board.forget()
+                continue
+            self._board.read()
+            if age_s > self._timeout_s:
+                self._end_job()
+
+    def _end_job(self) -> None:
+        """Reports who hangs, kills processes of this host that cannot end themselves, and ends this process.
+
+        Returns if the rank entered another phase after all.
         """
-        # Ranks lose their patience at about the same time; what they have written by then is worth waiting for.
-        since = self._since
-        if self._over.wait(2 * self._interval_s) or self._since != since:
+        # The timeouts of the ranks end at about the same time, so their last positions are written by then.
+        phase = self._phases.current
+        if self._over.wait(2 * self._interval_s) or self._phases.current is not phase:
             return
-        mine = self.position()
-        self._board.write(mine)
+        own = self.position()
+        self._board.write(own)
         self._board.read()
-        positions = {**self._board.positions, mine.rank: mine}
-        gone = self._board.silent() - {mine.rank}
-        told = report(list(positions.values()), gone, self._runtime.world_size, self._patience_s)
-        event("hang", level=logging.ERROR, step=mine.step, report=told)
-        # One of them says it all.
-        told = told if self._board.claim(told) else told.splitlines()[0]
-        print(f"easq-rec: {told}", file=sys.stderr, flush=True)
+        positions = {**self._board.positions, own.rank: own}
+        gone = self._board.silent() - {own.rank}
+        suspects = find_suspects(list(positions.values()), gone, self._runtime.world_size)
+        text = report(list(positions.values()), suspects, gone, self._timeout_s)
+        event("hang", level=logging.ERROR, step=own.step, report=text)
+        # One rank prints the whole report.
+        text = text if self._board.claim(text) else text.splitlines()[0]
+        print(f"easq-rec: {text}", file=sys.stderr, flush=True)
+        self._dump_stacks(shown=own.rank in suspects)
         for rank in gone:
             kill(positions[rank])
         os._exit(EXIT_CODE)
 
+    def _dump_stacks(self, *, shown: bool) -> None:
+        """Writes the stacks of all threads of this process to its file; `shown`: to stderr as well."""
+        with contextlib.suppress(OSError), self._stacks.open("w") as file:
+            faulthandler.dump_traceback(file)
+        if shown:
+            print(f"stacks of rank {self._runtime.rank}", file=sys.stderr, flush=True)
+            # A stream that replaces stderr may have no file descriptor.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                faulthandler.dump_traceback(sys.stderr)
+
 
 class Board:
-    """Positions of all ranks of one start, a small file for each, in a directory that all of them see."""
+    """Positions of all ranks of one start: one small file per rank, in a directory that all of them can read."""
 
     def __init__(self, directory: Path, job: str, ranks: int) -> None:
         self._directory, self._job, self._ranks = directory, job, ranks
         self.positions: dict[int, Position] = {}
-        """Of the ranks, as they were read last."""
+        """By rank, as they were read last."""
         self._first: dict[int, int] = {}
-        """Beats of the ranks when they were first read."""
+        """By rank the beat that was read first."""
 
     def write(self, position: Position) -> None:
-        # In place: of a file that is replaced, other hosts of a network file system may see the old one for a minute.
-        # The run goes on where its directory cannot be written for a moment.
+        # In place: if a file is replaced, other hosts of a network file system may see the old one for a minute.
+        # The run goes on if its directory cannot be written for a moment.
         with contextlib.suppress(OSError):
             self._directory.mkdir(parents=True, exist_ok=True)
             self._path(position.rank).write_text(json.dumps(asdict(position)))
 
     def read(self) -> None:
         for rank in range(self._ranks):
-            # Half written is as good as not yet; fields of another version are not of this job.
+            # A half-written file is read next time; a file with other fields is of another version, hence another job.
             with contextlib.suppress(OSError, ValueError, TypeError):
                 position = Position(**json.loads(self._path(rank).read_text()))
                 if position.job == self._job:
@@ -185,25 +198,25 @@ class Board:
                     self._first.setdefault(rank, position.beat)
 
     def silent(self) -> set[int]:
-        """Ranks that have written nothing since they were first read: their processes are stopped, or gone."""
+        """Ranks that have written nothing since they were first read: their processes are stopped or gone."""
         return {rank for rank, position in self.positions.items() if position.beat == self._first[rank]}
 
     def forget(self) -> None:
-        """All that was read."""
+        """Drops all that was read."""
         self.positions, self._first = {}, {}
 
     def remove(self, rank: int) -> None:
-        """What a rank has written, and the directories, where it came to nothing else in them."""
+        """Removes the file of a rank, and the directories if they are empty."""
         with contextlib.suppress(OSError):
             self._path(rank).unlink(missing_ok=True)
             self._directory.rmdir()
             self._directory.parent.rmdir()
 
-    def claim(self, told: str) -> bool:
-        """Whether this rank is the first to report; what it says is then in a file as well."""
+    def claim(self, text: str) -> bool:
+        """Whether this rank is the first to report; its report is then written to a file."""
         try:
             with (self._directory / f"hang_{self._job}.txt").open("x") as file:
-                file.write(f"{told}\n")
+                file.write(f"{text}\n")
         except FileExistsError:
             return False
         except OSError:
@@ -215,64 +228,67 @@ class Board:
 
 
 @contextlib.contextmanager
-def watched(run_dir: Path, runtime: Runtime, patience_s: float) -> Iterator[Watchdog]:
-    """A watchdog over what is done within; one rank alone waits for nobody and is not watched."""
-    alone = runtime.world_size == 1
-    job = "" if alone else runtime.share(uuid.uuid4().hex[:8])
-    watchdog = Watchdog(run_dir / FOLDER, runtime, job, patience_s)
-    if alone:
-        yield watchdog
+def watched(run_dir: Path, runtime: Runtime, timeout_s: float) -> Iterator[None]:
+    """Watches this rank within the block. A single rank waits for nobody and is not watched."""
+    if runtime.world_size == 1:
+        yield
         return
+    watchdog = Watchdog(run_dir / FOLDER, runtime, runtime.share(uuid.uuid4().hex[:8]), timeout_s)
     watchdog.start()
     try:
-        yield watchdog
-        # A rank that has left would be looked for, and be found missing, by those that wait for a hung one.
+        yield
+        # The watchdogs of ranks that wait for a hanging one would report a rank that has left as missing.
         runtime.barrier()
     finally:
         watchdog.stop()
 
 
 def kill(position: Position) -> None:
-    """Ends the process of a rank, if it is another child of this one's launcher: its number may be another's by now."""
+    """Kills the process of a rank if it is a child of this process's launcher: its id may belong to another by now."""
     if position.host != socket.gethostname() or position.parent != os.getppid():
         return
     with contextlib.suppress(OSError, ValueError, IndexError):
-        # The name of the program, in parentheses, may hold anything.
+        # The name of the program, in parentheses, may contain anything.
         parent = int(Path(f"/proc/{position.pid}/stat").read_text().rpartition(")")[2].split()[1])
         if parent == position.parent:
             os.kill(position.pid, signal.SIGKILL)
 
 
-def report(positions: list[Position], gone: set[int], ranks: int, patience_s: float) -> str:
-    """Who hangs, and what every rank is doing.
+def find_suspects(positions: list[Position], gone: set[int], ranks: int) -> list[int]:
+    """The ranks that may hang.
 
     Args:
-        gone: ranks that give no sign of life.
+        gone: ranks whose files do not change any more.
+        ranks: how many there are.
     """
-    positions = sorted(positions, key=lambda position: position.rank)
-    missing = sorted(set(range(ranks)) - {position.rank for position in positions})
-    suspects = sorted(gone) + missing
-    if not suspects:
-        # Who waits for others is not to blame; where all do, or several do not, who is behind is.
-        busy = [position for position in positions if not position.waits] or positions
-        behind = min(_steps(position) for position in busy)
-        suspects = [position.rank for position in busy if _steps(position) == behind]
+    missing = set(range(ranks)) - {position.rank for position in positions}
+    if gone or missing:
+        return sorted(gone | missing)
+    # A rank that waits for others is not to blame, unless all wait. Among the rest, the one that is behind is.
+    candidates = [position for position in positions if not position.waits] or positions
+    behind = min(position.progress for position in candidates)
+    return sorted(position.rank for position in candidates if position.progress == behind)
+
+
+def report(positions: list[Position], suspects: list[int], gone: set[int], timeout_s: float) -> str:
+    """Who hangs, and the phase of every rank.
+
+    Args:
+        suspects: as `find_suspects` returns them.
+    """
     names = ", ".join(map(str, suspects))
     blame = f"rank {names} hangs" if len(suspects) == 1 else f"one of ranks {names} hangs"
-    lines = [f"no step came to its end for {patience_s:g} s (trainer.timeout_s): {blame}. The job is ended here"]
-    for position in positions:
-        told = str(position)
-        if position.rank in gone:
-            told = (
-                f"which gives no sign of life: its process (pid {position.pid} on {position.host}) is stopped, gone, "
-                f"or held where Python cannot run; last seen {told}"
+    lines = [f"no progress for {timeout_s:g} s (trainer.timeout_s): {blame}. The job ends"]
+    found = {position.rank: position for position in positions}
+    for rank in sorted({*found, *suspects}):
+        if rank not in found:
+            lines.append(f"  rank {rank} has not started, or has left")
+        elif rank in gone:
+            position = found[rank]
+            lines.append(
+                f"  rank {rank} gives no sign of life: its process (pid {position.pid} on {position.host}) is stopped, "
+                f"gone, or held where Python cannot run; last seen {position}"
             )
-        lines.append(f"  rank {position.rank}, {told}")
-    lines += [f"  rank {rank}, which has not come to life, or has left" for rank in missing]
-    for position in [position for position in positions if position.rank in suspects][:SHOWN]:
-        lines.append(f"stacks of rank {position.rank}, {position.stack}")
+        else:
+            lines.append(f"  rank {rank} {found[rank]}")
     return "\n".join(lines)
-
-
-def _steps(position: Position) -> int:
-    return -1 if position.step is None else position.step

@@ -210,7 +210,7 @@ def test_both_halves_start_from_the_ranker_that_the_log_has_taught(
         return torch.cat([value.detach().flatten() for value in network.parameters()]).clone()
 
     def going_on(trainer: Trainer, sources: Sources) -> int:
-        before.append(parameters(trainer.ranker.network))
+        before.append(parameters(trainer.setup.ranker.network))
         return go_on(trainer, sources)
 
     def watched(ranker: ServedByModel, pool: object) -> object:

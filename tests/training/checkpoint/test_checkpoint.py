@@ -18,9 +18,10 @@ from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.loader import LoaderState
 from easq_rec.run_directory.checkpoint_files import CHECKSUMS, PROGRESS, Progress, latest_of, published, read_progress
 from easq_rec.training.checkpoint.checkpointer import Checkpointer, NotWritten
-from easq_rec.training.optim import Optimizers
+from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import Runtime, quiet
 from easq_rec.training.sharding.tables import shard
+from easq_rec.training.step import TrainingStep
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import random_batch, small_config
 
@@ -39,16 +40,18 @@ class Run:
         config = dataclasses.replace(config or small_config("easq"), checkpoint=Checkpoint(keep=keep))
         self.run_dir, self.config, self.step = run_dir, config, 0
         self.model = shard(TrainingModel(config, torch.device("meta")), config, runtime)
-        self.optimizers = Optimizers(self.model, config.optim)
+        finite_check = FiniteCheck(runtime, run_dir / "not_finite", stops=False)
+        self.train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
+        self.optimizers = self.train_step.optimizers
         self.checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
 
     def train(self) -> None:
         """One step."""
         self.optimizers.before_step(self.step, 100)
-        self.optimizers.zero_grad()
-        loss, _ = self.model(random_batch(self.config, self.step))
+        self.train_step.zero_grad()
+        loss, _ = self.train_step.forward(random_batch(self.config, self.step))
         loss.backward()
-        self.optimizers.step()
+        self.train_step.step()
         self.step += 1
 
     def save(self, *, background: bool = False, score: float | None = None) -> None:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from easq_rec.training.health import finite_check as guards
+from easq_rec.training.health import finite_check
 from easq_rec.training.process import Runtime, quiet
 from tests.builders import small_config
-from tests.training.health.guarded import STEPS, Training
+from tests.training.health.checked_training import STEPS, CheckedTraining
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 @pytest.fixture(params=[0, 1], ids=["at_once", "a_step_later"])
 def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(guards, "behind", lambda device: request.param)
+    monkeypatch.setattr(finite_check, "read_delay", lambda device: request.param)
     return int(request.param)
 
 
@@ -38,15 +38,15 @@ def test_a_step_that_is_skipped_moves_nothing(runtime: Runtime, tmp_path: Path, 
     """A loss moves nothing at all. A gradient of the tables moves no table. One of the network goes on to the tables,
     but for those of the satisfaction tower, whose gradients pass beside it. All else is trained as it would be."""
     planted = {1: "loss", 3: "embeddings", 5: "network"}
-    training = Training(small_config(), runtime, tmp_path, planted=planted)
+    training = CheckedTraining(small_config(), runtime, tmp_path, planted=planted)
     training.run()
-    assert [seen.step for seen in training.seen] == list(range(1, STEPS + 1))
+    assert [outcome.step for outcome in training.outcomes] == list(range(1, STEPS + 1))
     assert training.read_after == [min(step + late, STEPS) for step in range(1, STEPS + 1)]
-    problems = {seen.step: seen.problem for seen in training.seen if seen.problem is not None}
+    problems = {one.step: one.problem for one in training.outcomes if one.problem is not None}
     assert problems.keys() == planted.keys()
     assert problems[1].startswith("the loss (main")
     assert problems[3] == problems[5] == "the gradient of embeddings"
-    assert training.guard.skipped == 3 and not training.reported
+    assert training.finite_check.skipped_steps == 3 and not training.reported
     assert len(list(tmp_path.iterdir())) == 3
     for name in moved(training.states[0], training.states[1]):
         assert training.states[-1][name].isfinite().all(), name
@@ -66,20 +66,20 @@ def test_the_first_step_may_be_the_one(runtime: Runtime, tmp_path: Path, late: i
     """Before any optimizer has a state: the second is then as the first would have been, with its learning rate."""
     config = small_config()
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, schedule="constant"))
-    skipped = Training(config, runtime, tmp_path, planted={1: "loss"})
+    skipped = CheckedTraining(config, runtime, tmp_path, planted={1: "loss"})
     skipped.run()
     steps = {name: value for name, value in skipped.states[0].items() if name.endswith(" step")}
     assert steps and all(float(value) == 0 for value in steps.values())
-    fresh = Training(config, runtime, tmp_path)._state()
+    fresh = CheckedTraining(config, runtime, tmp_path)._state()
     assert moved(fresh, skipped.states[0]) == set()
 
 
 def test_the_run_is_to_stop(runtime: Runtime, tmp_path: Path, late: int) -> None:
     """For a loss it is told with the step, for a gradient with the one after it, which is void."""
-    loss = Training(small_config(), runtime, tmp_path / "loss", planted={3: "loss"}, stops=True)
+    loss = CheckedTraining(small_config(), runtime, tmp_path / "loss", planted={3: "loss"}, stops=True)
     loss.run()
     assert list(loss.reported) == [3] and loss.reported[3].startswith("step 3, rank 0: the loss (main")
-    gradient = Training(small_config(), runtime, tmp_path / "gradient", planted={3: "embeddings"}, stops=True)
+    gradient = CheckedTraining(small_config(), runtime, tmp_path / "gradient", planted={3: "embeddings"}, stops=True)
     gradient.run()
     assert list(gradient.reported) == [4]
     assert gradient.reported[4].startswith("step 3, rank 0: the gradient of embeddings is not finite")
@@ -90,10 +90,12 @@ def test_late_is_the_same_training(runtime: Runtime, tmp_path: Path, monkeypatch
     """Bit for bit."""
     found = []
     for late in (0, 1):
-        monkeypatch.setattr(guards, "behind", lambda device, late=late: late)
-        training = Training(small_config(), runtime, tmp_path, planted={2: "loss", 4: "network", 6: "embeddings"})
+        monkeypatch.setattr(finite_check, "read_delay", lambda device, late=late: late)
+        training = CheckedTraining(
+            small_config(), runtime, tmp_path, planted={2: "loss", 4: "network", 6: "embeddings"}
+        )
         training.run()
-        found.append((training.states, [(seen.step, seen.bad, seen.problem) for seen in training.seen]))
-    (states, seen), (states_late, seen_late) = found
-    assert seen == seen_late
+        found.append((training.states, [(one.step, one.skipped, one.problem) for one in training.outcomes]))
+    (states, outcomes), (states_late, outcomes_late) = found
+    assert outcomes == outcomes_late
     assert all(not moved(one, other) for one, other in zip(states, states_late, strict=True))

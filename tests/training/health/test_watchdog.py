@@ -1,4 +1,4 @@
-"""What watchdogs make of what the ranks have written down."""
+"""What watchdogs conclude from the positions of the ranks."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from easq_rec.training.health.watchdog import Board, Position, Watchdog, kill, report, watched
+from easq_rec.training.health.watchdog import Board, Position, Watchdog, find_suspects, kill, report, watched
+from easq_rec.training.phases import WAITING
 from easq_rec.training.process import Runtime
 
-WAITING = "waits in all_reduce at training/runtime.py:50 (agree)"
-READING = "reading a batch: is at data/reader.py:9 (read)"
 
-
-def position(rank: int, step: int | None, doing: str = READING, *, beat: int = 1, job: str = "a") -> Position:
+def position(rank: int, step: int | None, phase: str = "data", entered: int = 2, *, beat: int = 1) -> Position:
     return Position(
-        job=job, rank=rank, host="a", pid=100 + rank, parent=99, beat=beat, step=step, age_s=9, doing=doing,
-        waits=doing == WAITING, stack=f"the main thread:\nframes of {rank}",
+        job="a", rank=rank, host="a", pid=100 + rank, parent=99, beat=beat, step=step, entered=entered, phase=phase,
+        waits=phase == WAITING, age_s=9,
     )  # fmt: skip
 
 
@@ -32,37 +31,38 @@ def runtime(rank: int = 0, ranks: int = 2) -> Runtime:
 
 
 @pytest.mark.parametrize(
-    ("positions", "gone", "blamed"),
+    ("positions", "gone", "suspects"),
     [
-        # One is busy with something else while the others wait for it, whoever is behind.
+        # One waits for the other, whatever their steps.
         ([position(0, 4, WAITING), position(1, 5)], set(), [1]),
-        # All wait: who is behind is to blame.
+        # Both wait: the one that is behind hangs.
         ([position(0, 5, WAITING), position(1, 4, WAITING)], set(), [1]),
         ([position(0, None, WAITING), position(1, 0, WAITING)], set(), [0]),
         # None waits: likewise.
         ([position(0, 5), position(1, 4)], set(), [1]),
-        # Nothing tells them apart.
-        ([position(0, 5, WAITING), position(1, 5, WAITING)], set(), [0, 1]),
-        # A process that says nothing is to blame, wherever it was seen.
+        # In the same step the one that has entered fewer phases hangs: the other waits inside TorchRec.
+        ([position(0, 5, "forward", 4), position(1, 5, "data", 3)], set(), [1]),
+        # Nothing distinguishes them.
+        ([position(0, 5, "backward"), position(1, 5, "backward")], set(), [0, 1]),
+        # A process whose file does not change hangs, wherever it was last seen.
         ([position(0, 5), position(1, 5, WAITING)], {1}, [1]),
-        # One has never been heard of.
+        # A rank has written nothing at all.
         ([position(0, 0)], set(), [1]),
     ],
 )
-def test_who_is_blamed(positions: list[Position], gone: set[int], blamed: list[int]) -> None:
-    told = report(positions, gone, 2, 8.0)
-    names = f"rank {blamed[0]} hangs" if len(blamed) == 1 else f"one of ranks {', '.join(map(str, blamed))} hangs"
-    assert told.startswith(f"no step came to its end for 8 s (trainer.timeout_s): {names}.")
-    assert "\n  rank 0, " in told and "\n  rank 1, " in told
-    stacks = {one.rank for one in positions if f"stacks of rank {one.rank}, the main thread:" in told}
-    assert stacks == {one.rank for one in positions} & set(blamed)
+def test_suspects(positions: list[Position], gone: set[int], suspects: list[int]) -> None:
+    assert find_suspects(positions, gone, 2) == suspects
+    text = report(positions, suspects, gone, 8.0)
+    names = f"rank {suspects[0]} hangs" if len(suspects) == 1 else "one of ranks 0, 1 hangs"
+    assert text.startswith(f"no progress for 8 s (trainer.timeout_s): {names}.")
+    assert "\n  rank 0 " in text and "\n  rank 1 " in text
 
 
-def test_a_report_says_how_far_each_has_come() -> None:
-    told = report([position(0, 5, WAITING), position(1, None)], {1}, 2, 8.0)
-    assert f"  rank 0, 9 s after step 5, {WAITING}\n" in told
-    assert "rank 1, which gives no sign of life: its process (pid 101 on a) is stopped, gone, or held" in told
-    assert f"last seen 9 s into start-up, {READING}\n" in told
+def test_a_report_names_the_phase_of_every_rank() -> None:
+    text = report([position(0, 5, "forward"), position(1, None)], [1], {1}, 8.0)
+    assert "  rank 0 after step 5, for 9 s in phase forward\n" in text
+    assert "rank 1 gives no sign of life: its process (pid 101 on a) is stopped, gone, or held" in text
+    assert text.endswith("last seen starting, for 9 s in phase data")
 
 
 def test_silence_is_what_does_not_change(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_silence_is_what_does_not_change(tmp_path: Path) -> None:
     mine, other = Board(tmp_path / "run" / "logs", "a", 3), Board(tmp_path / "run" / "logs", "a", 3)
     for rank in (0, 1):
         other.write(position(rank, 1))
-    # From an earlier start of the run, whose processes are gone.
-    other.write(position(2, 7, job="before"))
+    # From an earlier start of the run.
+    other.write(dataclasses.replace(position(2, 7), job="before"))
     mine.read()
     assert set(mine.positions) == {0, 1}
     other.write(position(0, 1, beat=2))
@@ -80,7 +80,7 @@ def test_silence_is_what_does_not_change(tmp_path: Path) -> None:
     assert mine.silent() == {1} and mine.positions[0].beat == 2
     mine.forget()
     mine.read()
-    assert mine.silent() == {0}, "what is known of it begins anew"
+    assert mine.silent() == {0}, "nothing is known of it any more"
 
 
 def test_nothing_is_left_of_a_run_that_came_to_nothing(tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_nothing_is_left_of_a_run_that_came_to_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_the_first_to_report_says_it_all(tmp_path: Path) -> None:
+def test_one_rank_prints_the_whole_report(tmp_path: Path) -> None:
     boards = [Board(tmp_path, job, 2) for job in ("a", "a", "b")]
-    assert [board.claim(f"said {number}") for number, board in enumerate(boards)] == [True, False, True]
-    assert (tmp_path / "hang_a.txt").read_text() == "said 0\n"
-    assert Board(tmp_path / "none", "a", 2).claim("said"), "where nothing can be written, all of them do"
+    assert [board.claim(f"report {number}") for number, board in enumerate(boards)] == [True, False, True]
+    assert (tmp_path / "hang_a.txt").read_text() == "report 0\n"
+    assert Board(tmp_path / "none", "a", 2).claim("report"), "without a directory every rank prints it"
 
 
 @pytest.mark.parametrize("field", ["host", "parent", "pid"])
@@ -114,29 +114,44 @@ def test_a_process_of_somebody_else_is_never_killed(field: str) -> None:
 
 
 @pytest.mark.parametrize("recovers", [True, False])
-def test_a_step_that_ends_after_all_is_no_hang(
+def test_a_rank_that_goes_on_in_time_does_not_hang(
     recovers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """While the ranks exchange where they are; the process is not ended for a step that was just too slow."""
-    ended: list[int] = []
-    monkeypatch.setattr(os, "_exit", ended.append)
-    watchdog = Watchdog(tmp_path, runtime(), "a", 6.0)
+    """It may enter its next phase while the ranks compare their positions."""
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    rank = runtime()
+    watchdog = Watchdog(tmp_path, rank, "a", 6.0)
 
-    class Exchanging:
-        """What the watchdog waits for while the ranks write down where they are."""
+    class Comparing:
+        """What the watchdog waits for while the ranks write their positions."""
 
         def wait(self, seconds: float) -> bool:
             if recovers:
-                watchdog.progress(1)
+                with rank.phases("data"):
+                    pass
             return False
 
-    monkeypatch.setattr(watchdog, "_over", Exchanging())
-    watchdog._end()
-    assert bool(ended) != recovers
-    assert ("rank 1, which has not come to life" in capfd.readouterr().err) != recovers
+    monkeypatch.setattr(watchdog, "_over", Comparing())
+    watchdog._end_job()
+    assert bool(exits) != recovers
+    assert ("rank 1 has not started" in capfd.readouterr().err) != recovers
+    assert (tmp_path / "stacks_0.txt").exists() != recovers
+
+
+def test_the_stacks_of_a_suspect_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    watchdog = Watchdog(tmp_path, runtime(), "a", 6.0)
+    watchdog._dump_stacks(shown=False)
+    assert "test_the_stacks_of_a_suspect_are_shown" in (tmp_path / "stacks_0.txt").read_text()
+    assert not capfd.readouterr().err
+    watchdog._dump_stacks(shown=True)
+    err = capfd.readouterr().err
+    assert err.startswith("stacks of rank 0\n")
 
 
 def test_one_rank_is_not_watched(tmp_path: Path) -> None:
-    with watched(tmp_path, runtime(ranks=1), 0.1) as watchdog:
-        assert isinstance(watchdog, Watchdog) and not list(tmp_path.iterdir())
+    before = threading.active_count()
+    with watched(tmp_path, runtime(ranks=1), 0.1):
+        assert threading.active_count() == before
         time.sleep(0.3)
+    assert not list(tmp_path.iterdir())

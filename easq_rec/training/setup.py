@@ -1,0 +1,123 @@
+"""Everything that a trainer works with: data, sharded model, step, checkpoints and logs of one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from easq_rec.config import Config
+from easq_rec.config.schema import require
+from easq_rec.data import files
+from easq_rec.data.quarantine import Quarantine
+from easq_rec.data.sources import Sources, open_sources
+from easq_rec.evaluation.metrics import RankingMetrics
+from easq_rec.losses.objective import Objective
+from easq_rec.model.ranker import Ranker
+from easq_rec.run_directory.checkpoint_files import Progress
+from easq_rec.run_directory.events import event
+from easq_rec.run_directory.metrics import RunLog
+from easq_rec.training.checkpoint.checkpointer import Checkpointer, read_plan
+from easq_rec.training.health.finite_check import FiniteCheck
+from easq_rec.training.holdout_evaluation import HoldoutEvaluation
+from easq_rec.training.process import ProcessGroupRanks, Runtime
+from easq_rec.training.sharding.plan_file import NAME, write_plan
+from easq_rec.training.sharding.precision import half_tables
+from easq_rec.training.sharding.tables import plan_table, setting, shard
+from easq_rec.training.signals import StopRequest
+from easq_rec.training.step import Pipeline, TrainingStep
+from easq_rec.training.stopping import StopAgreement
+from easq_rec.training.training_model import TrainingModel
+from easq_rec.training.window_log import WindowLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The parts of one run."""
+
+    sources: Sources
+    total_steps: int
+    quarantine: Quarantine | None
+    """Takes bad rows; None: a bad row is an error."""
+    model: DistributedModelParallel
+    ranker: Ranker
+    objective: Objective
+    train_step: TrainingStep
+    stopping: StopAgreement
+    checkpoints: Checkpointer
+    start: Progress
+    """Where the run starts: step 0, or that of the checkpoint which was loaded."""
+    log: RunLog
+    windows: WindowLog
+    evaluation: HoldoutEvaluation
+
+
+def set_up(
+    config: Config,
+    runtime: Runtime,
+    *,
+    directory: files.Location,
+    run_dir: Path,
+    start_from: Path | None,
+    stop_request: StopRequest,
+    pipeline: Pipeline,
+) -> Setup:
+    """Opens the data, builds and shards the model, and loads the newest checkpoint. All ranks call it.
+
+    Arguments as of `easq_rec.training.loop.Trainer`.
+    """
+    trainer, best = config.trainer, config.checkpoint.best
+    names = [field.name for field in fields(RankingMetrics)]
+    require(best is None or best in names, "checkpoint.best", best, f"None, or one of {', '.join(names)}")
+    quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
+    sources = open_sources(config, directory, quarantine=quarantine, rank=runtime.rank, world_size=runtime.world_size)
+    total_steps = trainer.max_steps or trainer.epochs * sources.reader.steps_per_epoch
+
+    checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
+    latest = checkpoints.latest() or start_from
+    model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime))
+    sharded = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
+    if runtime.leads:
+        write_plan(run_dir / NAME, sharded.plan, config.schema, setting(runtime))
+    finite_check = FiniteCheck(runtime, run_dir / "not_finite", stops=trainer.on_not_finite == "stop")
+    train_step = TrainingStep(
+        sharded, config.optim, runtime, finite_check, stop_request=stop_request, pipeline=pipeline
+    )
+    start = Progress(step=0, loader=sources.loader.start())
+    if latest is not None:
+        start = checkpoints.load(latest, sharded, train_step.optimizers)
+        event("resumed", step=start.step, checkpoint=latest.name)
+
+    stopping = StopAgreement(stop_request, runtime)
+    log = RunLog(run_dir, config.logging, first_step=start.step, total_steps=total_steps, speaks=runtime.leads)
+    return Setup(
+        sources=sources,
+        total_steps=total_steps,
+        quarantine=quarantine,
+        model=sharded,
+        ranker=model.ranker,
+        objective=model.objective,
+        train_step=train_step,
+        stopping=stopping,
+        checkpoints=checkpoints,
+        start=start,
+        log=log,
+        windows=WindowLog(log, model.objective.ranks, runtime.phases, total_steps=total_steps),
+        evaluation=HoldoutEvaluation(config, runtime, sources, model.ranker, train_step, stopping, log),
+    )
+
+
+def announce(setup: Setup, config: Config, runtime: Runtime) -> None:
+    """Prints where the tables lie and what is trained."""
+    half = half_tables(config)
+    plan = "  ".join(
+        f"{table}:{kind}{',fp16' if table in half else ''}@{ranks}" for table, kind, ranks in plan_table(setup.model)
+    )
+    setup.log.say(f"tables  {plan}")
+    where = f"from step {setup.start.step} " if setup.start.step else ""
+    setup.log.say(
+        f"training {where}to step {setup.total_steps} on {runtime.world_size} x {runtime.device.type}, "
+        f"{config.trainer.batch_size} requests per step and rank"
+    )

@@ -1,0 +1,154 @@
+"""One training step, from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipeline, TrainPipelineSparseDist
+
+from easq_rec.config import Optim
+from easq_rec.data.batch import RequestBatch
+from easq_rec.losses.objective import StepOutput
+from easq_rec.model.network import RankingNetwork
+from easq_rec.training.averaging import Averaging
+from easq_rec.training.health.finite_check import FiniteCheck
+from easq_rec.training.optim import Optimizers, gradient_norm, group_norms
+from easq_rec.training.process import Runtime
+from easq_rec.training.signals import StopRequest
+
+Pipeline = Callable[..., TrainPipeline[RequestBatch, StepOutput]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """What one step does. Whether it aligns is a property of its batch (`RequestBatch.aligned`)."""
+
+    number: int
+    """From 1."""
+    total_steps: int
+    """Of the learning-rate schedule."""
+    steered: bool = True
+    """L_DPO and L_dense are part of the loss."""
+    measured: bool = False
+    """The norms of the gradients are measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one step computed."""
+
+    output: StepOutput
+    gradient_norms: dict[str, Tensor] = field(default_factory=dict)
+    """Per parameter group before clipping; empty unless the step was measured."""
+
+
+class TrainingStep:
+    """One training step. Its methods are in the order in which they run.
+
+    TorchRec's pipeline calls `zero_grad`, `forward`, the backward pass and `step`, and exchanges the ids of the next
+    batch between them. Without a pipeline, a caller makes the same four calls itself.
+
+    Args:
+        stop_request: whether this process was asked to stop, which the other ranks learn in every step.
+        pipeline: TorchRec's class that drives the steps. Only TrainPipelineSparseDist can pause for an evaluation.
+    """
+
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        config: Optim,
+        runtime: Runtime,
+        finite_check: FiniteCheck,
+        *,
+        stop_request: StopRequest | None = None,
+        pipeline: Pipeline = TrainPipelineSparseDist,
+    ) -> None:
+        self.optimizers = Optimizers(model, config)
+        self.finite_check = finite_check
+        self.pipeline = pipeline(model, self, runtime.device, custom_model_fwd=self.forward)
+        self._stop_request = stop_request or StopRequest()
+        self._model = model
+        (self._network,) = (module for module in model.modules() if isinstance(module, RankingNetwork))
+        self._runtime = runtime
+        self._phases = runtime.phases
+        self._averaging = Averaging(runtime.phases)
+        self._plan = StepPlan(number=1, total_steps=1)
+        self._batch: RequestBatch | None = None
+        self._gradient_norms: dict[str, Tensor] = {}
+
+    def __call__(self, batches: Iterator[RequestBatch], plan: StepPlan) -> StepResult:
+        """Trains one step on the next batch. The pipeline reads up to two batches ahead."""
+        self._plan = plan
+        self.optimizers.before_step(plan.number - 1, plan.total_steps)
+        with self._phases("exchange"):
+            output = self.pipeline.progress(batches)
+        assert self._batch is not None
+        self.finite_check.end_step(plan.number, self._batch, output.losses)
+        return StepResult(output=output, gradient_norms=self._gradient_norms)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block the model is in evaluation mode and can be called without the pipeline."""
+        self.pipeline.detach()
+        self._model.eval()
+        try:
+            yield
+        finally:
+            self._model.train()
+            # The ids of the next batches are already on their way between the ranks: they are not sent again.
+            self.pipeline.attach(self._model, sparse_dist=False)
+
+    def zero_grad(self) -> None:
+        self.optimizers.zero_grad()
+        self._gradient_norms = {}
+
+    def forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:
+        """Scores and loss. The ranks start to exchange whether their loss is finite."""
+        assert batch is not None
+        self._batch = batch
+        with self._phases("forward"):
+            loss, output = self._model(batch, steered=self._plan.steered)
+            self.finite_check.check_loss(output.loss, stop_requested=bool(self._stop_request))
+        loss.register_hook(self._begin_backward)
+        for embedded in output.network.embedded:
+            if embedded.requires_grad:
+                embedded.register_hook(self._reach_tables)
+        return loss, output
+
+    def _begin_backward(self, gradient: Tensor) -> None:
+        self._phases.switch("backward")
+
+    def _reach_tables(self, gradient: Tensor) -> Tensor:
+        """Gradient hook on the embedding outputs; returns what the tables get.
+
+        Autograd differentiates in reverse order, and the whole network was computed after the lookups. So when the
+        first gradient arrives here, those of the network are complete and can be averaged over the ranks.
+        """
+        self._start_averaging()
+        return self.finite_check.gradient_for_tables(gradient)
+
+    def _start_averaging(self) -> None:
+        if self._runtime.world_size == 1 or self._averaging.started:
+            return
+        assert self._batch is not None
+        # Without alignment the satisfaction pathway has no gradients, and its optimizer must not move it by momentum.
+        excluded = set() if self._batch.aligned else {id(parameter) for parameter in self._network.pathway()}
+        self._averaging.start(value for value in self.optimizers.dense.values() if id(value) not in excluded)
+
+    def step(self) -> None:
+        """Average of the gradients, finite check, clipping, and the update of the dense network."""
+        with self._phases("optimizer"):
+            if self._runtime.world_size > 1:
+                self._start_averaging()
+                self._averaging.finish()
+            dense = self.optimizers.dense
+            if self._plan.measured:
+                self._gradient_norms = group_norms(dense)
+            norm = gradient_norm(dense.values())
+            skip = self.finite_check.skip_network(norm)
+            self.optimizers.clip(norm)
+            self.optimizers.step(skip)
