@@ -29,6 +29,8 @@ from benchmarks.report import hardware, publish
 from easq_rec.config import Config, LinearName, LoRA, Losses
 from easq_rec.config.recipes import quickstart
 from easq_rec.config.serialization import to_dict
+from easq_rec.run_directory.metrics_file import final_record
+from easq_rec.run_directory.paths import RunDirectory
 
 BACKBONE: tuple[LinearName, ...] = ("query", "key_value", "attention_out", "ffn_in", "ffn_out")
 PLACEMENTS: dict[str, LoRA | None] = {
@@ -59,9 +61,9 @@ def train(config: Config, seed: int, directory: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "easq_rec.cli", "train", str(path), "--run-dir", str(run_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    final = next(line for line in lines if line["split"] == "final")
-    return {name: float(final[key]) for name, key in METRICS.items()}
+    final = final_record(RunDirectory(run_dir).metrics)
+    assert final is not None
+    return {name: final.values[key] for name, key in METRICS.items()}
 
 
 def quality(seeds: int, jobs: int) -> dict[str, list[dict[str, float]]]:

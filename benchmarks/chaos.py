@@ -29,14 +29,17 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from benchmarks.report import hardware, publish
 from easq_rec.config import World
-from easq_rec.data.position import Position
-from easq_rec.run_directory.checkpoint_files import PROGRESS, damage, latest_of, published
+from easq_rec.data.position import StreamPosition
+from easq_rec.run_directory.checkpoint_files import latest_of
+from easq_rec.run_directory.checksums import damage
+from easq_rec.run_directory.metrics_file import TRAIN, Record, read_records
+from easq_rec.run_directory.paths import RunDirectory, published
 from easq_rec.tools.simulation.world import generate
+from easq_rec.training.checkpoint.safe_reader import CheckpointReader
 
 REPOSITORY = Path(__file__).parents[1]
 WORLD = World(requests=600, users=100, videos=200, density=500.0)
@@ -149,7 +152,7 @@ def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int, b
 
 def _wait_for(moment: str, job: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
     """Until it is time to kill; False: the job has ended, or the moment did not come."""
-    saves = run_dir / "checkpoints"
+    saves = RunDirectory(run_dir).checkpoints
     # Beyond what the run has come to before: else it would be killed over and over within its first save.
     aim = _last_step(run_dir) + rng.randint(1, FARTHEST)
     match moment:
@@ -167,9 +170,8 @@ def _wait_for(moment: str, job: subprocess.Popen[bytes], run_dir: Path, rng: ran
 
 def _last_step(run_dir: Path) -> int:
     """Of the log."""
-    log = run_dir / "metrics.jsonl"
-    lines = log.read_text().split("\n")[:-1] if log.exists() else []
-    return max((json.loads(line)["step"] for line in lines if line), default=0)
+    log = RunDirectory(run_dir).metrics
+    return max((record.step for record in read_records(log)), default=0) if log.exists() else 0
 
 
 def _number(partial: Path) -> int:
@@ -195,28 +197,30 @@ def differences(run_dir: Path, other: Path) -> list[str]:
     """What differs between the ends of two runs."""
     found = []
     for directory in (run_dir, other):
-        steps = [line["step"] for line in _metrics(directory) if line["split"] == "train"]
+        steps = [record.step for record in _metrics(directory) if record.split == TRAIN]
         if steps != list(range(1, STEPS + 1)):
             found.append(f"{directory.name}: its log has the steps {steps}")
         found += [
-            f"{path.name}: {problem}" for path in published(directory / "checkpoints") if (problem := damage(path))
+            f"{checkpoint.path.name}: {problem}"
+            for checkpoint in published(RunDirectory(directory).checkpoints)
+            if (problem := damage(checkpoint))
         ]
     one, two = latest_of(run_dir), latest_of(other)
-    progress = [in_plain_terms(json.loads((path / PROGRESS).read_text())) for path in (one, two)]
-    found += [f"{PROGRESS}: {name}" for name in progress[0] if progress[0][name] != progress[1][name]]
-    for (name, value), (_, expected) in zip(tensors(one), tensors(two), strict=True):
+    progress = [in_plain_terms(json.loads(checkpoint.progress.read_text())) for checkpoint in (one, two)]
+    found += [f"{one.progress.name}: {name}" for name in progress[0] if progress[0][name] != progress[1][name]]
+    for (name, value), (_, expected) in zip(tensors(one.path), tensors(two.path), strict=True):
         if not torch.equal(value, expected):
             found.append(name)
     return found
 
 
 def in_plain_terms(progress: dict[str, Any]) -> dict[str, Any]:
-    """Content of a checkpoint's PROGRESS with the requests that are left of the epoch, however they were dealt.
+    """Content of a checkpoint's progress.json with the requests that are left of the epoch, however they were dealt.
 
     A run that was resumed has dealt anew what was left then; which request falls to whom, and when, is the same.
     """
     loader = dict(progress["loader"])
-    position = Position.from_dict(loader.pop("position"))
+    position = StreamPosition.from_dict(loader.pop("position"))
     left = {"epoch": position.epoch, "left": position.left(TRAINED), "ranks": position.ranks}
     return {**progress, "loader": loader, "position": left}
 
@@ -225,13 +229,14 @@ TRAINED = 479
 """Requests of an epoch: those of WORLD that are not held out."""
 
 
-def _metrics(run_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+def _metrics(run_dir: Path) -> list[Record]:
+    return list(read_records(RunDirectory(run_dir).metrics))
 
 
-def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors(checkpoint: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """All of model and optimizers, as whole tensors, by name."""
-    metadata = FileSystemReader(path).read_metadata().state_dict_metadata
+    reader = CheckpointReader(checkpoint)
+    metadata = reader.read_metadata().state_dict_metadata
     found = {
         name: torch.empty(stored.size, dtype=stored.properties.dtype)
         for name, stored in metadata.items()
@@ -239,7 +244,7 @@ def tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(found, checkpoint_id=path, no_dist=True)
+        dcp.load(found, storage_reader=reader, no_dist=True)
     yield from sorted(found.items())
 
 

@@ -92,7 +92,7 @@ def main() -> None:
         stepping.close()
         trainer.log.close()
         checkpoint = latest_of(folder)
-        size = sum(file.stat().st_size for file in checkpoint.iterdir())
+        size = sum(file.stat().st_size for file in checkpoint.path.iterdir())
         runtime.barrier()
         if runtime.leads:
             found = summary(rounds)

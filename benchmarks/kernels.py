@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import CANDIDATES, DIM, HISTORY, REQUESTS, VIDEOS
-from easq_rec.config import Trainer
+from easq_rec.config import TrainerConfig
 from easq_rec.kernels.attention import attend, attend_reference
 from easq_rec.kernels.experts import mix_experts
 from easq_rec.kernels.linear import linear
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    with running(Trainer(threads=1, device="cpu")):
+    with running(TrainerConfig(threads=1, device="cpu")):
         times = measure(args.rounds)
     result = {
         "benchmark": "kernels",

@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 from benchmarks.report import hardware
 from easq_rec.config.recipes import movielens
 from easq_rec.data.dataset import split
+from easq_rec.run_directory.metrics_file import final_record
+from easq_rec.run_directory.paths import RunDirectory
 
 RECIPES = {"main_only": "movielens_main_only", "paper": "movielens_paper", "easq": "movielens"}
 RECIPE_HOLDOUT = movielens().data.holdout
@@ -43,8 +45,9 @@ def train(recipe: str, data: Path, seed: int, run_dir: Path) -> dict[str, float]
     options = ["--trainer.seed", str(seed), "--trainer.threads", "1", "--logging.tensorboard", "False"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, *options], check=True, env=environment, stdout=subprocess.DEVNULL)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return next(line for line in lines if line["split"] == "final")
+    final = final_record(RunDirectory(run_dir).metrics)
+    assert final is not None
+    return final.values
 
 
 def new_user_share(data: Path) -> float:

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import hardware, publish
-from easq_rec.config import Config, Data, LoRA, Losses, Model, Optim, Replay, Tower, Trainer
+from easq_rec.config import Config, Data, LoRA, Losses, Model, Optim, Replay, Tower, TrainerConfig
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.variants import main_only as without_alignment
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -83,7 +83,7 @@ def reference_config() -> Config:
         losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, align_every=2),
         optim=Optim(pathway_lr=2.0),
         replay=Replay(answers_per_step=REPLAYED),
-        trainer=Trainer(batch_size=REQUESTS, threads=1, device="cpu"),
+        trainer=TrainerConfig(batch_size=REQUESTS, threads=1, device="cpu"),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from easq_rec.config import Config, LoRA, Optim, Replay, Trainer, recipes
+from easq_rec.config import Config, LoRA, Optim, Replay, TrainerConfig, recipes
 from easq_rec.config.recipes import world_schema
 from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -50,7 +50,7 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Conf
         model=model,
         optim=Optim(warmup_steps=0, schedule="constant"),
         replay=Replay(answers_per_step=16),
-        trainer=Trainer(batch_size=8, device="cpu", threads=1),
+        trainer=TrainerConfig(batch_size=8, device="cpu", threads=1),
     )
 
 

@@ -56,6 +56,7 @@ def violations(root: Path) -> list[str]:
         *layer_violations(root),
         *import_violations(root),
         *name_violations(root),
+        *class_violations(root),
         *(
             f"{file.relative_to(root)}: {lines} lines, at most {MOST_LINES}: it holds more than one concept"
             for file in python_files(root, *FOLDERS)
@@ -126,6 +127,18 @@ def name_violations(root: Path) -> Iterator[str]:
         yield "datasets/__init__.py makes the folder a package, which shadows the installed package of that name"
 
 
+def class_violations(root: Path) -> Iterator[str]:
+    """Classes of the package that share a name."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for file in python_files(root, PACKAGE):
+        for node in ast.walk(ast.parse(file.read_text(), filename=str(file))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(str(file.relative_to(root)))
+    for name, files in places.items():
+        if len(files) > 1:
+            yield f"{', '.join(files)}: several classes have the name {name}"
+
+
 def python_files(root: Path, *folders: str) -> Iterator[Path]:
     for folder in folders:
         yield from sorted((root / folder).rglob("*.py"))
@@ -191,7 +204,7 @@ SOUND = {
     "easq_rec/config/recipes.py": "from easq_rec.config.run import Config",
     "easq_rec/answers/evidence.py": "from easq_rec.config.run import Config",
     "easq_rec/data/batch.py": "import torch\nfrom easq_rec.answers import evidence",
-    "easq_rec/data/order.py": "from . import batch",
+    "easq_rec/data/order.py": "from . import batch\nclass Slice: ...",
     "easq_rec/model/ranker.py": "from easq_rec.data.batch import Batch",
     "easq_rec/losses/objective.py": "from easq_rec import config, model",
     "easq_rec/evaluation/predict.py": "from easq_rec.model.ranker import Ranker",
@@ -245,6 +258,7 @@ def test_a_sound_tree_passes(tmp_path: Path) -> None:
         ("easq_rec/logging.py", "", "standard library"),
         ("easq_rec/queue/__init__.py", "", "standard library"),
         ("easq_rec/model/utils.py", "", "name a module after what it does"),
+        ("easq_rec/data/loader.py", "class Slice: ...", "several classes have the name Slice"),
         ("datasets/__init__.py", "", "shadows"),
         ("tests/test_long.py", "x = 1\n" * (MOST_LINES + 1), "701 lines"),
     ],

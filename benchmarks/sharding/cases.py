@@ -17,8 +17,8 @@ from torchrec.distributed.types import (
 from benchmarks.sharding.planning import tables_of
 from easq_rec.config.schema import FeatureSchema, Table
 from easq_rec.config.sharding import COLUMN_TYPES
+from easq_rec.run_directory.plan_file import ClusterShape
 from easq_rec.training.sharding.constraints import summed
-from easq_rec.training.sharding.plan_file import Setting
 
 ROW_TYPES = ("row_wise", "table_row_wise", "grid_shard")
 """Bags sharded so leave by reduce-scatter, which needs as many of them on every rank."""
@@ -78,7 +78,7 @@ CASES = (
 Data-parallel collections are left out, since FBGEMM's CPU kernels pool them; BF16 tables, since they fail there."""
 
 
-def forced_plan(case: Case, schema: FeatureSchema, modules: dict[str, str], setting: Setting) -> ShardingPlan:
+def forced_plan(case: Case, schema: FeatureSchema, modules: dict[str, str], shape: ClusterShape) -> ShardingPlan:
     """Every table by the case's types, columns in two; what leaves a choice goes to the emptiest ranks.
 
     Args:
@@ -87,32 +87,32 @@ def forced_plan(case: Case, schema: FeatureSchema, modules: dict[str, str], sett
     assert case.bags is not None
     sequences = {feature.table for feature in schema.sequence}
     plan: dict[str, EmbeddingModuleShardingPlan] = {}
-    load = [0] * setting.ranks
+    load = [0] * shape.ranks
     for table in sorted(tables_of(schema), key=lambda table: -table.rows * table.dim):
         kind = case.sequences if table.name in sequences else case.bags
         if kind == "grid_shard" and not summed(schema, table) and not case.flawed:
             kind = "table_row_wise"
-        sharding = _sharding(table, kind, load, setting)
+        sharding = _sharding(table, kind, load, shape)
         plan.setdefault(modules[table.name], EmbeddingModuleShardingPlan())[table.name] = sharding
     return ShardingPlan(plan=dict(plan))
 
 
-def _sharding(table: Table, kind: str, load: list[int], setting: Setting) -> ParameterSharding:
+def _sharding(table: Table, kind: str, load: list[int], shape: ClusterShape) -> ParameterSharding:
     if kind == "data_parallel":
-        return ParameterSharding(sharding_type=kind, compute_kernel="dense", ranks=list(range(setting.ranks)))
+        return ParameterSharding(sharding_type=kind, compute_kernel="dense", ranks=list(range(shape.ranks)))
     sizes, offsets = calculate_shard_sizes_and_offsets(
         tensor=torch.empty(table.rows, table.dim, device="meta"),
-        world_size=setting.ranks,
-        local_world_size=setting.ranks_per_host,
+        world_size=shape.ranks,
+        local_world_size=shape.ranks_per_host,
         sharding_type=kind,
         col_wise_shard_dim=max(table.dim // 2, 4) if kind in COLUMN_TYPES else None,
     )
-    owners = _owners(kind, sizes, load, setting.ranks_per_host)
+    owners = _owners(kind, sizes, load, shape.ranks_per_host)
     shards = [
         ShardMetadata(
             shard_offsets=offset,
             shard_sizes=size,
-            placement=placement(setting.device, owner, setting.ranks_per_host),
+            placement=placement(shape.device, owner, shape.ranks_per_host),
         )
         for size, offset, owner in zip(sizes, offsets, owners, strict=True)
     ]

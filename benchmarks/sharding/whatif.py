@@ -21,7 +21,9 @@ from benchmarks.sharding.changes import Tried, try_changes
 from benchmarks.sharding.planning import Cluster, NoPlan, Offer, Plan, Workload, find_plan, sharding_plan, tables_of
 from benchmarks.sharding.plots import heat_map, rank_bars
 from easq_rec.config.schema import FeatureSchema
-from easq_rec.training.sharding.plan_file import NAME, Setting, write_plan
+from easq_rec.run_directory.paths import RunDirectory
+from easq_rec.run_directory.plan_file import ClusterShape, write_plan
+from easq_rec.training.sharding.plan_conversion import placement_plan
 
 GB = 10**9
 TIMES = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch_compute")
@@ -145,8 +147,9 @@ def write(report: dict[str, Any], plan: Plan | None, schema: FeatureSchema, dire
     if plan is None:
         return
     cluster, by_rank = report["cluster"], report["by_rank"]
-    setting = Setting(device="cuda", ranks=len(by_rank["hbm"]), ranks_per_host=cluster["gpus"])
-    write_plan(directory / NAME, sharding_plan(plan.options, setting.ranks_per_host), schema, setting)
+    shape = ClusterShape(device="cuda", ranks=len(by_rank["hbm"]), ranks_per_host=cluster["gpus"])
+    sharding = sharding_plan(plan.options, shape.ranks_per_host)
+    write_plan(RunDirectory(directory).plan, placement_plan(sharding, schema, shape))
     bytes_TK = np.zeros((len(plan.options), len(by_rank["hbm"])))
     for row, option in enumerate(plan.options):
         for part in option.shards:

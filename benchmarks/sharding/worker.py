@@ -31,9 +31,10 @@ from benchmarks.sharding.reference import EPS, Unsharded, largest_difference, mo
 from benchmarks.sharding.workload import PROOF, TIMED, Size, config_of, share, timed_batch, whole_batch
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
+from easq_rec.run_directory.plan_file import ClusterShape
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
-from easq_rec.training.sharding.plan_file import Setting, collections_of
+from easq_rec.training.sharding.plan_conversion import collections_of
 from easq_rec.training.sharding.precision import store_half
 from easq_rec.training.sharding.tables import shard
 from easq_rec.training.step import TrainingStep
@@ -61,7 +62,7 @@ class Sharded:
         plan = None
         if case.bags is not None:
             local = int(os.environ["LOCAL_WORLD_SIZE"])
-            where = Setting(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=local)
+            where = ClusterShape(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=local)
             plan = forced_plan(case, config.schema, modules, where)
         self.model = shard(model, config, runtime, plan=plan, messages=case.precision)
         # Only reports write to the directory, and none is made here.

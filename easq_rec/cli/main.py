@@ -141,7 +141,7 @@ class Inspect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class StudyOptions:
     """Run an experiment of many training runs on generated worlds, and write what it says.
 
     signal: do answers agree with behaviour (trains nothing)? frontier: what does each way of alignment buy, and for how
@@ -352,11 +352,11 @@ def _score(options: Score) -> int:
 
 
 def _study(argv: list[str]) -> int:
-    options = arguments.parse(Study, argv, prog="easq-rec study")
+    options = arguments.parse(StudyOptions, argv, prog="easq-rec study")
     doctor.require_compatible()
     from easq_rec.tools.studies import command
 
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Study)}
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(StudyOptions)}
     flags = {"resume": bool(options.resume), "shared": bool(options.shared)}
     return command.run(command.Wanted(**values | flags))
 

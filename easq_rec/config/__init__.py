@@ -9,7 +9,7 @@ from easq_rec.config.run import (
     Hidden,
     Logging,
     Optim,
-    Trainer,
+    TrainerConfig,
     World,
 )
 from easq_rec.config.sharding import Sharding, TableSharding
@@ -30,6 +30,6 @@ __all__ = [
     "Sharding",
     "TableSharding",
     "Tower",
-    "Trainer",
+    "TrainerConfig",
     "World",
 ]

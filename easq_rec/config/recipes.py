@@ -16,7 +16,7 @@ from easq_rec.config import (
     Optim,
     Replay,
     Tower,
-    Trainer,
+    TrainerConfig,
     World,
 )
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
@@ -147,7 +147,7 @@ def quickstart() -> Config:
             satisfaction=Tower(experts=2, hidden=32, out=32),
             lora=LoRA(rank=8),
         ),
-        trainer=Trainer(batch_size=128, epochs=2),
+        trainer=TrainerConfig(batch_size=128, epochs=2),
         evaluation=Evaluation(every_steps=100, max_requests=1_024),
         logging=Logging(every_steps=10),
     )
@@ -164,7 +164,7 @@ def movielens() -> Config:
         losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
         replay=Replay(answers_per_step=32),
         optim=Optim(table_lr=0.05, dense_lr=1e-3, pathway_lr=2.0),
-        trainer=Trainer(batch_size=64, epochs=4),
+        trainer=TrainerConfig(batch_size=64, epochs=4),
         logging=Logging(every_steps=20),
     )
 
@@ -176,7 +176,7 @@ def movielens_20m() -> Config:
         config,
         recipe="movielens_20m",
         schema=movielens_schema(users=1 << 18, films=1 << 19),
-        trainer=Trainer(batch_size=256, epochs=1),
+        trainer=TrainerConfig(batch_size=256, epochs=1),
     )
 
 

@@ -33,7 +33,7 @@ __all__ = [
     "Sharding",
     "TableSharding",
     "Tower",
-    "Trainer",
+    "TrainerConfig",
     "World",
 ]
 
@@ -219,7 +219,7 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainer:
+class TrainerConfig:
     """The loop."""
 
     batch_size: int = 128
@@ -309,7 +309,7 @@ class Config:
     replay: Replay = Replay()
     optim: Optim = Optim()
     sharding: Sharding = Sharding()
-    trainer: Trainer = Trainer()
+    trainer: TrainerConfig = TrainerConfig()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     logging: Logging = Logging()

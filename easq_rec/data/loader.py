@@ -13,7 +13,7 @@ from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.order import RequestReader
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from easq_rec.data.prefetch import made_ahead
 from easq_rec.data.replay import AnswerReplay, ReplayState
 
@@ -22,7 +22,7 @@ from easq_rec.data.replay import AnswerReplay, ReplayState
 class LoaderState:
     """Position of the stream, of its clock and of the replay buffer: the same on every rank."""
 
-    position: Position = field(default_factory=Position)
+    position: StreamPosition = field(default_factory=StreamPosition)
     data: str = ""
     """Fingerprint of the dataset that the position belongs to."""
     answers: str = ""
@@ -48,7 +48,7 @@ class LoaderState:
     def from_dict(values: dict[str, Any]) -> LoaderState:
         """The inverse of `to_dict`."""
         return LoaderState(
-            position=Position.from_dict(values["position"]),
+            position=StreamPosition.from_dict(values["position"]),
             data=values["data"],
             answers=values["answers"],
             clock_ms=values["clock_ms"],

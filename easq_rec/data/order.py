@@ -19,7 +19,7 @@ import numpy as np
 from easq_rec.data.columns import Rows, offsets_of
 from easq_rec.data.dataset import RequestDataset, RowGroup
 from easq_rec.data.encode import EncodedRequests, encode
-from easq_rec.data.position import Interval, Intervals, Position, share
+from easq_rec.data.position import Interval, Intervals, StreamPosition, share
 
 Decoded = tuple[EncodedRequests, Rows]
 """A row group as `RequestDataset.read_placed` gives it, encoded."""
@@ -31,7 +31,7 @@ class Slice:
 
     requests: EncodedRequests
     """Views of a window's columns."""
-    after: Position
+    after: StreamPosition
     """The stream's position once this step is trained."""
     clock_ms: int
     """What this step tells of the stream's time, the same on all ranks: see `RequestReader.read`."""
@@ -91,7 +91,7 @@ class RequestReader:
         """The same for every rank; the last step may be short, down to no request at all on some ranks."""
         return math.ceil(len(self._dataset) / (self._batch_size * self._world_size))
 
-    def read(self, position: Position, *, epochs: int) -> Iterator[Slice]:
+    def read(self, position: StreamPosition, *, epochs: int) -> Iterator[Slice]:
         """Slices from `position` to the end of epoch number `epochs`; none of a dataset without requests.
 
         `clock_ms` of a slice in order is the latest timestamp of the step, over all ranks. Of a spread one it is the
@@ -107,7 +107,7 @@ class RequestReader:
             raise ValueError(f"the position stands before request {left[-1][1]} of an epoch that has {total}")
         while total and position.epoch < epochs:
             yield from self._read_epoch(position.epoch, left)
-            position, left = Position(epoch=position.epoch + 1), ((0, total),)
+            position, left = StreamPosition(epoch=position.epoch + 1), ((0, total),)
 
     def _read_epoch(self, epoch: int, left: tuple[Interval, ...]) -> Iterator[Slice]:
         intervals, windows = Intervals(left), self._windows(epoch)
@@ -118,7 +118,7 @@ class RequestReader:
         for done in range(0, count, step):
             take = min(step, count - done)
             mine = share(take, self._rank, self._world_size)
-            after = Position(
+            after = StreamPosition(
                 epoch=epoch, dealt=left, delivered=done + take, ranks=self._world_size, spread=self._spread
             )
             if self._spread:

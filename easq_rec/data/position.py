@@ -59,7 +59,7 @@ class Intervals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Position:
+class StreamPosition:
     """So many requests of what was dealt have been delivered, over all ranks."""
 
     epoch: int = 0
@@ -93,11 +93,11 @@ class Position:
         }
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> Position:
+    def from_dict(values: dict[str, Any]) -> StreamPosition:
         """The inverse of `to_dict`."""
         dealt = values["dealt"]
         intervals = None if dealt is None else tuple((start, end) for start, end in dealt)
-        return Position(**{**values, "dealt": intervals})
+        return StreamPosition(**{**values, "dealt": intervals})
 
 
 def _merged(intervals: list[Interval]) -> tuple[Interval, ...]:

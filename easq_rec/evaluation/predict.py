@@ -19,7 +19,7 @@ from easq_rec.data.dataset import Period, RequestDataset
 from easq_rec.data.decode import NO_ANSWER
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.order import RequestReader
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from easq_rec.evaluation.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model.fusion import fused_scores
 from easq_rec.model.ranker import Scores
@@ -59,7 +59,7 @@ def batches(
     size = config.evaluation.batch_size
     reader = RequestReader(dataset, batch_size=size, rank=rank, world_size=world_size, spread=True)
     count = len(dataset) if limit is None else min(limit, len(dataset))
-    for done in reader.read(Position(dealt=((0, count),)), epochs=1):
+    for done in reader.read(StreamPosition(dealt=((0, count),)), epochs=1):
         yield collate(config.schema, done.requests, truth=truth)
 
 

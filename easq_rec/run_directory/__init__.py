@@ -1,1 +1,1 @@
-"""`easq-rec runs`: what run directories hold and how each run stands, without loading torch."""
+"""Names and formats of the files in a run directory, and `easq-rec runs`. Loads without torch."""

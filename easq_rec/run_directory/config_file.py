@@ -1,38 +1,63 @@
-"""RUN_DIR/config.json: the configuration of a run, and which of its fields may change when the run is resumed."""
+"""The configuration of a run in RUN_DIR/config.json, and which of its fields may change when the run is resumed."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from easq_rec.config import Config
 from easq_rec.config.serialization import from_dict, to_dict
+from easq_rec.run_directory.paths import RunDirectory
 
-NAME = "config.json"
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
-"""Parts of a config that may differ when a run is resumed; and fields of others:"""
+"""Parts of a config that may differ when a run is resumed."""
 FREE_FIELDS = {
     "trainer": ("stop_at_step", "device", "threads", "pin_cores", "timeout_s", "on_not_finite"),
-    # Data may have moved: a checkpoint knows them by their fingerprint.
+    # Data may have moved: a checkpoint identifies them by a fingerprint.
     "data": ("path", "workers", "prefetch", "on_bad_rows"),
-    # A resumed run keeps to the plan of its checkpoint.
+    # A resumed run uses the plan of its checkpoint.
     "sharding": ("plan",),
 }
+"""Fields of the other parts that may differ."""
 
 
 def load_config(run_dir: Path) -> Config:
-    """The config of a run. Raises ValueError where the directory holds none."""
-    path = run_dir / NAME
-    if not path.exists():
-        raise ValueError(f"--run {run_dir}: no config.json in it; name a directory that `easq-rec train` wrote")
-    config: Config = from_dict(Config, json.loads(path.read_text()))
+    """The config of a run.
+
+    Raises:
+        ValueError: the directory holds none, or it cannot be read.
+    """
+    try:
+        values = read_values(run_dir)
+    except ValueError as error:
+        raise ValueError(f"--run {error}") from error
+    config: Config = from_dict(Config, values)
     return config
 
 
+def read_values(run_dir: Path) -> dict[str, Any]:
+    """The config of a run, which another version may have written, as plain values.
+
+    Raises:
+        ValueError: the directory holds none, or it cannot be read.
+    """
+    path = RunDirectory(run_dir).config
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+        # A config.json of something else lacks them.
+        values["recipe"], values["trainer"]["batch_size"]
+    except FileNotFoundError:
+        raise ValueError(f"{run_dir}: no {path.name} in it; name a directory that `easq-rec train` wrote") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the {path.name} of a run: {error!r}") from error
+    return values
+
+
 def write_config(config: Config, run_dir: Path) -> None:
-    """Writes config.json under a temporary name and publishes it by a rename."""
+    """Writes the config under a temporary name and publishes it by a rename."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / NAME
+    path = RunDirectory(run_dir).config
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(_json_values(config), indent=2) + "\n")
     partial.rename(path)
@@ -43,10 +68,10 @@ def check_resumable(config: Config, run_dir: Path) -> None:
     Raises:
         ValueError: the directory holds a run with checkpoints and another configuration. Names every difference.
     """
-    path = run_dir / NAME
-    if not path.exists() or not (run_dir / "checkpoints").exists():
+    paths = RunDirectory(run_dir)
+    if not paths.config.exists() or not paths.checkpoints.exists():
         return
-    differences = _differences(_fixed(json.loads(path.read_text())), _fixed(_json_values(config)))
+    differences = _differences(_fixed(read_values(run_dir)), _fixed(_json_values(config)))
     if differences:
         raise ValueError(
             f"{run_dir} holds a run with another configuration: {'; '.join(differences)}. "
@@ -55,20 +80,18 @@ def check_resumable(config: Config, run_dir: Path) -> None:
 
 
 def _json_values(config: Config) -> dict[str, object]:
-    """The config as `json.loads` would return it: tuples are lists."""
+    """The config as `json.loads` returns it: tuples are lists."""
     values: dict[str, object] = json.loads(json.dumps(to_dict(config)))
     return values
 
 
 def _fixed(values: dict[str, object]) -> dict[str, object]:
-    """The part of a config that must stay as it is when a run is resumed."""
+    """The part of a config that must not change when a run is resumed."""
     kept = {name: value for name, value in values.items() if name not in FREE}
     for part, free in FREE_FIELDS.items():
         fields = kept[part]
         assert isinstance(fields, dict)
-        # A run from before a field has what is usual.
-        usual = json.loads(json.dumps(to_dict(Config.__dataclass_fields__[part].default)))
-        kept[part] = {name: value for name, value in {**usual, **fields}.items() if name not in free}
+        kept[part] = {name: value for name, value in fields.items() if name not in free}
     return kept
 
 
@@ -82,7 +105,7 @@ def _differences(stored: object, wanted: object, where: str = "") -> list[str]:
         ]
     names, others = _names(stored), _names(wanted)
     if names and names == others:
-        # Tables and features, whose order matters as well.
+        # Tables and features. Their order is the same, too.
         assert isinstance(stored, list) and isinstance(wanted, list)
         pairs = zip(names, stored, wanted, strict=True)
         return [line for name, one, two in pairs for line in _differences(one, two, f"{where}.{name}")]

@@ -1,15 +1,14 @@
-"""RUN_DIR/logs/rank_K.jsonl: what happened to each rank of a run, one JSON object per line, for operators and machines.
+"""Events of a rank, written to RUN_DIR/logs/rank_K.jsonl for operators and programs.
 
-`event` may be called from anywhere in training. It is written where `recorded` is around it, and goes nowhere else.
+`event` may be called anywhere in training. It writes to the log that the innermost `recorded` block has opened, and
+does nothing outside of one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import logging
-import math
 import os
 import socket
 import sys
@@ -18,9 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from easq_rec.run_directory.event_file import Event, event_line
+from easq_rec.run_directory.paths import RunDirectory
+
 
 class RankInfo(Protocol):
-    """The rank that writes a log. `easq_rec.training.process.Runtime` is one."""
+    """The rank that writes a log, such as `easq_rec.training.process.Runtime`."""
 
     @property
     def rank(self) -> int: ...
@@ -32,7 +34,6 @@ class RankInfo(Protocol):
     def world_size(self) -> int: ...
 
 
-FOLDER = "logs"
 LOGGER = logging.getLogger("easq_rec.events")
 LOGGER.addHandler(logging.NullHandler())
 LOGGER.propagate = False
@@ -43,7 +44,7 @@ def event(name: str, *, level: int = logging.INFO, **fields: object) -> None:
     """Records that something happened.
 
     Args:
-        fields: of plain types; numbers that are not finite become null.
+        fields: values of plain types.
     """
     LOGGER.log(level, name, extra={"fields": fields})
 
@@ -54,7 +55,7 @@ def restarts() -> int:
 
 
 class Recorder:
-    """The log that is open. `step` is asked for the step of an event that names none."""
+    """The open log. It calls `step` for the step of an event that has no field `step`."""
 
     def __init__(self) -> None:
         self.step: Callable[[], int | None] = lambda: None
@@ -62,10 +63,10 @@ class Recorder:
 
 @contextlib.contextmanager
 def recorded(run_dir: Path, runtime: RankInfo) -> Iterator[Recorder]:
-    """Events within it are appended to this rank's file; an exception that leaves it is one."""
+    """Appends the events of the block to this rank's log. An exception that leaves the block is an event, too."""
     recorder = Recorder()
-    handler = _LineFile(run_dir / FOLDER / f"rank_{runtime.rank}.jsonl")
-    handler.setFormatter(_JsonLine(runtime, recorder))
+    handler = _LineFile(RunDirectory(run_dir).log(runtime.rank))
+    handler.setFormatter(_EventFormatter(runtime, recorder))
     LOGGER.addHandler(handler)
     try:
         yield recorder
@@ -84,24 +85,24 @@ def recorded(run_dir: Path, runtime: RankInfo) -> Iterator[Recorder]:
 
 
 class _LineFile(logging.Handler):
-    """Appends whole lines to a file. Where the disk is full the run goes on, and says once that its log does not."""
+    """Appends whole lines to a file. If the disk is full, the run continues; one message reports that the log stops."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A killed process may have left half a line, to which nothing must be appended.
+        # A killed process may have left half a line. The next line must not be appended to it.
         self._torn = path.exists() and not _ends_with_a_line(path)
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self._complained = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        data = (self.format(record) + "\n").encode()
+        data = self.format(record).encode()
         if self._torn:
             data = b"\n" + data
         try:
-            # In one piece and past any buffer: what a full disk refuses must not come again when the file is closed,
-            # and a signal handler may interrupt this to write a line of its own.
+            # One unbuffered write: nothing that a full disk refuses is written again when the file is closed, and a
+            # signal handler may interrupt this method to write a line of its own.
             written = os.write(self._handle, data)
             problem = None if written == len(data) else "the disk is full"
             self._torn = problem is not None
@@ -116,12 +117,14 @@ class _LineFile(logging.Handler):
         os.close(self._handle)
 
 
-class _JsonLine(logging.Formatter):
+class _EventFormatter(logging.Formatter):
+    """A log record as a line of the event file."""
+
     def __init__(self, runtime: RankInfo, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
-        self._always = {
-            "rank": runtime.rank,
+        self._rank = runtime.rank
+        self._process = {
             "local_rank": runtime.local_rank,
             "world_size": runtime.world_size,
             "restarts": restarts(),
@@ -130,19 +133,16 @@ class _JsonLine(logging.Formatter):
         }
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
         fields: dict[str, Any] = getattr(record, "fields", {})
-        head = {"time": time, "level": record.levelname, "event": record.getMessage(), "step": self._recorder.step()}
-        return json.dumps(_plain({**head, **fields, **self._always}), default=str)
-
-
-def _plain(value: Any) -> Any:
-    """With six digits of each number; JSON has no NaN and no infinity."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+        return event_line(
+            Event(
+                time=datetime.datetime.fromtimestamp(record.created, datetime.UTC),
+                name=record.getMessage(),
+                rank=self._rank,
+                level=record.levelname,
+                fields={"step": self._recorder.step(), **fields, **self._process},
+            )
+        )
 
 
 def _ends_with_a_line(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def short(value: float | None) -> str:
 
 
 def metric(value: float | None) -> str:
-    """Four decimals, as metrics between 0 and 1 are printed everywhere; `short` for what is not of that size."""
+    """Four decimals, for metrics between 0 and 1; larger values as by `short`."""
     if value is None or not math.isfinite(value):
         return NONE
     return f"{value:.4f}" if abs(value) < 10 else short(value)
 
 
 def signed(value: float | None, digits: int = 4) -> str:
-    """With its sign: a difference."""
+    """A difference with its sign."""
     return NONE if value is None or not math.isfinite(value) else f"{value:+.{digits}f}"
 
 
 def estimate(value: Estimate, unit: str = "%") -> str:
-    """With its interval, as `easq-rec study` prints it."""
+    """An estimate with its interval, as `easq-rec study` prints it."""
     return value.text(unit, 1 if unit == "%" else 2)
 
 

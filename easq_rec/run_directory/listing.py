@@ -1,4 +1,4 @@
-"""`easq-rec runs list`: a line per run."""
+"""`easq-rec runs list`: one line per run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easq_rec.run_directory.formatting import NONE, duration, metric
-from easq_rec.run_directory.status import Run, checkpoint_step, find_runs, read_run
+from easq_rec.run_directory.status import RunStatus, find_runs, read_run
 
 COLUMNS = {
     "run": "run",
@@ -26,12 +26,12 @@ COLUMNS = {
 
 
 def list_runs(roots: list[Path], *, as_json: bool) -> int:
-    """Prints all runs in and below some directories, the one that was active last first; returns the exit code.
+    """Prints all runs in and below some directories, the most recently active first; returns the exit code.
 
-    A directory that looks like a run and cannot be read is named with the reason on a line of its own, exit code 1.
+    A directory that looks like a run but cannot be read gets a line with the reason, and the exit code is 1.
 
     Raises:
-        ValueError: one of the directories is not there.
+        ValueError: one of the directories does not exist.
     """
     rows, bad = [], []
     for directory in find_runs(roots):
@@ -47,7 +47,7 @@ def list_runs(roots: list[Path], *, as_json: bool) -> int:
     return 1 if bad else 0
 
 
-def row(run: Run) -> dict[str, Any]:
+def row(run: RunStatus) -> dict[str, Any]:
     """The fields of a line."""
     checkpoints = run.checkpoints
     values = run.held_out.values if run.held_out else {}
@@ -56,8 +56,8 @@ def row(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "state": run.state,
         "step": run.step,
-        "of": run.of,
-        "checkpoint": checkpoint_step(checkpoints[-1]) if checkpoints else None,
+        "of": run.total_steps,
+        "checkpoint": checkpoints[-1].step if checkpoints else None,
         "ranks": run.world_size,
         "restarts": max(len(run.starts) - 1, 0),
         **{name: values.get(name) for name in ("satisfaction_ndcg5", "engagement_ndcg5")},

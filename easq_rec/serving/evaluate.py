@@ -1,4 +1,4 @@
-"""Evaluates a finished run in one process: its held-out requests and answers."""
+"""Evaluates a checkpoint of a run on held-out requests and answers, in one process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from easq_rec.evaluation import predict as evaluation
 from easq_rec.evaluation import results as evaluation_files
 from easq_rec.evaluation.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model.ranker import Ranker
-from easq_rec.run_directory.checkpoint_files import checkpoint_of, read_progress
+from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.config_file import load_config
+from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.serving.score import load_served
 from easq_rec.training.process import quiet
 
@@ -28,12 +29,15 @@ CPU = torch.device("cpu")
 def evaluate(
     run_dir: Path, data: files.Location | None, *, fuse: float | None = None, best: bool = False
 ) -> evaluation_files.Evaluated:
-    """A run's newest checkpoint on its held-out requests and answers, in this process alone.
+    """Evaluates a run's newest checkpoint on held-out requests and answers.
 
     Args:
-        data: location with requests/, and answers/ where there are any; None: the one that the run was trained on.
-        fuse: weight of the reference score in what is served; None: the policy score alone.
-        best: the checkpoint that `checkpoint.best` has kept instead.
+        data: location with requests/ and, optionally, answers/; None: the data that the run was trained on.
+        fuse: weight of the reference score in the served score; None: the policy score is served.
+        best: evaluate the checkpoint that `checkpoint.best` has kept.
+
+    Raises:
+        ValueError: the run has no such checkpoint, or no satisfaction tower to fuse with.
     """
     config = load_config(run_dir)
     directory = data or config.data.path or world_directory(config)
@@ -48,13 +52,13 @@ def evaluate(
         ).read_all()
         if found is not None:
             answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, CPU, fuse=fuse)
-    step = read_progress(checkpoint_of(run_dir, best=best)).step
-    origin = evaluation_files.Origin(recipe=config.recipe, step=step, fuse=fuse)
+    checkpoint = checkpoint_of(run_dir, best=best)
+    origin = evaluation_files.Origin(recipe=config.recipe, step=checkpoint.step, fuse=fuse)
     return evaluation_files.Evaluated(origin=origin, table=evaluation_files.evaluation_table(predictions, answered))
 
 
 def rank_fused(config: Config, fuse: float) -> RankingMetrics:
-    """Ranking metrics of a finished run when the reference score has this weight in what is served."""
+    """Ranking metrics of a run when the reference score has this weight in the served score."""
     directory = config.data.path or world_directory(config)
     _, found = _predict(config, Path(str(config.run_dir)), directory, fuse)
     return ranking_metrics(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
@@ -63,7 +67,7 @@ def rank_fused(config: Config, fuse: float) -> RankingMetrics:
 def _predict(
     config: Config, run_dir: Path, directory: files.Location, fuse: float | None, *, best: bool = False
 ) -> tuple[Ranker, evaluation.Predictions]:
-    """The chosen checkpoint's ranker, and what it says of the held-out requests."""
+    """The ranker of a checkpoint, and its predictions for the held-out requests."""
     quiet()
     requests, period = files.join(directory, "requests"), _held_out(config, directory)
     holdout, truth = open_holdout(config, requests, period, quarantine=_quarantine(config, run_dir))
@@ -77,4 +81,4 @@ def _held_out(config: Config, directory: files.Location) -> Period:
 
 
 def _quarantine(config: Config, run_dir: Path) -> Quarantine | None:
-    return Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
+    return Quarantine(RunDirectory(run_dir).quarantine) if config.data.on_bad_rows == "quarantine" else None

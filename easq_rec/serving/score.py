@@ -1,7 +1,6 @@
-"""Serving: ranks requests that carry no outcome and no answer, by the policy score alone or by a fused score.
+"""Ranks requests without outcomes and answers, by the policy score or by a fused score.
 
-Adapters are merged into their linears and nothing is sharded. Unless its score is fused into the policy's, the
-satisfaction tower is not even built.
+Adapters are merged into their linears, and nothing is sharded. The satisfaction tower is built only for a fused score.
 """
 
 from __future__ import annotations
@@ -23,15 +22,18 @@ from easq_rec.data.layout import Layout
 from easq_rec.evaluation.predict import batches, served
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
+from easq_rec.run_directory.paths import CheckpointDirectory
 from easq_rec.training.checkpoint.checkpointer import load_unsharded
 from easq_rec.training.process import quiet
 
 
-def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: torch.device | None = None) -> Ranker:
+def load_ranker(
+    config: Config, checkpoint: CheckpointDirectory, *, policy_only: bool, device: torch.device | None = None
+) -> Ranker:
     """A trained ranker in eval mode, unsharded.
 
     Args:
-        policy_only: leave out the satisfaction tower and merge the adapters, as serving does.
+        policy_only: omit the satisfaction tower and merge the adapters.
     """
     device = device or torch.device("cpu")
     if policy_only:
@@ -48,10 +50,10 @@ def load_ranker(config: Config, checkpoint: Path, *, policy_only: bool, device: 
 
 
 def load_served(config: Config, run_dir: Path, fuse: float | None, *, best: bool = False) -> Ranker:
-    """The ranker of a run's newest (or best) checkpoint with what serving needs of it, adapters merged.
+    """The ranker of a run's newest (or best) checkpoint with merged adapters; without `fuse` only its policy path.
 
     Raises:
-        ValueError: no checkpoint; or a fused score is asked for and the run has no satisfaction tower.
+        ValueError: the run has no such checkpoint, or no satisfaction tower to fuse with.
     """
     if fuse is None:
         return load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=True)
@@ -63,7 +65,7 @@ def load_served(config: Config, run_dir: Path, fuse: float | None, *, best: bool
             "leave --fuse out, or name a run of an aligned recipe such as easq"
         )
     ranker = load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=False)
-    # Both streams have the same values, so both towers can read what one merged backbone gives.
+    # Both streams have the same values, so one merged backbone serves both towers.
     ranker.network.merge_adapters()
     return ranker
 
@@ -80,10 +82,10 @@ def score(
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
     Args:
+        source: a location with requests/, or the folder of the Parquet files itself.
+        output: the Parquet file to write; it is published by a rename when it is complete.
         fuse: weight of the reference score in a fused score; None: the policy score.
-        best: by the checkpoint that `checkpoint.best` has kept, not the newest.
-        source: a location with requests/, or the Parquet files themselves.
-        output: the Parquet file to write; published by rename when it is complete.
+        best: use the checkpoint that `checkpoint.best` has kept, not the newest.
     """
     quiet()
     requests = files.join(source, "requests")

@@ -15,7 +15,7 @@ from easq_rec.data.sources import Sources
 from easq_rec.evaluation import predict as evaluation
 from easq_rec.model.ranker import Ranker, Scores
 from easq_rec.run_directory.events import event
-from easq_rec.run_directory.metrics import RunLog
+from easq_rec.run_directory.run_log import RunLog
 from easq_rec.training.phases import WAITING
 from easq_rec.training.process import Runtime
 from easq_rec.training.step import TrainingStep

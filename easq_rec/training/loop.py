@@ -14,8 +14,9 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from easq_rec.config import Config
 from easq_rec.data.sources import Sources
 from easq_rec.evaluation.predict import Score
-from easq_rec.run_directory.checkpoint_files import Progress
 from easq_rec.run_directory.events import event
+from easq_rec.run_directory.paths import CheckpointDirectory
+from easq_rec.run_directory.progress_file import Progress
 from easq_rec.training.batch_stream import BatchStream
 from easq_rec.training.health.finite_check import NotFinite, failure_elsewhere
 from easq_rec.training.memory import HostMemory
@@ -54,7 +55,7 @@ class Trainer:
         *,
         directory: str | Path,
         run_dir: Path,
-        start_from: Path | None = None,
+        start_from: CheckpointDirectory | None = None,
         stop_request: StopRequest | None = None,
         pipeline: Pipeline = TrainPipelineSparseDist,
     ) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from easq_rec.config import Trainer
+from easq_rec.config import TrainerConfig
 from easq_rec.losses.ranks import Pending
 from easq_rec.training import cores
 from easq_rec.training.memory import keep_freed
@@ -67,10 +67,16 @@ class Runtime:
 
     def share(self, value: str) -> str:
         """Rank 0's string, on every rank."""
-        values = [value]
         with self.phases(WAITING):
-            dist.broadcast_object_list(values, src=0)
-        return values[0]
+            size = torch.tensor(len(value.encode()))
+            dist.broadcast(size, src=0)
+            if not size:
+                return ""
+            content = torch.zeros(int(size), dtype=torch.uint8)
+            if self.leads:
+                content.copy_(torch.tensor(list(value.encode()), dtype=torch.uint8))
+            dist.broadcast(content, src=0)
+        return bytes(content.tolist()).decode()
 
     def _start_max(self, value: Tensor) -> Pending:
         """Starts the maximum of each value over the ranks, in place."""
@@ -142,7 +148,7 @@ class ProcessGroupRanks:
 
 
 @contextlib.contextmanager
-def running(config: Trainer) -> Iterator[Runtime]:
+def running(config: TrainerConfig) -> Iterator[Runtime]:
     """Sets the process up for training or evaluation, from torchrun's environment where there is one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))

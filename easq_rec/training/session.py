@@ -16,6 +16,7 @@ from easq_rec.data import files
 from easq_rec.run_directory import tracking
 from easq_rec.run_directory.config_file import check_resumable, write_config
 from easq_rec.run_directory.events import event, recorded
+from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.training.health.watchdog import watched
 from easq_rec.training.loop import Result, Trainer
 from easq_rec.training.process import Runtime, running
@@ -31,14 +32,18 @@ TABLE = (
     ("pair accuracy", "pair_accuracy"),
     ("GAUC", "gauc"),
 )
+"""(label, metric) of the lines of the result."""
 
 
 def train(config: Config, prepare_data: PrepareData, stop: StopRequest | None = None) -> int:
-    """Trains, evaluates and reports; returns the exit code. A run directory with a checkpoint is resumed.
+    """Trains, evaluates and prints the result; returns the exit code. Resumes a run directory with a checkpoint.
 
     Args:
         prepare_data: returns the directory with requests/ and answers/, which it may write first. Every rank calls it.
-        stop: whether this process was asked to stop; None: what comes once training begins counts.
+        stop: whether this process was asked to stop; None: only signals that arrive during training count.
+
+    Raises:
+        ValueError: the configuration is not possible here, or is not that of the run that would be resumed.
     """
     begin = time.perf_counter()
     with running(config.trainer) as runtime:
@@ -47,39 +52,53 @@ def train(config: Config, prepare_data: PrepareData, stop: StopRequest | None = 
         with watched(run_dir, runtime, config.trainer.timeout_s):
             with phases("preparing the data"):
                 directory = prepare_data(config, runtime)
-            config = dataclasses.replace(
-                config, run_dir=str(run_dir), data=dataclasses.replace(config.data, path=str(directory))
-            )
-            check_resumable(config, run_dir)
-            runtime.barrier()
-            with phases("writing the config"):
-                if runtime.leads:
-                    write_config(config, run_dir)
-            runtime.barrier()
+            config = _located(config, run_dir, directory)
+            _write_config(config, runtime, run_dir)
             with recorded(run_dir, runtime) as recorder:
-                _record_start(config, runtime, run_dir)
+                _report_start(config, runtime, run_dir)
                 with phases("building the model"):
                     trainer = Trainer(config, runtime, directory=directory, run_dir=run_dir, stop_request=stop)
-                trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
                 recorder.step = lambda: trainer.step
+                trainer.log.say(f"ready after {time.perf_counter() - begin:.1f} s: {config.recipe} in {run_dir}")
                 result = trainer.fit()
-                state = "finished" if result.finished else "stopped"
-                event(state, step=result.step, metrics=result.metrics)
-                if runtime.leads:
-                    tracking.report_end(run_dir, state=state, step=result.step, metrics=result.metrics)
+                _report_end(result, runtime, run_dir)
         if runtime.leads:
-            _report(result, run_dir)
+            _print_result(result, run_dir)
     return 0
 
 
 def print_metrics(metrics: dict[str, float]) -> None:
-    """The short table of a run's result."""
+    """Prints the most important metrics of a run."""
     print(f"{metrics['requests']:,.0f} held-out requests, ranked by the policy score")
     for label, name in TABLE:
         print(f"  {label:<22}{metrics[name]:.4f}")
 
 
-def _record_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
+def _new_run_dir(config: Config) -> str:
+    """A new run directory. A launcher that restarts workers sets EASQ_RUN_NAME, so that they find the directory again;
+    without it, the name is the time."""
+    name = os.environ.get("EASQ_RUN_NAME") or time.strftime("%Y%m%d-%H%M%S")
+    return str(Path("runs") / f"{config.recipe}-{name}")
+
+
+def _located(config: Config, run_dir: Path, directory: files.Location) -> Config:
+    """The config with the actual places of the run and of its data."""
+    data = dataclasses.replace(config.data, path=str(directory))
+    return dataclasses.replace(config, run_dir=str(run_dir), data=data)
+
+
+def _write_config(config: Config, runtime: Runtime, run_dir: Path) -> None:
+    """Writes config.json, once every rank has compared the config with that of the run that would be resumed."""
+    check_resumable(config, run_dir)
+    runtime.barrier()
+    with runtime.phases("writing the config"):
+        if runtime.leads:
+            write_config(config, run_dir)
+    runtime.barrier()
+
+
+def _report_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
+    """Records the start in the log of the rank, and reports it to the trackers."""
     versions, device = doctor.core_versions(), str(runtime.device)
     event("start", recipe=config.recipe, device=device, argv=sys.argv, versions=versions)
     if runtime.leads:
@@ -88,13 +107,15 @@ def _record_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
         )
 
 
-def _new_run_dir(config: Config) -> str:
-    """A launcher that restarts workers names the run, so that they find it again; else the time does."""
-    name = os.environ.get("EASQ_RUN_NAME") or time.strftime("%Y%m%d-%H%M%S")
-    return str(Path("runs") / f"{config.recipe}-{name}")
+def _report_end(result: Result, runtime: Runtime, run_dir: Path) -> None:
+    """Records the end in the log of the rank, and reports it to the trackers."""
+    state = "finished" if result.finished else "stopped"
+    event(state, step=result.step, metrics=result.metrics)
+    if runtime.leads:
+        tracking.report_end(run_dir, state=state, step=result.step, metrics=result.metrics)
 
 
-def _report(result: Result, run_dir: Path) -> None:
+def _print_result(result: Result, run_dir: Path) -> None:
     if not result.finished:
         print(f"stopped after step {result.step} with a checkpoint; the same command with --run-dir {run_dir} goes on")
         return
@@ -105,12 +126,12 @@ def _report(result: Result, run_dir: Path) -> None:
         print("no requests are held out (data.holdout), so there is nothing to evaluate")
     print(f"  {'impressions/s':<22}{result.impressions_per_second:,.0f}")
     print(f"\nrun    {run_dir}")
-    print(f"next   {_command('tensorboard')} --logdir {run_dir}/tensorboard")
+    print(f"next   {_command('tensorboard')} --logdir {RunDirectory(run_dir).tensorboard}")
     print(f"       {_command('easq-rec')} evaluate --run {run_dir}")
 
 
 def _command(name: str) -> str:
-    """How a person calls a program of this environment, which need not be activated."""
+    """How to call a program of this environment, which may not be activated."""
     if shutil.which(name):
         return name
     return os.path.relpath(Path(sys.executable).parent / name)

@@ -16,16 +16,18 @@ from easq_rec.data.sources import Sources, open_sources
 from easq_rec.evaluation.metrics import RankingMetrics
 from easq_rec.losses.objective import Objective
 from easq_rec.model.ranker import Ranker
-from easq_rec.run_directory.checkpoint_files import Progress
 from easq_rec.run_directory.events import event
-from easq_rec.run_directory.metrics import RunLog
-from easq_rec.training.checkpoint.checkpointer import Checkpointer, read_plan
+from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
+from easq_rec.run_directory.plan_file import write_plan
+from easq_rec.run_directory.progress_file import Progress
+from easq_rec.run_directory.run_log import RunLog
+from easq_rec.training.checkpoint.checkpointer import Checkpointer
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.holdout_evaluation import HoldoutEvaluation
 from easq_rec.training.process import ProcessGroupRanks, Runtime
-from easq_rec.training.sharding.plan_file import NAME, write_plan
+from easq_rec.training.sharding.plan_conversion import placement_plan
 from easq_rec.training.sharding.precision import half_tables
-from easq_rec.training.sharding.tables import plan_table, setting, shard
+from easq_rec.training.sharding.tables import cluster_shape, plan_table, shard, stored_plan
 from easq_rec.training.signals import StopRequest
 from easq_rec.training.step import Pipeline, TrainingStep
 from easq_rec.training.stopping import StopAgreement
@@ -60,7 +62,7 @@ def set_up(
     *,
     directory: files.Location,
     run_dir: Path,
-    start_from: Path | None,
+    start_from: CheckpointDirectory | None,
     stop_request: StopRequest,
     pipeline: Pipeline,
 ) -> Setup:
@@ -71,24 +73,26 @@ def set_up(
     trainer, best = config.trainer, config.checkpoint.best
     names = [field.name for field in fields(RankingMetrics)]
     require(best is None or best in names, "checkpoint.best", best, f"None, or one of {', '.join(names)}")
-    quarantine = Quarantine(run_dir / "quarantine") if config.data.on_bad_rows == "quarantine" else None
+    paths = RunDirectory(run_dir)
+    quarantine = Quarantine(paths.quarantine) if config.data.on_bad_rows == "quarantine" else None
     sources = open_sources(config, directory, quarantine=quarantine, rank=runtime.rank, world_size=runtime.world_size)
     total_steps = trainer.max_steps or trainer.epochs * sources.reader.steps_per_epoch
 
-    checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
+    checkpoints = Checkpointer(paths.checkpoints, config, runtime)
     latest = checkpoints.latest() or start_from
     model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime))
-    sharded = shard(model, config, runtime, plan=read_plan(latest, runtime) if latest is not None else None)
+    plan = stored_plan(latest.plan, model, config, runtime) if latest is not None else None
+    sharded = shard(model, config, runtime, plan=plan)
     if runtime.leads:
-        write_plan(run_dir / NAME, sharded.plan, config.schema, setting(runtime))
-    finite_check = FiniteCheck(runtime, run_dir / "not_finite", stops=trainer.on_not_finite == "stop")
+        write_plan(paths.plan, placement_plan(sharded.plan, config.schema, cluster_shape(runtime)))
+    finite_check = FiniteCheck(runtime, paths.not_finite, stops=trainer.on_not_finite == "stop")
     train_step = TrainingStep(
         sharded, config.optim, runtime, finite_check, stop_request=stop_request, pipeline=pipeline
     )
     start = Progress(step=0, loader=sources.loader.start())
     if latest is not None:
         start = checkpoints.load(latest, sharded, train_step.optimizers)
-        event("resumed", step=start.step, checkpoint=latest.name)
+        event("resumed", step=start.step, checkpoint=latest.path.name)
 
     stopping = StopAgreement(stop_request, runtime)
     log = RunLog(run_dir, config.logging, first_step=start.step, total_steps=total_steps, speaks=runtime.leads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from easq_rec.losses.ranks import Ranks
 from easq_rec.run_directory.events import event
-from easq_rec.run_directory.metrics import RunLog
+from easq_rec.run_directory.run_log import RunLog
 from easq_rec.training.phases import Phases
 from easq_rec.training.step import StepResult
 from easq_rec.training.step_statistics import step_statistics

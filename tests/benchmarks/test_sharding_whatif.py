@@ -16,7 +16,8 @@ from benchmarks.sharding.planning import Cluster, NoPlan, Offer, Plan, Workload,
 from benchmarks.sharding.presets import schema_of
 from benchmarks.sharding.whatif import what_if, write
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
-from easq_rec.training.sharding.plan_file import Setting, read_plan_file
+from easq_rec.run_directory.plan_file import ClusterShape, read_plan
+from easq_rec.training.sharding.plan_conversion import sharding_plan
 
 WORK = Workload(requests=16)
 HOST = dataclasses.replace(HOSTS["a100"], name="small", hbm=1 * GB, ddr=8 * GB)
@@ -114,8 +115,9 @@ def test_a_split_is_the_nearest_change_where_none_was_offered(tmp_path: Path) ->
     assert plan is not None and report["highest"]["hbm_gb"] <= TWO.hbm / GB
     # The plan file is one that training takes.
     write({"tables_from": "test", **report}, plan, tables, tmp_path)
-    setting = Setting(device="cuda", ranks=2, ranks_per_host=2)
-    read = read_plan_file(tmp_path / "plan.json", on_paper(tables), tables, setting)
+    shape, source = ClusterShape(device="cuda", ranks=2, ranks_per_host=2), "plan.json"
+    found = read_plan(tmp_path / source, source=source)
+    read = sharding_plan(found, on_paper(tables), tables, shape, source=source)
     assert {name for part in read.plan.values() for name in part} == {"user", "video", "cross"}
     assert json.loads((tmp_path / "whatif.json").read_text())["nearest"] == report["nearest"]
     for name in ("tables.png", "ranks.png"):

@@ -11,7 +11,7 @@ from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
 from easq_rec.data.order import RequestReader
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from easq_rec.data.quarantine import Quarantine
 from tests.data.builders import SCHEMA, make_rows, plain, write_dataset
 
@@ -36,6 +36,8 @@ def test_a_request_is_delivered_with_all_that_belongs_to_it(
         RequestReader(dataset, batch_size=4, rank=rank, world_size=2, shuffle_row_groups=window, spread=spread)
         for rank in range(2)
     ]
-    found = [row for reader in readers for part in reader.read(Position(), epochs=1) for row in plain(part.requests)]
+    found = [
+        row for reader in readers for part in reader.read(StreamPosition(), epochs=1) for row in plain(part.requests)
+    ]
     assert [expected[row["request_id"]] for row in found] == found
     assert sorted(row["request_id"] for row in found) == sorted(set(expected) - set(bad))

@@ -22,7 +22,7 @@ from easq_rec.data import files
 from easq_rec.data.dataset import RequestDataset, split
 from easq_rec.data.layout import Layout
 from easq_rec.data.order import RequestReader
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from tests.data.builders import SCHEMA, expected, ids, make_rows, plain, write_dataset
 
 ROWS = make_rows(np.random.default_rng(0), 23)
@@ -106,7 +106,9 @@ def test_two_ranks_with_threads_read_every_request_once(logs: str) -> None:
         RequestReader(dataset, batch_size=3, rank=rank, world_size=2, shuffle_row_groups=2, spread=True, workers=2)
         for rank in range(2)
     ]
-    found = [id_ for reader in readers for part in reader.read(Position(), epochs=1) for id_ in ids(part.requests)]
+    found = [
+        id_ for reader in readers for part in reader.read(StreamPosition(), epochs=1) for id_ in ids(part.requests)
+    ]
     assert sorted(found) == list(range(23))
 
 

@@ -20,7 +20,7 @@ from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.loader import LoaderState, TrainLoader
 from easq_rec.data.order import RequestReader
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from easq_rec.data.replay import AnswerReplay, ReplayState
 from tests.data.builders import (
     SCHEMA,
@@ -233,7 +233,7 @@ def test_no_steps_no_batches(data: Data) -> None:
 
 def test_the_state_survives_json() -> None:
     state = LoaderState(
-        position=Position(epoch=3, dealt=((5, 2**40), (2**41, 2**42)), delivered=2**33, ranks=7, spread=True),
+        position=StreamPosition(epoch=3, dealt=((5, 2**40), (2**41, 2**42)), delivered=2**33, ranks=7, spread=True),
         data="a1b2",
         clock_ms=1_700_000_000_123,
         replay=ReplayState(admitted=2, steps=17, replays=np.array([5, 0, 1], np.int32), age_ms=12.5),

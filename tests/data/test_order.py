@@ -22,11 +22,11 @@ from easq_rec.data.columns import RequestColumns, Rows
 from easq_rec.data.dataset import Period, RequestDataset, RowGroup
 from easq_rec.data.layout import Layout
 from easq_rec.data.order import RequestReader, Slice
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from easq_rec.data.quarantine import Quarantine
 from tests.data.builders import SCHEMA, Row, ids, make_rows, open_dataset, to_table, write_dataset, write_file
 
-START = Position()
+START = StreamPosition()
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Case:
         )
 
     def steps(
-        self, batch_size: int, world_size: int = 1, *, start: Position = START, epochs: int = 1
+        self, batch_size: int, world_size: int = 1, *, start: StreamPosition = START, epochs: int = 1
     ) -> list[list[Slice]]:
         """Per step, the slices of all ranks; fails if ranks take unequal numbers of steps."""
         ranks = [self.reader(batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
@@ -74,9 +74,9 @@ def by_rank(steps: list[list[Slice]]) -> list[list[tuple[list[int], int]]]:
     return [[(ids(part.requests), part.clock_ms) for part in step] for step in steps]
 
 
-def restored(position: Position) -> Position:
+def restored(position: StreamPosition) -> StreamPosition:
     """Through a checkpoint."""
-    return Position.from_dict(json.loads(json.dumps(position.to_dict())))
+    return StreamPosition.from_dict(json.loads(json.dumps(position.to_dict())))
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +117,7 @@ few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthChec
 def test_stops_and_other_numbers_of_ranks_deliver_every_request_once(folder: Path, data: st.DataObject) -> None:
     """An epoch in up to four runs, each with its own number of ranks, batch size and workers."""
     case = data.draw(cases(folder))
-    position, seen = Position(epoch=data.draw(st.integers(0, 2))), list[int]()
+    position, seen = StreamPosition(epoch=data.draw(st.integers(0, 2))), list[int]()
     runs = data.draw(
         st.lists(st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(0, 2)), min_size=1, max_size=4)
     )
@@ -226,7 +226,7 @@ def shuffled(tmp_path_factory: pytest.TempPathFactory) -> RequestDataset:
 def test_the_order_is_a_function_of_seed_and_epoch(shuffled: RequestDataset) -> None:
     def order(seed: int, epoch: int, window: int = 3) -> list[int]:
         case = Case(shuffled, 60, window, seed)
-        return flat(case.steps(8, start=Position(epoch=epoch), epochs=epoch + 1))
+        return flat(case.steps(8, start=StreamPosition(epoch=epoch), epochs=epoch + 1))
 
     orders = {(seed, epoch): order(seed, epoch) for seed in range(2) for epoch in range(3)}
     assert orders == {(seed, epoch): order(seed, epoch) for seed in range(2) for epoch in range(3)}
@@ -248,7 +248,7 @@ def test_a_window_is_a_few_row_groups_shuffled_together(shuffled: RequestDataset
     runs = [one[begin : begin + 5] for begin in range(0, 60, 5)]
     assert all(len({request // 5 for request in run}) == 1 for run in runs)
     assert sum(run != sorted(run) for run in runs) >= 9
-    next_epoch = flat(Case(shuffled, 60, 1, 0).steps(60, start=Position(epoch=1), epochs=2))
+    next_epoch = flat(Case(shuffled, 60, 1, 0).steps(60, start=StreamPosition(epoch=1), epochs=2))
     assert [request // 5 for request in next_epoch] != [request // 5 for request in one], "row groups move, too"
 
 
@@ -256,7 +256,7 @@ def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, mon
     opened: list[int] = []
     read = shuffled.read_placed
     monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group.index) or read(group))  # type: ignore[func-returns-value]
-    steps = Case(shuffled, 60, 3, 0).steps(10, start=Position(delivered=45))
+    steps = Case(shuffled, 60, 3, 0).steps(10, start=StreamPosition(delivered=45))
     assert len(flat(steps)) == 15 and len(opened) == 3
 
 
@@ -294,15 +294,15 @@ def test_an_empty_dataset_has_no_steps(tmp_path: Path) -> None:
     reader = RequestReader(dataset, batch_size=4)
     assert reader.steps_per_epoch == 0
     endless = np.iinfo(np.int64).max
-    assert list(reader.read(Position(), epochs=endless)) == []
+    assert list(reader.read(StreamPosition(), epochs=endless)) == []
 
 
 def test_a_position_of_a_longer_epoch_is_refused(shuffled: RequestDataset) -> None:
     """It comes from other data: going on would leave requests out without a word."""
     reader = RequestReader(shuffled, batch_size=8)
-    assert list(reader.read(Position(delivered=60), epochs=1)) == []
+    assert list(reader.read(StreamPosition(delivered=60), epochs=1)) == []
     with pytest.raises(ValueError, match=r"before request 61 of an epoch that has 60"):
-        next(reader.read(Position(dealt=((3, 61),)), epochs=2))
+        next(reader.read(StreamPosition(dealt=((3, 61),)), epochs=2))
 
 
 def test_a_spread_rank_decodes_its_share_alone(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +327,7 @@ def test_workers_stay_one_window_ahead_and_leave_with_the_reader(
     opened: list[RowGroup] = []
     read = shuffled.read_placed
     monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
-    stream = Case(shuffled, 60, 2, 0, workers=workers).reader(1).read(Position(), epochs=5)
+    stream = Case(shuffled, 60, 2, 0, workers=workers).reader(1).read(StreamPosition(), epochs=5)
     for taken in range(1, 31):
         next(stream)
         window = math.ceil(taken / 10)
@@ -348,7 +348,7 @@ def test_an_error_in_a_worker_is_raised_where_its_window_is_due(
 
     monkeypatch.setattr(shuffled, "read_placed", failing)
     for workers in (0, 2):
-        stream = Case(shuffled, 60, None, 0, workers=workers).reader(5).read(Position(), epochs=1)
+        stream = Case(shuffled, 60, None, 0, workers=workers).reader(5).read(StreamPosition(), epochs=1)
         assert len(list(itertools.islice(stream, 7))) == 7
         with pytest.raises(ValueError, match="row group 7 is broken"):
             next(stream)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from easq_rec.data.dataset import Period, RequestDataset, split, time_line
 from easq_rec.data.order import RequestReader
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from tests.data.builders import Row, ids, make_rows, open_dataset, to_table, write_dataset, write_file
 
 
@@ -41,7 +41,7 @@ def test_a_period_is_exact_at_its_borders(tmp_path: Path, statistics: bool, wind
                 RequestReader(dataset, batch_size=2, rank=rank, world_size=2, shuffle_row_groups=window, spread=True)
                 for rank in range(2)
             ]
-            slices = [part for reader in readers for part in reader.read(Position(), epochs=1)]
+            slices = [part for reader in readers for part in reader.read(StreamPosition(), epochs=1)]
             assert sorted(itertools.chain.from_iterable(ids(part.requests) for part in slices)) == expected
 
 

@@ -141,6 +141,6 @@ def test_resplitting_equals_a_loop_over_columns(before: Columns, after: Columns)
 def test_moments_of_a_grid_are_refused() -> None:
     """The order of moments of parts that have neither all rows nor all columns is an implementation's secret."""
     parts = [((0, 0), (4, 8)), ((4, 0), (4, 8)), ((0, 8), (4, 8)), ((4, 8), (4, 8))]
-    with pytest.raises(ValueError, match=r"video: it is split between rows as well as columns"):
+    with pytest.raises(ValueError, match=r"video: its rows as well as its columns are split"):
         columns_of("video", parts, 8)
     assert columns_of("video", parts[:2], 8) == [(0, 8)], "rows alone"

@@ -21,7 +21,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from easq_rec.config import Config, Optim, Sharding, TableSharding
 from easq_rec.data.loader import LoaderState
-from easq_rec.run_directory.checkpoint_files import Progress
+from easq_rec.run_directory.progress_file import Progress
 from easq_rec.training.checkpoint.checkpointer import Checkpointer
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running

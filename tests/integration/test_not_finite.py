@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.chaos import tensors
+from easq_rec.data.batch_file import read_batch
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 WORKER = Path(__file__).with_name("worker_planted.py")
@@ -62,10 +63,11 @@ def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: P
         assert f"step {step}, rank 1: {SEEN[what]}" in done.stderr
         # Ranks share the gradients of the network.
         for rank in (0, 1) if what == "network" else (1,):
-            written.remove(f"step_{step:08d}_rank_{rank}.pt")
-        found = torch.load(tmp_path / "run" / "not_finite" / f"step_{step:08d}_rank_1.pt", weights_only=False)
-        assert found["step"] == step and len(found["batch"].keys.request_id_R) == found["batch"].total.requests
-        assert bool(found["batch"].float_NF.isnan().any()) == (what == "loss")
+            written.remove(f"step_{step:08d}_rank_{rank}.npz")
+        found = read_batch(tmp_path / "run" / "not_finite" / f"step_{step:08d}_rank_1.npz")
+        assert (found.about["step"], found.about["rank"]) == (step, 1)
+        assert len(found.batch.keys.request_id_R) == found.batch.total.requests
+        assert bool(found.batch.float_NF.isnan().any()) == (what == "loss")
     assert not written
 
 

@@ -12,7 +12,7 @@ from torchx.tracker.api import AppRun
 from torchx.tracker.backend.fsspec import create
 
 from easq_rec.run_directory import tracking
-from easq_rec.run_directory.checkpoint_files import published
+from easq_rec.run_directory.paths import published
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 TORCHX = Path(sys.executable).parent / "torchx"
@@ -53,9 +53,10 @@ def test_a_run_is_tracked(world: Path, environment: dict[str, str], tmp_path: Pa
     assert isinstance(versions, dict) and {"easq-rec", "python", "torch", "torchrec", "torchx"} <= versions.keys()
     assert told["final_satisfaction_ndcg5"] == metrics(run_dir, "final")[0]["satisfaction_ndcg5"]
     artifacts = {name: Path(artifact.path) for name, artifact in tracker.artifacts(run_id).items()}
-    assert {name: artifacts[name].name for name in tracking.ARTIFACTS} == {name: name for name in tracking.ARTIFACTS}
+    files = {file.name: file for file in tracking.artifacts(run_dir)}
+    assert {name: artifacts[name] for name in files} == files
     assert all(path.is_absolute() and path.exists() for path in artifacts.values())
-    assert artifacts["checkpoint"] == published(run_dir / "checkpoints")[-1]
+    assert artifacts["checkpoint"] == published(run_dir / "checkpoints")[-1].path
     assert tracker.artifacts(run_id)["checkpoint"].metadata == {"step": 3}
 
 

@@ -28,7 +28,7 @@ from easq_rec.model.backbones.transformer import Backbone
 from easq_rec.model.lora import Stream
 from easq_rec.model.network import NetworkOutput, RankingNetwork
 from easq_rec.model.ranker import Scores
-from easq_rec.run_directory.metrics import RunLog
+from easq_rec.run_directory.run_log import RunLog
 from easq_rec.tools.simulation import default_data
 from easq_rec.training.health import finite_check
 from easq_rec.training.holdout_evaluation import HoldoutEvaluation

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from easq_rec.config import Config, LinearName, LoRA, Losses, Trainer
+from easq_rec.config import Config, LinearName, LoRA, Losses, TrainerConfig
 from easq_rec.config.schema import Outcome
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model.lora import AdaptedLinear
@@ -122,7 +122,7 @@ def sharded(
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Runtime]:
-    with running(Trainer(device="cpu", threads=1)) as runtime:
+    with running(TrainerConfig(device="cpu", threads=1)) as runtime:
         yield runtime
 
 

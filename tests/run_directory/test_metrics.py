@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from easq_rec.config import Logging
-from easq_rec.run_directory.metrics import RunLog
+from easq_rec.run_directory.run_log import RunLog
 
 
 def records(run_dir: Path) -> list[tuple[int, str]]:

@@ -17,7 +17,7 @@ from easq_rec.cli import main as cli
 from easq_rec.config.recipes import recipe
 from easq_rec.config.serialization import to_dict
 from easq_rec.run_directory.events import event, recorded
-from easq_rec.run_directory.status import Run, read_run
+from easq_rec.run_directory.status import RunStatus, read_run
 from easq_rec.training.process import Runtime
 
 
@@ -36,7 +36,7 @@ def make_run(directory: Path, names: Sequence[str] = ("start", "finished"), **ch
     return directory
 
 
-def other_process(directory: Path, *, pid: int | None = None, host: str | None = None) -> Run:
+def other_process(directory: Path, *, pid: int | None = None, host: str | None = None) -> RunStatus:
     """The run, as if a process of this number or on this host had written its log."""
     log = directory / "logs" / "rank_0.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -149,7 +149,7 @@ def test_of_windows_in_a_row_the_newest_is_read(tmp_path: Path) -> None:
     records = [json.dumps({"step": step, "split": split}) for step, split in enumerate(splits, 1)]
     (directory / "metrics.jsonl").write_text("\n".join(records) + "\n")
     run = read_run(directory)
-    assert [found.name for found in run.events] == ["start", "window", "checkpoint", "window"] and run.of == 50
+    assert [found.name for found in run.events] == ["start", "window", "checkpoint", "window"] and run.total_steps == 50
     assert [(record.step, record.split) for record in run.records] == [
         (2, "train"),
         (3, "holdout"),
@@ -183,7 +183,8 @@ def test_what_differs_from_the_recipe_is_shown(tmp_path: Path, capsys: pytest.Ca
     directory = make_run(tmp_path / "run", replay={"answers_per_step": 3})
     shard = {"rank": 1, "rows": [0, 64], "columns": [0, 16]}
     table = {"rows": 64, "dim": 16, "type": "table_wise", "kernel": "fused", "shards": [shard]}
-    (directory / "plan.json").write_text(json.dumps({"tables": {"video": table}}))
+    shape = {"format": 1, "device": "cpu", "ranks": 2, "ranks_per_host": 2}
+    (directory / "plan.json").write_text(json.dumps({**shape, "tables": {"video": table}}))
     torn = directory / "checkpoints" / "step_00000010"
     torn.mkdir(parents=True)
     (directory / "checkpoints" / "step_00000005.damaged").mkdir()

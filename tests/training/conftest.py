@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from easq_rec.config import Trainer
+from easq_rec.config import TrainerConfig
 from easq_rec.training.process import Runtime, running
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Runtime]:
-    with running(Trainer(device="cpu", threads=1)) as runtime:
+    with running(TrainerConfig(device="cpu", threads=1)) as runtime:
         yield runtime

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from easq_rec.config import Trainer
+from easq_rec.config import TrainerConfig
 from easq_rec.training.averaging import Averaging
 from easq_rec.training.phases import Phases
 from easq_rec.training.process import running
 
 
 def average(parameters: list[nn.Parameter]) -> None:
-    with running(Trainer(device="cpu", threads=1)):
+    with running(TrainerConfig(device="cpu", threads=1)):
         averaging = Averaging(Phases())
         averaging.start(parameters)
         averaging.finish()
@@ -40,7 +40,7 @@ def test_a_gradient_that_comes_late_is_not_lost(late: str) -> None:
     """What was sent to the other ranks is not what the parameter has now: the step would be a wrong one."""
     parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
     parameters[0].grad = torch.ones(3)
-    with running(Trainer(device="cpu", threads=1)):
+    with running(TrainerConfig(device="cpu", threads=1)):
         averaging = Averaging(Phases())
         averaging.start(parameters)
         match late:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from easq_rec.config import Trainer
+from easq_rec.config import TrainerConfig
 from easq_rec.training.cores import share
 from easq_rec.training.process import running
 
@@ -38,7 +38,7 @@ def test_a_rank_keeps_to_its_own(monkeypatch: pytest.MonkeyPatch, pin: bool) -> 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     found: list[set[int]] = []
-    with running(Trainer(device="cpu", threads=1, pin_cores=pin)):
+    with running(TrainerConfig(device="cpu", threads=1, pin_cores=pin)):
         thread = threading.Thread(target=lambda: found.append(os.sched_getaffinity(0)))
         thread.start()
         thread.join()

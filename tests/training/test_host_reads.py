@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import easq_rec
-from easq_rec.config import Config, Trainer
+from easq_rec.config import Config, TrainerConfig
 from easq_rec.training.health import finite_check
 from easq_rec.training.process import quiet, running
 from tests.builders import small_config
@@ -72,7 +72,7 @@ def test_a_step_reads_nothing_on_the_host(tmp_path: Path, variant: str, monkeypa
     config = bounded() if variant == "bounded" else small_config(variant)
     found = []
     quiet()
-    with running(Trainer(device="cpu", threads=1)) as runtime:
+    with running(TrainerConfig(device="cpu", threads=1)) as runtime:
         for late in (0, 1):
             monkeypatch.setattr(finite_check, "read_delay", lambda device, late=late: late)
             reads = HostReads()
@@ -87,7 +87,7 @@ def test_a_step_reads_nothing_on_the_host(tmp_path: Path, variant: str, monkeypa
 def test_cuda_is_waited_for_nowhere(tmp_path: Path) -> None:
     """By what CUDA itself says of synchronising calls, from the second step on."""
     quiet()
-    with running(Trainer(device="cuda")) as runtime, warnings.catch_warnings(record=True) as caught:
+    with running(TrainerConfig(device="cuda")) as runtime, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         training = CheckedTraining(small_config(), runtime, tmp_path)
         training.run(within=lambda: synchronisations_told(training.step > 0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from easq_rec.config import Trainer
+from easq_rec.config import TrainerConfig
 from easq_rec.training.process import running
 
 
@@ -24,7 +24,7 @@ def test_no_thread_holds_a_value_that_the_ranks_agreed_on(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(dist, "all_reduce", spy)
     interval = sys.getswitchinterval()
-    with running(Trainer(device="cpu")) as runtime:
+    with running(TrainerConfig(device="cpu")) as runtime:
         # The thread gets no turn unless it is given one.
         sys.setswitchinterval(100)
         try:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from easq_rec.tools.builder.clean import ORPHAN
-from easq_rec.tools.builder.config import Answers
-from easq_rec.tools.builder.quarantine import Quarantine, as_json
+from easq_rec.tools.builder.config import AnswerRules
+from easq_rec.tools.builder.quarantine import QuarantineFile, as_json
 from easq_rec.tools.builder.versions import NONE, Int, Versions, joint_codes
 
 NO_ANSWER = -1
@@ -52,8 +52,8 @@ class Replies:
 def attribute(
     impressions: Impressions,
     answers: pa.Table | None,
-    rules: Answers | None,
-    quarantine: Quarantine,
+    rules: AnswerRules | None,
+    quarantine: QuarantineFile,
     counts: Counter[str],
 ) -> Replies:
     """Finds the impression of every answer; answers that do not count go to the quarantine with their reason.
@@ -110,7 +110,7 @@ def _find(impressions: Impressions, column: dict[str, Int]) -> tuple[Int, NDArra
     return np.where(row == NONE, NONE, chosen[row] if len(chosen) else NONE), verdict
 
 
-def _settle(at: Int, times: Int, values: Int, verdict: NDArray[np.int8], rules: Answers) -> None:
+def _settle(at: Int, times: Int, values: Int, verdict: NDArray[np.int8], rules: AnswerRules) -> None:
     """Leaves one answer per impression, or none."""
     left = np.flatnonzero(verdict == USED)
     left = left[np.lexsort((times[left], at[left]))]

@@ -17,9 +17,9 @@ from easq_rec.tools.builder.attribution import NO_ANSWER, Impressions, Replies, 
 from easq_rec.tools.builder.clean import FIELD
 from easq_rec.tools.builder.config import Build, Field
 from easq_rec.tools.builder.grouping import Groups, group
-from easq_rec.tools.builder.history import Histories, histories
+from easq_rec.tools.builder.history import HistoryRanges, histories
 from easq_rec.tools.builder.layout import TYPES, dataset_schema
-from easq_rec.tools.builder.quarantine import Quarantine, as_json
+from easq_rec.tools.builder.quarantine import QuarantineFile, as_json
 from easq_rec.tools.builder.versions import NONE, Int, Versions, ragged
 
 KEYS = ("user_id", "request_id", "video_id", "timestamp_ms", "watch_ms")
@@ -33,7 +33,7 @@ class Lookup:
     versions: Versions
 
     @staticmethod
-    def of(table: pa.Table | None, key: str, quarantine: Quarantine | None, counts: Counter[str]) -> Lookup | None:
+    def of(table: pa.Table | None, key: str, quarantine: QuarantineFile | None, counts: Counter[str]) -> Lookup | None:
         """The lookup by `key`; rows that a later one supersedes go to the quarantine, where there is one."""
         if table is None:
             return None
@@ -63,7 +63,7 @@ class Bucket:
         answers: pa.Table | None,
         users: Lookup | None,
         videos: Lookup | None,
-        quarantine: Quarantine,
+        quarantine: QuarantineFile,
         counts: Counter[str],
     ) -> None:
         self._build = build
@@ -84,7 +84,7 @@ class Bucket:
         self._ratio = (column["watch_ms"] / column["duration_ms"]).astype(np.float32)
         self._triggered = build.questionnaire.triggered(column["watch_ms"], column["duration_ms"])
         watched = self._triggered if build.requests.history == "long_view" else column["watch_ms"] > 0
-        self._histories: Histories = histories(
+        self._histories: HistoryRanges = histories(
             user=column["user_id"],
             timestamp_ms=column["timestamp_ms"],
             watch_ms=column["watch_ms"],
@@ -96,7 +96,7 @@ class Bucket:
         self._replies = self._answer(answers, quarantine, counts)
         self._count(counts)
 
-    def _join(self, groups: Groups, user: Int, video: Int, quarantine: Quarantine, counts: Counter[str]) -> None:
+    def _join(self, groups: Groups, user: Int, video: Int, quarantine: QuarantineFile, counts: Counter[str]) -> None:
         """The versions as of the requests' times; impressions without one go, as the rules say."""
         rows, lengths = groups.rows, groups.lengths
         count = len(groups.request_id)
@@ -131,7 +131,7 @@ class Bucket:
         self.timestamp_ms: Int = groups.timestamp_ms[whole]
         """(R,) of the requests."""
 
-    def _answer(self, answers: pa.Table | None, quarantine: Quarantine, counts: Counter[str]) -> Replies:
+    def _answer(self, answers: pa.Table | None, quarantine: QuarantineFile, counts: Counter[str]) -> Replies:
         column, rules = self._column, self._build.answers
         keyed = rules is not None and rules.columns.request_id is not None
         impressions = Impressions(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from easq_rec.tools.builder.config import Answers, Build, Field, Impressions, Users, Videos
+from easq_rec.tools.builder.config import AnswerRules, Build, Field, ImpressionRules, Users, Videos
 from easq_rec.tools.builder.tables import RawTable, identifier, literal, wanted
 
 FIELD = "field."
@@ -164,7 +164,7 @@ def cells(build: Build, table: RawTable) -> Cells:
         if column is not None:
             made.key(f"{name}_id", column, kind)
     match source:
-        case Impressions():
+        case ImpressionRules():
             made.time("timestamp_ms", source.columns.timestamp)
             made.length("watch_ms", source.columns.watch, source.watch_unit, least=0)
             if source.columns.duration is not None:
@@ -182,7 +182,7 @@ def cells(build: Build, table: RawTable) -> Cells:
                 made.length("duration_ms", source.columns.duration, source.duration_unit, least=1)
             for name, spec in source.features.items():
                 made.feature(name, spec)
-        case Answers():
+        case AnswerRules():
             made.time("timestamp_ms", source.columns.timestamp)
             sql = identifier(source.columns.answer)
             options = " ".join(f"WHEN {literal(o)} THEN {code}" for o, code in build.questionnaire.options.items())

@@ -68,7 +68,7 @@ class ImpressionColumns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Impressions(Source):
+class ImpressionRules(Source):
     """One row per video that was shown to a user."""
 
     columns: ImpressionColumns
@@ -134,7 +134,7 @@ class AnswerColumns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers(Source):
+class AnswerRules(Source):
     """Replies to the questionnaire. What a rule drops goes to the quarantine, with the reason."""
 
     columns: AnswerColumns
@@ -224,8 +224,8 @@ class Engine:
 class Build:
     """The whole file."""
 
-    impressions: Impressions
-    answers: Answers | None = None
+    impressions: ImpressionRules
+    answers: AnswerRules | None = None
     """None: the answers dataset is empty."""
     users: Users | None = None
     """None: requests have no user features besides user_id."""

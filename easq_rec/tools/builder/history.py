@@ -11,7 +11,7 @@ from easq_rec.tools.builder.versions import Int, ragged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Histories:
+class HistoryRanges:
     """The histories of R requests as ranges of one list of watched impressions."""
 
     watched: Int
@@ -47,7 +47,7 @@ def histories(
     request_user: Int,
     request_ms: Int,
     longest: int,
-) -> Histories:
+) -> HistoryRanges:
     """The history of every request: of the user's impressions that `counts` marks, the `longest` last ones whose watch
     had ended at the request's time.
 
@@ -73,7 +73,7 @@ def histories(
     known[known] = users[at[known]] == request_user[known]
     end = np.searchsorted(key, at * span + request_ms - first, side="right")
     start = np.maximum(np.searchsorted(key, at * span, side="left"), end - longest)
-    return Histories(
+    return HistoryRanges(
         watched=marked,
         starts=start,
         lengths=np.where(known, end - start, 0),

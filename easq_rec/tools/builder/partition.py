@@ -17,8 +17,8 @@ from easq_rec.tools.builder.bucket import Bucket, Lookup
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.layout import dataset_schema
 from easq_rec.tools.builder.merge import merge, write_fragment
-from easq_rec.tools.builder.quarantine import SCHEMA, Quarantine
-from easq_rec.tools.builder.scatter import Partition, Scan, read_bucket, remove_bucket
+from easq_rec.tools.builder.quarantine import SCHEMA, QuarantineFile
+from easq_rec.tools.builder.scatter import Partition, PartitionReader, read_bucket, remove_bucket
 from easq_rec.tools.builder.tables import connect, open_tables
 
 DATASETS = {"requests": False, "answers": True}
@@ -44,7 +44,7 @@ def build_partition(
     temp = Path(build.engine.temp or work) / f"{work.name}-{os.getpid()}.temp"
     try:
         with connect(build.engine, temp) as connection:
-            scan = Scan(connection, build, open_tables(connection, build, base), partition)
+            scan = PartitionReader(connection, build, open_tables(connection, build, base), partition)
             dealt = _stage(work / "dealt", lambda folder, q, c: _deal(scan, folder, q, c))
             videos, listed = _videos(scan, work / "videos", partition)
     finally:
@@ -69,31 +69,31 @@ def build_partition(
     return result
 
 
-def _deal(scan: Scan, folder: Path, quarantine: Quarantine, counts: Counter[str]) -> None:
+def _deal(scan: PartitionReader, folder: Path, quarantine: QuarantineFile, counts: Counter[str]) -> None:
     buckets = scan.bucket_count()
     (folder / BUCKETS).write_text(str(buckets))
     scan.deal(folder, buckets, quarantine, counts)
 
 
-def _stage(folder: Path, run: Callable[[Path, Quarantine, Counter[str]], None]) -> Path:
+def _stage(folder: Path, run: Callable[[Path, QuarantineFile, Counter[str]], None]) -> Path:
     """Runs a stage into a folder that appears complete or not at all; nothing to do if it is there."""
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         counts: Counter[str] = Counter()
-        with Quarantine(unfinished / "quarantine.parquet", counts) as quarantine:
+        with QuarantineFile(unfinished / "quarantine.parquet", counts) as quarantine:
             run(unfinished, quarantine, counts)
         (unfinished / COUNTS).write_text(json.dumps(counts))
         os.rename(unfinished, folder)
     return folder
 
 
-def _videos(scan: Scan, folder: Path, partition: Partition) -> tuple[Lookup | None, Path]:
+def _videos(scan: PartitionReader, folder: Path, partition: Partition) -> tuple[Lookup | None, Path]:
     """The table of videos, which every run reads anew: it is held in memory. The first partition accounts for it."""
     folder.mkdir(exist_ok=True)
     counts: Counter[str] = Counter()
-    with Quarantine(folder / "quarantine.parquet", counts) as quarantine:
+    with QuarantineFile(folder / "quarantine.parquet", counts) as quarantine:
         table = scan.videos(quarantine, counts)
         lookup = Lookup.of(table, "video_id", quarantine if partition.index == 0 else None, counts)
     (folder / COUNTS).write_text(json.dumps(counts))
@@ -107,7 +107,7 @@ def _bucket(
     size: int,
     videos: Lookup | None,
     folder: Path,
-    quarantine: Quarantine,
+    quarantine: QuarantineFile,
     counts: Counter[str],
 ) -> None:
     impressions = read_bucket(dealt, "impressions", number)

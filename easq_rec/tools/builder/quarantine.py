@@ -16,7 +16,7 @@ SCHEMA = pa.schema([("table", pa.string()), ("reason", pa.string()), ("row", pa.
 """`row` is JSON: the log's own cells of a row that could not be read, else the builder's columns."""
 
 
-class Quarantine:
+class QuarantineFile:
     """Writes a Parquet file (none where there is no row) and counts its rows.
 
     Args:
@@ -29,7 +29,7 @@ class Quarantine:
         self._counts = counts
         self._writer: pq.ParquetWriter | None = None
 
-    def __enter__(self) -> Quarantine:
+    def __enter__(self) -> QuarantineFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from easq_rec.tools.builder.clean import cells, select
-from easq_rec.tools.builder.config import Answers, Build
-from easq_rec.tools.builder.quarantine import Quarantine
+from easq_rec.tools.builder.config import AnswerRules, Build
+from easq_rec.tools.builder.quarantine import QuarantineFile
 from easq_rec.tools.builder.tables import RawTable
 
 DEALT = ("impressions", "answers", "users")
@@ -42,7 +42,7 @@ class Partition:
         return f"part-{self.index + 1}-of-{self.of}"
 
 
-class Scan:
+class PartitionReader:
     """Reads the raw tables through the engine, one partition of users."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Scan:
         size = self._build.engine.bucket_impressions * self._partition.of
         return min(max(-(-rows // size), 1), MOST_BUCKETS)
 
-    def deal(self, folder: Path, buckets: int, quarantine: Quarantine, counts: Counter[str]) -> None:
+    def deal(self, folder: Path, buckets: int, quarantine: QuarantineFile, counts: Counter[str]) -> None:
         """Writes `TABLE-BUCKET.arrow` for every table that is dealt and every bucket."""
         for name in DEALT:
             if name not in self._tables:
@@ -77,18 +77,20 @@ class Scan:
                         writers = [stack.enter_context(pa.ipc.new_stream(str(path), schema)) for path in paths]
                     _deal(batches, writers)
 
-    def videos(self, quarantine: Quarantine, counts: Counter[str]) -> pa.Table | None:
+    def videos(self, quarantine: QuarantineFile, counts: Counter[str]) -> pa.Table | None:
         """All versions of all videos, None without a table of them; the first partition accounts for its rows."""
         if "videos" not in self._tables:
             return None
         parts = list(self._cleaned("videos", 1, quarantine, counts))
         return pa.concat_tables(parts).drop_columns(["bucket"])
 
-    def _cleaned(self, name: str, buckets: int, quarantine: Quarantine, counts: Counter[str]) -> Iterator[pa.Table]:
+    def _cleaned(self, name: str, buckets: int, quarantine: QuarantineFile, counts: Counter[str]) -> Iterator[pa.Table]:
         """Good rows of this partition with their `bucket`; bad ones go to the quarantine. At least one table."""
         table = self._tables[name]
         first, of = self._partition.index == 0, self._partition.of
-        owner = self._owners() if isinstance(table.source, Answers) and table.source.columns.user_id is None else None
+        owner = (
+            self._owners() if isinstance(table.source, AnswerRules) and table.source.columns.user_id is None else None
+        )
         made = cells(self._build, table)
         key = "hash(video_id)" if name == "videos" else "hash(user_id)"
         for scan in table.scans():
@@ -109,7 +111,7 @@ class Scan:
             if table.csv:
                 self._rejects(name, quarantine, counts, mine=first)
 
-    def _rejects(self, name: str, quarantine: Quarantine, counts: Counter[str], *, mine: bool) -> None:
+    def _rejects(self, name: str, quarantine: QuarantineFile, counts: Counter[str], *, mine: bool) -> None:
         """CSV lines that are no rows. They name no user, so the first partition accounts for them."""
         # A line may have several errors.
         query = (

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.tools.report.page import page
 from easq_rec.tools.report.sources import read_sources
-
-NAME = "report.html"
 
 
 def report(directories: Sequence[Path], out: Path | None) -> Path:
@@ -23,7 +22,7 @@ def report(directories: Sequence[Path], out: Path | None) -> Path:
         ValueError: something is missing or damaged, or the page cannot be written.
     """
     sources = read_sources(directories)
-    file = directories[0] / NAME if out is None else out
+    file = RunDirectory(directories[0]).report if out is None else out
     if file.is_dir():
         raise ValueError(f"--out {file}: a directory; name the HTML file to write")
     # JSON may hold halves of surrogate pairs, which no encoding has.

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from easq_rec.run_directory.run_files import FINAL, HOLDOUT, TRAIN, RunFiles
+from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, TRAIN
+from easq_rec.run_directory.run_files import RunFiles
 from easq_rec.tools.report.lines import Line
 from easq_rec.tools.report.markup import Markup, folded, join, tag
 from easq_rec.tools.report.names import label
@@ -20,7 +21,7 @@ SHARE = (-0.03, 1.03)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class CurveGroup:
     """Metrics that are looked at together, a panel each."""
 
     title: str
@@ -32,15 +33,15 @@ class Group:
 
 
 GROUPS = (
-    Group(title="Training losses", splits=(TRAIN,), belongs=lambda name: name.startswith("loss")),
-    Group(
+    CurveGroup(title="Training losses", splits=(TRAIN,), belongs=lambda name: name.startswith("loss")),
+    CurveGroup(
         title="Held-out metrics over training",
         splits=(HOLDOUT, FINAL),
         belongs=lambda name: not name.startswith("answers_") and name not in COUNTS,
         first=("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy", "gauc"),
         told="On the way over the first evaluation.max_requests of them, in the end over all.",
     ),
-    Group(
+    CurveGroup(
         title="Answers, learnt and held out",
         splits=(HOLDOUT, FINAL),
         belongs=lambda name: name.startswith("answers_") and not name.endswith("_pairs"),
@@ -52,7 +53,7 @@ GROUPS = (
         ),
         told="A margin on trained answers that grows beyond the one on held-out answers is answers learnt by heart.",
     ),
-    Group(
+    CurveGroup(
         title="Learning health",
         splits=(TRAIN,),
         belongs=lambda name: not name.startswith(("loss", PHASE, "impressions_")) and not GATE.fullmatch(name),
@@ -67,7 +68,7 @@ def curves(runs: Sequence[RunFiles]) -> Markup:
     return join(losses, *others[:2], _gates(runs), *others[2:], _speed(runs))
 
 
-def _group(group: Group, runs: Sequence[RunFiles]) -> Markup:
+def _group(group: CurveGroup, runs: Sequence[RunFiles]) -> Markup:
     names = list(dict.fromkeys(name for run in runs for name in run.names(*group.splits) if group.belongs(name)))
     still = [name for name in names if all(not value for run in runs for _, value in run.course(name, *group.splits))]
     drawn = {

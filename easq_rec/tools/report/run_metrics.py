@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from easq_rec import doctor
 from easq_rec.run_directory.formatting import NONE, metric, signed
-from easq_rec.run_directory.run_files import FINAL, RunFiles
+from easq_rec.run_directory.metrics_file import FINAL
+from easq_rec.run_directory.run_files import RunFiles
 from easq_rec.tools.report.markup import Child, Markup, folded, join, table, tag
 from easq_rec.tools.report.names import HELD_OUT, label
 

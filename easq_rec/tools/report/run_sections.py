@@ -9,7 +9,8 @@ from typing import Any
 
 from easq_rec.data import files
 from easq_rec.run_directory.formatting import NONE, short
-from easq_rec.run_directory.run_files import FINAL, TRAIN, RunFiles
+from easq_rec.run_directory.metrics_file import FINAL, TRAIN
+from easq_rec.run_directory.run_files import RunFiles
 from easq_rec.tools.report import configs
 from easq_rec.tools.report.markup import Child, Markup, breakable, folded, join, table, tag
 from easq_rec.tools.report.run_curves import curves

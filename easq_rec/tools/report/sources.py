@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.run_directory.run_files import RunFiles, read_run
 from easq_rec.tools.report.study_files import StudyFiles, read_study
 
@@ -43,7 +44,7 @@ def distinct_names(directories: Sequence[Path]) -> list[str]:
 
 
 def _read(directory: Path, name: str) -> Source:
-    results, config = directory / "results.json", directory / "config.json"
+    results, config = directory / "results.json", RunDirectory(directory).config
     if results.is_file():
         return read_study(directory, name, read_json(results))
     if config.is_file():

@@ -12,7 +12,7 @@ from easq_rec.tools.report.scales import Point
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class RowRecord:
     """All cells of one label."""
 
     label: str
@@ -25,7 +25,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lift:
+class AnswerLift:
     """A row of study `signal`."""
 
     behaviour: str
@@ -39,7 +39,7 @@ class Lift:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class CheckRecord:
     """A number that the verdict depends on."""
 
     what: str
@@ -51,17 +51,17 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class VerdictRecord:
     """A claim, and whether it holds."""
 
     claim: str
     outcome: str
     remark: str | None
-    checks: list[Check]
+    checks: list[CheckRecord]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class CellRecord:
     """One training of the study."""
 
     label: str
@@ -106,11 +106,11 @@ class StudyFiles:
     """What tells it from the other studies of the report."""
     study: str
     question: str
-    verdict: Verdict | None
-    rows: list[Row]
-    lifts: list[Lift]
+    verdict: VerdictRecord | None
+    rows: list[RowRecord]
+    lifts: list[AnswerLift]
     notes: list[str]
-    cells: list[Cell]
+    cells: list[CellRecord]
     failed: list[str]
     settings: list[dict[str, Any]]
     online: OnlineTest | None
@@ -172,8 +172,8 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {str(name): _number(value) for name, value in values.items()}
 
 
-def _row(entry: dict[str, Any]) -> Row:
-    return Row(
+def _row(entry: dict[str, Any]) -> RowRecord:
+    return RowRecord(
         label=str(entry["label"]),
         series=str(entry.get("series") or ""),
         x=None if entry.get("x") is None else float(entry["x"]),
@@ -183,8 +183,8 @@ def _row(entry: dict[str, Any]) -> Row:
     )
 
 
-def _lift(entry: dict[str, Any]) -> Lift:
-    return Lift(
+def _lift(entry: dict[str, Any]) -> AnswerLift:
+    return AnswerLift(
         behaviour=str(entry["behaviour"]),
         answer=str(entry["answer"]),
         answers=int(entry["answers"]),
@@ -195,13 +195,13 @@ def _lift(entry: dict[str, Any]) -> Lift:
     )
 
 
-def _verdict(values: dict[str, Any]) -> Verdict:
-    return Verdict(
+def _verdict(values: dict[str, Any]) -> VerdictRecord:
+    return VerdictRecord(
         claim=str(values["claim"]),
         outcome=str(values["outcome"]),
         remark=str(values["remark"]) if values.get("remark") else None,
         checks=[
-            Check(
+            CheckRecord(
                 what=str(check["what"]),
                 measured=estimate_of(check["measured"]),
                 wanted=str(check["wanted"]),
@@ -215,8 +215,8 @@ def _verdict(values: dict[str, Any]) -> Verdict:
     )
 
 
-def _cell(entry: dict[str, Any]) -> Cell:
-    return Cell(
+def _cell(entry: dict[str, Any]) -> CellRecord:
+    return CellRecord(
         label=str(entry["label"]),
         world_seed=entry.get("world_seed"),
         training_seed=entry.get("training_seed"),

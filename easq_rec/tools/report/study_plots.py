@@ -18,7 +18,7 @@ from easq_rec.tools.report.names import label
 from easq_rec.tools.report.panels import panel, panels
 from easq_rec.tools.report.scales import Point
 from easq_rec.tools.report.scatter import Family, Spot, scatter
-from easq_rec.tools.report.study_files import Cell, Row, StudyFiles
+from easq_rec.tools.report.study_files import CellRecord, RowRecord, StudyFiles
 from easq_rec.tools.studies import experts_rank as sizes
 from easq_rec.tools.studies.grid import BASE
 from easq_rec.tools.studies.publish import HEADINGS
@@ -49,7 +49,7 @@ def styles(study: StudyFiles) -> dict[str, int]:
 def frontier(study: StudyFiles) -> Markup:
     """Satisfaction gained against engagement paid, a family per series; nothing where rows have no such changes."""
     rows = _moved(study.rows)
-    families: dict[str, list[Row]] = {}
+    families: dict[str, list[RowRecord]] = {}
     for row in rows:
         families.setdefault(row.series or row.label, []).append(row)
     if not families:
@@ -83,7 +83,7 @@ def frontier(study: StudyFiles) -> Markup:
     )
 
 
-def _spot(row: Row) -> Spot:
+def _spot(row: RowRecord) -> Spot:
     note = f"{row.x:g}" if row.series and row.x is not None else row.label
     return Spot(name=row.label, x=row.change[PAID], y=row.change[GAINED], note=note)
 
@@ -162,7 +162,7 @@ def knob_curves(study: StudyFiles) -> Markup:
     return join(tag("h3", f"Over the {knob}"), panels(made, style_of))
 
 
-def _on_curves(study: StudyFiles) -> list[Row]:
+def _on_curves(study: StudyFiles) -> list[RowRecord]:
     rows = [row for row in _moved(study.rows) if row.series and row.x is not None]
     if study.study != sizes.EXPERTS.name:
         return rows
@@ -207,7 +207,7 @@ def _bound(study: StudyFiles) -> float | None:
     return next((check.threshold for check in checks if check.unit == "nats"), None)
 
 
-def _course(cell: Cell, name: str) -> list[Point]:
+def _course(cell: CellRecord, name: str) -> list[Point]:
     if name:
         return cell.history.get(name, [])
     trained, held_out = (dict(cell.history.get(margin, [])) for margin in MARGINS)
@@ -223,7 +223,7 @@ def mean_course(courses: Sequence[Sequence[Point]]) -> list[Point]:
     return [(x, math.fsum(found) / len(found)) for x, found in sorted(values.items()) if len(found) == len(courses)]
 
 
-def _moved(rows: Sequence[Row]) -> list[Row]:
+def _moved(rows: Sequence[RowRecord]) -> list[RowRecord]:
     """Rows with both changes; the base, which lies at 0 by definition, is not among them."""
     found = []
     for row in rows:

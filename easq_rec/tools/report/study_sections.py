@@ -8,7 +8,7 @@ from typing import Any
 from easq_rec.run_directory.formatting import NONE, duration, estimate, metric, short
 from easq_rec.tools.report.markup import Child, Markup, folded, join, table, tag
 from easq_rec.tools.report.online_test import online_section
-from easq_rec.tools.report.study_files import Check, StudyFiles, Verdict, estimate_of
+from easq_rec.tools.report.study_files import CheckRecord, StudyFiles, VerdictRecord, estimate_of
 from easq_rec.tools.report.study_plots import change_bars, frontier, histories, knob_curves, lift_bars
 from easq_rec.tools.studies.comparison import METRICS
 from easq_rec.tools.studies.grid import BASE
@@ -52,7 +52,7 @@ def _failed(study: StudyFiles) -> Markup | None:
     return tag("p", told, class_="remark")
 
 
-def _verdict(verdict: Verdict) -> Markup:
+def _verdict(verdict: VerdictRecord) -> Markup:
     rows: list[list[Child]] = [
         [check.what, _measured(check), f"claimed {check.wanted} {_amount(check)}", _outcome(check.outcome)]
         for check in verdict.checks
@@ -75,15 +75,15 @@ def _kind(outcome: str) -> str:
     return outcome if outcome in SIGNS else "undecided"
 
 
-def _measured(check: Check) -> str:
+def _measured(check: CheckRecord) -> str:
     return estimate(check.measured, _unit(check))
 
 
-def _amount(check: Check) -> str:
+def _amount(check: CheckRecord) -> str:
     return f"{check.threshold:+g}{_unit(check)}"
 
 
-def _unit(check: Check) -> str:
+def _unit(check: CheckRecord) -> str:
     return check.unit if check.unit in ("", "%") else f" {check.unit}"
 
 

@@ -48,7 +48,7 @@ class Streams:
         return Streams(log=log, later=np.random.default_rng([config.seed, 3]), questionnaire=questionnaire)
 
 
-class Scores(NamedTuple):
+class LatentScores(NamedTuple):
     """The two utilities of users [R] and their candidates [R, C]."""
 
     engage: Float
@@ -57,13 +57,13 @@ class Scores(NamedTuple):
     """Standard normal under the logging policy."""
 
 
-def latent_scores(latents: Latents, calibration: Calibration, users: Int, videos: Int) -> Scores:
+def latent_scores(latents: Latents, calibration: Calibration, users: Int, videos: Int) -> LatentScores:
     """The utilities of users [R] and videos [R, C]."""
     engage, raw = utilities(
         latents, users, videos, calibration.affinity_mean, calibration.affinity_std, calibration.aversion
     )
     satisfy = (raw - np.float32(calibration.satisfaction_mean)) / np.float32(calibration.satisfaction_std)
-    return Scores(engage, satisfy)
+    return LatentScores(engage, satisfy)
 
 
 def outcomes(
@@ -71,7 +71,7 @@ def outcomes(
     config: World,
     latents: Latents,
     calibration: Calibration,
-    scores: Scores,
+    scores: LatentScores,
     timestamp_ms: Int,
     videos: Int,
 ) -> dict[str, NDArray[Any]]:

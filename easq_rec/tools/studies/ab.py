@@ -24,7 +24,7 @@ from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.simulation.online import Experiment
 from easq_rec.tools.studies.base import Budget
-from easq_rec.tools.studies.comparison import Comparison, estimate_values
+from easq_rec.tools.studies.comparison import StudyComparison, estimate_values
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.online_cell import DAY, PROGRAM, WEEK, settings
 from easq_rec.tools.studies.plots import courses, frontier, grouped
@@ -79,7 +79,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     return cells
 
 
-def _conclude(found: Comparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     arms = [label for label in found.labels if label != BASE]
     changes = {
         label: {metric: found.relative(label, f"{WEEK}{metric}") for metric in METRICS}
@@ -147,7 +147,7 @@ def _conclude(found: Comparison, budget: Budget) -> Findings:
     )
 
 
-def _table(found: Comparison) -> str:
+def _table(found: StudyComparison) -> str:
     """The measured week in Markdown: the mean of each arm, and its change against the base."""
     lines = ["| arm | " + " | ".join(f"{title} | Δ" for title in METRICS.values()) + " |"]
     lines.append("|---" + "|---" * (2 * len(METRICS)) + "|")
@@ -160,7 +160,7 @@ def _table(found: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _by_day(found: Comparison, label: str, name: str) -> list[float]:
+def _by_day(found: StudyComparison, label: str, name: str) -> list[float]:
     """A metric on each day of the experiment: the mean over worlds."""
     values: defaultdict[int, list[float]] = defaultdict(list)
     for run in found.runs(label):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget
-from easq_rec.tools.studies.comparison import Comparison
+from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, grid
 from easq_rec.tools.studies.plots import bars, frontier
 from easq_rec.tools.studies.study import Findings, Study
@@ -45,7 +45,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     return grid({"easq": base} | {label: VARIANTS[name](base) for label, name in names.items()}, seeds)
 
 
-def _conclude(found: Comparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     rows = found.rows()
     parts = [(label, label.split("_")[0]) for label in PARTS if label in found.labels]
     return Findings(
@@ -73,7 +73,7 @@ def _conclude(found: Comparison, budget: Budget) -> Findings:
     )
 
 
-def _references(found: Comparison) -> list[str]:
+def _references(found: StudyComparison) -> list[str]:
     """How well each reference has learnt to tell answers apart."""
     accuracy = {label: found.mean(label, REFERENCE) for label in found.labels}
     told = [f"{label} {100 * value:.0f}%" for label, value in accuracy.items() if math.isfinite(value)]

@@ -18,11 +18,8 @@ from easq_rec import doctor
 from easq_rec.config import Config
 from easq_rec.config import command_line as arguments
 from easq_rec.config.serialization import from_dict
-from easq_rec.tools.studies.store import finite
-
-FUSED = "fused.json"
-"""In the run directory: ranking metrics by weight of the reference score in a fused score."""
-METRICS = "metrics.jsonl"
+from easq_rec.run_directory.metrics_file import FINAL, append_record, final_record
+from easq_rec.run_directory.paths import RunDirectory
 
 
 def main(path: str, weights: Sequence[str] = ()) -> int:
@@ -39,7 +36,7 @@ def main(path: str, weights: Sequence[str] = ()) -> int:
     code = session.train(config, prepare_data)
     if not code and weights:
         found = {weight: asdict(rank_fused(config, float(weight))) for weight in weights}
-        (Path(str(config.run_dir)) / FUSED).write_text(json.dumps(found))
+        RunDirectory(Path(str(config.run_dir))).fused.write_text(json.dumps(found))
     return code
 
 
@@ -52,17 +49,16 @@ def read_config(path: str) -> Config:
 
 def add_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
     """Adds to the final metrics of a run."""
-    path = run_dir / METRICS
-    final = [line for line in map(json.loads, path.read_text().splitlines()) if line["split"] == "final"][-1]
-    with path.open("a") as file:
-        file.write(json.dumps(final | finite(dict(metrics))) + "\n")
+    file = RunDirectory(run_dir).metrics
+    final = final_record(file)
+    assert final is not None, "a run that has ended well has final metrics"
+    append_record(file, final.step, FINAL, {**final.all_values, **metrics})
 
 
 def add_course(run_dir: Path, split: str, course: Sequence[Mapping[str, float]]) -> None:
     """Adds metrics by step to a run: the first of them are those of step 0."""
-    with (run_dir / METRICS).open("a") as file:
-        for step, values in enumerate(course):
-            file.write(json.dumps({"step": step, "split": split} | finite(dict(values))) + "\n")
+    for step, values in enumerate(course):
+        append_record(RunDirectory(run_dir).metrics, step, split, values)
 
 
 def call(program: Callable[[Sequence[str]], int]) -> int:

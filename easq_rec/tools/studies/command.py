@@ -28,7 +28,7 @@ from easq_rec.tools.studies import (
 )
 from easq_rec.tools.studies.base import SEEDS, Budget, base_config
 from easq_rec.tools.studies.behaviour_lift import measure
-from easq_rec.tools.studies.comparison import Comparison
+from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import check_names
 from easq_rec.tools.studies.publish import cell_values, circumstances, publish, published_cells, table
 from easq_rec.tools.studies.runner import Runner
@@ -151,7 +151,7 @@ def _conclude(
     wanted: Wanted, study: Study, store: Store, runs: Sequence[Run], failed: Sequence[str], begin: float
 ) -> None:
     """Writes and prints what the cells say."""
-    found = Comparison(runs)
+    found = StudyComparison(runs)
     rows = found.rows()
     findings = study.conclude(found, wanted.budget)
     incomplete = [f"{len(failed)} of {len(runs) + len(failed)} cells failed: {', '.join(failed)}"] if failed else []

@@ -68,7 +68,7 @@ def fused_series(variant: str) -> str:
     return f"{variant}, fused"
 
 
-class Comparison:
+class StudyComparison:
     """The finished cells of a study, label by label."""
 
     def __init__(self, runs: Sequence[Run]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget, with_experts, with_model
-from easq_rec.tools.studies.comparison import Comparison
+from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, grid
 from easq_rec.tools.studies.plots import curves, frontier
 from easq_rec.tools.studies.study import Findings, Study
@@ -44,7 +44,7 @@ def _experts(k1: int, k2: int) -> str:
     return f"K1={k1} K2={k2}"
 
 
-def _experts_findings(found: Comparison, budget: Budget) -> Findings:
+def _experts_findings(found: StudyComparison, budget: Budget) -> Findings:
     rows = found.rows()
     default = next((row for row in rows if row.label == _experts(K1, K2)), None)
     # The default is a point of both curves.
@@ -71,7 +71,7 @@ def _rank(rank: int) -> str:
     return f"r={rank}"
 
 
-def _rank_findings(found: Comparison, budget: Budget) -> Findings:
+def _rank_findings(found: StudyComparison, budget: Budget) -> Findings:
     rows = found.rows()
     return Findings(
         verdict=_verdict(found, _rank(RANK), "rank of the adapters", budget),
@@ -82,7 +82,7 @@ def _rank_findings(found: Comparison, budget: Budget) -> Findings:
     )
 
 
-def _verdict(found: Comparison, default: str, size: str, budget: Budget) -> Verdict:
+def _verdict(found: StudyComparison, default: str, size: str, budget: Budget) -> Verdict:
     others = [label for label in found.labels if label not in (BASE, default)]
     return Verdict(
         claim=f"No other {size} gains {GAIN:+g}% satisfaction NDCG@5 over the default, {default}",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget, with_losses
-from easq_rec.tools.studies.comparison import Comparison, fused_series
+from easq_rec.tools.studies.comparison import StudyComparison, fused_series
 from easq_rec.tools.studies.grid import BASE, Cell, grid
 from easq_rec.tools.studies.plots import frontier
 from easq_rec.tools.studies.study import Findings, Study
@@ -52,7 +52,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     return grid(variants | fused, seeds, curve=curve, fuse=dict.fromkeys(fused, FUSED[budget]))
 
 
-def _conclude(found: Comparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     rows = found.rows()
     checks: list[Check] = []
     for metric, threshold in (("satisfaction", GAIN), ("engagement", PRICE)):

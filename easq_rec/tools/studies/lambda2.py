@@ -13,7 +13,7 @@ from typing import Literal
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget, with_losses
-from easq_rec.tools.studies.comparison import Comparison, Row
+from easq_rec.tools.studies.comparison import Row, StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, grid
 from easq_rec.tools.studies.plots import curves, frontier
 from easq_rec.tools.studies.study import Findings, Study
@@ -46,7 +46,7 @@ def _name(policy: str, weight: float) -> str:
     return f"{policy} {weight:g}"
 
 
-def _conclude(found: Comparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     rows = found.rows()
     return Findings(
         verdict=Verdict(
@@ -83,7 +83,7 @@ class Shape:
     """The first whose engagement is below COSTLY with 95% confidence."""
 
 
-def shape(found: Comparison, curve: Sequence[Row]) -> Shape:
+def shape(found: StudyComparison, curve: Sequence[Row]) -> Shape:
     """Reads a curve of at least one row, in the order of its weights."""
     at = max(range(len(curve)), key=lambda index: curve[index].change["satisfaction"].value)
     best = curve[at]
@@ -98,7 +98,7 @@ def shape(found: Comparison, curve: Sequence[Row]) -> Shape:
     )
 
 
-def _note(found: Comparison, rows: Sequence[Row], policy: Policy) -> str | None:
+def _note(found: StudyComparison, rows: Sequence[Row], policy: Policy) -> str | None:
     measured = [row for row in rows if row.series == policy and row.change["satisfaction"].count]
     curve = sorted(measured, key=lambda row: row.x or 0)
     if not curve:

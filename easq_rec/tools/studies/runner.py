@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from easq_rec.config import Config
-from easq_rec.tools.studies.cell import FUSED
+from easq_rec.run_directory.metrics_file import final_record, read_records
+from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.tools.studies.grid import Cell
 from easq_rec.tools.studies.store import Run, Store, write_json
 
@@ -125,12 +126,12 @@ class Runner:
         if code or metrics is None:
             how = f"failed with exit code {code}" if code else "failed: it left no final metrics"
             raise CellFailed("\n    ".join([f"{how}; the end of {log}:", *_last_lines(log)]))
-        fused = json.loads((run_dir / FUSED).read_text()) if cell.fuse else {}
+        fused = json.loads(RunDirectory(run_dir).fused.read_text()) if cell.fuse else {}
         history = _history(run_dir, cell.keep)
         run = Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=time.perf_counter() - begin)
         store.save(run)
         # A study has many cells and needs no model of them again.
-        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        shutil.rmtree(RunDirectory(run_dir).checkpoints, ignore_errors=True)
         return run
 
     def _call(self, command: Sequence[str], log: Path, claim: IO[bytes]) -> int:
@@ -173,22 +174,15 @@ class Runner:
 
 
 def _final_metrics(run_dir: Path) -> dict[str, float] | None:
-    """The metrics of a run that came to its end."""
-    path = run_dir / "metrics.jsonl"
-    if not path.exists():
-        return None
-    for line in reversed(path.read_text().splitlines()):
-        values = json.loads(line)
-        if values.pop("split") == "final":
-            values.pop("step")
-            return {name: math.nan if value is None else float(value) for name, value in values.items()}
-    return None
+    """The final metrics of a run; None if it did not reach its end."""
+    final = final_record(RunDirectory(run_dir).metrics)
+    return final.all_values if final is not None else None
 
 
 def _history(run_dir: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of some metrics, where they were logged."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()] if names else []
-    return {name: [(line["step"], float(line[name])) for line in lines if line.get(name) is not None] for name in names}
+    records = list(read_records(RunDirectory(run_dir).metrics)) if names else []
+    return {name: [(record.step, record.values[name]) for record in records if name in record.values] for name in names}
 
 
 def _last_lines(log: Path) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget
-from easq_rec.tools.studies.comparison import Comparison, Row
+from easq_rec.tools.studies.comparison import Row, StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.plots import curves, frontier
 from easq_rec.tools.studies.study import Findings, Study
@@ -45,7 +45,7 @@ def _setting(rate: float) -> str:
     return f"rate {rate:.0e}"
 
 
-def _conclude(found: Comparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     rows = found.rows()
     rates = RATES[budget]
     rate = PAPER if PAPER in rates else rates[-1]
@@ -72,7 +72,7 @@ def _conclude(found: Comparison, budget: Budget) -> Findings:
     )
 
 
-def _note(found: Comparison, rows: Sequence[Row], rate: float) -> str | None:
+def _note(found: StudyComparison, rows: Sequence[Row], rate: float) -> str | None:
     """Which variant wins at a rate: the one with the best satisfaction, if the interval of its lead excludes 0."""
     there = [row for row in rows if row.x == rate and row.series and row.change["satisfaction"].count]
     if not there:

@@ -17,7 +17,7 @@ from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.evaluation.mean_interval import Estimate, t_interval
 from easq_rec.tools.studies.base import Budget, with_losses
-from easq_rec.tools.studies.comparison import Comparison
+from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, grid
 from easq_rec.tools.studies.plots import courses, frontier
 from easq_rec.tools.studies.store import Run
@@ -83,7 +83,7 @@ def last(runs: Sequence[Run], quantity: str) -> Estimate:
     return t_interval(points[-1][1] for run in runs if (points := course(run, quantity)))
 
 
-def _conclude(found: Comparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     labels = [label for label in found.labels if label != BASE]
     panels = {
         title: {label: mean_course(found.runs(label), quantity) for label in labels}

@@ -8,7 +8,7 @@ from typing import Any
 
 from easq_rec.config import Config
 from easq_rec.tools.studies.base import Budget
-from easq_rec.tools.studies.comparison import Comparison
+from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import Cell
 from easq_rec.tools.studies.verdict import Verdict
 
@@ -36,6 +36,6 @@ class Study:
     question: str
     cells: Callable[[Config, Sequence[int], Budget], list[Cell]]
     """From the base config, the seeds and the budget to the cells, those of `main_only` among them."""
-    conclude: Callable[[Comparison, Budget], Findings]
+    conclude: Callable[[StudyComparison, Budget], Findings]
     worlds_only: bool = False
     """Whether it changes the world itself, and so cannot be done on a data set."""

@@ -28,7 +28,7 @@ from easq_rec.evaluation.mean_interval import t_interval
 from easq_rec.tools.simulation.latents import calibrate, draw_latents
 from easq_rec.tools.simulation.world import simulate
 from easq_rec.tools.studies.base import Budget
-from easq_rec.tools.studies.comparison import Comparison
+from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.plots import bars, frontier, grouped
 from easq_rec.tools.studies.study import Findings, Study
@@ -111,7 +111,7 @@ def triggered_shares(world: World, rules: Sequence[Rule]) -> list[float]:
     ]
 
 
-def _conclude(found: Comparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     rows = found.rows()
     there = [rule for rule in RULES[budget] if found.runs(label(rule))]
     others = sorted((rule for rule in there if rule != PAPER), key=lambda rule: -_value(found, rule, "satisfaction"))
@@ -150,12 +150,12 @@ def _conclude(found: Comparison, budget: Budget) -> Findings:
     )
 
 
-def _value(found: Comparison, rule: Rule, metric: str) -> float:
+def _value(found: StudyComparison, rule: Rule, metric: str) -> float:
     value = found.change(label(rule), metric).value
     return -math.inf if math.isnan(value) else value
 
 
-def _setting(found: Comparison, rule: Rule) -> dict[str, Any]:
+def _setting(found: StudyComparison, rule: Rule) -> dict[str, Any]:
     """A rule as JSON values: means over worlds, and the changes against the base in percent."""
     figures = {name: found.mean(label(rule), f"{PREFIX}{name}") for name in COLUMNS}
     changes = {
@@ -165,7 +165,7 @@ def _setting(found: Comparison, rule: Rule) -> dict[str, Any]:
     return {"rule": label(rule), "watch_s": rule[0], "progress": rule[1], **values}
 
 
-def _table(found: Comparison, rules: Sequence[Rule]) -> str:
+def _table(found: StudyComparison, rules: Sequence[Rule]) -> str:
     """Whom each rule asks, and what the answers are worth, in Markdown."""
     lines = [f"| rule | {' | '.join(COLUMNS.values())} |", "|---" + "|---" * len(COLUMNS) + "|"]
     for rule in rules:

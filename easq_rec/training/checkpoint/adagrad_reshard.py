@@ -1,9 +1,9 @@
-"""Row-wise Adagrad's moments under another split of the columns.
+"""Translates the moments of row-wise Adagrad to another split of the columns of a table.
 
-It keeps one moment per row and shard, the sum of the mean squared gradients of the shard's columns. A table that was
-split between columns therefore has as many moments per row as it had parts, and another split needs others: each
-part's moment is the mean of the old ones, weighed by the columns that they share. That is exact where parts are joined,
-but for what other moments would have made of the gradients meanwhile, and the nearest guess where one is split.
+Row-wise Adagrad keeps one moment per row and shard: the sum over steps of the mean squared gradient of the shard's
+columns. A table whose columns are split between k shards therefore has k moments per row. Under another split, the
+moment of a new shard is the mean of the old shards' moments, weighted by the number of shared columns. If shards are
+joined, this is the moment that the same gradients would have given. If a shard is split, it is the best estimate.
 
 Legend: V rows of a table.
 """
@@ -19,12 +19,20 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 Columns = list[tuple[int, int]]
-"""First column and number of columns of each part, from left to right."""
+"""First column and number of columns of each shard, from left to right."""
 MOMENT = ".momentum1"
+"""End of the names of the moments in FBGEMM's optimizer state."""
 
 
 def resplit(moments: Tensor, before: Columns, after: Columns) -> Tensor:
-    """Moments of the parts `before`, (parts * V,), one part after the other, as those of the parts `after`."""
+    """Moments under another split of the columns.
+
+    Args:
+        moments: (number of `before` * V,), those of one shard after those of another.
+
+    Returns:
+        (number of `after` * V,), in the same order.
+    """
     old = moments.view(len(before), -1)
     shared = torch.tensor(
         [[_overlap(part, other) for other in before] for part in after], dtype=moments.dtype, device=moments.device
@@ -36,14 +44,17 @@ def _overlap(one: tuple[int, int], two: tuple[int, int]) -> int:
     return max(min(one[0] + one[1], two[0] + two[1]) - max(one[0], two[0]), 0)
 
 
-class Resplit:
-    """The moments in a state whose shape is another in the checkpoint, which are read as whole tensors.
+class MomentReshard:
+    """Translates the moments whose shape differs between a checkpoint and the state that it is loaded into.
+
+    The constructor replaces these moments in the state by whole tensors of the checkpoint's shape. The caller loads the
+    checkpoint into the state, and then calls `finish`.
 
     Args:
-        state: `model` and `optimizer` as they will be loaded. Those moments are replaced by what reads them.
+        state: `model` and `optimizer`, into which the checkpoint will be loaded.
 
     Raises:
-        ValueError: a table is split in a way that moments cannot be translated from or to.
+        ValueError: the rows as well as the columns of such a table are split.
     """
 
     def __init__(self, state: dict[str, Any], metadata: Metadata) -> None:
@@ -74,7 +85,7 @@ class Resplit:
         return sorted(key.removesuffix(MOMENT) for _, key in self._parts)
 
     def finish(self) -> None:
-        """Once the checkpoint is loaded: fills the moments, and puts them back into the state."""
+        """Fills the moments from the loaded tensors and puts them back into the state."""
         for (parameter, key), (moment, whole, before, after) in self._parts.items():
             values = resplit(whole, before, after)
             for local in moment.local_shards():
@@ -84,12 +95,17 @@ class Resplit:
 
 
 def columns_of(table: str, parts: Sequence[tuple[Sequence[int], Sequence[int]]], rows: int) -> Columns:
-    """The column ranges between which a table is split. Parts of some rows with all columns are not split at all: their
-    moments are numbered by the rows of the table."""
+    """The column ranges between which a table is split.
+
+    A table whose rows are split has one range: its moments are numbered by the rows of the table.
+
+    Args:
+        parts: (offsets, sizes) of each shard.
+    """
     columns = {(offsets[1], sizes[1]) for offsets, sizes in parts}
     if len(columns) > 1 and any(offsets[0] != 0 or sizes[0] != rows for offsets, sizes in parts):
         raise ValueError(
-            f"{table}: it is split between rows as well as columns, there or here, and the order of its Adagrad "
-            "moments is then not known; resume under the sharding that the checkpoint was written with"
+            f"{table}: its rows as well as its columns are split, in the checkpoint or in this run, and the order of "
+            "its Adagrad moments is then not known; resume under the sharding that the checkpoint was written with"
         )
     return sorted(columns)

@@ -1,4 +1,4 @@
-"""Snapshots of the whole training state by torch.distributed.checkpoint, written beside the training."""
+"""Checkpoints of the whole training state by torch.distributed.checkpoint, written while training continues."""
 
 from __future__ import annotations
 
@@ -18,71 +18,81 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
-from torch.distributed.checkpoint import FileSystemReader
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.types import ShardingPlan
 
 from easq_rec.config import Config
-from easq_rec.run_directory import checkpoint_files as files
-from easq_rec.run_directory.checkpoint_files import PLAN, Progress, read_progress
+from easq_rec.run_directory.checkpoint_files import best_of, prune, publish, set_aside
+from easq_rec.run_directory.checksums import checksums, damage, write_checksums
 from easq_rec.run_directory.events import event
-from easq_rec.training.checkpoint.adagrad_reshard import Resplit
+from easq_rec.run_directory.paths import CheckpointDirectory, published, step_name
+from easq_rec.run_directory.plan_file import PlacementPlan, write_plan
+from easq_rec.run_directory.progress_file import Progress, check_format, read_progress, read_score, write_progress
+from easq_rec.training.checkpoint.adagrad_reshard import MomentReshard
+from easq_rec.training.checkpoint.random_state import read_random_state, write_random_state
+from easq_rec.training.checkpoint.safe_reader import CheckpointReader
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.process import GRACE_S, Runtime
+from easq_rec.training.sharding.plan_conversion import placement_plan
+from easq_rec.training.sharding.tables import cluster_shape
 
 T = TypeVar("T")
 
 
 class NotWritten(OSError):
-    """A checkpoint could not be written; those before it are whole."""
+    """A checkpoint could not be written; older ones are complete."""
 
 
 class Checkpointer:
-    """Writes, finds, prunes and loads the checkpoints of a run. All ranks call its methods alike."""
+    """Writes, finds, prunes and loads the checkpoints of a run. Every rank must call each method.
+
+    Args:
+        directory: folder of the checkpoints.
+    """
 
     def __init__(self, directory: Path, config: Config, runtime: Runtime) -> None:
         self._directory = directory
         self._schema = config.schema
         self._keep = config.checkpoint.keep
         self._runtime = runtime
-        # What the ranks agree on while a checkpoint is written must not come between the exchanges of a training step.
+        # A group of its own: the exchanges of the thread that writes must not mix with those of a training step.
         timeout = datetime.timedelta(seconds=config.trainer.timeout_s + GRACE_S)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
         self._problem: Exception | None = None
 
-    def latest(self) -> Path | None:
-        """The newest whole checkpoint of the run; None: there is none at all. Damaged ones are set aside, loudly.
+    def latest(self) -> CheckpointDirectory | None:
+        """The newest undamaged checkpoint of the run; None if there are none. Damaged ones are renamed and reported.
 
         Raises:
-            ValueError: there are checkpoints, and every one is damaged, or the newest has a format of another version.
+            ValueError: all checkpoints are damaged, or the newest has another format.
         """
         rank, ranks = self._runtime.rank, self._runtime.world_size
-        passed: list[str] = []
-        for path in reversed(files.published(self._directory)):
-            files.check_format(path)
-            problem = self._first(partial(files.damage, path, share=rank, shares=ranks))
+        skipped: list[str] = []
+        for checkpoint in reversed(published(self._directory)):
+            name = checkpoint.path.name
+            check_format(checkpoint)
+            problem = self._try_on_all_ranks(partial(damage, checkpoint, share=rank, shares=ranks))
             if problem is None:
-                if passed:
-                    self._say(f"{'; '.join(passed)}. The run goes on from {path.name}")
-                return path
-            passed.append(f"checkpoint {path.name} is damaged ({problem}) and was set aside")
-            event("checkpoint_damaged", level=logging.ERROR, checkpoint=path.name, problem=problem)
-            self._first(partial(self._lead, partial(files.set_aside, path)))
-        if passed:
+                if skipped:
+                    self._print(f"{'; '.join(skipped)}. The run goes on from {name}")
+                return checkpoint
+            skipped.append(f"checkpoint {name} is damaged ({problem}) and was set aside")
+            event("checkpoint_damaged", level=logging.ERROR, checkpoint=name, problem=problem)
+            self._try_on_all_ranks(partial(self._on_rank_0, partial(set_aside, checkpoint)))
+        if skipped:
             raise ValueError(
-                f"{self._directory}: {'; '.join(passed)}. None is left: give another --run-dir to start anew"
+                f"{self._directory}: {'; '.join(skipped)}. None is left: give another --run-dir to start anew"
             )
         return None
 
     def best_score(self) -> float | None:
-        """The highest score of the checkpoints that there are."""
+        """The highest score of the existing checkpoints; None if no checkpoint has one."""
         self.wait()
-        best = files.best_of(files.published(self._directory))
-        return read_progress(best).score if best is not None else None
+        best = best_of(published(self._directory))
+        return read_score(best) if best is not None else None
 
     def is_best(self, score: float | None) -> bool:
         """Whether a score is higher than those of all checkpoints; None and NaN are not."""
@@ -94,49 +104,49 @@ class Checkpointer:
     def save(
         self, model: DistributedModelParallel, optimizers: Optimizers, progress: Progress, *, background: bool
     ) -> None:
-        """Writes a checkpoint, all ranks together, and removes those that are no longer kept.
+        """Writes a checkpoint and removes those that are no longer kept.
 
         Args:
-            background: come back once the state is copied; where writing it fails, the run goes on, and says so.
+            background: return as soon as the state is copied. If writing fails then, the run continues and the failure
+                is reported.
 
         Raises:
-            NotWritten: without `background`.
+            NotWritten: writing failed, without `background`.
         """
         self.wait()
-        final = self._directory / f"step_{progress.step:08d}"
-        if final.exists():
+        checkpoint = CheckpointDirectory(self._directory / step_name(progress.step))
+        if checkpoint.path.exists():
             return
-        state, rng = _state(model, optimizers), torch.get_rng_state()
-        plan = (_setting(self._runtime), model.plan)
+        state, random_state = _state(model, optimizers), torch.get_rng_state()
+        plan = placement_plan(model.plan, self._schema, cluster_shape(self._runtime))
         if background:
             state = BlockingAsyncStager().stage(state)
 
         def write() -> str | None:
-            return self._write(final, state, progress, plan, rng)
+            return self._write(checkpoint, state, progress, plan, random_state)
 
         if not background:
             problem = write()
             if problem is not None:
-                raise NotWritten(f"{final} could not be written: {problem}")
+                raise NotWritten(f"{checkpoint.path} could not be written: {problem}")
             return
 
-        def work() -> None:
+        def write_and_report() -> None:
             try:
                 problem = write()
             except Exception as error:
                 self._problem = error
                 return
             if problem is not None:
-                self._say(
-                    f"checkpoint {final.name} was NOT written: {problem}. The run goes on; those before are whole"
-                )
+                name = checkpoint.path.name
+                self._print(f"checkpoint {name} was NOT written: {problem}. The run goes on; older ones are whole")
 
-        # A process that fails must not wait for a save whose peers are gone.
-        self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
+        # A daemon: a process that fails must not wait for a save whose other ranks are gone.
+        self._thread = threading.Thread(target=write_and_report, name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Until what is being written is written. Raises what writing it raised beyond failures of the disk."""
+        """Waits for a save in the background. Raises any error of it that is not a failure of the disk."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -145,136 +155,138 @@ class Checkpointer:
             raise problem
 
     def _write(
-        self, final: Path, state: dict[str, Any], progress: Progress, plan: object, rng: torch.Tensor
+        self,
+        checkpoint: CheckpointDirectory,
+        state: dict[str, Any],
+        progress: Progress,
+        plan: PlacementPlan,
+        random_state: Tensor,
     ) -> str | None:
-        """What went wrong, the same on every rank; None: the checkpoint is there."""
-        unnamed, rank = final.with_name(f".{final.name}.partial"), self._runtime.rank
+        """Writes and publishes a checkpoint; returns the first problem of any rank, the same on every rank."""
+        partial_name, rank = CheckpointDirectory(checkpoint.partial), self._runtime.rank
 
         def begin() -> None:
-            shutil.rmtree(unnamed, ignore_errors=True)
-            unnamed.mkdir(parents=True)
+            shutil.rmtree(partial_name.path, ignore_errors=True)
+            partial_name.path.mkdir(parents=True)
 
-        def write_own() -> None:
-            torch.save(rng, unnamed / f"rng_{rank}.pt")
+        def write_small_files() -> None:
+            write_random_state(partial_name.random_state(rank), random_state)
             if self._runtime.leads:
-                files.write_progress(unnamed, progress, self._schema)
-                torch.save(plan, unnamed / PLAN)
+                write_progress(partial_name, progress, self._schema)
+                write_plan(partial_name.plan, plan)
 
         def finish(found: list[dict[str, Any]]) -> None:
-            files.write_checksums(unnamed, {name: value for part in found for name, value in part.items()})
-            files.publish(unnamed, final)
-            files.prune(self._directory, self._keep)
+            write_checksums(partial_name, {name: value for part in found for name, value in part.items()})
+            publish(checkpoint)
+            prune(self._directory, self._keep)
 
         begun = time.perf_counter()
-        problem = self._first(lambda: self._lead(begin))
+        problem = self._try_on_all_ranks(lambda: self._on_rank_0(begin))
         if problem is None:
-            problem = self._first(lambda: self._save_state(state, unnamed))
+            problem = self._try_on_all_ranks(lambda: self._save_state(state, partial_name.path))
         if problem is None:
-            problem = self._first(write_own)
+            problem = self._try_on_all_ranks(write_small_files)
         if problem is None:
-            mine, problem = self._tried(lambda: files.checksums(unnamed, rank=rank))
-            found = self._exchange((mine, problem))
+            mine, problem = self._try(lambda: checksums(partial_name, rank=rank))
+            found = self._gather((mine, problem))
             problem = next((one for _, one in found if one is not None), None)
             if problem is None:
-                problem = self._first(lambda: self._lead(lambda: finish([part for part, _ in found if part])))
+                parts = [part for part, _ in found if part]
+                problem = self._try_on_all_ranks(lambda: self._on_rank_0(lambda: finish(parts)))
         if problem is not None:
-            self._lead(lambda: shutil.rmtree(unnamed, ignore_errors=True))
+            self._on_rank_0(lambda: shutil.rmtree(partial_name.path, ignore_errors=True))
             event("checkpoint_not_written", level=logging.ERROR, step=progress.step, problem=problem)
         else:
             event("checkpoint", step=progress.step, seconds=time.perf_counter() - begun)
         return problem
 
-    def _save_state(self, state: dict[str, Any], unnamed: Path) -> str | None:
+    def _save_state(self, state: dict[str, Any], path: Path) -> str | None:
         try:
-            dcp.save(state, checkpoint_id=unnamed, process_group=self._group)
+            dcp.save(state, checkpoint_id=path, process_group=self._group)
         except CheckpointException as error:
-            # The same on every rank: by rank what failed there.
+            # It lists the failures of all ranks, and is the same on every rank.
             return next(f"{type(found).__name__}: {found}" for found, _ in error.failures.values())
         return None
 
-    def load(self, path: Path, model: DistributedModelParallel, optimizers: Optimizers) -> Progress:
-        """Fills model and optimizers; returns where the run stood.
+    def load(
+        self, checkpoint: CheckpointDirectory, model: DistributedModelParallel, optimizers: Optimizers
+    ) -> Progress:
+        """Fills model and optimizers, and sets torch's random state if this rank stored one; returns the progress.
 
-        Ranks and plan may be others than those that it was written by.
+        The number of ranks and the plan may differ from those that wrote the checkpoint.
 
         Raises:
-            ValueError: the checkpoint has a format of another version, or other tables than the model, or the optimizer
-                state of a table cannot be translated to the plan.
+            ValueError: the checkpoint has another format or other tables than the model, contains more than tensors,
+                or the optimizer state of a table cannot be translated to the plan.
         """
-        progress = read_progress(path, self._schema)
-        state = _state(model, optimizers)
-        moments = Resplit(state, FileSystemReader(path).read_metadata())
-        # A rank knows the moments of its own tables.
-        translated = sorted({table for tables in self._exchange(moments.tables) for table in tables})
+        progress = read_progress(checkpoint, self._schema)
+        state, reader = _state(model, optimizers), CheckpointReader(checkpoint.path)
+        moments = MomentReshard(state, reader.read_metadata())
+        # Each rank knows only the moments of the tables that it holds.
+        translated = sorted({table for tables in self._gather(moments.tables) for table in tables})
         if translated:
-            self._say(
-                f"tables {', '.join(translated)} are split between columns in another way than in {path.name}: "
-                "their Adagrad moments are translated, which is not the state that a run under this plan would have had"
+            self._print(
+                f"tables {', '.join(translated)} are split between columns in another way than in "
+                f"{checkpoint.path.name}: their Adagrad moments are translated, which is not the state that a run "
+                "under this plan would have had"
             )
             event("moments_translated", level=logging.WARNING, step=progress.step, tables=translated)
-        dcp.load(state, checkpoint_id=path)
+        dcp.load(state, storage_reader=reader)
         moments.finish()
         model.load_state_dict(state["model"])
         optimizers.combined.load_state_dict(state["optimizer"])
-        rng = path / f"rng_{self._runtime.rank}.pt"
-        if rng.exists():
-            torch.set_rng_state(torch.load(rng, weights_only=True))
+        random_state = checkpoint.random_state(self._runtime.rank)
+        if random_state.exists():
+            torch.set_rng_state(read_random_state(random_state))
         return progress
 
-    def _first(self, action: Callable[[], object]) -> str | None:
-        """Does something on every rank; the first problem of any rank, the same on every rank.
+    def _try_on_all_ranks(self, action: Callable[[], object]) -> str | None:
+        """Runs an action on every rank; returns the first problem of any rank, the same on every rank.
 
-        A string that `action` returns is a problem, and so is a failure of the disk.
+        A problem is a string that `action` returns, or an error of the disk.
         """
-        value, problem = self._tried(action)
+        value, problem = self._try(action)
         mine = value if isinstance(value, str) else problem
-        return next((one for one in self._exchange(mine) if one is not None), None)
+        return next((one for one in self._gather(mine) if one is not None), None)
 
     @staticmethod
-    def _tried(action: Callable[[], T]) -> tuple[T | None, str | None]:
-        """(what it returned, None), or (None, what went wrong)."""
+    def _try(action: Callable[[], T]) -> tuple[T | None, str | None]:
+        """(what the action returned, None), or (None, its error)."""
         try:
             return action(), None
         except (OSError, RuntimeError) as error:
             return None, f"{type(error).__name__}: {error}"
 
-    def _exchange(self, value: T) -> list[T]:
-        """The values of all ranks."""
+    def _gather(self, value: T) -> list[T]:
+        """The values of all ranks, on every rank."""
         values: list[Any] = [None] * self._runtime.world_size
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def _lead(self, action: Callable[[], object]) -> None:
-        """Does something on rank 0 alone."""
+    def _on_rank_0(self, action: Callable[[], object]) -> None:
+        """Runs an action on rank 0 only."""
         if self._runtime.leads:
             action()
 
-    def _say(self, text: str) -> None:
-        self._lead(lambda: print(f"easq-rec: {text}", file=sys.stderr, flush=True))
+    def _print(self, text: str) -> None:
+        self._on_rank_0(lambda: print(f"easq-rec: {text}", file=sys.stderr, flush=True))
 
 
-def read_plan(path: Path, runtime: Runtime) -> ShardingPlan | None:
-    """The sharding plan that a checkpoint was written under; None where it does not fit these ranks and devices."""
-    # The plan is an object of TorchRec's; checkpoints are read by the run that wrote them.
-    setting, plan = torch.load(path / PLAN, weights_only=False)
-    return plan if setting == _setting(runtime) else None
-
-
-def _setting(runtime: Runtime) -> tuple[int, str]:
-    return runtime.world_size, runtime.device.type
-
-
-def load_unsharded(path: Path, module: nn.Module, *, prefix: str) -> None:
-    """Loads the part of a checkpoint's model that a plain module has, in this process alone.
+def load_unsharded(checkpoint: CheckpointDirectory, module: nn.Module, *, prefix: str) -> None:
+    """Fills a module that is not sharded from a checkpoint, in one process.
 
     Args:
+        module: a part of the training model.
         prefix: name of the module within the training model, with a final dot.
+
+    Raises:
+        ValueError: the checkpoint contains more than tensors.
     """
     plain = {f"{prefix}{name}": value for name, value in module.state_dict().items()}
     with warnings.catch_warnings():
-        # What no_dist asks for is announced as if it were an accident.
+        # The library warns of the single process although no_dist asks for it.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        dcp.load({"model": plain}, checkpoint_id=path, no_dist=True)
+        dcp.load({"model": plain}, storage_reader=CheckpointReader(checkpoint.path), no_dist=True)
     module.load_state_dict({name.removeprefix(prefix): value for name, value in plain.items()})
 
 

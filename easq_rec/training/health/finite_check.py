@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from easq_rec.data.batch import RequestBatch
+from easq_rec.data.batch_file import write_batch
 from easq_rec.losses.ranks import Pending
 from easq_rec.run_directory.events import event
+from easq_rec.run_directory.paths import not_finite_name
 from easq_rec.training.process import Runtime
 
 SHOWN = 5
@@ -169,11 +171,9 @@ class FiniteCheck:
     def _write(self, outcome: StepOutcome) -> str:
         """Writes this rank's batch of a step; returns the problem with the path of the file."""
         step, rank = outcome.step, self._runtime.rank
-        self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / f"step_{step:08d}_rank_{rank}.pt"
+        path = self._directory / not_finite_name(step, rank)
         losses = {name: float(value) for name, value in outcome.losses.items()}
-        content = {"step": step, "rank": rank, "problem": outcome.problem, "losses": losses, "batch": outcome.batch}
-        torch.save(content, path)
+        write_batch(path, outcome.batch, {"step": step, "rank": rank, "problem": outcome.problem, "losses": losses})
         ids = outcome.batch.keys.request_id_R.tolist()
         more = f", ... ({len(ids)} in all)" if len(ids) > SHOWN else ""
         shown = ", ".join(map(str, ids[:SHOWN])) + more

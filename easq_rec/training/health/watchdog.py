@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from easq_rec.run_directory.events import FOLDER, event
+from easq_rec.run_directory.events import event
+from easq_rec.run_directory.paths import RunDirectory, hang_name, position_name
 from easq_rec.training.phases import Phases
 from easq_rec.training.process import Runtime
 
@@ -81,7 +82,7 @@ class Watchdog:
         self._phases: Phases = runtime.phases
         self._beat = 0
         self._board = Board(directory, job, runtime.world_size)
-        self._stacks = directory / f"stacks_{runtime.rank}.txt"
+        self._stacks = directory / stacks_name(runtime.rank)
         self._held_until = 0.0
         """When this process last went on after it had been held up, in `time.monotonic` seconds."""
         self._over = threading.Event()
@@ -215,7 +216,7 @@ class Board:
     def claim(self, text: str) -> bool:
         """Whether this rank is the first to report; its report is then written to a file."""
         try:
-            with (self._directory / f"hang_{self._job}.txt").open("x") as file:
+            with (self._directory / hang_name(self._job)).open("x") as file:
                 file.write(f"{text}\n")
         except FileExistsError:
             return False
@@ -224,7 +225,7 @@ class Board:
         return True
 
     def _path(self, rank: int) -> Path:
-        return self._directory / f"position_{rank}.json"
+        return self._directory / position_name(rank)
 
 
 @contextlib.contextmanager
@@ -233,7 +234,7 @@ def watched(run_dir: Path, runtime: Runtime, timeout_s: float) -> Iterator[None]
     if runtime.world_size == 1:
         yield
         return
-    watchdog = Watchdog(run_dir / FOLDER, runtime, runtime.share(uuid.uuid4().hex[:8]), timeout_s)
+    watchdog = Watchdog(RunDirectory(run_dir).logs, runtime, runtime.share(uuid.uuid4().hex[:8]), timeout_s)
     watchdog.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What embeddings and their gradients are rounded to on their way between ranks."""
+"""Precision of embeddings and their gradients in the exchange between ranks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from torchrec.distributed.types import CommOp, QuantizedCommCodecs
 
 
 def codecs(precision: str) -> dict[str, QuantizedCommCodecs] | None:
-    """By TorchRec's name of each collective; None for fp32, as they are.
+    """Codecs by TorchRec's name of the collective; None for fp32, which is exchanged without rounding.
 
-    TorchRec's own choice for the CPU would quietly put FP16 in BF16's place.
+    TorchRec's default on the CPU would silently replace BF16 by FP16.
 
     Args:
-        precision: fp32, fp16, bf16 or int8. INT8 packs 32 columns and wants whole packs of what a rank sends.
+        precision: fp32, fp16, bf16 or int8. INT8 packs 32 columns, so the columns that a rank sends must be a multiple
+            of 32.
     """
     if precision == "fp32":
         return None

@@ -1,4 +1,4 @@
-"""What the planner must keep to: types and kernels that work on the device, and what the config fixes per table."""
+"""Constraints of the planner: types and kernels that work on the device, and what the config fixes for a table."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from easq_rec.config import Config
 from easq_rec.config.schema import FeatureSchema, Table
 from easq_rec.config.sharding import CACHED, COLUMN_TYPES, KERNELS, TableSharding
 
-# What trains correctly with unequal batches per rank. Row-wise bags need equal batches under gloo, and data-parallel
-# collections are wrong in FBGEMM's CPU kernels; replicated tables would also escape the fused optimizer.
+# These types train correctly with unequal batches per rank. Row-wise bags need equal batches under gloo. Data-parallel
+# collections are wrong in FBGEMM's CPU kernels, and the fused optimizer does not update replicated tables.
 POOLED_CPU = ("table_wise", "column_wise", "table_column_wise")
 SEQUENCE_CPU = ("table_wise", "row_wise", "column_wise")
 POOLED_CUDA = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
-# Under grid_shard every rank divides by the ids that it holds itself: TorchRec 1.8 has the division by all of a bag's
-# ids for row_wise and table_row_wise alone.
+# With grid_shard every rank divides a bag by the number of ids that this rank holds. TorchRec 1.8 divides by all ids of
+# the bag only with row_wise and table_row_wise.
 POOLED_CUDA_MEAN = tuple(kind for kind in POOLED_CUDA if kind != "grid_shard")
-# TorchRec shards unpooled collections in these three ways alone.
+# TorchRec shards unpooled collections only in these three ways.
 SEQUENCE_CUDA = SEQUENCE_CPU
 
 NARROWEST = 128
-"""Columns of a shard that TorchRec makes at least unless it is told otherwise."""
+"""TorchRec's default for the fewest columns of a shard."""
 
 
 def allowed_types(schema: FeatureSchema, table: Table, device: torch.device) -> tuple[str, ...]:
@@ -44,30 +44,30 @@ def allowed_types(schema: FeatureSchema, table: Table, device: torch.device) -> 
 
 
 def summed(schema: FeatureSchema, table: Table) -> bool:
-    """Whether a table's bags are sums, as those of single ids are."""
+    """Whether the bags of a table are sums. Bags of single ids are."""
     bags = (*schema.user, *schema.pooled, *schema.satisfaction)
     return not any(bag.table == table.name and bag.kind == "id_list" and bag.pooling == "mean" for bag in bags)
 
 
 def allowed_kernels(device: torch.device) -> tuple[str, ...]:
-    """Compute kernels that there are on a device."""
+    """Compute kernels that exist on a device."""
     return KERNELS if device.type == "cuda" else KERNELS[:1]
 
 
 def constraints(config: Config, device: torch.device, world_size: int) -> dict[str, ParameterConstraints]:
-    """Per table, in the planner's words.
+    """The planner's constraints by table.
 
     Raises:
-        ValueError: naming table, field, value and what is allowed, where the config fixes what the device or the number
-            of ranks does not support.
+        ValueError: the config fixes what the device or the number of ranks does not support. Names table, field, value
+            and the allowed values.
     """
     found = {}
     for table in (*config.schema.tables, *config.schema.satisfaction_tables):
         fixed = config.sharding.of(table.name)
         types, kernels = allowed_types(config.schema, table, device), allowed_kernels(device)
         check_supported(table.name, fixed, types, kernels, device, world_size)
-        # One rank has nothing to split; every other type would only add work. Nor has a narrow table columns to split:
-        # it would lie whole under another type, and each type in a collection has collectives of its own.
+        # On one rank there is nothing to split, and other types only add work. A narrow table has no columns to split:
+        # a column type would leave it whole, and every further type in a collection adds collectives to each step.
         splits = table.dim >= 2 * (fixed.min_partition or NARROWEST)
         useful = [kind for kind in types if splits or kind not in COLUMN_TYPES]
         offered = [fixed.type] if fixed.type else useful if world_size > 1 else ["table_wise"]
@@ -99,10 +99,10 @@ def check_supported(
 
 
 class PinningPartitioner(GreedyPerfPartitioner):
-    """TorchRec's partitioner, which finds pinned tables in place and balances the others around them.
+    """TorchRec's partitioner with pinned tables. It balances the other tables around them.
 
     Args:
-        pins: ranks by table, which take turns among its shards.
+        pins: ranks by table. The shards of a table are assigned to its ranks in turn.
     """
 
     def __init__(self, pins: dict[str, tuple[int, ...]]) -> None:
@@ -122,7 +122,7 @@ class PinningPartitioner(GreedyPerfPartitioner):
                 if not part.storage.fits_in(devices[rank].storage):
                     raise PlannerError(
                         error_type=PlannerErrorType.PARTITION,
-                        message=f"Table {option.name} is pinned to rank {rank}, which has no room for it.",
+                        message=f"Table {option.name} is pinned to rank {rank}, which has too little memory for it.",
                     )
                 part.rank = rank
                 devices[rank].storage -= part.storage

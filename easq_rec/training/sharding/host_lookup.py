@@ -1,9 +1,9 @@
-"""A faster CPU kernel behind sharded EmbeddingCollections.
+"""A faster CPU kernel for sharded EmbeddingCollections.
 
-FBGEMM's CPU backward for unpooled lookups costs several times its pooled one per row (`benchmarks/kernels.py` measures
-both). A bag of one id is the same lookup with the same exact row-wise Adagrad update, so on CPU every table is read
-through the pooled kernel with bags of length one. Weights, optimizer state and learning rate stay where they are: the
-pooled view is a shallow copy of FBGEMM's module that shares them, and state dicts do not notice it.
+FBGEMM's CPU backward for unpooled lookups takes several times as long per row as the pooled one
+(`benchmarks/kernels.py` measures both). A bag of one id is the same lookup with the same row-wise Adagrad update, so on
+CPU every table is read through the pooled kernel with bags of length one. The pooled view is a shallow copy of FBGEMM's
+module that shares weights, optimizer state and learning rate. State dicts do not change.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torchrec.distributed.embedding import ShardedEmbeddingCollection
 
 
 def use_pooled_kernels(model: nn.Module) -> int:
-    """Switches all unpooled CPU lookups of a sharded model; returns how many there were."""
-    # TorchRec keeps the lookups in a plain list: they are no submodules.
+    """Replaces all unpooled CPU lookups of a sharded model; returns their number."""
+    # TorchRec keeps the lookups in a plain list, so they are not submodules.
     sharded = [module for module in model.modules() if isinstance(module, ShardedEmbeddingCollection)]
     lookups = [part for module in sharded for lookup in module._lookups for part in lookup.modules()]
     kernels = [part.emb_module for part in lookups if isinstance(part, BatchedFusedEmbedding)]
@@ -32,17 +32,17 @@ def use_pooled_kernels(model: nn.Module) -> int:
 
 
 def pooled_lookup(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> Callable[..., Tensor]:
-    """A forward function that equals the kernel's own: (indices, offsets) to (number of indices, D)."""
+    """A forward function that is equal to that of the kernel: (indices, offsets) to (number of indices, D)."""
     unpooled = kernel.forward
     features = kernel.feature_table_map
-    # Features of one table are neighbours, and so are their indices: one lookup per table.
+    # The features of a table, and therefore their indices, are contiguous: one lookup per table is enough.
     tables = sorted(set(features))
     views = [_single_table(kernel, features.index(table)) for table in tables]
     last_feature = [len(features) - features[::-1].index(table) for table in tables]
 
     def forward(indices: Tensor, offsets: Tensor, *args: object, **kwargs: object) -> Tensor:
         if not indices.numel():
-            # Nothing to look up, but the output must still take part in the backward collectives.
+            # There is nothing to look up, but the output must take part in the collectives of the backward pass.
             return unpooled(indices, offsets, *args, **kwargs)
         bags = (offsets.numel() - 1) // len(features)
         ends = offsets[torch.tensor(last_feature) * bags].tolist()
@@ -58,7 +58,7 @@ def pooled_lookup(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> Callable[...
 
 
 def _single_table(kernel: SplitTableBatchedEmbeddingBagsCodegen, feature: int) -> SplitTableBatchedEmbeddingBagsCodegen:
-    """The table behind one feature as a pooled kernel that shares weights, optimizer state and learning rate."""
+    """The table of one feature as a pooled kernel that shares weights, optimizer state and learning rate."""
     view = copy.copy(kernel)
     view._buffers = dict(kernel._buffers)
     view._modules = dict(kernel._modules)

@@ -1,4 +1,4 @@
-"""Tables whose rows are stored in half precision."""
+"""Tables that are stored in half precision."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def half_tables(config: Config) -> set[str]:
 
 
 def store_half(model: nn.Module, tables: Iterable[str]) -> None:
-    """Makes the collections that hold any of the tables anew, on the meta device, with these in FP16.
+    """Rebuilds the collections that hold any of the tables, on the meta device, with these tables in FP16.
 
-    What they look up is FP32 all the same, and so are gradients and Adagrad's moments.
+    Looked-up embeddings, gradients and Adagrad's moments stay in FP32.
     """
     chosen = set(tables)
     for embeddings in [module for module in model.modules() if isinstance(module, RequestEmbeddings)]:

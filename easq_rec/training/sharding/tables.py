@@ -1,4 +1,4 @@
-"""Tables onto ranks: the planner's constraints, DistributedModelParallel, and initial values that no plan changes."""
+"""Sharding of a model: the plan, DistributedModelParallel, and initial values that do not depend on the plan."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 from easq_rec.config import Config
 from easq_rec.model.embeddings import TABLE_LAW
 from easq_rec.model.initial import values
+from easq_rec.run_directory.plan_file import ClusterShape, parse_plan, plan_text, read_plan
 from easq_rec.training.process import Runtime
 from easq_rec.training.sharding.comm_codecs import codecs
 from easq_rec.training.sharding.constraints import PinningPartitioner, constraints, pins
 from easq_rec.training.sharding.host_lookup import use_pooled_kernels
-from easq_rec.training.sharding.plan_file import Setting, read_plan_file
+from easq_rec.training.sharding.plan_conversion import placement_plan, sharding_plan
 from easq_rec.training.sharding.precision import half_tables, store_half
 
 INIT_ROWS = 8_192
@@ -40,16 +41,16 @@ def shard(
     plan: ShardingPlan | None = None,
     messages: str | None = None,
 ) -> DistributedModelParallel:
-    """Wraps a model whose tables lie on the meta device, plans, allocates and initialises them.
+    """Wraps a model whose tables are on the meta device; plans, allocates and initialises the tables.
 
     Args:
-        plan: taken as it is; None: the config's plan file is, and without one the planner makes a plan. It may make
-            another one each time it is asked.
-        messages: precision of embeddings and their gradients on the way between ranks; None: the config's.
+        plan: used as it is. None: the plan of the config's plan file, or else one that the planner makes. The planner
+            may make another plan each time.
+        messages: precision of embeddings and their gradients in the exchange between ranks; None: the config's.
 
     Raises:
-        ValueError: what the config fixes of a table is not supported here, its plan file is not for this run, or there
-            is no room for the tables.
+        ValueError: what the config fixes for a table is not supported here, its plan file does not fit this run, or
+            the tables do not fit into memory.
     """
     rounding = codecs(messages or config.sharding.messages)
     fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": config.optim.table_lr, "eps": 1e-8}
@@ -59,10 +60,10 @@ def shard(
     ]
     store_half(model, half_tables(config))
     _place_dense(model, runtime.device)
+    if plan is None:
+        plan = _plan(model, sharders, config, runtime)
     group = dist.group.WORLD
     assert group is not None
-    if plan is None:
-        plan = _plan(model, sharders, config, runtime, group)
     wrapped = DistributedModelParallel(
         model,
         env=ShardingEnv.from_process_group(group),
@@ -78,35 +79,50 @@ def shard(
     return wrapped
 
 
-def _plan(
-    model: nn.Module,
-    sharders: list[ModuleSharder[nn.Module]],
-    config: Config,
-    runtime: Runtime,
-    group: dist.ProcessGroup,
-) -> ShardingPlan:
-    """Rank 0's plan, or its error, on every rank: a rank that waited for a plan in vain would hang."""
-    outcome: list[ShardingPlan | str] = [""]
+def _plan(model: nn.Module, sharders: list[ModuleSharder[nn.Module]], config: Config, runtime: Runtime) -> ShardingPlan:
+    """The plan of rank 0, on every rank.
+
+    If rank 0 fails, all ranks raise its error: a rank that waits for a plan would hang. The plan is exchanged in the
+    form of the plan file, so that a new run has exactly the plan that a resumed run reads.
+    """
+    shape = cluster_shape(runtime)
+    text = problem = ""
     if runtime.leads:
         try:
-            outcome = [_plan_alone(model, sharders, config, runtime)]
+            text = plan_text(placement_plan(_make_plan(model, sharders, config, runtime), config.schema, shape))
         except ValueError as error:
-            outcome = [str(error)]
-    if runtime.world_size > 1:
-        dist.broadcast_object_list(outcome, src=0, group=group)
-    plan = outcome[0]
-    if isinstance(plan, str):
-        raise ValueError(plan)
-    return plan
+            problem = str(error)
+    problem = runtime.share(problem)
+    if problem:
+        raise ValueError(problem)
+    source = "the plan of rank 0"
+    found = parse_plan(runtime.share(text), source=source)
+    return sharding_plan(found, model, config.schema, shape, source=source)
 
 
-def _plan_alone(
+def stored_plan(path: Path, model: nn.Module, config: Config, runtime: Runtime) -> ShardingPlan | None:
+    """The plan in a checkpoint's plan file; None if it was made for other ranks or devices.
+
+    Args:
+        model: holds the collections of tables, before it is sharded.
+
+    Raises:
+        ValueError: the file is not a plan for the tables of this model.
+    """
+    shape, source = cluster_shape(runtime), str(path)
+    found = read_plan(path, source=source)
+    return sharding_plan(found, model, config.schema, shape, source=source) if found.shape == shape else None
+
+
+def _make_plan(
     model: nn.Module, sharders: list[ModuleSharder[nn.Module]], config: Config, runtime: Runtime
 ) -> ShardingPlan:
-    # With a plan file as well: what the config fixes must be possible.
+    # These are checked with a plan file as well: the config must not fix what is impossible.
     limits = constraints(config, runtime.device, runtime.world_size)
     if config.sharding.plan is not None:
-        return read_plan_file(Path(config.sharding.plan), model, config.schema, setting(runtime))
+        source = f"sharding.plan={config.sharding.plan!r}"
+        found = read_plan(Path(config.sharding.plan), source=source)
+        return sharding_plan(found, model, config.schema, cluster_shape(runtime), source=source)
     hbm, ddr = _memory(runtime)
     planner = EmbeddingShardingPlanner(
         topology=Topology(
@@ -125,13 +141,13 @@ def _plan_alone(
         return planner.plan(model, sharders)
     except PlannerError as error:
         raise ValueError(
-            f"the tables find no place on {runtime.world_size} x {runtime.device.type} with what is fixed of them: "
-            f"{error}\n`python -m benchmarks.sharding what-if` tells what would make room"
+            f"the tables do not fit on {runtime.world_size} x {runtime.device.type} under the given constraints: "
+            f"{error}\n`python -m benchmarks.sharding what-if` shows which changes would make room"
         ) from error
 
 
 def _memory(runtime: Runtime) -> tuple[int | None, int]:
-    """Bytes per rank: of the GPU, and a rank's share of the host's memory."""
+    """Bytes per rank: GPU memory (None on CPU), and a rank's share of the host's memory."""
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cuda = runtime.device.type == "cuda"
     hbm = torch.cuda.get_device_properties(runtime.device).total_memory if cuda else None
@@ -139,19 +155,19 @@ def _memory(runtime: Runtime) -> tuple[int | None, int]:
 
 
 def ranks_per_host(runtime: Runtime) -> int:
-    """As the launcher says. On CPU all ranks count as one host, since gloo reaches each of them alike."""
+    """The launcher's number. On CPU all ranks count as one host, since gloo reaches each of them at the same cost."""
     if runtime.device.type == "cpu":
         return runtime.world_size
     return int(os.environ.get("LOCAL_WORLD_SIZE", runtime.world_size))
 
 
-def setting(runtime: Runtime) -> Setting:
-    """What a plan of this run is made for."""
-    return Setting(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=ranks_per_host(runtime))
+def cluster_shape(runtime: Runtime) -> ClusterShape:
+    """The devices and ranks of this run, for which its plan is made."""
+    return ClusterShape(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=ranks_per_host(runtime))
 
 
 def _place_dense(model: nn.Module, device: torch.device) -> None:
-    """Moves what does not lie on the meta device: the dense network and the objective's constants."""
+    """Moves what is not on the meta device: the dense network and the constants of the objective."""
     for tensor in (*model.parameters(), *model.buffers()):
         if not tensor.is_meta:
             tensor.data = tensor.data.to(device)
@@ -176,7 +192,7 @@ def initialise_tables(model: nn.Module, *, seed: int) -> None:
 
 
 def plan_table(model: DistributedModelParallel) -> list[tuple[str, str, str]]:
-    """(table, sharding type, ranks) of the plan in force."""
+    """(table, sharding type, ranks) of each table."""
     rows = []
     for module_plan in model.plan.plan.values():
         for table, sharding in module_plan.items():

@@ -14,7 +14,7 @@ import pytest
 from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.cli import main as cli
 from easq_rec.tools.builder.command import parse_partition
-from easq_rec.tools.builder.config import Answers, Engine, Field, Output, Requests
+from easq_rec.tools.builder.config import AnswerRules, Engine, Field, Output, Requests
 from easq_rec.tools.builder.parse import load, parse
 from easq_rec.tools.builder.scatter import Partition
 from tests.tools.builder.logs import config, merge, random_log, read_rows, run_build, sessions, write_log
@@ -187,6 +187,6 @@ def test_the_guide_shows_a_sound_file_with_the_defaults() -> None:
     for name, default in (("requests", Requests()), ("output", Output()), ("engine", Engine())):
         assert getattr(build, name) == default, name
     rules = ("window_h", "late", "duplicate", "contradictory", "untriggered")
-    defaults = {field.name: field.default for field in dataclasses.fields(Answers)}
+    defaults = {field.name: field.default for field in dataclasses.fields(AnswerRules)}
     assert {name: getattr(build.answers, name) for name in rules} == {name: defaults[name] for name in rules}
     assert dataclasses.replace(build.questionnaire, options={"a": 0}) == Questionnaire(options={"a": 0})

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.config import Config, Evaluation, Logging, Model, Replay, Tower, Trainer
+from easq_rec.config import Config, Evaluation, Logging, Model, Replay, Tower, TrainerConfig
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
-from easq_rec.data.order import Position, RequestReader
+from easq_rec.data.order import RequestReader, StreamPosition
 from tests.tools.builder.logs import config, random_log, read_rows, run_build, write_log
 
 SCHEMA = FeatureSchema(
@@ -55,7 +55,7 @@ def test_every_request_is_read_once(data: Path) -> None:
     reader = RequestReader(dataset, batch_size=5, shuffle_row_groups=4, seed=1)
     rows = {row["request_id"]: row for row in read_rows(data / "requests")}
     seen, candidates = [], 0
-    for slice_ in reader.read(Position(), epochs=1):
+    for slice_ in reader.read(StreamPosition(), epochs=1):
         batch = collate(SCHEMA, slice_.requests)
         assert isinstance(batch, RequestBatch)
         seen += slice_.requests.scalars["request_id"].tolist()
@@ -86,7 +86,7 @@ def test_it_can_be_trained_on(data: Path, tmp_path: Path) -> None:
         schema=SCHEMA,
         model=Model(dim=16, heads=2, layers=1, ffn=16, main=tower, satisfaction=tower),
         replay=Replay(answers_per_step=4),
-        trainer=Trainer(batch_size=8, max_steps=2, threads=1, device="cpu"),
+        trainer=TrainerConfig(batch_size=8, max_steps=2, threads=1, device="cpu"),
         evaluation=Evaluation(every_steps=0),
         logging=Logging(tensorboard=False, every_steps=1),
         run_dir=str(tmp_path / "run"),

@@ -17,7 +17,7 @@ from easq_rec.tools.simulation.online import Experiment
 from easq_rec.tools.simulation.world import simulate
 from easq_rec.tools.studies import ab, comparison, trigger
 from easq_rec.tools.studies.base import base_config
-from easq_rec.tools.studies.comparison import Comparison
+from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import Cell
 from easq_rec.tools.studies.online_cell import DAY, WEEK
 from easq_rec.tools.studies.questionnaire_stats import rule_of
@@ -57,7 +57,7 @@ def test_arms_differ_by_what_they_are_to_differ_by() -> None:
 
 def test_what_an_experiment_says() -> None:
     gains = {"main_only": (0, 0, 0), "main_only, again": (0.1, -0.2, 0.05), "easq": (1.0, 1.2, 1.1)}
-    found = Comparison(ab_runs(lambda variant, seed: (100 + 10 * seed) * (1 + gains[variant][seed] / 100)))
+    found = StudyComparison(ab_runs(lambda variant, seed: (100 + 10 * seed) * (1 + gains[variant][seed] / 100)))
     findings = ab.STUDY.conclude(found, "small")
     checks = findings.verdict.checks
     assert checks[0].measured.value == pytest.approx(1.1) and checks[0].outcome == "holds"
@@ -78,7 +78,7 @@ def test_what_an_experiment_says() -> None:
 
 def test_a_difference_of_the_base_from_itself_is_seen() -> None:
     gains = {"main_only": (0, 0, 0), "main_only, again": (1.0, 1.2, 1.1), "easq": (3.0, 3.1, 2.9)}
-    found = Comparison(ab_runs(lambda variant, seed: 100 + gains[variant][seed]))
+    found = StudyComparison(ab_runs(lambda variant, seed: 100 + gains[variant][seed]))
     assert [check.outcome for check in ab.STUDY.conclude(found, "small").verdict.checks][2] == "fails"
 
 
@@ -133,7 +133,7 @@ def test_the_paper_s_rule_is_held_against_the_best_other() -> None:
         return Run(cell=cell, metrics=metrics | (asked if cell.variant != "main_only" else {}), seconds=1.0)
 
     cells = trigger.STUDY.cells(base_config("small"), [0, 1, 2], "small")
-    findings = trigger.STUDY.conclude(Comparison([run(cell, cell.config.world.seed) for cell in cells]), "small")
+    findings = trigger.STUDY.conclude(StudyComparison([run(cell, cell.config.world.seed) for cell in cells]), "small")
     (check,) = findings.verdict.checks
     assert check.what.endswith("against easq, 0 s or 0.5") and check.outcome == "fails"
     assert check.measured.value == pytest.approx(-2.22, abs=0.01)

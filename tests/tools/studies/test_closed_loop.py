@@ -18,7 +18,7 @@ from easq_rec.data import dataset
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.layout import Layout
-from easq_rec.data.position import Position
+from easq_rec.data.position import StreamPosition
 from easq_rec.data.replay import AnswerReplay
 from easq_rec.data.sources import Sources, open_sources
 from easq_rec.evaluation.predict import batches, predict
@@ -107,7 +107,7 @@ class Watched:
             assert not config.data.shuffle
             sources = opened(config, directory, period=period)
             self.opened.append((sources, period))
-            parts = [part.requests for part in sources.reader.read(Position(), epochs=1)]
+            parts = [part.requests for part in sources.reader.read(StreamPosition(), epochs=1)]
             self.requests.append(EncodedRequests.concat(parts))
             return sources
 

@@ -15,7 +15,7 @@ from easq_rec.tools.studies import stability
 from easq_rec.tools.studies.ablation import PARTS
 from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.command import STUDIES
-from easq_rec.tools.studies.comparison import METRICS, Comparison
+from easq_rec.tools.studies.comparison import METRICS, StudyComparison
 from easq_rec.tools.studies.grid import Cell, seeded
 from easq_rec.tools.studies.lambda2 import shape
 from easq_rec.tools.studies.store import Run
@@ -54,7 +54,7 @@ def test_changes_are_relative_and_paired_by_world() -> None:
     runs = [run("main_only", 0, 0.5), run("main_only", 1, 0.4), run("main_only", 7, 0.9)]
     # +10% and +30%: mean 20, standard deviation sqrt(200), standard error 10; t at one degree of freedom is 12.706.
     runs += [run("easq", 0, 0.55), run("easq", 1, 0.52)]
-    found = Comparison(runs)
+    found = StudyComparison(runs)
     change = found.change("easq", "satisfaction")
     assert (change.value, change.low, change.high) == pytest.approx((20.0, 20 - 127.062, 20 + 127.062), abs=1e-3)
     assert change.count == 2
@@ -67,7 +67,7 @@ def test_changes_are_relative_and_paired_by_world() -> None:
 def test_training_seeds_of_one_world_count_once() -> None:
     runs = [run("main_only", 0, 0.5), run("main_only", 1, 0.5)]
     runs += [run("easq", 0, value, training_seed=seed) for seed, value in enumerate((0.5, 0.6))] + [run("easq", 1, 0.6)]
-    change = Comparison(runs).change("easq", "satisfaction")
+    change = StudyComparison(runs).change("easq", "satisfaction")
     assert change.count == 2 and change.value == pytest.approx((10 + 20) / 2)
 
 
@@ -78,7 +78,7 @@ def test_fused_serving_is_a_variant_of_its_own() -> None:
         dataclasses.replace(one, fused={"0.5": {**one.metrics, "satisfaction_ndcg5": value}})
         for one, value in zip(aligned, (0.55, 0.65), strict=True)
     ]
-    found = Comparison([run("main_only", 0, 0.5), run("main_only", 1, 0.5), *aligned])
+    found = StudyComparison([run("main_only", 0, 0.5), run("main_only", 1, 0.5), *aligned])
     assert found.labels == ["main_only", "easq", "easq, fused 0.5"]
     assert found.change("easq", "satisfaction").value == 0.0
     assert found.change("easq, fused 0.5", "satisfaction").value == pytest.approx(20.0)
@@ -105,7 +105,7 @@ def test_stability_reads_courses() -> None:
 
 def test_a_metric_that_is_not_defined_is_left_out() -> None:
     runs = [run("main_only", 0, 0.5), run("main_only", 1, math.nan), run("easq", 0, 0.6), run("easq", 1, 0.6)]
-    change = Comparison(runs).change("easq", "satisfaction")
+    change = StudyComparison(runs).change("easq", "satisfaction")
     assert change.count == 1 and change.value == pytest.approx(20)
 
 
@@ -156,7 +156,7 @@ def test_lambda2_finds_plateau_and_degradation() -> None:
             value = level + (noise[seed] if name == "3" else 0)
             made = run(name, seed, value, engagement=0.5 - 0.01 * x)
             runs.append(dataclasses.replace(made, cell=dataclasses.replace(made.cell, x=float(x + 1))))
-    found = Comparison(runs)
+    found = StudyComparison(runs)
     curve = [row for row in found.rows() if row.label != "main_only"]
     read = shape(found, curve)
     assert read.best.label == "3" and [row.label for row in read.plateau] == ["2", "3"]
@@ -172,7 +172,7 @@ def test_every_study_concludes_from_what_there_is(name: str) -> None:
     metrics = dict.fromkeys(METRICS.values(), 0.5)
     runs = [Run(cell=cell, metrics=metrics, seconds=1.0) for cell in cells]
     for kept in (runs, [one for one in runs if one.cell.variant == "main_only"], runs[:1], []):
-        findings = study.conclude(Comparison(kept), "small")
+        findings = study.conclude(StudyComparison(kept), "small")
         assert findings.verdict.outcome in ("holds", "fails", "undecided") and "frontier.png" in findings.plots
         if not kept:
             assert findings.verdict.outcome == "undecided"

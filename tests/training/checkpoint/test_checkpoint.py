@@ -16,7 +16,9 @@ import torch
 from easq_rec.config import Checkpoint, Config
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.loader import LoaderState
-from easq_rec.run_directory.checkpoint_files import CHECKSUMS, PROGRESS, Progress, latest_of, published, read_progress
+from easq_rec.run_directory.checkpoint_files import latest_of
+from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory, published
+from easq_rec.run_directory.progress_file import Progress, read_progress
 from easq_rec.training.checkpoint.checkpointer import Checkpointer, NotWritten
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import Runtime, quiet
@@ -26,6 +28,7 @@ from easq_rec.training.training_model import TrainingModel
 from tests.builders import random_batch, small_config
 
 Damage = Callable[[Path], None]
+PROGRESS, CHECKSUMS = "progress.json", "checksums.json"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +46,7 @@ class Run:
         finite_check = FiniteCheck(runtime, run_dir / "not_finite", stops=False)
         self.train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
         self.optimizers = self.train_step.optimizers
-        self.checkpoints = Checkpointer(run_dir / "checkpoints", config, runtime)
+        self.checkpoints = Checkpointer(RunDirectory(run_dir).checkpoints, config, runtime)
 
     def train(self) -> None:
         """One step."""
@@ -58,8 +61,8 @@ class Run:
         progress = Progress(step=self.step, loader=LoaderState(clock_ms=self.step), score=score)
         self.checkpoints.save(self.model, self.optimizers, progress, background=background)
 
-    def load(self, path: Path) -> Progress:
-        return self.checkpoints.load(path, self.model, self.optimizers)
+    def load(self, checkpoint: CheckpointDirectory) -> Progress:
+        return self.checkpoints.load(checkpoint, self.model, self.optimizers)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Every tensor of model and optimizers, copied."""
@@ -72,7 +75,7 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        return [path.name for path in published(self.run_dir / "checkpoints")]
+        return [checkpoint.path.name for checkpoint in published(self.run_dir / "checkpoints")]
 
 
 def _leaves(values: dict[str, object], where: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -155,7 +158,7 @@ DAMAGES = {
     "a flipped bit in the position": (flip(PROGRESS), f"{PROGRESS} does not match its checksum"),
     "torn checksums": (cut(CHECKSUMS), f"{CHECKSUMS} is missing or torn"),
     "no checksums": (remove(CHECKSUMS), f"{CHECKSUMS} is missing or torn"),
-    "a flipped bit in the random state": (flip("rng_0.pt"), "rng_0.pt does not match its checksum"),
+    "a flipped bit in the random state": (flip("rng_0.npy"), "rng_0.npy does not match its checksum"),
 }
 
 
@@ -172,24 +175,24 @@ def test_a_damaged_checkpoint_is_set_aside(
     newest = tmp_path / "checkpoints" / "step_00000002"
     damage(newest)
     content = {file.name: file.read_bytes() for file in newest.iterdir()}
-    assert latest_of(tmp_path).name == "step_00000001", "evaluation falls back as well, and changes nothing"
+    assert latest_of(tmp_path).path.name == "step_00000001", "evaluation falls back as well, and changes nothing"
     assert newest.exists() and problem in capsys.readouterr().err
-    path = run.checkpoints.latest()
-    assert path is not None and path.name == "step_00000001"
+    found = run.checkpoints.latest()
+    assert found is not None and found.path.name == "step_00000001"
     said = capsys.readouterr().err
     assert "step_00000002 is damaged" in said and problem in said and "goes on from step_00000001" in said
     aside = newest.with_name("step_00000002.damaged")
     assert not newest.exists() and {file.name: file.read_bytes() for file in aside.iterdir()} == content
     run.save()
     assert run.names == ["step_00000001", "step_00000002"]
-    assert run.checkpoints.latest() == newest and not capsys.readouterr().err
+    assert run.checkpoints.latest() == CheckpointDirectory(newest) and not capsys.readouterr().err
 
 
 def test_where_every_checkpoint_is_damaged_the_run_does_not_start_anew(tmp_path: Path, runtime: Runtime) -> None:
     run = Run(tmp_path, runtime)
     run.train()
     run.save()
-    flip("plan.pt")(tmp_path / "checkpoints" / "step_00000001")
+    flip("plan.json")(tmp_path / "checkpoints" / "step_00000001")
     with pytest.raises(ValueError, match="every checkpoint is damaged"):
         latest_of(tmp_path)
     with pytest.raises(ValueError, match=r"step_00000001 is damaged .* None is left: give another --run-dir"):
@@ -221,12 +224,12 @@ def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint_whole(
             run.save(background=True)
             run.checkpoints.wait()
             said = capsys.readouterr().err
-            assert "step_00000002 was NOT written" in said and "those before are whole" in said
+            assert "step_00000002 was NOT written" in said and "older ones are whole" in said
         else:
             with pytest.raises(NotWritten, match="step_00000002 could not be written"):
                 run.save()
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
-    assert run.checkpoints.latest() == tmp_path / "checkpoints" / "step_00000001"
+    assert run.checkpoints.latest() == RunDirectory(tmp_path).checkpoint(1)
     run.train()
     run.save(background=background)
     run.checkpoints.wait()
@@ -250,11 +253,11 @@ def test_other_tables_are_refused(tmp_path: Path, runtime: Runtime) -> None:
     run = Run(tmp_path, runtime)
     run.train()
     run.save()
-    path = tmp_path / "checkpoints" / "step_00000001"
+    checkpoint = RunDirectory(tmp_path).checkpoint(1)
 
     def refused(change: Callable[[FeatureSchema], FeatureSchema], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            read_progress(path, change(run.config.schema))
+            read_progress(checkpoint, change(run.config.schema))
 
     refused(
         lambda schema: dataclasses.replace(
@@ -263,9 +266,11 @@ def test_other_tables_are_refused(tmp_path: Path, runtime: Runtime) -> None:
                 dataclasses.replace(table, rows=48) if table.name == "user" else table for table in schema.tables
             ),
         ),
-        r"has other tables than the model: user has 40 rows of 8 there, 48 of 8 here",
+        r"has other tables than the model: user has 40 x 8 values in the checkpoint, 48 x 8 in the model",
     )
-    refused(lambda schema: dataclasses.replace(schema, satisfaction_dim=0), "satisfaction_author is there, not here")
+    refused(
+        lambda schema: dataclasses.replace(schema, satisfaction_dim=0), "satisfaction_author is only in the checkpoint"
+    )
 
 
 def test_another_format_is_refused_and_left_alone(tmp_path: Path, runtime: Runtime) -> None:
@@ -274,8 +279,8 @@ def test_another_format_is_refused_and_left_alone(tmp_path: Path, runtime: Runti
     run.save()
     path = tmp_path / "checkpoints" / "step_00000001"
     content = json.loads((path / PROGRESS).read_text())
-    (path / PROGRESS).write_text(json.dumps({**content, "format": 3}))
-    for take in (lambda: latest_of(tmp_path), run.checkpoints.latest, lambda: run.load(path)):
-        with pytest.raises(ValueError, match="checkpoint format 3, this version reads format 4"):
+    (path / PROGRESS).write_text(json.dumps({**content, "format": 4}))
+    for take in (lambda: latest_of(tmp_path), run.checkpoints.latest, lambda: run.load(CheckpointDirectory(path))):
+        with pytest.raises(ValueError, match="checkpoint format 4, this version reads format 5; use the version"):
             take()
     assert path.exists()

@@ -22,15 +22,17 @@ from torchrec.distributed.types import ShardingPlan
 from easq_rec.config import Config, Sharding, TableSharding
 from easq_rec.config.schema import Table
 from easq_rec.config.serialization import to_dict
+from easq_rec.config.sharding import CACHED, COLUMN_TYPES, TYPES
 from easq_rec.model.embeddings import RequestEmbeddings
 from easq_rec.run_directory.config_file import _differences, _fixed
-from easq_rec.training.sharding.constraints import PinningPartitioner, allowed_types, constraints, pins
-from easq_rec.training.sharding.plan_file import Setting, read_plan_file, write_plan
+from easq_rec.run_directory.plan_file import ClusterShape, read_plan, write_plan
+from easq_rec.training.sharding.constraints import PinningPartitioner, allowed_kernels, allowed_types, constraints, pins
+from easq_rec.training.sharding.plan_conversion import placement_plan, sharding_plan
 from tests.builders import small_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RANKS = 4
-SETTING = Setting(device="cpu", ranks=RANKS, ranks_per_host=RANKS)
+SHAPE = ClusterShape(device="cpu", ranks=RANKS, ranks_per_host=RANKS)
 WIDE = {"user": 256, "age_group": 256, "region": 256, "device": 256}
 
 
@@ -45,14 +47,26 @@ def embeddings(config: Config) -> nn.Module:
     return RequestEmbeddings(config.schema, torch.device("meta"), satisfaction=True)
 
 
-def planned(config: Config, *, room: int = 2**30, per_host: int = RANKS) -> ShardingPlan:
+def planned(config: Config, *, room: int = 2**30, per_host: int = RANKS, device: torch.device = CPU) -> ShardingPlan:
+    hbm = room if device.type == "cuda" else None
     planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=RANKS, local_world_size=per_host, compute_device="cpu", ddr_cap=room),
-        constraints=constraints(config, CPU, RANKS),
+        topology=Topology(
+            world_size=RANKS, local_world_size=per_host, compute_device=device.type, ddr_cap=room, hbm_cap=hbm
+        ),
+        constraints=constraints(config, device, RANKS),
         partitioner=PinningPartitioner(pins(config)),
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
     )
     return planner.plan(embeddings(config), [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()])
+
+
+def write(path: Path, plan: ShardingPlan, config: Config, shape: ClusterShape = SHAPE) -> None:
+    write_plan(path, placement_plan(plan, config.schema, shape))
+
+
+def read(path: Path, config: Config, shape: ClusterShape = SHAPE) -> ShardingPlan:
+    source = f"sharding.plan={str(path)!r}"
+    return sharding_plan(read_plan(path, source=source), embeddings(config), config.schema, shape, source=source)
 
 
 def where(plan: ShardingPlan) -> dict[str, tuple[str, list[int], list[list[int]]]]:
@@ -90,7 +104,7 @@ def test_the_others_are_balanced_around_pinned_tables() -> None:
 
 def test_a_pinned_table_that_has_no_room_is_an_error() -> None:
     config = config_with(user=TableSharding(type="table_wise", ranks=(1,)))
-    with pytest.raises(PlannerError, match="Table user is pinned to rank 1, which has no room for it"):
+    with pytest.raises(PlannerError, match="Table user is pinned to rank 1, which has too little memory for it"):
         PinningPartitioner(pins(config)).partition(*options(config, "user", room=1_000))
 
 
@@ -184,8 +198,44 @@ VARIED = {
 def test_a_plan_file_gives_the_plan_back(tmp_path: Path) -> None:
     config = config_with(**VARIED)
     plan = planned(config)
-    write_plan(tmp_path / "plan.json", plan, config.schema, SETTING)
-    assert read_plan_file(tmp_path / "plan.json", embeddings(config), config.schema, SETTING) == plan
+    write(tmp_path / "plan.json", plan, config)
+    assert read(tmp_path / "plan.json", config) == plan
+
+
+def tables_that_allow(kind: str, device: torch.device) -> list[str]:
+    schema = config_with().schema
+    tables = (*schema.tables, *schema.satisfaction_tables)
+    return [table.name for table in tables if kind in allowed_types(schema, table, device)]
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "kernel"),
+    [
+        (device, kind, kernel)
+        for device in (CPU, CUDA)
+        for kind in TYPES
+        for kernel in allowed_kernels(device)
+        if tables_that_allow(kind, device)
+    ],
+)
+def test_every_type_and_kernel_comes_back_from_a_file(
+    tmp_path: Path, device: torch.device, kind: str, kernel: str
+) -> None:
+    """A resumed run has exactly the plan that its checkpoint was written under."""
+    per_host = 2 if device == CUDA else RANKS
+    shape = ClusterShape(device=device.type, ranks=RANKS, ranks_per_host=per_host)
+    fixed = TableSharding(
+        type=kind,
+        kernel=kernel,
+        load_factor=0.3 if kernel == CACHED else None,
+        min_partition=4 if kind in COLUMN_TYPES else None,
+    )
+    names = tables_that_allow(kind, device)
+    config = config_with(**dict.fromkeys(names, fixed))
+    plan = planned(config, per_host=per_host, device=device)
+    assert {where(plan)[name][0] for name in names} == {kind}
+    write(tmp_path / "plan.json", plan, config, shape)
+    assert read(tmp_path / "plan.json", config, shape) == plan
 
 
 @pytest.mark.parametrize(
@@ -234,24 +284,24 @@ def test_a_plan_file_that_does_not_fit_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     config, path = config_with(**VARIED), tmp_path / "plan.json"
-    write_plan(path, planned(config), config.schema, SETTING)
+    write(path, planned(config), config)
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"sharding.plan='.*plan.json'.*" + message):
-        read_plan_file(path, embeddings(config), config.schema, SETTING)
+        read(path, config)
 
 
 def test_columns_of_one_table_stay_within_a_host(tmp_path: Path) -> None:
     config, path = config_with(**VARIED), tmp_path / "plan.json"
-    two_hosts = dataclasses.replace(SETTING, ranks_per_host=2)
-    write_plan(path, planned(config, per_host=2), config.schema, two_hosts)
+    two_hosts = dataclasses.replace(SHAPE, ranks_per_host=2)
+    write(path, planned(config, per_host=2), config, two_hosts)
     content = json.loads(path.read_text())
     for rank, part in enumerate(content["tables"]["region"]["shards"]):
         part["rank"] = rank
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"table 'region': ranks \[0, 1, 2, 3\] are not allowed: .* all of one host"):
-        read_plan_file(path, embeddings(config), config.schema, two_hosts)
+        read(path, config, two_hosts)
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
@@ -259,21 +309,17 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"format": 1}'):
         (tmp_path / "other.json").write_text(text)
         with pytest.raises(ValueError, match=r"sharding.plan='.*other.json' cannot be read as a plan"):
-            read_plan_file(tmp_path / "other.json", embeddings(config), config.schema, SETTING)
+            read(tmp_path / "other.json", config)
     with pytest.raises(ValueError, match="cannot be read as a plan: FileNotFoundError"):
-        read_plan_file(tmp_path / "none.json", embeddings(config), config.schema, SETTING)
+        read(tmp_path / "none.json", config)
 
 
-def test_a_run_from_before_the_constraints_is_resumed() -> None:
-    """A stored config without the fields is no other configuration; one with constraints is, and a plan file is not."""
+def test_constraints_are_part_of_the_configuration_and_a_plan_file_is_not() -> None:
     now = json.loads(json.dumps(to_dict(small_config())))
-    trainer = {name: value for name, value in now["trainer"].items() if name != "pin_cores"}
-    before = {**now, "sharding": {"types": {}}, "trainer": trainer}
-    assert not _differences(_fixed(before), _fixed(now))
     rounded = {**now, "sharding": {**now["sharding"], "messages": "fp16"}}
-    assert _differences(_fixed(before), _fixed(rounded)) == ["sharding.messages is 'fp32' there, 'fp16' here"]
+    assert _differences(_fixed(now), _fixed(rounded)) == ["sharding.messages is 'fp32' there, 'fp16' here"]
     planned_by_file = {**now, "sharding": {**now["sharding"], "plan": "plan.json"}}
     assert not _differences(_fixed(now), _fixed(planned_by_file))
     constrained = json.loads(json.dumps(to_dict(config_with(tag=TableSharding(type="table_wise")))))
-    (difference,) = _differences(_fixed({**constrained, "sharding": {}}), _fixed(constrained))
+    (difference,) = _differences(_fixed({**constrained, "sharding": now["sharding"]}), _fixed(constrained))
     assert difference.startswith("sharding.tables.tag is None there, {'type': 'table_wise', ")

@@ -1,9 +1,7 @@
-"""What a run says: metrics.jsonl, TensorBoard, and the terminal. Rank 0 alone speaks."""
+"""The outputs of a training run: metrics.jsonl, TensorBoard and the terminal."""
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,17 @@ from typing import Any
 from tqdm import tqdm
 
 from easq_rec.config import Logging
+from easq_rec.run_directory.metrics_file import record_line, rewind
+from easq_rec.run_directory.paths import RunDirectory
 
 
 class RunLog:
-    """Writes metrics and shows progress; with `speaks` False it does nothing at all.
+    """Writes metrics and shows progress.
 
     Args:
-        first_step: step that the run goes on from; metrics of later steps, which a killed run left, are removed.
+        first_step: step at which the run starts or resumes. Metrics of later steps, which a killed run left, are
+            removed.
+        speaks: False on all ranks except rank 0: then all methods do nothing.
     """
 
     def __init__(self, run_dir: Path, config: Logging, *, first_step: int, total_steps: int, speaks: bool) -> None:
@@ -27,29 +29,28 @@ class RunLog:
         self._board: Any = None
         if not speaks:
             return
-        path = run_dir / "metrics.jsonl"
-        _truncate(path, first_step)
-        self._file = path.open("a", buffering=1)
+        paths = RunDirectory(run_dir)
+        rewind(paths.metrics, first_step)
+        self._file = paths.metrics.open("a", buffering=1, encoding="utf-8")
         if config.tensorboard:
-            # Imported here: it takes a second, and ranks that do not speak need none of it.
+            # The import takes a second, and only rank 0 needs it.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
+            self._board = SummaryWriter(str(paths.tensorboard), purge_step=first_step)
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, and a point per value on TensorBoard."""
+        """Writes one line of metrics.jsonl, and one point per value to TensorBoard."""
         if not self._speaks:
             return
-        finite = {name: (value if math.isfinite(value) else None) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        self._file.write(record_line(step, split, values))
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
-        """The line of numbers that a person watches."""
+        """Shows the step and some numbers on the terminal."""
         if not self._speaks:
             return
         shown = {name: f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}" for name, value in values.items()}
@@ -60,12 +61,12 @@ class RunLog:
             self.say(f"step {step}/{self._total}  " + "  ".join(f"{name} {text}" for name, text in shown.items()))
 
     def say(self, text: str) -> None:
-        """A plain line, above the progress bar where there is one."""
+        """Prints a line, above the progress bar if there is one."""
         if self._speaks:
             tqdm.write(text, file=sys.stdout) if self._bar is not None else print(text, flush=True)
 
     def close(self) -> None:
-        """Flushes everything; safe to call twice."""
+        """Flushes and closes all outputs."""
         if not self._speaks:
             return
         if self._bar is not None:
@@ -74,12 +75,3 @@ class RunLog:
         if self._board is not None:
             self._board.close()
         self._file.close()
-
-
-def _truncate(path: Path, step: int) -> None:
-    """Keeps the lines up to a step, so that the file tells one timeline; the final metrics are written anew."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        records = [(json.loads(line), line) for line in lines]
-        kept = [line for record, line in records if record["step"] <= step and record["split"] != "final"]
-        path.write_text("".join(kept))

@@ -1,0 +1,121 @@
+"""A batch as a file of NumPy arrays (.npz), which is read without pickle.
+
+found = read_batch(Path("RUN_DIR/not_finite/step_00000003_rank_1.npz"))
+found.about["problem"], found.batch.float_NF
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from easq_rec.data.batch import Extent, Keys, RequestBatch
+from easq_rec.data.columns import Array
+
+ABOUT = "about"
+"""Name of the array with JSON text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredBatch:
+    """The content of a file."""
+
+    about: dict[str, Any]
+    batch: RequestBatch
+
+
+def write_batch(path: Path, batch: RequestBatch, about: Mapping[str, Any]) -> None:
+    """Writes a batch from any device.
+
+    Args:
+        path: with the suffix .npz.
+        about: values that JSON can hold.
+    """
+    arrays: dict[str, Array] = {ABOUT: np.array(json.dumps(dict(about)))}
+    for field in dataclasses.fields(batch):
+        arrays |= _arrays(field.name, getattr(batch, field.name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+
+
+def read_batch(path: Path) -> StoredBatch:
+    """Reads a batch, on the CPU.
+
+    Raises:
+        ValueError: the file is not such a batch.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about: dict[str, Any] = json.loads(str(arrays.pop(ABOUT)))
+        fields: dict[str, Any] = {name: _value(parts) for name, parts in _by_field(arrays)}
+        return StoredBatch(about=about, batch=RequestBatch(**fields))
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a batch that this version reads: {error!r}") from error
+
+
+def _arrays(name: str, value: object) -> dict[str, Array]:
+    """A field of a batch as arrays named FIELD/KIND or FIELD/KIND/PART."""
+    match value:
+        case None:
+            return {}
+        case Tensor():
+            return {f"{name}/tensor": value.detach().cpu().numpy()}
+        case KeyedJaggedTensor():
+            return {
+                f"{name}/jagged/keys": np.array(value.keys(), dtype=np.str_),
+                f"{name}/jagged/values": value.values().cpu().numpy(),
+                f"{name}/jagged/lengths": value.lengths().cpu().numpy(),
+                f"{name}/jagged/stride": np.array(value.stride()),
+            }
+        case Keys():
+            return {f"{name}/keys/{field.name}": getattr(value, field.name) for field in dataclasses.fields(value)}
+        case Extent():
+            return {
+                f"{name}/extent/{field.name}": np.array(getattr(value, field.name))
+                for field in dataclasses.fields(value)
+            }
+        case bool() | int():
+            return {f"{name}/number": np.array(value)}
+    raise AssertionError(f"{name}: {type(value).__name__} has no form in a file")
+
+
+def _by_field(arrays: Mapping[str, Array]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """(field, its arrays by KIND or KIND/PART)."""
+    fields: dict[str, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        field, _, part = name.partition("/")
+        fields.setdefault(field, {})[part] = array
+    yield from fields.items()
+
+
+def _value(parts: Mapping[str, Array]) -> object:
+    """The inverse of `_arrays`."""
+    kind = next(iter(parts)).partition("/")[0]
+    match kind:
+        case "tensor":
+            return torch.from_numpy(parts["tensor"])
+        case "jagged":
+            return KeyedJaggedTensor(
+                keys=[str(key) for key in parts["jagged/keys"]],
+                values=torch.from_numpy(parts["jagged/values"]),
+                lengths=torch.from_numpy(parts["jagged/lengths"]),
+                stride=int(parts["jagged/stride"]),
+            )
+        case "keys":
+            return Keys(**{name.removeprefix("keys/"): array for name, array in parts.items()})
+        case "extent":
+            return Extent(**{name.removeprefix("extent/"): int(array) for name, array in parts.items()})
+        case "number":
+            return parts["number"].item()
+    raise ValueError(f"unknown kind {kind!r}")

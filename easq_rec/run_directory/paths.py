@@ -1,0 +1,187 @@
+"""The names of all files in a run directory. No other module spells them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+STEP = re.compile(r"step_\d{8}")
+"""The name of a complete checkpoint."""
+
+
+def step_name(step: int) -> str:
+    """What a file or directory is called that belongs to one training step."""
+    return f"step_{step:08d}"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """RUN_DIR, the directory in which one training run keeps everything that it writes."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, see `config_file`."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per record of metrics, see `metrics_file`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def plan(self) -> Path:
+        """Where the tables of the newest start lie, see `plan_file`."""
+        return self.path / "plan.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, see `checkpoint_files`."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> CheckpointDirectory:
+        return CheckpointDirectory(self.checkpoints / step_name(step))
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the ranks' logs and of the watchdogs' files."""
+        return self.path / "logs"
+
+    def log(self, rank: int) -> Path:
+        """Events of a rank, see `event_file`."""
+        return self.logs / f"rank_{rank}.jsonl"
+
+    def all_logs(self) -> list[Path]:
+        """Logs of all ranks that have written one."""
+        return sorted(self.logs.glob("rank_*.jsonl"))
+
+    @property
+    def quarantine(self) -> Path:
+        """Folder of the rows that were set aside, see `easq_rec.data.quarantine`."""
+        return self.path / "quarantine"
+
+    @property
+    def not_finite(self) -> Path:
+        """Folder of the batches whose loss or gradient was NaN or infinite, see `easq_rec.data.batch_file`."""
+        return self.path / "not_finite"
+
+    @property
+    def evaluation(self) -> Path:
+        """Summary of an evaluation, see `easq_rec.evaluation.results`."""
+        return self.path / f"{EVALUATION}.json"
+
+    @property
+    def evaluation_table(self) -> Path:
+        """One row per evaluated request, see `easq_rec.evaluation.results`."""
+        return self.path / f"{EVALUATION}.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def fused(self) -> Path:
+        """Written by studies: ranking metrics by the weight of the reference score in a fused score."""
+        return self.path / "fused.json"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders in which no other run lies."""
+        return (self.checkpoints, self.tensorboard, self.logs, self.quarantine, self.not_finite)
+
+    def looks_like_a_run(self) -> bool:
+        """Whether a training wrote here. Its config may be missing, which reading it reports."""
+        return self.metrics.is_file() or self.checkpoints.is_dir() or (self.config.is_file() and self.logs.is_dir())
+
+
+EVALUATION = "evaluation"
+"""Name without suffix of the files of an evaluation, unless the user chooses another."""
+
+
+def position_name(rank: int) -> str:
+    """File in `RunDirectory.logs` in which the watchdog of a rank writes where that rank is."""
+    return f"position_{rank}.json"
+
+
+def hang_name(job: str) -> str:
+    """File in `RunDirectory.logs` with the report on a job that hung."""
+    return f"hang_{job}.txt"
+
+
+def stacks_name(rank: int) -> str:
+    """File in `RunDirectory.logs` with the stacks of a rank's threads when a rank hung."""
+    return f"stacks_{rank}.txt"
+
+
+def not_finite_name(step: int, rank: int) -> str:
+    """File in `RunDirectory.not_finite` with a rank's batch of a step."""
+    return f"{step_name(step)}_rank_{rank}.npz"
+
+
+@dataclass(frozen=True)
+class CheckpointDirectory:
+    """RUN_DIR/checkpoints/step_XXXXXXXX. The shards and `.metadata` in it are named by torch.distributed.checkpoint."""
+
+    path: Path
+
+    @property
+    def step(self) -> int:
+        """Training steps, by the name of the directory."""
+        return int(self.path.name.removeprefix("step_"))
+
+    @property
+    def progress(self) -> Path:
+        """Step, position in the data and tables, see `progress_file`."""
+        return self.path / "progress.json"
+
+    @property
+    def plan(self) -> Path:
+        """Where the tables lay, see `plan_file`."""
+        return self.path / "plan.json"
+
+    @property
+    def checksums(self) -> Path:
+        """Sizes and SHA-256 of all other files, see `checksums`."""
+        return self.path / "checksums.json"
+
+    def random_state(self, rank: int) -> Path:
+        """Torch's random state on a rank."""
+        return self.path / f"rng_{rank}.npy"
+
+    def files_of(self, rank: int) -> Iterator[Path]:
+        """Files that this rank has written. Rank 0 writes those that bear no rank."""
+        owner = re.compile(r"(?:__(\d+)_\d+\.distcp|rng_(\d+)\.npy)")
+        for file in sorted(self.path.iterdir()):
+            found = owner.fullmatch(file.name)
+            if int(found[1] or found[2]) == rank if found else rank == 0:
+                yield file
+
+    @property
+    def partial(self) -> Path:
+        """The name of this checkpoint while it is written."""
+        return self.path.with_name(f".{self.path.name}.partial")
+
+    @property
+    def damaged(self) -> Path:
+        """The name of this checkpoint once it is found damaged."""
+        return self.path.with_name(f"{self.path.name}.damaged")
+
+
+def published(checkpoints: Path) -> list[CheckpointDirectory]:
+    """The complete checkpoints in a folder, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    found = sorted(entry for entry in checkpoints.iterdir() if STEP.fullmatch(entry.name))
+    return [CheckpointDirectory(path) for path in found]
+
+
+def damaged(checkpoints: Path) -> list[Path]:
+    """The checkpoints in a folder that were set aside because they are damaged."""
+    return sorted(checkpoints.glob("step_*.damaged"))

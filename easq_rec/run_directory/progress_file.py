@@ -1,0 +1,105 @@
+"""progress.json of a checkpoint: the step, the position in the data, and the tables of the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from easq_rec.config.schema import FeatureSchema
+from easq_rec.run_directory.paths import CheckpointDirectory
+
+if TYPE_CHECKING:
+    # It imports torch, which this package does without.
+    from easq_rec.data.loader import LoaderState
+
+FORMAT = 5
+"""Format of a whole checkpoint. It changes with every change to any of its files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int
+    loader: LoaderState
+    score: float | None = None
+    """The metric that `checkpoint.best` names, evaluated at this step; None: there was no evaluation."""
+
+
+def write_progress(checkpoint: CheckpointDirectory, progress: Progress, schema: FeatureSchema) -> None:
+    """Writes the progress together with the shapes of the tables."""
+    content = {
+        "format": FORMAT,
+        "step": progress.step,
+        "loader": progress.loader.to_dict(),
+        "score": progress.score,
+        "tables": tables_of(schema),
+    }
+    checkpoint.progress.write_text(json.dumps(content))
+
+
+def read_progress(checkpoint: CheckpointDirectory, schema: FeatureSchema | None = None) -> Progress:
+    """How far the run had come when a checkpoint was written.
+
+    Raises:
+        ValueError: the checkpoint has another format, its file is damaged, or its tables are not those of `schema`.
+    """
+    from easq_rec.data.loader import LoaderState
+
+    check_format(checkpoint)
+    content = _content(checkpoint)
+    if content is None:
+        raise ValueError(f"{checkpoint.progress} is missing or damaged; resume from an older checkpoint")
+    if schema is not None:
+        differences = _differences(content["tables"], tables_of(schema))
+        if differences:
+            raise ValueError(f"{checkpoint.path} has other tables than the model: {'; '.join(differences)}")
+    return Progress(step=content["step"], loader=LoaderState.from_dict(content["loader"]), score=content["score"])
+
+
+def read_score(checkpoint: CheckpointDirectory) -> float | None:
+    """The score of a checkpoint; None: it has none, or its progress cannot be read."""
+    content = _content(checkpoint)
+    return content.get("score") if content is not None else None
+
+
+def check_format(checkpoint: CheckpointDirectory) -> None:
+    """
+    Raises:
+        ValueError: the checkpoint has another format. A file that cannot be read passes: its checksum will not match.
+    """
+    content = _content(checkpoint)
+    if content is not None and content["format"] != FORMAT:
+        raise ValueError(
+            f"{checkpoint.path}: checkpoint format {content['format']}, this version reads format {FORMAT}; use the "
+            "version of easq-rec that wrote it, or start a new --run-dir"
+        )
+
+
+def _content(checkpoint: CheckpointDirectory) -> dict[str, Any] | None:
+    """What the file holds; None where it is missing or damaged."""
+    try:
+        content = json.loads(checkpoint.progress.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "format" in content else None
+
+
+def tables_of(schema: FeatureSchema) -> dict[str, list[int]]:
+    """[rows, dim] of every table that may be trained."""
+    return {table.name: [table.rows, table.dim] for table in (*schema.tables, *schema.satisfaction_tables)}
+
+
+def _differences(stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> list[str]:
+    lines = []
+    for name in sorted({*stored, *wanted}):
+        if name not in wanted:
+            lines.append(f"{name} is only in the checkpoint")
+        elif name not in stored:
+            lines.append(f"{name} is only in the model")
+        elif list(stored[name]) != list(wanted[name]):
+            (rows, dim), (model_rows, model_dim) = stored[name], wanted[name]
+            lines.append(f"{name} has {rows} x {dim} values in the checkpoint, {model_rows} x {model_dim} in the model")
+    return lines

@@ -1,0 +1,83 @@
+"""The reader of checkpoints runs no code from a file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from easq_rec.training.checkpoint.random_state import read_random_state, write_random_state
+from easq_rec.training.checkpoint.safe_reader import CheckpointReader
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, checkpoint_id=path, no_dist=True)
+
+
+def load(state: dict[str, Any], path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(state, storage_reader=CheckpointReader(path), no_dist=True)
+
+
+class Attack:
+    """Makes a directory when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_tensors_of_every_type_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    value, found = torch.arange(6).view(2, 3).to(dtype), torch.zeros(2, 3, dtype=dtype)
+    save({"model": {"weight": value}}, tmp_path)
+    load({"model": {"weight": found}}, tmp_path)
+    assert torch.equal(found, value)
+
+
+def test_metadata_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    save({"weight": torch.ones(2)}, tmp_path)
+    target = tmp_path / "attacked"
+    attack = pickle.dumps(Attack(target))
+    (tmp_path / ".metadata").write_bytes(attack)
+    with pytest.raises(ValueError, match=r"\.metadata: not the metadata of a checkpoint: posix.mkdir is not allowed"):
+        load({"weight": torch.zeros(2)}, tmp_path)
+    assert not target.exists()
+    pickle.loads(attack)
+    assert target.exists(), "the attack works where nothing restricts it"
+
+
+def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    """torch.distributed.checkpoint would unpickle it without restriction."""
+    target = tmp_path / "attacked"
+    save({"weight": torch.ones(2), "extra": Attack(target)}, tmp_path / "saved")
+    with pytest.raises(ValueError, match="BytesStorageMetadata is not allowed"):
+        load({"weight": torch.zeros(2), "extra": None}, tmp_path / "saved")
+    assert not target.exists()
+
+
+def test_other_content_is_refused(tmp_path: Path) -> None:
+    for content in (pickle.dumps(torch.Size([2])), b"no pickle", b""):
+        (tmp_path / ".metadata").write_bytes(content)
+        with pytest.raises(ValueError, match="not the metadata of a checkpoint"):
+            CheckpointReader(tmp_path).read_metadata()
+
+
+def test_the_random_state_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    torch.rand(3)
+    write_random_state(tmp_path / "rng_0.npy", torch.get_rng_state())
+    expected = torch.rand(5)
+    torch.set_rng_state(read_random_state(tmp_path / "rng_0.npy"))
+    assert torch.equal(torch.rand(5), expected)
