@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from easq_rec.errors import UserError
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -75,7 +77,7 @@ class Problem:
         return f"{self.what}\n    mend: {self.remedy}"
 
 
-class EnvironmentProblem(ValueError):
+class EnvironmentProblem(UserError):
     """The environment cannot run easq-rec; the message names every reason and its remedy."""
 
 

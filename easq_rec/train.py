@@ -11,26 +11,27 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Read when torch is loaded. OpenMP threads that spin while they wait for one another do harm where something else runs
-# on the machine, and something always does: other ranks, or a person's desktop.
+# Read when torch is loaded. OpenMP threads that spin while they wait take cores from other processes of the machine,
+# such as other ranks.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# A script's folder comes first on sys.path, where this package's modules would pose as top-level ones.
+# Python puts a script's folder first on sys.path, where this package's modules could be imported as top-level ones.
 if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from easq_rec import doctor
-from easq_rec.config import command_line as arguments
+from easq_rec.config.command_line import parse_config
+from easq_rec.errors import exit_code
 from easq_rec.training.signals import StopRequest
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """Parses, builds and fits; returns the exit code."""
-    config = arguments.parse_config(sys.argv[1:] if argv is None else argv, prog=prog)
+    config = parse_config(sys.argv[1:] if argv is None else argv, prog=prog)
     doctor.require_compatible(config.trainer.device)
     stop = StopRequest()
     stop.listen(signal.SIGTERM)
-    # Only now torch and TorchRec: --help and wrong environments answer at once.
+    # Imports torch, which takes seconds: --help and a wrong environment answer before.
     from easq_rec.tools.simulation.default_data import prepare_data
     from easq_rec.training import session
 
@@ -38,14 +39,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
 
 
 def script(main: Callable[[], int]) -> int:
-    """Calls `main()` as a worker of torchrun, which learns of every error; returns the exit code."""
+    """Calls `main()` as a worker of torchrun, whose error file receives every error; returns the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from easq_rec.training.health.error_file import ErrorFile
 
-    # Within `run`, which turns a user's error into a line: torchrun is to know it, too.
+    # Inside `exit_code`, which ends a UserError: torchrun must learn of that one, too.
     recorded = record(main, ErrorFile())
-    return arguments.run(lambda: recorded() or 0)
+    return exit_code(lambda: recorded() or 0)
 
 
 if __name__ == "__main__":

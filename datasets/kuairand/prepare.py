@@ -36,6 +36,7 @@ from kuairand_csv import (
 from kuairand_requests import Columns, Grouping, build, in_time_order, select, to_tables
 
 from easq_rec.data.writer import ROW_GROUP, PartWriter, check_unused, published
+from easq_rec.errors import UserError
 
 WINDOW_S = {"pure": 86_400, "1k": 600, "27k": 600}
 PART_ROWS = 1_000_000
@@ -79,7 +80,7 @@ def spread(files: Files, folder: Path, counts: Counter[str]) -> tuple[list[Path]
                     writer.write_batch(batch.slice(start, count))
             print(f"{log.name}: {counts['rows'] - before:,} rows", file=sys.stderr, flush=True)
     if not counts["rows"]:
-        raise ValueError(f"{files.logs[0].parent}: the logs hold no rows: expected at least one")
+        raise UserError(f"{files.logs[0].parent}: the logs hold no rows: expected at least one")
     return [path for path in paths if path.exists()], minutes
 
 
@@ -157,7 +158,7 @@ def prepare(
     )
     for name, value, allowed, expected in limits:
         if not allowed:
-            raise ValueError(f"--{name} {value}: expected {expected}")
+            raise UserError(f"--{name} {value}: expected {expected}")
     check_unused(out)
     files = find_files(raw, variant)
     standard = Grouping(

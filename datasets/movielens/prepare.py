@@ -19,6 +19,7 @@ from movielens_files import find_release, read
 from movielens_requests import build, only_answered, to_table
 
 from easq_rec.data.writer import PartWriter, check_unused, published
+from easq_rec.errors import UserError
 
 SHA256 = {
     "u.data": (1_979_173, "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"),
@@ -52,7 +53,7 @@ def prepare(raw: Path, out: Path, *, answer_rate: float, seed: int, candidates: 
     )
     for name, value, allowed, expected in limits:
         if not allowed:
-            raise ValueError(f"--{name} {value}: expected {expected}")
+            raise UserError(f"--{name} {value}: expected {expected}")
     check_unused(out)
     release = find_release(raw)
     for warning in checksum_warnings(raw) if release.name == "100K" else ():

@@ -86,14 +86,12 @@ class World:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What makes this world what it is, as JSON values. Knobs that came later are left out at their defaults, so
-        that a world from before them is still this one."""
-        values = asdict(self)
-        return {name: value for name, value in values.items() if name not in LATER_KNOBS or value != LATER_KNOBS[name]}
+        """Every knob, as JSON values: two worlds with equal identities are equal."""
+        return asdict(self)
 
     @property
     def requests_identity(self) -> dict[str, object]:
-        """The same of its requests alone, but for what they tell of the questionnaire."""
+        """The knobs that decide the requests, without what they say about the questionnaire."""
         if self.questionnaire_seed is None:
             return self.identity
         return {name: value for name, value in self.identity.items() if name not in QUESTIONNAIRE_KNOBS}
@@ -126,11 +124,11 @@ class World:
             require(seed >= 0, "world.questionnaire_seed", seed, "0 or more, or None")
 
 
-LATER_KNOBS = {
-    name: getattr(World, name)
-    for name in ("trigger_watch_s", "trigger_progress", "response_progress", "questionnaire_seed")
+QUESTIONNAIRE_KNOBS = {
+    *("exposure", "response", "density", "trigger_watch_s", "trigger_progress", "response_progress"),
+    "questionnaire_seed",
 }
-QUESTIONNAIRE_KNOBS = {"exposure", "response", "density", *LATER_KNOBS}
+"""Fields of World that change only the questionnaire, once it has a seed of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

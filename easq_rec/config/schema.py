@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from easq_rec.errors import UserError
+
 SATISFACTION = "satisfaction_"
 """Begins the name of every table that the satisfaction tower alone reads."""
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raises ValueError naming the field, the value it was given, and what is allowed."""
+    """Raises UserError naming the field, the value it was given, and what is allowed."""
     if not condition:
-        raise ValueError(f"{name}={value!r} is not allowed: {allowed}")
+        raise UserError(f"{name}={value!r} is not allowed: {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class FeatureSchema:
     def __post_init__(self) -> None:
         problems = [f"{name}={value!r} is not allowed: {allowed}" for name, value, allowed in self._violations()]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise UserError("\n".join(problems))
 
     def _violations(self) -> Iterator[tuple[str, object, str]]:
         """(field, value, what is allowed) of everything that is wrong between the parts."""

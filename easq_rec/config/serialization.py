@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
-import types
+import json
 import typing
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+from easq_rec.config.parse import KIND, dataclasses_of, field_hints, options, parse, read_text
+from easq_rec.errors import UserError
+
+Parsed = TypeVar("Parsed")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as plain JSON values; `from_dict` is its inverse."""
-    return dataclasses.asdict(config)
+    values: dict[str, Any] = _plain(type(config), config)
+    return values
 
 
-def from_dict(cls: type[Any], values: dict[str, Any], where: str = "config") -> Any:
-    """Rebuilds a config dataclass from `to_dict`'s result. Raises ValueError on unknown or missing fields."""
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{where}: unknown field {unknown[0]!r}; known: {sorted(hints)}")
+def from_dict(cls: type[Parsed], values: object, title: str | None = None) -> Parsed:
+    """Rebuilds a config dataclass from `to_dict`'s result.
+
+    Args:
+        title: first line of the error.
+
+    Raises:
+        UserError: lists all unknown and missing fields and all values that are not allowed.
+    """
+    return parse(cls, values, title=title or f"not the values of a {cls.__name__}", form="json")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The values of a JSON file. Raises UserError, in which `what` says what the file should be."""
     try:
-        return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+        return json.loads(read_text(path, str(path)))
+    except RecursionError as error:
+        raise UserError(f"{path} is not {what}: nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not {what}: {error}") from error
 
 
-def _decode(hint: Any, value: Any, where: str) -> Any:
-    """Turns a JSON value into what the annotation asks for: nested dataclasses and tuples; scalars pass through."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _decode(options[0], value, where)
-    if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return from_dict(hint, value, where)
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        return tuple(_decode(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
-    if origin is dict:
-        item = typing.get_args(hint)[1]
-        return {name: _decode(item, entry, f"{where}[{name!r}]") for name, entry in value.items()}
+def load_json(cls: type[Parsed], path: Path, what: str = "the config.json of a run") -> Parsed:
+    """The config dataclass that a JSON file holds. Raises UserError as `from_dict` and `read_json` do."""
+    return from_dict(cls, read_json(path, what), f"{path} is not {what}")
+
+
+def _plain(hint: Any, value: Any) -> Any:
+    """As dataclasses.asdict; where several dataclasses are allowed, the class name is added."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = field_hints(type(value))
+        kind = {KIND: type(value).__name__} if len(dataclasses_of(hint)) > 1 else {}
+        assert not (kind and KIND in hints), f"{type(value).__name__}.{KIND} is the name of the union's tag"
+        return kind | {name: _plain(inner, getattr(value, name)) for name, inner in hints.items()}
+    for option in options(hint):
+        match typing.get_origin(option), typing.get_args(option), value:
+            case origin, (item, more), tuple() if origin is tuple and more is Ellipsis:
+                return tuple(_plain(item, entry) for entry in value)
+            case origin, items, tuple() if origin is tuple:
+                return tuple(_plain(item, entry) for item, entry in zip(items, value, strict=True))
+            case origin, (_, item), dict() if origin is dict:
+                return {name: _plain(item, entry) for name, entry in value.items()}
     return value

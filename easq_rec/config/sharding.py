@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from easq_rec.config.schema import FeatureSchema, Table, require
+from easq_rec.errors import UserError
 
 TYPES = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
 """TorchRec's sharding types that keep the fused optimizer; which of them a device and a module support is known later
@@ -89,7 +90,7 @@ class Sharding:
         return self.tables.get(table) or TableSharding(type=self.types.get(table))
 
     def check(self, schema: FeatureSchema) -> None:
-        """Raises ValueError that names table, field, value and what is allowed, for everything that is wrong."""
+        """Raises UserError that names table, field, value and what is allowed, for everything that is wrong."""
         tables = {table.name: table for table in (*schema.tables, *schema.satisfaction_tables)}
         for name, given in (("types", self.types), ("tables", self.tables)):
             for table in given:
@@ -102,4 +103,4 @@ class Sharding:
             for where, value, allowed in self.of(name).violations(tables[name])
         ]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise UserError("\n".join(problems))

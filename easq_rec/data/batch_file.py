@@ -21,6 +21,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from easq_rec.data.batch import Extent, Keys, RequestBatch
 from easq_rec.data.columns import Array
+from easq_rec.errors import UserError
 
 ABOUT = "about"
 """Name of the array with JSON text."""
@@ -52,7 +53,7 @@ def read_batch(path: Path) -> StoredBatch:
     """Reads a batch, on the CPU.
 
     Raises:
-        ValueError: the file is not such a batch.
+        UserError: the file is not such a batch.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -61,7 +62,7 @@ def read_batch(path: Path) -> StoredBatch:
         fields: dict[str, Any] = {name: _value(parts) for name, parts in _by_field(arrays)}
         return StoredBatch(about=about, batch=RequestBatch(**fields))
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a batch that this version reads: {error!r}") from error
+        raise UserError(f"{path}: not a batch that this version reads: {error!r}") from error
 
 
 def _arrays(name: str, value: object) -> dict[str, Array]:
@@ -118,4 +119,4 @@ def _value(parts: Mapping[str, Array]) -> object:
             return Extent(**{name.removeprefix("extent/"): int(array) for name, array in parts.items()})
         case "number":
             return parts["number"].item()
-    raise ValueError(f"unknown kind {kind!r}")
+    raise UserError(f"unknown kind {kind!r}")

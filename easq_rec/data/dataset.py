@@ -18,6 +18,7 @@ from easq_rec.data.decode import BadRows, Place, decode
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.timestamp_units import unit_problem
+from easq_rec.errors import UserError
 
 TIME = "timestamp_ms"
 
@@ -54,7 +55,7 @@ class RequestDataset:
         quarantine: takes bad rows; None: a bad row is an error.
 
     Raises:
-        ValueError: no files, an unreadable file, or columns that do not match the layout.
+        UserError: no files, an unreadable file, or columns that do not match the layout.
     """
 
     def __init__(
@@ -92,11 +93,11 @@ class RequestDataset:
         return sum(group.kept for group in self.row_groups)
 
     def check_time_order(self) -> None:
-        """Raises ValueError where a row group begins before the one in front of it."""
+        """Raises UserError where a row group begins before the one in front of it."""
         groups = [group for group in self.row_groups if group.kept]
         for before, group in pairwise(groups):
             if group.first_ms < before.first_ms:
-                raise ValueError(
+                raise UserError(
                     f"{files.shown(group.file)}, row group {group.index}: begins at {group.first_ms}, before the row "
                     f"group in front of it (file {files.shown(before.file)}, at {before.first_ms}): data.shuffle=False "
                     "reads files in the order of their names, which must be that of time"
@@ -113,7 +114,7 @@ class RequestDataset:
             (requests, for each of the `kept` rows its place among them, -1 where it is in quarantine).
 
         Raises:
-            ValueError: the file is gone, damaged or no longer the one that was there at first, or holds bad values
+            UserError: the file is gone, damaged or no longer the one that was there at first, or holds bad values
                 while there is no quarantine for them.
         """
         table = self._table(group, self.layout)
@@ -140,14 +141,14 @@ class RequestDataset:
         if self._quarantine is None:
             raise bad
         if len(rows) == of:
-            raise ValueError(f"{bad}; so it is in every row of the row group: mend the dataset") from bad
+            raise UserError(f"{bad}; so it is in every row of the row group: mend the dataset") from bad
         place = Place(file=files.shown(group.file), row_group=group.index)
         self._quarantine.add(place, bad, rows, self._table(group, None).take(rows))
 
     def _table(self, group: RowGroup, layout: Layout | None) -> pa.Table:
         """A row group as it lies, with the columns of a layout or with all."""
         if _identity(group.file) != self._identities[group.file]:
-            raise ValueError(
+            raise UserError(
                 f"{files.shown(group.file)} has been written again since this run opened it: datasets must not change "
                 "under a run; write new files beside the old ones and start a new --run-dir"
             )
@@ -161,9 +162,9 @@ class RequestDataset:
                 # Its reader takes leaf indices; by name, one field of a nested list cannot be asked for reliably.
                 table = parquet.reader.read_row_group(group.index, column_indices=leaves, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{place}: cannot be read: {error}") from error
+            raise UserError(f"{place}: cannot be read: {error}") from error
         if len(table) != group.rows:
-            raise ValueError(f"{place}: has {len(table)} rows, its footer {group.rows}")
+            raise UserError(f"{place}: has {len(table)} rows, its footer {group.rows}")
         return table
 
     def _inside(self, table: pa.Table, group: RowGroup) -> Rows:
@@ -197,25 +198,25 @@ def time_line(directory: files.Location) -> tuple[int, int]:
         if _footer(file).metadata.row_group(index).num_rows
     ]
     if not bounds:
-        raise ValueError(f"{files.shown(directory)} holds no requests: build the dataset again")
+        raise UserError(f"{files.shown(directory)} holds no requests: build the dataset again")
     return min(first for first, _ in bounds), max(last for _, last in bounds)
 
 
 def split(directory: files.Location, holdout: float) -> tuple[Period, Period]:
     """(training, held-out) periods: the last share `holdout` of the time line is held out.
 
-    Raises ValueError where all timestamps are of another unit than milliseconds.
+    Raises UserError where all timestamps are of another unit than milliseconds.
     """
     first, last = time_line(directory)
     problem = unit_problem(TIME, first, last)
     if problem is not None:
-        raise ValueError(f"{files.shown(directory)}, column {problem}")
+        raise UserError(f"{files.shown(directory)}, column {problem}")
     cut = round(first + (1 - holdout) * (last - first)) if holdout else last + 1
     return Period(start_ms=first, end_ms=cut), Period(start_ms=cut, end_ms=last + 1)
 
 
 def parquet_files(directory: files.Location) -> list[str]:
-    """Locations of a dataset's files, in order. Raises ValueError where there is none."""
+    """Locations of a dataset's files, in order. Raises UserError where there is none."""
     return [files.join(directory, name) for name in files.parquet_files(directory)]
 
 
@@ -239,7 +240,7 @@ class _Footers:
         self._lock = threading.Lock()
 
     def get(self, file: str) -> _Footer:
-        """A file's footer as it is now. Raises ValueError where there is none."""
+        """A file's footer as it is now. Raises UserError where there is none."""
         identity = _identity(file)
         with self._lock:
             found = self._kept.get(file)
@@ -250,7 +251,7 @@ class _Footers:
             with pq.ParquetFile(files.open_file(file)) as parquet:
                 made = _Footer(identity=identity, metadata=parquet.metadata, schema=parquet.schema_arrow)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+            raise UserError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
         with self._lock:
             old = self._kept.pop(file, None)
             self._row_groups += made.metadata.num_row_groups - (old.metadata.num_row_groups if old is not None else 0)
@@ -271,7 +272,7 @@ def _identity(file: str) -> tuple[int, ...]:
     try:
         return files.identity(file)
     except OSError as error:
-        raise ValueError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+        raise UserError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
 
 
 def _bounds(file: str, row_group: int) -> tuple[int, int]:
@@ -279,7 +280,7 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
     schema, metadata = _footer(file).schema, _footer(file).metadata.row_group(row_group)
     if TIME not in schema.names or not pa.types.is_integer(schema.field(TIME).type):
         found = f"of type {schema.field(TIME).type}" if TIME in schema.names else f"none among {schema.names}"
-        raise ValueError(f"{files.shown(file)}: a dataset needs an integer column {TIME}; found {found}")
+        raise UserError(f"{files.shown(file)}: a dataset needs an integer column {TIME}; found {found}")
     for leaf in range(metadata.num_columns):
         column = metadata.column(leaf)
         if column.path_in_schema == TIME and column.statistics is not None and column.statistics.has_min_max:
@@ -294,7 +295,7 @@ def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
         with pq.ParquetFile(files.open_file(file)) as parquet:
             times = parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{files.shown(file)}, row group {row_group}: cannot be read: {error}") from error
+        raise UserError(f"{files.shown(file)}, row group {row_group}: cannot be read: {error}") from error
     if times.null_count and not lenient:
         rows = np.flatnonzero(times.is_null().to_numpy())
         place = Place(file=files.shown(file), row_group=row_group)

@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
 from easq_rec.data.layout import Column, Layout
+from easq_rec.errors import UserError
 
 NO_ANSWER = -1
 """Stands for a null in an answer or answered_at column."""
 
 
-class BadRows(ValueError):
+class BadRows(UserError):
     """Some rows of a table fail one check. The message is about the first of them."""
 
     def __init__(self, place: Place, column: str, expected: str, rows: Rows, values: Array) -> None:

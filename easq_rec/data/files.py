@@ -14,6 +14,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from easq_rec.errors import UserError
+
 Location = Path | str
 
 
@@ -34,31 +36,31 @@ def shown(location: Location) -> str:
 
 
 def is_dir(location: Location) -> bool:
-    """Whether there is such a folder. Raises ValueError where that cannot be found out."""
+    """Whether there is such a folder. Raises UserError where that cannot be found out."""
     filesystem, path = _resolve(str(location))
     try:
         return bool(filesystem.get_file_info(path).type == pafs.FileType.Directory)
     except OSError as error:
-        raise ValueError(f"{shown(location)}: cannot be reached: {error}") from error
+        raise UserError(f"{shown(location)}: cannot be reached: {error}") from error
 
 
 def parquet_files(directory: Location) -> list[str]:
     """Names of all Parquet files below a folder, in order, relative to it, without what a writer has not finished.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
     filesystem, path = _resolve(str(directory))
     try:
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise ValueError(f"{shown(directory)}: cannot be reached: {error}") from error
+        raise UserError(f"{shown(directory)}: cannot be reached: {error}") from error
     # Names come in the form of the folder's own, some with another slash in front.
     start = len(path.strip("/")) + 1 if path.strip("/") else 0
     names = [info.path.lstrip("/")[start:] for info in found if info.type == pafs.FileType.File]
     names = sorted(name for name in names if name.endswith(".parquet") and _committed(name))
     if not names:
-        raise ValueError(
+        raise UserError(
             f"{shown(directory)} holds no Parquet files: --data names the folder with requests/ and answers/"
         )
     return names
@@ -92,7 +94,7 @@ def _resolve(location: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _connect(root: str, options: str) -> tuple[pafs.FileSystem, str]:
-    """(filesystem, path of its root), opened once. Raises ValueError for a URL that nobody knows."""
+    """(filesystem, path of its root), opened once. Raises UserError for a URL that nobody knows."""
     try:
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(f"{root}/{'?' if options else ''}{options}")
         return found
@@ -100,7 +102,7 @@ def _connect(root: str, options: str) -> tuple[pafs.FileSystem, str]:
         try:
             theirs, path = fsspec.core.url_to_fs(root)
         except (ValueError, ImportError) as error:
-            raise ValueError(f"{root}: not a filesystem that is known here: {arrow_error}; {error}") from error
+            raise UserError(f"{root}: not a filesystem that is known here: {arrow_error}; {error}") from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(theirs)), path
 
 

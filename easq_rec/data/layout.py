@@ -12,6 +12,7 @@ from typing import Literal
 import pyarrow as pa
 
 from easq_rec.config.schema import Feature, FeatureSchema, Table
+from easq_rec.errors import UserError
 
 Kind = Literal["id", "id_list", "float", "optional_float", "answer", "optional_time"]
 
@@ -89,7 +90,7 @@ class Layout:
         return Layout(schema=schema, columns=tuple(unique.values()), truth=truth)
 
     def check(self, file_schema: pa.Schema, where: str) -> None:
-        """Raises ValueError that lists every difference between the file and what is read from it."""
+        """Raises UserError that lists every difference between the file and what is read from it."""
         leaves = dict(leaf_types(file_schema))
         problems = []
         for name in sorted({column.path.split(".")[0] for column in self.columns if "." in column.path}):
@@ -105,7 +106,7 @@ class Layout:
                 problems.append(f"  {column.path}: is {leaves[column.path]}, expected {column.expected}")
         if problems:
             listing = "\n".join(problems)
-            raise ValueError(f"{where} does not match the feature schema:\n{listing}\n  it holds: {sorted(leaves)}")
+            raise UserError(f"{where} does not match the feature schema:\n{listing}\n  it holds: {sorted(leaves)}")
 
     def leaf_indices(self, file_schema: pa.Schema) -> list[int]:
         """Indices of the wanted Parquet leaf columns."""

@@ -16,6 +16,7 @@ from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
 from easq_rec.data.prefetch import made_ahead
 from easq_rec.data.replay import AnswerReplay, ReplayState
+from easq_rec.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class TrainLoader:
         goes on, and so do the answers.
 
         Raises:
-            ValueError: the answers that were admitted there are not among those here.
+            UserError: the answers that were admitted there are not among those here.
         """
         start = dataclasses.replace(self.start(), clock_ms=state.clock_ms)
         if self._replay is None or before._replay is None:
@@ -108,7 +109,7 @@ class TrainLoader:
         """At most `steps` batches from `state` on, over as many epochs as that takes, each with the state after it.
 
         Raises:
-            ValueError: requests or answers are not those that the state was written with.
+            UserError: requests or answers are not those that the state was written with.
         """
         self._check(state)
         return made_ahead(self._make(state, steps), self._prefetch)
@@ -116,12 +117,12 @@ class TrainLoader:
     def _check(self, state: LoaderState) -> None:
         replay, data = self._replay, self._reader.fingerprint
         if state.data != data:
-            raise ValueError(
+            raise UserError(
                 "the training requests are not those of the checkpoint: files, row groups or the training period have "
                 "changed; resume with the data that the run started on, or start a new --run-dir"
             )
         if replay is not None and state.answers != replay.fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"the answers are not those of the checkpoint ({len(state.replay.replays)} then, {len(replay)} now): "
                 "resume with the data that the run started on, or start a new --run-dir"
             )

@@ -20,6 +20,7 @@ from easq_rec.data.columns import Rows, offsets_of
 from easq_rec.data.dataset import RequestDataset, RowGroup
 from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.position import Interval, Intervals, StreamPosition, share
+from easq_rec.errors import UserError
 
 Decoded = tuple[EncodedRequests, Rows]
 """A row group as `RequestDataset.read_placed` gives it, encoded."""
@@ -99,12 +100,12 @@ class RequestReader:
         row group ahead of what was delivered, where the order is not that of time anyway.
 
         Raises:
-            ValueError: the position comes from a longer epoch, so from other data.
+            UserError: the position comes from a longer epoch, so from other data.
         """
         total = len(self._dataset)
         left = position.left(total)
         if left and left[-1][1] > total:
-            raise ValueError(f"the position stands before request {left[-1][1]} of an epoch that has {total}")
+            raise UserError(f"the position stands before request {left[-1][1]} of an epoch that has {total}")
         while total and position.epoch < epochs:
             yield from self._read_epoch(position.epoch, left)
             position, left = StreamPosition(epoch=position.epoch + 1), ((0, total),)

@@ -20,6 +20,7 @@ from easq_rec.config import Replay
 from easq_rec.data.batch import Answers
 from easq_rec.data.columns import Rows
 from easq_rec.data.encode import EncodedRequests, outcome_key
+from easq_rec.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +135,14 @@ class AnswerReplay:
         """Where this replay starts when the answers of another, which stands at `state`, have got company.
 
         Raises:
-            ValueError: the answers that were admitted there are not the first ones here.
+            UserError: the answers that were admitted there are not the first ones here.
         """
         same = len(self) >= state.admitted and all(
             np.array_equal(mine[: state.admitted], theirs[: state.admitted])
             for mine, theirs in zip(self._identity(), before._identity(), strict=True)
         )
         if not same:
-            raise ValueError(
+            raise UserError(
                 f"the {state.admitted} answers that training has seen are not the first of the {len(self)} answers "
                 "here: to go on with other data, keep the old answers beside the new ones"
             )

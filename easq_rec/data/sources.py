@@ -16,6 +16,7 @@ from easq_rec.data.loader import TrainLoader
 from easq_rec.data.order import RequestReader
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.replay import AnswerReplay
+from easq_rec.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +56,12 @@ def open_sources(
         quarantine: takes bad rows; None: a bad row is an error.
 
     Raises:
-        ValueError: a dataset is missing or does not match the schema, a period holds no requests, or row groups lie in
+        UserError: a dataset is missing or does not match the schema, a period holds no requests, or row groups lie in
             another order than that of time although the stream is to follow it.
     """
     requests, data = files.join(directory, "requests"), config.data
     if not files.is_dir(requests):
-        raise ValueError(
+        raise UserError(
             f"--data {files.shown(directory)}: no folder requests/ in it (see the data contract in the README)"
         )
     if period is None:
@@ -72,8 +73,8 @@ def open_sources(
     if not len(train):
         where = files.shown(requests)
         if period is not None:
-            raise ValueError(f"{where} holds no requests from {period.start_ms} to before {period.end_ms} ms")
-        raise ValueError(f"data.holdout={data.holdout} leaves no training requests in {where}: lower it")
+            raise UserError(f"{where} holds no requests from {period.start_ms} to before {period.end_ms} ms")
+        raise UserError(f"data.holdout={data.holdout} leaves no training requests in {where}: lower it")
     if not data.shuffle:
         train.check_time_order()
     reader = RequestReader(
@@ -135,7 +136,7 @@ def open_holdout(
 def _read_answers(config: Config, directory: files.Location, quarantine: Quarantine | None) -> EncodedRequests | None:
     answers = files.join(directory, "answers")
     if not files.is_dir(answers):
-        raise ValueError(
+        raise UserError(
             f"no folder answers/ in {files.shown(directory)}: recipe {config.recipe!r} learns from answers; "
             "without a questionnaire, train a recipe without alignment (main_only)"
         )

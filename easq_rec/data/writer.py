@@ -18,6 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec.errors import UserError
+
 ROW_GROUP = 2_048
 """Requests."""
 PART_ROW_GROUPS = 8
@@ -38,9 +40,9 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def check_unused(out: Path) -> None:
-    """Raises ValueError where the directory of an output holds something already."""
+    """Raises UserError where the directory of an output holds something already."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out}: exists already: delete it or choose another directory")
+        raise UserError(f"--out {out}: exists already: delete it or choose another directory")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.intervals import CONFIDENCE, Difference, Interval, differences
 from easq_rec.evaluation.results import LABELS, Evaluated, read, shown
 
@@ -23,7 +24,7 @@ def compare(run: Path, base: Path, *, resamples: int, seed: int) -> tuple[Evalua
     """Reads both evaluations; each metric's difference with its interval, under the same resampled users.
 
     Raises:
-        ValueError: an evaluation is missing, or they are not about the same requests.
+        UserError: an evaluation is missing, or they are not about the same requests.
     """
     ours, theirs = (_by_request(read(source)) for source in (run, base))
     _check_same_requests(run, base, ours.table, theirs.table)
@@ -92,7 +93,7 @@ def _check_same_requests(run: Path, base: Path, ours: pa.Table, theirs: pa.Table
         if differing:
             problem = f"hold requests of the same ids that differ in {', '.join(differing)}"
     if problem:
-        raise ValueError(
+        raise UserError(
             f"the evaluations of {run} and {base} {problem}: evaluate both on the same held-out requests "
             "(`easq-rec evaluate --run RUN --data DIR`, and the same data.holdout)"
         )

@@ -20,6 +20,7 @@ from easq_rec.data.decode import NO_ANSWER
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
+from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model.fusion import fused_scores
 from easq_rec.model.ranker import Scores
@@ -121,7 +122,7 @@ def gather(mine: Predictions) -> Predictions:
 
 def _concat(parts: list[Predictions]) -> Predictions:
     if not parts:
-        raise ValueError("there are no held-out requests: raise data.holdout or bring a longer log")
+        raise UserError("there are no held-out requests: raise data.holdout or bring a longer log")
     names = [field.name for field in fields(Predictions)]
     return Predictions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from easq_rec.data.columns import Array
+from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.by_request import (
     CALIBRATION,
     CUTOFFS,
@@ -246,19 +247,19 @@ def read(source: Path) -> Evaluated:
         source: a run directory, or the Parquet file itself.
 
     Raises:
-        ValueError: there is none, or it is of another kind.
+        UserError: there is none, or it is of another kind.
     """
     file = source if source.suffix == ".parquet" else source / f"{NAME}.parquet"
     if not file.is_file():
         run = source if file != source else "RUN"
-        raise ValueError(f"{source}: no {file.name} there: run `easq-rec evaluate --run {run}` first")
+        raise UserError(f"{source}: no {file.name} there: run `easq-rec evaluate --run {run}` first")
     try:
         table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}: not a readable Parquet file: {error}") from error
+        raise UserError(f"{file}: not a readable Parquet file: {error}") from error
     kept = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
     if kept.get("format") != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{file}: not an evaluation that this version reads (format {kept.get('format')}, expected {FORMAT}): "
             "run `easq-rec evaluate` again"
         )

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from easq_rec.errors import UserError
+
 NO_LABEL = -1
 """Label of an empty answer slot."""
 
@@ -78,7 +80,7 @@ def log_policy(score_RC: Tensor, mask_RC: Tensor, form: str) -> Tensor:
             return score_RC.masked_fill(~mask_RC, torch.finfo(score_RC.dtype).min).log_softmax(-1)
         case "bernoulli":
             return F.logsigmoid(score_RC)
-    raise ValueError(f"losses.policy={form!r} is not allowed: score_difference, slate_softmax or bernoulli")
+    raise UserError(f"losses.policy={form!r} is not allowed: score_difference, slate_softmax or bernoulli")
 
 
 def bernoulli_kl(policy_N: Tensor, reference_N: Tensor) -> Tensor:

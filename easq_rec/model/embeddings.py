@@ -16,6 +16,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 
 from easq_rec.config.schema import Feature, FeatureSchema, Table
 from easq_rec.data.batch import RequestBatch
+from easq_rec.errors import UserError
 from easq_rec.model.initial import Law, Normal
 
 TABLE_LAW = Normal(0.05)
@@ -60,7 +61,7 @@ def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) 
             continue
         poolings = {feature.pooling for feature in readers if feature.kind == "id_list"}
         if len(poolings) > 1:
-            raise ValueError(f"schema: features of table {table.name!r} pool by {sorted(poolings)}: choose one")
+            raise UserError(f"schema: features of table {table.name!r} pool by {sorted(poolings)}: choose one")
         configs.append(
             EmbeddingBagConfig(
                 name=table.name,

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from easq_rec.errors import UserError
 from easq_rec.run_directory.checksums import damage
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory, published
 from easq_rec.run_directory.progress_file import check_format, read_score
@@ -21,7 +22,7 @@ def latest_of(run_dir: Path) -> CheckpointDirectory:
     """The newest undamaged checkpoint of a run. Damaged ones are named on stderr; nothing on disk changes.
 
     Raises:
-        ValueError: there is none, or the newest has another format.
+        UserError: there is none, or the newest has another format.
     """
     found = published(RunDirectory(run_dir).checkpoints)
     for checkpoint in reversed(found):
@@ -31,28 +32,28 @@ def latest_of(run_dir: Path) -> CheckpointDirectory:
             return checkpoint
         print(f"easq-rec: checkpoint {checkpoint.path} is skipped: {problem}", file=sys.stderr)
     if found:
-        raise ValueError(f"{run_dir}: every checkpoint is damaged")
-    raise ValueError(f"{run_dir} holds no checkpoint: --run names a directory that `easq-rec train` wrote")
+        raise UserError(f"{run_dir}: every checkpoint is damaged")
+    raise UserError(f"{run_dir} holds no checkpoint: --run names a directory that `easq-rec train` wrote")
 
 
 def checkpoint_of(run_dir: Path, *, best: bool = False) -> CheckpointDirectory:
     """The newest undamaged checkpoint of a run, or with `best` the one that `checkpoint.best` has kept.
 
     Raises:
-        ValueError: there is none, it is damaged, or it has another format.
+        UserError: there is none, it is damaged, or it has another format.
     """
     if not best:
         return latest_of(run_dir)
     found = best_of(published(RunDirectory(run_dir).checkpoints))
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"--best: no checkpoint of {run_dir} has a score; train with --checkpoint.best METRIC and "
             "--evaluation.every-steps N, and the best evaluation's checkpoint is kept"
         )
     check_format(found)
     problem = damage(found)
     if problem is not None:
-        raise ValueError(f"--best: checkpoint {found.path} is damaged: {problem}")
+        raise UserError(f"--best: checkpoint {found.path} is damaged: {problem}")
     return found
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from easq_rec.config import Config
-from easq_rec.config.serialization import from_dict, to_dict
+from easq_rec.config.serialization import load_json, read_json, to_dict
+from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import RunDirectory
 
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
@@ -26,31 +27,29 @@ def load_config(run_dir: Path) -> Config:
     """The config of a run.
 
     Raises:
-        ValueError: the directory holds none, or it cannot be read.
+        UserError: the directory holds none, or it cannot be read.
     """
-    try:
-        values = read_values(run_dir)
-    except ValueError as error:
-        raise ValueError(f"--run {error}") from error
-    config: Config = from_dict(Config, values)
-    return config
+    path = RunDirectory(run_dir).config
+    if not path.exists():
+        raise UserError(f"--run {run_dir}: no {path.name} in it; name a directory that `easq-rec train` wrote")
+    return load_json(Config, path)
 
 
 def read_values(run_dir: Path) -> dict[str, Any]:
     """The config of a run, which another version may have written, as plain values.
 
     Raises:
-        ValueError: the directory holds none, or it cannot be read.
+        UserError: the directory holds none, or it cannot be read.
     """
     path = RunDirectory(run_dir).config
+    if not path.exists():
+        raise UserError(f"{run_dir}: no {path.name} in it; name a directory that `easq-rec train` wrote")
+    values: dict[str, Any] = read_json(path, f"the {path.name} of a run")
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
         # A config.json of something else lacks them.
         values["recipe"], values["trainer"]["batch_size"]
-    except FileNotFoundError:
-        raise ValueError(f"{run_dir}: no {path.name} in it; name a directory that `easq-rec train` wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the {path.name} of a run: {error!r}") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the {path.name} of a run: {error!r}") from error
     return values
 
 
@@ -66,14 +65,14 @@ def write_config(config: Config, run_dir: Path) -> None:
 def check_resumable(config: Config, run_dir: Path) -> None:
     """
     Raises:
-        ValueError: the directory holds a run with checkpoints and another configuration. Names every difference.
+        UserError: the directory holds a run with checkpoints and another configuration. Names every difference.
     """
     paths = RunDirectory(run_dir)
     if not paths.config.exists() or not paths.checkpoints.exists():
         return
     differences = _differences(_fixed(read_values(run_dir)), _fixed(_json_values(config)))
     if differences:
-        raise ValueError(
+        raise UserError(
             f"{run_dir} holds a run with another configuration: {'; '.join(differences)}. "
             "Give the same values to resume it, or another --run-dir"
         )

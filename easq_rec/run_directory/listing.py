@@ -31,7 +31,7 @@ def list_runs(roots: list[Path], *, as_json: bool) -> int:
     A directory that looks like a run but cannot be read gets a line with the reason, and the exit code is 1.
 
     Raises:
-        ValueError: one of the directories does not exist.
+        UserError: one of the directories does not exist.
     """
     rows, bad = [], []
     for directory in find_runs(roots):

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from easq_rec.errors import UserError
+
 TRAIN, HOLDOUT, FINAL = "train", "holdout", "final"
 """Splits: training steps, held-out requests during training, and held-out requests at its end."""
 SIGN_OF_TRAIN = f'"split": "{TRAIN}"'
@@ -51,12 +53,12 @@ def read_records(file: Path, *, condensed: bool = False) -> Iterator[Record]:
             steps, and most of them are not needed to know how the run stands.
 
     Raises:
-        ValueError: the file cannot be read, or a line is not a record. Names file and line.
+        UserError: the file cannot be read, or a line is not a record. Names file and line.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: cannot be read: {error}") from error
+        raise UserError(f"{file}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):
             # The run is writing this line, or was killed while it did.
@@ -91,7 +93,7 @@ def _record(file: Path, number: int, line: str) -> Record:
         step, split = int(content.pop("step")), str(content.pop("split"))
         values = {name: math.nan if value is None else float(value) for name, value in content.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file}, line {number}: not a record with step, split and numbers ({error!r}); remove the line"
         ) from error
     return Record(

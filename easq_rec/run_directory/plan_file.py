@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from easq_rec.errors import UserError
+
 FORMAT = 1
 
 
@@ -84,12 +86,12 @@ def read_plan(path: Path, *, source: str) -> PlacementPlan:
         source: what errors call the file.
 
     Raises:
-        ValueError: the file is not a plan, or has another format. Names source and table.
+        UserError: the file is not a plan, or has another format. Names source and table.
     """
     try:
         text = path.read_text()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source} cannot be read as a plan: {error!r}") from error
+        raise UserError(f"{source} cannot be read as a plan: {error!r}") from error
     return parse_plan(text, source=source)
 
 
@@ -97,7 +99,7 @@ def parse_plan(text: str, *, source: str) -> PlacementPlan:
     """The plan in a text that `plan_text` wrote.
 
     Raises:
-        ValueError: as `read_plan`.
+        UserError: as `read_plan`.
     """
     try:
         content = json.loads(text)
@@ -105,9 +107,9 @@ def parse_plan(text: str, *, source: str) -> PlacementPlan:
         shape = ClusterShape(**{field.name: content[field.name] for field in fields(ClusterShape)})
         entries: dict[str, dict[str, Any]] = dict(content["tables"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{source} cannot be read as a plan: {error!r}") from error
+        raise UserError(f"{source} cannot be read as a plan: {error!r}") from error
     if found != FORMAT:
-        raise ValueError(f"{source} has format {found!r}, this version reads format {FORMAT}")
+        raise UserError(f"{source} has format {found!r}, this version reads format {FORMAT}")
     return PlacementPlan(shape=shape, tables={name: _table(entry, name, source) for name, entry in entries.items()})
 
 
@@ -130,7 +132,7 @@ def _table(entry: dict[str, Any], name: str, source: str) -> PlacedTable:
             shards=shards,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{source}: table {name!r}: cannot be read: {error!r}") from error
+        raise UserError(f"{source}: table {name!r}: cannot be read: {error!r}") from error
 
 
 def _bounds(values: list[int]) -> tuple[int, int]:

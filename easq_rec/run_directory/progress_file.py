@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from easq_rec.config.schema import FeatureSchema
+from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import CheckpointDirectory
 
 if TYPE_CHECKING:
@@ -44,18 +45,18 @@ def read_progress(checkpoint: CheckpointDirectory, schema: FeatureSchema | None 
     """How far the run had come when a checkpoint was written.
 
     Raises:
-        ValueError: the checkpoint has another format, its file is damaged, or its tables are not those of `schema`.
+        UserError: the checkpoint has another format, its file is damaged, or its tables are not those of `schema`.
     """
     from easq_rec.data.loader import LoaderState
 
     check_format(checkpoint)
     content = _content(checkpoint)
     if content is None:
-        raise ValueError(f"{checkpoint.progress} is missing or damaged; resume from an older checkpoint")
+        raise UserError(f"{checkpoint.progress} is missing or damaged; resume from an older checkpoint")
     if schema is not None:
         differences = _differences(content["tables"], tables_of(schema))
         if differences:
-            raise ValueError(f"{checkpoint.path} has other tables than the model: {'; '.join(differences)}")
+            raise UserError(f"{checkpoint.path} has other tables than the model: {'; '.join(differences)}")
     return Progress(step=content["step"], loader=LoaderState.from_dict(content["loader"]), score=content["score"])
 
 
@@ -68,11 +69,11 @@ def read_score(checkpoint: CheckpointDirectory) -> float | None:
 def check_format(checkpoint: CheckpointDirectory) -> None:
     """
     Raises:
-        ValueError: the checkpoint has another format. A file that cannot be read passes: its checksum will not match.
+        UserError: the checkpoint has another format. A file that cannot be read passes: its checksum will not match.
     """
     content = _content(checkpoint)
     if content is not None and content["format"] != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint.path}: checkpoint format {content['format']}, this version reads format {FORMAT}; use the "
             "version of easq-rec that wrote it, or start a new --run-dir"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easq_rec.errors import UserError
 from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, Record, read_records
 from easq_rec.run_directory.paths import RunDirectory
 
@@ -74,7 +75,7 @@ def read_run(directory: Path, name: str, config: dict[str, Any]) -> RunFiles:
         config: the content of its config.json.
 
     Raises:
-        ValueError: the run has no metrics yet, or a file is damaged.
+        UserError: the run has no metrics yet, or a file is damaged.
     """
     paths = RunDirectory(directory)
     file = paths.metrics
@@ -83,7 +84,7 @@ def read_run(directory: Path, name: str, config: dict[str, Any]) -> RunFiles:
         logging = config.get("logging")
         every = logging.get("every_steps") if isinstance(logging, dict) else None
         when = f"a line is written every {every} steps (logging.every_steps)" if every else "lines come while it trains"
-        raise ValueError(f"{file}: no metrics yet, so there is nothing to report; {when}")
+        raise UserError(f"{file}: no metrics yet, so there is nothing to report; {when}")
     return RunFiles(
         directory=directory, name=name, config=config, records=records, evaluation=_evaluation(paths.evaluation)
     )
@@ -102,6 +103,6 @@ def _evaluation(file: Path) -> dict[str, Any] | None:
         }
         return content
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file}: not an evaluation ({error!r}); run `easq-rec evaluate --run {file.parent}` again"
         ) from error

@@ -37,7 +37,7 @@ def show_run(directory: Path, *, verify: bool) -> int:
         verify: compare every file of every checkpoint with its checksum.
 
     Raises:
-        ValueError: the directory is not that of a run.
+        UserError: the directory is not that of a run.
     """
     run = read_run(directory)
     problems = {checkpoint: damage(checkpoint) for checkpoint in run.checkpoints} if verify else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from easq_rec.errors import UserError
 from easq_rec.run_directory.config_file import read_values
 from easq_rec.run_directory.event_file import WINDOW, Event, read_events
 from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, Record, read_records
@@ -110,11 +111,11 @@ def find_runs(roots: list[Path]) -> Iterator[Path]:
     """The run directories in and below some directories.
 
     Raises:
-        ValueError: one of them is no directory.
+        UserError: one of them is no directory.
     """
     for root in roots:
         if not root.is_dir():
-            raise ValueError(f"{root}: no such directory")
+            raise UserError(f"{root}: no such directory")
         for path, folders, _ in os.walk(root):
             paths = RunDirectory(Path(path))
             if paths.looks_like_a_run():
@@ -128,7 +129,7 @@ def read_run(directory: Path) -> RunStatus:
     """Reads config, events and metrics of a run.
 
     Raises:
-        ValueError: the directory is not that of a run, or a file of it cannot be read. Names the file.
+        UserError: the directory is not that of a run, or a file of it cannot be read. Names the file.
     """
     paths = RunDirectory(directory)
     config = read_values(directory)

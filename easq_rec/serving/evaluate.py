@@ -37,7 +37,7 @@ def evaluate(
         best: evaluate the checkpoint that `checkpoint.best` has kept.
 
     Raises:
-        ValueError: the run has no such checkpoint, or no satisfaction tower to fuse with.
+        UserError: the run has no such checkpoint, or no satisfaction tower to fuse with.
     """
     config = load_config(run_dir)
     directory = data or config.data.path or world_directory(config)

@@ -19,6 +19,7 @@ from easq_rec.data import files
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
+from easq_rec.errors import UserError
 from easq_rec.evaluation.predict import batches, served
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
@@ -53,14 +54,14 @@ def load_served(config: Config, run_dir: Path, fuse: float | None, *, best: bool
     """The ranker of a run's newest (or best) checkpoint with merged adapters; without `fuse` only its policy path.
 
     Raises:
-        ValueError: the run has no such checkpoint, or no satisfaction tower to fuse with.
+        UserError: the run has no such checkpoint, or no satisfaction tower to fuse with.
     """
     if fuse is None:
         return load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=True)
     if not math.isfinite(fuse):
-        raise ValueError(f"--fuse {fuse}: must be a finite number")
+        raise UserError(f"--fuse {fuse}: must be a finite number")
     if config.model.satisfaction is None:
-        raise ValueError(
+        raise UserError(
             f"--fuse {fuse:g}: the run {run_dir} (recipe {config.recipe!r}) has no satisfaction tower to fuse with: "
             "leave --fuse out, or name a run of an aligned recipe such as easq"
         )
@@ -91,7 +92,7 @@ def score(
     requests = files.join(source, "requests")
     directory = requests if files.is_dir(requests) else source
     if not files.is_dir(directory):
-        raise ValueError(f"--input {files.shown(source)}: no such directory")
+        raise UserError(f"--input {files.shown(source)}: no such directory")
     dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
     ranker = load_served(config, run_dir, fuse, best=best)
     columns = pa.schema(

@@ -199,7 +199,7 @@ class Trainer:
             the number of steps.
 
         Raises:
-            ValueError: `sources` lack answers that training has seen.
+            UserError: `sources` lack answers that training has seen.
         """
         self.state = sources.loader.start_after(self.sources.loader, self.state)
         self.sources = sources

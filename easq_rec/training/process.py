@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from easq_rec.config import TrainerConfig
+from easq_rec.errors import UserError
 from easq_rec.losses.ranks import Pending
 from easq_rec.training import cores
 from easq_rec.training.memory import keep_freed
@@ -198,7 +199,7 @@ def _device(choice: str, local_rank: int) -> torch.device:
     if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("trainer.device='cuda' is not allowed: torch sees no CUDA device; run `easq-rec doctor`")
+        raise UserError("trainer.device='cuda' is not allowed: torch sees no CUDA device; run `easq-rec doctor`")
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device

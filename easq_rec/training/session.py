@@ -43,7 +43,7 @@ def train(config: Config, prepare_data: PrepareData, stop: StopRequest | None = 
         stop: whether this process was asked to stop; None: only signals that arrive during training count.
 
     Raises:
-        ValueError: the configuration is not possible here, or is not that of the run that would be resumed.
+        UserError: the configuration is not possible here, or is not that of the run that would be resumed.
     """
     begin = time.perf_counter()
     with running(config.trainer) as runtime:

@@ -13,8 +13,9 @@ from easq_rec.config import Config, LoRA, Losses, Model, Sharding, TableSharding
 from easq_rec.config import command_line as arguments
 from easq_rec.config.recipes import BASES, RECIPES, easq, recipe
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
-from easq_rec.config.serialization import from_dict, to_dict
+from easq_rec.config.serialization import from_dict, load_json, to_dict
 from easq_rec.config.variants import VARIANTS
+from easq_rec.errors import UserError
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *(f"{base}_{variant}" for base in BASES for variant in VARIANTS)])
@@ -26,10 +27,32 @@ def test_config_survives_json(name: str) -> None:
 
 def test_unknown_and_missing_fields_are_named() -> None:
     values = to_dict(easq())
-    with pytest.raises(ValueError, match=r"config.trainer: unknown field 'bach_size'"):
+    with pytest.raises(UserError, match=r"a Config:\n  trainer.bach_size: unknown key: did you mean 'batch_size'\?"):
         from_dict(Config, {**values, "trainer": {"bach_size": 1}})
-    with pytest.raises(ValueError, match="schema"):
+    with pytest.raises(UserError, match=r'schema: missing: add "schema": \(an object\)'):
         from_dict(Config, {name: value for name, value in values.items() if name != "schema"})
+
+
+def test_a_stored_config_is_checked_like_any_other(tmp_path: Path) -> None:
+    """All problems at once, also those that the dataclasses refuse, and values of a wrong type."""
+    values = json.loads(json.dumps(to_dict(easq())))
+    values["trainer"] |= {"batch_size": "128", "device": "tpu", "pin_cores": 1}
+    values["optim"]["dense_lr"] = -1
+    values["model"]["main"]["experts"] = -1
+    values["schema"]["tables"][1]["rows"] = None
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError) as raised:
+        load_json(Config, tmp_path / "config.json")
+    title, *problems = str(raised.value).splitlines()
+    assert title == f"{tmp_path / 'config.json'} is not the config.json of a run:"
+    assert [problem.strip() for problem in problems] == [
+        "schema.tables[1].rows: is None, expected a whole number",
+        "model.main: tower.experts=-1 is not allowed: 0 or more",
+        "optim.dense_lr=-1.0 is not allowed: more than 0",
+        "trainer.batch_size: is '128', expected a whole number",
+        'trainer.device: is \'tpu\', expected one of "auto", "cpu", "cuda"',
+        "trainer.pin_cores: is 1, expected true or false",
+    ]
 
 
 def test_overrides_reach_their_fields() -> None:

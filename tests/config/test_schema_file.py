@@ -13,6 +13,7 @@ from easq_rec.config.recipes import BASES, easq, world_schema
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.schema_file import load_schema, parse_schema, schema_to_toml
 from easq_rec.config.serialization import to_dict
+from easq_rec.errors import UserError
 from easq_rec.run_directory import config_file
 from tests.data.builders import SCHEMA
 
@@ -135,7 +136,7 @@ def test_whole_weights_become_floats() -> None:
         ("[[outcomes]]", "[outcomes]", "outcomes: is {'name': 'like', 'weight': 1}, expected tables"),
         ("[[outcomes]]", "[[outcome]]", "outcome: unknown key: did you mean 'outcomes'?"),
         ("[[outcomes]]", "[[outcome]]", "[[outcomes]]: missing: add at least one"),
-        ("\n[[tables]]", "item = 3\n[[tables]]", "item: is 3, expected text in quotes: the"),
+        ("\n[[tables]]", "item = 3\n[[tables]]", "item: is 3, expected text in quotes"),
         ("\n[[tables]]", "satisfaction_dim = 8.0\n[[tables]]", "satisfaction_dim: is 8.0, expected a whole number"),
         ('name = "user"', 'name = "video"', "[[tables]] #2: name: 'video' is that of #1 already: choose another"),
     ],
@@ -213,7 +214,7 @@ def test_the_file_takes_the_place_of_the_recipes_schema(file: Path, form: str) -
     ],
 )
 def test_a_bad_option_is_a_usage_error(argv: list[str], message: str) -> None:
-    with pytest.raises(arguments.UsageError, match=message):
+    with pytest.raises(UserError, match=message):
         arguments.parse_config(["easq", *argv], prog="train")
 
 
@@ -241,7 +242,7 @@ def test_a_config_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for text in ("{", "[]", '{"schema_file": "a.toml"}', '{"schema_file": "a.toml", "schema": {}}'):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(arguments.UsageError, match=r"config.json is not the config.json of a run"):
+        with pytest.raises(UserError, match=r"config.json is not the config.json of a run"):
             arguments.parse_config(["easq", "--run-dir", str(tmp_path)], prog="train")
 
 

@@ -73,8 +73,13 @@ def test_script_trains_alone(world: Path, tmp_path: Path) -> None:
         (["train", "movielens"], "recipe 'movielens' needs --data DIR"),
         (["train", "--data", "/nowhere"], "--data /nowhere: no such directory"),
         (["evaluate", "--run", "/nowhere"], "--run /nowhere: no config.json in it"),
-        (["frobnicate"], "command 'frobnicate' is not known"),
-        (["data", "frobnicate"], "data 'frobnicate' is not known"),
+        (["frobnicate"], "Unrecognized options: frobnicate (Available subcommands: train, evaluate, compare"),
+        (["data", "frobnicate"], "Unrecognized options: frobnicate (Available subcommands: world, build, inspect)"),
+        (["data"], "Expected one of {world, build, inspect}"),
+        (["evaluate"], "Missing from easq-rec evaluate: --run PATH"),
+        (["evaluate", "--run", "x", "--bst"], "Unrecognized options: --bst (Perhaps you meant: --best)"),
+        (["data", "world", "--out", "x", "--requests", "0"], "easq-rec: world.requests=0 is not allowed: at least 1"),
+        (["study", "nope"], "invalid choice 'nope' for argument 'name'. Expected one of ('signal', 'frontier'"),
     ],
 )
 def test_user_errors_are_one_line(arguments: list[str], message: str) -> None:

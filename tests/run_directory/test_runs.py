@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments, reason in (
         (["show", str(tmp_path / "nowhere")], "no config.json in it"),
         (["list", str(tmp_path / "nowhere")], "no such directory"),
-        (["lst"], "list or show"),
+        (["lst"], "list, show"),
     ):
         assert cli.main(["runs", *arguments]) == 2
         said = capsys.readouterr().err

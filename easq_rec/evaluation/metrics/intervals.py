@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.by_request import CALIBRATION, MEANS, QUOTIENTS
 from easq_rec.evaluation.metrics.calibration import BINS
 from easq_rec.evaluation.metrics.segments import Order, won_pairs
@@ -222,10 +223,10 @@ def differences(
     """Paired differences of every metric, absolute and relative to the base.
 
     Raises:
-        ValueError: the two are not about the same users.
+        UserError: the two are not about the same users.
     """
     if not np.array_equal(run.user_U, base.user_U):
-        raise ValueError("the two runs were evaluated on different users: evaluate both on the same data")
+        raise UserError("the two runs were evaluated on different users: evaluate both on the same data")
     run_M, base_M = _point(run), _point(base)
     run_BM, base_BM = _replicates([run, base], resamples, seed)
     run_UM, base_UM = run.jackknife(), base.jackknife()

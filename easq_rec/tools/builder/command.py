@@ -5,63 +5,55 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from easq_rec.errors import UserError
 from easq_rec.tools.builder.parse import load
 from easq_rec.tools.builder.publish import run
 from easq_rec.tools.builder.scatter import Partition
 
 
 def build(
-    config: Path,
-    out: Path,
-    partition: str,
-    *,
-    shared: bool = False,
-    memory_mb: int | None = None,
-    threads: int | None = None,
-    temp: Path | None = None,
+    config: Path, out: Path, partition: str, *, shared: bool = False, engine: Mapping[str, Any] | None = None
 ) -> None:
     """Builds a partition ("I/N") and prints the summary once the output is complete.
 
     Args:
-        shared: go on with partitions that nobody is at work on, until the output is complete.
-        memory_mb, threads, temp: take the place of the file's `engine` table.
+        shared: also build partitions that no other process works on, until the output is complete.
+        engine: values that replace those of the file's `engine` table; None keeps the file's.
 
     Raises:
-        ValueError: config, columns, partition or output are not usable.
+        UserError: config, columns, partition or output cannot be used.
     """
     plan = load(config)
-    given: dict[str, Any] = {
-        "memory_mb": memory_mb,
-        "threads": threads,
-        "temp": None if temp is None else str(temp.absolute()),
-    }
-    engine = dataclasses.replace(plan.engine, **{name: value for name, value in given.items() if value is not None})
-    plan = dataclasses.replace(plan, engine=engine)
+    given = {name: value for name, value in (engine or {}).items() if value is not None}
+    if "temp" in given:
+        given["temp"] = str(Path(str(given["temp"])).absolute())
+    plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, **given))
     # Arrow's own threads gain little here and would go beyond those asked for.
-    pa.set_cpu_count(engine.threads)
+    pa.set_cpu_count(plan.engine.threads)
     try:
         part = parse_partition(partition)
         text = run(plan, base=config.absolute().parent, out=out, partition=part, progress=_say, shared=shared)
     except duckdb.Error as error:
-        raise ValueError(f"{config}: the raw tables cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{config}: the raw tables cannot be read: {str(error).splitlines()[0]}") from error
     except OSError as error:
-        raise ValueError(f"--out {out}: cannot be built: {error}") from error
+        raise UserError(f"--out {out}: cannot be built: {error}") from error
     if text is not None:
         print(text)
         print(f"train on it with --data {out}")
 
 
 def parse_partition(text: str) -> Partition:
-    """I/N, counted from 1. Raises ValueError."""
+    """I/N, counted from 1. Raises UserError."""
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if found is None or int(found[1]) > int(found[2]):
-        raise ValueError(f"--partition {text!r} is not allowed: I/N with I from 1 to N, as in 1/4")
+        raise UserError(f"--partition {text!r} is not allowed: I/N with I from 1 to N, as in 1/4")
     return Partition(index=int(found[1]) - 1, of=int(found[2]))
 
 

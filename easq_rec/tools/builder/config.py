@@ -10,6 +10,7 @@ from typing import Literal
 
 from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.config.schema import require
+from easq_rec.errors import UserError
 
 TimeUnit = Literal["s", "ms", "us", "timestamp"]
 """`timestamp`: a timestamp column of Parquet, or ISO 8601 text; without a zone it is UTC."""
@@ -240,7 +241,7 @@ class Build:
     def __post_init__(self) -> None:
         problems = [*self._names(), *self._relations()]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise UserError("\n".join(problems))
 
     @property
     def video_features(self) -> dict[str, Field]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from easq_rec.errors import UserError
 from easq_rec.tools.builder.versions import Int, ragged
 
 
@@ -64,7 +65,7 @@ def histories(
     first = min(int(known_ms.min(initial=0)), int(request_ms.min(initial=0)))
     span = max(int(known_ms.max(initial=0)), int(request_ms.max(initial=0))) - first + 2
     if len(users) * span >= 2**63:
-        raise ValueError(
+        raise UserError(
             f"{len(users)} users over {span} ms in one bucket are too many: lower engine.bucket_impressions"
         )
     key = place * span + known_ms - first

@@ -24,7 +24,8 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
-from easq_rec.config.serialization import to_dict
+from easq_rec.config.serialization import read_json, to_dict
+from easq_rec.errors import UserError
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.layout import dataset_schema
 from easq_rec.tools.builder.partition import COUNTS, DATASETS, build_partition
@@ -40,7 +41,7 @@ POLL_S = 2.0
 """Pause before looking again whether partitions that other processes build are done."""
 
 
-class Busy(ValueError):
+class Busy(UserError):
     """Another process is building the partition."""
 
 
@@ -55,7 +56,7 @@ def run(
 
     Raises:
         Busy: another process is building the partition, which is not shared.
-        ValueError: config and raw tables do not fit, or the output holds something else.
+        UserError: config and raw tables do not fit, or the output holds something else.
     """
     out = out.absolute()
     identity = fingerprint(build, base, partition)
@@ -136,7 +137,7 @@ def siblings(partition: Partition) -> list[Partition]:
 
 
 def fingerprint(build: Build, base: Path, partition: Partition) -> dict[str, Any]:
-    """What a build depends on; resources do not belong to it. Raises ValueError if the raw tables do not match."""
+    """What a build depends on; resources do not belong to it. Raises UserError if the raw tables do not match."""
     config = to_dict(build)
     del config["engine"]
     with connect(build.engine, base) as connection:
@@ -165,13 +166,13 @@ def is_published(out: Path, identity: dict[str, Any]) -> bool:
     """Whether the output holds this build; False if it is absent or empty, ValueError if it is neither."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    found = json.loads((out / DESCRIPTION).read_text()) if (out / DESCRIPTION).is_file() else None
+    found = read_json(out / DESCRIPTION, "the description of a build") if (out / DESCRIPTION).is_file() else None
     if found is None:
-        raise ValueError(f"--out {out}: holds something else than a build: delete it or choose another directory")
+        raise UserError(f"--out {out}: holds something else than a build: delete it or choose another directory")
     if found["fingerprint"] == identity:
         return True
     differing = [name for name in identity if found["fingerprint"].get(name) != identity[name]]
-    raise ValueError(
+    raise UserError(
         f"--out {out}: holds another build ({', '.join(differing)} differ): delete it or choose another name"
     )
 

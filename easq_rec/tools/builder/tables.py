@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from easq_rec.errors import UserError
 from easq_rec.tools.builder.config import Build, Engine, Field, Source
 
 SUFFIXES = {"parquet": (".parquet", ".parq", ".pq"), "csv": (".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz", ".txt")}
@@ -50,7 +51,7 @@ def connect(engine: Engine, temp: Path) -> duckdb.DuckDBPyConnection:
 
 
 def open_tables(connection: duckdb.DuckDBPyConnection, build: Build, base: Path) -> dict[str, RawTable]:
-    """The tables that the config names. Raises ValueError that lists all files and columns that are not there."""
+    """The tables that the config names. Raises UserError that lists all files and columns that are not there."""
     tables: dict[str, RawTable] = {}
     problems: list[str] = []
     for name in TABLES:
@@ -65,7 +66,7 @@ def open_tables(connection: duckdb.DuckDBPyConnection, build: Build, base: Path)
         problems += _column_problems(table)
         tables[name] = table
     if problems:
-        raise ValueError("the raw tables do not match the config:\n" + "\n".join(f"  {line}" for line in problems))
+        raise UserError("the raw tables do not match the config:\n" + "\n".join(f"  {line}" for line in problems))
     return tables
 
 
@@ -91,11 +92,11 @@ def _open(connection: duckdb.DuckDBPyConnection, name: str, source: Source, base
         try:
             rows = connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()
         except duckdb.Error as error:
-            raise ValueError(f"{file if csv else source.path}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{file if csv else source.path}: {str(error).splitlines()[0]}") from error
         found = {row[0]: row[1] for row in rows}
         missing = [column for _, column, _ in wanted(source) if types and column not in found and column in types]
         if missing:
-            raise ValueError(f"{file} has no column {missing[0]!r}, other files of the table do: it has {list(found)}")
+            raise UserError(f"{file} has no column {missing[0]!r}, other files of the table do: it has {list(found)}")
         types = types or found
     return RawTable(name=name, source=source, files=files, csv=csv, hive=hive, types=types)
 
@@ -112,12 +113,12 @@ def _files(source: Source, base: Path) -> tuple[tuple[str, ...], bool, bool]:
         found = glob.glob(pattern, recursive=True)
     files = sorted(file for file in found if os.path.isfile(file))
     if not files:
-        raise ValueError(f"{source.path!r}: no such file: a file, a glob, or a directory with Parquet or CSV files")
+        raise UserError(f"{source.path!r}: no such file: a file, a glob, or a directory with Parquet or CSV files")
     if source.format != "auto":
         return tuple(files), source.format == "csv", hive
     kinds = {next((kind for suffix, kind in known.items() if file.endswith(suffix)), "other") for file in files}
     if len(kinds) > 1 or "other" in kinds:
-        raise ValueError(f"{source.path!r}: cannot tell the format by the names: set format to 'parquet' or 'csv'")
+        raise UserError(f"{source.path!r}: cannot tell the format by the names: set format to 'parquet' or 'csv'")
     return tuple(files), kinds == {"csv"}, hive
 
 

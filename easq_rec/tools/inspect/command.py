@@ -9,6 +9,7 @@ from pathlib import Path
 from easq_rec.config.schema_file import load_schema
 from easq_rec.data import files
 from easq_rec.data.layout import Layout
+from easq_rec.errors import UserError
 from easq_rec.tools.inspect.checks import Refusals, find_duplicates, find_refusals
 from easq_rec.tools.inspect.draft import draft
 from easq_rec.tools.inspect.plots import plot
@@ -24,7 +25,7 @@ def inspect(directory: files.Location, out: Path, schema: Path | None) -> None:
         schema: TOML file; what its reader would refuse is reported as well.
 
     Raises:
-        ValueError: no data, unreadable files, or files of different columns.
+        UserError: no data, unreadable files, or files of different columns.
     """
     given = None if schema is None else load_schema(schema)
     folders = find_datasets(directory)
@@ -48,19 +49,17 @@ def inspect(directory: files.Location, out: Path, schema: Path | None) -> None:
 
 
 def find_datasets(directory: files.Location) -> dict[str, files.Location]:
-    """Folders by name, the requests first. Raises ValueError where one is missing."""
+    """Folders by name, the requests first. Raises UserError where one is missing."""
     shown = files.shown(directory)
     if not files.is_dir(directory):
-        raise ValueError(f"{shown}: no such directory")
+        raise UserError(f"{shown}: no such directory")
     folders: dict[str, files.Location] = {name: files.join(directory, name) for name in ("requests", "answers")}
     there = [name for name, folder in folders.items() if files.is_dir(folder)]
     if there == ["requests"]:
         alone = files.shown(folders["requests"])
-        raise ValueError(
-            f"{shown}: no folder answers/ beside requests/; without a questionnaire, inspect {alone} alone"
-        )
+        raise UserError(f"{shown}: no folder answers/ beside requests/; without a questionnaire, inspect {alone} alone")
     if there == ["answers"]:
-        raise ValueError(f"{shown}: no folder requests/ beside answers/ (see the data contract in the README)")
+        raise UserError(f"{shown}: no folder requests/ beside answers/ (see the data contract in the README)")
     return folders if there else {Path(shown).absolute().name: directory}
 
 
@@ -74,4 +73,4 @@ def _write(found: Inspection, out: Path) -> None:
             print("no schema.toml: see above for what is missing", file=sys.stderr)
         plot(found, out)
     except OSError as error:
-        raise ValueError(f"--out {out}: cannot be written: {error}") from error
+        raise UserError(f"--out {out}: cannot be written: {error}") from error

@@ -15,6 +15,7 @@ from easq_rec.data import files
 from easq_rec.data.columns import Array
 from easq_rec.data.dataset import TIME, parquet_files
 from easq_rec.data.layout import leaf_indices, leaf_types
+from easq_rec.errors import UserError
 from easq_rec.tools.inspect.column import ColumnStats, kind_of
 from easq_rec.tools.inspect.links import Links
 from easq_rec.tools.inspect.sketch import Lengths, Spans
@@ -63,7 +64,7 @@ def scan(directory: files.Location, *, progress: bool = False) -> Scan:
     """Reads every row group of a dataset once.
 
     Raises:
-        ValueError: no files, an unreadable one, files whose columns differ, or no integer column timestamp_ms.
+        UserError: no files, an unreadable one, files whose columns differ, or no integer column timestamp_ms.
     """
     paths = parquet_files(directory)
     schema = _common_schema(paths)
@@ -74,7 +75,7 @@ def scan(directory: files.Location, *, progress: bool = False) -> Scan:
     time = found.columns.get(TIME)
     if time is None or time.kind != "integer":
         what = f"there is none among {sorted(found.columns)}" if time is None else f"it is {', '.join(time.types)}"
-        raise ValueError(f"{files.shown(paths[0])}: a dataset needs an integer column {TIME}; {what}")
+        raise UserError(f"{files.shown(paths[0])}: a dataset needs an integer column {TIME}; {what}")
     before: int | None = None
     # None: no bar where there is no terminal.
     with tqdm(total=len(paths), unit="file", desc=files.shown(directory), disable=None if progress else True) as bar:
@@ -150,12 +151,12 @@ def _leaves(found: Scan, table: pa.Table, lengths: dict[str, Array]) -> Iterator
 
 @contextmanager
 def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
-    """Raises ValueError that names the file where it is unreadable, also within the block."""
+    """Raises UserError that names the file where it is unreadable, also within the block."""
     try:
         with pq.ParquetFile(files.open_file(file), pre_buffer=False) as parquet:
             yield parquet
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+        raise UserError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
 
 
 def _row_groups(file: str, wanted: set[str]) -> Iterator[pa.Table]:
@@ -186,5 +187,5 @@ def _common_schema(paths: list[str]) -> pa.Schema:
         ]
         if differences:
             where = f"{files.shown(file)}: its columns differ from those of {files.shown(paths[0])}"
-            raise ValueError(f"{where}: {'; '.join(differences)}")
+            raise UserError(f"{where}: {'; '.join(differences)}")
     return first

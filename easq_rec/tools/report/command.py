@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.tools.report.page import page
 from easq_rec.tools.report.sources import read_sources
@@ -19,12 +20,12 @@ def report(directories: Sequence[Path], out: Path | None) -> Path:
         out: None: report.html in the first of them.
 
     Raises:
-        ValueError: something is missing or damaged, or the page cannot be written.
+        UserError: something is missing or damaged, or the page cannot be written.
     """
     sources = read_sources(directories)
     file = RunDirectory(directories[0]).report if out is None else out
     if file.is_dir():
-        raise ValueError(f"--out {file}: a directory; name the HTML file to write")
+        raise UserError(f"--out {file}: a directory; name the HTML file to write")
     # JSON may hold halves of surrogate pairs, which no encoding has.
     content = page(sources, datetime.now(UTC)).encode("utf-8", "replace")
     partial = file.with_name(f".{file.name}.partial")
@@ -33,5 +34,5 @@ def report(directories: Sequence[Path], out: Path | None) -> Path:
         partial.write_bytes(content)
         partial.rename(file)
     except OSError as error:
-        raise ValueError(f"--out {file}: cannot be written: {error}; name another file with --out") from error
+        raise UserError(f"--out {file}: cannot be written: {error}; name another file with --out") from error
     return file

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.run_directory.run_files import RunFiles, read_run
 from easq_rec.tools.report.study_files import StudyFiles, read_study
@@ -18,17 +19,17 @@ def read_sources(directories: Sequence[Path]) -> list[Source]:
     """What the directories hold, in their order, each named by as much of its path as tells it from the others.
 
     Raises:
-        ValueError: one is missing, is neither a run nor a study, is given twice, or holds a damaged file.
+        UserError: one is missing, is neither a run nor a study, is given twice, or holds a damaged file.
     """
     for directory in directories:
         if not directory.is_dir():
-            raise ValueError(
+            raise UserError(
                 f"{directory}: no such directory; name a run that `easq-rec train` wrote, or the --out of a study"
             )
     resolved = [directory.resolve() for directory in directories]
     for index, directory in enumerate(resolved):
         if directory in resolved[:index]:
-            raise ValueError(f"{directories[index]}: given twice; name each run or study once")
+            raise UserError(f"{directories[index]}: given twice; name each run or study once")
     names = distinct_names(resolved)
     return [_read(directory, name) for directory, name in zip(directories, names, strict=True)]
 
@@ -50,22 +51,22 @@ def _read(directory: Path, name: str) -> Source:
     if config.is_file():
         return read_run(directory, name, read_json(config))
     if (directory / "study.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"{directory}: its study has not come to its end (no results.json); the command that began it goes on "
             "with --resume"
         )
-    raise ValueError(
+    raise UserError(
         f"{directory}: neither a run (config.json, metrics.jsonl) nor a study (results.json); name a directory that "
         "`easq-rec train` or `easq-rec study` wrote"
     )
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object from a JSON file. Raises ValueError where there is none."""
+    """An object from a JSON file. Raises UserError where there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not readable as JSON ({error}); restore it, or leave its directory out") from error
+        raise UserError(f"{file}: not readable as JSON ({error}); restore it, or leave its directory out") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds no JSON object; restore it, or leave its directory out")
+        raise UserError(f"{file}: holds no JSON object; restore it, or leave its directory out")
     return content

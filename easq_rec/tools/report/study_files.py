@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from easq_rec.errors import UserError
 from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.report.scales import Point
 
@@ -119,11 +120,11 @@ class StudyFiles:
 
 
 def read_study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
-    """The study of a results.json. Raises ValueError where it is none."""
+    """The study of a results.json. Raises UserError where it is none."""
     try:
         return _study(directory, name, content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{directory / 'results.json'}: not what `easq-rec study` writes ({error!r}); run the study again with "
             "--resume, which keeps its finished cells"
         ) from error

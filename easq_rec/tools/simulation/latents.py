@@ -331,7 +331,7 @@ def aversion_for(rho: float, engage: Float, liking: Float, clickbait: Float) -> 
     """The weight w for which `engage` and `liking - w clickbait` correlate by rho. All arrays are flat.
 
     Raises:
-        ValueError: no weight gives that correlation.
+        UserError: no weight gives that correlation.
     """
     engage, liking, clickbait = (values - values.mean(dtype=np.float64) for values in (engage, liking, clickbait))
     engage_var, liking_var, bait_var = (float((values * values).mean()) for values in (engage, liking, clickbait))

@@ -30,6 +30,7 @@ from easq_rec.config import World
 from easq_rec.config.schema import require
 from easq_rec.data import exact
 from easq_rec.data.writer import ROW_GROUP, PartWriter
+from easq_rec.errors import UserError
 from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibrate, draw_latents
 from easq_rec.tools.simulation.outcomes import LATER, NO_ANSWER, Streams, latent_scores, outcomes
 
@@ -236,7 +237,7 @@ def _lists(lengths: NDArray[Any], values: pa.Array) -> pa.ListArray:
 def generate(config: World, out: Path) -> None:
     """Writes the world to `out`, which appears complete or not at all; deterministic in `config`.
 
-    Where another process publishes the same world first, that one stays and this one's is removed. Raises ValueError
+    Where another process publishes the same world first, that one stays and this one's is removed. Raises UserError
     if `out` holds anything else than this very world.
     """
     out = Path(out)
@@ -259,7 +260,7 @@ def generate(config: World, out: Path) -> None:
 
 
 def ensure(config: World, out: Path) -> None:
-    """Generates the world unless `out` holds it already. Raises ValueError if `out` holds anything else."""
+    """Generates the world unless `out` holds it already. Raises UserError if `out` holds anything else."""
     if not is_complete(config, Path(out)):
         generate(config, out)
 
@@ -272,12 +273,12 @@ def is_complete(config: World, out: Path) -> bool:
     try:
         found = json.loads((out / "world.json").read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"world directory {str(out)!r} holds no complete world ({error}): {remedy}") from error
+        raise UserError(f"world directory {str(out)!r} holds no complete world ({error}): {remedy}") from error
     wanted = _description(config)
     if found == wanted:
         return True
     differences = _differences(found, wanted)
-    raise ValueError(f"world directory {str(out)!r} holds another world ({differences}): {remedy}")
+    raise UserError(f"world directory {str(out)!r} holds another world ({differences}): {remedy}")
 
 
 def _description(config: World) -> dict[str, object]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from easq_rec.answers.questionnaire import ANSWERS, Questionnaire
 from easq_rec.data import files
 from easq_rec.data.layout import leaf_indices, leaf_types
+from easq_rec.errors import UserError
 from easq_rec.evaluation.mean_interval import CONFIDENCE, Estimate
 from easq_rec.tools.inspect.scan import open_parquet
 
@@ -89,7 +90,7 @@ def measure(locations: Sequence[files.Location]) -> Signal:
     """Reads requests/ and answers/ of every location once.
 
     Raises:
-        ValueError: a dataset or a column that is needed is missing, or a file is unreadable.
+        UserError: a dataset or a column that is needed is missing, or a file is unreadable.
     """
     moments: dict[str, Moments] = {}
     triggered = True
@@ -100,7 +101,7 @@ def measure(locations: Sequence[files.Location]) -> Signal:
                 triggered = triggered and group.triggered
                 _add(moments, group)
     if not moments:
-        raise ValueError(
+        raise UserError(
             f"{files.shown(locations[0])}: its candidates have none of the columns {', '.join(BEHAVIOURS)}, so there "
             "is nothing that answers could be compared with"
         )
@@ -203,7 +204,7 @@ def _row_groups(folder: str, *, answers: bool) -> Iterator[Group]:
                 path.removeprefix("candidates.") for path, _ in leaf_types(schema) if path.startswith("candidates.")
             }
             if answers and "answer" not in there:
-                raise ValueError(f"{files.shown(file)}: its candidates have no column answer")
+                raise UserError(f"{files.shown(file)}: its candidates have no column answer")
             behaviours = [column for column in BEHAVIOURS if column in there]
             triggered = there.issuperset(WATCHED)
             wanted = [*behaviours, *(WATCHED if triggered else ()), *(("answer",) if answers else ())]

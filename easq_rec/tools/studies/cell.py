@@ -16,8 +16,8 @@ from pathlib import Path
 
 from easq_rec import doctor
 from easq_rec.config import Config
-from easq_rec.config import command_line as arguments
-from easq_rec.config.serialization import from_dict
+from easq_rec.config.serialization import load_json
+from easq_rec.errors import exit_code
 from easq_rec.run_directory.metrics_file import FINAL, append_record, final_record
 from easq_rec.run_directory.paths import RunDirectory
 
@@ -42,7 +42,7 @@ def main(path: str, weights: Sequence[str] = ()) -> int:
 
 def read_config(path: str) -> Config:
     """The config of a cell, in an environment that can train it."""
-    config: Config = from_dict(Config, json.loads(Path(path).read_text()))
+    config = load_json(Config, Path(path))
     doctor.require_compatible(config.trainer.device)
     return config
 
@@ -64,7 +64,7 @@ def add_course(run_dir: Path, split: str, course: Sequence[Mapping[str, float]])
 def call(program: Callable[[Sequence[str]], int]) -> int:
     """Runs the program of a cell on its arguments; returns the exit code."""
     leave_with_parent()
-    return arguments.run(lambda: program(sys.argv[1:]))
+    return exit_code(lambda: program(sys.argv[1:]))
 
 
 def leave_with_parent() -> None:

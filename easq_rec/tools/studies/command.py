@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from easq_rec.config.recipes import BASES
@@ -26,10 +23,11 @@ from easq_rec.tools.studies import (
 from easq_rec.tools.studies import (
     experts_rank as sizes,
 )
-from easq_rec.tools.studies.base import SEEDS, Budget, base_config
+from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import check_names
+from easq_rec.tools.studies.options import StudyOptions
 from easq_rec.tools.studies.publish import cell_values, circumstances, publish, published_cells, table
 from easq_rec.tools.studies.runner import Runner
 from easq_rec.tools.studies.store import Run, Store, opened
@@ -52,116 +50,72 @@ STUDIES = {
 """Those that train. `signal` does not."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What was asked for."""
-
-    name: str
-    seeds: int | None = None
-    """None: what the budget says."""
-    budget: Budget = "full"
-    out: Path | None = None
-    """None: runs/study-NAME."""
-    resume: bool = False
-    shared: bool = False
-    """Whether other processes may be at work on the same study in `out`."""
-    jobs: int | None = None
-    """None: one per core."""
-    data: str | None = None
-    """None: generated worlds."""
-    recipe: str | None = None
-    """Base of the variants on a data set; None: quickstart."""
-
-    def __post_init__(self) -> None:
-        names = ["signal", *STUDIES]
-        require(self.name in names, "study", self.name, f"one of {', '.join(names)}")
-        for name in ("seeds", "jobs"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name}", value, "at least 1")
-        require(
-            not (self.shared and self.resume), "--resume", True, "left out: --shared goes on with the study as well"
-        )
-        require(not self.shared or self.name in STUDIES, "--shared", True, "left out: study signal trains nothing")
-        if self.recipe is not None:
-            require(self.recipe in BASES, "--recipe", self.recipe, f"one of {', '.join(BASES)}")
-            require(self.data is not None, "--recipe", self.recipe, "given along with --data")
-        if self.data is not None:
-            worlds_only = self.name in STUDIES and STUDIES[self.name].worlds_only
-            require(not worlds_only, "--data", self.data, f"left out: study {self.name} generates its worlds")
-            require(
-                files.is_dir(self.data), "--data", files.shown(self.data), "a directory with requests/ and answers/"
-            )
-
-    @property
-    def directory(self) -> Path:
-        return self.out or Path("runs") / f"study-{self.name}"
-
-    @property
-    def seed_list(self) -> list[int]:
-        return list(range(self.seeds or SEEDS[self.budget]))
-
-    @property
-    def job_count(self) -> int:
-        return self.jobs or len(os.sched_getaffinity(0))
-
-    @property
-    def command(self) -> list[str]:
-        """The call that does the same, for results.json."""
-        data = [] if self.data is None else ["--data", files.shown(self.data)]
-        recipe = [] if self.recipe is None else ["--recipe", self.recipe]
-        shared = ["--shared"] if self.shared else []
-        return [
-            *("easq-rec", "study", self.name, "--seeds", str(len(self.seed_list)), "--budget", self.budget),
-            *("--out", str(self.directory), "--jobs", str(self.job_count), *data, *recipe, *shared),
-        ]
+def check(options: StudyOptions) -> None:
+    """Raises UserError that names the option whose value cannot be used."""
+    for name in ("seeds", "jobs"):
+        value = getattr(options, name)
+        require(value is None or value >= 1, f"--{name}", value, "at least 1")
+    require(not (options.shared and options.resume), "--resume", True, "left out: --shared continues the study as well")
+    require(not options.shared or options.name in STUDIES, "--shared", True, "left out: study signal trains nothing")
+    if options.recipe is not None:
+        require(options.recipe in BASES, "--recipe", options.recipe, f"one of {', '.join(BASES)}")
+        require(options.data is not None, "--recipe", options.recipe, "given along with --data")
+    if options.data is not None:
+        worlds_only = options.name in STUDIES and STUDIES[options.name].worlds_only
+        require(not worlds_only, "--data", options.data, f"left out: study {options.name} generates its worlds")
+        there = files.is_dir(options.data)
+        require(there, "--data", files.shown(options.data), "a directory with requests/ and answers/")
 
 
-def run(wanted: Wanted) -> int:
+def run(options: StudyOptions) -> int:
     """Returns the exit code: 0, 1 where a cell failed, 130 on Ctrl-C.
 
     Raises:
-        ValueError: something that was asked for cannot be done.
+        UserError: an option or the study in the output directory cannot be used.
     """
-    how = {"resume": wanted.resume, "shared": wanted.shared}
-    with opened(wanted.directory, study=wanted.name, budget=wanted.budget, **how) as store:
+    check(options)
+    how = {"resume": options.resume, "shared": options.shared}
+    with opened(options.directory, study=options.name, budget=options.budget, **how) as store:
         try:
-            return _signal(wanted, store) if wanted.name == "signal" else _train(wanted, STUDIES[wanted.name], store)
+            if options.name == "signal":
+                return _signal(options, store)
+            return _train(options, STUDIES[options.name], store)
         except KeyboardInterrupt:
-            again = "the same command" if wanted.shared else "the same command with --resume"
+            again = "the same command" if options.shared else "the same command with --resume"
             print(f"interrupted; {again} goes on", file=sys.stderr)
             return 130
 
 
-def _train(wanted: Wanted, study: Study, store: Store) -> int:
+def _train(options: StudyOptions, study: Study, store: Store) -> int:
     begin = time.perf_counter()
-    base = base_config(wanted.budget, recipe=wanted.recipe, data=wanted.data)
-    cells = study.cells(base, wanted.seed_list, wanted.budget)
+    base = base_config(options.budget, recipe=options.recipe, data=options.data)
+    cells = study.cells(base, options.seed_list, options.budget)
     check_names(cells)
-    print(f"study {study.name}, budget {wanted.budget}: {len(cells)} cells, {wanted.job_count} at a time", flush=True)
-    runs, failed = Runner(store, jobs=wanted.job_count).run(cells)
+    print(f"study {study.name}, budget {options.budget}: {len(cells)} cells, {options.job_count} at a time", flush=True)
+    runs, failed = Runner(store, jobs=options.job_count).run(cells)
     with store.turn("results"):
         if store.shared and published_cells(store.out) == [run.cell.digest for run in runs]:
             print(f"{len(runs)} of {len(cells)} cells are finished; their results are in {store.out} already")
         else:
-            _conclude(wanted, study, store, runs, failed, begin)
+            _conclude(options, study, store, runs, failed, begin)
     return 1 if failed else 0
 
 
 def _conclude(
-    wanted: Wanted, study: Study, store: Store, runs: Sequence[Run], failed: Sequence[str], begin: float
+    options: StudyOptions, study: Study, store: Store, runs: Sequence[Run], failed: Sequence[str], begin: float
 ) -> None:
     """Writes and prints what the cells say."""
     found = StudyComparison(runs)
     rows = found.rows()
-    findings = study.conclude(found, wanted.budget)
+    findings = study.conclude(found, options.budget)
     incomplete = [f"{len(failed)} of {len(runs) + len(failed)} cells failed: {', '.join(failed)}"] if failed else []
-    shown = table(rows, "worlds" if wanted.data is None else "seeds")
+    shown = table(rows, "worlds" if options.data is None else "seeds")
     publish(
         store.out,
         results={
             "study": study.name,
             "question": study.question,
-            **_common(wanted, begin),
+            **_common(options, begin),
             "cell_seconds": round(sum(run.seconds for run in runs), 1),
             "cells": [cell_values(run) for run in runs],
             "failed": failed,
@@ -188,21 +142,21 @@ def _conclude(
     print(f"written to {store.out}")
 
 
-def _signal(wanted: Wanted, store: Store) -> int:
+def _signal(options: StudyOptions, store: Store) -> int:
     begin = time.perf_counter()
-    if wanted.data is None:
-        locations = signal.worlds(wanted.budget, wanted.seed_list, store)
+    if options.data is None:
+        locations = signal.worlds(options.budget, options.seed_list, store)
     else:
-        locations = [wanted.data]
+        locations = [options.data]
     found = measure(locations)
-    verdict, shown = signal.verdict(found, wanted.budget if wanted.data is None else "full"), signal.table(found)
+    verdict, shown = signal.verdict(found, options.budget if options.data is None else "full"), signal.table(found)
     notes = signal.notes(found)
     publish(
         store.out,
         results={
             "study": "signal",
             "question": signal.QUESTION,
-            **_common(wanted, begin),
+            **_common(options, begin),
             "rows": signal.values(found),
             "verdict": verdict.values(),
             "notes": notes,
@@ -214,10 +168,21 @@ def _signal(wanted: Wanted, store: Store) -> int:
     return 0
 
 
-def _common(wanted: Wanted, begin: float) -> dict[str, Any]:
+def _common(options: StudyOptions, begin: float) -> dict[str, Any]:
     return {
-        **circumstances(wanted.command),
-        "budget": wanted.budget,
-        "seeds": wanted.seed_list,
+        **circumstances(_command(options)),
+        "budget": options.budget,
+        "seeds": options.seed_list,
         "wall_seconds": round(time.perf_counter() - begin, 1),
     }
+
+
+def _command(options: StudyOptions) -> list[str]:
+    """The call that repeats the study, for results.json."""
+    data = [] if options.data is None else ["--data", files.shown(options.data)]
+    recipe = [] if options.recipe is None else ["--recipe", options.recipe]
+    shared = ["--shared"] if options.shared else []
+    return [
+        *("easq-rec", "study", options.name, "--seeds", str(len(options.seed_list)), "--budget", options.budget),
+        *("--out", str(options.directory), "--jobs", str(options.job_count), *data, *recipe, *shared),
+    ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
+from easq_rec.errors import UserError
 from easq_rec.tools.studies.base import Budget, with_experts, with_model
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, grid
@@ -59,7 +60,7 @@ def _experts_findings(found: StudyComparison, budget: Budget) -> Findings:
 def _rank_cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     lora = base.model.lora
     if lora is None:
-        raise ValueError(f"recipe {base.recipe!r} has no adapters (model.lora), whose rank this study varies")
+        raise UserError(f"recipe {base.recipe!r} has no adapters (model.lora), whose rank this study varies")
     ranks = sorted((RANK, *RANKS[budget]))
     variants = {BASE: VARIANTS[BASE](base)}
     # alpha stays: the product of an adapter is scaled by alpha / rank, as in LoRA (arXiv 2106.09685).

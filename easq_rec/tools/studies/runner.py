@@ -59,7 +59,7 @@ class Runner:
             the results, in the order of the cells, and the names of those that failed here and have no result.
 
         Raises:
-            ValueError: a cell was run before with another config.
+            UserError: a cell was run before with another config.
         """
         found = self._store.finished(cells)
         if found:

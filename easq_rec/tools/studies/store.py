@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from easq_rec.config import World
+from easq_rec.errors import UserError
 from easq_rec.tools.simulation.world import ensure
 from easq_rec.tools.studies.base import Budget
 from easq_rec.tools.studies.grid import Cell, differences, digest_of
@@ -106,7 +107,7 @@ class Store:
         """The cells that need not be run again, by name.
 
         Raises:
-            ValueError: a cell was run with another config, or its file is damaged.
+            UserError: a cell was run with another config, or its file is damaged.
         """
         return {cell.name: self._load(cell) for cell in cells if self._result(cell).exists()}
 
@@ -142,12 +143,12 @@ class Store:
             fused = {weight: _numbers(of_weight) for weight, of_weight in values["fused"].items()}
             history = {name: [(int(x), float(y)) for x, y in points] for name, points in values["history"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} is not the result of a cell ({error!r}): delete it to run the cell again"
             ) from error
         if digest != cell.digest:
             what = "; ".join(differences(config, cell.values)) or "its digest is another"
-            raise ValueError(
+            raise UserError(
                 f"{path} was run with another configuration: {what}. Give another --out, or delete the file to run the "
                 "cell again"
             )
@@ -163,7 +164,7 @@ def opened(out: Path, *, study: str, budget: Budget, resume: bool, shared: bool 
     """The directory of a study, for this process alone, or for all that share it.
 
     Raises:
-        ValueError: it holds something and neither `resume` nor `shared` is given, or holds another study, or another
+        UserError: it holds something and neither `resume` nor `shared` is given, or holds another study, or another
             process uses it that does not share it.
     """
     try:
@@ -171,16 +172,16 @@ def opened(out: Path, *, study: str, budget: Budget, resume: bool, shared: bool 
         held = _held(out)
         lock = (out / LOCK).open("ab")
     except OSError as error:
-        raise ValueError(f"--out {out}: cannot be written: {error}") from error
+        raise UserError(f"--out {out}: cannot be written: {error}") from error
     with lock:
         if held and not resume and not shared:
-            raise ValueError(f"--out {out} is not empty: add --resume to go on with its study, or give another --out")
+            raise UserError(f"--out {out} is not empty: add --resume to go on with its study, or give another --out")
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"--out {out}: another process is at work there") from error
+            raise UserError(f"--out {out}: another process is at work there") from error
         except OSError as error:
-            raise ValueError(f"--out {out}: its file system has no locks ({error.strerror})") from error
+            raise UserError(f"--out {out}: its file system has no locks ({error.strerror})") from error
         store = Store(out, shared=shared)
         with store.turn("study"):
             wanted = {"study": study, "budget": budget}
@@ -201,10 +202,10 @@ def _check_same(path: Path, wanted: dict[str, str], out: Path) -> None:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"--out {out} holds no study to go on with: give another --out") from error
+        raise UserError(f"--out {out} holds no study to go on with: give another --out") from error
     if found != wanted:
         there = " ".join(str(value) for value in found.values()) if isinstance(found, dict) else found
-        raise ValueError(
+        raise UserError(
             f"--out {out} holds another study ({there}, not {' '.join(wanted.values())}): give another --out"
         )
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from easq_rec.errors import UserError
+
 Columns = list[tuple[int, int]]
 """First column and number of columns of each shard, from left to right."""
 MOMENT = ".momentum1"
@@ -54,7 +56,7 @@ class MomentReshard:
         state: `model` and `optimizer`, into which the checkpoint will be loaded.
 
     Raises:
-        ValueError: the rows as well as the columns of such a table are split.
+        UserError: the rows as well as the columns of such a table are split.
     """
 
     def __init__(self, state: dict[str, Any], metadata: Metadata) -> None:
@@ -104,7 +106,7 @@ def columns_of(table: str, parts: Sequence[tuple[Sequence[int], Sequence[int]]],
     """
     columns = {(offsets[1], sizes[1]) for offsets, sizes in parts}
     if len(columns) > 1 and any(offsets[0] != 0 or sizes[0] != rows for offsets, sizes in parts):
-        raise ValueError(
+        raise UserError(
             f"{table}: its rows as well as its columns are split, in the checkpoint or in this run, and the order of "
             "its Adagrad moments is then not known; resume under the sharding that the checkpoint was written with"
         )

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from easq_rec.config import Config
+from easq_rec.errors import UserError
 from easq_rec.run_directory.checkpoint_files import best_of, prune, publish, set_aside
 from easq_rec.run_directory.checksums import checksums, damage, write_checksums
 from easq_rec.run_directory.events import event
@@ -67,7 +68,7 @@ class Checkpointer:
         """The newest undamaged checkpoint of the run; None if there are none. Damaged ones are renamed and reported.
 
         Raises:
-            ValueError: all checkpoints are damaged, or the newest has another format.
+            UserError: all checkpoints are damaged, or the newest has another format.
         """
         rank, ranks = self._runtime.rank, self._runtime.world_size
         skipped: list[str] = []
@@ -83,7 +84,7 @@ class Checkpointer:
             event("checkpoint_damaged", level=logging.ERROR, checkpoint=name, problem=problem)
             self._try_on_all_ranks(partial(self._on_rank_0, partial(set_aside, checkpoint)))
         if skipped:
-            raise ValueError(
+            raise UserError(
                 f"{self._directory}: {'; '.join(skipped)}. None is left: give another --run-dir to start anew"
             )
         return None
@@ -216,7 +217,7 @@ class Checkpointer:
         The number of ranks and the plan may differ from those that wrote the checkpoint.
 
         Raises:
-            ValueError: the checkpoint has another format or other tables than the model, contains more than tensors,
+            UserError: the checkpoint has another format or other tables than the model, contains more than tensors,
                 or the optimizer state of a table cannot be translated to the plan.
         """
         progress = read_progress(checkpoint, self._schema)
@@ -280,7 +281,7 @@ def load_unsharded(checkpoint: CheckpointDirectory, module: nn.Module, *, prefix
         prefix: name of the module within the training model, with a final dot.
 
     Raises:
-        ValueError: the checkpoint contains more than tensors.
+        UserError: the checkpoint contains more than tensors.
     """
     plain = {f"{prefix}{name}": value for name, value in module.state_dict().items()}
     with warnings.catch_warnings():

@@ -17,6 +17,8 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
+from easq_rec.errors import UserError
+
 ALLOWED = {
     *(
         ("torch.distributed.checkpoint.metadata", name)
@@ -37,7 +39,7 @@ class CheckpointReader(FileSystemReader):
     """`FileSystemReader` with restricted unpickling of the metadata.
 
     Raises:
-        ValueError: the metadata are damaged, or contain anything except the description of tensors.
+        UserError: the metadata are damaged, or contain anything except the description of tensors.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +64,7 @@ def _read_metadata(path: Path) -> Metadata:
         problem = f"it holds {type(metadata).__name__}"
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
         problem = error
-    raise ValueError(f"{path}: not the metadata of a checkpoint: {problem}")
+    raise UserError(f"{path}: not the metadata of a checkpoint: {problem}")
 
 
 class _MetadataUnpickler(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""What torchrun is told of an error: the file that it names in TORCHELASTIC_ERROR_FILE, and shows when a job fails."""
+"""The error file of torchrun (TORCHELASTIC_ERROR_FILE), whose content torchrun shows when a job fails."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
-from easq_rec.config import command_line as arguments
+from easq_rec.errors import is_one_line
 
 
 class ErrorFile(ErrorHandler):
-    """Torch's own, but for errors that are a user's to mend: of these torchrun shows the message, without a traceback.
+    """Torch's handler; for a UserError torchrun shows the message without a traceback.
 
-    The rank's log has the traceback of both (`easq_rec.run_directory.events`)."""
+    The rank's log holds the traceback of every error (`easq_rec.run_directory.events`).
+    """
 
     def record_exception(self, e: BaseException) -> None:
         super().record_exception(e)
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        if file is None or not arguments.is_users(e):
+        if file is None or not is_one_line(e):
             return
         content = json.loads(Path(file).read_text())
         content["message"]["extraInfo"]["py_callstack"] = str(e)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.batch_file import write_batch
+from easq_rec.errors import UserError
 from easq_rec.losses.ranks import Pending
 from easq_rec.run_directory.events import event
 from easq_rec.run_directory.paths import not_finite_name
@@ -33,7 +34,7 @@ SHOWN = 5
 """Request ids in a message."""
 
 
-class NotFinite(ValueError):
+class NotFinite(UserError):
     """A loss or a gradient was NaN or infinite, and the run is configured to stop there."""
 
 

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from easq_rec.run_directory.events import event
-from easq_rec.run_directory.paths import RunDirectory, hang_name, position_name
+from easq_rec.run_directory.paths import RunDirectory, hang_name, position_name, stacks_name
 from easq_rec.training.phases import Phases
 from easq_rec.training.process import Runtime
 

@@ -19,6 +19,7 @@ from torchrec.distributed.types import CacheParams
 from easq_rec.config import Config
 from easq_rec.config.schema import FeatureSchema, Table
 from easq_rec.config.sharding import CACHED, COLUMN_TYPES, KERNELS, TableSharding
+from easq_rec.errors import UserError
 
 # These types train correctly with unequal batches per rank. Row-wise bags need equal batches under gloo. Data-parallel
 # collections are wrong in FBGEMM's CPU kernels, and the fused optimizer does not update replicated tables.
@@ -58,7 +59,7 @@ def constraints(config: Config, device: torch.device, world_size: int) -> dict[s
     """The planner's constraints by table.
 
     Raises:
-        ValueError: the config fixes what the device or the number of ranks does not support. Names table, field, value
+        UserError: the config fixes what the device or the number of ranks does not support. Names table, field, value
             and the allowed values.
     """
     found = {}
@@ -88,14 +89,14 @@ def check_supported(
     device: torch.device,
     world_size: int,
 ) -> None:
-    """Raises ValueError as `constraints` does."""
+    """Raises UserError as `constraints` does."""
     where = f"sharding.tables[{table!r}]"
     if fixed.type is not None and fixed.type not in types:
-        raise ValueError(f"{where}.type={fixed.type!r} is not allowed: on {device.type} one of {list(types)}")
+        raise UserError(f"{where}.type={fixed.type!r} is not allowed: on {device.type} one of {list(types)}")
     if fixed.kernel is not None and fixed.kernel not in kernels:
-        raise ValueError(f"{where}.kernel={fixed.kernel!r} is not allowed: on {device.type} one of {list(kernels)}")
+        raise UserError(f"{where}.kernel={fixed.kernel!r} is not allowed: on {device.type} one of {list(kernels)}")
     if fixed.ranks is not None and max(fixed.ranks) >= world_size:
-        raise ValueError(f"{where}.ranks={fixed.ranks} is not allowed: from 0 to {world_size - 1}, this run's ranks")
+        raise UserError(f"{where}.ranks={fixed.ranks} is not allowed: from 0 to {world_size - 1}, this run's ranks")
 
 
 class PinningPartitioner(GreedyPerfPartitioner):

@@ -25,6 +25,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 
 from easq_rec.config.schema import FeatureSchema, Table
 from easq_rec.config.sharding import CACHED, COLUMN_TYPES
+from easq_rec.errors import UserError
 from easq_rec.run_directory.plan_file import ClusterShape, PlacedShard, PlacedTable, PlacementPlan
 from easq_rec.training.sharding.constraints import allowed_kernels, allowed_types
 
@@ -54,17 +55,17 @@ def sharding_plan(
         source: what errors call the plan.
 
     Raises:
-        ValueError: the plan was made for other tables, ranks or devices, or places a table in a way that its type does
+        UserError: the plan was made for other tables, ranks or devices, or places a table in a way that its type does
             not allow. Names source, table and value.
     """
     for field in dataclasses.fields(ClusterShape):
         theirs, ours = getattr(plan.shape, field.name), getattr(shape, field.name)
         if theirs != ours:
-            raise ValueError(f"{source} is for {field.name}={theirs!r}: this run has {ours!r}")
+            raise UserError(f"{source} is for {field.name}={theirs!r}: this run has {ours!r}")
     collections = collections_of(model)
     for kind, names in (("unknown", plan.tables.keys() - collections), ("missing", collections.keys() - plan.tables)):
         if names:
-            raise ValueError(f"{source}: {kind} table {min(names)!r}: the model has {sorted(collections)}")
+            raise UserError(f"{source}: {kind} table {min(names)!r}: the model has {sorted(collections)}")
     tables = _tables(schema)
     found: dict[str, EmbeddingModuleShardingPlan] = {}
     for name, placed in plan.tables.items():
@@ -118,7 +119,7 @@ def _sharding(placed: PlacedTable, shape: ClusterShape) -> ParameterSharding:
 
 
 def _check(table: Table, placed: PlacedTable, schema: FeatureSchema, shape: ClusterShape, place: str) -> None:
-    """Raises ValueError as `sharding_plan` does; `place` is how its message begins."""
+    """Raises UserError as `sharding_plan` does; `place` is how its message begins."""
     device = torch.device(shape.device)
     allowed: tuple[tuple[str, object, tuple[object, ...]], ...] = (
         ("rows", placed.rows, (table.rows,)),
@@ -128,17 +129,17 @@ def _check(table: Table, placed: PlacedTable, schema: FeatureSchema, shape: Clus
     )
     for name, value, values in allowed:
         if value not in values:
-            raise ValueError(f"{place}: {name}={value!r} is not allowed: {' or '.join(map(repr, values))}")
+            raise UserError(f"{place}: {name}={value!r} is not allowed: {' or '.join(map(repr, values))}")
     ranges = [(shard.rows, shard.columns) for shard in placed.shards]
     width = placed.shards[0].columns[1] - placed.shards[0].columns[0] if placed.shards else 0
     expected = _expected_ranges(table, placed.type, width, shape)
     if ranges != expected:
-        raise ValueError(
+        raise UserError(
             f"{place}: shards {_listed(ranges)} are not those of type {placed.type!r} over {shape.ranks} ranks, which "
             f"are {_listed(expected)} (rows, columns)"
         )
     if not _ranks_fit(placed.ranks, placed.type, shape):
-        raise ValueError(f"{place}: ranks {placed.ranks} are not allowed: {_rank_rule(placed.type, shape)}")
+        raise UserError(f"{place}: ranks {placed.ranks} are not allowed: {_rank_rule(placed.type, shape)}")
 
 
 def _expected_ranges(table: Table, kind: str, width: int, shape: ClusterShape) -> Ranges:

@@ -19,6 +19,7 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
+from easq_rec.errors import UserError
 from easq_rec.model.embeddings import TABLE_LAW
 from easq_rec.model.initial import values
 from easq_rec.run_directory.plan_file import ClusterShape, parse_plan, plan_text, read_plan
@@ -49,7 +50,7 @@ def shard(
         messages: precision of embeddings and their gradients in the exchange between ranks; None: the config's.
 
     Raises:
-        ValueError: what the config fixes for a table is not supported here, its plan file does not fit this run, or
+        UserError: what the config fixes for a table is not supported here, its plan file does not fit this run, or
             the tables do not fit into memory.
     """
     rounding = codecs(messages or config.sharding.messages)
@@ -90,11 +91,11 @@ def _plan(model: nn.Module, sharders: list[ModuleSharder[nn.Module]], config: Co
     if runtime.leads:
         try:
             text = plan_text(placement_plan(_make_plan(model, sharders, config, runtime), config.schema, shape))
-        except ValueError as error:
+        except UserError as error:
             problem = str(error)
     problem = runtime.share(problem)
     if problem:
-        raise ValueError(problem)
+        raise UserError(problem)
     source = "the plan of rank 0"
     found = parse_plan(runtime.share(text), source=source)
     return sharding_plan(found, model, config.schema, shape, source=source)
@@ -107,7 +108,7 @@ def stored_plan(path: Path, model: nn.Module, config: Config, runtime: Runtime) 
         model: holds the collections of tables, before it is sharded.
 
     Raises:
-        ValueError: the file is not a plan for the tables of this model.
+        UserError: the file is not a plan for the tables of this model.
     """
     shape, source = cluster_shape(runtime), str(path)
     found = read_plan(path, source=source)
@@ -140,7 +141,7 @@ def _make_plan(
     try:
         return planner.plan(model, sharders)
     except PlannerError as error:
-        raise ValueError(
+        raise UserError(
             f"the tables do not fit on {runtime.world_size} x {runtime.device.type} under the given constraints: "
             f"{error}\n`python -m benchmarks.sharding what-if` shows which changes would make room"
         ) from error

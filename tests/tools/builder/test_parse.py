@@ -61,7 +61,7 @@ def test_all_problems_are_listed() -> None:
             "requests: is 3, expected a table",
             "output.row_group: is 'many', expected a whole number",
             "output.hive: is 1, expected true or false",
-            "ids.user: is 'number', expected one of 'integer', 'text'",
+            'ids.user: is \'number\', expected one of "integer", "text"',
         ]
     )
 
@@ -164,7 +164,7 @@ def test_errors_of_the_command_are_readable(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().err
     assert "Traceback" not in said and 'impressions.columns.watch: missing: add watch = "..."' in said
     assert cli.main(["data", "biuld"]) == 2
-    assert "data 'biuld' is not known" in capsys.readouterr().err
+    assert "Unrecognized options: biuld (Available subcommands: world, build, inspect)" in capsys.readouterr().err
 
 
 def test_the_builder_needs_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""The questionnaire of the world: other thresholds, readiness to answer, draws apart from the log, old directories."""
+"""The questionnaire of the world: other thresholds, readiness to answer, draws apart from the log, identity."""
 
 from __future__ import annotations
 
@@ -93,21 +93,17 @@ def test_who_watched_more_answers_more_readily() -> None:
     assert rates[0] < 0.13 and rates[1] == pytest.approx(0.2, abs=0.03) and rates[2] > 0.35
 
 
-def test_a_world_from_before_these_knobs_is_still_recognised(tmp_path: Path) -> None:
+def test_every_knob_is_part_of_a_worlds_identity(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, requests=50)
     world.generate(config, tmp_path / "world")
     stored = json.loads((tmp_path / "world" / "world.json").read_text())
-    later = {"trigger_watch_s", "trigger_progress", "response_progress", "questionnaire_seed"}
-    assert (
-        stored["generator"] == world.GENERATOR
-        and set(stored["config"]) == {f.name for f in dataclasses.fields(World)} - later
-    )
+    assert stored["config"] == dataclasses.asdict(config)
     assert world.is_complete(config, tmp_path / "world")
-    with pytest.raises(ValueError, match=r"world\.trigger_watch_s is None, not 3\.0"):
-        world.is_complete(dataclasses.replace(config, trigger_watch_s=3.0), tmp_path / "world")
-    # So is its place.
-    plain = dataclasses.replace(quickstart(), world=World())
-    assert world_directory(plain) == Path("data/world-9c47681a")
+    other = dataclasses.replace(config, trigger_watch_s=3.0)
+    with pytest.raises(ValueError, match=r"world\.trigger_watch_s is 7\.0, not 3\.0"):
+        world.is_complete(other, tmp_path / "world")
+    places = {world_directory(dataclasses.replace(quickstart(), world=one)) for one in (config, other)}
+    assert len(places) == 2
 
 
 @pytest.mark.parametrize("name", ["trigger_watch_s", "trigger_progress", "response_progress", "questionnaire_seed"])

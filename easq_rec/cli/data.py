@@ -1,0 +1,88 @@
+"""`easq-rec data world`, `build` and `inspect`: the two datasets, generated, built from raw logs, and described."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from easq_rec.config import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldCommand:
+    """Write the built-in synthetic world in the data contract."""
+
+    out: Path
+    """Directory to write; must not hold another world."""
+    world: World = field(default_factory=World)
+
+    def run(self) -> int:
+        from easq_rec.tools.simulation.world import generate
+
+        generate(self.world, self.out)
+        print(f"{self.world.requests:,} requests in {self.out}; train on them with --data {self.out}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildCommand:
+    """Turn raw logs (impressions, answers, users, videos) into the datasets requests/ and answers/.
+
+    Called again after an interruption, it continues."""
+
+    config: Path
+    """TOML file that says where the raw tables lie, what their columns mean, and the rules."""
+    out: Path
+    """Directory to write; appears when it is complete."""
+    partition: str = "1/1"
+    """I/N: build share I of N of the users; the call that completes the set publishes the output."""
+    shared: bool = False
+    """Other processes, also on other machines, build the other shares: wait for them, take over from one that ended."""
+    memory_mb: int | None = None
+    """Bound of the SQL engine's memory in MB. None: engine.memory_mb of the TOML file."""
+    threads: int | None = None
+    """Threads. None: engine.threads of the TOML file."""
+    temp: Path | None = None
+    """Directory of temporary files. None: engine.temp of the TOML file."""
+
+    def run(self) -> int:
+        from easq_rec.tools.builder.command import build
+
+        engine = {"memory_mb": self.memory_mb, "threads": self.threads, "temp": self.temp}
+        build(self.config, self.out, self.partition, shared=self.shared, engine=engine)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectCommand:
+    """Report what a data directory holds; draft its feature schema and plot it."""
+
+    directory: Annotated[str, tyro.conf.Positional]
+    """Holds requests/ and answers/, or is one of these itself; a path or a URL."""
+    out: Path = Path("inspect")
+    """Directory for schema.toml, report.json and PNGs."""
+    schema: Path | None = None
+    """Also list everything that training with this TOML file would refuse."""
+
+    def run(self) -> int:
+        from easq_rec.tools.inspect.command import inspect
+
+        inspect(self.directory, self.out, self.schema)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCommands:
+    """Generate, build and inspect data."""
+
+    command: (
+        Annotated[WorldCommand, tyro.conf.subcommand("world")]
+        | Annotated[BuildCommand, tyro.conf.subcommand("build")]
+        | Annotated[InspectCommand, tyro.conf.subcommand("inspect")]
+    )
+
+    def run(self) -> int:
+        return self.command.run()

@@ -1,0 +1,114 @@
+"""`easq-rec evaluate`, `compare` and `score`: what a trained run is worth, and its rankings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from easq_rec import doctor
+from easq_rec.config.schema import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Metrics of a trained run on the held-out requests (the last part of the time line), with 95% intervals.
+
+    Writes RUN/NAME.json (all metrics) and RUN/NAME.parquet (one row per held-out request, for easq-rec compare)."""
+
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")]
+    """Run directory."""
+    data: str | None = None
+    """Directory or URL with requests/ (and answers/); None: the one that the run was trained on."""
+    fuse: float | None = None
+    """Serve z(policy) + FUSE * z(reference), each score standardised within its request; None: the policy score."""
+    best: bool = False
+    """Use the checkpoint with the best evaluation during training (--checkpoint.best), not the newest."""
+    name: str = "evaluation"
+    """Name of the two files that are written into the run directory."""
+    resamples: int = 1_000
+    """Bootstrap resamples of the users."""
+    seed: int = 0
+    """Seed of the resamples."""
+    out: Path | None = None
+    """Also write only the values, under the names of RUN/metrics.jsonl, to this JSON file."""
+
+    def run(self) -> int:
+        doctor.require_compatible()
+        from easq_rec.evaluation import results
+        from easq_rec.evaluation.metrics.intervals import CONFIDENCE, estimates
+        from easq_rec.serving.evaluate import evaluate
+
+        _require_resamples(self.resamples)
+        evaluated = evaluate(self.run_dir, self.data, fuse=self.fuse, best=self.best)
+        intervals = estimates(evaluated.sums(), resamples=self.resamples, seed=self.seed)
+        results.print_evaluation(evaluated, intervals, CONFIDENCE)
+        how: dict[str, object] = {"data": self.data, "confidence": CONFIDENCE, "method": "BCa bootstrap over users"}
+        how |= {"resamples": self.resamples, "seed": self.seed}
+        results.write(evaluated, intervals, self.run_dir, self.name, how)
+        file = self.run_dir / self.name
+        print(f"\nall figures in {file}.json, by request in {file}.parquet")
+        if self.out is not None:
+            self.out.write_text(json.dumps(results.plain_values(evaluated, intervals), indent=2) + "\n")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareCommand:
+    """Paired differences between two runs that were evaluated on the same held-out requests, with 95% intervals."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Run directory with evaluation.parquet in it, or such a file."""
+    base: Annotated[Path, tyro.conf.Positional]
+    """Run directory, or file, that it is compared with."""
+    resamples: int = 1_000
+    """Bootstrap resamples of the users, the same for both runs."""
+    seed: int = 0
+    """Seed of the resamples."""
+    json: Path | None = None
+    """Also write all figures to this file."""
+
+    def run(self) -> int:
+        doctor.require_compatible()
+        from easq_rec.evaluation.compare import compare, print_comparison, write_comparison
+
+        _require_resamples(self.resamples)
+        found = compare(self.run_dir, self.base, resamples=self.resamples, seed=self.seed)
+        print_comparison(*found)
+        if self.json is not None:
+            write_comparison(*found, self.json)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCommand:
+    """Rank requests without outcomes by the policy score, or by a fused score; adapters are merged."""
+
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")]
+    """Run directory."""
+    input: str
+    """Directory or URL with the requests' Parquet files (or with requests/ in it)."""
+    output: Path
+    """Parquet file to write: request_id, the item's id, score, rank."""
+    fuse: float | None = None
+    """Rank by z(policy) + FUSE * z(reference), each standardised within its request; None: by the policy score, and the
+    satisfaction tower is left out."""
+    best: bool = False
+    """Use the checkpoint with the best evaluation during training, not the newest."""
+
+    def run(self) -> int:
+        doctor.require_compatible()
+        from easq_rec.run_directory.config_file import load_config
+        from easq_rec.serving.score import score
+
+        config = load_config(self.run_dir)
+        requests = score(config, self.run_dir, self.input, self.output, fuse=self.fuse, best=self.best)
+        print(f"{requests:,} requests ranked in {self.output}")
+        return 0
+
+
+def _require_resamples(resamples: int) -> None:
+    require(resamples >= 1, "--resamples", resamples, "at least 1")
