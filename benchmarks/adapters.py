@@ -70,7 +70,7 @@ def quality(seeds: int, jobs: int) -> dict[str, list[dict[str, float]]]:
     """The metrics of every placement, and of the run that nothing steers, per seed."""
     config = quickstart()
     variants = {name: placed(config, lora) for name, lora in PLACEMENTS.items()}
-    variants[UNSTEERED] = dataclasses.replace(config, losses=Losses(satisfaction=1.0, dpo=0.0, dense=0.0))
+    variants[UNSTEERED] = dataclasses.replace(config, losses=Losses().aligned_by(satisfaction=1.0))
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
         found = {
             name: [pool.submit(train, variant, seed, Path(directory) / f"{name}-{seed}") for seed in range(seeds)]

@@ -45,7 +45,7 @@ def variants(config: Config) -> dict[str, Config]:
             losses=dataclasses.replace(config.losses, align_every=1),
             replay=Replay(answers_per_step=config.replay.answers_per_step // 2),
         ),
-        "without_dense": dataclasses.replace(config, losses=dataclasses.replace(config.losses, dense=0.0)),
+        "without_dense": dataclasses.replace(config, losses=config.losses.weighted(dense=0.0)),
     }
 
 

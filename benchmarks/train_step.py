@@ -80,7 +80,7 @@ def reference_config() -> Config:
         model=Model(
             dim=64, heads=4, layers=2, ffn=256, main=Tower(experts=8), satisfaction=Tower(experts=3), lora=LoRA(rank=8)
         ),
-        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, align_every=2),
+        losses=Losses(align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
         optim=Optim(pathway_lr=2.0),
         replay=Replay(answers_per_step=REPLAYED),
         trainer=TrainerConfig(batch_size=REQUESTS, threads=1, device="cpu"),

@@ -52,12 +52,12 @@ def data(directory: Path) -> str:
 
 
 def order(config: Config, directory: Path) -> dict[str, str]:
-    """Of the first batches: requests with the candidates that evidence tells apart, and replayed answers."""
+    """Of the first batches: requests with the candidates that carry evidence, and replayed answers."""
     stream, replay = hashlib.sha256(), hashlib.sha256()
     loader = open_sources(config, directory).loader
     for batch, state in loader.batches(loader.start(), steps=STEPS):
         request_id_R, streamed = batch.keys.request_id_R, batch.stream.requests
-        for values in (request_id_R[:streamed], batch.told_E):
+        for values in (request_id_R[:streamed], batch.evidence_candidate_E):
             stream.update(np.asarray(values, dtype="<i8").tobytes())
         for values in (request_id_R[streamed:], batch.answered_A, batch.answer_A, state.replay.replays):
             replay.update(np.asarray(values, dtype="<i8").tobytes())

@@ -1,6 +1,7 @@
 """Every knob of easq-rec, as frozen dataclasses that validate themselves. No torch import."""
 
-from easq_rec.config.model import LinearName, LoRA, Losses, Model, Replay, Tower
+from easq_rec.config.losses import Losses
+from easq_rec.config.model import LinearName, LoRA, Model, Replay, Tower
 from easq_rec.config.run import (
     Checkpoint,
     Config,

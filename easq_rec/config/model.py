@@ -1,4 +1,4 @@
-"""The knobs of what is learned: the model with its towers and adapters, the losses, and the replay of answers.
+"""The knobs of the model with its towers and adapters, and of the replay of answers.
 
 A part of `easq_rec.config`, through which everything else imports it.
 """
@@ -118,70 +118,7 @@ class Model:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Losses, replay
-
-
-@dataclass(frozen=True, kw_only=True)
-class Losses:
-    """L = L_main + satisfaction L_satis + evidence L_evidence + dpo L_DPO + dense L_dense + direct L_direct."""
-
-    satisfaction: float = 1.0
-    """Weight of the pairwise satisfaction loss on answered pairs (lambda 1)."""
-    evidence: float = 0.0
-    """Weight of L_evidence, in which outcomes speak for or against satisfaction, each as far as the answers so far bear
-    it out; 0 switches it off."""
-    evidence_caution: float = 1.64
-    """Standard errors that an outcome's weight of evidence must be away from zero to count (1.64: 90% confidence)."""
-    dpo: float = 0.0
-    """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
-    dense: float = 0.3
-    """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
-    align_every: int = 1
-    """Steps from one that aligns to the next; those between train L_main alone and cost what they cost without
-    alignment. All other losses weigh as many times more, which is as much over all steps."""
-    dense_temperature: float = 1.0
-    """Divides the differences of reference scores that L_dense takes for preferences: above 1 they are softer."""
-    direct: float = 0.0
-    """Weight of the pairwise answer loss on the policy score itself, a baseline without a reference; 0: none."""
-    policy: Literal["score_difference", "slate_softmax", "bernoulli"] = "slate_softmax"
-    """What log pi means in the DPO loss. score_difference is the paper's literal form."""
-    beta: float = 1.0
-    """Temperature of the DPO loss (the paper uses 0.1 with score_difference)."""
-    dense_warmup_steps: int = 100
-    """Steps before L_dense and L_DPO set in, while the reference learns its first answers."""
-    warmup_answers: int = 0
-    """Answers that must have been admitted before L_dense and L_DPO set in."""
-    reference_smoothing: float = 0.0
-    """The reference score comes from an exponential moving average of the satisfaction tower, which keeps this share of
-    itself per step; 0: from the tower as it is."""
-    divergence_bound: float | None = None
-    """Mean KL of sigmoid(policy score) from sigmoid(reference score), in nats, above which the weights of L_DPO and
-    L_dense are lowered by bound / KL for the step; None: they stay."""
-    uncertain: Literal["ignore", "between"] = "ignore"
-    """Whether `uncertain` answers form no pairs or rank between the other two."""
-
-    @property
-    def rankable(self) -> tuple[int, ...]:
-        """Answer codes that take part in pairs."""
-        return (0, 1, 2) if self.uncertain == "between" else (0, 2)
-
-    @property
-    def needs_slates(self) -> bool:
-        """Whether an answered candidate is compared with the other candidates of its request."""
-        return self.dpo > 0 and self.policy == "slate_softmax"
-
-    def __post_init__(self) -> None:
-        for name in ("satisfaction", "evidence", "evidence_caution", "dpo", "dense", "direct"):
-            require(getattr(self, name) >= 0, f"losses.{name}", getattr(self, name), "0 or more")
-        require(self.beta > 0, "losses.beta", self.beta, "more than 0")
-        require(self.dense_temperature > 0, "losses.dense_temperature", self.dense_temperature, "more than 0")
-        require(self.align_every >= 1, "losses.align_every", self.align_every, "at least 1")
-        require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
-        require(self.warmup_answers >= 0, "losses.warmup_answers", self.warmup_answers, "0 or more")
-        smoothing = self.reference_smoothing
-        require(0 <= smoothing < 1, "losses.reference_smoothing", smoothing, "from 0 to less than 1")
-        if self.divergence_bound is not None:
-            require(self.divergence_bound > 0, "losses.divergence_bound", self.divergence_bound, "above 0, or None")
+# Replay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +130,7 @@ class Replay:
     capacity: int = 65_536
     """Most recent answers kept."""
     max_replays: int = 1_000
-    """How often one answer may be replayed."""
+    """How often one answer may be replayed at most."""
     shuffled: bool = False
     """True: a control, in which every answer is that of another candidate, so that nothing can be learnt from any."""
     balance: bool = False

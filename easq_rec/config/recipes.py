@@ -125,7 +125,7 @@ def easq() -> Config:
         recipe="easq",
         schema=world_schema(users=world.users, videos=world.videos, dim=32),
         world=world,
-        losses=Losses(satisfaction=1.0, evidence=1.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
+        losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
         # The pathway takes half as many steps as the rest.
         optim=Optim(pathway_lr=2.0),
     )
@@ -161,7 +161,7 @@ def movielens() -> Config:
         data=Data(path=None, holdout=0.2, max_history=50),
         model=Model(dim=64, heads=4, layers=2, ffn=128),
         # The only outcome is the view that every rating follows: it tells nothing of satisfaction.
-        losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
+        losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, dense=0.3),
         replay=Replay(answers_per_step=32),
         optim=Optim(table_lr=0.05, dense_lr=1e-3, pathway_lr=2.0),
         trainer=TrainerConfig(batch_size=64, epochs=4),
@@ -187,7 +187,7 @@ def kuairand() -> Config:
         schema=kuairand_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
         # Likes and their kind are the answers here, and no outcomes.
-        losses=Losses(satisfaction=1.0, evidence=0.0, dpo=0.0, dense=0.3, warmup_answers=100, align_every=2),
+        losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, dense=0.3),
         optim=Optim(pathway_lr=2.0),
     )
 

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from easq_rec.config.model import LinearName, LoRA, Losses, Model, Replay, Tower
+from easq_rec.config.losses import Losses
+from easq_rec.config.model import LinearName, LoRA, Model, Replay, Tower
 from easq_rec.config.schema import FeatureSchema, require
 from easq_rec.config.sharding import Sharding, TableSharding
 
@@ -314,12 +315,12 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.model.satisfaction is None:
-            for name in ("satisfaction", "evidence", "dpo", "dense"):
-                value = getattr(self.losses, name)
-                require(value == 0, f"losses.{name}", value, "0 without a satisfaction tower (model.satisfaction)")
+            allowed = "0 without a satisfaction tower (model.satisfaction)"
+            for name, loss in self.losses.terms.items():
+                require(loss.weight == 0 or not loss.reference, f"losses.{name}.weight", loss.weight, allowed)
         self.sharding.check(self.schema)
 
     @property
     def aligned(self) -> bool:
         """Whether the run learns from answers."""
-        return self.model.satisfaction is not None or self.losses.direct > 0
+        return self.model.satisfaction is not None or self.losses.learns_from_answers

@@ -1,4 +1,4 @@
-"""Ways of aligning a ranker: what is compared with what, as changes of a config that has the default alignment."""
+"""Alignment methods to compare, each as a change of a config that has the default alignment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from easq_rec.config import Config, Tower
+from easq_rec.config import Config, Losses, Tower
+from easq_rec.config.losses import DPO
 
 
 def main_only(config: Config) -> Config:
@@ -16,7 +17,7 @@ def main_only(config: Config) -> Config:
         config,
         schema={"satisfaction_dim": 0},
         model={"satisfaction": None, "lora": None},
-        losses={"satisfaction": 0.0, "evidence": 0.0, "dpo": 0.0, "dense": 0.0},
+        losses=config.losses.without_reference(),
     )
 
 
@@ -43,25 +44,20 @@ def ple(config: Config) -> Config:
 
 def direct(config: Config) -> Config:
     """The pairwise answer loss on the policy score itself: no satisfaction tower, no reference."""
-    return _changed(main_only(_in_every_step(config)), losses={"direct": 0.3})
+    config = main_only(_in_every_step(config))
+    return _changed(config, losses=config.losses.weighted(direct=0.3))
 
 
 def paper(config: Config) -> Config:
     """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6) in every step,
     adapters that reach the embeddings, which are the only ones, no L_dense and no L_evidence."""
+    config = _in_every_step(config)
+    losses = config.losses.aligned_by(satisfaction=1.0)
     return _changed(
-        _in_every_step(config),
+        config,
         schema={"satisfaction_dim": 0},
         model={"isolate_embeddings": False},
-        losses={
-            "satisfaction": 1.0,
-            "evidence": 0.0,
-            "dpo": 6.0,
-            "dense": 0.0,
-            "warmup_answers": 0,
-            "policy": "score_difference",
-            "beta": 0.1,
-        },
+        losses=replace(losses, dpo=DPO(weight=6.0, policy="score_difference", beta=0.1), warmup_answers=0),
     )
 
 
@@ -78,17 +74,17 @@ def without_moe(config: Config) -> Config:
 
 def without_dense(config: Config) -> Config:
     """No L_dense: the reference is learnt and steers nothing, unless L_DPO does."""
-    return _changed(config, losses={"dense": 0.0})
+    return _changed(config, losses=config.losses.weighted(dense=0.0))
 
 
 def without_evidence(config: Config) -> Config:
     """No L_evidence: the reference learns from answers alone."""
-    return _changed(config, losses={"evidence": 0.0})
+    return _changed(config, losses=config.losses.weighted(evidence=0.0))
 
 
 def without_answers(config: Config) -> Config:
     """A control: the reference learns from L_evidence alone. Answers still say what an outcome is evidence of."""
-    return _changed(config, losses={"satisfaction": 0.0})
+    return _changed(config, losses=config.losses.weighted(satisfaction=0.0))
 
 
 def without_embeddings(config: Config) -> Config:
@@ -98,7 +94,7 @@ def without_embeddings(config: Config) -> Config:
 
 def without_dpo(config: Config) -> Config:
     """No L_DPO."""
-    return _changed(config, losses={"dpo": 0.0})
+    return _changed(config, losses=config.losses.weighted(dpo=0.0))
 
 
 def without_isolation(config: Config) -> Config:
@@ -108,7 +104,7 @@ def without_isolation(config: Config) -> Config:
 
 def with_dpo(config: Config) -> Config:
     """L_DPO over the request's slate beside L_dense (lambda 2 = 0.3)."""
-    return _changed(config, losses={"dpo": 0.3, "policy": "slate_softmax", "beta": 1.0})
+    return _changed(config, losses=replace(config.losses, dpo=DPO(weight=0.3, policy="slate_softmax", beta=1.0)))
 
 
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
@@ -149,7 +145,7 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
             "shared_experts": shared,
         },
         schema={"satisfaction_dim": 0},
-        losses={"satisfaction": 1.0, "evidence": 0.0, "dpo": 0.0, "dense": 0.0},
+        losses=config.losses.aligned_by(satisfaction=1.0),
     )
 
 
@@ -164,21 +160,27 @@ def _in_every_step(config: Config) -> Config:
     replayed, every = config.replay.answers_per_step, config.losses.align_every
     return _changed(
         config,
-        losses={"align_every": 1},
+        losses=replace(config.losses, align_every=1),
         replay={"answers_per_step": max(replayed // every, 1)},
         optim={"pathway_lr": 1.0},
     )
 
 
 def _changed(
-    config: Config, *, schema: Any = None, model: Any = None, losses: Any = None, replay: Any = None, optim: Any = None
+    config: Config,
+    *,
+    schema: Any = None,
+    model: Any = None,
+    losses: Losses | None = None,
+    replay: Any = None,
+    optim: Any = None,
 ) -> Config:
-    """The config with some fields of its parts replaced."""
+    """The config with other losses, and with some fields of its other parts replaced."""
     return dataclasses.replace(
         config,
         schema=replace(config.schema, **(schema or {})),
         model=replace(config.model, **(model or {})),
-        losses=replace(config.losses, **(losses or {})),
+        losses=losses or config.losses,
         replay=replace(config.replay, **(replay or {})),
         optim=replace(config.optim, **(optim or {})),
     )

@@ -21,7 +21,7 @@ from torchrec.streamable import Pipelineable
 from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
 from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
-from easq_rec.data.evidence import Told
+from easq_rec.data.evidence import EvidenceCandidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class RequestBatch(Pipelineable):
     sequence: KeyedJaggedTensor
     """`history.*` and `candidate.*` ids that are looked up unpooled, stride R."""
     candidate: KeyedJaggedTensor | None
-    """Pooled `candidate.*` features and the ids of the satisfaction tower's own embeddings, `satisfaction.*`, stride N;
-    None where the schema has neither."""
+    """Pooled `candidate.*` features, and the ids of the embeddings that only the satisfaction tower reads,
+    `satisfaction.*`, stride N; None where the schema has neither."""
     history_offsets_R1: Tensor
     candidate_offsets_R1: Tensor
     history_age_H: Tensor
@@ -67,26 +67,26 @@ class RequestBatch(Pipelineable):
     """0 dissatisfied, 1 uncertain, 2 satisfied, int64."""
     answer_offsets: Tensor
     """Answers before each replayed request, (replayed requests + 1,)."""
-    told_E: Tensor
-    """Position among the N candidates of those of the stream that evidence tells apart (`easq_rec.data.evidence`)."""
+    evidence_candidate_E: Tensor
+    """Position among the N candidates of each candidate with evidence (`easq_rec.data.evidence`), all in the stream."""
     evidence_E: Tensor
-    """What their outcomes tell of satisfaction, a log-likelihood ratio, float32."""
-    told_offsets: Tensor
-    """Where those of one request end and of the next begin, (requests that have any + 1,)."""
+    """Log-likelihood ratio of satisfaction given their outcomes, float32."""
+    evidence_offsets: Tensor
+    """Candidates with evidence before each request that has any, (requests with evidence + 1,)."""
     total: Extent
     stream: Extent
     """The leading part that comes from the request stream; the rest is replayed."""
     max_history: int
     max_candidates: int
     max_answers: int
-    max_told: int
-    """Longest lists, on the host: no device has to be asked for a shape."""
+    max_evidence: int
+    """Longest lists, on the host: no shape has to be read from a device."""
     keys: Keys
     aligned: bool = True
-    """Whether a training step on it aligns. Only then do the stream's candidates come with the ids of the satisfaction
-    tower's own embeddings, so that it can score them."""
+    """Whether a training step on it aligns. Only then do the stream's candidates have ids for the embeddings that only
+    the satisfaction tower reads."""
     truth_N: Tensor | None = None
-    """Graded satisfaction (NaN: unknown), read for evaluation alone."""
+    """Graded satisfaction (NaN: unknown), read only by evaluation."""
 
     def _map(self, move: Any) -> RequestBatch:
         moved = {
@@ -132,9 +132,11 @@ def collate(
 ) -> RequestBatch:
     """Columns to a batch.
 
-    With the weights of evidence of all outcomes, the candidates that these tell apart are found.
-    Without outcome columns (scoring) `outcome_NO` has no columns. A batch is never empty, for TorchRec cannot look up
-    nothing at all: where the stream has no candidate and no answer is due, a blank request stands among the replayed.
+    Without outcome columns (scoring) `outcome_NO` has no columns. TorchRec cannot look up an empty batch: where the
+    stream has no candidate and no answer is due, a blank request is added to the replayed ones.
+
+    Args:
+        evidence_O: weight of evidence of each outcome, from which the candidates with evidence are found; None: none.
     """
     parts = [stream] if answers is None else [stream, answers.requests]
     if not any(part.candidates.offsets[-1] for part in parts):
@@ -153,10 +155,10 @@ def collate(
     else:
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
     outcome_NO = _stack([outcome_key(outcome.name) for outcome in schema.outcomes], candidates, n_candidates)
-    told = Told.nothing()
+    evidence = EvidenceCandidates.none()
     if aligned and evidence_O is not None:
-        stream_offsets = stream.candidates.offsets
-        told = Told.apart(outcome_NO[: stream_offsets[-1]].numpy(), evidence_O, stream_offsets, schema.trigger_index)
+        offsets, trigger = stream.candidates.offsets, schema.trigger_index
+        evidence = EvidenceCandidates.find(outcome_NO[: offsets[-1]].numpy(), evidence_O, offsets, trigger)
     pooled = [("candidate", feature, 0) for feature in schema.pooled]
     unread = 0 if aligned else int(stream.candidates.offsets[-1])
     pooled += [("satisfaction", feature, unread) for feature in schema.satisfaction]
@@ -181,9 +183,9 @@ def collate(
         answered_A=torch.from_numpy(answered),
         answer_A=torch.from_numpy(answer.astype(np.int64)),
         answer_offsets=torch.from_numpy(offsets_of(per_request)),
-        told_E=torch.from_numpy(told.candidate_E),
-        evidence_E=torch.from_numpy(told.evidence_E),
-        told_offsets=torch.from_numpy(told.offsets),
+        evidence_candidate_E=torch.from_numpy(evidence.candidate_E),
+        evidence_E=torch.from_numpy(evidence.evidence_E),
+        evidence_offsets=torch.from_numpy(evidence.offsets),
         total=Extent(requests=n_requests, history=int(history_offsets[-1]), candidates=n_candidates),
         stream=Extent(
             requests=len(stream),
@@ -193,7 +195,7 @@ def collate(
         max_history=int(history_lengths.max(initial=0)),
         max_candidates=int(candidate_lengths.max(initial=0)),
         max_answers=int(per_request.max(initial=0)),
-        max_told=int(np.diff(told.offsets).max(initial=0)),
+        max_evidence=int(np.diff(evidence.offsets).max(initial=0)),
         keys=Keys(
             request_id_R=np.concatenate([part.scalars["request_id"] for part in parts]),
             user_id_R=np.concatenate([part.scalars["user_id"] for part in parts]),
@@ -254,7 +256,7 @@ def _joined(parts: list[Array]) -> Tensor:
 
 
 def _stack(names: list[str], candidates: list[Ragged], rows: int) -> Tensor:
-    """(rows, columns) of the named columns that there are."""
+    """(rows, columns) of the named columns that exist."""
     columns = [
         np.concatenate([part.column(name) for part in candidates]) for name in names if name in candidates[0].children
     ]

@@ -14,42 +14,44 @@ from easq_rec.data.columns import Rows, offsets_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """The candidates of some requests that evidence tells apart."""
+class EvidenceCandidates:
+    """The candidates of some requests whose outcomes differ in their evidence."""
 
     candidate_E: Rows
-    """Which of the N candidates, request by request."""
+    """Position among the N candidates, request by request."""
     evidence_E: npt.NDArray[np.float32]
-    """Sum of the weights of evidence of what happened."""
+    """Sum of the weights of evidence of the candidate's outcomes."""
     offsets: Rows
-    """Where each request's begin and the last one's end; requests without any are left out."""
+    """Begin of each request's candidates, and the end of the last one's; requests without any are left out."""
 
     @staticmethod
-    def nothing() -> Told:
-        """No candidate of no request."""
-        nothing = np.zeros(0, np.int64)
-        return Told(candidate_E=nothing, evidence_E=np.zeros(0, np.float32), offsets=np.zeros(1, np.int64))
+    def none() -> EvidenceCandidates:
+        """No candidates."""
+        empty = np.zeros(0, np.int64)
+        return EvidenceCandidates(candidate_E=empty, evidence_E=np.zeros(0, np.float32), offsets=np.zeros(1, np.int64))
 
     @staticmethod
-    def apart(
+    def find(
         outcome_NO: npt.NDArray[np.float32], weight_O: npt.NDArray[np.float32], offsets_R1: Rows, trigger: int | None
-    ) -> Told:
-        """Of every request the candidates that were triggered, unless all of these have the same evidence.
+    ) -> EvidenceCandidates:
+        """The triggered candidates of every request, unless all of them have the same evidence.
 
         Args:
             weight_O: weights of evidence.
             offsets_R1: where the candidates of each request begin.
-            trigger: position of the outcome that a candidate must have; None: any will do.
+            trigger: position of the outcome that a candidate must have; None: every candidate counts as triggered.
         """
         if not weight_O.any():
-            return Told.nothing()
+            return EvidenceCandidates.none()
         evidence_N = (outcome_NO > 0) @ weight_O
         candidate = np.arange(len(evidence_N)) if trigger is None else np.flatnonzero(outcome_NO[:, trigger] > 0)
         request_N = np.repeat(np.arange(len(offsets_R1) - 1), np.diff(offsets_R1))
         request, evidence = request_N[candidate], evidence_N[candidate]
-        # Requests are in order, so that the first of one's own is found by bisection.
+        # Requests are sorted, so a binary search finds the first candidate of each request.
         differs = evidence != evidence[np.searchsorted(request, request)]
-        told_R = np.bincount(request[differs], minlength=len(offsets_R1) - 1) > 0
-        kept = told_R[request]
+        informative_R = np.bincount(request[differs], minlength=len(offsets_R1) - 1) > 0
+        kept = informative_R[request]
         count_R = np.bincount(request[kept], minlength=len(offsets_R1) - 1)
-        return Told(candidate_E=candidate[kept], evidence_E=evidence[kept], offsets=offsets_of(count_R[count_R > 0]))
+        return EvidenceCandidates(
+            candidate_E=candidate[kept], evidence_E=evidence[kept], offsets=offsets_of(count_R[count_R > 0])
+        )

@@ -1,11 +1,11 @@
-"""The weighted sum of the losses.
+"""The weighted sum of the losses: a fold over their terms.
 
-Legend: R requests, C candidates (padded), N candidates, A answers of this rank, B answers of all ranks, K experts.
+Legend: N candidates, A answers of this rank, B answers of all ranks, X losses over answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from easq_rec.config import Losses
+from easq_rec.config.losses import Loss
 from easq_rec.data.batch import RequestBatch
-from easq_rec.losses import functions as losses
-from easq_rec.losses.pairs import RequestPairs
+from easq_rec.losses.answered import NO_LABEL, answered_pairs
+from easq_rec.losses.comparison import CountedPairs
+from easq_rec.losses.divergence import bernoulli_kl
+from easq_rec.losses.gates import GatePenalty
 from easq_rec.losses.ranks import Pending, Ranks
+from easq_rec.losses.term import AnswerTerm, LossInputs, RequestTerm, Term
 from easq_rec.model.network import NetworkOutput
 
-STEERING = ("dpo", "dense")
-"""Losses by which the reference steers the policy."""
-GATE_WEIGHT, GATE_FACTOR = 1e-8, 1.2
-"""Where the weight of a gate penalty starts, and by what it changes per step (ReMoE, arXiv 2412.14711)."""
+ANSWERED = "answered"
+"""Name of the pairs that all losses over answers share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +34,31 @@ class StepOutput:
     loss: Tensor
     """What is differentiated, scaled for the mean of gradients over ranks."""
     losses: dict[str, Tensor]
-    """Of each part by its name in the config (`main`, `satisfaction`, `dpo`, ...), before its weight."""
-    pairs_main: Tensor
-    """Over all ranks."""
-    pairs_answered: Tensor
+    """Each loss by its name in the config (`main`, `satisfaction`, `dpo`, ...), before its weight."""
+    pairs: dict[str, Tensor]
+    """Number of comparisons over all ranks, by the name of a loss over requests, and `answered` for those over
+    answers."""
     divergence: Tensor | None
-    """Mean KL of sigmoid(policy score) from sigmoid(reference score) over all ranks; None where nothing bounds it."""
+    """Mean KL of sigmoid(policy score) from sigmoid(reference score) over all ranks; None without
+    `losses.divergence_bound`."""
     network: NetworkOutput
 
 
 class Objective(nn.Module):
-    """The weighted sum of the losses (`easq_rec.config.Losses`), each normalised by its pairs over all ranks.
+    """The weighted sum of the losses, each normalised by its pairs over all ranks.
+
+    So W ranks on B / W requests each have the gradient of one rank on B requests.
 
     Args:
+        terms: the losses in force, by name.
         slots: answers per rank and step at most; all ranks exchange that many values.
-        activity: share of open gates wanted, of the towers for which one is.
+        activity: wanted share of open gates, by tower; towers without one have no gate penalty.
     """
 
     def __init__(
         self,
         config: Losses,
+        terms: Mapping[str, Term],
         *,
         slots: int,
         ranks: Ranks,
@@ -59,148 +66,89 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.activity = dict(activity)
-        for name in self.activity:
-            # Part of the checkpoint: the weight has found its level over many steps.
-            self.register_buffer(f"gate_weight_{name}", torch.tensor(GATE_WEIGHT))
+        self.losses = config.terms
+        self.terms = dict(terms)
         self.slots = slots
         self.ranks = ranks
+        self.gates = nn.ModuleDict({name: GatePenalty(share, ranks) for name, share in activity.items()})
 
     def forward(
-        self, output: NetworkOutput, batch: RequestBatch, pairs: RequestPairs, *, steered: bool = True
+        self, output: NetworkOutput, batch: RequestBatch, pairs: CountedPairs, *, steered: bool = True
     ) -> StepOutput:
-        """The losses of one step.
-
-        Args:
-            steered: L_DPO and L_dense are part of the loss; the trainer leaves them out during the warm-up.
         """
-        config, lists = self.config, output.candidates
-        score_RC = lists.pad(output.main.score_N[:, None]).squeeze(-1)
-        mask_RC = lists.mask()
-        zero = score_RC.new_zeros(())
-        count = batch.stream.requests
-        reference_RC = None
-        if output.reference is not None:
-            reference_RC = lists.pad(output.reference.score_N[:, None]).squeeze(-1)
-        values_A = self._answered_values(output, score_RC, reference_RC, mask_RC, batch)
+        Args:
+            steered: whether the losses by which the reference moves the policy take effect; False during the warm-up.
+        """
+        inputs = LossInputs(output=output, batch=batch, pairs=pairs.pairs)
+        due = {name: term for name, term in self.terms.items() if self._is_due(self.losses[name], output, batch)}
+        moving = {name: term for name, term in due.items() if steered or not self.losses[name].steers}
+        # Answers travel between the ranks while the losses over requests are computed.
+        values_A = {name: term.values(inputs) for name, term in moving.items() if isinstance(term, AnswerTerm)}
         values_B = self._start_exchange(values_A, batch.answer_A) if values_A else None
-        margin_RCC = losses.margins(score_RC[:count])
-        sum_main, sum_dense = losses.bpr(margin_RCC, pairs.better_RCC), zero
-        if reference_RC is not None and config.dense and steered:
-            sum_dense = losses.dense_preference(
-                margin_RCC, pairs.real_RCC, reference_RC[:count], config.dense_temperature
-            )
-        totals = pairs.totals()
-        pairs_main, pairs_dense, pairs_evidence = totals.clamp(min=1)
-        parts = {"main": sum_main / pairs_main}
-        weights = {"main": 1.0}
-        # What is there in some steps alone weighs more there.
-        rare, steering = config.align_every, 1.0 if steered else 0.0
-        if output.answered is not None:
-            parts |= {"satisfaction": zero, "dpo": zero}
-            weights |= {"satisfaction": rare * config.satisfaction, "dpo": rare * steering * config.dpo}
-        if output.reference is not None:
-            parts["dense"] = sum_dense / pairs_dense
-            weights["dense"] = rare * steering * config.dense
-        if output.judged is not None:
-            # Beside what they are compared by. A column of its own would do, but for the rounding of a gradient's sum:
-            # runs would no longer be those that results were recorded of.
-            score_SE = pairs.told.pad(torch.stack([output.judged.score_N, batch.evidence_E], dim=1))[..., 0]
-            parts["evidence"] = losses.evidence(score_SE, pairs.told_SEE) / pairs_evidence
-            weights["evidence"] = rare * config.evidence
-        if config.direct and batch.aligned:
-            parts["direct"], weights["direct"] = zero, rare * config.direct
-        pairs_answered = totals.new_zeros(())
+        sums = {name: term.total(inputs) for name, term in moving.items() if isinstance(term, RequestTerm)}
+        counts = pairs.counts()
+        means = {name: total / counts[name].clamp(min=1) for name, total in sums.items()}
         if values_B is not None:
-            found, pairs_answered = self._answered(values_A, batch.answer_A, values_B())
-            parts |= found
+            answered, counts[ANSWERED] = self._answered(values_A, batch.answer_A, values_B())
+            means |= answered
         divergence = self._divergence(output, batch.stream.candidates)
-        if divergence is not None and config.divergence_bound is not None:
-            # No more than the reference can vouch for: the step's steering shrinks as the policy runs away from it.
-            lowered = (config.divergence_bound / divergence).clamp(max=1.0)
-            parts = {name: part * lowered if name in STEERING else part for name, part in parts.items()}
-        for name, gate_NK in self._regularised(output):
-            parts[f"gates_{name}"], weights[f"gates_{name}"] = self._gate_penalty(name, gate_NK), 1.0
-        # A weight of 0 keeps a loss in the graph: its parameters have gradients, and AdamW moves them, on any rank.
-        loss = sum(
-            (weights[name] * part for name, part in parts.items() if weights[name] or name not in STEERING), start=zero
-        )
+        if divergence is not None and self.config.divergence_bound is not None:
+            lowered = (self.config.divergence_bound / divergence).clamp(max=1.0)
+            means = {name: mean * lowered if self.losses[name].steers else mean for name, mean in means.items()}
+        zero = output.main.score_N.new_zeros(())
+        # The order of the config, in which floating-point sums are reproducible.
+        parts = {name: means.get(name, zero) for name in due}
+        loss = sum((self._weight(self.losses[name]) * parts[name] for name in moving), start=zero)
+        for name, penalty in self._gate_penalties(output).items():
+            parts[name] = penalty
+            loss = loss + penalty
         return StepOutput(
             loss=loss * self.ranks.size,
             losses={name: part.detach() for name, part in parts.items()},
-            pairs_main=totals[0],
-            pairs_answered=pairs_answered,
+            pairs=counts,
             divergence=divergence,
             network=output,
         )
 
-    def _regularised(self, output: NetworkOutput) -> Iterator[tuple[str, Tensor]]:
-        """The towers with a target activity, with their gates."""
-        towers = {"main": output.main, "satisfaction": output.answered}
-        for name in self.activity:
-            tower = towers[name]
-            if tower is not None:
-                yield name, tower.gate_NK
+    @staticmethod
+    def _is_due(loss: Loss, output: NetworkOutput, batch: RequestBatch) -> bool:
+        """Whether the step computes a loss."""
+        return loss.every_step or (batch.aligned and (output.reference is not None or not loss.reference))
 
-    def _gate_penalty(self, name: str, gate_NK: Tensor) -> Tensor:
-        """Adaptive L1 (ReMoE): the weight rises by a fifth while more gates are open than wanted, else falls."""
-        opened, count = self.ranks.sum(torch.stack([(gate_NK > 0).sum(), (gate_NK >= 0).sum()]).to(gate_NK.dtype))
-        weight: Tensor = getattr(self, f"gate_weight_{name}")
-        with torch.no_grad():
-            factor = torch.where(opened > self.activity[name] * count, GATE_FACTOR, 1 / GATE_FACTOR)
-            weight.mul_(factor).clamp_(GATE_WEIGHT, 1.0)
-        return weight.clone() * gate_NK.sum() / count.clamp(min=1)
-
-    def _answered_values(
-        self,
-        output: NetworkOutput,
-        score_RC: Tensor,
-        reference_RC: Tensor | None,
-        mask_RC: Tensor,
-        batch: RequestBatch,
-    ) -> dict[str, Tensor]:
-        """For each loss over answered pairs what it compares, (A,)."""
-        config, values_A = self.config, {}
-        if output.answered is not None:
-            values_A["satisfaction"] = output.answered.score_N
-            if config.dpo:
-                assert reference_RC is not None
-                values_A["dpo"] = self._margin(score_RC, reference_RC, mask_RC, batch)
-        if config.direct and batch.aligned:
-            values_A["direct"] = output.main.score_N[batch.answered_A]
-        return values_A
-
-    def _margin(self, score_RC: Tensor, reference_RC: Tensor, mask_RC: Tensor, batch: RequestBatch) -> Tensor:
-        """beta (log pi - log pi_ref) of the answered candidates, (A,)."""
-        policy = self.config.policy
-        log_ratio_RC = losses.log_policy(score_RC, mask_RC, policy) - losses.log_policy(
-            reference_RC.detach(), mask_RC, policy
-        )
-        offsets_R1 = batch.candidate_offsets_R1
-        request_A = torch.bucketize(batch.answered_A, offsets_R1[1:], right=True)
-        return self.config.beta * log_ratio_RC[request_A, batch.answered_A - offsets_R1[request_A]]
+    def _weight(self, loss: Loss) -> float:
+        """Losses that are computed only in aligned steps are scaled by `align_every`."""
+        return loss.weight if loss.every_step else self.config.align_every * loss.weight
 
     def _start_exchange(self, values_A: dict[str, Tensor], label_A: Tensor) -> Pending:
-        """The values of all ranks' answers with their labels, (X, B)."""
+        """Starts to gather the values of all ranks' answers with their labels, (X + 1, B)."""
         rows = [*values_A.values(), label_A.to(next(iter(values_A.values())).dtype)]
-        return self.ranks.start_gather(torch.stack(rows).detach(), self.slots, losses.NO_LABEL)
+        return self.ranks.start_gather(torch.stack(rows).detach(), self.slots, NO_LABEL)
 
     def _answered(
         self, values_A: dict[str, Tensor], label_A: Tensor, rows_XB: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """(each loss over answered pairs, number of pairs), by what `_start_exchange` has brought."""
+        """(mean of each loss over answered pairs, number of pairs), from the gathered rows."""
         *values_B, label_B = rows_XB
-        found, pairs = {}, label_A.new_zeros(())
+        means, pairs = {}, label_A.new_zeros(())
         for (name, value_A), value_B in zip(values_A.items(), values_B, strict=True):
-            total, pairs = losses.answered_pairs(value_A, label_A, value_B, label_B)
-            found[name] = total / pairs.clamp(min=1)
-        return found, pairs
+            total, pairs = answered_pairs(value_A, label_A, value_B, label_B)
+            means[name] = total / pairs.clamp(min=1)
+        return means, pairs
+
+    def _gate_penalties(self, output: NetworkOutput) -> dict[str, Tensor]:
+        """The penalty of each tower that has one and was computed with gradients."""
+        towers = {"main": output.main, "satisfaction": output.answered}
+        return {
+            f"gates_{name}": penalty(tower.gate_NK)
+            for name, penalty in self.gates.items()
+            if (tower := towers[name]) is not None
+        }
 
     def _divergence(self, output: NetworkOutput, candidates: int) -> Tensor | None:
         """Mean over the stream's candidates of all ranks."""
         if output.reference is None or self.config.divergence_bound is None:
             return None
         policy_N, reference_N = output.main.score_N[:candidates].detach(), output.reference.score_N[:candidates]
-        total = losses.bernoulli_kl(policy_N, reference_N).sum()
+        total = bernoulli_kl(policy_N, reference_N).sum()
         total, count = self.ranks.sum(torch.stack([total, total.new_full((), float(candidates))]))
         return total / count.clamp(min=1)

@@ -1,94 +1,69 @@
-"""Which candidates of a request the losses compare.
+"""The pairs of candidates that the losses compare within a request.
 
-Labels alone tell, so that the ranks count their pairs while the network still computes its scores.
+They are known from labels. So the ranks count their pairs while the network still computes its scores.
 
-Legend: R requests of the stream, C candidates (padded), S requests with evidence, E candidates that it tells apart
-(padded).
+Legend: R requests of the stream, C candidates (padded), S requests with evidence, E candidates with evidence (padded).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from easq_rec.data.batch import RequestBatch
 from easq_rec.kernels.jagged import Lists
-from easq_rec.losses.ranks import Pending, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestPairs:
-    """The ordered pairs (i, j) of a request's candidates that are compared, as masks."""
+    """The ordered pairs (i, j) of a request's candidates, as masks that are made once when a loss asks for them."""
 
-    real_RCC: Tensor
-    """True where i and j are two candidates, neither of them padding: what L_dense compares."""
-    better_RCC: Tensor
-    """True where the engagement utility of i is above that of j: what L_main compares."""
-    told: Lists
-    """How the candidates that evidence tells apart fall to requests."""
-    told_SEE: Tensor
-    """What evidence says of i beyond what it says of j, a log-likelihood ratio; 0 where that is not more, or one of the
-    two is padding: what L_evidence compares."""
-    totals: Pending
-    """Number of pairs on all ranks, (3,): L_main, L_dense (unordered), L_evidence."""
+    utility_RC: Tensor
+    """Engagement utility, zeros at padding."""
+    mask_RC: Tensor
+    """True at candidates, False at padding."""
+    evidence_lists: Lists
+    """How the candidates with evidence are distributed over requests."""
+    evidence_E: Tensor
+    """Log-likelihood ratio of each candidate with evidence, all requests in one vector."""
 
+    @cached_property
+    def real_RCC(self) -> Tensor:
+        """True where i and j are two candidates, neither of them padding."""
+        return real_pairs(self.mask_RC)
 
-class Comparison(nn.Module):
-    """RequestBatch to RequestPairs, whose counts are on their way between the ranks.
+    @cached_property
+    def better_RCC(self) -> Tensor:
+        """True where the engagement utility of i is higher than that of j."""
+        return better_pairs(self.utility_RC, self.real_RCC)
 
-    Args:
-        utility: weight of each outcome in the engagement utility.
-    """
-
-    utility_O: Tensor
-
-    def __init__(self, utility: list[float], ranks: Ranks) -> None:
-        super().__init__()
-        self.ranks = ranks
-        self.register_buffer("utility_O", torch.tensor(utility), persistent=False)
-
-    def forward(self, batch: RequestBatch) -> RequestPairs:
-        stream = batch.stream
-        lists = Lists(
-            offsets_R1=batch.candidate_offsets_R1[: stream.requests + 1],
-            count=stream.requests,
-            total=stream.candidates,
-            longest=batch.max_candidates,
-        )
-        told = Lists(
-            offsets_R1=batch.told_offsets,
-            count=len(batch.told_offsets) - 1,
-            total=len(batch.told_E),
-            longest=batch.max_told,
-        )
-        utility_N = batch.outcome_NO[: stream.candidates] @ self.utility_O
-        real_RCC = real_pairs(lists.mask())
-        better_RCC = better_pairs(lists.pad(utility_N[:, None]).squeeze(-1), real_RCC)
-        told_SEE = told_pairs(told.pad(batch.evidence_E[:, None]).squeeze(-1), told.mask())
-        counts = torch.stack([better_RCC.sum(), real_RCC.sum() // 2, (told_SEE > 0).sum()])
-        return RequestPairs(
-            real_RCC=real_RCC,
-            better_RCC=better_RCC,
-            told=told,
-            told_SEE=told_SEE,
-            totals=self.ranks.start_sum(counts),
-        )
+    @cached_property
+    def evidence_SEE(self) -> Tensor:
+        """Evidence for i minus evidence for j, a log-likelihood ratio; 0 where that is negative or at padding."""
+        lists = self.evidence_lists
+        return evidence_pairs(lists.pad(self.evidence_E[:, None]).squeeze(-1), lists.mask())
 
 
 def real_pairs(mask_RC: Tensor) -> Tensor:
-    """Two candidates each, (R, C, C). `mask_RC`: True at candidates, False at padding."""
+    """Pairs of two different candidates, (R, C, C). `mask_RC`: True at candidates, False at padding."""
     same_CC = torch.eye(mask_RC.shape[1], dtype=torch.bool, device=mask_RC.device)
     return mask_RC[:, :, None] & mask_RC[:, None, :] & ~same_CC
 
 
 def better_pairs(utility_RC: Tensor, real_RCC: Tensor) -> Tensor:
-    """Those of the pairs whose first candidate has the higher utility, (R, C, C)."""
+    """Pairs whose first candidate has the higher utility, (R, C, C)."""
     return (utility_RC[:, :, None] > utility_RC[:, None, :]) & real_RCC
 
 
-def told_pairs(evidence_SE: Tensor, mask_SE: Tensor) -> Tensor:
-    """By how much more evidence speaks for the first candidate of each pair, (S, E, E), and 0 where it does not."""
+def evidence_pairs(evidence_SE: Tensor, mask_SE: Tensor) -> Tensor:
+    """Evidence for the first candidate of each pair minus that for the second, and 0 if it is negative, (S, E, E)."""
     more_SEE = (evidence_SE[:, :, None] - evidence_SE[:, None, :]).clamp(min=0)
     return more_SEE * (mask_SE[:, :, None] & mask_SE[:, None, :])
+
+
+def margins(score_RC: Tensor) -> Tensor:
+    """-log sigmoid(s_i - s_j) of the ordered pairs (i, j) of a request, (R, C, C)."""
+    return F.softplus(score_RC[:, None, :] - score_RC[:, :, None])

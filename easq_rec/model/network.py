@@ -1,7 +1,7 @@
 """The dense network: tokens, backbone and towers, with the two gradient streams.
 
-Legend: R requests, H history entries, N candidates, A answers, E candidates with evidence, D token width, M and E and F
-and P widths of what is embedded.
+Legend: R requests, H history entries, N candidates, A answers, E candidates with evidence, D token width. M, G, F and P
+are widths of embedded users, history entries, candidates, and of the satisfaction tower's embeddings.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ class Embedded:
     """What the tables returned, for the whole batch or a part of its requests."""
 
     user_RM: Tensor
-    history_HE: Tensor
+    history_HG: Tensor
     """Summed over the history's ids."""
     candidate_NF: Tensor
     """The candidate's embeddings side by side, and its float features."""
     satisfaction_NP: Tensor | None
-    """The satisfaction tower's own embeddings of the candidate, side by side; None where it has none."""
+    """The embeddings of the candidate that only the satisfaction tower reads, side by side; None without any."""
 
+    @property
     def tensors(self) -> tuple[Tensor, ...]:
-        parts = (self.user_RM, self.history_HE, self.candidate_NF, self.satisfaction_NP)
-        return tuple(part for part in parts if part is not None)
+        """Those that exist."""
+        satisfaction = () if self.satisfaction_NP is None else (self.satisfaction_NP,)
+        return (self.user_RM, self.history_HG, self.candidate_NF, *satisfaction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,35 +56,35 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutput:
-    """Scores of one forward pass; N covers the stream's candidates, or all where `replayed` says so."""
+    """Scores of one forward pass. N covers the stream's candidates, and the replayed ones where a loss needs them."""
 
     main: TowerOutput
     """Policy score and gates."""
     reference: TowerOutput | None
-    """Reference score on the same candidates, a constant; None without a satisfaction tower and where the batch is not
+    """Reference score of the same candidates, a constant; None without a satisfaction tower, and where the batch is not
     `aligned`."""
     answered: TowerOutput | None
-    """Satisfaction score and gates of the answered candidates with the satisfaction loss's gradient; None where there
-    is no reference, and outside training."""
-    judged: TowerOutput | None
-    """Satisfaction score and gates of the candidates that evidence tells apart with the gradient of L_evidence, which
-    moves the satisfaction tower and its own embeddings; None where there is no reference, outside training and without
-    that loss."""
+    """Satisfaction score and gates of the answered candidates, with the gradient of the satisfaction loss; None where
+    there is no reference, and outside training."""
+    evidence: TowerOutput | None
+    """Satisfaction score and gates of the candidates with evidence, with the gradient of L_evidence, which moves the
+    satisfaction tower and its embeddings; None where there is no reference, outside training and without that loss."""
     candidates: Lists
-    """How the N candidates fall to requests."""
+    """How the N candidates are distributed over requests."""
     embedded: tuple[Tensor, ...]
-    """All tensors that the embedding tables returned."""
+    """Everything that the network read from the embedding tables. A gradient hook on these tensors sees all gradients
+    on their way to the tables."""
 
 
 class RankingNetwork(nn.Module):
     """Everything behind the embedding tables.
 
     Args:
-        evidence: compute the satisfaction score of candidates that evidence tells apart with a gradient.
-        policy_on_replayed: run the main stream over replayed requests as well (losses on the policy score of answered
-            candidates need it).
-        smoothing: share of itself that the moving average of the satisfaction tower keeps per training step, from which
-            the reference score comes; 0: there is no such average.
+        evidence: compute the satisfaction score of candidates with evidence, with a gradient.
+        policy_on_replayed: compute the main stream for replayed requests as well (losses on the policy score of
+            answered candidates need it).
+        smoothing: decay per training step of the moving average of the satisfaction tower that gives the reference
+            score; 0: the tower itself gives it.
         autocast: dtype of the dense products; None: fp32.
     """
 
@@ -104,6 +106,7 @@ class RankingNetwork(nn.Module):
         self.policy_on_replayed = policy_on_replayed or self.hard_sharing
         self.evidence = evidence
         self.smoothing = smoothing
+        self.autocast = autocast
         self.tokens = Tokenizer(schema, config, max(max_history, 1))
         self.backbone = Backbone(config)
         shared = config.shared_experts
@@ -113,14 +116,13 @@ class RankingNetwork(nn.Module):
         self.own: nn.Linear | None = None
         if config.satisfaction is not None:
             if width := len(schema.satisfaction) * schema.satisfaction_dim:
-                # Without a bias, which the tower's own layers have.
+                # No bias: the layers of the tower have one.
                 self.own = nn.Linear(width, config.dim, bias=False)
             self.satisfaction = MoETower(config.dim, config.satisfaction, shared=shared)
             if smoothing:
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
         self.shared = Experts(shared, config.dim, config.main) if shared else None
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
-        self.autocast = autocast
 
     def forward(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> NetworkOutput:
         """Scores from what the tables returned (KeyedTensor, JaggedTensors by key, KeyedTensor or None)."""
@@ -134,38 +136,37 @@ class RankingNetwork(nn.Module):
             part = whole if everything else _stream_part(whole, batch)
             h_ND = self._represent(part, Stream.MAIN)
             main = self.main(h_ND, self.shared)
-            reference = answered = judged = None
+            reference = answered = evidence = None
             if self.satisfaction is not None and batch.aligned:
-                own_NP = part.embedded.satisfaction_NP
+                satisfaction_NP = part.embedded.satisfaction_NP
                 with torch.no_grad():
-                    reference = self._judge(self.smoothed or self.satisfaction, h_ND, own_NP)
+                    reference = self._score(self.smoothed or self.satisfaction, h_ND, satisfaction_NP)
                 if self.training:
                     answered = self._answered(h_ND, whole, batch)
                     if self.evidence:
-                        # What the representation is made of belongs to the main loss, however dense the evidence.
-                        told_ED = h_ND.detach()[batch.told_E]
-                        judged = self._judge(self.satisfaction, told_ED, _rows(own_NP, batch.told_E))
-        main = _float(main)
+                        # Evidence is dense: only the main losses may shape the representation that it reads.
+                        rows_E = batch.evidence_candidate_E
+                        evidence = self._score(self.satisfaction, h_ND.detach()[rows_E], _rows(satisfaction_NP, rows_E))
         return NetworkOutput(
-            main=main,
+            main=_float(main),
             reference=reference,
             answered=answered,
-            judged=judged,
+            evidence=evidence,
             candidates=part.candidates,
-            embedded=whole.embedded.tensors(),
+            embedded=whole.embedded.tensors,
         )
 
     def pathway(self) -> list[nn.Parameter]:
-        """The adapters and the satisfaction tower: what rests in a step that does not align."""
+        """Adapters and satisfaction tower: parameters that have no gradients in a step that does not align."""
         adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
         towers = [module for module in (self.satisfaction, self.own) if module is not None]
         return adapters + [parameter for module in towers for parameter in module.parameters()]
 
-    def _judge(self, tower: MoETower, h_ND: Tensor, own_NP: Tensor | None) -> TowerOutput:
-        """What a satisfaction tower says of candidates by their representations and its own embeddings of them."""
+    def _score(self, tower: MoETower, h_ND: Tensor, satisfaction_NP: Tensor | None) -> TowerOutput:
+        """Output of a satisfaction tower, from representations and the embeddings that only this tower reads."""
         if self.own is not None:
-            assert own_NP is not None
-            h_ND = h_ND + self.own(own_NP)
+            assert satisfaction_NP is not None
+            h_ND = h_ND + self.own(satisfaction_NP)
         return _float(tower(h_ND, self.shared))
 
     def _answered(self, h_ND: Tensor, whole: Part, batch: RequestBatch) -> TowerOutput:
@@ -173,7 +174,7 @@ class RankingNetwork(nn.Module):
         assert self.satisfaction is not None
         part = _answered_part(whole, batch, detach=self.isolate)
         h_AD = h_ND[batch.answered_A] if self.hard_sharing else self._represent(part, Stream.SATISFACTION)
-        return self._judge(self.satisfaction, h_AD, part.embedded.satisfaction_NP)
+        return self._score(self.satisfaction, h_AD, part.embedded.satisfaction_NP)
 
     @torch.no_grad()
     def start_average(self) -> None:
@@ -192,7 +193,7 @@ class RankingNetwork(nn.Module):
         """Representations of a part's candidates, (N, D)."""
         embedded, histories, candidates = part.embedded, part.histories, part.candidates
         user_RUD = self.tokens.users(embedded.user_RM, stream)
-        history_HD = self.tokens.histories(embedded.history_HE, part.context_H3, stream)
+        history_HD = self.tokens.histories(embedded.history_HG, part.context_H3, stream)
         candidate_ND = self.tokens.candidate(embedded.candidate_NF, stream)
         x_RTD = torch.cat([user_RUD, histories.pad(history_HD), candidates.pad(candidate_ND)], dim=1)
         request_tokens = user_RUD.shape[1] + histories.longest
@@ -211,11 +212,11 @@ class RankingNetwork(nn.Module):
             longest=batch.max_history,
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
-        # Sharded tables answer when they are first asked. The history's are asked last, for they have most to send; and
-        # what is asked last has its gradients sent first.
+        # Sharded tables wait for their exchange when their output is first read. The history's is the largest and is
+        # read last. In backward, what was read last sends its gradients first.
         user_RM = _in_order(user, [f"user.{f.name}" for f in self.schema.user])
         pooled = candidate.to_dict() if candidate is not None else {}
-        own = [pooled[f"satisfaction.{f.name}"] for f in self.schema.satisfaction] if self.own is not None else []
+        satisfaction = [pooled[f"satisfaction.{f.name}"] for f in self.schema.satisfaction if self.own is not None]
         history = [sequence[f"history.{f.name}"].values() for f in self.schema.history]
         shared = {feature.name for feature in self.schema.shared}
         features = [
@@ -226,9 +227,9 @@ class RankingNetwork(nn.Module):
         return Part(
             embedded=Embedded(
                 user_RM=user_RM,
-                history_HE=sum(history[1:], start=history[0]),
+                history_HG=sum(history[1:], start=history[0]),
                 candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
-                satisfaction_NP=torch.cat(own, dim=-1) if own else None,
+                satisfaction_NP=torch.cat(satisfaction, dim=-1) if satisfaction else None,
             ),
             histories=histories,
             candidates=Lists(
@@ -255,7 +256,7 @@ def _stream_part(whole: Part, batch: RequestBatch) -> Part:
     return Part(
         embedded=Embedded(
             user_RM=embedded.user_RM[: extent.requests],
-            history_HE=embedded.history_HE[: extent.history],
+            history_HG=embedded.history_HG[: extent.history],
             candidate_NF=embedded.candidate_NF[: extent.candidates],
             satisfaction_NP=_rows(embedded.satisfaction_NP, slice(extent.candidates)),
         ),
@@ -276,16 +277,16 @@ def _stream_part(whole: Part, batch: RequestBatch) -> Part:
 
 
 def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
-    """The replayed requests with their answered candidates alone: no other row needs the satisfaction gradient."""
+    """The replayed requests with only their answered candidates: no other row needs the satisfaction gradient."""
     extent, total, embedded = batch.stream, batch.total, whole.embedded
     answered_A = batch.answered_A
-    user_RM, history_HE, candidate_NF = embedded.user_RM, embedded.history_HE, embedded.candidate_NF
+    user_RM, history_HG, candidate_NF = embedded.user_RM, embedded.history_HG, embedded.candidate_NF
     if detach:
-        user_RM, history_HE, candidate_NF = user_RM.detach(), history_HE.detach(), candidate_NF.detach()
+        user_RM, history_HG, candidate_NF = user_RM.detach(), history_HG.detach(), candidate_NF.detach()
     return Part(
         embedded=Embedded(
             user_RM=user_RM[extent.requests :],
-            history_HE=history_HE[extent.history :],
+            history_HG=history_HG[extent.history :],
             candidate_NF=candidate_NF[answered_A],
             satisfaction_NP=_rows(embedded.satisfaction_NP, answered_A),
         ),
@@ -310,7 +311,7 @@ def _rows(x_NP: Tensor | None, rows: slice | Tensor) -> Tensor | None:
 
 
 def _in_order(embedded: Any, keys: list[str]) -> Tensor:
-    """A KeyedTensor's values, its keys in the given order: sharded tables answer in the order of their plan."""
+    """A KeyedTensor's values with the keys in the given order: sharded tables return them in the order of the plan."""
     if embedded.keys() == keys:
         values: Tensor = embedded.values()
         return values

@@ -19,7 +19,7 @@ from easq_rec.model.network import NetworkOutput, RankingNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What the ranker says of the N candidates of a batch."""
+    """Scores of the N candidates of a batch."""
 
     main_N: Tensor
     """Policy score: what is served."""
@@ -34,6 +34,7 @@ class Ranker(nn.Module):
     when `training.sharding` has allocated them.
 
     Args:
+        device: of the tables; `meta` leaves their memory to DistributedModelParallel.
         autocast: dtype of the dense products; None: fp32.
     """
 
@@ -45,8 +46,8 @@ class Ranker(nn.Module):
             config.schema,
             config.model,
             max_history=config.data.max_history,
-            evidence=config.losses.evidence > 0,
-            policy_on_replayed=config.losses.dpo > 0 or config.losses.direct > 0,
+            evidence=config.losses.evidence_scores,
+            policy_on_replayed=config.losses.policy_on_replayed,
             smoothing=config.losses.reference_smoothing,
             autocast=autocast,
         )
@@ -59,7 +60,7 @@ class Ranker(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: RequestBatch) -> Scores:
-        """Scores of every candidate; needs eval mode."""
+        """Scores of every candidate, in eval mode."""
         assert not self.training, "score() ranks all requests alike: call eval() first"
         output = self(batch)
         reference = output.reference

@@ -41,7 +41,7 @@ def load_ranker(
         config = dataclasses.replace(
             config,
             model=dataclasses.replace(config.model, satisfaction=None),
-            losses=dataclasses.replace(config.losses, satisfaction=0.0, evidence=0.0, dpo=0.0, dense=0.0),
+            losses=config.losses.without_reference(),
         )
     ranker = Ranker(config, torch.device("cpu"))
     load_unsharded(checkpoint, ranker, prefix="ranker.")

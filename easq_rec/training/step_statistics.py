@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from easq_rec.losses import functions as losses
+from easq_rec.losses.divergence import bernoulli_kl
 from easq_rec.losses.objective import StepOutput
 from easq_rec.losses.ranks import Ranks
 from easq_rec.model.network import NetworkOutput
@@ -14,7 +14,9 @@ from easq_rec.model.towers import TowerOutput
 
 @torch.no_grad()
 def step_statistics(output: StepOutput, ranks: Ranks, impressions: int) -> tuple[dict[str, float], float]:
-    """Losses and divergence over all ranks, with this rank's score spreads and shares of open gates; one all-reduce.
+    """Losses, pairs and divergence over all ranks, with this rank's score spreads and shares of open gates.
+
+    Issues one all-reduce.
 
     Args:
         impressions: trained on by this rank since the last step that was logged.
@@ -31,11 +33,9 @@ def step_statistics(output: StepOutput, ranks: Ranks, impressions: int) -> tuple
     local = torch.cat([torch.stack([*parts.values(), kl_N.sum().float()]), counts])
     *summed, kl, candidates, all_impressions = ranks.sum(local).tolist()
     figures = dict(zip(parts, summed, strict=True))
-    figures["pairs_main"] = float(output.pairs_main)
+    figures |= {f"pairs_{name}": float(count) for name, count in output.pairs.items()}
     figures["policy_std"] = _std(network.main)
     figures |= _gates("main", network.main)
-    if len(output.losses) > 1:
-        figures["pairs_answered"] = float(output.pairs_answered)
     if network.reference is not None:
         figures["divergence"] = kl / max(candidates, 1.0)
         figures["reference_std"] = _std(network.reference)
@@ -48,7 +48,7 @@ def _divergences(network: NetworkOutput) -> Tensor:
     policy_N = network.main.score_N
     if network.reference is None:
         return policy_N.new_zeros(0)
-    return losses.bernoulli_kl(policy_N, network.reference.score_N)
+    return bernoulli_kl(policy_N, network.reference.score_N)
 
 
 def _std(tower: TowerOutput) -> float:

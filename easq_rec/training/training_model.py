@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
+from easq_rec.losses.comparison import Comparison
 from easq_rec.losses.objective import Objective, StepOutput
-from easq_rec.losses.pairs import Comparison
 from easq_rec.losses.ranks import OneRank, Ranks
+from easq_rec.losses.term import terms_of
 from easq_rec.model.ranker import Ranker
 
 
@@ -18,11 +19,13 @@ class TrainingModel(nn.Module):
 
     def __init__(self, config: Config, device: torch.device, ranks: Ranks | None = None) -> None:
         super().__init__()
-        ranks = ranks or OneRank()
-        self.comparison = Comparison([outcome.weight for outcome in config.schema.outcomes], ranks)
+        ranks, terms = ranks or OneRank(), terms_of(config.losses)
+        utility = [outcome.weight for outcome in config.schema.outcomes]
+        self.comparison = Comparison(config.losses, terms, utility, ranks)
         self.ranker = Ranker(config, device, autocast=torch.bfloat16 if config.trainer.precision == "bf16" else None)
         self.objective = Objective(
             config.losses,
+            terms,
             slots=config.replay.answers_per_step,
             activity={
                 name: tower.activity for name, tower in config.model.towers.items() if tower.activity is not None
@@ -31,7 +34,11 @@ class TrainingModel(nn.Module):
         )
 
     def forward(self, batch: RequestBatch, steered: bool = True) -> tuple[Tensor, StepOutput]:
-        # While the network runs, the ranks count their pairs.
+        """
+        Args:
+            steered: whether the losses by which the reference moves the policy take effect; False during the warm-up.
+        """
+        # The ranks count their pairs while the network runs.
         pairs = self.comparison(batch)
         output = self.objective(self.ranker(batch), batch, pairs, steered=steered)
         return output.loss, output

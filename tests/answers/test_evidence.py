@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from easq_rec.answers.evidence import AnswerEvidence
 from easq_rec.config import Replay
-from easq_rec.data.evidence import Told
+from easq_rec.data.evidence import EvidenceCandidates
 from tests.data.test_replay import REPLIES, START, answered_rows, read, replay_of
 
 SATISFIED, UNCERTAIN, DISSATISFIED = 2, 1, 0
@@ -76,22 +76,22 @@ OUTCOMES = st.lists(st.lists(st.tuples(*[st.integers(0, 1)] * 3), max_size=5), m
 
 @given(OUTCOMES, st.sampled_from([None, 0]), st.sampled_from([(0.0, 1.0, -0.5), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0)]))
 @settings(max_examples=100, deadline=None)
-def test_told_apart_by_a_loop(
+def test_candidates_with_evidence_against_a_loop(
     requests: list[list[tuple[int, ...]]], trigger: int | None, weights: tuple[float, ...]
 ) -> None:
     flat = np.array([outcome for request in requests for outcome in request], np.float32).reshape(-1, 3)
     offsets = np.concatenate([[0], np.cumsum([len(request) for request in requests])]).astype(np.int64)
-    found = Told.apart(flat, np.array(weights, np.float32), offsets, trigger)
+    found = EvidenceCandidates.find(flat, np.array(weights, np.float32), offsets, trigger)
     candidates, evidence, ends = [], [], [0]
     for request, begin in zip(requests, offsets.tolist(), strict=False):
-        told = [
+        triggered = [
             (begin + index, sum(weight for weight, happened in zip(weights, outcome, strict=True) if happened))
             for index, outcome in enumerate(request)
             if trigger is None or outcome[trigger]
         ]
-        if len({value for _, value in told}) > 1:
-            candidates += [candidate for candidate, _ in told]
-            evidence += [value for _, value in told]
+        if len({value for _, value in triggered}) > 1:
+            candidates += [candidate for candidate, _ in triggered]
+            evidence += [value for _, value in triggered]
             ends.append(len(candidates))
     assert found.candidate_E.tolist() == candidates
     assert found.evidence_E.tolist() == evidence and found.evidence_E.dtype == np.float32
@@ -101,7 +101,7 @@ def test_told_apart_by_a_loop(
 def test_an_unknown_outcome_is_none() -> None:
     """NaN stands for what a log does not know."""
     outcome_NO: NDArray[np.float32] = np.array([[1, np.nan], [1, 1], [np.nan, 1]], np.float32)
-    found = Told.apart(outcome_NO, np.array([0.0, 1.0], np.float32), np.array([0, 3]), 0)
+    found = EvidenceCandidates.find(outcome_NO, np.array([0.0, 1.0], np.float32), np.array([0, 3]), 0)
     assert found.candidate_E.tolist() == [0, 1] and found.evidence_E.tolist() == [0.0, 1.0]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from easq_rec.config import Config, LoRA, Losses, Model, Sharding, TableSharding, Tower
 from easq_rec.config import command_line as arguments
+from easq_rec.config.losses import Dense
 from easq_rec.config.recipes import BASES, RECIPES, easq, recipe
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.serialization import from_dict, load_json, to_dict
@@ -56,7 +57,17 @@ def test_a_stored_config_is_checked_like_any_other(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_their_fields() -> None:
-    argv = ["easq", "--data", "/logs", "--run-dir", "/runs/one", "--trainer.max-steps", "5", "--losses.dense", "0.5"]
+    argv = [
+        "easq",
+        "--data",
+        "/logs",
+        "--run-dir",
+        "/runs/one",
+        "--trainer.max-steps",
+        "5",
+        "--losses.dense.weight",
+        "0.5",
+    ]
     config = arguments.parse_config(argv, prog="train")
     assert (config.data.path, config.run_dir, config.trainer.max_steps) == ("/logs", "/runs/one", 5)
     assert config == dataclasses.replace(
@@ -64,7 +75,7 @@ def test_overrides_reach_their_fields() -> None:
         run_dir="/runs/one",
         data=config.data,
         trainer=config.trainer,
-        losses=dataclasses.replace(easq().losses, dense=0.5),
+        losses=easq().losses.weighted(dense=0.5),
     )
 
 
@@ -122,16 +133,14 @@ def test_schema_errors_name_what_is_wrong() -> None:
 
 
 def test_contradictions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"losses.evidence=1.0 is not allowed: 0 without a satisfaction tower"):
-        dataclasses.replace(
-            easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, evidence=1.0)
-        )
+    with pytest.raises(ValueError, match=r"losses.evidence.weight=1.0 is not allowed: 0 without a satisfaction tower"):
+        dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses().aligned_by(evidence=1.0))
     with pytest.raises(ValueError, match=r"losses.align_every=0 is not allowed: at least 1"):
         Losses(align_every=0)
-    with pytest.raises(ValueError, match=r"losses.dense_temperature=0 is not allowed: more than 0"):
-        Losses(dense_temperature=0)
-    with pytest.raises(ValueError, match=r"losses.dense=0.3 is not allowed: 0 without a satisfaction tower"):
-        dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses(satisfaction=0, dense=0.3))
+    with pytest.raises(ValueError, match=r"losses.dense.temperature=0 is not allowed: more than 0"):
+        Dense(temperature=0)
+    with pytest.raises(ValueError, match=r"losses.dense.weight=0.3 is not allowed: 0 without a satisfaction tower"):
+        dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses().aligned_by(dense=0.3))
     with pytest.raises(ValueError, match=r"model.heads=5 is not allowed: a divisor of model.dim=64"):
         Model(heads=5)
     with pytest.raises(ValueError, match=r"tower.experts=-1"):

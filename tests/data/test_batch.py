@@ -276,7 +276,8 @@ def test_what_is_not_aligned_has_no_ids_for_the_satisfaction_tower(tmp_path: Pat
     full = collate(SCHEMA, columns, answers, evidence_O=evidence)
     bare = collate(SCHEMA, columns, answers, evidence_O=evidence, aligned=False)
     assert full.aligned and not bare.aligned
-    assert len(full.told_E) and not len(bare.told_E) and bare.told_offsets.tolist() == [0]
+    assert len(full.evidence_candidate_E) and not len(bare.evidence_candidate_E)
+    assert bare.evidence_offsets.tolist() == [0]
     assert full.candidate is not None and bare.candidate is not None
     expected, stream = unjagged(full.candidate), full.stream.candidates
     for key, lists in expected.items():

@@ -28,7 +28,7 @@ WORKER = Path(__file__).with_name("worker_collectives.py")
 Step = dict[str, Any]
 
 EVERY_STEP = {
-    "allreduce in losses/pairs.py Comparison.forward": 1,
+    "allreduce in losses/comparison.py Comparison.forward": 1,
     "allreduce in training/health/finite_check.py FiniteCheck.check_loss": 1,
     "allreduce in training/averaging.py Averaging.start": 1,
 }

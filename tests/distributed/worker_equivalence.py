@@ -55,7 +55,7 @@ class Case:
 def configs() -> dict[str, Config]:
     """Named alignments."""
     easq, paper = small_config("easq"), small_config("paper")
-    slate = Losses(satisfaction=1.0, dpo=1.0, dense=0.3, policy="slate_softmax")
+    slate = Losses().aligned_by(satisfaction=1.0, dpo=1.0, dense=0.3)
     return {"easq": easq, "paper": paper, "slate_softmax": dataclasses.replace(easq, losses=slate)}
 
 
@@ -222,11 +222,10 @@ def run(case: Case, runtime: Runtime) -> dict[str, object]:
         gradients = {name: p.grad.clone() for name, p in wrapped.named_parameters() if p.grad is not None}
         parts = {name: ranks.sum(loss) for name, loss in output.losses.items()}
         parts["whole"] = ranks.sum(output.loss.detach() / runtime.world_size)
-        pairs = {"main": output.pairs_main, "answered": output.pairs_answered}
         steps.append(
             {
                 "losses": parts,
-                "pairs": pairs,
+                "pairs": output.pairs,
                 "gradients": gradients,
                 "parameters": parameters(wrapped),
                 "moments": moments(wrapped),

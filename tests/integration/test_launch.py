@@ -66,7 +66,7 @@ def test_script_trains_alone(world: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["train", "nope"], "recipe 'nope' is not known: one of quickstart, easq"),
-        (["train", "--losses.beta", "-1"], "losses.beta=-1.0 is not allowed: more than 0"),
+        (["train", "--losses.dpo.beta", "-1"], "losses.dpo.beta=-1.0 is not allowed: more than 0"),
         (["train", "--trainer.device", "tpu"], "invalid choice 'tpu' for argument '--trainer.device'"),
         (["train", "--optim.dense-lr", "fast"], "--optim.dense-lr: could not convert string to float: 'fast'"),
         (["train", "--no.such", "1"], "Unrecognized options: --no.such"),

@@ -1,5 +1,7 @@
 """The gradient contract: which loss moves which parameters, cell by cell, on the real training model.
 
+The rows are data of the losses (`Loss.moves`); a new loss is tested here without a change.
+
 Each loss is taken alone: the weights of the others are 0, and without engagement utility L_main has no pairs. Where the
 contract says 0 a gradient must be exactly zero or absent, elsewhere every tensor of the group must get some.
 
@@ -10,6 +12,7 @@ gradient to look at, but row-wise Adagrad fused into backward moves a weight if 
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 from easq_rec.config import Config, LinearName, LoRA, Losses, TrainerConfig
+from easq_rec.config.losses import DPO, Group, Loss
 from easq_rec.config.schema import Outcome
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model.lora import AdaptedLinear
@@ -28,27 +32,33 @@ from easq_rec.training.sharding.tables import shard
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, small_config
 
-NOTHING = Losses(satisfaction=0.0, dpo=0.0, dense=0.0)
-ALONE = {
-    "main": NOTHING,
-    "satisfaction": dataclasses.replace(NOTHING, satisfaction=1.0),
-    "dpo score_difference": dataclasses.replace(NOTHING, dpo=1.0, policy="score_difference"),
-    "dpo slate_softmax": dataclasses.replace(NOTHING, dpo=1.0, policy="slate_softmax"),
-    "dpo bernoulli": dataclasses.replace(NOTHING, dpo=1.0, policy="bernoulli"),
-    "dense": dataclasses.replace(NOTHING, dense=1.0),
-    "evidence": dataclasses.replace(NOTHING, evidence=1.0),
+GROUPS: tuple[Group, ...] = typing.get_args(Group)
+NAMES = tuple(Losses().terms)
+FORMS = {
+    "dpo": [DPO(policy="score_difference"), DPO(policy="slate_softmax"), DPO(policy="bernoulli")],
 }
-"""Loss weights that leave one loss, with the utilities of `alone`."""
+"""Losses with several forms; of all others the default is tested."""
 
-GROUPS = (
-    *("embeddings", "backbone", "main tower"),
-    *("lora A", "lora B", "satisfaction tower", "satisfaction embeddings"),
-)
-POLICY = {"embeddings", "backbone", "main tower"}
-JUDGING = {"satisfaction tower", "satisfaction embeddings"}
-ADAPTED = {"lora A", "lora B"} | JUDGING
-MOVES = dict.fromkeys(ALONE, POLICY) | {"satisfaction": ADAPTED, "evidence": JUDGING}
-"""The contract with isolated embeddings: the groups that a loss moves. All others get exactly nothing."""
+
+def only(name: str, form: Loss | None = None) -> Losses:
+    """Loss weights that leave one loss. Without engagement utility, `main` has no pairs and stays for the others."""
+    losses = Losses() if form is None else dataclasses.replace(Losses(), **{name: form})
+    weights = dict.fromkeys(NAMES, 0.0) | {name: 1.0}
+    return losses.weighted(**(weights if losses.terms[name].every_step else weights | {"main": 1.0}))
+
+
+ALONE = {
+    f"{name} {form.policy}" if isinstance(form, DPO) else name: only(name, form)
+    for name in NAMES
+    for form in FORMS.get(name, [None])
+}
+"""Losses of which one has an effect, with the utilities of `alone`."""
+
+
+def row(loss: str) -> Loss:
+    """The row of the contract: which groups a loss moves."""
+    return ALONE[loss].terms[loss.split()[0]]
+
 
 ADAPTERS = LoRA(rank=3)
 
@@ -60,7 +70,7 @@ def alone(loss: str, recipe: str = "easq", *, lora: LoRA | None = ADAPTERS, isol
     """A config in which only one loss is not zero."""
     config = small_config(recipe)
     outcomes = config.schema.outcomes
-    if loss != "main":
+    if not row(loss).every_step:
         outcomes = tuple(Outcome(name=outcome.name, weight=0.0) for outcome in outcomes)
     return dataclasses.replace(
         config,
@@ -91,17 +101,23 @@ def pairwise_blind(name: str, loss: str) -> bool:
     return name.endswith("head.bias") and loss != "dpo bernoulli"
 
 
-def plain(config: Config, prepare: Callable[[TrainingModel], None] = lambda model: None) -> Gradients:
+def plain(
+    config: Config, prepare: Callable[[TrainingModel], None] = lambda model: None, *, steered: bool = True
+) -> Gradients:
     """Gradients by autograd."""
     model = TrainingModel(config, torch.device("cpu"))
     excite(model)
     prepare(model)
-    model(random_batch(config, requests=8, answered=6))[0].backward()
+    model(random_batch(config, requests=8, answered=6), steered)[0].backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def sharded(
-    runtime: Runtime, config: Config, prepare: Callable[[TrainingModel], None] = lambda model: None
+    runtime: Runtime,
+    config: Config,
+    prepare: Callable[[TrainingModel], None] = lambda model: None,
+    *,
+    steered: bool = True,
 ) -> Gradients:
     """Gradients under DistributedModelParallel; for a table the change of its weights in backward."""
     model = TrainingModel(config, torch.device("meta"))
@@ -113,7 +129,7 @@ def sharded(
     tables = set(wrapped.fused_optimizer.params)
     assert {group(name) for name in tables} == {"embeddings", "satisfaction embeddings"}
     before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters() if name in tables}
-    wrapped(random_batch(config, requests=8, answered=6))[0].backward()
+    wrapped(random_batch(config, requests=8, answered=6), steered)[0].backward()
     return {
         name: parameter.detach() - before[name] if name in tables else parameter.grad
         for name, parameter in wrapped.named_parameters()
@@ -155,9 +171,9 @@ def test_every_cell(measure: Measure, loss: str, isolate: bool) -> None:
     """The whole table; with attached embeddings the satisfaction loss reaches them as well."""
     found = measure(alone(loss, isolate=isolate))
     assert {group(name) for name in found} == set(GROUPS)
+    moved = row(loss).moves if isolate else row(loss).moves | row(loss).moves_attached
     for column in GROUPS:
-        moves = column in MOVES[loss] or (column == "embeddings" and loss == "satisfaction" and not isolate)
-        check(found, column, moves, loss)
+        check(found, column, column in moved, loss)
 
 
 def zero(name: str, model: TrainingModel) -> None:
@@ -222,16 +238,10 @@ def test_linears_without_adapter_are_constants(targets: tuple[LinearName, ...], 
             assert moved == any(f"{part}.lora" in name for part in learning), name
 
 
-@pytest.mark.parametrize("loss", [loss for loss in ALONE if loss == "dense" or loss.startswith("dpo")])
+@pytest.mark.parametrize("loss", [loss for loss in ALONE if row(loss).steers])
 def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
     """Until the reference has learnt its first answers L_DPO and L_dense move nothing."""
-
-    def warm(model: TrainingModel) -> None:
-        model.objective.register_forward_pre_hook(
-            lambda module, args, kwargs: (args, {**kwargs, "steered": False}), with_kwargs=True
-        )
-
-    found = measure(alone(loss), warm)
+    found = measure(alone(loss), steered=False)
     for column in GROUPS:
         check(found, column, False, loss)
 
@@ -241,7 +251,7 @@ def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
 def test_streams_have_equal_values(recipe: str, seed: int) -> None:
     """On the answered candidates the two streams give the same reference score."""
     config = small_config(recipe)
-    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, align_every=1))
+    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=DPO(weight=1.0), align_every=1))
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, seed=seed))
     model = TrainingModel(config, torch.device("cpu"))
     excite(model, seed=seed)

@@ -17,9 +17,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easq_rec.config import Losses
-from easq_rec.losses import functions as losses
-from easq_rec.losses.functions import NO_LABEL
-from easq_rec.losses.pairs import better_pairs, real_pairs, told_pairs
+from easq_rec.config.losses import DPO, Dense
+from easq_rec.losses.answered import NO_LABEL, answered_pairs
+from easq_rec.losses.dense import dense_preference
+from easq_rec.losses.dpo import log_policy
+from easq_rec.losses.evidence import evidence_likelihood
+from easq_rec.losses.main_bpr import bpr
+from easq_rec.losses.pairs import better_pairs, evidence_pairs, margins, real_pairs
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, random_evidence, small_config
 
@@ -61,7 +65,7 @@ def assert_same(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
 def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, float, float]]]) -> None:
     score_RC, _, utility_RC, mask_RC = padded(requests)
     better_RCC = better_pairs(utility_RC, real_pairs(mask_RC))
-    found, pairs = losses.bpr(losses.margins(score_RC), better_RCC), better_RCC.sum()
+    found, pairs = bpr(margins(score_RC), better_RCC), better_RCC.sum()
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.permutations(range(len(request)), 2):
@@ -77,7 +81,7 @@ def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tup
     """Soft labels from the reference, which gets no gradient."""
     score_RC, reference_RC, _, mask_RC = padded(requests)
     real_RCC = real_pairs(mask_RC)
-    found, pairs = losses.dense_preference(losses.margins(score_RC), real_RCC, reference_RC), real_RCC.sum() // 2
+    found, pairs = dense_preference(margins(score_RC), real_RCC, reference_RC), real_RCC.sum() // 2
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.combinations(range(len(request)), 2):
@@ -94,8 +98,8 @@ def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tup
 def test_evidence_is_the_likelihood_of_what_was_seen(requests: list[list[tuple[float, float, float]]]) -> None:
     """Of a pair one candidate is the satisfying one, which of them is not known, and evidence was seen of both."""
     score_RC, _, evidence_RC, mask_RC = padded(requests)
-    evidence_RCC = told_pairs(evidence_RC, mask_RC)
-    found, pairs = losses.evidence(score_RC, evidence_RCC), (evidence_RCC > 0).sum()
+    evidence_RCC = evidence_pairs(evidence_RC, mask_RC)
+    found, pairs = evidence_likelihood(score_RC, evidence_RCC), (evidence_RCC > 0).sum()
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
         for i, j in itertools.permutations(range(len(request)), 2):
@@ -111,7 +115,7 @@ def test_evidence_moves_the_unsure() -> None:
     """The gradient of a pair is sigmoid(d) - sigmoid(d + e): small where the scores say the same already."""
     score_RC = torch.tensor([[0.0, 0.0], [5.0, 0.0], [-5.0, 0.0]], requires_grad=True)
     evidence_RC, mask_RC = torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, 2, dtype=torch.bool)
-    total = losses.evidence(score_RC, told_pairs(evidence_RC, mask_RC))
+    total = evidence_likelihood(score_RC, evidence_pairs(evidence_RC, mask_RC))
     (gradient_RC,) = torch.autograd.grad(total, score_RC)
     expected = [1 / (1 + math.exp(-d)) - 1 / (1 + math.exp(-d - 1)) for d in (0, 5, -5)]
     assert gradient_RC[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
@@ -124,15 +128,15 @@ def test_by_hand() -> None:
     real_RCC = real_pairs(torch.ones(1, 3, dtype=torch.bool))
     better_RCC = better_pairs(torch.tensor([[0.0, 1.0, 0.0]]), real_RCC)
     assert int(better_RCC.sum()) == 2
-    total = losses.bpr(losses.margins(score_RC), better_RCC)
+    total = bpr(margins(score_RC), better_RCC)
     assert float(total) == pytest.approx(math.log(1 + math.e) + math.log(1 + 1 / math.e))
     # An indifferent reference pulls every difference to zero: -log sigmoid(d)/2 - log sigmoid(-d)/2 for d = 1, 2, 1.
     assert int(real_RCC.sum()) == 2 * 3
-    total = losses.dense_preference(losses.margins(score_RC), real_RCC, torch.zeros(1, 3))
+    total = dense_preference(margins(score_RC), real_RCC, torch.zeros(1, 3))
     assert float(total) == pytest.approx(sum(0.5 * math.log(2 + 2 * math.cosh(d)) for d in (1, 2, 1)))
     # A reference that equals the score is where the gradient vanishes.
     score_RC.requires_grad_()
-    (gradient,) = torch.autograd.grad(losses.dense_preference(losses.margins(score_RC), real_RCC, score_RC), score_RC)
+    (gradient,) = torch.autograd.grad(dense_preference(margins(score_RC), real_RCC, score_RC), score_RC)
     torch.testing.assert_close(gradient, torch.zeros(1, 3))
 
 
@@ -147,7 +151,7 @@ def test_by_hand() -> None:
 def test_log_policy_by_hand(form: str, expected: list[float]) -> None:
     """Scores 2 and 0 in a request of two; the third place is padding."""
     mask_RC = torch.tensor([[True, True, False]])
-    found = losses.log_policy(torch.tensor([[2.0, 0.0, 50.0]]), mask_RC, form)
+    found = log_policy(torch.tensor([[2.0, 0.0, 50.0]]), mask_RC, form)
     assert found[0, :2].tolist() == pytest.approx(expected)
 
 
@@ -156,14 +160,14 @@ def test_log_policy_has_finite_gradients(form: str) -> None:
     """Also in a request without any candidate, and with scores far out."""
     score_RC = torch.tensor([[500.0, -500.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
     mask_RC = torch.tensor([[True, True, False], [False, False, False]])
-    losses.log_policy(score_RC, mask_RC, form)[mask_RC].sum().backward()
+    log_policy(score_RC, mask_RC, form)[mask_RC].sum().backward()
     assert score_RC.grad.isfinite().all()
     assert not score_RC.grad[~mask_RC].any()
 
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="plackett"):
-        losses.log_policy(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), "plackett")
+        log_policy(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), "plackett")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_only_slate_softmax_is_blind_to_an_offset_of_a_request(form: str, blind:
     score_RC = torch.randn(3, 4, dtype=torch.float64)
     mask_RC = torch.tensor([4, 2, 3])[:, None] > torch.arange(4)
     offset_R1 = torch.tensor([[5.0], [-3.0], [0.0]], dtype=torch.float64)
-    before, after = (losses.log_policy(s, mask_RC, form)[mask_RC] for s in (score_RC, score_RC + offset_R1))
+    before, after = (log_policy(s, mask_RC, form)[mask_RC] for s in (score_RC, score_RC + offset_R1))
     assert torch.allclose(before, after) == blind
 
 
@@ -211,7 +215,7 @@ def test_three_ranks_add_up_to_the_loop_over_all_answers(
     found = []
     for rank, share in enumerate(shares):
         own = torch.tensor([label for _, label in share], dtype=torch.int64)
-        part, pairs = losses.answered_pairs(values[rank], own, value_B.flatten(), label_B.flatten())
+        part, pairs = answered_pairs(values[rank], own, value_B.flatten(), label_B.flatten())
         assert int(pairs) == count
         total = total + part.detach()
         found.append(torch.autograd.grad(part, values[rank])[0])
@@ -223,7 +227,7 @@ def test_gathered_values_are_constants() -> None:
     """Even if they were not gathered but are the rank's own: each rank differentiates its answers once."""
     value = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
     label_A = torch.tensor([0, 2, 2, 0])
-    found, _ = losses.answered_pairs(value, label_A, value, label_A)
+    found, _ = answered_pairs(value, label_A, value, label_A)
     assert_same(found, naive_answered(value, label_A.tolist())[0], value)
 
 
@@ -232,7 +236,7 @@ def test_no_pair_is_zero_with_zero_gradients(label: list[int]) -> None:
     """And stays part of the graph, since every rank takes part in every bucket."""
     value_A = torch.randn(len(label), requires_grad=True)
     label_A = torch.tensor(label, dtype=torch.int64)
-    total, pairs = losses.answered_pairs(value_A, label_A, value_A, label_A)
+    total, pairs = answered_pairs(value_A, label_A, value_A, label_A)
     assert float(total.detach()) == 0 and int(pairs) == 0
     (gradient,) = torch.autograd.grad(total, value_A)
     assert gradient.tolist() == [0.0] * len(label)
@@ -241,7 +245,7 @@ def test_no_pair_is_zero_with_zero_gradients(label: list[int]) -> None:
 def test_uncertain_ranks_between() -> None:
     """Three answers with one of each: satisfied over uncertain, uncertain over dissatisfied, satisfied over it."""
     value_A, label_A = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0, 1, 2])
-    total, pairs = losses.answered_pairs(value_A, label_A, value_A, label_A)
+    total, pairs = answered_pairs(value_A, label_A, value_A, label_A)
     assert int(pairs) == 3
     assert float(total) == pytest.approx(sum(math.log(1 + math.exp(-d)) for d in (1, 2, 3)))
     assert Losses(uncertain="between").rankable == (0, 1, 2)
@@ -252,7 +256,9 @@ def test_uncertain_ranks_between() -> None:
 def test_the_objective_against_loops(policy: str) -> None:
     """Every part of the whole loss of a batch, worked out from the scores of the network."""
     config = small_config("easq")
-    weights = Losses(satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, dense_temperature=2.0, policy=policy, beta=0.3)
+    weights = Losses(dpo=DPO(policy=policy, beta=0.3), dense=Dense(temperature=2.0)).weighted(
+        satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4
+    )
     model = TrainingModel(dataclasses.replace(config, losses=weights), torch.device("cpu"))
     excite(model)
     batch = random_batch(config)
@@ -276,7 +282,7 @@ def test_the_objective_against_loops(policy: str) -> None:
             target, margin = ((reference_N[i] - reference_N[j]) / 2).sigmoid(), score_N[i] - score_N[j]
             dense.append(target * nll(margin) + (1 - target) * nll(-margin))
 
-    def log_policy(value_N: Tensor, at: int) -> Tensor:
+    def naive_log_policy(value_N: Tensor, at: int) -> Tensor:
         first, last = next((f, e) for f, e in slices if f <= at < e)
         match policy:
             case "slate_softmax":
@@ -286,7 +292,7 @@ def test_the_objective_against_loops(policy: str) -> None:
         return value_N[at]
 
     margin_A = torch.stack(
-        [0.3 * (log_policy(score_N, a) - log_policy(reference_N, a)) for a in batch.answered_A.tolist()]
+        [0.3 * (naive_log_policy(score_N, a) - naive_log_policy(reference_N, a)) for a in batch.answered_A.tolist()]
     )
     label = batch.answer_A.tolist()
     satisfaction, pairs = naive_answered(reference_N[batch.answered_A], label)
@@ -304,7 +310,7 @@ def test_the_objective_against_loops(policy: str) -> None:
     whole = expected["main"] + 0.7 * expected["satisfaction"] + 2.0 * expected["dpo"] + 0.4 * expected["dense"]
     whole = whole + 0.9 * expected["evidence"]
     torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
-    # During the warm-up L_DPO and L_dense are not part of the loss.
+    # L_DPO and L_dense have no effect during the warm-up.
     torch.testing.assert_close(
         model(batch, steered=False)[0].detach(),
         expected["main"] + 0.7 * expected["satisfaction"] + 0.9 * expected["evidence"],

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from easq_rec.config import Config
+from easq_rec.config.losses import DPO
 from easq_rec.config.recipes import recipe as config_of
 from easq_rec.config.schema import Feature
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -170,11 +171,13 @@ class ImpressionRanker:
         return embedding.detach() if isolated else embedding
 
 
-def build(config: Config) -> Ranker:
+def build(config: Config, *, autocast: torch.dtype | None = None) -> Ranker:
     """A ranker in training mode whose main stream covers replayed requests, with non-zero adapters."""
     if config.aligned:
-        config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=1.0, align_every=1))
-    ranker = Ranker(config, torch.device("cpu"))
+        config = dataclasses.replace(
+            config, losses=dataclasses.replace(config.losses, dpo=DPO(weight=1.0), align_every=1)
+        )
+    ranker = Ranker(config, torch.device("cpu"), autocast=autocast)
     excite(ranker)
     return ranker
 
@@ -335,19 +338,18 @@ def test_a_candidate_is_blind_to_the_others() -> None:
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
 def test_under_bf16_autocast(recipe: str) -> None:
     """Ragged requests in low precision: scores and gradients stay near those of fp32, which leaves the network."""
-    ranker = build(small_config(recipe))
     _, batch, _ = requests_and_answers(small_config(recipe), [0, 3, 7, 1, 5, 0, 2], [4, 1, 6, 2, 3, 1, 5], 3)
 
-    def step() -> tuple[Tensor, dict[str, Tensor]]:
+    def step(autocast: torch.dtype | None) -> tuple[Tensor, dict[str, Tensor]]:
+        ranker = build(small_config(recipe), autocast=autocast)
         output = ranker(batch)
         assert output.answered is not None
         score_N = torch.cat([output.main.score_N, output.answered.score_N])
         assert score_N.dtype == torch.float32
         return score_N.detach(), gradients(score_N.square().sum(), ranker)
 
-    exact_N, exact = step()
-    ranker.network.autocast = torch.bfloat16
-    score_N, found = step()
+    exact_N, exact = step(None)
+    score_N, found = step(torch.bfloat16)
     assert not torch.equal(score_N, exact_N)
     torch.testing.assert_close(score_N, exact_N, rtol=0.05, atol=0.05)
     flat, exact_flat = (torch.cat([gradient.flatten() for gradient in g.values()]) for g in (found, exact))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from easq_rec.config import Losses
+
 CUTOFFS = (1, 5, 10)
 
 HELD_OUT = {
@@ -28,16 +30,11 @@ ONLINE = {
 """Of a simulated online test."""
 
 TRAINING = {
-    "loss_main": "L_main",
-    "loss_satisfaction": "L_satis",
-    "loss_dpo": "L_DPO",
-    "loss_dense": "L_dense",
-    "loss_evidence": "L_evidence",
-    "loss_direct": "answer loss on the policy score",
+    **{f"loss_{name}": loss.label for name, loss in Losses().terms.items()},
     "divergence": "KL of policy from reference, nats",
     "policy_std": "standard deviation of the policy score",
     "reference_std": "standard deviation of the reference score",
-    "pairs_main": "pairs of L_main in a step",
+    **{f"pairs_{name}": f"pairs of {loss.label} in a step" for name, loss in Losses().terms.items()},
     "pairs_answered": "answered pairs in a step",
     "replay_admitted": "answers admitted",
     "replay_mean": "replays of an answer, mean",

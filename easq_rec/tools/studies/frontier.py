@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from easq_rec.config import Config
+from easq_rec.config.losses import Dense, Direct
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget, with_losses
 from easq_rec.tools.studies.comparison import StudyComparison, fused_series
@@ -39,11 +40,11 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     answers = {f"direct {weight:g}": weight for weight in DIRECT[budget]}
     fused = {name: VARIANTS[name](base) for name in ("without_dense", *SHARING[budget])}
     variants = {BASE: VARIANTS[BASE](base)}
-    variants |= {name: with_losses(base, dense=weight) for name, weight in easq.items()}
-    variants |= {name: with_losses(direct, direct=weight) for name, weight in answers.items()}
+    variants |= {name: with_losses(base, dense=Dense(weight=weight)) for name, weight in easq.items()}
+    variants |= {name: with_losses(direct, direct=Direct(weight=weight)) for name, weight in answers.items()}
     variants |= {
         SHUFFLED: dataclasses.replace(base, replay=dataclasses.replace(base.replay, shuffled=True)),
-        HALF: with_losses(base, dense_temperature=1e9),
+        HALF: with_losses(base, dense=Dense(temperature=1e9)),
     }
     curve = {name: ("easq, L_dense", weight) for name, weight in easq.items()}
     curve |= {name: ("direct", weight) for name, weight in answers.items()}

@@ -130,7 +130,7 @@ def check_names(cells: Iterable[Cell]) -> None:
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
-    """What differs between the values of two configs, as `losses.dense is 0.3 there, 0.2 here`."""
+    """What differs between the values of two configs, as `losses.dense.weight is 0.3 there, 0.2 here`."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         return [
             line

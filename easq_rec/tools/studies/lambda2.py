@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from easq_rec.config import Config
+from easq_rec.config.losses import DPO
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget, with_losses
 from easq_rec.tools.studies.comparison import Row, StudyComparison
@@ -37,7 +38,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     for policy, beta in BETA.items():
         for weight in WEIGHTS[budget]:
             name = _name(policy, weight)
-            variants[name] = with_losses(VARIANTS["paper"](base), dpo=weight, policy=policy, beta=beta)
+            variants[name] = with_losses(VARIANTS["paper"](base), dpo=DPO(weight=weight, policy=policy, beta=beta))
             curve[name] = (policy, weight)
     return grid(variants, seeds, curve=curve)
 

@@ -49,11 +49,12 @@ def test_what_is_not_markup_is_escaped() -> None:
 
 def test_a_run_is_reported_with_its_departures_curves_and_remedy(tmp_path: Path) -> None:
     config = json.loads((builders.run(tmp_path / "plain") / "config.json").read_text())
-    run = builders.run(tmp_path / "one", losses=config["losses"] | {"dense": 0.77})
+    dense = config["losses"]["dense"] | {"weight": 0.77}
+    run = builders.run(tmp_path / "one", losses=config["losses"] | {"dense": dense})
     page = written(run)
-    row = re.search(r"<code>losses.dense</code>.*?</tr>", page)
+    row = re.search(r"<code>losses.dense.weight</code>.*?</tr>", page)
     assert row and "<td>0.3</td>" in row[0] and "<b>0.77</b>" in row[0]
-    assert "<code>losses.dpo</code>" not in page
+    assert "<code>losses.dpo.weight</code>" not in page
     assert f"easq-rec evaluate --run {run}" in page
     for caption in ("L_main", "satisfaction NDCG@5", "GAUC", "main tower: open gates", "impressions per second"):
         assert f"<figcaption>{caption}</figcaption>" in page, caption
@@ -88,11 +89,11 @@ def test_names_are_as_long_as_they_must_be() -> None:
 
 def test_departures_from_different_recipes_are_seen() -> None:
     defaults = recipe_defaults("quickstart")
-    assert defaults is not None and defaults["losses.dense"] == 0.3 and recipe_defaults("custom") is None
-    first = {"recipe": "quickstart", "losses": {"dense": 0.3}, "run_dir": "a"}
-    second = {"recipe": "quickstart_paper", "losses": {"dense": 0.1}, "run_dir": "b"}
+    assert defaults is not None and defaults["losses.dense.weight"] == 0.3 and recipe_defaults("custom") is None
+    first = {"recipe": "quickstart", "losses": {"dense": {"weight": 0.3}}, "run_dir": "a"}
+    second = {"recipe": "quickstart_paper", "losses": {"dense": {"weight": 0.1}}, "run_dir": "b"}
     (setting,) = notable([first, second])
-    assert setting.field == "losses.dense" and setting.values == [0.3, 0.1]
+    assert setting.field == "losses.dense.weight" and setting.values == [0.3, 0.1]
     assert not setting.chosen(0) and setting.chosen(1)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from easq_rec.config.losses import Dense
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import base_config, with_losses
 from easq_rec.tools.studies.grid import Cell, grid
@@ -25,7 +26,7 @@ leave_with_parent()
 config = json.loads(Path(sys.argv[1]).read_text())
 run_dir, world = Path(config["run_dir"]), Path(config["data"]["path"])
 run_dir.mkdir(parents=True)
-weight = config["losses"]["dense"]
+weight = config["losses"]["dense"]["weight"]
 with (world / "started").open("a") as started:
     started.write(f"{run_dir.name} {os.getpid()}\\n")
 if weight == 13.0:
@@ -38,14 +39,14 @@ fused = {weight: {**values, "gauc": 0.5 + float(weight)} for weight in sys.argv[
 (run_dir / "fused.json").write_text(json.dumps(fused))
 (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "final", **values, "gauc": None}) + "\\n")
 """.replace("METRICS", repr(METRICS))
-"""Waits for a file `go` in the data directory before it ends, except for main_only; fails where losses.dense is 13."""
+"""Waits for a file `go` in the data directory before it ends, except for main_only; fails at weight 13."""
 PROGRAM = (sys.executable, "-c", TRAINER)
 
 
 def cells(data: Path, *weights: float, seeds: int = 1) -> list[Cell]:
     """main_only, and easq with these weights of L_dense, on a data set."""
     base = base_config("small", data=str(data))
-    variants = {f"dense {weight:g}": with_losses(base, dense=weight) for weight in weights}
+    variants = {f"dense {weight:g}": with_losses(base, dense=Dense(weight=weight)) for weight in weights}
     return grid({"main_only": VARIANTS["main_only"](base), **variants}, range(seeds))
 
 

@@ -1,0 +1,278 @@
+"""The knobs of the losses, and what the rest of the program must know of each.
+
+A loss has two parts: a frozen dataclass here, which loads without torch, and a term in `easq_rec.losses`, which
+computes it. `Losses` is the union: one field per loss. To add a loss, write the term in a file of its own, and here its
+dataclass and one line in `Losses`. Nothing else names single losses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from easq_rec.config.schema import require
+
+Group = Literal[
+    "embeddings",
+    "backbone",
+    "main tower",
+    "lora A",
+    "lora B",
+    "satisfaction tower",
+    "satisfaction embeddings",
+]
+"""Groups of parameters in the gradient contract (design, section 4)."""
+
+POLICY: frozenset[Group] = frozenset({"embeddings", "backbone", "main tower"})
+"""What computes the policy score."""
+SATISFACTION_HEAD: frozenset[Group] = frozenset({"satisfaction tower", "satisfaction embeddings"})
+"""What turns the adapted representation into the satisfaction score."""
+PATHWAY: frozenset[Group] = SATISFACTION_HEAD | {"lora A", "lora B"}
+"""All parameters of the satisfaction pathway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """One weighted term of the training loss. Class variables describe it to the rest of the program."""
+
+    weight: float = 0.0
+    """Weight in the sum; 0 switches the loss off."""
+
+    term: ClassVar[str]
+    """Class that computes the loss, as `module:name`. A string, since this module loads without torch."""
+    label: ClassVar[str]
+    """Name in logs and reports."""
+    description: ClassVar[str]
+    """One sentence for reports."""
+    moves: ClassVar[frozenset[Group]]
+    """Row of the gradient contract: groups whose parameters get a gradient. All others get exactly none."""
+    moves_attached: ClassVar[frozenset[Group]] = frozenset()
+    """Groups that are moved as well where `model.isolate_embeddings` is False."""
+    every_step: ClassVar[bool] = False
+    """True: computed in every step. False: only in aligned steps, and scaled by `losses.align_every`."""
+    reference: ClassVar[bool] = False
+    """Reads scores of the satisfaction tower."""
+    steers: ClassVar[bool] = False
+    """The reference moves the policy: kept out during the warm-up, and lowered by `losses.divergence_bound`."""
+    policy_on_replayed: ClassVar[bool] = False
+    """Reads the policy score of replayed requests."""
+    evidence: ClassVar[bool] = False
+    """Reads the satisfaction score of candidates whose outcomes are evidence."""
+    at_zero_weight: ClassVar[bool] = False
+    """Stays in the graph at weight 0, so that its parameters have gradients of 0 rather than none."""
+
+    @property
+    def slates(self) -> bool:
+        """Whether an answered candidate is compared with the other candidates of its request."""
+        return False
+
+    @property
+    def in_force(self) -> bool:
+        """Whether training computes the loss."""
+        return self.weight > 0 or self.at_zero_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainBPR(Loss):
+    """Bayesian personalised ranking of a request's candidates by engagement utility (Rendle et al. 2009)."""
+
+    weight: float = 1.0
+    """Weight of the pairwise engagement loss on the policy score; 0 switches it off."""
+
+    term = "easq_rec.losses.main_bpr:MainBPRTerm"
+    label = "L_main"
+    description = "The policy orders pairs of a request's candidates by engagement utility."
+    moves = POLICY
+    every_step = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Satisfaction(Loss):
+    """Pairwise logistic loss of the satisfaction score on answered pairs, across requests."""
+
+    weight: float = 1.0
+    """Weight of the pairwise satisfaction loss on answered pairs (lambda 1)."""
+
+    term = "easq_rec.losses.satisfaction:SatisfactionTerm"
+    label = "L_satis"
+    description = "The satisfaction tower orders pairs of answers."
+    moves = PATHWAY
+    moves_attached = frozenset({"embeddings"})
+    reference = True
+    at_zero_weight = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPO(Loss):
+    """Direct preference optimisation on answered pairs, against the online reference."""
+
+    weight: float = 0.0
+    """Weight of the DPO loss against the online reference on answered pairs (lambda 2); 0 switches it off."""
+    policy: Literal["score_difference", "slate_softmax", "bernoulli"] = "slate_softmax"
+    """Meaning of log pi. score_difference is the paper's literal form."""
+    beta: float = 1.0
+    """Temperature (the paper uses 0.1 with score_difference)."""
+
+    term = "easq_rec.losses.dpo:DPOTerm"
+    label = "L_DPO"
+    description = "The policy follows answered pairs, relative to the reference."
+    moves = POLICY
+    reference = True
+    steers = True
+    policy_on_replayed = True
+
+    @property
+    def slates(self) -> bool:
+        return self.weight > 0 and self.policy == "slate_softmax"
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "losses.dpo.beta", self.beta, "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(Loss):
+    """Soft-label preference optimisation: the reference annotates every pair of a request."""
+
+    weight: float = 0.3
+    """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
+    temperature: float = 1.0
+    """Divides the differences of reference scores that are taken as preferences: above 1 they are softer."""
+
+    term = "easq_rec.losses.dense:DenseTerm"
+    label = "L_dense"
+    description = "The policy follows the reference on all pairs of a request."
+    moves = POLICY
+    reference = True
+    steers = True
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "losses.dense.temperature", self.temperature, "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(Loss):
+    """Outcomes as noisy views of answers that nobody gave."""
+
+    weight: float = 0.0
+    """Weight of L_evidence, in which outcomes count for or against satisfaction as strongly as the answers so far
+    support; 0 switches it off."""
+    caution: float = 1.64
+    """Standard errors that an outcome's weight of evidence must differ from zero to count (1.64: 90% confidence)."""
+
+    term = "easq_rec.losses.evidence:EvidenceTerm"
+    label = "L_evidence"
+    description = "The satisfaction tower explains outcomes that go along with answers."
+    moves = SATISFACTION_HEAD
+    reference = True
+    evidence = True
+
+    def __post_init__(self) -> None:
+        require(self.caution >= 0, "losses.evidence.caution", self.caution, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direct(Loss):
+    """The pairwise answer loss on the policy score itself: a baseline without a reference."""
+
+    weight: float = 0.0
+    """Weight of the pairwise answer loss on the policy score itself; 0 switches it off."""
+
+    term = "easq_rec.losses.direct:DirectTerm"
+    label = "answer loss on the policy score"
+    description = "The policy orders pairs of answers without a reference."
+    moves = POLICY
+    policy_on_replayed = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """The training loss: the weighted sum of these losses. Fields of type `Loss` are its terms."""
+
+    main: MainBPR = MainBPR()
+    satisfaction: Satisfaction = Satisfaction()
+    dpo: DPO = DPO()
+    dense: Dense = Dense()
+    evidence: Evidence = Evidence()
+    direct: Direct = Direct()
+
+    align_every: int = 1
+    """Every so many steps one step aligns. The steps between train on engagement only and cost what they cost without
+    alignment. Losses that are computed only in aligned steps are scaled by this number."""
+    dense_warmup_steps: int = 100
+    """Steps before L_dense and L_DPO take effect, while the reference learns its first answers."""
+    warmup_answers: int = 0
+    """Number of answers that must be admitted before L_dense and L_DPO take effect."""
+    reference_smoothing: float = 0.0
+    """Decay per step of an exponential moving average of the satisfaction tower, which then gives the reference score;
+    0: the tower itself gives it."""
+    divergence_bound: float | None = None
+    """Mean KL of sigmoid(policy score) from sigmoid(reference score), in nats, above which the weights of L_DPO and
+    L_dense are multiplied by bound / KL for the step; None: no bound."""
+    uncertain: Literal["ignore", "between"] = "ignore"
+    """Whether uncertain answers form no pairs, or rank between the other answers."""
+
+    @property
+    def terms(self) -> dict[str, Loss]:
+        """All losses by name, in the order in which they are added."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Loss)}
+
+    @property
+    def in_force(self) -> dict[str, Loss]:
+        """The losses that training computes."""
+        return {name: loss for name, loss in self.terms.items() if loss.in_force}
+
+    @property
+    def learns_from_answers(self) -> bool:
+        """Whether a loss that needs no satisfaction tower reads answers."""
+        return any(loss.weight > 0 and not loss.reference and not loss.every_step for loss in self.terms.values())
+
+    @property
+    def slates(self) -> bool:
+        """Whether an answered candidate is compared with the other candidates of its request."""
+        return any(loss.slates for loss in self.terms.values())
+
+    @property
+    def policy_on_replayed(self) -> bool:
+        """Whether a loss reads the policy score of replayed requests."""
+        return any(loss.weight > 0 and loss.policy_on_replayed for loss in self.terms.values())
+
+    @property
+    def evidence_scores(self) -> bool:
+        """Whether a loss reads the satisfaction score of candidates whose outcomes are evidence."""
+        return any(loss.weight > 0 and loss.evidence for loss in self.terms.values())
+
+    @property
+    def rankable(self) -> tuple[int, ...]:
+        """Answer codes that take part in pairs."""
+        return (0, 1, 2) if self.uncertain == "between" else (0, 2)
+
+    def weighted(self, **weights: float) -> Losses:
+        """The same losses with other weights, by name."""
+        terms = self.terms
+        changed = {name: dataclasses.replace(terms[name], weight=weight) for name, weight in weights.items()}
+        return dataclasses.replace(self, **changed)  # type: ignore[arg-type]
+
+    def aligned_by(self, **weights: float) -> Losses:
+        """These weights, and 0 for all other losses that are computed only in aligned steps."""
+        off = {name: 0.0 for name, loss in self.terms.items() if not loss.every_step}
+        return self.weighted(**(off | weights))
+
+    def without_reference(self) -> Losses:
+        """Without the losses that need a satisfaction tower."""
+        return self.weighted(**{name: 0.0 for name, loss in self.terms.items() if loss.reference})
+
+    def __post_init__(self) -> None:
+        for name, loss in self.terms.items():
+            require(loss.weight >= 0, f"losses.{name}.weight", loss.weight, "0 or more")
+        always = {name: loss.weight for name, loss in self.terms.items() if loss.every_step}
+        allowed = "a weight above 0 for at least one loss that is computed in every step"
+        require(any(always.values()), "losses: weights", always, allowed)
+        require(self.align_every >= 1, "losses.align_every", self.align_every, "at least 1")
+        require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
+        require(self.warmup_answers >= 0, "losses.warmup_answers", self.warmup_answers, "0 or more")
+        smoothing = self.reference_smoothing
+        require(0 <= smoothing < 1, "losses.reference_smoothing", smoothing, "from 0 to less than 1")
+        if self.divergence_bound is not None:
+            require(self.divergence_bound > 0, "losses.divergence_bound", self.divergence_bound, "above 0, or None")

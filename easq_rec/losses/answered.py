@@ -1,0 +1,37 @@
+"""The pairwise logistic loss over answers, across requests and ranks.
+
+Legend: A answers of this rank, B answers of all ranks.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+NO_LABEL = -1
+"""Label of an empty slot in the exchange of answers."""
+
+
+def answered_pairs(value_A: Tensor, label_A: Tensor, value_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+    """-log sigmoid(v+ - v-), summed over pairs of answers with label+ > label-, across requests and ranks.
+
+    Each rank differentiates the values of its answers only, on both sides of a pair. Summed over the ranks, this is the
+    gradient of the whole sum.
+
+    Args:
+        value_A: this rank's values, differentiable.
+        label_A: their answer codes; a higher code is a better answer.
+        value_B: the values of all ranks, including this one, constants.
+        label_B: their answer codes, `NO_LABEL` for an empty slot.
+
+    Returns:
+        (sum over pairs whose better answer belongs to this rank, number of pairs of all ranks). The gradient of the sum
+        also covers the pairs whose worse answer belongs to this rank.
+    """
+    real_B = label_B != NO_LABEL
+    # 1: this rank's answer is the better one, -1: the worse one, 0: no pair.
+    order_AB = (label_A[:, None] - label_B).sign() * real_B
+    loss_AB = F.softplus(order_AB * (value_B.detach() - value_A[:, None])) * order_AB.abs()
+    as_worse = (loss_AB.detach() * (order_AB < 0)).sum()
+    pairs = ((label_B[:, None] > label_B) & real_B[:, None] & real_B).sum()
+    return loss_AB.sum() - as_worse, pairs

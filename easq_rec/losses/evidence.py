@@ -1,0 +1,49 @@
+"""L_evidence: outcomes as noisy views of answers that nobody gave.
+
+Legend: R requests, C candidates (padded), S requests with evidence, E candidates with evidence (padded in S, E).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from easq_rec.config.losses import Evidence
+from easq_rec.losses.pairs import RequestPairs
+from easq_rec.losses.term import LossInputs, RequestTerm
+
+
+def evidence_likelihood(score_RC: Tensor, evidence_RCC: Tensor) -> Tensor:
+    """Negative log-likelihood of the outcomes, summed over pairs of a request with e_i > e_j.
+
+    Assume that of the two candidates one is satisfying and the other is not, and that i is the satisfying one with
+    probability sigmoid(s_i - s_j), as in L_satis. Let e = e_i - e_j be the log-likelihood ratio of the outcomes of both
+    candidates. Up to a factor without s, their likelihood is sigmoid(d) exp(e) + sigmoid(-d) for d = s_i - s_j. Its
+    negative logarithm is softplus(d) - softplus(d + e), which lies between 0 and -e. The gradient, sigmoid(d) -
+    sigmoid(d + e), is a step of expectation maximisation (Dempster, Laird and Rubin 1977): it is small where the scores
+    already agree with the evidence, and zero where there is no evidence.
+
+    Args:
+        score_RC: satisfaction scores.
+        evidence_RCC: e_i - e_j of the pairs, a constant; 0 for pairs that are not compared, which add nothing.
+    """
+    difference_RCC = score_RC[:, :, None] - score_RC[:, None, :]
+    return (F.softplus(difference_RCC) - F.softplus(difference_RCC + evidence_RCC)).sum()
+
+
+class EvidenceTerm(RequestTerm):
+    def __init__(self, config: Evidence) -> None:
+        self.config = config
+
+    def count(self, pairs: RequestPairs) -> Tensor:
+        return (pairs.evidence_SEE > 0).sum()
+
+    def total(self, inputs: LossInputs) -> Tensor:
+        scored = inputs.output.evidence
+        assert scored is not None
+        # Padded together with the evidence: a separate column would round the sum of a gradient differently from the
+        # recorded runs.
+        both_ED = torch.stack([scored.score_N, inputs.batch.evidence_E], dim=1)
+        score_SE = inputs.pairs.evidence_lists.pad(both_ED)[..., 0]
+        return evidence_likelihood(score_SE, inputs.pairs.evidence_SEE)
