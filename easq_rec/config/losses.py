@@ -186,6 +186,21 @@ class Direct(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listwise(Loss):
+    """Listwise softmax of the policy score over a request, by engagement utility (ListNet, Cao et al. 2007)."""
+
+    weight: float = 0.0
+    """Weight of the listwise engagement loss on the policy score, which may replace or join L_main; 0 switches it
+    off."""
+
+    term = "easq_rec.losses.listwise:ListwiseTerm"
+    label = "L_list"
+    description = "The policy's softmax over a request follows the softmax of engagement utility."
+    moves = POLICY
+    every_step = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Losses:
     """The training loss: the weighted sum of these losses. Fields of type `Loss` are its terms."""
 
@@ -195,6 +210,7 @@ class Losses:
     dense: Dense = Dense()
     evidence: Evidence = Evidence()
     direct: Direct = Direct()
+    listwise: Listwise = Listwise()
 
     align_every: int = 1
     """Every so many steps one step aligns. The steps between train on engagement only and cost what they cost without
