@@ -113,7 +113,12 @@ class Readers:
 
     def loader(self) -> int:
         replay = AnswerReplay(
-            self._answers, Replay(), until_ms=2**62, rankable=(0, 2), slates=self._config.losses.slates, seed=0
+            self._answers,
+            Replay(),
+            until_ms=2**62,
+            ranked=self._config.ranked_answers,
+            slates=self._config.losses.slates,
+            seed=0,
         )
         reader = RequestReader(self._requests, batch_size=REQUESTS, shuffle_row_groups=WINDOW, spread=True)
         return self._load(reader, replay)

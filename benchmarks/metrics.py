@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import hardware, publish
-from easq_rec.evaluation.metrics.by_request import SATISFIED
+from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.evaluation.metrics.intervals import METRICS, differences, estimates
 from easq_rec.evaluation.predict import AnswerPredictions, Predictions
 from easq_rec.evaluation.results import Evaluated, Origin, evaluation_table
@@ -36,7 +36,7 @@ def scored(candidates: int) -> tuple[Predictions, AnswerPredictions]:
     truth_RC = torch.randint(0, 5, (requests, CANDIDATES), generator=generator).float()
     utility_RC = (chance_RC < 0.3).float() + 0.5 * (chance_RC > 0.95)
     user_R = torch.randint(0, max(requests // REQUESTS_PER_USER, 1), (requests,), generator=generator)
-    answer_RC = torch.where(asked_RC < ANSWER_RATE, (truth_RC > 2).long() * SATISFIED, -1)
+    answer_RC = torch.where(asked_RC < ANSWER_RATE, (truth_RC > 2).long() * THREE_ANSWERS.last, -1)
     answered_R = (answer_RC >= 0).any(1).nonzero().squeeze(1)
     predictions = Predictions(
         main_N=score_RC.flatten(),

@@ -1,12 +1,11 @@
-"""What behaviour tells of satisfaction, by the answers so far.
+"""Evidence of outcomes for satisfaction, counted among the answers so far.
 
-Nobody answers for most of what is watched, but everybody likes, follows or does not. How much such an outcome speaks
-for satisfaction is not assumed: it is counted among the answers. Its weight of evidence (Good 1950) is how much more
-likely it goes along with `satisfied` than with `dissatisfied`, less how much more likely its absence does, both as
-logarithms, which is the log odds ratio of the 2 x 2 table of outcome and answer. A weight counts only where it is
-beyond chance, so that few answers, or answers given at random, make no evidence.
+Few impressions are answered, but every impression has outcomes: it was liked or not, followed or not. How strongly an
+outcome speaks for satisfaction is not assumed; it is counted among the answers. Its weight of evidence (Good 1950) is
+the log odds ratio of the 2 x 2 table of outcome and answer, satisfied or dissatisfied. A weight counts only where it is
+significant, so that few answers, or answers given at random, make no evidence.
 
-Legend: A answers in the order of their time, O outcomes, R requests, N candidates, E candidates with evidence.
+Legend: A answers in the order of their time, O outcomes.
 """
 
 from __future__ import annotations
@@ -14,28 +13,36 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from easq_rec.answers.questionnaire import ANSWERS
+from easq_rec.config.answer_scale import AnswerScale
 
-CLASSES = (ANSWERS.index("satisfied"), ANSWERS.index("dissatisfied"))
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 
 class AnswerEvidence:
-    """Counts over any number of first answers.
+    """Weights of evidence by the first answers, for any number of them.
 
     Args:
         answer_A: answer codes.
-        happened_AO: whether the candidate that the answer is about had the outcome.
-        caution: standard errors that a weight must be away from zero to count.
+        happened_AO: whether the candidate that was answered had the outcome.
+        scale: which answers count as satisfied and as dissatisfied.
+        caution: standard errors that a weight must differ from zero to count.
     """
 
-    def __init__(self, answer_A: npt.NDArray[np.integer], happened_AO: npt.NDArray[np.bool_], caution: float) -> None:
+    def __init__(
+        self,
+        answer_A: npt.NDArray[np.integer],
+        happened_AO: npt.NDArray[np.bool_],
+        *,
+        scale: AnswerScale,
+        caution: float,
+    ) -> None:
         self._caution = caution
-        # Positions rather than running counts: memory grows with what happened, not with answers times outcomes.
-        self._class = [np.flatnonzero(answer_A == code) for code in CLASSES]
+        classes = [np.isin(answer_A, codes) for codes in (scale.satisfied_codes, scale.dissatisfied_codes)]
+        # Positions instead of running counts: memory grows with events, not with answers times outcomes.
+        self._class = [np.flatnonzero(of_class_A) for of_class_A in classes]
         self._happened: list[list[Rows]] = [
-            [np.flatnonzero(column_A & (answer_A == code)) for column_A in happened_AO.T] for code in CLASSES
+            [np.flatnonzero(column_A & of_class_A) for column_A in happened_AO.T] for of_class_A in classes
         ]
 
     def weights(self, admitted: int) -> npt.NDArray[np.float32]:
@@ -45,15 +52,15 @@ class AnswerEvidence:
             [[np.searchsorted(positions, admitted) for positions in columns] for columns in self._happened],
             dtype=np.float64,
         )
-        return convincing(happened_2O, answers_2[:, None] - happened_2O, self._caution).astype(np.float32)
+        return significant(happened_2O, answers_2[:, None] - happened_2O, self._caution).astype(np.float32)
 
 
-def convincing(happened_2O: Floats, not_2O: Floats, caution: float) -> Floats:
-    """Log odds ratios of 2 x 2 tables, zero where they are within some standard errors of it, (O,).
+def significant(happened_2O: Floats, not_2O: Floats, caution: float) -> Floats:
+    """Log odds ratios of 2 x 2 tables, and zero where they are within `caution` standard errors of it, (O,).
 
-    They are not shrunk: L_evidence explains what happened by scores that are the further apart, the less an outcome is
-    taken to tell. Half a count is added to every cell (Haldane 1956, Anscombe 1956), without which an empty one would
-    have no logarithm; the standard error is Woolf's (1955).
+    Half a count is added to every cell (Haldane 1956, Anscombe 1956), since an empty cell would have no logarithm; the
+    standard error is Woolf's (1955). The ratios are not shrunk towards zero: L_evidence explains outcomes by scores
+    whose differences grow as the ratios shrink.
     """
     odds_2O = np.log(happened_2O + 0.5) - np.log(not_2O + 0.5)
     error_O = np.sqrt((1 / (happened_2O + 0.5) + 1 / (not_2O + 0.5)).sum(axis=0))

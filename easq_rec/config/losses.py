@@ -226,7 +226,7 @@ class Losses:
     """Mean KL of sigmoid(policy score) from sigmoid(reference score), in nats, above which the weights of L_DPO and
     L_dense are multiplied by bound / KL for the step; None: no bound."""
     uncertain: Literal["ignore", "between"] = "ignore"
-    """Whether uncertain answers form no pairs, or rank between the other answers."""
+    """Whether answers that the scale calls uncertain form no pairs, or rank in their place between the others."""
 
     @property
     def terms(self) -> dict[str, Loss]:
@@ -258,11 +258,6 @@ class Losses:
     def evidence_scores(self) -> bool:
         """Whether a loss reads the satisfaction score of candidates whose outcomes are evidence."""
         return any(loss.weight > 0 and loss.evidence for loss in self.terms.values())
-
-    @property
-    def rankable(self) -> tuple[int, ...]:
-        """Answer codes that take part in pairs."""
-        return (0, 1, 2) if self.uncertain == "between" else (0, 2)
 
     def weighted(self, **weights: float) -> Losses:
         """The same losses with other weights, by name."""

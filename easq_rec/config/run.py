@@ -321,6 +321,11 @@ class Config:
         self.sharding.check(self.schema)
 
     @property
+    def ranked_answers(self) -> tuple[int, ...]:
+        """Answer codes that take part in pairs."""
+        return self.schema.answers.ranked(between=self.losses.uncertain == "between")
+
+    @property
     def aligned(self) -> bool:
         """Whether the run learns from answers."""
         return self.model.satisfaction is not None or self.losses.learns_from_answers

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.errors import UserError
 
 SATISFACTION = "satisfaction_"
@@ -91,6 +92,8 @@ class FeatureSchema:
     trigger: str | None = None
     """Outcome that a candidate must have to be asked about, such as a long view. What people do after it tells of their
     satisfaction only where it happened, so that L_evidence compares these candidates alone; None: it compares any."""
+    answers: AnswerScale = THREE_ANSWERS
+    """What the questionnaire's answers mean."""
     satisfaction_dim: int = 8
     """Width of the embeddings that the satisfaction tower has of its own for each candidate id feature, which the main
     tower never sees; 0: none."""

@@ -2,6 +2,9 @@
 
 item = "video_id"             also: trigger, satisfaction_dim
 
+[answers]                     may be left out: then it is dissatisfied, uncertain, satisfied
+names = ["no", "yes"]         also: first, uncertain, dissatisfied, satisfied
+
 [[tables]]                    also: id_space
 name = "video"
 rows = 65536
@@ -55,13 +58,12 @@ def schema_to_toml(
     for key in ("trigger", "satisfaction_dim"):
         if getattr(schema, key) != getattr(FeatureSchema, key):
             lines.append(f"{key} = {_literal(getattr(schema, key))}")
+    if schema.answers != FeatureSchema.answers:
+        lines += ["", "[answers]", *_fields(schema.answers)]
     for group in GROUPS:
         for entry in getattr(schema, group):
             lines += ["", *_comment((notes or {}).get((group, entry.name), "")), f"[[{group}]]"]
-            for field in dataclasses.fields(entry):
-                value = getattr(entry, field.name)
-                if value != field.default:
-                    lines.append(f"{field.name} = {_literal(value)}")
+            lines += _fields(entry)
     return "\n".join(lines) + "\n"
 
 
@@ -97,10 +99,18 @@ def _place(group: str, index: int) -> str:
 # Writing
 
 
+def _fields(entry: Any) -> list[str]:
+    """A line for every field of a dataclass that is not at its default."""
+    values = [(field, getattr(entry, field.name)) for field in dataclasses.fields(entry)]
+    return [f"{field.name} = {_literal(value)}" for field, value in values if value != field.default]
+
+
 def _literal(value: object) -> str:
     """A TOML value. Its strings are those of JSON, but for DEL, which they must escape as well."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_literal, value))}]"
     return repr(value)
 
 

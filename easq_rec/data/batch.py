@@ -64,7 +64,7 @@ class RequestBatch(Pipelineable):
     answered_A: Tensor
     """Position among the N candidates of each answered one, int64."""
     answer_A: Tensor
-    """0 dissatisfied, 1 uncertain, 2 satisfied, int64."""
+    """Their answer codes (`FeatureSchema.answers`), int64."""
     answer_offsets: Tensor
     """Answers before each replayed request, (replayed requests + 1,)."""
     evidence_candidate_E: Tensor

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
 from easq_rec.data.layout import Column, Layout
 from easq_rec.errors import UserError
 
-NO_ANSWER = -1
-"""Stands for a null in an answer or answered_at column."""
+NO_TIME = -1
+"""Stands for a null in an optional time."""
 
 
 class BadRows(UserError):
@@ -89,7 +90,7 @@ def _no_early_answers(requests: RequestColumns, place: Place) -> None:
     owner = np.repeat(np.arange(len(requests)), candidates.lengths)
     early = np.flatnonzero((candidates.column("answer") != NO_ANSWER) & (time < requests.timestamp_ms[owner]))
     if len(early):
-        found = np.where(time[early] == NO_ANSWER, "null", time[early].astype(str))
+        found = np.where(time[early] == NO_TIME, "null", time[early].astype(str))
         expected = "a time at or after the request's timestamp_ms, for an answer"
         raise BadRows(place, "candidates.answered_at_ms", expected, owner[early], found)
 
@@ -122,13 +123,16 @@ def _flat(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> 
     """One flat column as int64 (ids, times), int8 (answers) or float32, with nulls and bounds checked."""
     match column.kind:
         case "answer":
-            # Any code fills the nulls, and NO_ANSWER replaces it: in a file, that value is no answer code.
-            values = array.fill_null(0).to_numpy(zero_copy_only=False)
-            _check((values < 0) | (values > 2), values, column, place, owner, "null, 0, 1 or 2")
+            scale = column.answers
+            assert scale is not None
+            # A valid code fills the nulls for the check, and NO_ANSWER replaces it: in a file, NO_ANSWER is no code.
+            values = array.fill_null(scale.first).to_numpy(zero_copy_only=False)
+            strange = (values < scale.first) | (values > scale.last)
+            _check(strange, values, column, place, owner, f"null, {scale.expected}")
             return np.where(_nulls(array), NO_ANSWER, values.astype(np.int8))
         case "optional_time":
             times = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-            return np.where(_nulls(array), NO_ANSWER, times)
+            return np.where(_nulls(array), NO_TIME, times)
         case "optional_float":
             numbers = array.to_numpy(zero_copy_only=False)
             floats = _float32(numbers)

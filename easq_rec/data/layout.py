@@ -11,6 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from easq_rec.config.answer_scale import AnswerScale
 from easq_rec.config.schema import Feature, FeatureSchema, Table
 from easq_rec.errors import UserError
 
@@ -25,6 +26,8 @@ class Column:
     kind: Kind
     table: Table | None = None
     """The embedding table that bounds its ids, if it is dense."""
+    answers: AnswerScale | None = None
+    """The scale of its answers, for kind `answer`."""
 
     @property
     def expected(self) -> str:
@@ -34,7 +37,7 @@ class Column:
             "id_list": "a list of integers",
             "float": "a number or boolean",
             "optional_float": "a number (null: unknown)",
-            "answer": "an integer (null, 0, 1 or 2)",
+            "answer": f"an integer (null, {self.answers.expected})" if self.answers is not None else "",
             "optional_time": "an integer (null or milliseconds)",
         }[self.kind]
 
@@ -78,7 +81,7 @@ class Layout:
             columns += [Column(path=f"candidates.{outcome.name}", kind="float") for outcome in schema.outcomes]
         if answers:
             columns += [
-                Column(path="candidates.answer", kind="answer"),
+                Column(path="candidates.answer", kind="answer", answers=schema.answers),
                 Column(path="candidates.answered_at_ms", kind="optional_time"),
             ]
         if truth is not None:

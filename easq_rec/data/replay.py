@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from easq_rec.answers.evidence import AnswerEvidence
 from easq_rec.config import Replay
+from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.data.batch import Answers
 from easq_rec.data.columns import Rows
 from easq_rec.data.encode import EncodedRequests, outcome_key
@@ -53,7 +54,8 @@ class AnswerReplay:
     Args:
         requests: the answers dataset, with candidate columns `answer` and `answered_at_ms`; None: there are none.
         until_ms: answers that arrive at this time or later do not exist yet (they belong to the held-out period).
-        rankable: the answer codes that can form a pair; others are counted but not drawn.
+        ranked: answer codes that take part in pairs; others are not drawn.
+        scale: meaning of the answers, for their evidence.
         slates: deal answered requests with all of their candidates; False: with those alone that training may see an
             answer to, which spares their lookups.
         outcomes: names of those that `evidence` weighs.
@@ -66,7 +68,8 @@ class AnswerReplay:
         config: Replay,
         *,
         until_ms: int,
-        rankable: tuple[int, ...],
+        ranked: tuple[int, ...],
+        scale: AnswerScale = THREE_ANSWERS,
         slates: bool,
         seed: int,
         outcomes: Sequence[str] = (),
@@ -82,8 +85,8 @@ class AnswerReplay:
         empty = np.zeros(0, np.int64)
         self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
         if requests is not None:
-            self._index(requests, until_ms, rankable, slates)
-        self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), caution)
+            self._index(requests, until_ms, ranked, slates)
+        self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), scale=scale, caution=caution)
         self.fingerprint = self._fingerprint()
         """Changes with the answers that training may come to see."""
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
@@ -92,12 +95,12 @@ class AnswerReplay:
         """Answers that training may come to see."""
         return len(self._request)
 
-    def _index(self, requests: EncodedRequests, until_ms: int, rankable: tuple[int, ...], slates: bool) -> None:
+    def _index(self, requests: EncodedRequests, until_ms: int, ranked: tuple[int, ...], slates: bool) -> None:
         """One entry per usable answer, in the order in which they arrive."""
         candidates = requests.candidates
         answer, time = candidates.column("answer"), candidates.column("answered_at_ms")
         owner = np.repeat(np.arange(len(requests)), candidates.lengths)
-        entries = np.flatnonzero(np.isin(answer, rankable) & (time < until_ms))
+        entries = np.flatnonzero(np.isin(answer, ranked) & (time < until_ms))
         request = owner[entries]
         if slates:
             candidate = entries - candidates.offsets[request]

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from easq_rec.config import Config
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.dataset import Period, RequestDataset
-from easq_rec.data.decode import NO_ANSWER
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
@@ -133,7 +133,7 @@ class AnswerPredictions:
 
     served_N: Tensor
     answer_N: Tensor
-    """0 dissatisfied, 1 uncertain, 2 satisfied, negative: no answer. int64."""
+    """Answer codes (`FeatureSchema.answers`), negative: no answer. int64."""
     lengths_R: Tensor
     user_R: Tensor
     request_id_R: Tensor
@@ -196,7 +196,10 @@ def answer_metrics(
     if not main:
         return None
     main_A, reference_A, label_A = torch.cat(main), torch.cat(reference), torch.cat(label)
-    good, bad = label_A == 2, label_A == 0
+    scale = config.schema.answers
+    good, bad = (
+        torch.isin(label_A, label_A.new_tensor(codes)) for codes in (scale.satisfied_codes, scale.dissatisfied_codes)
+    )
     pairs = int(good.sum() * bad.sum())
     if not pairs:
         return None

@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
+from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.data.columns import Array
 from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.by_request import (
     CALIBRATION,
     CUTOFFS,
-    DISSATISFIED,
     MEANS,
-    SATISFIED,
     RankingMetrics,
     answer_columns,
     request_columns,
@@ -40,10 +40,9 @@ from easq_rec.evaluation.predict import AnswerPredictions, Predictions
 
 NAME = "evaluation"
 """Default name of the two files."""
-FORMAT = 1
+FORMAT = 2
 METADATA = b"easq_rec"
 """Key under which the Parquet file says how it came about."""
-ANSWER_NAMES = ("dissatisfied", "uncertain", "satisfied")
 DISTRIBUTIONS = ("numpy", "pyarrow", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu")
 
 LABELS = {
@@ -70,7 +69,9 @@ class Origin:
     step: int
     """Training steps of the checkpoint."""
     fuse: float | None
-    """Weight of the reference score in what was served; None: the policy score alone."""
+    """Weight of the reference score in the served score; None: the policy score alone."""
+    answers: AnswerScale = THREE_ANSWERS
+    """The scale of the held-out answers."""
 
     @property
     def served(self) -> str:
@@ -99,10 +100,9 @@ class Evaluated:
         code_A = lists.flatten().to_numpy()
         user_A = np.repeat(_column(self.table, "user_id"), lists.value_lengths().to_numpy(zero_copy_only=False))
         score_A = self.table["answer_score"].combine_chunks().flatten().to_numpy()
-        compared_A = (code_A == SATISFIED) | (code_A == DISSATISFIED)
-        return AnswerScores(
-            score_A=score_A[compared_A], satisfied_A=code_A[compared_A] == SATISFIED, user_A=user_A[compared_A]
-        )
+        satisfied_A = np.isin(code_A, self.origin.answers.satisfied_codes)
+        compared_A = satisfied_A | np.isin(code_A, self.origin.answers.dissatisfied_codes)
+        return AnswerScores(score_A=score_A[compared_A], satisfied_A=satisfied_A[compared_A], user_A=user_A[compared_A])
 
     def counts(self) -> dict[str, int]:
         """How much was evaluated."""
@@ -111,7 +111,7 @@ class Evaluated:
             "users": len(np.unique(_column(self.table, "user_id"))),
             "requests": len(self.table),
             "candidates": int(_column(self.table, "candidates").sum()),
-            **{f"answers_{name}": int((code_A == code).sum()) for code, name in enumerate(ANSWER_NAMES)},
+            **{f"answers_{name}": int((code_A == code).sum()) for name, code in self.origin.answers.codes.items()},
         }
 
     def reliability(self) -> list[dict[str, float | int | None]]:
@@ -129,7 +129,9 @@ class Evaluated:
         ]
 
 
-def evaluation_table(predictions: Predictions, answered: AnswerPredictions | None) -> pa.Table:
+def evaluation_table(
+    predictions: Predictions, answered: AnswerPredictions | None, *, scale: AnswerScale = THREE_ANSWERS
+) -> pa.Table:
     """One row per held-out request.
 
     Columns: request_id, user_id, candidates; the NDCGs (null where undefined) and the sums that `QUOTIENTS` and
@@ -154,12 +156,12 @@ def evaluation_table(predictions: Predictions, answered: AnswerPredictions | Non
         answered = AnswerPredictions(
             served_N=nothing.float(), answer_N=nothing, lengths_R=nothing, user_R=nothing, request_id_R=nothing
         )
-    return _joined(columns, answered)
+    return _joined(columns, answered, scale)
 
 
-def _joined(columns: dict[str, Array], answered: AnswerPredictions) -> pa.Table:
+def _joined(columns: dict[str, Array], answered: AnswerPredictions, scale: AnswerScale) -> pa.Table:
     """The columns of the requests, with those of the answers at the same request."""
-    found = answer_columns(answered.served_N, answered.answer_N, answered.lengths_R, answered.user_R)
+    found = answer_columns(answered.served_N, answered.answer_N, answered.lengths_R, answered.user_R, scale=scale)
     theirs = {name: value.numpy() for name, value in found.items()}
     row_Q, alone_Q = _rows_of(answered.request_id_R.numpy(), columns["request_id"])
     added = int(alone_Q.sum())
@@ -225,7 +227,7 @@ def write(
         "reliability": evaluated.reliability(),
         "versions": versions(),
     }
-    kept = json.dumps({"format": FORMAT, **origin}).encode()
+    kept = json.dumps({"format": FORMAT, **origin, "answers": to_dict(evaluated.origin.answers)}).encode()
     partial = folder / f".{name}.partial"
     pq.write_table(evaluated.table.replace_schema_metadata({METADATA: kept}), partial, compression="zstd")
     partial.rename(folder / f"{name}.parquet")
@@ -263,14 +265,19 @@ def read(source: Path) -> Evaluated:
             f"{file}: not an evaluation that this version reads (format {kept.get('format')}, expected {FORMAT}): "
             "run `easq-rec evaluate` again"
         )
-    origin = Origin(recipe=kept["recipe"], step=kept["step"], fuse=kept["fuse"])
+    origin = Origin(
+        recipe=kept["recipe"],
+        step=kept["step"],
+        fuse=kept["fuse"],
+        answers=from_dict(AnswerScale, kept["answers"], "answers"),
+    )
     return Evaluated(origin=origin, table=table)
 
 
 def print_evaluation(evaluated: Evaluated, intervals: Mapping[str, Interval], confidence: float) -> None:
     """The table of one run."""
     counts = evaluated.counts()
-    answers = sum(counts[f"answers_{name}"] for name in ANSWER_NAMES)
+    answers = sum(counts[f"answers_{name}"] for name in evaluated.origin.answers.names)
     print(
         f"{counts['requests']:,} held-out requests of {counts['users']:,} users, ranked by {evaluated.origin.served}; "
         f"{answers:,} answers; {confidence:.0%} intervals"

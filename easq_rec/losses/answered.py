@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-NO_LABEL = -1
-"""Label of an empty slot in the exchange of answers."""
+from easq_rec.config.answer_scale import NO_ANSWER
 
 
 def answered_pairs(value_A: Tensor, label_A: Tensor, value_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,13 +21,13 @@ def answered_pairs(value_A: Tensor, label_A: Tensor, value_B: Tensor, label_B: T
         value_A: this rank's values, differentiable.
         label_A: their answer codes; a higher code is a better answer.
         value_B: the values of all ranks, including this one, constants.
-        label_B: their answer codes, `NO_LABEL` for an empty slot.
+        label_B: their answer codes, `NO_ANSWER` for an empty slot.
 
     Returns:
         (sum over pairs whose better answer belongs to this rank, number of pairs of all ranks). The gradient of the sum
         also covers the pairs whose worse answer belongs to this rank.
     """
-    real_B = label_B != NO_LABEL
+    real_B = label_B != NO_ANSWER
     # 1: this rank's answer is the better one, -1: the worse one, 0: no pair.
     order_AB = (label_A[:, None] - label_B).sign() * real_B
     loss_AB = F.softplus(order_AB * (value_B.detach() - value_A[:, None])) * order_AB.abs()

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from easq_rec.config import Losses
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.losses import Loss
 from easq_rec.data.batch import RequestBatch
-from easq_rec.losses.answered import NO_LABEL, answered_pairs
+from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.comparison import CountedPairs
 from easq_rec.losses.divergence import bernoulli_kl
 from easq_rec.losses.gates import GatePenalty
@@ -122,7 +123,7 @@ class Objective(nn.Module):
     def _start_exchange(self, values_A: dict[str, Tensor], label_A: Tensor) -> Pending:
         """Starts to gather the values of all ranks' answers with their labels, (X + 1, B)."""
         rows = [*values_A.values(), label_A.to(next(iter(values_A.values())).dtype)]
-        return self.ranks.start_gather(torch.stack(rows).detach(), self.slots, NO_LABEL)
+        return self.ranks.start_gather(torch.stack(rows).detach(), self.slots, NO_ANSWER)
 
     def _answered(
         self, values_A: dict[str, Tensor], label_A: Tensor, rows_XB: Tensor

@@ -53,8 +53,10 @@ def evaluate(
         if found is not None:
             answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, CPU, fuse=fuse)
     checkpoint = checkpoint_of(run_dir, best=best)
-    origin = evaluation_files.Origin(recipe=config.recipe, step=checkpoint.step, fuse=fuse)
-    return evaluation_files.Evaluated(origin=origin, table=evaluation_files.evaluation_table(predictions, answered))
+    scale = config.schema.answers
+    origin = evaluation_files.Origin(recipe=config.recipe, step=checkpoint.step, fuse=fuse, answers=scale)
+    table = evaluation_files.evaluation_table(predictions, answered, scale=scale)
+    return evaluation_files.Evaluated(origin=origin, table=table)
 
 
 def rank_fused(config: Config, fuse: float) -> RankingMetrics:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from easq_rec.answers.evidence import AnswerEvidence
 from easq_rec.config import Replay
+from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.data.evidence import EvidenceCandidates
 from tests.data.test_replay import REPLIES, START, answered_rows, read, replay_of
 
@@ -41,7 +42,7 @@ def test_weights_by_counting(answers: list[tuple[int, bool, bool]], admitted: in
     """Whatever comes after the admitted answers has no say, and neither have uncertain ones."""
     codes = np.array([code for code, *_ in answers], np.int8)
     happened = np.array([told for _, *told in answers], bool).reshape(-1, 2)
-    found = AnswerEvidence(codes, happened, caution).weights(admitted)
+    found = AnswerEvidence(codes, happened, scale=THREE_ANSWERS, caution=caution).weights(admitted)
     first = answers[:admitted]
     expected = [by_counting([c for c, *_ in first], [told[o] for _, *told in first], caution) for o in range(2)]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -52,7 +53,7 @@ def drawn(rates: tuple[float, float], count: int = 2_000) -> AnswerEvidence:
     rng = np.random.default_rng(0)
     codes = rng.choice([DISSATISFIED, SATISFIED], count)
     happened = rng.random(count) < np.where(codes == SATISFIED, *rates)
-    return AnswerEvidence(codes, happened[:, None], 2.0)
+    return AnswerEvidence(codes, happened[:, None], scale=THREE_ANSWERS, caution=2.0)
 
 
 @pytest.mark.parametrize(("rates", "sign"), [((0.3, 0.1), 1), ((0.1, 0.3), -1), ((0.2, 0.2), 0), ((1.0, 1.0), 0)])

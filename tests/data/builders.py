@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.dataset import Period, RequestDataset
-from easq_rec.data.decode import NO_ANSWER
 from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.layout import Layout
 

@@ -71,7 +71,7 @@ class Data:
                 self.answers,
                 config,
                 until_ms=2**62,
-                rankable=(0, 2),
+                ranked=(0, 2),
                 slates=True,
                 seed=3,
                 rank=rank,

@@ -62,7 +62,7 @@ def replay_of(
     config: Replay,
     *,
     until_ms: int = NEVER,
-    rankable: tuple[int, ...] = (0, 2),
+    ranked: tuple[int, ...] = (0, 2),
     slates: bool = True,
     seed: int = 0,
     outcomes: tuple[str, ...] = (),
@@ -74,7 +74,7 @@ def replay_of(
         requests,
         config,
         until_ms=until_ms,
-        rankable=rankable,
+        ranked=ranked,
         slates=slates,
         seed=seed,
         outcomes=outcomes,
@@ -104,7 +104,7 @@ ALL = Replay(answers_per_step=100)
 
 
 @pytest.mark.parametrize(
-    ("after_ms", "rankable", "expected"),
+    ("after_ms", "ranked", "expected"),
     [
         (99, (0, 1, 2), []),
         (100, (0, 1, 2), [(12, 1)]),
@@ -119,9 +119,9 @@ ALL = Replay(answers_per_step=100)
     ],
 )
 def test_an_answer_is_admitted_when_the_clock_has_reached_it(
-    answered: EncodedRequests, after_ms: int, rankable: tuple[int, ...], expected: list[Key]
+    answered: EncodedRequests, after_ms: int, ranked: tuple[int, ...], expected: list[Key]
 ) -> None:
-    drawn = replay_of(answered, ALL, rankable=rankable).draw(START + after_ms)
+    drawn = replay_of(answered, ALL, ranked=ranked).draw(START + after_ms)
     assert sorted(keys(drawn)) == expected
     assert sorted(zip(keys(drawn), codes(drawn), strict=True)) == [
         ((request, candidate), REPLIES[request - 10][candidate][0]) for request, candidate in expected
@@ -130,13 +130,13 @@ def test_an_answer_is_admitted_when_the_clock_has_reached_it(
 
 def test_answered_candidates_come_with_their_slate_or_alone(answered: EncodedRequests) -> None:
     """What is drawn is the same; alone, no other candidate is there to be looked up."""
-    for until_ms, rankable, alone in (
+    for until_ms, ranked, alone in (
         (NEVER, (0, 2), [0, 2, 0, 2, 2]),
         (NEVER, (0, 1, 2), [0, 2, 1, 0, 1, 2, 2]),
         (START + 500, (0, 2), [2, 0, 2]),
     ):
         slates, pruned = (
-            replay_of(answered, ALL, until_ms=until_ms, rankable=rankable, slates=slates).draw(NEVER)
+            replay_of(answered, ALL, until_ms=until_ms, ranked=ranked, slates=slates).draw(NEVER)
             for slates in (True, False)
         )
         assert slates is not None
@@ -150,7 +150,7 @@ def test_answered_candidates_come_with_their_slate_or_alone(answered: EncodedReq
 
 
 def test_a_draw_lists_its_answers_request_by_request(answered: EncodedRequests) -> None:
-    drawn = replay_of(answered, ALL, rankable=(0, 1, 2)).draw(NEVER)
+    drawn = replay_of(answered, ALL, ranked=(0, 1, 2)).draw(NEVER)
     assert drawn is not None
     assert drawn.request_A.tolist() == sorted(drawn.request_A.tolist()) == [0, 0, 1, 2, 2, 2, 3]
     assert ids(drawn.requests) == [10, 11, 12, 14], "each request once, and none without an answer"
@@ -310,7 +310,7 @@ def test_a_balanced_draw_has_equally_many_of_each_class(
 ) -> None:
     codes_ = [code for code in range(3) for _ in range(counts[code])]
     requests = read(tmp_path, answered_rows([{0: (code, 1_000)} for code in codes_]))
-    replay = replay_of(requests, Replay(answers_per_step=size, balance=True), rankable=(0, 1, 2))
+    replay = replay_of(requests, Replay(answers_per_step=size, balance=True), ranked=(0, 1, 2))
     drawn = [replay.draw(NEVER) for _ in range(30)]
     assert {tuple(Counter(codes(draw))[code] for code in range(3)) for draw in drawn} == {expected}
     # Every answer has its turn: of each class all were drawn equally often, within chance.
@@ -367,11 +367,11 @@ def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> 
     # Later answers, and one that came as late as the last of the old ones.
     new = read(tmp_path / "new", answered_rows([*REPLIES, {0: (2, 600), 1: (0, 450)}, {2: (2, 700)}]))
     config, clock = Replay(answers_per_step=3), START + 400
-    before = AnswerReplay(old, config, until_ms=START + 500, rankable=(0, 2), slates=False, seed=1)
+    before = AnswerReplay(old, config, until_ms=START + 500, ranked=(0, 2), slates=False, seed=1)
     for _ in range(3):
         before.draw(clock)
     assert before.state.admitted == 3 and before.state.replays.sum() == 9
-    after = AnswerReplay(new, config, until_ms=NEVER, rankable=(0, 2), slates=False, seed=1)
+    after = AnswerReplay(new, config, until_ms=NEVER, ranked=(0, 2), slates=False, seed=1)
     start = after.start_after(before, before.state)
     assert (start.admitted, start.steps) == (3, 3)
     assert start.replays[:3].tolist() == before.state.replays.tolist() and not start.replays[3:].any()
@@ -386,11 +386,11 @@ def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> 
 def test_a_replay_does_not_go_on_without_what_it_has_seen(tmp_path: Path) -> None:
     config = Replay(answers_per_step=3)
     old = read(tmp_path / "old", answered_rows(REPLIES))
-    before = AnswerReplay(old, config, until_ms=NEVER, rankable=(0, 2), slates=True, seed=1)
+    before = AnswerReplay(old, config, until_ms=NEVER, ranked=(0, 2), slates=True, seed=1)
     before.draw(START + 400)
     fewer = read(tmp_path / "fewer", answered_rows([{}, *REPLIES[1:]]))
     others = read(tmp_path / "others", answered_rows([{0: (0, 500), 2: (2, 300)}, *REPLIES[1:]]))
     for requests in (fewer, others, None):
-        after = AnswerReplay(requests, config, until_ms=NEVER, rankable=(0, 2), slates=True, seed=1)
+        after = AnswerReplay(requests, config, until_ms=NEVER, ranked=(0, 2), slates=True, seed=1)
         with pytest.raises(ValueError, match="the 3 answers that training has seen are not the first of the"):
             after.start_after(before, before.state)

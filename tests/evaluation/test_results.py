@@ -132,7 +132,7 @@ def test_what_cannot_be_compared_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"requests of the same ids that differ in candidates: evaluate both on"):
         compare(run, other, resamples=5, seed=0)
     pq.write_table(table.replace_schema_metadata(None), other)
-    with pytest.raises(ValueError, match=r"format None, expected 1\): run `easq-rec evaluate` again"):
+    with pytest.raises(ValueError, match=r"format None, expected 2\): run `easq-rec evaluate` again"):
         compare(run, other, resamples=5, seed=0)
     other.write_text("no parquet")
     with pytest.raises(ValueError, match=r"not a readable Parquet file"):

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easq_rec.config import Losses
+from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
 from easq_rec.config.losses import DPO, Dense
-from easq_rec.losses.answered import NO_LABEL, answered_pairs
+from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.dense import dense_preference
 from easq_rec.losses.dpo import log_policy
 from easq_rec.losses.evidence import evidence_likelihood
@@ -201,7 +202,7 @@ def test_three_ranks_add_up_to_the_loop_over_all_answers(
     shares = [answers[:first], answers[first:second], answers[second:]]
     slots = max(len(share) for share in shares) + spare
     value_B = torch.full((3, slots), 7.0, dtype=torch.float64)
-    label_B = torch.full((3, slots), NO_LABEL)
+    label_B = torch.full((3, slots), NO_ANSWER)
     values = []
     for rank, share in enumerate(shares):
         values.append(torch.tensor([value for value, _ in share], dtype=torch.float64, requires_grad=True))
@@ -248,8 +249,8 @@ def test_uncertain_ranks_between() -> None:
     total, pairs = answered_pairs(value_A, label_A, value_A, label_A)
     assert int(pairs) == 3
     assert float(total) == pytest.approx(sum(math.log(1 + math.exp(-d)) for d in (1, 2, 3)))
-    assert Losses(uncertain="between").rankable == (0, 1, 2)
-    assert Losses(uncertain="ignore").rankable == (0, 2)
+    assert THREE_ANSWERS.ranked(between=True) == (0, 1, 2)
+    assert THREE_ANSWERS.ranked(between=False) == (0, 2)
 
 
 @pytest.mark.parametrize("policy", FORMS)

@@ -14,14 +14,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.evaluation.metrics.calibration import pair_calibration
 from easq_rec.evaluation.metrics.ranking import discounts, graded_gain, ndcg_at, ordered_pairs
 from easq_rec.evaluation.metrics.segments import Order, checked_gain, checked_score, request_of, same_size, won_pairs
 
 CUTOFFS = (1, 5, 10)
 """Cutoffs k of NDCG@k."""
-DISSATISFIED, SATISFIED = 0, 2
-"""Answers that are compared; `uncertain` and no answer are neither."""
 
 MEANS = tuple(f"{kind}_ndcg{k}" for kind in ("satisfaction", "engagement", "answer") for k in CUTOFFS)
 """Metrics that are the mean of the column of the same name, over the requests where it is not NaN."""
@@ -191,19 +190,26 @@ def _user_blocks(user_R: Tensor, lengths_R: Tensor) -> Iterator[tuple[slice, sli
         yield slice(begin, end), slice(first, last)
 
 
-def answer_columns(score_N: Tensor, answer_N: Tensor, lengths_R: Tensor, user_R: Tensor) -> dict[str, Tensor]:
+def answer_columns(
+    score_N: Tensor,
+    answer_N: Tensor,
+    lengths_R: Tensor,
+    user_R: Tensor,
+    *,
+    scale: AnswerScale = THREE_ANSWERS,
+) -> dict[str, Tensor]:
     """What the metrics of answers are the sums of: columns (R,), float64.
 
     The AUC over all answers is not among them: it compares answers of different users.
 
-    NDCG is that of the whole slate, with gain 1 for a candidate that was answered `satisfied` and 0 for every other,
+    NDCG is that of the whole slate, with gain 1 for a candidate with a satisfied answer and 0 for every other,
     over the requests that have such a one. Most answered requests carry one answer, so among answered candidates alone
     there would be nothing to rank. It counts a candidate about which nobody was asked as if it were not satisfying, as
     the evaluation of implicit feedback does: its level means little, its change from one run to another does.
 
     Args:
         score_N: the score that is served.
-        answer_N: 0 dissatisfied, 1 uncertain, 2 satisfied, anything else: no answer.
+        answer_N: answer codes; what is no code of the scale is no answer.
         lengths_R, user_R: as in `ranking_metrics`.
 
     Raises:
@@ -214,12 +220,13 @@ def answer_columns(score_N: Tensor, answer_N: Tensor, lengths_R: Tensor, user_R:
     same_size(requests, "lengths_R", user_R=user_R)
     score_N = checked_score(score_N)
     within = Order.of(score_N, request_N, requests)
-    columns = _ndcg_columns("answer", within, discounts(within, CUTOFFS), (answer_N == SATISFIED).double())
+    satisfied_N = torch.isin(answer_N, answer_N.new_tensor(scale.satisfied_codes))
+    columns = _ndcg_columns("answer", within, discounts(within, CUTOFFS), satisfied_N.double())
     user_S, index_R = torch.unique(user_R, return_inverse=True)
-    compared_N = (answer_N == SATISFIED) | (answer_N == DISSATISFIED)
+    compared_N = satisfied_N | torch.isin(answer_N, answer_N.new_tensor(scale.dissatisfied_codes))
     request_A = request_N[compared_N]
     of_user = Order.of(score_N[compared_N], index_R[request_A], user_S.numel())
-    return columns | _gauc_columns("answer_gauc", of_user, (answer_N == SATISFIED)[compared_N], request_A, requests)
+    return columns | _gauc_columns("answer_gauc", of_user, satisfied_N[compared_N], request_A, requests)
 
 
 def _ndcg_columns(kind: str, order: Order, discount: list[Tensor], gain_N: Tensor) -> dict[str, Tensor]:

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.tools.builder.clean import ORPHAN
 from easq_rec.tools.builder.config import AnswerRules
 from easq_rec.tools.builder.quarantine import QuarantineFile, as_json
 from easq_rec.tools.builder.versions import NONE, Int, Versions, joint_codes
 
-NO_ANSWER = -1
 KEYS = ("user_id", "request_id", "video_id", "timestamp_ms", "answer")
 USED, LOST, EARLY, LATE, UNTRIGGERED, DUPLICATE, CONTRADICTORY = range(7)
 REASONS = {
@@ -45,7 +45,7 @@ class Replies:
     """What impressions were answered with; (n,) each."""
 
     answer: NDArray[np.int8]
-    """NO_ANSWER or 0..2."""
+    """NO_ANSWER or a code of the questionnaire's answers."""
     answered_at_ms: Int
 
 

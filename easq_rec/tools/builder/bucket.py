@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from easq_rec.tools.builder.attribution import NO_ANSWER, Impressions, Replies, attribute
+from easq_rec.config.answer_scale import NO_ANSWER
+from easq_rec.tools.builder.attribution import Impressions, Replies, attribute
 from easq_rec.tools.builder.clean import FIELD
 from easq_rec.tools.builder.config import Build, Field
 from easq_rec.tools.builder.grouping import Groups, group

@@ -185,7 +185,7 @@ def cells(build: Build, table: RawTable) -> Cells:
         case AnswerRules():
             made.time("timestamp_ms", source.columns.timestamp)
             sql = identifier(source.columns.answer)
-            options = " ".join(f"WHEN {literal(o)} THEN {code}" for o, code in build.questionnaire.options.items())
+            options = " ".join(f"WHEN {literal(o)} THEN {code}" for o, code in build.questionnaire.codes.items())
             value = f"CAST(CASE trim(CAST({sql} AS VARCHAR)) {options} END AS TINYINT)"
             unknown = ("{typed} IS NULL", "is no option of the questionnaire")
             made.add("answer", source.columns.answer, value, ("{raw} IS NULL", "is null"), unknown)

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.config.schema_file import load_schema
 from easq_rec.data import files
 from easq_rec.data.layout import Layout
@@ -29,7 +30,8 @@ def inspect(directory: files.Location, out: Path, schema: Path | None) -> None:
     """
     given = None if schema is None else load_schema(schema)
     folders = find_datasets(directory)
-    scans = {name: scan(folder, progress=True) for name, folder in folders.items()}
+    scale = THREE_ANSWERS if given is None else given.answers
+    scans = {name: scan(folder, answers=scale, progress=True) for name, folder in folders.items()}
     refusals: dict[str, Refusals] | None = None
     if given is not None:
         refusals = {

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from easq_rec.answers.questionnaire import ANSWERS
 from easq_rec.data.timestamp_units import time_unit
 from easq_rec.tools.inspect.report import Inspection
 from easq_rec.tools.inspect.sketch import Lengths
@@ -102,7 +101,7 @@ def _stages(found: Inspection) -> Any:
     bars += [(name, n, BLUE) for name, n in (("triggered", stages.triggered), ("shown", stages.shown)) if n is not None]
     if stages.answers is not None:
         bars.append(("answered", sum(stages.answers), BLUE))
-        bars += [(name, n, ORANGE) for name, n in zip(ANSWERS, stages.answers, strict=True)]
+        bars += [(name, n, ORANGE) for name, n in zip(stages.scale.names, stages.answers, strict=True)]
     return _bars("Impressions per stage of the questionnaire", bars, "impressions (logarithmic)")
 
 

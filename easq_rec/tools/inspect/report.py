@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from easq_rec.answers.questionnaire import ANSWERS
 from easq_rec.data import files
 from easq_rec.data.dataset import TIME
 from easq_rec.data.timestamp_units import day, time_unit, unit_problem
@@ -48,6 +47,7 @@ class Inspection:
         """Triggered and shown as the requests have it, answers as the answers do, where there are any."""
         first, last = self.requests.stages, list(self.scans.values())[-1].stages
         return Stages(
+            scale=last.scale,
             triggered=first.triggered,
             shown=first.shown,
             answers=last.answers,
@@ -124,7 +124,8 @@ class Inspection:
 
 def _stage_advice(stages: Stages) -> Iterator[str]:
     if stages.other_answers:
-        yield f"candidates.answer: {stages.other_answers:,} codes other than 0, 1, 2: the reader refuses those rows"
+        other = f"candidates.answer: {stages.other_answers:,} codes other than {stages.scale.expected}"
+        yield f"{other}: the reader refuses those rows"
     if stages.early:
         yield f"candidates.answered_at_ms: {stages.early:,} answers are earlier than their request or have no time"
 
@@ -219,7 +220,9 @@ def _stages(found: Inspection) -> list[list[str]]:
         return rows
     answered = sum(stages.answers)
     rows.append(["answered", f"{answered:,}", _share(answered, before)])
-    rows += [[f"  {name}", f"{n:,}", _share(n, answered)] for name, n in zip(ANSWERS, stages.answers, strict=True)]
+    rows += [
+        [f"  {name}", f"{n:,}", _share(n, answered)] for name, n in zip(stages.scale.names, stages.answers, strict=True)
+    ]
     delays = [stages.delays.quantile(share) for share in (0.5, 0.95)]
     if delays[0] is not None and delays[1] is not None:
         rows.append(["delay", f"median {_duration(delays[0])}", f"p95 {_duration(delays[1])}"])

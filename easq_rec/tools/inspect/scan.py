@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.data import files
 from easq_rec.data.columns import Array
 from easq_rec.data.dataset import TIME, parquet_files
@@ -60,7 +61,7 @@ class Scan:
         return int(np.arange(len(counts)) @ counts)
 
 
-def scan(directory: files.Location, *, progress: bool = False) -> Scan:
+def scan(directory: files.Location, *, answers: AnswerScale = THREE_ANSWERS, progress: bool = False) -> Scan:
     """Reads every row group of a dataset once.
 
     Raises:
@@ -68,7 +69,7 @@ def scan(directory: files.Location, *, progress: bool = False) -> Scan:
     """
     paths = parquet_files(directory)
     schema = _common_schema(paths)
-    found = Scan(directory=directory, files=paths)
+    found = Scan(directory=directory, files=paths, stages=Stages(scale=answers))
     found.columns = {
         path: ColumnStats(path=path, kind=kind_of(dtype), types={str(dtype)}) for path, dtype in leaf_types(schema)
     }

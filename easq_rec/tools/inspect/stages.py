@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from easq_rec.answers.questionnaire import ANSWERS, Questionnaire
+from easq_rec.answers.questionnaire import Questionnaire
+from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.data.columns import Array
 from easq_rec.tools.inspect.sketch import Quantiles
 
@@ -19,12 +20,13 @@ PATHS = tuple(f"candidates.{name}" for name in ("watch_ms", "duration_ms", "show
 class Stages:
     """Counted where the columns that a stage needs are there."""
 
+    scale: AnswerScale = THREE_ANSWERS
     triggered: int | None = None
     """Impressions that the questionnaire's rule allows to ask about; None: watch_ms or duration_ms is not there."""
     shown: int | None = None
     """None: there is no column `shown`."""
     answers: list[int] | None = None
-    """By code; None: there is no column `answer`."""
+    """By answer of the scale, the worst first; None: there is no column `answer`."""
     other_answers: int = 0
     """Codes beyond these."""
     delays: Quantiles = field(default_factory=Quantiles)
@@ -52,9 +54,9 @@ class Stages:
     def _add_answers(self, answer: pa.Array, answered_at: pa.Array | None, request_ms: Array | None) -> None:
         answered = answer.is_valid().to_numpy(zero_copy_only=False)
         codes = answer.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
-        known = codes[(codes >= 0) & (codes < len(ANSWERS))]
-        counts = np.bincount(known, minlength=len(ANSWERS))
-        self.answers = [int(a + b) for a, b in zip(self.answers or [0] * len(ANSWERS), counts, strict=True)]
+        known = codes[(codes >= self.scale.first) & (codes <= self.scale.last)]
+        counts = np.bincount(known - self.scale.first, minlength=len(self.scale.names))
+        self.answers = [int(a + b) for a, b in zip(self.answers or [0] * len(counts), counts, strict=True)]
         self.other_answers += len(codes) - len(known)
         if answered_at is None or request_ms is None or not pa.types.is_integer(answered_at.type):
             return
@@ -69,7 +71,7 @@ class Stages:
             "impressions": impressions,
             "triggered": self.triggered,
             "shown": self.shown,
-            "answers": None if self.answers is None else dict(zip(ANSWERS, self.answers, strict=True)),
+            "answers": None if self.answers is None else dict(zip(self.scale.names, self.answers, strict=True)),
             "other_answers": self.other_answers,
             "early_answers": self.early,
             "delay_ms_median": self.delays.quantile(0.5),

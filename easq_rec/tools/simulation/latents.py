@@ -184,7 +184,7 @@ class Calibration:
     grades: tuple[float, ...]
     """Thresholds of the satisfaction between the grades 0..4."""
     answers: tuple[float, ...]
-    """Thresholds of the noisy satisfaction between dissatisfied, uncertain and satisfied."""
+    """Thresholds of the noisy satisfaction between the answers of `THREE_ANSWERS`."""
 
 
 def draw_latents(config: World) -> Latents:

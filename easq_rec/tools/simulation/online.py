@@ -34,11 +34,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.schema import require
 from easq_rec.data import exact
 from easq_rec.data.exact import sigmoid
 from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibrate, draw_latents
-from easq_rec.tools.simulation.outcomes import NO_ANSWER, Streams, latent_scores, outcomes
+from easq_rec.tools.simulation.outcomes import Streams, latent_scores, outcomes
 from easq_rec.tools.simulation.world import DAY_MS, START_MS, Histories, Round, simulate
 
 Floats = NDArray[np.float64]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.config import World
+from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
 from easq_rec.data import exact
 from easq_rec.data.exact import sigmoid
 from easq_rec.tools.simulation.latents import ANSWER_NOISE, Calibration, Float, Int, Latents, utilities
@@ -27,7 +28,6 @@ LATER = {"comment": (-4.2, 0.9, 0.2), "forward": (-3.5, 1.0, 0.1), "returned": (
 """Bias, and weights of satisfaction and engagement, of what else may follow a long view."""
 DELAY_MEDIAN_MS, DELAY_SIGMA = 30 * 60_000, 1.2
 DELAY_RANGE_MS = (60_000, 2 * 86_400_000)
-NO_ANSWER = -1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,7 +143,7 @@ def _questionnaire(
 
     noisy = satisfy[rows, columns] + ANSWER_NOISE * normal()
     answer = np.full(shape, NO_ANSWER, dtype=np.int8)
-    answer[rows, columns] = np.searchsorted(calibration.answers, noisy)
+    answer[rows, columns] = THREE_ANSWERS.first + np.searchsorted(calibration.answers, noisy)
     delay_ms = np.clip(DELAY_MEDIAN_MS * exact.exp(DELAY_SIGMA * normal()), *DELAY_RANGE_MS)
     answered_at_ms = np.zeros(shape, dtype=np.int64)
     answered_at_ms[rows, columns] = timestamp_ms[rows] + delay_ms.astype(np.int64)

@@ -27,12 +27,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.schema import require
 from easq_rec.data import exact
 from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.errors import UserError
 from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibrate, draw_latents
-from easq_rec.tools.simulation.outcomes import LATER, NO_ANSWER, Streams, latent_scores, outcomes
+from easq_rec.tools.simulation.outcomes import LATER, Streams, latent_scores, outcomes
 
 GENERATOR = 3
 """Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
@@ -68,7 +69,7 @@ class Round:
     true_satisfaction: NDArray[np.float32]
     true_engagement: NDArray[np.float32]
     answer: NDArray[np.int8]
-    """NO_ANSWER or 0..2."""
+    """NO_ANSWER or a code of `THREE_ANSWERS`."""
     answered_at_ms: Int
 
     def answered(self) -> Round:

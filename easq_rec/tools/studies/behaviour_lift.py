@@ -24,7 +24,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from easq_rec.answers.questionnaire import ANSWERS, Questionnaire
+from easq_rec.answers.questionnaire import Questionnaire
+from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.data import files
 from easq_rec.data.layout import leaf_indices, leaf_types
 from easq_rec.errors import UserError
@@ -32,7 +33,8 @@ from easq_rec.evaluation.mean_interval import CONFIDENCE, Estimate
 from easq_rec.tools.inspect.scan import open_parquet
 
 BEHAVIOURS = ("like", "follow", "comment", "forward", "long_view", "returned")
-CODES = {"satisfied": ANSWERS.index("satisfied"), "dissatisfied": ANSWERS.index("dissatisfied")}
+CODES = {"satisfied": THREE_ANSWERS.satisfied_codes, "dissatisfied": THREE_ANSWERS.dissatisfied_codes}
+"""Codes of the answers that are compared, by what they say."""
 WATCHED = ("watch_ms", "duration_ms")
 FEW = 10
 """So many answers may all go along with a behaviour by chance."""
@@ -141,8 +143,8 @@ def _add(moments: dict[str, Moments], group: Group) -> None:
             sums.square += asked_R2.T @ asked_R2
             sums.missing += int(np.count_nonzero(group.asked_N & ~known_N))
             continue
-        for answer, code in CODES.items():
-            answered_R2 = _per_request(group, happened_N, (group.answer_N == code) & known_N)
+        for answer, codes in CODES.items():
+            answered_R2 = _per_request(group, happened_N, np.isin(group.answer_N, codes) & known_N)
             sums.answered_total[answer] += answered_R2.sum(axis=0)
             sums.answered_square[answer] += answered_R2.T @ np.concatenate([answered_R2, asked_R2], axis=1)
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from easq_rec.answers.questionnaire import ANSWERS, Questionnaire
+from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.config import World
+from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.data.layout import leaf_indices
 from easq_rec.tools.studies import behaviour_lift as lifts
 
@@ -58,18 +59,18 @@ def measure(world: World, directory: Path) -> dict[str, float]:
             grades[index] += np.bincount(grade_N[among_N], minlength=GRADES)
             by_user[index, 0] += np.bincount(user_N[among_N], minlength=world.users)
             by_user[index, 1] += np.bincount(user_N[among_N], grade_N[among_N], minlength=world.users)
-    answered = np.zeros((len(ANSWERS), GRADES))
+    answered = np.zeros((len(THREE_ANSWERS.names), GRADES))
     for _, column in _row_groups(directory / "answers", ("answer", "true_satisfaction")):
         given_N = ~np.isnan(column["answer"])
         code_A, grade_A = (column[name][given_N].astype(np.int64) for name in ("answer", "true_satisfaction"))
-        np.add.at(answered, (code_A, grade_A), 1)
+        np.add.at(answered, (code_A - THREE_ANSWERS.first, grade_A), 1)
     shown = grades[1].sum()
     found = {
         "triggered_percent": 100 * triggered / impressions,
         "shown_permille": 1_000 * float(shown) / impressions,
         "answers": float(answered.sum()),
         "response_percent": 100 * _ratio(answered.sum(), shown),
-        "agreement": auc(answered[ANSWERS.index("satisfied")], answered[ANSWERS.index("dissatisfied")]),
+        "agreement": auc(answered[-1], answered[0]),
         "overlap_percent": 100 * overlap(grades[1], grades[0]),
         "user_correlation": _user_correlation(by_user),
     }

@@ -153,7 +153,7 @@ def attribute(answers: list[Row], shown: list[Row], build: Build, lost: Found) -
         lost += [("answers", "duplicate" if same else "contradictory")] * (len(replies) - (rule != "drop"))
         if rule != "drop":
             winner = replies[0] if rule == "first" else replies[-1]
-            target["answer"] = build.questionnaire.options[winner["said"]]
+            target["answer"] = build.questionnaire.codes[winner["said"]]
             target["answered_at"] = winner["at"]
 
 
@@ -162,7 +162,7 @@ def judge(row: Row, shown: list[Row], build: Build) -> tuple[str | None, Row | N
     assert rules is not None
     if row["vid"] is None:
         return "vid is null", None
-    if row["said"] not in build.questionnaire.options:
+    if row["said"] not in build.questionnaire.codes:
         return "said is no option of the questionnaire", None
     same = [other for other in shown if other["uid"] == row["uid"] and other["vid"] == row["vid"]]
     if rules.columns.request_id:

@@ -130,7 +130,7 @@ def test_what_is_odd_is_named(tmp_path: Path, capsys: Output) -> None:
         "requests: 1 row groups begin before the one in front",
         "requests: timestamp_ms: lies between 1704067200 and 1704067289, which are seconds of 2024-01-01",
         "requests: candidates.duration_ms: the largest is",
-        "answers: candidates.answer: 1 codes other than 0, 1, 2",
+        "answers: candidates.answer: 1 codes other than 0, 1 or 2",
         "answers: candidates.answered_at_ms: 1 answers are earlier than their request",
     ):
         assert message in out, message

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.evaluation.mean_interval import t_interval
 from easq_rec.tools.simulation.online import (
     DAY_MS,
@@ -25,7 +26,7 @@ from easq_rec.tools.simulation.online import (
     examine,
     groups,
 )
-from easq_rec.tools.simulation.outcomes import NO_ANSWER, latent_scores
+from easq_rec.tools.simulation.outcomes import latent_scores
 from easq_rec.tools.simulation.world import Round
 
 WORLD = World(requests=1_000, users=200, videos=300, history=10, density=2_000.0, days=3.0, seed=3)

@@ -13,13 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from easq_rec.config import World
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.recipes import quickstart, world_schema
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
 from easq_rec.data.sources import world_directory
 from easq_rec.tools.simulation import world
 from easq_rec.tools.simulation.latents import Latents, calibrate, draw_latents
-from easq_rec.tools.simulation.outcomes import NO_ANSWER, answer_rate
+from easq_rec.tools.simulation.outcomes import answer_rate
 from easq_rec.tools.simulation.requests import as_columns
 
 SMALL = World(requests=2_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5)
