@@ -94,3 +94,7 @@ class AnswerScale:
 
 THREE_ANSWERS = AnswerScale(names=("dissatisfied", "uncertain", "satisfied"), uncertain=("uncertain",))
 """The paper's questionnaire (arXiv 2601.20215), codes 0, 1, 2."""
+FIVE_STARS = AnswerScale(names=("1", "2", "3", "4", "5"), first=1, dissatisfied=("1", "2"), satisfied=("4", "5"))
+"""One to five stars, whose codes are the number of stars. All of them take part in pairs."""
+NO_OR_YES = AnswerScale(names=("no", "yes"))
+"""Codes 0 and 1."""
