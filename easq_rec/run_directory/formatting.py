@@ -1,4 +1,4 @@
-"""Numbers as text for people."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NONE = "–"
 
 
 def short(value: float | None) -> str:
-    """Four significant digits; whole numbers in full."""
+    """Four significant digits; whole numbers with all of theirs."""
     if value is None or not math.isfinite(value):
         return NONE
     if value == int(value) and abs(value) < 1e15:
@@ -21,19 +21,19 @@ def short(value: float | None) -> str:
 
 
 def metric(value: float | None) -> str:
-    """Four decimals, for metrics between 0 and 1; larger values as by `short`."""
+    """Four decimals below 10, as for metrics between 0 and 1; `short` for larger values."""
     if value is None or not math.isfinite(value):
         return NONE
     return f"{value:.4f}" if abs(value) < 10 else short(value)
 
 
 def signed(value: float | None, digits: int = 4) -> str:
-    """A difference with its sign."""
+    """A difference, with its sign."""
     return NONE if value is None or not math.isfinite(value) else f"{value:+.{digits}f}"
 
 
 def estimate(value: Estimate, unit: str = "%") -> str:
-    """An estimate with its interval, as `easq-rec study` prints it."""
+    """A value with its interval, as `easq-rec study` prints it."""
     return value.text(unit, 1 if unit == "%" else 2)
 
 

@@ -20,12 +20,12 @@ class RunFiles:
 
     directory: Path
     name: str
-    """Distinguishes it from the other runs of a report."""
+    """Distinguishes it from the other runs of the report."""
     config: dict[str, Any]
     records: list[Record]
     """At least one."""
     evaluation: dict[str, Any] | None
-    """What `easq-rec evaluate` wrote."""
+    """The content of evaluation.json; None where `easq-rec evaluate` was not run."""
 
     @property
     def evaluated(self) -> bool:
@@ -42,16 +42,16 @@ class RunFiles:
 
     @property
     def final(self) -> Record | None:
-        """The newest metrics on held-out requests: of the end, or else of the last evaluation during training."""
+        """The newest metrics on held-out requests: those of the end of training, else of the last evaluation."""
         held_out = [record for record in self.records if record.split in (HOLDOUT, FINAL)]
         return max(held_out, key=lambda record: (record.split == FINAL, record.step), default=None)
 
     def names(self, *splits: str) -> list[str]:
-        """Names of the recorded values, in the order in which they first appear."""
+        """Names of the recorded metrics, in the order of their first appearance."""
         found = (name for record in self.records if record.split in splits for name in record.values)
         return list(dict.fromkeys(found))
 
-    def course(self, name: str, *splits: str) -> list[Point]:
+    def course(self, name: str, *splits: str) -> list[tuple[float, float]]:
         """(step, value) of a metric, by ascending step."""
         found = {
             float(record.step): record.values[name]
@@ -61,7 +61,7 @@ class RunFiles:
         return sorted(found.items())
 
     def setting(self, path: str) -> Any:
-        """A field of the config by its dotted name; None if the config has no such field."""
+        """A field of the config by its dotted name; None where the config does not have it."""
         value: Any = self.config
         for part in path.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -69,9 +69,10 @@ class RunFiles:
 
 
 def read_run(directory: Path, name: str, config: dict[str, Any]) -> RunFiles:
-    """The files of a run.
+    """The run in a directory.
 
     Args:
+        name: see `RunFiles`.
         config: the content of its config.json.
 
     Raises:

@@ -1,1 +1,1 @@
-"""`easq-rec report`: runs and studies as one HTML page that needs nothing besides itself."""
+"""`easq-rec report`: runs and studies as one self-contained HTML page."""

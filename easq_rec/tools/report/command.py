@@ -1,4 +1,4 @@
-"""`easq-rec report RUN_OR_STUDY...`: reads, draws, writes."""
+"""`easq-rec report RUN_OR_STUDY...`: reads the directories and writes the page."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from easq_rec.tools.report.sources import read_sources
 
 
 def report(directories: Sequence[Path], out: Path | None) -> Path:
-    """Writes the page; returns where it lies.
+    """Writes the page and returns its path.
 
     Args:
         directories: of runs and studies, at least one.
-        out: None: report.html in the first of them.
+        out: the HTML file. None: report.html in the first directory.
 
     Raises:
-        UserError: something is missing or damaged, or the page cannot be written.
+        UserError: a directory or file is missing or damaged, or the page cannot be written.
     """
     sources = read_sources(directories)
     file = RunDirectory(directories[0]).report if out is None else out
     if file.is_dir():
         raise UserError(f"--out {file}: a directory; name the HTML file to write")
-    # JSON may hold halves of surrogate pairs, which no encoding has.
+    # JSON may contain halves of surrogate pairs, which cannot be encoded.
     content = page(sources, datetime.now(UTC)).encode("utf-8", "replace")
     partial = file.with_name(f".{file.name}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Configurations side by side: what a run has chosen other than its recipe, or other than another run."""
+"""Configurations side by side: the fields in which a run differs from its recipe or from another run."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from easq_rec.config.recipes import recipe
 from easq_rec.config.serialization import to_dict
 
 ELSEWHERE = ("recipe", "run_dir", "data.path", "schema_file")
-"""Fields that the report shows in a place of their own."""
+"""Fields that other parts of the report show."""
 ABSENT = object()
-"""The config has no field of that name."""
+"""Value of a field that the config does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A field that is worth a line."""
+    """A field that differs."""
 
     field: str
     """Its dotted name."""
     values: list[Any]
-    """By run; `ABSENT` where a run has no such field."""
+    """One value per run; `ABSENT` where a run has no such field."""
     defaults: list[Any]
-    """Of the recipe of each run; `ABSENT` where it has no such field, or is not known."""
+    """The value in the recipe of each run; `ABSENT` where the recipe has no such field or is unknown."""
 
     def chosen(self, run: int) -> bool:
-        """Whether a run departs from its recipe."""
+        """Whether a run differs from its recipe."""
         return self.values[run] is not ABSENT and self.values[run] != self.defaults[run]
 
 
 def notable(configs: list[dict[str, Any]]) -> list[Setting]:
-    """Fields in which a run departs from its recipe, or in which the runs differ, part by part."""
+    """Fields in which a run differs from its recipe or from another run, grouped by part of the config."""
     flats = [dict(flattened(config)) for config in configs]
     defaults = [recipe_defaults(str(config.get("recipe"))) or flat for config, flat in zip(configs, flats, strict=True)]
     parts = list(dict.fromkeys(field.partition(".")[0] for flat in flats for field in flat))
@@ -56,7 +56,7 @@ def notable(configs: list[dict[str, Any]]) -> list[Setting]:
 
 @lru_cache(maxsize=32)
 def recipe_defaults(name: str) -> dict[str, Any] | None:
-    """The fields of a recipe's config by their dotted names; None for a recipe that is not known here."""
+    """The fields of a recipe's config by their dotted names; None for a recipe that this version does not have."""
     try:
         return dict(flattened(json.loads(json.dumps(to_dict(recipe(name))))))
     except KeyError:
@@ -64,7 +64,7 @@ def recipe_defaults(name: str) -> dict[str, Any] | None:
 
 
 def flattened(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every field; entries of a list go by their `name` where they have one."""
+    """(dotted name, value) of every field. Entries of a list are named by their `name` where they have one."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from flattened(inner, f"{where}.{name}" if where else str(name))
@@ -77,7 +77,7 @@ def flattened(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def shown(value: Any) -> str:
-    """A field's value as a person writes it."""
+    """A field's value as text."""
     if value is ABSENT:
         return "–"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What recorded metrics are called in front of people."""
+"""Labels of recorded metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELD_OUT = {
     "calibration_error": "calibration error",
     "calibration_gap": "calibration gap",
 }
-"""The labels of `easq_rec.evaluation.results`, which cannot be imported without torch (a test holds both equal)."""
+"""Equal to the labels of `easq_rec.evaluation.results`, which need torch. A test compares them."""
 
 ONLINE = {
     "stay_s": "app stay time, s per user-day",
@@ -27,7 +27,7 @@ ONLINE = {
     "lt7": "LT7, days active of 7",
     "active": "share of users in the app",
 }
-"""Of a simulated online test."""
+"""Metrics of a simulated online test."""
 
 TRAINING = {
     **{f"loss_{name}": loss.label for name, loss in Losses().terms.items()},
@@ -38,7 +38,7 @@ TRAINING = {
     "pairs_answered": "answered pairs in a step",
     "replay_admitted": "answers admitted",
     "replay_mean": "replays of an answer, mean",
-    "replay_max": "replays of an answer, most",
+    "replay_max": "replays of an answer, maximum",
     "replay_age_hours": "age of replayed answers, hours",
     "quarantined_rows": "rows in quarantine",
     "learning_rate": "learning rate",
@@ -47,8 +47,8 @@ TRAINING = {
 
 _PERIODS = {"train": "trained", "holdout": "held-out"}
 _ANSWERS = {
-    "policy_accuracy": "pairs that the policy orders rightly",
-    "reference_accuracy": "pairs that the reference orders rightly",
+    "policy_accuracy": "pairs that the policy orders correctly",
+    "reference_accuracy": "pairs that the reference orders correctly",
     "margin": "DPO margin",
     "policy_std": "standard deviation of the policy score",
     "reference_std": "standard deviation of the reference score",
@@ -59,11 +59,11 @@ ANSWERS = {
     for period, shown in _PERIODS.items()
     for name, label in _ANSWERS.items()
 }
-"""Diagnostics of the trainer on answers that it has learnt from, and on such that it has not."""
+"""The trainer's diagnostics on answers that it was trained on, and on held-out ones."""
 
 _LABELS = {**HELD_OUT, **TRAINING, **ANSWERS, **ONLINE}
 
 
 def label(name: str) -> str:
-    """The label of a metric; one that is not known keeps its name."""
+    """The label of a metric; an unknown metric keeps its name."""
     return _LABELS.get(name) or name.replace("_", " ")

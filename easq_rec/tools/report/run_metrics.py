@@ -1,56 +1,78 @@
-"""What came out of runs: held-out metrics side by side, with intervals where `easq-rec evaluate` has been."""
+"""Held-out metrics of runs side by side, with intervals where `easq-rec evaluate` was run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from easq_rec import doctor
 from easq_rec.run_directory.formatting import NONE, metric, signed
 from easq_rec.run_directory.metrics_file import FINAL
 from easq_rec.run_directory.run_files import RunFiles
-from easq_rec.tools.report.markup import Child, Markup, folded, join, table, tag
 from easq_rec.tools.report.names import HELD_OUT, label
+from easq_rec.tools.report.parts import PageTable, strong
 
 if TYPE_CHECKING:
     from easq_rec.evaluation.metrics.intervals import Difference, Interval
 
 RESAMPLES = 1_000
-"""Of the users, as `easq-rec compare` takes by default."""
+"""Resamples of the users; the default of `easq-rec compare`."""
 MAIN = ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy", "gauc")
 
 
-def metrics(runs: Sequence[RunFiles]) -> Markup:
-    """Tables of the metrics: with intervals as far as the runs were evaluated, and as they were logged."""
-    logged = _logged(runs)
-    missing = [run for run in runs if run.evaluation is None]
-    if len(missing) == len(runs):
-        return join(_no_intervals(runs), logged)
-    remark = _no_intervals(missing) if missing else None
-    return join(_evaluated(runs), *_compared(runs), remark, folded("All metrics as the trainer logged them", logged))
+@dataclass(frozen=True, kw_only=True)
+class PairedDifferences:
+    """One run against the base."""
+
+    title: str
+    remark: str
+    table: PageTable | None
+    """None: they cannot be computed, and the remark says why."""
 
 
-def _no_intervals(runs: Sequence[RunFiles]) -> Markup:
-    """How to get them."""
-    commands = join(*(tag("li", tag("code", f"easq-rec evaluate --run {run.directory}")) for run in runs))
-    one = "This run has" if len(runs) == 1 else "These runs have"
-    told = f"{one} no intervals: single values do not say what is chance. Evaluate, and write the report again:"
-    return tag("div", tag("p", told), tag("ul", commands), class_="remark")
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The metrics of all runs."""
+
+    evaluated: PageTable | None
+    """Each run with the intervals that `easq-rec evaluate` stored; None where no run was evaluated."""
+    base_remark: str
+    """Why there are no paired differences at all; empty where there are some."""
+    differences: list[PairedDifferences]
+    missing: list[str]
+    """Directories of runs without intervals."""
+    logged_remarks: list[str]
+    logged: PageTable | None
+    """The newest metrics that the trainer logged."""
 
 
-def _evaluated(runs: Sequence[RunFiles]) -> Markup:
-    """Each run with its own intervals, as `easq-rec evaluate` has stored them."""
-    found = [(run, run.evaluation["metrics"]) for run in runs if run.evaluation is not None]
-    names = [name for name in HELD_OUT if any(name in entries for _, entries in found)]
-    rows: list[list[Child]] = [
-        [label(name), *(_with_interval(entries.get(name)) for _, entries in found)] for name in names
-    ]
-    told = "Value, and 95% interval over users."
-    return join(
-        tag("p", told, class_="muted"),
-        table(["metric", *(run.name for run, _ in found)], rows, caption="Held-out metrics with intervals"),
+def held_out(runs: Sequence[RunFiles]) -> HeldOut:
+    """All metrics. The first run is the base that the others are compared with."""
+    base, *others = runs
+    evaluated = [run for run in runs if run.evaluation is not None]
+    compared = [run for run in others if run.evaluated] if base.evaluated else []
+    base_remark = ""
+    if evaluated and others and not base.evaluated:
+        base_remark = f"{base.name}, the first of the runs, was not evaluated, so there are no paired differences."
+    remarks, logged = _logged(runs)
+    return HeldOut(
+        evaluated=_evaluated(evaluated) if evaluated else None,
+        base_remark=base_remark,
+        differences=[_differences(run, base) for run in compared],
+        missing=[str(run.directory) for run in runs if run.evaluation is None],
+        logged_remarks=remarks,
+        logged=logged,
     )
+
+
+def _evaluated(runs: Sequence[RunFiles]) -> PageTable:
+    found = [run.evaluation["metrics"] for run in runs if run.evaluation is not None]
+    names = [name for name in HELD_OUT if any(name in entries for entries in found)]
+    rows = [[label(name), *(_with_interval(entries.get(name)) for entries in found)] for name in names]
+    headings = ["metric", *(run.name for run in runs)]
+    return PageTable(caption="Held-out metrics with intervals", headings=headings, rows=rows)
 
 
 def _with_interval(entry: Any) -> str:
@@ -60,49 +82,33 @@ def _with_interval(entry: Any) -> str:
     return metric(value) + ("" if low is None or high is None else f" [{metric(low)}, {metric(high)}]")
 
 
-def _compared(runs: Sequence[RunFiles]) -> list[Markup]:
-    """Paired differences of every evaluated run to the first, which is the base."""
-    base, *others = runs
-    if not others:
-        return []
-    if not base.evaluated:
-        return [tag("p", f"{base.name}, the first of the runs, was not evaluated, so there are no paired differences.")]
-    parts = []
-    for run in others:
-        if run.evaluated:
-            parts.append(tag("h4", f"{run.name} against {base.name}"))
-            try:
-                parts.append(_differences(run, base))
-            except ValueError as error:
-                parts.append(tag("p", f"There are no paired differences: {error}.", class_="remark"))
-    return parts
-
-
-def _differences(run: RunFiles, base: RunFiles) -> Markup:
+def _differences(run: RunFiles, base: RunFiles) -> PairedDifferences:
+    title = f"{run.name} against {base.name}"
     doctor.require_compatible()
-    # Imported here: it takes seconds, and most reports need none of it.
+    # Imported here: it takes seconds, and most reports do without.
     from easq_rec.evaluation import compare as comparison
 
-    ours, theirs, found = comparison.compare(run.directory, base.directory, resamples=RESAMPLES, seed=0)
-    served = f"{run.name} is ranked by {ours.origin.served}, {base.name} by {theirs.origin.served}"
-    told = (
-        f"Paired under the same {RESAMPLES:,} resamples of {ours.counts()['users']:,} users, 95% intervals; {served}."
+    try:
+        ours, theirs, found = comparison.compare(run.directory, base.directory, resamples=RESAMPLES, seed=0)
+    except ValueError as error:
+        return PairedDifferences(title=title, remark=f"There are no paired differences: {error}.", table=None)
+    remark = (
+        f"Paired under the same {RESAMPLES:,} resamples of {ours.counts()['users']:,} users, 95% intervals; {run.name} "
+        f"is ranked by {ours.origin.served}, {base.name} by {theirs.origin.served}."
     )
-    rows: list[list[Child]] = [_difference(name, found[name]) for name in HELD_OUT if name in found]
-    headings: list[Child] = ["metric", run.name, base.name, "difference", "relative"]
-    return join(
-        tag("p", told, class_="muted"),
-        table(headings, rows, caption=f"{run.name} against {base.name}, paired differences"),
-    )
+    rows = [_difference(name, found[name]) for name in HELD_OUT if name in found]
+    headings = ["metric", run.name, base.name, "difference", "relative"]
+    table = PageTable(caption=f"{title}, paired differences", headings=headings, rows=rows)
+    return PairedDifferences(title=title, remark=remark, table=table)
 
 
-def _difference(name: str, found: Difference) -> list[Child]:
-    # A gap near 0 has no relative change worth the name.
+def _difference(name: str, found: Difference) -> list[str]:
+    # A gap is close to 0, so its relative change says nothing.
     relative = NONE if name == "calibration_gap" else _change(found.relative, scale=100, digits=2, unit="%")
     return [label(name), metric(found.run), metric(found.base), _change(found.difference), relative]
 
 
-def _change(found: Interval, *, scale: float = 1, digits: int = 4, unit: str = "") -> Child:
+def _change(found: Interval, *, scale: float = 1, digits: int = 4, unit: str = "") -> str:
     """A difference with its interval; bold where that excludes 0."""
     if math.isnan(found.value):
         return NONE
@@ -110,34 +116,37 @@ def _change(found: Interval, *, scale: float = 1, digits: int = 4, unit: str = "
     if math.isnan(found.low):
         return f"{value} (no interval)"
     text = f"{value} [{signed(scale * found.low, digits)}, {signed(scale * found.high, digits)}]"
-    return tag("b", text) if found.low > 0 or found.high < 0 else text
+    return strong(text) if found.low > 0 or found.high < 0 else text
 
 
-def _logged(runs: Sequence[RunFiles]) -> Markup:
-    """The newest held-out metrics of each run."""
-    found = [(run, run.final) for run in runs]
-    there = [(run, record) for run, record in found if record is not None]
-    if not there:
-        return tag("p", "No run was evaluated on held-out requests: they have not come to their end, or hold none out.")
-    values = {run.name: record.values for run, record in there}
+def _logged(runs: Sequence[RunFiles]) -> tuple[list[str], PageTable | None]:
+    """(remarks, table) of the newest held-out metrics of each run."""
+    records = {run.name: record for run in runs if (record := run.final) is not None}
+    if not records:
+        return ["No run has held-out metrics yet: none has finished, or they hold out no requests."], None
+    remarks = []
+    if early := [f"{name} at step {record.step:,}" for name, record in records.items() if record.split != FINAL]:
+        remarks.append(f"Not from the end of training: {', '.join(early)}.")
+    if none := [run.name for run in runs if run.name not in records]:
+        remarks.append(f"None yet: {', '.join(none)}.")
+    values = {name: record.values for name, record in records.items()}
     names = list(dict.fromkeys(name for record in values.values() for name in record))
     ordered = [*(name for name in HELD_OUT if name in names), *(name for name in names if name not in HELD_OUT)]
     first, *others = values
-    headings: list[Child] = ["metric", first]
+    headings = ["metric", first]
     for name in others:
         headings += [name, f"less {first}"]
     rows = [_logged_row(name, values) for name in ordered]
-    early = [f"{run.name} at step {record.step:,}" for run, record in there if record.split != FINAL]
-    none = [run.name for run, record in found if record is None]
-    remarks = [f"Not of the end: {', '.join(early)}."] * bool(early) + [f"None yet: {', '.join(none)}."] * bool(none)
-    return join(*(tag("p", text, class_="muted") for text in remarks), table(headings, rows, caption="Logged metrics"))
+    return remarks, PageTable(caption="Logged metrics", headings=headings, rows=rows)
 
 
-def _logged_row(name: str, values: Mapping[str, Mapping[str, float]]) -> list[Child]:
+def _logged_row(name: str, values: Mapping[str, Mapping[str, float]]) -> list[str]:
     first, *others = (entries.get(name) for entries in values.values())
-    row: list[Child] = [tag("b", label(name)) if name in MAIN else label(name), metric(first)]
+    row = [strong(label(name)) if name in MAIN else label(name), metric(first)]
     for value in others:
-        whole = first is not None and value is not None and first == int(first) and value == int(value)
-        difference = None if first is None or value is None else value - first
-        row += [metric(value), signed(difference, 0 if whole and abs(first or 0) > 1 else 4)]
+        if first is None or value is None:
+            row += [metric(value), NONE]
+        else:
+            counts = first.is_integer() and value.is_integer() and abs(first) > 1
+            row += [metric(value), signed(value - first, 0 if counts else 4)]
     return row

@@ -1,4 +1,4 @@
-"""The directories that a report is about: runs, as `easq-rec train` leaves them, and studies."""
+"""The directories that a report is about: runs of `easq-rec train`, and studies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Source = RunFiles | StudyFiles
 
 
 def read_sources(directories: Sequence[Path]) -> list[Source]:
-    """What the directories hold, in their order, each named by as much of its path as tells it from the others.
+    """The runs and studies in the directories, in their order. Each is named by the end of its path that is unique.
 
     Raises:
         UserError: one is missing, is neither a run nor a study, is given twice, or holds a damaged file.
@@ -35,7 +35,7 @@ def read_sources(directories: Sequence[Path]) -> list[Source]:
 
 
 def distinct_names(directories: Sequence[Path]) -> list[str]:
-    """The last part of each path, with as many of those before it as needed to tell all apart."""
+    """The last parts of each path, as many as make all names distinct."""
     most = max(len(directory.parts) for directory in directories)
     for depth in range(1, most + 1):
         names = ["/".join(directory.parts[-depth:]) for directory in directories]
@@ -52,8 +52,7 @@ def _read(directory: Path, name: str) -> Source:
         return read_run(directory, name, read_json(config))
     if (directory / "study.json").is_file():
         raise UserError(
-            f"{directory}: its study has not come to its end (no results.json); the command that began it goes on "
-            "with --resume"
+            f"{directory}: its study is not finished (no results.json); run the command that started it with --resume"
         )
     raise UserError(
         f"{directory}: neither a run (config.json, metrics.jsonl) nor a study (results.json); name a directory that "
@@ -62,11 +61,11 @@ def _read(directory: Path, name: str) -> Source:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object from a JSON file. Raises UserError where there is none."""
+    """The object in a JSON file. Raises UserError where the file cannot be read or contains something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); restore it, or leave its directory out") from error
+        raise UserError(f"{file}: not readable as JSON ({error}); restore it, or omit its directory") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file}: holds no JSON object; restore it, or leave its directory out")
+        raise UserError(f"{file}: contains no JSON object; restore it, or omit its directory")
     return content

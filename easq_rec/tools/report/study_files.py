@@ -9,25 +9,16 @@ from typing import Any
 
 from easq_rec.errors import UserError
 from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.report.scales import Point
+from easq_rec.tools.figures.lines import Point
+from easq_rec.tools.studies.comparison import Row
+from easq_rec.tools.studies.verdict import Check, Verdict
 
-
-@dataclass(frozen=True, kw_only=True)
-class RowRecord:
-    """All cells of one label."""
-
-    label: str
-    series: str
-    x: float | None
-    worlds: int
-    mean: dict[str, float]
-    change: dict[str, Estimate]
-    """Against the base, in percent."""
+CIRCUMSTANCES = ("command", "versions", "hardware", "budget", "seeds", "wall_seconds", "cell_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerLift:
-    """A row of study `signal`."""
+    """A row of study `signal`: how much more frequent a behaviour is after an answer."""
 
     behaviour: str
     answer: str
@@ -35,30 +26,9 @@ class AnswerLift:
     rate: float
     average: float
     over: str
+    """Impressions that the average is taken over."""
     change: Estimate
     """In percent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckRecord:
-    """A number that the verdict depends on."""
-
-    what: str
-    measured: Estimate
-    wanted: str
-    threshold: float
-    unit: str
-    outcome: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerdictRecord:
-    """A claim, and whether it holds."""
-
-    claim: str
-    outcome: str
-    remark: str | None
-    checks: list[CheckRecord]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +52,7 @@ class OnlineDifference:
     against: str
     metric: str
     unit: str
-    """What is independent of one another (users, days, ...)."""
+    """What the measurements are independent of each other by: users, days, worlds."""
     change: Estimate
     """In percent."""
 
@@ -95,7 +65,7 @@ class OnlineTest:
     """Means by arm and metric."""
     differences: list[OnlineDifference]
     days: dict[str, dict[str, list[float]]]
-    """A value per day, by arm and metric."""
+    """A value for each day, by arm and metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +74,11 @@ class StudyFiles:
 
     directory: Path
     name: str
-    """What tells it from the other studies of the report."""
+    """Distinguishes it from the other studies of the report."""
     study: str
     question: str
-    verdict: VerdictRecord | None
-    rows: list[RowRecord]
+    verdict: Verdict | None
+    rows: list[Row]
     lifts: list[AnswerLift]
     notes: list[str]
     cells: list[CellRecord]
@@ -116,11 +86,11 @@ class StudyFiles:
     settings: list[dict[str, Any]]
     online: OnlineTest | None
     circumstances: dict[str, Any] = field(default_factory=dict)
-    """The rest: command, versions, hardware, budget, seeds, wall_seconds, cell_seconds."""
+    """Those of `CIRCUMSTANCES` that the file has."""
 
 
 def read_study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
-    """The study of a results.json. Raises UserError where it is none."""
+    """The study of a results.json. Raises UserError where its content is something else."""
     try:
         return _study(directory, name, content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -146,16 +116,12 @@ def _study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
         failed=[str(cell) for cell in content.get("failed", [])],
         settings=[dict(entry) for entry in content.get("settings", [])],
         online=None if online is None else _online(online),
-        circumstances={
-            key: content[key]
-            for key in ("command", "versions", "hardware", "budget", "seeds", "wall_seconds", "cell_seconds")
-            if content.get(key) is not None
-        },
+        circumstances={key: content[key] for key in CIRCUMSTANCES if content.get(key) is not None},
     )
 
 
 def estimate_of(values: dict[str, Any]) -> Estimate:
-    """What `easq_rec.tools.studies.comparison.estimate_values` made: null is what is not known."""
+    """The inverse of `easq_rec.tools.studies.comparison.estimate_values`: null stands for unknown."""
     value, low, high = (_number(values[key]) for key in ("value", "low", "high"))
     return Estimate(
         value=value,
@@ -173,12 +139,12 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {str(name): _number(value) for name, value in values.items()}
 
 
-def _row(entry: dict[str, Any]) -> RowRecord:
-    return RowRecord(
+def _row(entry: dict[str, Any]) -> Row:
+    return Row(
         label=str(entry["label"]),
+        variant=str(entry.get("variant", "")),
         series=str(entry.get("series") or ""),
         x=None if entry.get("x") is None else float(entry["x"]),
-        worlds=int(entry.get("worlds", 0)),
         mean=_numbers(entry["mean"]),
         change={str(name): estimate_of(change) for name, change in entry["change_percent"].items()},
     )
@@ -196,24 +162,24 @@ def _lift(entry: dict[str, Any]) -> AnswerLift:
     )
 
 
-def _verdict(values: dict[str, Any]) -> VerdictRecord:
-    return VerdictRecord(
-        claim=str(values["claim"]),
-        outcome=str(values["outcome"]),
-        remark=str(values["remark"]) if values.get("remark") else None,
-        checks=[
-            CheckRecord(
-                what=str(check["what"]),
-                measured=estimate_of(check["measured"]),
-                wanted=str(check["wanted"]),
-                threshold=float(check["threshold"]),
-                # Results from before there were other units have none.
-                unit=str(check.get("unit", "%")),
-                outcome=str(check["outcome"]),
-            )
-            for check in values["checks"]
-        ],
-    )
+def _verdict(values: dict[str, Any]) -> Verdict:
+    """The outcome is computed from the checks, as it was when the file was written."""
+    checks = [
+        Check(
+            what=str(check["what"]),
+            measured=estimate_of(check["measured"]),
+            wanted=check["wanted"],
+            threshold=float(check["threshold"]),
+            # Results that were written before there were other units have none.
+            unit=_unit(str(check.get("unit", "%"))),
+        )
+        for check in values["checks"]
+    ]
+    return Verdict(claim=str(values["claim"]), checks=checks, budget=values.get("budget", "full"))
+
+
+def _unit(unit: str) -> str:
+    return unit if unit in ("", "%") else f" {unit}"
 
 
 def _cell(entry: dict[str, Any]) -> CellRecord:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from easq_rec import __version__, doctor
-from easq_rec.tools.studies import plots
+from easq_rec.tools.figures.png import save_png
 from easq_rec.tools.studies.comparison import METRICS, Row
 from easq_rec.tools.studies.store import Run, finite, write_json
 
@@ -104,7 +104,7 @@ def publish(out: Path, *, results: Mapping[str, Any], text: Sequence[str], figur
         figures: by the name of their file.
     """
     for name, figure in figures.items():
-        plots.save(figure, out / name)
+        save_png(figure, out / name)
     pictures = [f"![{name}]({name})" for name in figures]
     (out / "table.md").write_text("\n\n".join([*text, *pictures]) + "\n", encoding="utf-8")
     # Last: where it is, the rest is.

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its DevTools protocol on two pipes: nothing needs to be installed besides it."""
+"""A headless Chromium, driven through its DevTools protocol on two pipes, without any other package."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "headless_shell")
 SECONDS = 60.0
-"""A call that takes longer has failed: the machine is shared."""
+"""Time limit of a call. It is long because the machine may be busy."""
 
 
 def find() -> str | None:
-    """The browser of this machine: $EASQ_CHROMIUM, or what is on the PATH."""
+    """Path of a browser: $EASQ_CHROMIUM, or the first of NAMES on the PATH."""
     return os.environ.get("EASQ_CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -34,16 +34,16 @@ os.dup2(reading, 3)
 os.dup2(writing, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-"""Becomes the browser, which reads commands on 3 and answers on 4."""
+"""Program that becomes the browser, which reads commands from descriptor 3 and writes answers to descriptor 4."""
 
 
 class Browser:
     """One page of a browser.
 
     Attributes:
-        problems: what the page has complained of since it was opened: console errors and warnings, exceptions, blocked
+        problems: problems since the page was opened: console errors and warnings, exceptions, blocked
             or failed requests.
-        requests: every URL that was asked for.
+        requests: every URL that was requested.
     """
 
     def __init__(self, commands: int, answers: int) -> None:
@@ -103,7 +103,7 @@ class Browser:
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._answers], [], [], max(deadline - time.monotonic(), 0))
             read = os.read(self._answers, 1 << 20) if ready else b""
-            assert read, "the browser has left" if ready else f"no answer from the browser within {SECONDS:g} s"
+            assert read, "the browser has exited" if ready else f"no answer from the browser within {SECONDS:g} s"
             self._buffer += read
         line, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(line)
@@ -112,23 +112,23 @@ class Browser:
             self._events.append(message)
         return message
 
-    def _note(self, method: str, told: dict[str, Any]) -> None:
+    def _note(self, method: str, event: dict[str, Any]) -> None:
         match method:
-            case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
-                self.problems.append(f"console: {told['args']}")
+            case "Runtime.consoleAPICalled" if event["type"] in ("error", "warning", "assert"):
+                self.problems.append(f"console: {event['args']}")
             case "Runtime.exceptionThrown":
-                self.problems.append(f"exception: {told['exceptionDetails'].get('text')}")
-            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
-                self.problems.append(f"{told['entry']['source']}: {told['entry']['text']}")
+                self.problems.append(f"exception: {event['exceptionDetails'].get('text')}")
+            case "Log.entryAdded" if event["entry"]["level"] in ("error", "warning"):
+                self.problems.append(f"{event['entry']['source']}: {event['entry']['text']}")
             case "Network.loadingFailed":
-                self.problems.append(f"network: {told['errorText']}")
+                self.problems.append(f"network: {event['errorText']}")
             case "Network.requestWillBeSent":
-                self.requests.append(told["request"]["url"])
+                self.requests.append(event["request"]["url"])
 
 
 @contextmanager
 def started(program: str) -> Iterator[Browser]:
-    """A browser, ended with the block."""
+    """A browser that ends with the block."""
     from_us, commands = os.pipe()
     answers, to_us = os.pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:

@@ -1,4 +1,4 @@
-"""Directories of runs and studies, as small as they can be."""
+"""Minimal directories of runs and studies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXACT: dict[str, Any] = {"value": 0.0, "low": 0.0, "high": 0.0, "count": 5}
 
 
 def run(folder: Path, *, name: str = "quickstart", steps: int = 4, **changes: Any) -> Path:
-    """A run of a recipe that has come to its end.
+    """A finished run of a recipe.
 
     Args:
         changes: of the config's top level.
@@ -33,7 +33,7 @@ def run(folder: Path, *, name: str = "quickstart", steps: int = 4, **changes: An
 
 
 def estimate(value: float, half: float | None = 1.0) -> dict[str, Any]:
-    """A change as results.json holds it; without a half width its interval is not known."""
+    """A change as in results.json. half=None: its interval is unknown."""
     low, high = (None, None) if half is None else (value - half, value + half)
     return {"value": value, "low": low, "high": high, "count": 5}
 

@@ -1,10 +1,11 @@
-"""The part of the page about runs: what ran, how it was configured, what came out, and how it got there."""
+"""What a page says about runs: what ran, how it was configured, what came out, and how it got there."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from easq_rec.data import files
@@ -12,29 +13,45 @@ from easq_rec.run_directory.formatting import NONE, short
 from easq_rec.run_directory.metrics_file import FINAL, TRAIN
 from easq_rec.run_directory.run_files import RunFiles
 from easq_rec.tools.report import configs
-from easq_rec.tools.report.markup import Child, Markup, breakable, folded, join, table, tag
+from easq_rec.tools.report.parts import PageTable, PlotGroup, code, strong
 from easq_rec.tools.report.run_curves import curves
-from easq_rec.tools.report.run_metrics import metrics
+from easq_rec.tools.report.run_metrics import HeldOut, held_out
 
 
-def runs_section(runs: Sequence[RunFiles]) -> Markup:
-    """All runs of the report, side by side."""
-    heading = "Run" if len(runs) == 1 else f"{len(runs)} runs"
-    return tag(
-        "section",
-        tag("h2", f"{heading}: {', '.join(run.name for run in runs)}", id="runs"),
-        tag("h3", "What ran"),
-        _facts(runs),
-        tag("h3", "Configuration"),
-        _differences(runs),
-        *(folded(f"Whole configuration of {run.name}", _whole(run)) for run in runs),
-        tag("h3", "Held-out metrics"),
-        metrics(runs),
-        curves(runs),
+@dataclass(frozen=True, kw_only=True)
+class RunsView:
+    """The parts in the order of the page."""
+
+    names: list[str]
+    facts: PageTable
+    config_remarks: list[str]
+    config: PageTable | None
+    """Fields worth a line; None where there are none."""
+    whole_configs: list[tuple[str, str]]
+    """(name, JSON) of each run."""
+    metrics: HeldOut
+    curves: list[PlotGroup]
+
+
+def runs_view(runs: Sequence[RunFiles]) -> RunsView:
+    """All runs of the report, side by side.
+
+    Args:
+        runs: at least one; the others are compared with the first.
+    """
+    remarks, table = _config(runs)
+    return RunsView(
+        names=[run.name for run in runs],
+        facts=_facts(runs),
+        config_remarks=remarks,
+        config=table,
+        whole_configs=[(run.name, _whole(run)) for run in runs],
+        metrics=held_out(runs),
+        curves=curves(runs),
     )
 
 
-def _facts(runs: Sequence[RunFiles]) -> Markup:
+def _facts(runs: Sequence[RunFiles]) -> PageTable:
     facts: list[tuple[str, list[str]]] = [
         ("recipe", [run.recipe for run in runs]),
         ("directory", [str(run.directory) for run in runs]),
@@ -47,8 +64,9 @@ def _facts(runs: Sequence[RunFiles]) -> Markup:
         ("evaluation", [_evaluation(run) for run in runs]),
         ("versions", [_versions(run) for run in runs]),
     ]
-    rows: list[list[Child]] = [[name, *values] for name, values in facts if any(value != NONE for value in values)]
-    return table(["", *(run.name for run in runs)], rows, numeric_from=len(runs) + 1, caption="What ran")
+    rows = [[name, *values] for name, values in facts if any(value != NONE for value in values)]
+    headings = ["", *(run.name for run in runs)]
+    return PageTable(caption="What ran", headings=headings, rows=rows, numeric_from=len(headings))
 
 
 def _data(run: RunFiles) -> str:
@@ -58,7 +76,7 @@ def _data(run: RunFiles) -> str:
 
 def _seeds(run: RunFiles) -> str:
     training, world = run.setting("trainer.seed"), run.setting("world.seed")
-    # With data of its own a run reads no world.
+    # A run on a data set generates no world.
     return f"training {_plain(training)}" + ("" if run.setting("data.path") else f", world {_plain(world)}")
 
 
@@ -93,42 +111,44 @@ def _plain(value: Any) -> str:
     return NONE if value is None else str(value)
 
 
-def _differences(runs: Sequence[RunFiles]) -> Markup:
+def _config(runs: Sequence[RunFiles]) -> tuple[list[str], PageTable | None]:
+    """(remarks, table) of the fields in which runs differ from each other or from their recipes."""
     settings = configs.notable([run.config for run in runs])
     recipes = list(dict.fromkeys(run.recipe for run in runs))
     unknown = [name for name in recipes if configs.recipe_defaults(name) is None]
-    why = f"{', '.join(unknown)}: no recipe of this version, so nothing is known of its defaults."
-    remark = tag("p", why, class_="muted") if unknown else Markup("")
+    remarks = []
+    if unknown:
+        remarks.append(f"{', '.join(unknown)}: not a recipe of this version, so its defaults are unknown.")
+    single = len(runs) == 1
     if not settings:
-        one = len(runs) == 1
-        same = "Everything is as its recipe has it." if one else "The runs do not differ, and depart from no recipe."
-        return remark if one and unknown else join(remark, tag("p", same))
-    # With several recipes there is no one default.
+        if not (single and unknown):
+            remarks.append(
+                "All fields have the values of the recipe."
+                if single
+                else "The runs do not differ, and all fields have the values of their recipes."
+            )
+        return remarks, None
+    remarks.append(
+        "Fields that differ from the recipe."
+        if single
+        else "Fields that differ between the runs or from their recipes; bold: different from the recipe."
+    )
+    # Runs of several recipes have no common default.
     default = len(recipes) == 1 and not unknown
-    rows: list[list[Child]] = []
+    rows: list[list[str]] = []
     for setting in settings:
-        values: list[Child] = [
-            tag("b", configs.shown(value)) if setting.chosen(run) else configs.shown(value)
+        values = [
+            strong(configs.shown(value)) if setting.chosen(run) else configs.shown(value)
             for run, value in enumerate(setting.values)
         ]
-        of_recipe: list[Child] = [configs.shown(setting.defaults[0])] if default else []
-        rows.append([tag("code", breakable(setting.field)), *of_recipe, *values])
-    told = (
-        "Fields in which the run departs from its recipe."
-        if len(runs) == 1
-        else "Fields in which the runs differ, or depart from their recipes; bold: not what the recipe has."
-    )
-    headings: list[Child] = ["field", *([f"recipe {recipes[0]}"] if default else []), *(run.name for run in runs)]
-    return join(
-        remark,
-        tag("p", told, class_="muted"),
-        table(headings, rows, numeric_from=len(headings), caption="Differences of the configurations"),
-    )
+        rows.append([code(setting.field), *([configs.shown(setting.defaults[0])] if default else []), *values])
+    headings = ["field", *([f"recipe {recipes[0]}"] if default else []), *(run.name for run in runs)]
+    caption = "Differences of the configurations"
+    return remarks, PageTable(caption=caption, headings=headings, rows=rows, numeric_from=len(headings))
 
 
-def _whole(run: RunFiles) -> Markup:
+def _whole(run: RunFiles) -> str:
     data = run.config.get("data")
-    # The options of a URL are nobody's business.
+    # The options of a URL may hold credentials.
     config = run.config | ({"data": data | {"path": _data(run)}} if isinstance(data, dict) and data.get("path") else {})
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    return tag("pre", tag("code", text), class_="scroll", tabindex="0")
+    return json.dumps(config, indent=2, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Figures of studies and reports, drawn by matplotlib: PNG files and SVG for pages come from the same functions."""
