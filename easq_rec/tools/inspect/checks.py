@@ -1,27 +1,20 @@
-"""What no single row group shows: ids that come again, and what a given schema would refuse."""
+"""Checks of a whole dataset: request ids that repeat, and what the reader of a given schema would refuse."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from easq_rec.data import files
-from easq_rec.data.columns import Array
-from easq_rec.data.dataset import parquet_files
 from easq_rec.data.decode import BadRows, Place, decode
-from easq_rec.data.layout import Layout, leaf_indices
-from easq_rec.tools.inspect.column import kind_of
-from easq_rec.tools.inspect.scan import open_parquet
-from easq_rec.tools.inspect.sketch import hash_ids
+from easq_rec.data.layout import Layout
+from easq_rec.tools.inspect.parquet import open_parquet
+from easq_rec.tools.inspect.sql_dataset import FILE, ROW, ROW_GROUP, SqlDataset
 
-IDS_AT_ONCE = 1 << 23
-"""Request ids held at a time: 64 MiB, and as much again while they are put together."""
 EXAMPLES = 5
-MOST_HISTORY = 1 << 30
-"""Histories are checked in full."""
+ALL_HISTORY = 1 << 30
+"""Entries of a history that are checked: more than any has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,85 +23,75 @@ class Duplicates:
 
     extra_rows: int
     """Rows beyond the first of each id."""
-    examples: list[int]
+    examples: dict[int, list[str]]
+    """The smallest such ids, and the places of the first two rows of each."""
 
 
-def find_duplicates(directory: files.Location, rows: int, *, at_once: int = IDS_AT_ONCE) -> Duplicates | None:
-    """Exact, in as many passes over the one column as keep about `at_once` ids in memory; None: no such column."""
-    paths = parquet_files(directory)
-    passes = max(1, -(-rows // at_once))
-    extra = 0
-    examples: list[int] = []
-    for turn in range(passes):
-        parts: list[Array] = []
-        for file in paths:
-            with open_parquet(file) as parquet:
-                schema = parquet.schema_arrow
-                if "request_id" not in schema.names or kind_of(schema.field("request_id").type) != "integer":
-                    return None
-                leaves = leaf_indices(schema, {"request_id"})
-                for index in range(parquet.num_row_groups):
-                    column = parquet.reader.read_row_group(index, column_indices=leaves).column(0)
-                    ids = column.drop_null().to_numpy().astype(np.int64, copy=False)
-                    # By hash, since ids may have a factor in common.
-                    parts.append(ids[hash_ids(ids) % np.uint64(passes) == turn] if passes > 1 else ids)
-        ids = np.concatenate([np.zeros(0, np.int64), *parts])
-        del parts
-        ids.sort()
-        again = ids[1:][ids[1:] == ids[:-1]]
-        extra += len(again)
-        examples += np.unique(again)[: EXAMPLES - len(examples)].tolist()
-    return Duplicates(extra_rows=extra, examples=examples)
+def find_duplicates(dataset: SqlDataset) -> Duplicates | None:
+    """Exact. None: there is no integer column request_id."""
+    if dataset.kinds.get("request_id") != "integer":
+        return None
+    ((extra, ids),) = dataset.ask(f"""
+        WITH repeated AS (
+            SELECT request_id, count(*) AS times FROM {dataset.view} WHERE request_id IS NOT NULL
+            GROUP BY request_id HAVING count(*) > 1
+        )
+        SELECT coalesce(sum(times - 1), 0), coalesce(min(request_id, {EXAMPLES}), []) FROM repeated
+    """)
+    examples: dict[int, list[str]] = {id_: [] for id_ in ids}
+    if ids:
+        rows = dataset.ask(f"""
+            SELECT request_id, {FILE}, {ROW_GROUP}, {ROW} FROM {dataset.view} WHERE request_id IN {tuple(ids + ids)}
+            QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY {FILE}, {ROW}) <= 2 ORDER BY ALL
+        """)
+        for id_, *place in rows:
+            examples[id_].append(dataset.place(*place))
+    return Duplicates(extra_rows=int(extra), examples=examples)
+
+
+@dataclass(kw_only=True)
+class Refusal:
+    """Rows that fail one check of the reader. A row counts at the first check that it fails."""
+
+    column: str
+    expected: str
+    first: str
+    """The reader's message about the first such row: file, row group, row, column, value, and what was expected."""
+    rows: int = 0
 
 
 @dataclass(kw_only=True)
 class Refusals:
-    """What a schema's reader would not take of a dataset."""
+    """What the reader of a schema would refuse in a dataset."""
 
-    files: list[str] = field(default_factory=list)
-    """Messages about files whose columns do not match, alike ones once."""
-    bad_rows: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By (column, what was expected). A row counts at the first check that it fails."""
-    first: dict[tuple[str, str], str] = field(default_factory=dict)
-    """The message about the first row of each."""
-
-    @property
-    def any(self) -> bool:
-        return bool(self.files or self.bad_rows)
-
-    def summary(self) -> dict[str, Any]:
-        """As plain values, for report.json."""
-        rows = [
-            {"column": column, "expected": expected, "rows": count, "first": self.first[column, expected]}
-            for (column, expected), count in self.bad_rows.most_common()
-        ]
-        return {"files": self.files, "bad_rows": rows}
+    columns: str | None = None
+    """Message about columns that do not match; None: they match. Rows are read only if they do."""
+    rows: list[Refusal] = field(default_factory=list)
+    """Most frequent first."""
 
 
-def find_refusals(directory: files.Location, layout: Layout) -> Refusals:
-    """Checks every file's columns, then decodes every row group whose columns match."""
-    found, told = Refusals(), set()
-    for file in parquet_files(directory):
+def find_refusals(dataset: SqlDataset, layout: Layout) -> Refusals:
+    """Runs the reader's checks of columns and values, with one row group in memory."""
+    try:
+        # All files of a dataset have columns of the same kinds.
+        layout.check(dataset.schema, files.shown(dataset.files[0]))
+    except ValueError as error:
+        return Refusals(columns=str(error))
+    refused: dict[tuple[str, str], Refusal] = {}
+    for file in dataset.files:
         with open_parquet(file) as parquet:
-            try:
-                layout.check(parquet.schema_arrow, file)
-            except ValueError as error:
-                about = str(error).removeprefix(file)
-                if about not in told:
-                    found.files.append(str(error))
-                told.add(about)
-                continue
             leaves = layout.leaf_indices(parquet.schema_arrow)
             for index in range(parquet.num_row_groups):
                 table = parquet.reader.read_row_group(index, column_indices=leaves)
                 rows = np.arange(len(table))
                 while len(rows):
+                    place = Place(file=files.shown(file), row_group=index, rows=rows)
                     try:
-                        decode(table, layout, Place(file=file, row_group=index, rows=rows), max_history=MOST_HISTORY)
+                        decode(table, layout, place, max_history=ALL_HISTORY)
                         break
                     except BadRows as bad:
-                        found.bad_rows[bad.column, bad.expected] += len(bad.rows)
-                        found.first.setdefault((bad.column, bad.expected), str(bad))
+                        first = Refusal(column=bad.column, expected=bad.expected, first=str(bad))
+                        refused.setdefault((bad.column, bad.expected), first).rows += len(bad.rows)
                         good = np.delete(np.arange(len(rows)), bad.rows)
                         table, rows = table.take(good), rows[good]
-    return found
+    return Refusals(rows=sorted(refused.values(), key=lambda refusal: -refusal.rows))

@@ -1,36 +1,36 @@
-"""A first feature schema out of what a scan has found: guesses, each with its reason beside it.
+"""A first feature schema, drafted from the figures of a dataset. Every guess has its reason beside it.
 
-What is known only after an impression must not become a feature, or the model learns to read the outcome. So a column
-that may be of that sort is left out, and the file says so.
+A value that is known only after the impression must not become a feature, or the model learns to read the outcome. So a
+column that may hold such values is left out, and the file says so.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.schema_file import schema_to_toml
 from easq_rec.tools.inspect.column import ColumnStats
-from easq_rec.tools.inspect.scan import Scan
-from easq_rec.tools.inspect.sketch import STANDARD_ERROR, Distinct
+from easq_rec.tools.inspect.scan import DatasetStats
 
 HEADROOM = 1.25
-"""Rows of a hashed table over the ids seen, before rounding up to a power of two: ids to come."""
+"""Rows of a hashed table per id in the data, before rounding up to a power of two: room for new ids."""
 FEWEST_ROWS = 16
 DIM = 32
-"""Of every table: that of the recipe `easq`."""
+"""Of every table, as in the recipe `easq`."""
 DENSE_BELOW = 1_024
-"""Ids from 0 to below this, most of which occur, are categories rather than an id space that grows."""
+"""Ids from 0 to below this, a quarter of which occur, are categories rather than a growing id space."""
 LARGE = 100.0
-"""Values beyond this are too large to enter a linear layer as they are."""
+"""Larger values are too large for a linear layer without scaling."""
 FEW_NEGATIVE = 0.2
-"""Share of negative values up to which a column is taken for one without, but for marks of the unknown such as -1."""
+"""Up to this share, negative values are taken for marks of the unknown, such as -1."""
 CLOSE = 0.5
-"""Correlation with an outcome beyond which a number is taken for a consequence of it."""
+"""A number whose correlation with an outcome is larger may be a consequence of it."""
 MANY = 64
-"""A count or duration of fewer values than this is taken for a category, such as a bucket."""
+"""A quantity with at most this many distinct values is taken for a category, such as a bucket."""
 
 LIKED = {
     **dict.fromkeys(("long_view", "click", "effective_view"), 1.0),
@@ -38,9 +38,9 @@ LIKED = {
     **dict.fromkeys(("profile_enter", "complete_play"), 0.5),
     **dict.fromkeys(("hate", "dislike", "report", "skip", "not_interested", "block"), -1.0),
 }
-"""Weights of outcomes by name; `is_` in front of it does not matter."""
+"""Weights of outcomes by name, with or without the prefix `is_`."""
 VIEW = "long_view"
-"""The outcome without which the questionnaire asks nothing."""
+"""The outcome that triggers the questionnaire."""
 QUESTIONNAIRE = ("answer", "answered_at_ms", "shown")
 AFTERWARDS = re.compile(
     r"(?i)(^|_)(watch|watched|play|played|playing|view|viewed|dwell|stay|finish|progress|complet\w*)(_|$)"
@@ -52,16 +52,16 @@ REQUIRED = {
     "history.timestamp_ms": ("integer",),
     "history.watch_ratio": ("float", "integer", "boolean"),
 }
-"""Columns that the reader asks for whatever the schema, and their kinds."""
+"""Columns that the reader needs with any schema, and their kinds."""
 
 
 @dataclass(kw_only=True)
 class Draft:
-    """Features, tables and outcomes, as they are found."""
+    """Features, tables and outcomes, filled step by step."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     ids: dict[str, int] = field(default_factory=dict)
-    """Distinct ids of each table's columns."""
+    """Distinct ids of each table's columns, in requests and answers."""
     table_of: dict[str, str] = field(default_factory=dict)
     """Table by the path of an id column."""
     features: dict[str, list[Feature]] = field(default_factory=lambda: {"user": [], "history": [], "candidate": []})
@@ -79,7 +79,7 @@ class Draft:
         if not self.item or not self.outcomes or not all(self.features.values()):
             return None
         groups: dict[str, Any] = {name: tuple(features) for name, features in self.features.items()}
-        # What people do after a view tells of satisfaction only where there was one.
+        # Behaviour after a view is evidence of satisfaction only for impressions that were viewed.
         trigger = next((outcome.name for outcome in self.outcomes if outcome.name.removeprefix("is_") == VIEW), None)
         return FeatureSchema(
             tables=tuple(self.tables.values()),
@@ -101,29 +101,27 @@ class Draft:
         return schema_to_toml(self.schema, header="\n".join(header) + "\n ", notes=self.notes)
 
 
-def draft(requests: Scan, answers: Scan | None) -> Draft:
-    """Infers a schema. Ids that only answers/ holds count for the tables as well."""
+def draft(requests: DatasetStats, answers: DatasetStats | None, count_ids: Callable[[Collection[str]], int]) -> Draft:
+    """Drafts a schema. `count_ids` counts the distinct ids of some columns together, in requests and answers."""
     made = Draft()
     columns = requests.columns
     for path, kinds in REQUIRED.items():
         column = columns.get(path)
         if column is None or column.kind not in kinds:
-            found = "missing" if column is None else f"of type {', '.join(sorted(column.types))}"
+            found = "missing" if column is None else f"of type {_types(column)}"
             made.problems.append(f"{path} is {found}: the reader needs it as {' or '.join(kinds)}")
         elif column.nulls or column.nan or column.infinite:
             made.problems.append(f"{path}: {_broken(column)}: the reader refuses those rows")
-    used: dict[str, list[ColumnStats]] = {}
-    _request_features(made, columns, used)
-    _candidate_features(made, requests, used)
-    for name, stats in used.items():
-        stats += [answers.columns[s.path] for s in stats if answers is not None and s.path in answers.columns]
-        # A space of ids that grows is hashed however small it is now: an id to come must not end a run.
+    _request_features(made, columns)
+    _candidate_features(made, requests)
+    for name in dict.fromkeys(made.table_of.values()):
+        paths = [path for path, table in made.table_of.items() if table == name]
+        stats = [columns[path] for path in paths]
+        stats += [answers.columns[path] for path in paths if answers is not None and path in answers.columns]
+        # A growing id space is hashed even if it is small now: a new id must not end a run.
         grows = any(s.group == "history" or s.path in ("user_id", f"candidates.{made.item}") for s in stats)
-        distinct = Distinct()
-        for column in stats:
-            distinct.merge(column.distinct)
-        made.ids[name] = distinct.count()
-        made.tables[name], made.notes["tables", name] = _table(name, stats, distinct, grows=grows)
+        made.ids[name] = count_ids(paths)
+        made.tables[name], made.notes["tables", name] = _table(name, stats, made.ids[name], grows=grows)
     for group, missing in (("user", "user_id or an integer in user"), ("history", "an integer in history")):
         if not made.features[group]:
             made.problems.append(f"no {group} feature: there must be {missing} without nulls")
@@ -134,94 +132,103 @@ def draft(requests: Scan, answers: Scan | None) -> Draft:
     return made
 
 
-def _request_features(made: Draft, columns: dict[str, ColumnStats], used: dict[str, list[ColumnStats]]) -> None:
-    for column in columns.values():
-        group = "user" if column.path == "user_id" else column.group
-        if "." in group:
-            made.left_out[column.path] = f"lies in a struct of its own: write it directly into {group.split('.')[0]}"
-        elif not group and column.path not in REQUIRED:
-            made.left_out[column.path] = "lies beside the user: write it into the struct user to make it a feature"
-        elif column.path == "user.user_id":
-            made.left_out[column.path] = "the request's own user_id is read instead"
-        if (
-            column.path in made.left_out
-            or group not in ("user", "history")
-            or (column.path in REQUIRED and column.path != "user_id")
-        ):
+def _request_features(made: Draft, columns: dict[str, ColumnStats]) -> None:
+    """Features of user and history."""
+    for path, column in columns.items():
+        group = "user" if path == "user_id" else column.group
+        if group == "candidates" or (path in REQUIRED and path != "user_id"):
             continue
-        why = None
-        if column.kind == "other":
-            why = _unusable(column)
-        elif _broken(column):
-            why = f"{_broken(column)}: fill them, and run this again"
-        elif column.kind in ("float", "boolean") or _is_quantity(column):
-            why = f"is {_types(column)}: {group} features are ids; write it as one (0, 1, ... of buckets)"
-        elif column.kind == "list" and group == "history":
-            why = "is a list: a history entry has one id per feature"
-        if why is not None:
-            made.left_out[column.path] = why
-            continue
-        _use(made, used, group, column)
+        reason = _no_request_feature(column, group)
+        if reason is None:
+            _use(made, group, column)
+        else:
+            made.left_out[path] = reason
 
 
-def _candidate_features(made: Draft, requests: Scan, used: dict[str, list[ColumnStats]]) -> None:
-    columns = requests.columns
+def _no_request_feature(column: ColumnStats, group: str) -> str | None:
+    """Why a column outside the candidates is no feature; None: it is one."""
+    if "." in group:
+        return f"lies in a nested struct: write it directly into {group.split('.')[0]}"
+    if group not in ("user", "history"):
+        return "lies outside the struct user: write it into user to make it a feature"
+    if column.path == "user.user_id":
+        return "the column user_id of the request is read instead"
+    if column.kind == "other":
+        return _unusable(column)
+    if _broken(column):
+        return f"{_broken(column)}: fill them, and run this again"
+    if column.kind in ("float", "boolean") or _is_quantity(column):
+        return f"is {_types(column)}: {group} features are ids; write bucket numbers (0, 1, ...) instead"
+    if column.kind == "list" and group == "history":
+        return "is a list: a feature of a history entry is one id"
+    return None
+
+
+def _candidate_features(made: Draft, requests: DatasetStats) -> None:
+    """Features and outcomes of candidates, and the item."""
+    columns = [column for column in requests.columns.values() if column.group == "candidates"]
     shared = {feature.name: feature.table for feature in made.features["history"]}
     undecided: list[ColumnStats] = []
-    for column in (c for c in columns.values() if c.group == "candidates"):
-        path, plain = column.path, column.name.removeprefix("is_")
-        if column.name in QUESTIONNAIRE or column.name.startswith("true_"):
-            made.left_out[path] = "belongs to the questionnaire or the evaluation, and is never a feature"
-        elif column.kind == "other":
-            made.left_out[path] = _unusable(column)
-        elif _broken(column):
-            made.left_out[path] = f"{_broken(column)}: fill them, and run this again"
-        elif plain in LIKED and column.kind != "list":
-            made.outcomes.append(Outcome(name=column.name, weight=LIKED[plain]))
-            rate = f"{column.mean or 0:.3%} of the impressions" if column.binary else f"mean {column.mean or 0:,.3g}"
-            made.notes["outcomes", column.name] = f"{rate}; the weight goes by the name."
+    for column in columns:
+        name, rate = column.name, column.mean or 0
+        weight = LIKED.get(name.removeprefix("is_"))
+        reason = _no_candidate_value(column)
+        if reason is not None:
+            made.left_out[column.path] = reason
+        elif weight is not None and column.kind != "list":
+            made.outcomes.append(Outcome(name=name, weight=weight))
+            about = f"{rate:.3%} of the impressions" if column.binary else f"mean {rate:,.3g}"
+            made.notes["outcomes", name] = f"{about}; the weight is guessed from the name."
         elif column.binary:
             undecided.append(column)
-        elif AFTERWARDS.search(column.name) and column.kind != "list":
-            why = (
-                "tells of the impression: an outcome, no feature (unless it was known before, as a count of others is)"
-            )
-            made.left_out[path] = why
-        elif (link := requests.links.strongest(path)) is not None and abs(link[1]) > CLOSE:
-            why = f"correlates by {link[1]:.2f} with {link[0]}: a consequence of it? Add it if it was known before"
-            made.left_out[path] = why
+        elif (reason := _known_afterwards(column, requests.links.get(column.path))) is not None:
+            made.left_out[column.path] = reason
         elif column.kind == "float" or _is_quantity(column):
             _use_float(made, column)
         else:
-            _use(made, used, "candidate", column, shared.get(column.name) if column.kind == "integer" else None)
+            _use(made, "candidate", column, shared.get(name) if column.kind == "integer" else None)
+    have_outcomes = bool(made.outcomes)
     for column in undecided:
-        if made.outcomes:
-            why = f"is 0 or 1 (rate {column.mean or 0:.3%}): an outcome or a feature? Declare it as what it is"
-            made.left_out[column.path] = why
+        rate = column.mean or 0
+        if have_outcomes:
+            made.left_out[column.path] = f"is 0 or 1 (rate {rate:.3%}): declare it as an outcome or as a feature"
         else:
             made.outcomes.append(Outcome(name=column.name, weight=1.0))
-            made.notes["outcomes", column.name] = (
-                f"{column.mean or 0:.3%}; is it an outcome? No name here is a known one."
-            )
-    ids = [feature.column for feature in made.features["candidate"] if feature.kind == "id"]
+            made.notes["outcomes", column.name] = f"rate {rate:.3%}. Is it an outcome? Its name is not a known one."
+    ids = {feature.column for feature in made.features["candidate"] if feature.kind == "id"}
     if ids:
-        largest = max(ids, key=lambda name: columns[f"candidates.{name}"].distinct.count())
-        made.item = "video_id" if "video_id" in ids else largest
+        largest = max((column for column in columns if column.name in ids), key=lambda column: column.distinct or 0)
+        made.item = "video_id" if "video_id" in ids else largest.name
 
 
-def _use(
-    made: Draft, used: dict[str, list[ColumnStats]], group: str, column: ColumnStats, table: str | None = None
-) -> None:
-    """Makes an id feature of a column; `table` is that of another feature, None: it gets one of its own."""
+def _no_candidate_value(column: ColumnStats) -> str | None:
+    """Why a column of the candidates is neither a feature nor an outcome; None: it may be one."""
+    if column.name in QUESTIONNAIRE or column.name.startswith("true_"):
+        return "belongs to the questionnaire or the evaluation, and is never a feature"
+    if column.kind == "other":
+        return _unusable(column)
+    return f"{_broken(column)}: fill them, and run this again" if _broken(column) else None
+
+
+def _known_afterwards(column: ColumnStats, link: tuple[str, float] | None) -> str | None:
+    """Why a column may hold what is known only after the impression; None: nothing suggests it."""
+    if AFTERWARDS.search(column.name) and column.kind != "list":
+        return "describes the impression: an outcome, not a feature, unless it counts earlier impressions"
+    if link is not None and abs(link[1]) > CLOSE:
+        return f"correlates by {link[1]:.2f} with {link[0]}: a consequence of it? Add it if it was known before"
+    return None
+
+
+def _use(made: Draft, group: str, column: ColumnStats, table: str | None = None) -> None:
+    """Makes an id feature of a column. `table` belongs to another feature too; None: the feature gets a new table."""
     if table is None:
-        # Users, history and candidates may not share a table by accident of a name.
+        # Users, history and candidates must not share a table only because two columns have the same name.
         names = (column.name.removesuffix("_id"), f"{group}_{column.name}", f"{group}_{column.name}_ids")
-        table = next(name for name in names if name not in used)
+        table = next(name for name in names if name not in made.table_of.values())
     kind = "id_list" if column.kind == "list" else "id"
     pooling = "mean" if column.kind == "list" else "sum"
     made.features[group].append(Feature(name=column.name, kind=kind, table=table, pooling=pooling))  # type: ignore[arg-type]
     made.table_of[column.path] = table
-    used.setdefault(table, []).append(column)
 
 
 def _use_float(made: Draft, column: ColumnStats) -> None:
@@ -230,45 +237,40 @@ def _use_float(made: Draft, column: ColumnStats) -> None:
     spread = column.maximum > LARGE or (column.minimum >= 0 and column.maximum > 10 * column.mean)
     tailed = spread and column.negative <= FEW_NEGATIVE * column.values
     if tailed:
-        note += ": log1p, since they spread widely"
-        note += f"; {column.negative:,} negative ones count as 0." if column.negative else "."
+        note += ": log1p, since the spread is wide"
+        note += f"; {column.negative:,} negative values count as 0." if column.negative else "."
     elif max(-column.minimum, column.maximum) > LARGE:
-        note += ": too large for the model as they are, scale the column in the data."
+        note += ": too large for the model, scale the column in the data."
     feature = Feature(name=column.name, kind="float", transform="log1p" if tailed else "identity")
     made.features["candidate"].append(feature)
     made.notes["candidate", column.name] = note
 
 
-def _table(name: str, stats: list[ColumnStats], distinct: Distinct, *, grows: bool) -> tuple[Table, str]:
-    """Rows and id space of a table, and why."""
-    count, exact = distinct.count(), distinct.exact
+def _table(name: str, stats: list[ColumnStats], ids: int, *, grows: bool) -> tuple[Table, str]:
+    """A table with its rows and id space, and the reason."""
     smallest = min((int(s.minimum) for s in stats if s.minimum is not None), default=0)
     largest = max((int(s.maximum) for s in stats if s.maximum is not None), default=0)
     paths = " and ".join(sorted({column.path for column in stats}))
-    about = f"{count:,} ids{'' if exact else f' (estimated, standard error {STANDARD_ERROR:.1%})'} in {paths}"
-    about += f", {smallest} to {largest}"
-    if not grows and smallest >= 0 and largest < DENSE_BELOW and largest < 4 * max(count, 1):
+    about = f"{ids:,} ids in {paths}, {smallest} to {largest}"
+    if not grows and smallest >= 0 and largest < DENSE_BELOW and largest < 4 * max(ids, 1):
         note = f"{about}. dense: an id beyond the table will be an error; hashed takes any."
         return Table(name=name, rows=largest + 1, dim=DIM, id_space="dense"), note
-    rows = table_rows(count)
-    return Table(
-        name=name, rows=rows, dim=DIM
-    ), f"{about}. hashed: ids modulo the rows, {HEADROOM - 1:.0%} more at least."
+    note = f"{about}. hashed: ids modulo the rows, of which there are at least {HEADROOM - 1:.0%} more than ids."
+    return Table(name=name, rows=table_rows(ids), dim=DIM), note
 
 
 def table_rows(ids: int) -> int:
-    """Rows of a hashed table: the next power of two above so many ids with headroom."""
+    """Rows of a hashed table: the next power of two above the number of ids with headroom."""
     return max(FEWEST_ROWS, 1 << (int(ids * HEADROOM)).bit_length())
 
 
 def _is_quantity(column: ColumnStats) -> bool:
-    """Whether an integer says how much rather than which."""
-    several = not column.counted or column.distinct.count() > MANY
-    return column.quantity and several
+    """Whether an integer is a quantity rather than an id or a category."""
+    return column.quantity and (column.distinct is None or column.distinct > MANY)
 
 
 def _broken(column: ColumnStats) -> str:
-    """Values that no feature may have, in words; empty: there are none."""
+    """Values that no feature may have, in words; empty if there are none."""
     found = {"null": column.nulls, "NaN": column.nan, "infinite": column.infinite}
     words = [f"{count:,} {name}" for name, count in found.items() if count]
     return ", ".join(words) if words or column.values else "holds no values"
@@ -279,4 +281,4 @@ def _unusable(column: ColumnStats) -> str:
 
 
 def _types(column: ColumnStats) -> str:
-    return ", ".join(sorted(column.types))
+    return ", ".join(column.types)

@@ -1,4 +1,4 @@
-"""PNGs of an inspection. matplotlib is loaded when the first is drawn, without a display."""
+"""Plots of an inspection, as PNG files. matplotlib is imported when the first one is drawn; it needs no display."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from easq_rec.data.timestamp_units import time_unit
-from easq_rec.tools.inspect.report import Inspection
-from easq_rec.tools.inspect.sketch import Lengths
+from easq_rec.tools.inspect.lengths import Lengths
+from easq_rec.tools.inspect.report import Inspection, clock
+from easq_rec.tools.inspect.scan import WIDTHS, Spans
 
 BARS = 64
 """Bars of a histogram, at most."""
-MOMENTS = 400
-"""Spans on the time axis, at most."""
 MOST_TABLES = 40
 BLUE, ORANGE, GREY = "#33608c", "#d9822b", "#b8c4d0"
 DPI = 120
 
 
 def plot(found: Inspection, out: Path) -> None:
-    """Draws what there is to draw into `out`."""
+    """Writes all plots to the folder `out`."""
     requests = found.requests
     _save(_lengths(requests.lengths["candidates"], "Candidates per request", "candidates"), out / "candidates.png")
     _save(_lengths(requests.lengths["history"], "History length per request", "history entries"), out / "history.png")
@@ -47,23 +45,22 @@ def _save(figure: Any, file: Path) -> None:
 
 
 def _thousands(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_major_formatter("{x:,.0f}")
 
 
 def _lengths(lengths: Lengths, title: str, unit: str) -> Any:
-    counts, summary = lengths.counts, lengths.summary()
-    width = max(1, -(-len(counts) // BARS))
-    heights = np.add.reduceat(counts, np.arange(0, len(counts), width))
     figure, axes = _figure(title)
-    # A bar of one length stands on it, a wider one begins at its first.
-    starts = np.arange(len(heights)) * width - (0.45 if width == 1 else 0)
-    axes.bar(starts, heights, width=0.9 * width, align="edge", color=BLUE)
-    for name, style in (("median", "-"), ("p95", ":")):
-        axes.axvline(summary[name], color=ORANGE, linestyle=style, label=f"{name} {summary[name]:,.0f}")
-    axes.set_xlabel(f"{unit} (empty: {summary['empty']:.1%})")
+    longest = max(lengths.counts, default=0)
+    # Edges between whole lengths, so that a bar stands over the lengths that it counts.
+    edges = np.arange(0, longest + 1 + (width := longest // BARS + 1), width) - 0.5
+    axes.hist(list(lengths.counts), edges, weights=list(lengths.counts.values()), rwidth=0.9, color=BLUE)
+    for name, share, style in (("median", 0.5, "-"), ("p95", 0.95, ":")):
+        length = lengths.quantile(share)
+        axes.axvline(length, color=ORANGE, linestyle=style, label=f"{name} {length:,}")
+    axes.set_xlabel(f"{unit} (empty: {lengths.empty:.1%})")
     axes.set_ylabel("requests")
     _thousands(axes.xaxis)
     _thousands(axes.yaxis)
@@ -75,20 +72,21 @@ def _lengths(lengths: Lengths, title: str, unit: str) -> Any:
 def _over_time(found: Inspection) -> Any:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    starts, counts, width = found.requests.spans.counts(MOMENTS)
+    spans = found.requests.spans or Spans(start_ms=0, width_ms=min(WIDTHS), counts=[0])
+    edges_ms = [spans.start_ms + spans.width_ms * index for index in range(len(spans.counts) + 1)]
     figure, axes = _figure("Requests over time")
-    if starts and time_unit(starts[0], starts[-1]) == "milliseconds":
-        # A step per span: its count holds from its start to its end.
-        edges = [datetime.fromtimestamp(start / 1_000, UTC) for start in [*starts, starts[-1] + width]]
+    if clock(edges_ms[0], edges_ms[-2]) == "milliseconds":
+        edges = [datetime.fromtimestamp(edge / 1_000, UTC) for edge in edges_ms]
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         axes.set_xlabel("time (UTC)")
-        axes.stairs(counts, edges, fill=True, color=BLUE)
+        axes.stairs(spans.counts, edges, fill=True, color=BLUE)
     else:
-        axes.stairs(counts, [*starts, starts[-1] + width] if starts else [0], fill=True, color=BLUE)
+        axes.stairs(spans.counts, edges_ms, fill=True, color=BLUE)
         axes.set_xlabel("timestamp_ms")
-    axes.set_ylabel(f"requests per {_span(width)}")
+    width = WIDTHS.get(spans.width_ms, f"{spans.width_ms // max(WIDTHS):,} weeks")
+    axes.set_ylabel(f"requests per {width}")
     axes.set_ylim(bottom=0)
     _thousands(axes.yaxis)
     axes.grid(axis="y", color=GREY, alpha=0.5)
@@ -100,8 +98,8 @@ def _stages(found: Inspection) -> Any:
     bars: list[tuple[str, int, str]] = [("impressions", found.requests.candidates, BLUE)]
     bars += [(name, n, BLUE) for name, n in (("triggered", stages.triggered), ("shown", stages.shown)) if n is not None]
     if stages.answers is not None:
-        bars.append(("answered", sum(stages.answers), BLUE))
-        bars += [(name, n, ORANGE) for name, n in zip(stages.scale.names, stages.answers, strict=True)]
+        bars.append(("answered", sum(stages.answers.values()), BLUE))
+        bars += [(name, n, ORANGE) for name, n in stages.answers.items()]
     return _bars("Impressions per stage of the questionnaire", bars, "impressions (logarithmic)")
 
 
@@ -115,7 +113,7 @@ def _bars(title: str, bars: list[tuple[str, int, str]], unit: str) -> Any:
     axes.set_yticks(places, [name for name, _, _ in bars])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    # Room for the numbers to the right of the longest bar.
+    # Leave room for the number to the right of the longest bar.
     axes.set_xlim(0.5, 8 * max(values))
     axes.set_xlabel(unit)
     axes.grid(axis="x", color=GREY, alpha=0.5)
@@ -130,12 +128,15 @@ def _tables(found: Inspection) -> Any:
         title += f" (the largest {MOST_TABLES})"
     figure, axes = _figure(title, height=1.9 + 0.5 * len(largest))
     places = np.arange(len(largest))
-    for offset, label, color, values in (
+    bars = (
         (-0.2, "distinct ids", BLUE, [ids[name] for name in largest]),
         (0.2, "rows", GREY, [found.draft.tables[name].rows for name in largest]),
-    ):
-        drawn = axes.barh(places + offset, [max(value, 0.5) for value in values], height=0.38, color=color, label=label)
-        axes.bar_label(drawn, labels=[f"{value:,}" for value in values], padding=4, fontsize=9)
+    )
+    for offset, label, color, counts in bars:
+        values = [max(count, 0.5) for count in counts]
+        drawn = axes.barh(places + offset, values, height=0.38, color=color, label=label)
+        axes.bar_label(drawn, labels=[f"{count:,}" for count in counts], padding=4, fontsize=9)
+    axes.margins(y=0.01)
     axes.set_yticks(places, [f"{name} ({found.draft.tables[name].id_space})" for name in largest])
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -144,13 +145,3 @@ def _tables(found: Inspection) -> Any:
     axes.grid(axis="x", color=GREY, alpha=0.5)
     axes.legend(frameon=False, loc="lower right")
     return figure
-
-
-def _span(width_ms: int) -> str:
-    """A width of `Spans`, in words."""
-    seconds = width_ms // 1_000
-    for name, length in (("week", 604_800), ("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= length:
-            count = seconds // length
-            return name if count == 1 else f"{count:,} {name}s"
-    return "second" if seconds == 1 else f"{seconds} seconds"

@@ -1,192 +1,193 @@
-"""One pass over a dataset: every row group is read once and forgotten, so memory is bounded by the largest of them."""
+"""The figures of one dataset, from one query per list and a few over single columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.data import files
-from easq_rec.data.columns import Array
-from easq_rec.data.dataset import TIME, parquet_files
-from easq_rec.data.layout import leaf_indices, leaf_types
-from easq_rec.errors import UserError
-from easq_rec.tools.inspect.column import ColumnStats, kind_of
-from easq_rec.tools.inspect.links import Links
-from easq_rec.tools.inspect.sketch import Lengths, Spans
-from easq_rec.tools.inspect.stages import PATHS, Stages
+from easq_rec.data.dataset import TIME
+from easq_rec.tools.builder.tables import identifier
+from easq_rec.tools.inspect.column import ColumnStats, Kind, is_counted
+from easq_rec.tools.inspect.lengths import Lengths
+from easq_rec.tools.inspect.links import strongest_links
+from easq_rec.tools.inspect.sql_dataset import FILE, REQUEST_MS, ROW, ROW_GROUP, Relation, SqlDataset, struct
+from easq_rec.tools.inspect.stages import Stages, stage_figures
 
-LISTS = ("history", "candidates")
+WIDTHS = {
+    1_000: "second",
+    10_000: "10 seconds",
+    60_000: "minute",
+    600_000: "10 minutes",
+    3_600_000: "hour",
+    21_600_000: "6 hours",
+    86_400_000: "day",
+    604_800_000: "week",
+}
+"""Widths of spans of time in milliseconds, and their names. Wider spans are 10, 100, ... weeks."""
+SPANS = 400
+"""Spans of time in which requests are counted, at most."""
 
 
-@dataclass(kw_only=True)
-class Scan:
-    """All that is found in one dataset."""
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """Requests in spans of time of equal width, without gaps."""
 
-    directory: files.Location
-    files: list[str]
-    bytes: int = 0
-    rows: int = 0
-    group_rows: list[int] = field(default_factory=list)
+    start_ms: int
+    """Of the first span."""
+    width_ms: int
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disorder:
+    """Rows and row groups that are out of the order of time."""
+
+    rows: int
+    """Rows that are earlier than the row before them in their row group."""
+    row_groups: int
+    """Row groups that begin before the previous row group, in the order of the files' names."""
+    first: str | None
+    """Place of the first such row group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetStats:
+    """All figures of one dataset."""
+
+    location: str
+    files: int
+    bytes: int
+    group_rows: list[int]
     """Rows of every row group."""
-    columns: dict[str, ColumnStats] = field(default_factory=dict)
+    columns: dict[str, ColumnStats]
     """By path."""
-    lengths: dict[str, Lengths] = field(default_factory=lambda: {name: Lengths() for name in LISTS})
-    """Of history and candidates."""
-    null_structs: dict[str, int] = field(default_factory=dict)
-    """Nulls where a struct, a list or an entry of a list should be, by column; where there are any."""
-    spans: Spans = field(default_factory=Spans)
-    """Requests over time."""
-    unsorted_rows: int = 0
-    """Rows that are earlier than the row in front of them in the row group."""
-    unsorted_groups: int = 0
-    """Row groups that begin before the row group in front of them, in the order of the files' names."""
-    stages: Stages = field(default_factory=Stages)
-    links: Links = field(default_factory=Links)
-    """Of the candidates' numbers with their columns of 0 and 1."""
+    lengths: dict[str, Lengths]
+    """By path, of lists of structs, history and candidates included."""
+    null_structs: dict[str, int]
+    """Null structs, lists of structs, and entries of such lists, by path; only paths that have some."""
+    spans: Spans | None
+    """None: there are no requests."""
+    disorder: Disorder
+    stages: Stages
+    links: dict[str, tuple[str, float]]
+    """By path, the outcome that a number of the candidates correlates with most, and the correlation."""
 
     @property
-    def row_groups(self) -> int:
-        return len(self.group_rows)
+    def rows(self) -> int:
+        return sum(self.group_rows)
 
     @property
     def candidates(self) -> int:
-        counts = self.lengths["candidates"].counts
-        return int(np.arange(len(counts)) @ counts)
+        return self.lengths["candidates"].entries
 
 
-def scan(directory: files.Location, *, answers: AnswerScale = THREE_ANSWERS, progress: bool = False) -> Scan:
-    """Reads every row group of a dataset once.
+def scan(dataset: SqlDataset, *, answers: AnswerScale = THREE_ANSWERS, progress: bool = False) -> DatasetStats:
+    """Reads a dataset. Raises UserError for damaged files."""
+    figures: dict[str, dict[str, Any]] = {}
+    lengths = {name: Lengths(counts={}) for name in ("history", "candidates")}
+    nulls: dict[str, int] = {}
+    stages = Stages(scale=answers)
+    # disable=None: no bar unless there is a terminal.
+    title = files.shown(dataset.location)
+    for relation in tqdm(dataset.relations, unit="list", desc=title, disable=None if progress else True):
+        found = dataset.select(_queries(dataset, relation, answers), relation.sql)
+        figures |= found.get("columns", {})
+        lengths |= {path: Lengths.of(counts) for path, counts in found.get("lengths", {}).items()}
+        nulls |= found.get("nulls", {})
+        if "stages" in found:
+            stages = Stages(scale=answers, **found["stages"])
+    columns: dict[str, ColumnStats] = {}
+    for path, kind in dataset.kinds.items():
+        known = figures.get(path, {})
+        if kind == "list":
+            known |= {"nulls": known["nulls"] + nulls.pop(path), "lengths": lengths.pop(path)}
+        columns[path] = ColumnStats(path=path, kind=kind, types=sorted(dataset.types[path]), **known)
+    return DatasetStats(
+        location=files.shown(dataset.location),
+        files=len(dataset.files),
+        bytes=dataset.bytes,
+        group_rows=list(chain.from_iterable(dataset.group_rows)),
+        columns=columns,
+        lengths=lengths,
+        null_structs={path: null for path, null in nulls.items() if null},
+        spans=_spans(dataset, columns[TIME]),
+        disorder=_disorder(dataset),
+        stages=stages,
+        links=strongest_links(dataset, columns),
+    )
 
-    Raises:
-        UserError: no files, an unreadable one, files whose columns differ, or no integer column timestamp_ms.
-    """
-    paths = parquet_files(directory)
-    schema = _common_schema(paths)
-    found = Scan(directory=directory, files=paths, stages=Stages(scale=answers))
-    found.columns = {
-        path: ColumnStats(path=path, kind=kind_of(dtype), types={str(dtype)}) for path, dtype in leaf_types(schema)
+
+def _queries(dataset: SqlDataset, relation: Relation, answers: AnswerScale) -> dict[str, str]:
+    """SQL aggregates over a relation, as structs."""
+    parts = {
+        "columns": {
+            path: _figures(expression, path, dataset.kinds[path]) for path, expression in relation.columns.items()
+        },
+        "lengths": {path: f"histogram(len({expression}))" for path, expression in relation.lists.items()},
+        "nulls": {path: f"count(*) - count({what})" for path, what in (relation.lists | relation.structs).items()},
+        "stages": stage_figures(relation, dataset.kinds, answers) if relation.path == "candidates" else {},
     }
-    time = found.columns.get(TIME)
-    if time is None or time.kind != "integer":
-        what = f"there is none among {sorted(found.columns)}" if time is None else f"it is {', '.join(time.types)}"
-        raise UserError(f"{files.shown(paths[0])}: a dataset needs an integer column {TIME}; {what}")
-    before: int | None = None
-    # None: no bar where there is no terminal.
-    with tqdm(total=len(paths), unit="file", desc=files.shown(directory), disable=None if progress else True) as bar:
-        for file in paths:
-            found.bytes += files.identity(file)[1]
-            for table in _row_groups(file, set(found.columns)):
-                first = _add(found, table)
-                if first is not None:
-                    found.unsorted_groups += before is not None and first < before
-                    before = first
-            bar.update()
-    return found
+    return {name: struct(fields) for name, fields in parts.items() if fields}
 
 
-def _add(found: Scan, table: pa.Table) -> int | None:
-    """Takes in a row group; returns its first point in time."""
-    found.rows += len(table)
-    found.group_rows.append(len(table))
-    kept: dict[str, pa.Array] = {}
-    lengths: dict[str, Array] = {}
-    numbers: dict[str, Array] = {}
-    outcomes: dict[str, Array] = {}
-    for path, array in _leaves(found, table, lengths):
-        column = found.columns[path]
-        column.add(array)
-        if column.group == "candidates" and not array.null_count:
-            if column.binary:
-                outcomes[path] = array.to_numpy(zero_copy_only=False)
-            elif column.kind == "float" or column.quantity:
-                numbers[path] = array.to_numpy(zero_copy_only=False)
-        if path in (TIME, *PATHS) and column.kind in ("integer", "float", "boolean"):
-            kept[path] = array
-    times = kept.pop(TIME)
-    owned = None
-    if not times.null_count and len(lengths.get("candidates", ())) == len(table):
-        owned = np.repeat(times.to_numpy(), lengths["candidates"])
-    found.stages.add(kept, owned)
-    found.links.add(numbers, outcomes)
-    known = times.drop_null().to_numpy()
-    if not len(known):
+def _figures(expression: str, path: str, kind: Kind) -> str:
+    """SQL of a struct with fields of `ColumnStats`."""
+    finite = {
+        "float": f"CASE WHEN isfinite({expression}) THEN {expression} END",
+        "boolean": f"{expression}::TINYINT",
+    }.get(kind, expression)
+    figures = {
+        "values": f"count({expression})",
+        "nulls": f"count(*) - count({expression})",
+        "minimum": f"min({finite})",
+        "maximum": f"max({finite})",
+        "mean": f"avg(({finite})::DOUBLE)",
+        "negative": f"count(*) FILTER ({finite} < 0)",
+    }
+    if kind == "float":
+        figures["nan"] = f"count(*) FILTER (isnan({expression}))"
+        figures["infinite"] = f"count(*) FILTER (isinf({expression}))"
+    if is_counted(path, kind):
+        figures["distinct"] = f"count(DISTINCT {expression})"
+    return struct(figures)
+
+
+def _spans(dataset: SqlDataset, time: ColumnStats) -> Spans | None:
+    if time.minimum is None or time.maximum is None:
         return None
-    found.spans.add(known)
-    found.unsorted_rows += int(np.count_nonzero(known[1:] < known[:-1]))
-    return int(known.min())
+    first, last = int(time.minimum), int(time.maximum)
+    widths = chain(WIDTHS, (max(WIDTHS) * 10**power for power in count(1)))
+    width = next(width for width in widths if last // width - first // width < SPANS)
+    start = first // width * width
+    rows = dataset.ask(
+        f"SELECT ({identifier(TIME)}::HUGEINT - {start}) // {width} AS span, count(*) FROM {dataset.view} "
+        f"WHERE span IS NOT NULL GROUP BY span"
+    )
+    counts = [0] * (last // width - first // width + 1)
+    for span, requests in rows:
+        counts[span] = requests
+    return Spans(start_ms=start, width_ms=width, counts=counts)
 
 
-def _leaves(found: Scan, table: pa.Table, lengths: dict[str, Array]) -> Iterator[tuple[str, pa.Array]]:
-    """(path, flat array) of every column; puts the lengths of the contract's lists, null lists left out, aside."""
-
-    def walk(path: str, array: pa.Array) -> Iterator[tuple[str, pa.Array]]:
-        if path in found.columns:
-            yield path, array
-            return
-        if array.null_count:
-            found.null_structs[path] = found.null_structs.get(path, 0) + array.null_count
-        if not pa.types.is_struct(array.type):
-            array = array.drop_null()
-            of = np.diff(array.offsets.to_numpy()) if len(array) else np.zeros(0, np.int64)
-            if path in found.lengths:
-                found.lengths[path].add(of)
-                lengths[path] = of
-            array = array.flatten()
-            if array.null_count:
-                found.null_structs[f"{path}[]"] = found.null_structs.get(f"{path}[]", 0) + array.null_count
-        # Unlike field(), flatten() carries the struct's own nulls over to its fields.
-        for child, values in zip(array.type, array.flatten(), strict=True):
-            yield from walk(f"{path}.{child.name}", values)
-
-    for name in table.schema.names:
-        column = table.column(name)
-        yield from walk(name, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
-
-
-@contextmanager
-def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
-    """Raises UserError that names the file where it is unreadable, also within the block."""
-    try:
-        with pq.ParquetFile(files.open_file(file), pre_buffer=False) as parquet:
-            yield parquet
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
-
-
-def _row_groups(file: str, wanted: set[str]) -> Iterator[pa.Table]:
-    with open_parquet(file) as parquet:
-        leaves = leaf_indices(parquet.schema_arrow, wanted - _unread(parquet.schema_arrow))
-        for index in range(parquet.num_row_groups):
-            yield parquet.reader.read_row_group(index, column_indices=leaves)
-
-
-def _unread(schema: pa.Schema) -> set[str]:
-    return {path for path, dtype in leaf_types(schema) if kind_of(dtype) == "other"}
-
-
-def _common_schema(paths: list[str]) -> pa.Schema:
-    """The schema of all files; integers may be of different widths."""
-    first: pa.Schema | None = None
-    for file in paths:
-        with open_parquet(file) as parquet:
-            schema = parquet.schema_arrow
-        if first is None:
-            first = schema
-            continue
-        here, there = dict(leaf_types(schema)), dict(leaf_types(first))
-        differences = [
-            f"{path} is {here.get(path, 'missing')}, {there.get(path, 'missing')} there"
-            for path in sorted(set(here) | set(there))
-            if path not in here or path not in there or kind_of(here[path]) != kind_of(there[path])
-        ]
-        if differences:
-            where = f"{files.shown(file)}: its columns differ from those of {files.shown(paths[0])}"
-            raise UserError(f"{where}: {'; '.join(differences)}")
-    return first
+def _disorder(dataset: SqlDataset) -> Disorder:
+    # In Parquet, row groups and their rows have an order; SQL sees it in the numbers of file, row group and row.
+    ((rows, row_groups, first),) = dataset.ask(f"""
+        WITH timed AS (
+            SELECT {FILE} AS file, {ROW_GROUP} AS row_group, {REQUEST_MS} AS time,
+                   lag(time) OVER (PARTITION BY file, row_group ORDER BY {ROW}) AS previous
+            FROM {dataset.view} WHERE {REQUEST_MS} IS NOT NULL
+        ), grouped AS (
+            SELECT file, row_group, count(*) FILTER (time < previous) AS late, min(time) AS start,
+                   lag(start) OVER (ORDER BY file, row_group) AS previous_start
+            FROM timed GROUP BY file, row_group
+        )
+        SELECT coalesce(sum(late), 0), count(*) FILTER (start < previous_start),
+               min([file, row_group]) FILTER (start < previous_start)
+        FROM grouped
+    """)
+    return Disorder(rows=int(rows), row_groups=row_groups, first=None if first is None else dataset.place(*first))

@@ -1,83 +1,54 @@
-"""The questionnaire's stages: impressions, triggered, shown, answered."""
+"""The stages of the questionnaire: impressions, triggered, shown, answered."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
-from easq_rec.data.columns import Array
-from easq_rec.tools.inspect.sketch import Quantiles
-
-PATHS = tuple(f"candidates.{name}" for name in ("watch_ms", "duration_ms", "shown", "answer", "answered_at_ms"))
+from easq_rec.tools.inspect.column import Kind
+from easq_rec.tools.inspect.sql_dataset import REQUEST_MS, Relation, struct
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Stages:
-    """Counted where the columns that a stage needs are there."""
+    """Impressions at each stage. A stage whose columns are missing is None."""
 
     scale: AnswerScale = THREE_ANSWERS
     triggered: int | None = None
-    """Impressions that the questionnaire's rule allows to ask about; None: watch_ms or duration_ms is not there."""
+    """Impressions that the questionnaire's rule allows to ask about; needs watch_ms and duration_ms."""
     shown: int | None = None
-    """None: there is no column `shown`."""
-    answers: list[int] | None = None
-    """By answer of the scale, the worst first; None: there is no column `answer`."""
+    """Needs column `shown`."""
+    answers: dict[str, int] | None = None
+    """By name of the answer, the worst first; needs column `answer`."""
     other_answers: int = 0
-    """Codes beyond these."""
-    delays: Quantiles = field(default_factory=Quantiles)
-    """From a request to its answers, in milliseconds."""
+    """Answers of an unknown code."""
+    delays: list[float] | None = None
+    """Median and 95% quantile of the time from a request to its answers, in milliseconds. Approximate (t-digest)."""
     early: int = 0
-    """Answers before their request, or without a time."""
-
-    def add(self, columns: dict[str, pa.Array], request_ms: Array | None) -> None:
-        """Takes in a row group.
-
-        Args:
-            columns: those of `PATHS` that are there, with an entry per candidate.
-            request_ms: the request's timestamp of every candidate; None: some have none.
-        """
-        watch, duration, shown, answer, answered_at = (columns.get(path) for path in PATHS)
-        if watch is not None and duration is not None:
-            # A null becomes NaN, which is greater than nothing.
-            triggered = Questionnaire().triggered(_numbers(watch), _numbers(duration))
-            self.triggered = (self.triggered or 0) + int(np.count_nonzero(triggered))
-        if shown is not None:
-            self.shown = (self.shown or 0) + int(np.count_nonzero(_numbers(shown.drop_null())))
-        if answer is not None and pa.types.is_integer(answer.type):
-            self._add_answers(answer, answered_at, request_ms)
-
-    def _add_answers(self, answer: pa.Array, answered_at: pa.Array | None, request_ms: Array | None) -> None:
-        answered = answer.is_valid().to_numpy(zero_copy_only=False)
-        codes = answer.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
-        known = codes[(codes >= self.scale.first) & (codes <= self.scale.last)]
-        counts = np.bincount(known - self.scale.first, minlength=len(self.scale.names))
-        self.answers = [int(a + b) for a, b in zip(self.answers or [0] * len(counts), counts, strict=True)]
-        self.other_answers += len(codes) - len(known)
-        if answered_at is None or request_ms is None or not pa.types.is_integer(answered_at.type):
-            return
-        timed = answered_at.is_valid().to_numpy(zero_copy_only=False)[answered]
-        delay = _numbers(answered_at.fill_null(0))[answered].astype(np.int64) - request_ms[answered]
-        self.early += int(np.count_nonzero(~timed | (delay < 0)))
-        self.delays.add(delay[timed & (delay >= 0)])
-
-    def summary(self, impressions: int) -> dict[str, Any]:
-        """As plain values, for report.json."""
-        return {
-            "impressions": impressions,
-            "triggered": self.triggered,
-            "shown": self.shown,
-            "answers": None if self.answers is None else dict(zip(self.scale.names, self.answers, strict=True)),
-            "other_answers": self.other_answers,
-            "early_answers": self.early,
-            "delay_ms_median": self.delays.quantile(0.5),
-            "delay_ms_p95": self.delays.quantile(0.95),
-        }
+    """Answers that are earlier than their request or have no time."""
 
 
-def _numbers(array: pa.Array) -> Array:
-    return array.to_numpy(zero_copy_only=False)
+def stage_figures(relation: Relation, kinds: Mapping[str, Kind], scale: AnswerScale) -> dict[str, str]:
+    """SQL aggregates over the relation of the candidates, by field of `Stages`."""
+    # DuckDB orders NaN above all numbers; as null it compares with nothing.
+    number = {path: f"nullif(({expression})::DOUBLE, 'nan')" for path, expression in relation.columns.items()}
+    watch, duration, shown = (number.get(f"candidates.{name}") for name in ("watch_ms", "duration_ms", "shown"))
+    integers = {path: expression for path, expression in relation.columns.items() if kinds[path] == "integer"}
+    answer, time = (integers.get(f"candidates.{name}") for name in ("answer", "answered_at_ms"))
+    rule = Questionnaire()
+    wanted: dict[str, str] = {}
+    if watch and duration:
+        long = f"{watch} > {rule.trigger_watch_s * 1_000} OR {watch} > {rule.trigger_progress} * {duration}"
+        wanted["triggered"] = f"count(*) FILTER ({long})"
+    if shown:
+        wanted["shown"] = f"count(*) FILTER ({shown} != 0)"
+    if answer:
+        wanted["answers"] = struct({name: f"count(*) FILTER ({answer} = {code})" for name, code in scale.codes.items()})
+        wanted["other_answers"] = f"count(*) FILTER ({answer} NOT BETWEEN {scale.first} AND {scale.last})"
+    if answer and time:
+        delay = f"({time} - {REQUEST_MS})"
+        wanted["early"] = f"count(*) FILTER ({answer} IS NOT NULL AND ({time} IS NULL OR {delay} < 0))"
+        wanted["delays"] = f"approx_quantile({delay}, [0.5, 0.95]) FILTER ({answer} IS NOT NULL AND {delay} >= 0)"
+    return wanted

@@ -30,7 +30,7 @@ from easq_rec.data import files
 from easq_rec.data.layout import leaf_indices, leaf_types
 from easq_rec.errors import UserError
 from easq_rec.evaluation.mean_interval import CONFIDENCE, Estimate
-from easq_rec.tools.inspect.scan import open_parquet
+from easq_rec.tools.inspect.parquet import open_parquet
 
 BEHAVIOURS = ("like", "follow", "comment", "forward", "long_view", "returned")
 CODES = {"satisfied": THREE_ANSWERS.satisfied_codes, "dissatisfied": THREE_ANSWERS.dissatisfied_codes}

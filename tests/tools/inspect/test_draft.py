@@ -14,8 +14,7 @@ from easq_rec.config.schema import Feature, Outcome, Table
 from easq_rec.config.schema_file import parse_schema
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
-from easq_rec.tools.inspect.draft import DIM, Draft, draft, table_rows
-from easq_rec.tools.inspect.scan import scan
+from easq_rec.tools.inspect.draft import DIM, Draft, table_rows
 from easq_rec.tools.simulation.world import generate
 from tests.data.builders import (
     arrow_schema,
@@ -26,11 +25,12 @@ from tests.data.builders import (
     write_dataset,
     write_file,
 )
+from tests.tools.inspect.queries import drafted
 
 NUMBERS = np.random.default_rng(5)
 
 
-def drafted(tmp_path: Path, **columns: tuple[pa.DataType, Any]) -> Draft:
+def with_columns(tmp_path: Path, **columns: tuple[pa.DataType, Any]) -> Draft:
     """The draft of 40 small requests with more candidate columns: name = (type, what makes a value)."""
     rows = make_rows(np.random.default_rng(0), 40)
     for row in rows:
@@ -40,7 +40,7 @@ def drafted(tmp_path: Path, **columns: tuple[pa.DataType, Any]) -> Draft:
     base = arrow_schema()
     schema = base.set(base.get_field_index("candidates"), pa.field("candidates", pa.list_(pa.struct(fields))))
     folder = write_dataset(tmp_path / "requests", rows, schema=schema)
-    made = draft(scan(folder), None)
+    made = drafted(folder)
     assert made.schema is not None
     assert parse_schema(made.toml(), "") == made.schema
     RequestDataset(folder, Layout.of(made.schema)).read_all()
@@ -53,7 +53,7 @@ def names(made: Draft, group: str = "candidate") -> set[str]:
 
 def test_the_worlds_draft_has_the_features_of_its_recipe(tmp_path: Path) -> None:
     generate(World(requests=600, users=90, videos=300, density=2_000.0), tmp_path / "world")
-    made = draft(scan(tmp_path / "world" / "requests"), scan(tmp_path / "world" / "answers"))
+    made = drafted(tmp_path / "world" / "requests", tmp_path / "world" / "answers")
     assert made.problems == []
     assert names(made, "user") == {"user_id", "age_group", "region", "device"}
     assert names(made, "history") == {"video_id", "author_id"}
@@ -79,12 +79,12 @@ def test_the_worlds_draft_has_the_features_of_its_recipe(tmp_path: Path) -> None
 
 
 def test_the_contracts_columns_and_odd_types(tmp_path: Path) -> None:
-    made = drafted(tmp_path)
+    made = with_columns(tmp_path)
     assert names(made, "user") == {"user_id", "age", "region", "interests"}
     assert names(made) == {"video_id", "author_id", "tags", "genres", "category_code", "duration_ms", "quality"}
-    assert "tells of the impression" in made.left_out["candidates.watch_ms"]
+    assert "describes the impression" in made.left_out["candidates.watch_ms"]
     assert "is string: features are" in made.left_out["candidates.note"]
-    assert "lies beside the user" in made.left_out["page"]
+    assert "lies outside the struct user" in made.left_out["page"]
     assert made.tables["interests"].id_space == "hashed", "there are negative ids"
     assert made.tables["category_code"] == Table(name="category_code", rows=4, dim=DIM, id_space="dense")
     assert made.schema is not None and made.schema.item == "video_id"
@@ -95,14 +95,14 @@ def test_the_contracts_columns_and_odd_types(tmp_path: Path) -> None:
     ["watch_ratio", "play_time_ms", "total_play", "dwell_s", "stay_time", "progress", "completion", "view_seconds"],
 )
 def test_what_is_known_after_the_impression_is_no_feature(tmp_path: Path, name: str) -> None:
-    made = drafted(tmp_path, **{name: (pa.float32(), lambda: float(NUMBERS.random()))})
-    assert "tells of the impression" in made.left_out[f"candidates.{name}"]
+    made = with_columns(tmp_path, **{name: (pa.float32(), lambda: float(NUMBERS.random()))})
+    assert "describes the impression" in made.left_out[f"candidates.{name}"]
     assert name not in names(made)
 
 
 @pytest.mark.parametrize("name", ["answer", "answered_at_ms", "shown", "true_grade"])
 def test_the_questionnaire_and_the_truth_are_no_features(tmp_path: Path, name: str) -> None:
-    made = drafted(tmp_path, **{name: (pa.int64(), lambda: int(NUMBERS.integers(3)))})
+    made = with_columns(tmp_path, **{name: (pa.int64(), lambda: int(NUMBERS.integers(3)))})
     assert "never a feature" in made.left_out[f"candidates.{name}"]
     assert all(outcome.name != name for outcome in made.outcomes)
 
@@ -113,17 +113,17 @@ def test_a_number_that_gives_an_outcome_away_is_no_feature(tmp_path: Path) -> No
     for row in rows:
         for candidate in row["candidates"]:
             candidate["quality"] = candidate["long_view"] + float(NUMBERS.normal(scale=0.3))
-    made = draft(scan(write_dataset(tmp_path, rows)), None)
+    made = drafted(write_dataset(tmp_path, rows))
     assert "with candidates.long_view: a consequence of it?" in made.left_out["candidates.quality"]
 
 
 def test_columns_of_0_and_1_without_a_known_name_are_left_to_the_reader(tmp_path: Path) -> None:
-    made = drafted(
+    made = with_columns(
         tmp_path,
         odd=(pa.int8(), lambda: int(NUMBERS.integers(2))),
         is_hate=(pa.bool_(), lambda: bool(NUMBERS.integers(2))),
     )
-    assert "an outcome or a feature?" in made.left_out["candidates.odd"]
+    assert "declare it as an outcome or as a feature" in made.left_out["candidates.odd"]
     assert Outcome(name="is_hate", weight=-1.0) in made.outcomes
 
 
@@ -137,14 +137,14 @@ def test_without_known_outcomes_those_are_taken(tmp_path: Path) -> None:
     for row in rows:
         for index, candidate in enumerate(row["candidates"]):
             candidate["odd"] = index % 2
-    made = draft(scan(write_dataset(tmp_path, rows, schema=base)), None)
+    made = drafted(write_dataset(tmp_path, rows, schema=base))
     assert made.outcomes == [Outcome(name="odd", weight=1.0)]
-    assert "is it an outcome?" in made.notes["outcomes", "odd"]
+    assert "Is it an outcome?" in made.notes["outcomes", "odd"]
 
 
 def test_columns_with_bad_values_are_left_out_with_their_count(tmp_path: Path) -> None:
     turns = iter(range(10**6))
-    made = drafted(
+    made = with_columns(
         tmp_path,
         holes=(pa.int64(), lambda: None if next(turns) % 2 else 1),
         endless=(pa.float32(), lambda: float("inf")),
@@ -156,7 +156,7 @@ def test_columns_with_bad_values_are_left_out_with_their_count(tmp_path: Path) -
 
 
 def test_floats_are_scaled_by_what_they_look_like(tmp_path: Path) -> None:
-    made = drafted(
+    made = with_columns(
         tmp_path,
         price=(pa.float64(), lambda: float(NUMBERS.lognormal(5, 2))),
         temperature=(pa.float32(), lambda: float(NUMBERS.normal())),
@@ -164,7 +164,7 @@ def test_floats_are_scaled_by_what_they_look_like(tmp_path: Path) -> None:
     )
     transforms = {feature.name: feature.transform for feature in made.features["candidate"] if feature.kind == "float"}
     assert transforms["price"] == transforms["duration_ms"] == "log1p"
-    assert "negative ones count as 0" in made.notes["candidate", "duration_ms"]
+    assert "negative values count as 0" in made.notes["candidate", "duration_ms"]
     assert "negative" not in made.notes["candidate", "price"]
     assert transforms["temperature"] == transforms["height"] == "identity"
     assert "scale the column" in made.notes["candidate", "height"]
@@ -183,17 +183,17 @@ def test_user_and_history_floats_are_left_out_with_a_remedy(tmp_path: Path) -> N
         row["user"] |= {"income": 1.0, "user_id": 3}
         for entry in row["history"]:
             entry |= {"price": 2.0, "labels": [1]}
-    made = draft(scan(write_dataset(tmp_path, rows, schema=schema)), None)
+    made = drafted(write_dataset(tmp_path, rows, schema=schema))
     assert "user features are ids" in made.left_out["user.income"]
     assert "history features are ids" in made.left_out["history.price"]
-    assert "one id per feature" in made.left_out["history.labels"]
-    assert "own user_id" in made.left_out["user.user_id"]
+    assert "feature of a history entry is one id" in made.left_out["history.labels"]
+    assert "user_id of the request" in made.left_out["user.user_id"]
     assert made.schema is not None
 
 
 def test_tables_of_other_groups_do_not_share_a_name(tmp_path: Path) -> None:
     """A user's region and a candidate's are other ids; a history's video and a candidate's are the same."""
-    made = drafted(
+    made = with_columns(
         tmp_path,
         region=(pa.int16(), lambda: int(NUMBERS.integers(9))),
         user_id=(pa.int64(), lambda: int(NUMBERS.integers(9))),
@@ -209,12 +209,11 @@ def test_tables_hold_the_ids_of_answers_too(tmp_path: Path) -> None:
     rows = make_rows(rng, 30)
     late = make_answers(rng, make_rows(rng, 1, first_id=99))
     late[0]["user"]["region"] = 7
-    requests = scan(write_dataset(tmp_path / "requests", rows))
-    answers = scan(write_dataset(tmp_path / "answers", late, schema=arrow_schema(answers=True)))
-    before = requests.columns["user.region"].distinct.count()
-    assert draft(requests, None).tables["region"].rows == 5
-    assert draft(requests, answers).tables["region"].rows == 8
-    assert requests.columns["user.region"].distinct.count() == before
+    requests = write_dataset(tmp_path / "requests", rows)
+    answers = write_dataset(tmp_path / "answers", late, schema=arrow_schema(answers=True))
+    alone, both = drafted(requests), drafted(requests, answers)
+    assert (alone.tables["region"].rows, both.tables["region"].rows) == (5, 8)
+    assert (alone.ids["region"], both.ids["region"]) == (5, 6)
 
 
 def test_rows_leave_room_for_more_ids() -> None:
@@ -242,7 +241,7 @@ def test_what_makes_training_impossible_is_said(tmp_path: Path) -> None:
     schema = schema.set(schema.get_field_index("request_id"), pa.field("request_id", pa.string()))
     keep = [field for field in candidate_fields() if field.name in ("note", "quality")]
     schema = schema.set(schema.get_field_index("candidates"), pa.field("candidates", pa.list_(pa.struct(keep))))
-    made = draft(scan(write_file(tmp_path / "a.parquet", schema.empty_table()).parent), None)
+    made = drafted(write_file(tmp_path / "a.parquet", schema.empty_table()).parent)
     assert made.schema is None
     text = "\n".join(made.problems)
     for message in (
@@ -259,5 +258,5 @@ def test_what_makes_training_impossible_is_said(tmp_path: Path) -> None:
 def test_required_columns_with_nulls_are_named(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 20)
     rows[3]["user_id"] = None
-    made = draft(scan(write_file(tmp_path / "a.parquet", to_table(rows)).parent), None)
+    made = drafted(write_file(tmp_path / "a.parquet", to_table(rows)).parent)
     assert "user_id: 1 null: the reader refuses those rows" in made.problems
