@@ -30,8 +30,9 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-warn-con
 # Stamps are written last: an interrupted install has none and is taken up again by the next call.
 SETUP := $(VENV)/.setup-$(DEVICE)
 DEV := $(VENV)/.setup-dev-$(DEVICE)
+DOCS := $(VENV)/.setup-docs-$(DEVICE)
 
-.PHONY: help setup dev train test lint format typecheck golden clean
+.PHONY: help setup dev train test lint format typecheck docs golden clean
 
 help:  ## this list
 	@echo 'easq-rec: make TARGET [DEVICE=cpu|cuda] [PYTHON=python3] [ARGS=...] [PYTEST_ARGS=...]'
@@ -60,11 +61,16 @@ format: $(DEV)  ## ruff: mend what can be mended
 typecheck: $(DEV)  ## mypy over the packages
 	@$(BIN)/mypy
 
+docs: $(DOCS)  ## build the documentation as a site in site/; a broken link fails
+	@$(BIN)/python docs/scripts/config_page.py
+	@$(BIN)/python docs/scripts/layers_figure.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 golden: $(DEV)  ## record the golden trajectory anew (look at the difference before committing it)
 	@$(BIN)/python -m tests.golden --record
 
 clean:  ## remove .venv, caches and build output; runs/ and data/ stay
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SETUP): pyproject.toml
@@ -89,4 +95,9 @@ $(SETUP): pyproject.toml
 $(DEV): $(SETUP)
 	@echo '[setup dev] tools for tests and checks'
 	@$(PIP) -e '.[$(DEVICE),dev]'
+	@touch $@
+
+$(DOCS): $(SETUP)
+	@echo '[setup docs] mkdocs'
+	@$(PIP) -e '.[$(DEVICE),docs]'
 	@touch $@

@@ -4,7 +4,7 @@
     python -m benchmarks.sharding real --shapes 1x1 1x2 2x2 --out DIR
 
 real trains under every sharding type on ranks of this machine. what-if writes DIR/{whatif.json, tables.png, ranks.png,
-plan.json}; `--sharding.plan DIR/plan.json` trains by that plan on as many ranks. See docs/sharding.md.
+plan.json}; `--sharding.plan DIR/plan.json` trains by that plan on as many ranks. See docs/how-to/sharding.md.
 """
 
 from __future__ import annotations

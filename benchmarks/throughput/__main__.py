@@ -9,7 +9,7 @@ run trains with the trainer itself on Parquet files, under torchrun, one thread 
 what stands behind `--` as `easq-rec train` takes it. Shapes (numbers of ranks) take turns over the rounds; in each
 launch pipelines take turns over the windows. It measures the machine first, prints rates, phases and what more ranks
 lose where, and writes everything as JSON. compare tells whether B is faster than A, with an interval.
-docs/performance.md reads the figures.
+docs/explanation/performance.md reads the figures.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""docs/cluster.md: every command in it is one that TorchX accepts."""
+"""docs/how-to/cluster.md: every command in it is one that TorchX accepts."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 from torchx.runner import get_runner
@@ -13,7 +12,7 @@ from torchx.runner import get_runner
 from tests.launch.requests import CLIENTS, REPOSITORY
 from torchx_components import resources
 
-RUNBOOK = (REPOSITORY / "docs" / "cluster.md").read_text()
+RUNBOOK = (REPOSITORY / "docs" / "how-to" / "cluster.md").read_text()
 COMMANDS = re.findall(r"^    (torchx run (?:.*\\\n)*.*)$", RUNBOOK, flags=re.MULTILINE)[1:]
 """All but the first, which is the form of them."""
 
@@ -55,4 +54,4 @@ def test_named_hosts_are_those_that_there_are() -> None:
 
 def test_files_that_it_names_are_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)", RUNBOOK):
-        assert (Path(REPOSITORY / "docs") / target).exists(), target
+        assert (REPOSITORY / "docs" / "how-to" / target).exists(), target

@@ -180,7 +180,7 @@ def test_merge_takes_out_what_is_none() -> None:
 
 
 def test_the_guide_shows_a_sound_file_with_the_defaults() -> None:
-    guide = (Path(__file__).parents[3] / "docs" / "raw-logs.md").read_text()
+    guide = (Path(__file__).parents[3] / "docs" / "reference" / "raw-logs.md").read_text()
     values = tomllib.loads(guide.split("```toml\n")[1].split("```")[0])
     build = parse(values, "the guide")
     assert build.users is not None and build.videos is not None and build.answers is not None
