@@ -22,7 +22,7 @@ Group = Literal[
     "satisfaction tower",
     "satisfaction embeddings",
 ]
-"""Groups of parameters in the gradient contract (design, section 4)."""
+"""Groups of parameters in the gradient contract (`docs/explanation/gradients.md`)."""
 
 POLICY: frozenset[Group] = frozenset({"embeddings", "backbone", "main tower"})
 """What computes the policy score."""

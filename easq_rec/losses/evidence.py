@@ -5,7 +5,6 @@ Legend: R requests, C candidates (padded), S requests with evidence, E candidate
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -42,8 +41,5 @@ class EvidenceTerm(RequestTerm):
     def total(self, inputs: LossInputs) -> Tensor:
         scored = inputs.output.evidence
         assert scored is not None
-        # Padded together with the evidence: a separate column would round the sum of a gradient differently from the
-        # recorded runs.
-        both_ED = torch.stack([scored.score_N, inputs.batch.evidence_E], dim=1)
-        score_SE = inputs.pairs.evidence_lists.pad(both_ED)[..., 0]
+        score_SE = inputs.pairs.evidence_lists.pad(scored.score_N[:, None]).squeeze(-1)
         return evidence_likelihood(score_SE, inputs.pairs.evidence_SEE)

@@ -24,6 +24,7 @@ from easq_rec.run_directory.run_log import RunLog
 from easq_rec.training.checkpoint.checkpointer import Checkpointer
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.holdout_evaluation import HoldoutEvaluation
+from easq_rec.training.memory import HostMemory
 from easq_rec.training.process import ProcessGroupRanks, Runtime
 from easq_rec.training.sharding.plan_conversion import placement_plan
 from easq_rec.training.sharding.precision import half_tables
@@ -53,6 +54,7 @@ class Setup:
     """Where the run starts: step 0, or that of the checkpoint which was loaded."""
     log: RunLog
     windows: WindowLog
+    memory: HostMemory
     evaluation: HoldoutEvaluation
 
 
@@ -94,7 +96,7 @@ def set_up(
         start = checkpoints.load(latest, sharded, train_step.optimizers)
         event("resumed", step=start.step, checkpoint=latest.path.name)
 
-    stopping = StopAgreement(stop_request, runtime)
+    stopping = StopAgreement(stop_request, runtime, finite_check, checkpoints)
     log = RunLog(run_dir, config.logging, first_step=start.step, total_steps=total_steps, speaks=runtime.leads)
     return Setup(
         sources=sources,
@@ -108,7 +110,16 @@ def set_up(
         checkpoints=checkpoints,
         start=start,
         log=log,
-        windows=WindowLog(log, model.objective.ranks, runtime.phases, total_steps=total_steps),
+        windows=WindowLog(
+            log,
+            model.objective.ranks,
+            runtime.phases,
+            train_step,
+            quarantine,
+            aligned=config.aligned,
+            total_steps=total_steps,
+        ),
+        memory=HostMemory(),
         evaluation=HoldoutEvaluation(config, runtime, sources, model.ranker, train_step, stopping, log),
     )
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipeline, TrainPipelineSparseDist
 
-from easq_rec.config import Optim
+from easq_rec.config import Config, Optim
 from easq_rec.data.batch import RequestBatch
+from easq_rec.data.replay import ReplayState
 from easq_rec.losses.objective import StepOutput
 from easq_rec.model.network import RankingNetwork
 from easq_rec.training.averaging import Averaging
@@ -21,6 +22,7 @@ from easq_rec.training.process import Runtime
 from easq_rec.training.signals import StopRequest
 
 Pipeline = Callable[..., TrainPipeline[RequestBatch, StepOutput]]
+DEFAULT_PIPELINE: Pipeline = TrainPipelineSparseDist
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,17 @@ class StepPlan:
     """L_DPO and L_dense are part of the loss."""
     measured: bool = False
     """The norms of the gradients are measured."""
+
+    @staticmethod
+    def after(step: int, config: Config, replay: ReplayState, *, total_steps: int) -> StepPlan:
+        """The plan of the step that follows on step number `step`."""
+        losses, number = config.losses, step + 1
+        return StepPlan(
+            number=number,
+            total_steps=total_steps,
+            steered=step >= losses.dense_warmup_steps and replay.admitted >= losses.warmup_answers,
+            measured=number % config.logging.every_steps == 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +78,12 @@ class TrainingStep:
         finite_check: FiniteCheck,
         *,
         stop_request: StopRequest | None = None,
-        pipeline: Pipeline = TrainPipelineSparseDist,
+        pipeline: Pipeline = DEFAULT_PIPELINE,
     ) -> None:
         self.optimizers = Optimizers(model, config)
         self.finite_check = finite_check
         self.pipeline = pipeline(model, self, runtime.device, custom_model_fwd=self.forward)
-        self._stop_request = stop_request or StopRequest()
+        self._stop_request = StopRequest() if stop_request is None else stop_request
         self._model = model
         (self._network,) = (module for module in model.modules() if isinstance(module, RankingNetwork))
         self._runtime = runtime

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from easq_rec.data.quarantine import Quarantine
+from easq_rec.data.replay import ReplayState
 from easq_rec.losses.ranks import Ranks
 from easq_rec.run_directory.events import event
 from easq_rec.run_directory.run_log import RunLog
 from easq_rec.training.phases import Phases
-from easq_rec.training.step import StepResult
+from easq_rec.training.step import StepResult, TrainingStep
 from easq_rec.training.step_statistics import step_statistics
 
 
 class WindowLog:
     """Averages rates and phases over the steps of a window, and logs them with the statistics of its last step."""
 
-    def __init__(self, log: RunLog, ranks: Ranks, phases: Phases, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        log: RunLog,
+        ranks: Ranks,
+        phases: Phases,
+        train_step: TrainingStep,
+        quarantine: Quarantine | None,
+        *,
+        aligned: bool,
+        total_steps: int,
+    ) -> None:
         self._log = log
+        self._train_step = train_step
+        self._quarantine = quarantine
+        self._aligned = aligned
         self._ranks = ranks
         self._phases = phases
         self._total_steps = total_steps
@@ -31,11 +46,11 @@ class WindowLog:
         self._phases.take_window(1)
         self._start = (step, impressions)
 
-    def end(self, step: int, impressions: int, result: StepResult, figures: dict[str, float]) -> None:
+    def end(self, step: int, impressions: int, result: StepResult, replay: ReplayState) -> None:
         """Logs the window that ends with a step, and begins the next. All ranks call it.
 
         Args:
-            figures: logged beside those of the step.
+            impressions: that this rank has trained on so far.
         """
         first_step, first_impressions = self._start
         phases, elapsed = self._phases.take_window(step - first_step)
@@ -43,9 +58,18 @@ class WindowLog:
         rate = all_impressions / elapsed
         self._start, self.impressions_per_second = (step, impressions), rate
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in result.gradient_norms.items()}
-        values |= {**figures, "impressions_per_second": rate, **phases}
+        values |= {**self._figures(replay), "impressions_per_second": rate, **phases}
         self._log.metrics(step, "train", values)
         ms = sum(phases.values())
         event("window", step=step, of=self._total_steps, ms_per_step=ms, impressions_per_second=rate, phases=phases)
         losses = {name.removeprefix("loss_"): value for name, value in values.items() if name.startswith("loss_")}
         self._log.progress(step, {**losses, "impressions/s": rate})
+
+    def _figures(self, replay: ReplayState) -> dict[str, float]:
+        """Counts since the start of the run, and the learning rate."""
+        figures = dict(replay.statistics()) if self._aligned else {}
+        if skipped := self._train_step.finite_check.skipped_steps:
+            figures["skipped_steps"] = float(skipped)
+        if self._quarantine is not None:
+            figures["quarantined_rows"] = float(self._quarantine.count())
+        return {**figures, "learning_rate": self._train_step.optimizers.dense_learning_rate}

@@ -170,8 +170,7 @@ def _verdict(values: dict[str, Any]) -> Verdict:
             measured=estimate_of(check["measured"]),
             wanted=check["wanted"],
             threshold=float(check["threshold"]),
-            # Results that were written before there were other units have none.
-            unit=_unit(str(check.get("unit", "%"))),
+            unit=_unit(str(check["unit"])),
         )
         for check in values["checks"]
     ]

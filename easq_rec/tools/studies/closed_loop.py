@@ -146,7 +146,7 @@ def _serve(
         train(split(log / "requests", config.data.holdout)[1])
     days = []
     for day in range(experiment.days):
-        with trainer.serving() as score:
+        with trainer.setup.evaluation.serving() as score:
             rank = ServedByModel(score, config, stage.latents, fuse=fuse, device=runtime.device)
             caused, sums = arm.serve_day(rank)
         data.append(caused)

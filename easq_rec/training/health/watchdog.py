@@ -155,7 +155,8 @@ class Watchdog:
         event("hang", level=logging.ERROR, step=own.step, report=text)
         # One rank prints the whole report.
         text = text if self._board.claim(text) else text.splitlines()[0]
-        print(f"easq-rec: {text}", file=sys.stderr, flush=True)
+        # One write: print appends its newline in a second one, between which another rank may write.
+        print(f"easq-rec: {text}\n", end="", file=sys.stderr, flush=True)
         self._dump_stacks(shown=own.rank in suspects)
         for rank in gone:
             kill(positions[rank])
