@@ -1,9 +1,8 @@
-"""Is this environment one that easq-rec runs in, and if not, which command mends it?
+"""Checks whether easq-rec can run in this environment, and names the command that repairs it.
 
-torch, FBGEMM and torchrec are built for one another. A pair that does not fit fails with an undefined symbol or a
-missing operator somewhere inside an import, so versions are compared before anything is imported. That is why this
-module stands alone: it imports the standard library only, and looks at the three through their metadata or from a child
-process.
+torch, FBGEMM and torchrec must be built for each other. An incompatible pair fails inside an import, with an undefined
+symbol or a missing operator, so versions are compared before any import. Therefore this module imports only the
+standard library, and reads the three packages through their metadata or in a child process.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """One set of builds that is known to work together."""
+    """One set of compatible builds."""
 
     device: Literal["cpu", "cuda"]
     torch: str
@@ -51,43 +50,42 @@ FBGEMM_BUILDS: dict[str, tuple[str, ...]] = {
 COMBINATIONS = (
     Combination(device="cpu", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup"),
     Combination(device="cuda", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup DEVICE=cuda"),
-    Combination(device="cuda", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="seen to work"),
+    Combination(device="cuda", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="tested"),
 )
-"""The compatible matrix. Beyond its rows the rule holds: FBGEMM 1.X and torchrec 1.X go with torch 2.(X+5)."""
+"""The compatibility matrix. For other versions a rule holds: FBGEMM 1.X and torchrec 1.X need torch 2.(X+5)."""
 
 PYTHON = (3, 11)
 
 REQUIRED = ("fsspec", "numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
-"""Needed to train, besides torch, FBGEMM and torchrec."""
+"""Needed to train, in addition to torch, FBGEMM and torchrec."""
 WANTED = ("duckdb", "matplotlib", "tensorboard", "torchx")
-"""Needed by data build and inspect, the logs and the launcher: their absence is reported and does not keep anyone from
-training."""
+"""Needed by data build and inspect, the logs and the launcher: their absence is reported, but training works."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and the command that mends it."""
+    """A fault of the environment, and the command that repairs it."""
 
     what: str
     remedy: str
     blocks: bool = True
-    """Whether training cannot work before it is mended."""
+    """Whether training is impossible until it is repaired."""
 
     def __str__(self) -> str:
-        return f"{self.what}\n    mend: {self.remedy}"
+        return f"{self.what}\n    repair: {self.remedy}"
 
 
 class EnvironmentProblem(UserError):
-    """The environment cannot run easq-rec; the message names every reason and its remedy."""
+    """The environment cannot run easq-rec; the message lists every reason with its remedy."""
 
 
 def normalise(name: str) -> str:
-    """A distribution's name as the package index compares it: Fbgemm_GPU.cpu and fbgemm-gpu-cpu are one."""
+    """The normalised name of a distribution: Fbgemm_GPU.cpu and fbgemm-gpu-cpu are the same."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of every installed distribution by normalised name; of two copies the one that is imported."""
+    """Version of every installed distribution by normalised name; of two copies, the one that Python imports."""
     versions: dict[str, str] = {}
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"]
@@ -97,7 +95,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def core_versions() -> dict[str, str]:
-    """Versions of what a run's numbers come from, by name: for logs, quickly. What is missing is left out."""
+    """Versions of the packages that affect a run's numbers, by name, for logs. Missing packages are left out."""
     versions = {"python": sys.version.split()[0]}
     fbgemm = [name for names in FBGEMM_BUILDS.values() for name in names]
     for name in ("easq-rec", "torch", *fbgemm, "torchrec", "torchx"):
@@ -109,7 +107,7 @@ def core_versions() -> dict[str, str]:
 def torch_cuda_version(version: str | None) -> str | None:
     """The CUDA version that torch was built for, None for a CPU build; read without importing torch.
 
-    Wheels of the usual package index carry no suffix whatever their build, so then torch's own version.py decides.
+    Wheels of the usual package index have no build suffix, so torch's version.py is read for them.
     """
     if version is None or "+cpu" in version:
         return None
@@ -124,7 +122,7 @@ def torch_cuda_version(version: str | None) -> str | None:
 
 
 def gpu_present() -> bool:
-    """Whether an NVIDIA driver shows a device; without torch, which may be what is broken."""
+    """Whether an NVIDIA driver shows a device; does not use torch, which may be broken."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
 
 
@@ -141,10 +139,10 @@ def check(
     gpu: bool | None = None,
     entry_points: Mapping[str, str] | None = None,
 ) -> list[Problem]:
-    """Everything that is wrong with an environment; by default with this one.
+    """All problems of an environment; by default of this one.
 
-    Tests describe another one: `versions` maps distributions to versions (all that are not in it are missing), and
-    `torch_cuda` (the CUDA version of torch's build), `gpu` and `entry_points` then count as they are given.
+    Tests describe another environment: `versions` maps distributions to versions (all others are missing), and
+    `torch_cuda` (the CUDA version of torch's build), `gpu` and `entry_points` are used as given.
     """
     if versions is None:
         versions = installed_versions()
@@ -160,7 +158,7 @@ def check(
     problems += check_pairs(found, builds, row)
     problems += check_packages(found, row)
     if "torchx" in found and (entry_points or {}).get("dist") != "torchx_components.dist":
-        what = "`torchx run dist.ddp` is not easq-rec's: the entry points of torchx_components are not installed"
+        what = "`torchx run dist.ddp` is not that of easq-rec: the entry points of torchx_components are not installed"
         problems.append(Problem(what, pip("install --no-deps -e .") + "   (in the checkout)", blocks=False))
     return problems
 
@@ -168,11 +166,11 @@ def check(
 def choose_combination(
     torch: str | None, torch_cuda: str | None, builds: Mapping[str, list[str]], *, gpu: bool
 ) -> Combination:
-    """The row of the matrix that this environment is nearest to; remedies lead there."""
+    """The closest row of the matrix, at which remedies aim."""
     if torch is None:
         device = "cuda" if gpu and not builds["cpu"] else "cpu"
     elif torch_cuda is not None:
-        # A CUDA build of torch runs on the CPU too: what else is installed, or a GPU, says what was meant.
+        # A CUDA build of torch also runs on the CPU: the other packages, or a GPU, show the intended device.
         device = "cuda" if gpu or not builds["cpu"] else "cpu"
     else:
         device = "cpu"
@@ -190,11 +188,11 @@ def check_python(python: tuple[int, int]) -> list[Problem]:
 def check_builds(
     builds: Mapping[str, list[str]], row: Combination, *, torch: str | None, torch_cuda: str | None, gpu: bool
 ) -> list[Problem]:
-    """Which builds of FBGEMM are there, and whether they are for the device of torch's build."""
+    """Checks that one build of FBGEMM is installed, and that it is for the device of torch's build."""
     names = [*builds["cpu"], *builds["cuda"]]
     if not names:
         return [Problem("FBGEMM is not installed", install_fbgemm(row))]
-    # Whatever is installed over another build leaves a mixture of both, so all of them go first.
+    # Installing over another build leaves a mixture of both, so all builds are removed first.
     replace = f"{pip('uninstall -y', *names)} && {install_fbgemm(row)}"
     if len(names) > 1:
         what = f"two builds of FBGEMM are installed, {' and '.join(names)}: each overwrote files of the other"
@@ -202,13 +200,13 @@ def check_builds(
     if torch is not None and builds["cuda"] and torch_cuda is None:
         return [Problem(f"{names[0]} is a CUDA build and torch {torch} is a CPU build", replace)]
     if builds["cpu"] and torch_cuda is not None and gpu:
-        what = f"{names[0]} has no GPU kernels, but torch {torch} is a CUDA build and a GPU is there"
+        what = f"{names[0]} has no GPU kernels, but torch {torch} is a CUDA build and a GPU is present"
         return [Problem(what, f"{replace}   (or train on the CPU: --trainer.device cpu)")]
     return []
 
 
 def check_pairs(found: Mapping[str, str], builds: Mapping[str, list[str]], row: Combination) -> list[Problem]:
-    """Whether the versions of torch, FBGEMM and torchrec are for one another."""
+    """Checks that the versions of torch, FBGEMM and torchrec are compatible."""
     problems = []
     torch, fbgemm_name = found.get("torch"), next((name for names in builds.values() for name in names), None)
     torchrec_name = next((name for name in ("torchrec", "torchrec-nightly") if name in found), None)
@@ -218,17 +216,17 @@ def check_pairs(found: Mapping[str, str], builds: Mapping[str, list[str]], row: 
         problems.append(Problem("torchrec is not installed", install_torchrec(row)))
     release = minor(found[fbgemm_name]) if fbgemm_name else None
     if release is None or fbgemm_name is None:
-        return problems  # without FBGEMM, or with a nightly, whose version is a date, there is nothing to compare
+        return problems  # FBGEMM is missing, or a nightly, whose version is a date: nothing to compare
     wanted = (2, release[1] + 5) if release[0] == 1 else None
     if torch is not None and minor(torch) not in (None, wanted):
         goes = f"torch {wanted[0]}.{wanted[1]}" if wanted else "an older torch"
-        what = f"torch {torch} and {fbgemm_name} {found[fbgemm_name]} do not fit: this FBGEMM goes with {goes}"
+        what = f"torch {torch} and {fbgemm_name} {found[fbgemm_name]} are incompatible: this FBGEMM needs {goes}"
         install = pip("install", f"torch=={row.torch}", f"{row.fbgemm_distribution}=={row.fbgemm}")
         problems.append(Problem(what, f"{install} && {install_torchrec(row)}"))
     if torchrec_name is not None and minor(found[torchrec_name]) not in (None, release):
         what = (
-            f"{torchrec_name} {found[torchrec_name]} and {fbgemm_name} {found[fbgemm_name]} do not fit:"
-            f" this FBGEMM goes with torchrec {release[0]}.{release[1]}"
+            f"{torchrec_name} {found[torchrec_name]} and {fbgemm_name} {found[fbgemm_name]} are incompatible:"
+            f" this FBGEMM needs torchrec {release[0]}.{release[1]}"
         )
         problems.append(Problem(what, f"{install_fbgemm(row)} && {install_torchrec(row)}"))
     return problems
@@ -252,7 +250,7 @@ def minor(version: str) -> tuple[int, int] | None:
 
 
 def pip(*arguments: str) -> str:
-    """A pip command for this very interpreter, which need not be that of an activated environment."""
+    """A pip command for this interpreter, whose environment may not be activated."""
     python = Path(sys.executable)
     shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
     return f"{shlex.quote(str(shown))} -m pip {' '.join(arguments)}"
@@ -270,7 +268,7 @@ def install_torchrec(row: Combination) -> str:
 def require_compatible(device: Device = "auto") -> None:
     """Raises EnvironmentProblem if training cannot work here. Takes milliseconds; called before torch is imported.
 
-    With device 'cpu' a GPU that FBGEMM has no kernels for does not matter.
+    With device 'cpu', missing GPU kernels of FBGEMM are not a problem.
     """
     problems = [problem for problem in check(gpu=False if device == "cpu" else None) if problem.blocks]
     if problems:
@@ -297,11 +295,11 @@ said(importing="torchrec")
 import torchrec
 said(importing=None)
 """
-"""Run in a child process: an import that fits badly may end the process, and none of its output belongs in ours."""
+"""Run in a child process: an incompatible import may end the process, and its output must not mix with ours."""
 
 
 def probe(program: str = PROBE, *, cuda: bool) -> tuple[dict[str, Any], Problem | None]:
-    """Imports the three and calls one operator: what was learnt, and what failed."""
+    """Imports the three packages and calls one operator; returns the findings and the failure, if any."""
     command = [sys.executable, "-c", program, *(["cuda"] if cuda else [])]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -320,12 +318,12 @@ def probe(program: str = PROBE, *, cuda: bool) -> tuple[dict[str, Any], Problem 
 
 
 def main() -> int:
-    """Prints the state of the environment; 0 if it is healthy, else 1."""
+    """Prints the state of the environment; returns 0 if it is healthy, else 1."""
     versions = installed_versions()
     cuda = torch_cuda_version(versions.get("torch"))
     problems = check()
     fbgemm = [name for names in FBGEMM_BUILDS.values() for name in names if name in versions]
-    # Without one of the three, the import error would only repeat that it is missing.
+    # If one of the three is missing, an import error would only repeat that.
     complete = "torch" in versions and bool(fbgemm) and "torchrec" in versions
     seen, failure = probe(cuda=any(name in FBGEMM_BUILDS["cuda"] for name in fbgemm)) if complete else ({}, None)
     problems += [failure] if failure else []
@@ -336,13 +334,13 @@ def main() -> int:
     for name in ("easq-rec", "torch", *(fbgemm or ["fbgemm-gpu-cpu"]), "torchrec", *REQUIRED, *WANTED):
         print(f"  {name:<16} {versions.get(name, 'missing')}{build if name == 'torch' and name in versions else ''}")
 
-    print("\ncompatible (FBGEMM 1.X and torchrec 1.X go with torch 2.(X+5))")
+    print("\ncompatible (FBGEMM 1.X and torchrec 1.X need torch 2.(X+5))")
     print(f"    {'device':<7} {'torch':<8} {'FBGEMM':<22} torchrec")
     for row in COMBINATIONS:
         mark = "*" if in_use(row, versions) else " "
         builds = f"{row.fbgemm_distribution} {row.fbgemm}"
         print(f"  {mark} {row.device:<7} {row.torch:<8} {builds:<22} {row.torchrec:<9} {row.note}")
-    print("  * in use" if any(in_use(row, versions) for row in COMBINATIONS) else "  none of these is in use")
+    print("  * in use" if any(in_use(row, versions) for row in COMBINATIONS) else "  none of these builds is in use")
 
     print("\ndevices")
     for name, memory in seen.get("gpus", []):
@@ -354,14 +352,14 @@ def main() -> int:
     limit = f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})" if "OMP_NUM_THREADS" in os.environ else ""
     print(f"  CPU              {available_cores()} cores{threads}{limit}, {memory:.0f} GiB of memory")
 
-    print("\nproblems" if problems else "\nhealthy: nothing is missing")
+    print("\nproblems" if problems else "\nhealthy: no problems")
     for problem in problems:
         print(f"  - {problem}")
     return 1 if problems else 0
 
 
 def in_use(row: Combination, versions: Mapping[str, str]) -> bool:
-    """Whether the installed versions are this row's (torch without its build suffix)."""
+    """Whether the installed versions are those of this row (torch without its build suffix)."""
     wanted = {"torch": row.torch, row.fbgemm_distribution: row.fbgemm, "torchrec": row.torchrec}
     return all(versions.get(name, "").split("+")[0] == version for name, version in wanted.items())
 

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Read when torch is loaded. OpenMP threads that spin while they wait take cores from other processes of the machine,
-# such as other ranks.
+# Read when torch is loaded. OpenMP threads that spin while they wait take cores from other processes, such as other
+# ranks.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Python puts a script's folder first on sys.path, where this package's modules could be imported as top-level ones.
+# Python puts a script's folder first on sys.path, which would make this package's modules importable as top-level ones.
 if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     doctor.require_compatible(config.trainer.device)
     stop = StopRequest()
     stop.listen(signal.SIGTERM)
-    # Imports torch, which takes seconds: --help and a wrong environment answer before.
+    # Importing torch takes seconds, so --help and environment errors come first.
     from easq_rec.tools.simulation.default_data import prepare_data
     from easq_rec.training import session
 
@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
 
 
 def script(main: Callable[[], int]) -> int:
-    """Calls `main()` as a worker of torchrun, whose error file receives every error; returns the exit code."""
+    """Calls `main()` as a worker of torchrun and writes every error to its error file; returns the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from easq_rec.training.health.error_file import ErrorFile
 
-    # Inside `exit_code`, which ends a UserError: torchrun must learn of that one, too.
+    # Inside `exit_code`, which catches a UserError: torchrun must receive that error, too.
     recorded = record(main, ErrorFile())
     return exit_code(lambda: recorded() or 0)
 

@@ -80,14 +80,14 @@ def test_both_builds_of_fbgemm() -> None:
 
 def test_torch_and_fbgemm_that_do_not_fit() -> None:
     problem = only(check(CPU | {"torch": "2.12.1+cpu"}))
-    assert "torch 2.12.1+cpu and fbgemm-gpu-cpu 1.8.0 do not fit" in problem.what
-    assert "goes with torch 2.13" in problem.what
+    assert "torch 2.12.1+cpu and fbgemm-gpu-cpu 1.8.0 are incompatible" in problem.what
+    assert "needs torch 2.13" in problem.what
     assert "install torch==2.13.0 fbgemm-gpu-cpu==1.8.0" in problem.remedy
 
 
 def test_torchrec_and_fbgemm_that_do_not_fit() -> None:
     problem = only(check(CPU | {"torchrec": "1.7.0"}))
-    assert "torchrec 1.7.0 and fbgemm-gpu-cpu 1.8.0 do not fit" in problem.what
+    assert "torchrec 1.7.0 and fbgemm-gpu-cpu 1.8.0 are incompatible" in problem.what
     assert "install --no-deps torchrec==1.8.0" in problem.remedy
 
 
@@ -177,10 +177,10 @@ def test_require_compatible_names_all_that_blocks(monkeypatch: pytest.MonkeyPatc
         doctor.require_compatible()
     message = str(raised.value)
     assert isinstance(raised.value, ValueError)
-    assert "torch 2.12.0+cpu and fbgemm-gpu-cpu 1.8.0 do not fit" in message
+    assert "torch 2.12.0+cpu and fbgemm-gpu-cpu 1.8.0 are incompatible" in message
     assert "tyro is not installed" in message
     assert "torchx" not in message
-    assert message.count("mend: ") == 2
+    assert message.count("repair: ") == 2
 
 
 def test_device_cpu_does_not_mind_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_main_reports_a_failed_import(monkeypatch: pytest.MonkeyPatch, capsys: p
     problem = doctor.Problem("import torchrec fails: undefined symbol", "make setup")
     monkeypatch.setattr(doctor, "probe", lambda *, cuda: ({}, problem))
     assert doctor.main() == 1
-    assert "import torchrec fails: undefined symbol\n    mend: make setup" in capsys.readouterr().out
+    assert "import torchrec fails: undefined symbol\n    repair: make setup" in capsys.readouterr().out
 
 
 def test_this_environment_is_healthy() -> None:

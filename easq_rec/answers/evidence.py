@@ -1,11 +1,11 @@
-"""Evidence of outcomes for satisfaction, counted among the answers so far.
+"""Weights of outcomes as evidence of satisfaction, estimated from the answers so far.
 
-Few impressions are answered, but every impression has outcomes: it was liked or not, followed or not. How strongly an
-outcome speaks for satisfaction is not assumed; it is counted among the answers. Its weight of evidence (Good 1950) is
-the log odds ratio of the 2 x 2 table of outcome and answer, satisfied or dissatisfied. A weight counts only where it is
-significant, so that few answers, or answers given at random, make no evidence.
+Few impressions are answered, but every impression has outcomes: it was liked or not, followed or not. The strength of
+an outcome as evidence is not assumed; it is estimated from the answers. Its weight of evidence (Good 1950) is the log
+odds ratio of the 2 x 2 table of outcome and answer (satisfied or dissatisfied). Only significant weights are used, so
+that few answers, or random answers, give no evidence.
 
-Legend: A answers in the order of their time, O outcomes.
+Legend: A answers in time order, O outcomes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Rows = npt.NDArray[np.int64]
 
 
 class AnswerEvidence:
-    """Weights of evidence by the first answers, for any number of them.
+    """Weights of evidence from the first answers, for any number of them.
 
     Args:
         answer_A: answer codes.
-        happened_AO: whether the candidate that was answered had the outcome.
-        scale: which answers count as satisfied and as dissatisfied.
-        caution: standard errors that a weight must differ from zero to count.
+        happened_AO: whether the answered candidate had the outcome.
+        scale: defines satisfied and dissatisfied answers.
+        caution: number of standard errors by which a weight must differ from zero to be used.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class AnswerEvidence:
         ]
 
     def weights(self, admitted: int) -> npt.NDArray[np.float32]:
-        """Weights of evidence by the first `admitted` answers, (O,)."""
+        """Weights of evidence from the first `admitted` answers, (O,)."""
         answers_2 = np.array([np.searchsorted(positions, admitted) for positions in self._class], dtype=np.float64)
         happened_2O = np.array(
             [[np.searchsorted(positions, admitted) for positions in columns] for columns in self._happened],
@@ -56,9 +56,9 @@ class AnswerEvidence:
 
 
 def significant(happened_2O: Floats, not_2O: Floats, caution: float) -> Floats:
-    """Log odds ratios of 2 x 2 tables, and zero where they are within `caution` standard errors of it, (O,).
+    """Log odds ratios of 2 x 2 tables, set to zero if within `caution` standard errors of zero, (O,).
 
-    Half a count is added to every cell (Haldane 1956, Anscombe 1956), since an empty cell would have no logarithm; the
+    Half a count is added to every cell (Haldane 1956, Anscombe 1956), because an empty cell has no logarithm; the
     standard error is Woolf's (1955). The ratios are not shrunk towards zero: L_evidence explains outcomes by scores
     whose differences grow as the ratios shrink.
     """

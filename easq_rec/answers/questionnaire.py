@@ -1,7 +1,7 @@
-"""The questionnaire: which impressions it may follow, how often it is shown, and what its options mean.
+"""The questionnaire: the impressions that trigger it, its exposure, and the meaning of its options.
 
-The rule and its defaults are the paper's (arXiv 2601.20215): the prompt may follow an impression that was watched for
-more than 7 s or more than half of its length, and is shown on 0.5% of those.
+The rule and its defaults are the paper's (arXiv 2601.20215): an impression watched for more than 7 s or more than half
+of its length triggers the prompt, which is shown on 0.5% of these impressions.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Questionnaire:
     """Trigger rule, exposure, answers and options."""
 
     trigger_watch_s: float = 7.0
-    """An impression that was watched for longer than this, in seconds, may be asked about."""
+    """An impression watched for longer than this, in seconds, triggers the questionnaire."""
     trigger_progress: float = 0.5
-    """So may an impression that was watched beyond this share of the video's length."""
+    """An impression watched beyond this share of the video's length also triggers it."""
     exposure: float = 0.005
-    """Share of triggered impressions on which the prompt is shown; reported where the log does not record it."""
+    """Share of triggered impressions on which the prompt is shown; reported if the log does not record it."""
     answers: AnswerScale = THREE_ANSWERS
-    """The scale of the answers."""
+    """The answer scale."""
     options: dict[str, int] = field(default_factory=dict)
-    """Answer code of every option, as the log spells it; none: the names of the answers."""
+    """Answer code of each option, as spelled in the log; empty: the names of the answers."""
 
     def __post_init__(self) -> None:
         require(self.trigger_watch_s >= 0, "questionnaire.trigger_watch_s", self.trigger_watch_s, "0 or more")
@@ -41,10 +41,10 @@ class Questionnaire:
 
     @property
     def codes(self) -> dict[str, int]:
-        """Answer code of every option, as the log spells it."""
+        """Answer code of each option, as spelled in the log."""
         return self.options or self.answers.codes
 
     def triggered(self, watch_ms: NDArray[Any], duration_ms: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which impressions may be asked about; times in milliseconds."""
+        """Whether each impression triggers the questionnaire; times in milliseconds."""
         long = watch_ms > self.trigger_watch_s * 1_000
         return np.asarray(long | (watch_ms > self.trigger_progress * duration_ms))

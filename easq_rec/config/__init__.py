@@ -1,4 +1,4 @@
-"""Every knob of easq-rec, as frozen dataclasses that validate themselves. No torch import."""
+"""All options of easq-rec, as frozen dataclasses that validate themselves. No torch import."""
 
 from easq_rec.config.losses import Losses
 from easq_rec.config.model import LinearName, LoRA, Model, Replay, Tower

@@ -1,7 +1,7 @@
-"""The answers that a questionnaire offers: their codes, their order, and what they say about satisfaction.
+"""The answers of a questionnaire: their codes, their order, and their meaning for satisfaction.
 
-It lies among the configuration because the feature schema and the builder's questionnaire declare it. Everything else
-asks it instead of comparing codes with numbers.
+It is part of the configuration because the feature schema and the builder's questionnaire declare it. All other code
+uses its methods instead of comparing codes with numbers.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from easq_rec.errors import UserError
 
 NO_ANSWER = -1
-"""Code of a candidate without an answer, in memory. In files it is a null."""
+"""Code of a candidate without an answer, in memory. Files store a null."""
 HIGHEST = 127
 """Answers are stored as int8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScale:
-    """Answers from the worst to the best. Their codes are successive integers, so a higher code is a better answer."""
+    """Answers from the worst to the best. Codes are successive integers, so a higher code is a better answer."""
 
     names: tuple[str, ...]
-    """From the worst to the best."""
+    """Names of the answers, from the worst to the best."""
     first: int = 0
     """Code of the worst answer."""
     uncertain: tuple[str, ...] = ()
-    """Answers that are left out of pairs, unless losses.uncertain='between'."""
+    """Answers that form no pairs unless losses.uncertain='between'."""
     dissatisfied: tuple[str, ...] = ()
-    """Answers that count as dissatisfied in evidence and metrics; none: the worst one."""
+    """Answers that count as dissatisfied in evidence and metrics; empty: the worst one."""
     satisfied: tuple[str, ...] = ()
-    """Answers that count as satisfied in evidence and metrics; none: the best one."""
+    """Answers that count as satisfied in evidence and metrics; empty: the best one."""
 
     def __post_init__(self) -> None:
         problems = [f"answers.{name}={value!r} is not allowed: {allowed}" for name, value, allowed in self._problems()]
@@ -51,14 +51,14 @@ class AnswerScale:
             if strange:
                 yield role, strange, f"answers of the scale, {self.names}"
         if not unknown and max(self.dissatisfied_codes) >= min(self.satisfied_codes):
-            yield "satisfied", self.satisfied, "answers that are all better than the dissatisfied ones"
+            yield "satisfied", self.satisfied, "answers better than all dissatisfied answers"
         both = {*self.uncertain_codes} & {*self.dissatisfied_codes, *self.satisfied_codes} if not unknown else set()
         if both:
-            yield "uncertain", self.uncertain, "none of the satisfied or dissatisfied answers"
+            yield "uncertain", self.uncertain, "answers that are neither satisfied nor dissatisfied"
 
     @property
     def codes(self) -> dict[str, int]:
-        """Code of every answer by name, from the worst to the best."""
+        """Code of each answer by name, from the worst to the best."""
         return {name: self.first + index for index, name in enumerate(self.names)}
 
     @property
@@ -80,12 +80,12 @@ class AnswerScale:
 
     @property
     def expected(self) -> str:
-        """The codes in words, for error messages."""
+        """Text that lists the codes, for error messages."""
         *front, back = map(str, self.codes.values())
         return f"{', '.join(front)} or {back}"
 
     def ranked(self, *, between: bool) -> tuple[int, ...]:
-        """Codes that take part in pairs; `between`: uncertain answers do as well."""
+        """Codes of the answers that form pairs; `between` includes uncertain answers."""
         return tuple(code for code in self.codes.values() if between or code not in self.uncertain_codes)
 
     def _codes_of(self, names: tuple[str, ...]) -> tuple[int, ...]:
@@ -95,6 +95,6 @@ class AnswerScale:
 THREE_ANSWERS = AnswerScale(names=("dissatisfied", "uncertain", "satisfied"), uncertain=("uncertain",))
 """The paper's questionnaire (arXiv 2601.20215), codes 0, 1, 2."""
 FIVE_STARS = AnswerScale(names=("1", "2", "3", "4", "5"), first=1, dissatisfied=("1", "2"), satisfied=("4", "5"))
-"""One to five stars, whose codes are the number of stars. All of them take part in pairs."""
+"""One to five stars; the code is the number of stars. All answers form pairs."""
 NO_OR_YES = AnswerScale(names=("no", "yes"))
 """Codes 0 and 1."""

@@ -1,4 +1,4 @@
-"""The command line of a run: a recipe's name, then overrides of its numbers. And the one call of tyro."""
+"""The command line of a run: a recipe's name, then overrides of its numbers. The only module that calls tyro."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Options = TypeVar("Options")
 
 
 def parse_config(argv: Sequence[str], *, prog: str) -> Config:
-    """`[RECIPE] [--schema FILE] [--data DIR] [--run-dir DIR] [--overrides]` to a config.
+    """Parses `[RECIPE] [--schema FILE] [--data DIR] [--run-dir DIR] [--overrides]`.
 
-    The config.json of another run in place of a recipe's name repeats that run in a new directory. The schema file
-    replaces the recipe's schema; a run that began with one is resumed without the file. On --help it prints the help
-    and leaves with exit code 0.
+    The config.json of another run, given instead of a recipe's name, repeats that run in a new directory. The schema
+    file replaces the recipe's schema; a run that started with one resumes without the file. --help prints the help and
+    exits with code 0.
 
     Raises:
-        UserError: the recipe, a flag or a value is not known, or the schema file cannot be used.
+        UserError: the recipe or a flag is unknown, or a value or the schema file is invalid.
     """
     argv = list(argv)
     schema_file = _take_schema(argv)
@@ -46,19 +46,19 @@ def parse_config(argv: Sequence[str], *, prog: str) -> Config:
         default = dataclasses.replace(default, schema=load_schema(schema_file), schema_file=str(schema_file))
     description = (
         f"Trains recipe {name} (of: {', '.join(RECIPES)}, or BASE_VARIANT such as quickstart_ple; {prog} RECIPE --help "
-        "shows the defaults of another).\n\n"
-        "--data DIR names the folder with requests/ and answers/; an existing --run-dir is resumed. --schema FILE.toml "
-        "takes features, tables and outcomes from a file instead of the recipe (easq-rec data inspect drafts one)."
+        "shows the defaults).\n\n"
+        "--data DIR is the folder with requests/ and answers/; an existing --run-dir is resumed. --schema FILE.toml "
+        "reads features, tables and outcomes from a file instead of the recipe (easq-rec data inspect drafts one)."
     )
-    # Structure is the recipe's choice: a union of dataclasses keeps its member. Numbers of either kind are overridden
-    # by value, so that `--data.shuffle False` and `--data.shuffle True` read alike.
+    # The recipe chooses the structure: a union of dataclasses keeps its member. Booleans take a value like numbers, as
+    # in `--data.shuffle False`.
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     config = parse(Config, argv, prog=f"{prog} {name}", markers=markers, description=description, default=default)
     return config if schema_file is not None else _as_begun(config)
 
 
 def _take_schema(argv: list[str]) -> Path | None:
-    """Takes --schema FILE out of the arguments: the schema is chosen before the flags and their defaults are known."""
+    """Removes --schema FILE from the arguments: flags and their defaults depend on the schema."""
     found = [index for index, word in enumerate(argv) if word == "--schema" or word.startswith("--schema=")]
     if not found:
         return None
@@ -77,11 +77,11 @@ def _recipe(name: str) -> Config:
         return recipe(name)
     except KeyError:
         known = f"one of {', '.join(RECIPES)}, or BASE_VARIANT such as quickstart_ple, BASE one of {', '.join(BASES)}"
-        raise UserError(f"recipe {name!r} is not known: {known}") from None
+        raise UserError(f"unknown recipe {name!r}: {known}") from None
 
 
 def _as_begun(config: Config) -> Config:
-    """With the schema of the run in `run_dir`, if that run is to be resumed and began with a schema file."""
+    """The config with the schema of the run in `run_dir`, if that run exists and started with a schema file."""
     stored = Path(config.run_dir or "") / "config.json"
     if config.run_dir is None or not stored.exists() or not stored.with_name("checkpoints").exists():
         return config
@@ -108,15 +108,15 @@ def parse(
     description: str | None = None,
     default: Options | None = None,
 ) -> Any:
-    """The options `cls`, a dataclass or a union of them, from a command line.
+    """Parses a command line to `cls`, a dataclass or a union of dataclasses.
 
-    Prints the help and leaves with exit code 0 on --help.
+    --help prints the help and exits with code 0.
 
     Args:
-        markers: of `tyro.conf`, for all fields.
+        markers: markers of `tyro.conf` for all fields.
 
     Raises:
-        UserError: an option is missing or not known, or its value is not allowed.
+        UserError: an option is missing or unknown, or its value is not allowed.
     """
     errors = io.StringIO()
     try:
@@ -137,7 +137,7 @@ def parse(
 
 @contextlib.contextmanager
 def _wide_terminal(*, helping: bool) -> Iterator[None]:
-    """Keeps tyro from wrapping its error messages, which become one line."""
+    """Keeps tyro from wrapping its error messages, so that each can become one line."""
     before = os.environ.get("COLUMNS")
     if not helping:
         os.environ["COLUMNS"] = "2000"
@@ -151,7 +151,7 @@ def _wide_terminal(*, helping: bool) -> Iterator[None]:
 
 
 def _one_line(box: str) -> str:
-    """The message in tyro's box: what stands above its first rule, and the names that it offers instead."""
+    """The message in tyro's box: the text above its first rule, and the suggested names."""
     parts: list[list[str]] = [[]]
     for line in box.splitlines()[1:]:
         text = line.strip(" │|╰╯╭╮")
@@ -159,9 +159,9 @@ def _one_line(box: str) -> str:
             parts.append([])
         else:
             parts[-1].append(text)
-    # Where the terminal has no box characters, a rule follows the title.
+    # Without box characters, a rule follows the title.
     parts = [part for part in parts if part]
-    # Names of options stay. Other places are names in tyro's structure, where our own messages name the field.
+    # Keeps option names. Other places are names of tyro's structure; our messages already name the field.
     message = re.sub(r"^Error parsing (?:(--[\w.-]+: )|\S+: )", r"\1", " ".join(parts[0]))
     offers = [part[0] for part in parts if part[0].startswith("Available subcommands")]
     offers += [" ".join(part[:2]) for part in parts if part[0].startswith("Perhaps you meant")]

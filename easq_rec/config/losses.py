@@ -1,8 +1,8 @@
-"""The knobs of the losses, and what the rest of the program must know of each.
+"""Options of the losses, and the properties of each loss that other modules use.
 
 A loss has two parts: a frozen dataclass here, which loads without torch, and a term in `easq_rec.losses`, which
-computes it. `Losses` is the union: one field per loss. To add a loss, write the term in a file of its own, and here its
-dataclass and one line in `Losses`. Nothing else names single losses.
+computes it. `Losses` has one field per loss. To add a loss, write the term in a new file, and add its dataclass and one
+line in `Losses` here. No other code names single losses.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ Group = Literal[
 """Groups of parameters in the gradient contract (`docs/explanation/gradients.md`)."""
 
 POLICY: frozenset[Group] = frozenset({"embeddings", "backbone", "main tower"})
-"""What computes the policy score."""
+"""Groups that compute the policy score."""
 SATISFACTION_HEAD: frozenset[Group] = frozenset({"satisfaction tower", "satisfaction embeddings"})
-"""What turns the adapted representation into the satisfaction score."""
+"""Groups that compute the satisfaction score from the adapted representation."""
 PATHWAY: frozenset[Group] = SATISFACTION_HEAD | {"lora A", "lora B"}
 """All parameters of the satisfaction pathway."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """One weighted term of the training loss. Class variables describe it to the rest of the program."""
+    """One weighted term of the training loss. Class variables describe it to other modules."""
 
     weight: float = 0.0
     """Weight in the sum; 0 switches the loss off."""
 
     term: ClassVar[str]
-    """Class that computes the loss, as `module:name`. A string, since this module loads without torch."""
+    """Class that computes the loss, as `module:name`; a string, because this module loads without torch."""
     label: ClassVar[str]
     """Name in logs and reports."""
     description: ClassVar[str]
     """One sentence for reports."""
     moves: ClassVar[frozenset[Group]]
-    """Row of the gradient contract: groups whose parameters get a gradient. All others get exactly none."""
+    """Row of the gradient contract: groups whose parameters get a gradient. No other parameter gets one."""
     moves_attached: ClassVar[frozenset[Group]] = frozenset()
-    """Groups that are moved as well where `model.isolate_embeddings` is False."""
+    """Groups that also get a gradient if `model.isolate_embeddings` is False."""
     every_step: ClassVar[bool] = False
     """True: computed in every step. False: only in aligned steps, and scaled by `losses.align_every`."""
     reference: ClassVar[bool] = False
     """Reads scores of the satisfaction tower."""
     steers: ClassVar[bool] = False
-    """The reference moves the policy: kept out during the warm-up, and lowered by `losses.divergence_bound`."""
+    """The reference steers the policy: off during the warm-up, and scaled down by `losses.divergence_bound`."""
     policy_on_replayed: ClassVar[bool] = False
     """Reads the policy score of replayed requests."""
     evidence: ClassVar[bool] = False
-    """Reads the satisfaction score of candidates whose outcomes are evidence."""
+    """Reads the satisfaction score of candidates with evidence."""
     at_zero_weight: ClassVar[bool] = False
-    """Stays in the graph at weight 0, so that its parameters have gradients of 0 rather than none."""
+    """Stays in the graph at weight 0, so that its parameters get zero gradients."""
 
     @property
     def slates(self) -> bool:
@@ -137,7 +137,7 @@ class Dense(Loss):
     weight: float = 0.3
     """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
     temperature: float = 1.0
-    """Divides the differences of reference scores that are taken as preferences: above 1 they are softer."""
+    """Divides the reference score differences that give the preferences; above 1 makes them softer."""
 
     term = "easq_rec.losses.dense:DenseTerm"
     label = "L_dense"
@@ -152,17 +152,18 @@ class Dense(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence(Loss):
-    """Outcomes as noisy views of answers that nobody gave."""
+    """Outcomes as noisy observations of answers that were not given."""
 
     weight: float = 0.0
-    """Weight of L_evidence, in which outcomes count for or against satisfaction as strongly as the answers so far
-    support; 0 switches it off."""
+    """Weight of L_evidence, in which outcomes are evidence for or against satisfaction, with weights estimated from the
+    answers so far; 0 switches it off."""
     caution: float = 1.64
-    """Standard errors that an outcome's weight of evidence must differ from zero to count (1.64: 90% confidence)."""
+    """Number of standard errors by which an outcome's weight of evidence must differ from zero to be used (1.64: 90%
+    confidence)."""
 
     term = "easq_rec.losses.evidence:EvidenceTerm"
     label = "L_evidence"
-    description = "The satisfaction tower explains outcomes that go along with answers."
+    description = "The satisfaction tower explains outcomes that are correlated with answers."
     moves = SATISFACTION_HEAD
     reference = True
     evidence = True
@@ -173,10 +174,10 @@ class Evidence(Loss):
 
 @dataclass(frozen=True, kw_only=True)
 class Direct(Loss):
-    """The pairwise answer loss on the policy score itself: a baseline without a reference."""
+    """The pairwise answer loss on the policy score: a baseline without a reference."""
 
     weight: float = 0.0
-    """Weight of the pairwise answer loss on the policy score itself; 0 switches it off."""
+    """Weight of the pairwise answer loss on the policy score; 0 switches it off."""
 
     term = "easq_rec.losses.direct:DirectTerm"
     label = "answer loss on the policy score"
@@ -190,8 +191,8 @@ class Listwise(Loss):
     """Listwise softmax of the policy score over a request, by engagement utility (ListNet, Cao et al. 2007)."""
 
     weight: float = 0.0
-    """Weight of the listwise engagement loss on the policy score, which may replace or join L_main; 0 switches it
-    off."""
+    """Weight of the listwise engagement loss on the policy score, which can replace L_main or be added to it; 0
+    switches it off."""
 
     term = "easq_rec.losses.listwise:ListwiseTerm"
     label = "L_list"
@@ -213,24 +214,24 @@ class Losses:
     listwise: Listwise = Listwise()
 
     align_every: int = 1
-    """Every so many steps one step aligns. The steps between train on engagement only and cost what they cost without
-    alignment. Losses that are computed only in aligned steps are scaled by this number."""
+    """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
+    Losses that are computed only in aligned steps are scaled by this number."""
     dense_warmup_steps: int = 100
     """Steps before L_dense and L_DPO take effect, while the reference learns its first answers."""
     warmup_answers: int = 0
-    """Number of answers that must be admitted before L_dense and L_DPO take effect."""
+    """Answers that must be admitted before L_dense and L_DPO take effect."""
     reference_smoothing: float = 0.0
-    """Decay per step of an exponential moving average of the satisfaction tower, which then gives the reference score;
-    0: the tower itself gives it."""
+    """Decay per step of an exponential moving average of the satisfaction tower that computes the reference score; 0:
+    the tower itself computes it."""
     divergence_bound: float | None = None
     """Mean KL of sigmoid(policy score) from sigmoid(reference score), in nats, above which the weights of L_DPO and
     L_dense are multiplied by bound / KL for the step; None: no bound."""
     uncertain: Literal["ignore", "between"] = "ignore"
-    """Whether answers that the scale calls uncertain form no pairs, or rank in their place between the others."""
+    """ignore: uncertain answers form no pairs. between: they rank between dissatisfied and satisfied answers."""
 
     @property
     def terms(self) -> dict[str, Loss]:
-        """All losses by name, in the order in which they are added."""
+        """All losses by name, in the order of summation."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Loss)}
 
@@ -241,7 +242,7 @@ class Losses:
 
     @property
     def learns_from_answers(self) -> bool:
-        """Whether a loss that needs no satisfaction tower reads answers."""
+        """Whether a loss without a satisfaction tower reads answers."""
         return any(loss.weight > 0 and not loss.reference and not loss.every_step for loss in self.terms.values())
 
     @property
@@ -266,12 +267,12 @@ class Losses:
         return dataclasses.replace(self, **changed)  # type: ignore[arg-type]
 
     def aligned_by(self, **weights: float) -> Losses:
-        """These weights, and 0 for all other losses that are computed only in aligned steps."""
+        """The losses with these weights, and 0 for all others that are computed only in aligned steps."""
         off = {name: 0.0 for name, loss in self.terms.items() if not loss.every_step}
         return self.weighted(**(off | weights))
 
     def without_reference(self) -> Losses:
-        """Without the losses that need a satisfaction tower."""
+        """The losses without those that need a satisfaction tower."""
         return self.weighted(**{name: 0.0 for name, loss in self.terms.items() if loss.reference})
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
-"""The knobs of the model with its towers and adapters, and of the replay of answers.
+"""Options of the model (towers, adapters) and of answer replay.
 
-A part of `easq_rec.config`, through which everything else imports it.
+Other packages import them from `easq_rec.config`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class Tower:
     """A mixture of small MLP experts behind a ReLU router."""
 
     experts: int
-    """Number of the tower's own experts (K1 for the main tower, K2 for the satisfaction tower)."""
+    """Number of experts that only this tower uses (K1 for the main tower, K2 for the satisfaction tower)."""
     hidden: int = 64
     """Hidden width of each expert."""
     out: int = 64
     """Output width of each expert."""
     gate_floor: float = 0.01
-    """Added to every gate: without it a gate whose ReLU closes for all inputs never opens again."""
+    """Added to every gate; without it, a gate whose ReLU is 0 for all inputs never opens again."""
     activity: float | None = None
-    """Share of open gates that an L1 penalty steers to, its weight rising and falling with the distance (ReMoE's
-    adaptive L1, arXiv 2412.14711); None: no penalty."""
+    """Target share of open gates. The weight of an L1 penalty adapts to the distance from it (ReMoE's adaptive L1,
+    arXiv 2412.14711); None: no penalty."""
 
     def __post_init__(self) -> None:
         require(self.experts >= 0, "tower.experts", self.experts, "0 or more")
@@ -45,15 +45,15 @@ LinearName = Literal["input", "query", "key_value", "attention_out", "ffn_in", "
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """Low-rank adapters on the backbone's linears (the satisfaction pathway's own parameters)."""
+    """Low-rank adapters on the backbone's linear layers; they belong to the satisfaction pathway."""
 
     rank: int = 8
     """Rank r of each adapter."""
     alpha: float = 8.0
     """The adapter's product B A is scaled by alpha / rank."""
     targets: tuple[LinearName, ...] = ("input", "query", "key_value", "attention_out", "ffn_in", "ffn_out")
-    """Which linears carry an adapter; the others are constants of the satisfaction stream. So an adapter learns only
-    if those behind it on the way to the tower have one as well: query and key_value need attention_out, ffn_in needs
+    """Linear layers with an adapter; the others are constants of the satisfaction stream. So an adapter learns only if
+    the later layers on its path to the tower have one too: query and key_value need attention_out, ffn_in needs
     ffn_out."""
 
     def __post_init__(self) -> None:
@@ -77,22 +77,23 @@ class Model:
     ffn: int = 256
     """Hidden width of a block's feed-forward net."""
     main: Tower = Tower(experts=6)
-    """Main tower: its output is the policy score that is served."""
+    """Main tower: its output is the policy score, which is served."""
     satisfaction: Tower | None = Tower(experts=2)
-    """Satisfaction tower: its output is the reference score. None: no satisfaction pathway at all."""
+    """Satisfaction tower: its output is the reference score. None: no satisfaction pathway."""
     lora: LoRA | None = LoRA()
     """Adapters. None: the satisfaction tower reads the main representation as a constant."""
     isolate_embeddings: bool = True
     """True: the satisfaction loss does not reach the embeddings; False: it does, through the adapters (the paper)."""
     pathway: Literal["adapters", "shared"] = "adapters"
-    """What the satisfaction loss may move. adapters: its own pathway alone (EASQ). shared: backbone and embeddings like
-    the main loss, which is multi-task learning by hard sharing."""
+    """Parameters that the satisfaction loss trains. adapters: only the satisfaction pathway (EASQ). shared: also
+    backbone and embeddings, as the main loss does: multi-task learning by hard sharing."""
     shared_experts: int = 0
-    """Experts that both towers mix besides their own ones, by gates of their own; needs the shared pathway."""
+    """Experts that both towers mix with separate gates, in addition to the experts of each tower; needs the shared
+    pathway."""
 
     @property
     def towers(self) -> dict[str, Tower]:
-        """The towers that there are, by name."""
+        """The existing towers by name."""
         return {"main": self.main} | ({"satisfaction": self.satisfaction} if self.satisfaction is not None else {})
 
     def __post_init__(self) -> None:
@@ -109,7 +110,7 @@ class Model:
             isolated = self.isolate_embeddings
             require(not isolated, "model.isolate_embeddings", isolated, "False in the shared pathway")
         elif self.satisfaction is not None:
-            allowed = "0 unless model.pathway='shared': the satisfaction loss must not move what the main tower uses"
+            allowed = "0 unless model.pathway='shared': the satisfaction loss must not train what the main tower uses"
             require(self.shared_experts == 0, "model.shared_experts", self.shared_experts, allowed)
         if self.shared_experts and self.satisfaction is not None:
             widths = (self.satisfaction.hidden, self.satisfaction.out)
@@ -123,18 +124,18 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """The buffer of answered requests from which every batch takes some."""
+    """The buffer of answered requests that are added to batches."""
 
     answers_per_step: int = 16
-    """Answers appended to each rank's batch, with their requests, in a step that aligns (losses.align_every)."""
+    """Answers added to each rank's batch, with their requests, in an aligned step (losses.align_every)."""
     capacity: int = 65_536
-    """Most recent answers kept."""
+    """Number of most recent answers to keep."""
     max_replays: int = 1_000
-    """How often one answer may be replayed at most."""
+    """Maximum number of replays of one answer."""
     shuffled: bool = False
-    """True: a control, in which every answer is that of another candidate, so that nothing can be learnt from any."""
+    """True: a control that permutes the answers over candidates, so that they carry no information."""
     balance: bool = False
-    """True: a draw has equally many answers of each class, as far as there are enough; False: as they come."""
+    """True: a draw has equally many answers of each class, if there are enough; False: a uniform draw."""
 
     def __post_init__(self) -> None:
         require(self.answers_per_step >= 1, "replay.answers_per_step", self.answers_per_step, "at least 1")

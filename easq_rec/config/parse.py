@@ -1,8 +1,7 @@
-"""Plain values, as JSON and TOML hold them, to dataclasses by their type hints.
+"""Converts plain values, as in JSON and TOML, to dataclasses by their type hints.
 
-One error lists every problem, each with its place and the remedy. Hints may be nested dataclasses, tuples,
-dicts with text keys, Literal, Optional, unions and scalars. Where several dataclasses are allowed, the key `kind` holds
-the name of the class.
+One error lists every problem, each with its place and the remedy. Hints may be nested dataclasses, tuples, dicts with
+text keys, Literal, Optional, unions and scalars. For a union of dataclasses, the key `kind` holds the class name.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from easq_rec.errors import UserError
 
 Parsed = TypeVar("Parsed")
 Form = Literal["json", "toml"]
-"""The format that a user wrote: messages use its words and its notation."""
+"""The input format: messages use its terms and notation."""
 
 KIND = "kind"
-"""Key with the class name of a value for which several dataclasses are allowed."""
+"""Key that holds the class name of a value of a union of dataclasses."""
 SCALARS = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 TABLES = {"json": "an object", "toml": "a table"}
 
 
 def parse(cls: type[Parsed], values: object, *, title: str, form: Form, also: Iterable[str] = ()) -> Parsed:
-    """The dataclass `cls` of plain values.
+    """Converts plain values to the dataclass `cls`.
 
     Args:
         title: first line of the error, before the problems.
         also: problems that the caller found in the values; they are listed last.
 
     Raises:
-        UserError: unknown and missing keys, values of a wrong type, and values that the dataclasses refuse.
+        UserError: unknown or missing keys, values of a wrong type, or values that the dataclasses reject.
     """
     parser = _Parser(form=form, also=tuple(also))
     parsed = parser.value(cls, values, "")
@@ -50,7 +49,7 @@ def parse(cls: type[Parsed], values: object, *, title: str, form: Form, also: It
 
 
 def read_text(path: Path, name: str) -> str:
-    """The text of a file. Raises UserError, in which `name` stands for the file."""
+    """The text of a file. Raises UserError that calls the file `name`."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -58,16 +57,16 @@ def read_text(path: Path, name: str) -> str:
 
 
 def toml_values(text: str, name: str) -> dict[str, Any]:
-    """The tables of a TOML file. Raises UserError, in which `name` stands for the file."""
+    """The tables of a TOML file. Raises UserError that calls the file `name`."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{name}: is not TOML: {error}") from error
+        raise UserError(f"{name}: invalid TOML: {error}") from error
 
 
 @functools.cache
 def field_hints(cls: Any) -> dict[str, Any]:
-    """Type hints of a dataclass's fields, without the marks of Annotated."""
+    """Type hints of a dataclass's fields, without Annotated metadata."""
     hints = typing.get_type_hints(cls)
     return {one.name: hints[one.name] for one in dataclasses.fields(cls) if one.init}
 
@@ -84,20 +83,20 @@ def dataclasses_of(hint: Any) -> dict[str, type[Any]]:
 
 
 def remedy(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, or all of them."""
+    """Suggests the closest known word, or lists all of them."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def entry_place(place: str, index: int, form: Form) -> str:
-    """How messages name an entry of a list of dataclasses."""
+    """The name of an entry of a list of dataclasses in messages."""
     return f"[[{place}]] #{index + 1}" if form == "toml" else f"{place}[{index}]"
 
 
 @dataclass(kw_only=True)
 class _Parser:
-    """Collects problems; a value with a problem is None."""
+    """Collects problems; a value with a problem becomes None."""
 
     form: Form
     also: tuple[str, ...]
@@ -159,7 +158,7 @@ class _Parser:
         try:
             return cls(**arguments)
         except UserError as error:
-            # Most messages name their place. An entry of a list cannot know its own.
+            # Most messages name their place, but an entry of a list does not know its position.
             where = "" if not place or str(error).startswith(place) else f"{place}: "
             self.problems += [f"{where}{line}" for line in str(error).splitlines()]
             return None

@@ -1,4 +1,4 @@
-"""Named configurations. A recipe is a function that returns a Config; structure is chosen here, in Python."""
+"""Named configurations. A recipe is a function that returns a Config and chooses the structure in Python."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
 
 
 def movielens_schema(*, dim: int = 32, users: int = 1_024, films: int = 2_048) -> FeatureSchema:
-    """Features that `datasets/movielens/prepare.py` writes. The defaults give every id of 100K a row of its own."""
+    """Features that `datasets/movielens/prepare.py` writes. The default tables have one row for every id of 100K."""
     return FeatureSchema(
         tables=(
             Table(name="user", rows=users, dim=dim),
@@ -86,11 +86,12 @@ def movielens_schema(*, dim: int = 32, users: int = 1_024, films: int = 2_048) -
 
 
 def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 << 18) -> FeatureSchema:
-    """Features that `datasets/kuairand/prepare.py` writes; likes and their kind are answers here, not outcomes.
+    """Features that `datasets/kuairand/prepare.py` writes; likes and similar actions are answers here, not outcomes.
 
-    The defaults give every video of KuaiRand-Pure a row of its own. In 1K and 27K videos share rows: ask for more.
+    The default tables have one row for every video of KuaiRand-Pure. In 1K and 27K videos share rows unless `videos`
+    is larger.
     """
-    # Encrypted user features by number, with one row more than values: 0 is unknown.
+    # Encrypted user features by number; one row more than values, because 0 means unknown.
     onehot = {1: 8, 2: 51, 4: 16, 5: 35, 6: 4, 7: 119, 8: 455, 9: 8, 10: 6, 11: 6}
     user_tables = {"tab": 15, "hour": 24, "register_days": 8, **{f"onehot_{n}": rows for n, rows in onehot.items()}}
     return FeatureSchema(
@@ -118,21 +119,21 @@ def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 <<
 
 
 def easq() -> Config:
-    """The default: isolated satisfaction pathway, whose reference annotates every pair of a request (L_dense)."""
-    # A small log with as many answers as a large one has: at the paper's rate it would hold some twenty.
+    """The default: an isolated satisfaction pathway whose reference annotates every pair of a request (L_dense)."""
+    # A small log with as many answers as a large one: at the paper's rate it would have about twenty.
     world = World(density=100.0)
     return Config(
         recipe="easq",
         schema=world_schema(users=world.users, videos=world.videos, dim=32),
         world=world,
         losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
-        # The pathway takes half as many steps as the rest.
+        # The satisfaction pathway takes half as many steps as the other parameters.
         optim=Optim(pathway_lr=2.0),
     )
 
 
 def quickstart() -> Config:
-    """`easq` at a size that trains in about a minute on a laptop, on the built-in synthetic world."""
+    """`easq` on the built-in synthetic world, at a size that trains in about a minute on a laptop."""
     config = easq()
     return dataclasses.replace(
         config,
@@ -160,7 +161,7 @@ def movielens() -> Config:
         schema=movielens_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
         model=Model(dim=64, heads=4, layers=2, ffn=128),
-        # The only outcome is the view that every rating follows: it tells nothing of satisfaction.
+        # The only outcome is a view. Every rating follows a view, so it says nothing about satisfaction.
         losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, dense=0.3),
         replay=Replay(answers_per_step=32),
         optim=Optim(table_lr=0.05, dense_lr=1e-3, pathway_lr=2.0),
@@ -186,7 +187,7 @@ def kuairand() -> Config:
         recipe="kuairand",
         schema=kuairand_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
-        # Likes and their kind are the answers here, and no outcomes.
+        # Likes and similar actions are answers here, not outcomes.
         losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, dense=0.3),
         optim=Optim(pathway_lr=2.0),
     )
@@ -195,7 +196,7 @@ def kuairand() -> Config:
 BASES: dict[str, Callable[[], Config]] = {
     base.__name__: base for base in (quickstart, easq, movielens, movielens_20m, kuairand)
 }
-"""Data and sizes, with the default alignment."""
+"""Recipes that set data and sizes, with the default alignment."""
 
 
 def recipe(name: str) -> Config:

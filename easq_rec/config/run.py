@@ -1,9 +1,8 @@
-"""Every knob of easq-rec, as frozen dataclasses that validate themselves.
+"""All options of easq-rec, as frozen dataclasses that validate themselves.
 
-This module imports neither torch nor anything else of the project, so that ``--help`` and a bad value answer at once.
-Structure (which features, towers and losses exist) is chosen by a recipe, in Python; numbers may be overridden on
-the command line (``--optim.dense-lr 3e-4``). What comes out is written to ``RUN_DIR/config.json``, which reproduces the
-run.
+This package does not import torch, so that ``--help`` and errors appear at once. A recipe chooses the structure (which
+features, towers and losses exist) in Python; the command line can override numbers (``--optim.dense-lr 3e-4``). The
+resulting config is written to ``RUN_DIR/config.json``, which reproduces the run.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ __all__ = [
 ]
 
 Hidden = tyro.conf.Suppress
-"""Marks a field that a recipe chooses in Python: it is stored in config.json but is no command-line flag."""
+"""Marks a field that a recipe chooses in Python: config.json stores it, but it is not a command-line flag."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -59,40 +58,41 @@ class World:
     candidates: int = 12
     """Candidates per request."""
     history: int = 50
-    """Longest history written, in entries."""
+    """Maximum length of a written history, in entries."""
     exposure: float = 0.005
     """Share of triggered impressions on which the prompt is shown."""
     response: float = 0.02
     """Share of shown prompts that are answered."""
     density: float = 1.0
-    """Answers relative to exposure * response (the paper's, one triggered impression in ten thousand). The prompt is
-    shown more often first; what goes beyond that, more people answer."""
+    """Number of answers relative to exposure * response (the paper's: one triggered impression in ten thousand). The
+    exposure rises first, up to 1, then the response rate."""
     rho: float | None = None
-    """Correlation between satisfaction and the engagement logit under the logging policy, which the weight of clickbait
-    in satisfaction sets; None: what a weight of 0.8 gives."""
+    """Correlation between satisfaction and the engagement logit under the logging policy; it sets the weight of
+    clickbait in satisfaction. None: a weight of 0.8."""
     days: float = 14.0
     """Length of the time line, in days."""
     seed: int = 0
     """The same seed gives the same world."""
     trigger_watch_s: float = 7.0
-    """Watched for longer than this, in seconds, an impression may be asked about. What counts as a long view stays."""
+    """An impression watched for longer than this, in seconds, triggers the questionnaire. The definition of a long view
+    does not change with it."""
     trigger_progress: float = 0.5
-    """So it may beyond this share of the video's length."""
+    """An impression watched beyond this share of the video's length also triggers the questionnaire."""
     response_progress: float = 0.0
-    """How much readier people answer who watched more: the log-odds of an answer, once the prompt is shown, rise by
-    this from the beginning of the video to its end, with the given rate at half; 0: all answer alike."""
+    """Dependence of the response on watching: the log-odds of an answer to a shown prompt rise by this number from the
+    beginning of the video to its end, and the mean rate holds at half; 0: no dependence."""
     questionnaire_seed: int | None = None
-    """Whom the questionnaire asks and what they say is drawn apart from the log: worlds that differ in the
-    questionnaire alone then have the same requests. None: among the log's own draws."""
+    """Seed of a separate random stream for the questionnaire: worlds that differ only in the questionnaire then have
+    the same requests. None: the questionnaire uses the log's stream."""
 
     @property
     def identity(self) -> dict[str, object]:
-        """Every knob, as JSON values: two worlds with equal identities are equal."""
+        """All options as JSON values: worlds with equal identities are equal."""
         return asdict(self)
 
     @property
     def requests_identity(self) -> dict[str, object]:
-        """The knobs that decide the requests, without what they say about the questionnaire."""
+        """The options that determine the requests, without those of the questionnaire."""
         if self.questionnaire_seed is None:
             return self.identity
         return {name: value for name, value in self.identity.items() if name not in QUESTIONNAIRE_KNOBS}
@@ -104,7 +104,7 @@ class World:
 
     @property
     def answer_rate(self) -> float:
-        """Share of triggered impressions that carry an answer."""
+        """Share of triggered impressions that get an answer."""
         return self.exposure * self.response * self.density
 
     def __post_init__(self) -> None:
@@ -129,31 +129,31 @@ QUESTIONNAIRE_KNOBS = {
     *("exposure", "response", "density", "trigger_watch_s", "trigger_progress", "response_progress"),
     "questionnaire_seed",
 }
-"""Fields of World that change only the questionnaire, once it has a seed of its own."""
+"""Fields of World that change only the questionnaire if it has a separate seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What is read, in which order, and what is held out."""
+    """The data, their order, and the held-out share."""
 
     path: Annotated[str | None, tyro.conf.arg(aliases=("--data",))] = None
     """Directory or URL (s3://, gs://, hdfs://, ...) of requests/ and answers/; None: the built-in synthetic world."""
     holdout: float = 0.2
-    """The last share of the time line, which no part of training sees."""
+    """Last fraction of the time line, which training never reads."""
     max_history: int = 50
-    """Most recent history entries that the model reads."""
+    """Number of most recent history entries that the model reads."""
     shuffle: bool = True
     """True: a seeded shuffle within windows of row groups. False: time order, in which each answer is admitted when the
-    stream has come to its time: online training."""
+    stream reaches its time (online training)."""
     shuffle_row_groups: int = 8
     """Row groups in a shuffle window; memory and randomness grow with it."""
     workers: int = 1
     """Threads per rank that decode the next window while one is used; 0: none. The order does not depend on it."""
     prefetch: int = 2
-    """Batches made ready in the background; 0: each is made when it is asked for."""
+    """Batches prepared in the background; 0: batches are made on demand."""
     on_bad_rows: Literal["error", "quarantine"] = "error"
-    """error: a bad row ends the run. quarantine: it goes to RUN_DIR/quarantine with the reason, is counted, and the run
-    goes on."""
+    """error: a bad row ends the run. quarantine: bad rows are counted and written to RUN_DIR/quarantine with the
+    reason, and the run continues."""
 
     def __post_init__(self) -> None:
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 to less than 1")
@@ -168,13 +168,13 @@ class Evaluation:
     """Held-out metrics."""
 
     every_steps: int = 0
-    """Evaluate on held-out requests every so many steps; 0: only at the end."""
+    """Steps between evaluations on held-out requests; 0: only at the end."""
     max_requests: int | None = None
-    """Upper bound of held-out requests per evaluation during training (the final one uses all); None: all."""
+    """Maximum number of held-out requests per evaluation during training (the final one uses all); None: all."""
     batch_size: int = 256
     """Requests per evaluation batch and rank."""
     satisfaction: Annotated[str, Hidden] = "true_satisfaction"
-    """Candidate column with the graded truth, read by evaluation alone."""
+    """Candidate column with the graded truth, which only evaluation reads."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 0, "evaluation.every_steps", self.every_steps, "0 or more")
@@ -196,8 +196,8 @@ class Optim:
     dense_lr: float = 1e-3
     """Peak learning rate of the dense parameters."""
     pathway_lr: float = 1.0
-    """Learning rate of adapters and satisfaction tower, but for its router, relative to `dense_lr`: they learn from far
-    fewer examples."""
+    """Learning rate of the adapters and the satisfaction tower without its router, relative to `dense_lr`: they learn
+    from far fewer examples."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the dense parameters."""
     warmup_steps: int = 50
@@ -219,7 +219,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The loop."""
+    """The training loop."""
 
     batch_size: int = 128
     """Requests per step and rank."""
@@ -228,26 +228,26 @@ class TrainerConfig:
     max_steps: int | None = None
     """Length of the run, and of its learning-rate schedule, in steps; None: `epochs` over the training requests."""
     stop_at_step: int | None = None
-    """Leave after this step with a checkpoint, without changing the schedule (to be resumed later)."""
+    """Write a checkpoint and stop after this step, with the schedule unchanged (to resume later)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: CUDA where there is a GPU, else the CPU."""
+    """auto: CUDA if there is a GPU, else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: the dense part runs under autocast; tables and optimizer state stay fp32."""
     matmul: Literal["highest", "high", "medium"] = "highest"
-    """torch.set_float32_matmul_precision: below 'highest' fp32 products may use TF32 (CUDA) or bf16 (CPU) inside."""
+    """torch.set_float32_matmul_precision: below 'highest', fp32 products may use TF32 (CUDA) or bf16 (CPU)."""
     threads: int | None = None
-    """CPU threads per process; None: the cores divided by the processes of the host."""
+    """CPU threads per process; None: the host's cores divided by its processes."""
     pin_cores: bool = True
-    """On CPU, each rank of a host keeps to its share of the cores, where there are enough for all threads. Off where
-    they are other jobs' as well."""
+    """On CPU, pins each rank of a host to its share of the cores, if there are enough cores for all threads. Switch it
+    off if other jobs use the cores."""
     seed: int = 0
     """Seed of initial values, shuffling and replay."""
     on_not_finite: Literal["stop", "skip"] = "stop"
-    """A step whose loss or gradient is NaN or infinite on any rank changes nothing, its batch goes to
-    RUN_DIR/not_finite, and then: stop ends the run, skip goes on to the next step."""
+    """If a loss or gradient is NaN or infinite on any rank, the step changes nothing and its batch is written to
+    RUN_DIR/not_finite. Then stop ends the run, and skip continues with the next step."""
     timeout_s: int = 600
-    """Seconds that a step, or a batch of an evaluation, may take on several ranks. Beyond, the rank that hangs is named
-    and the job ends."""
+    """Time limit in seconds of a step, or of an evaluation batch, on several ranks. After it, the job ends with an
+    error that names the hanging rank."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "trainer.batch_size", self.batch_size, "at least 1")
@@ -263,15 +263,15 @@ class Checkpoint:
     """Snapshots of the whole training state."""
 
     every_steps: int = 500
-    """0: only at the end and on a signal."""
+    """Steps between checkpoints; 0: only at the end and on a signal."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints to keep."""
     background: bool = True
-    """True: the state is copied, and written while training goes on; takes memory for the copy. False: training waits
-    until it is written."""
+    """True: the state is copied, which takes memory, and written while training continues. False: training waits until
+    it is written."""
     best: str | None = None
-    """Held-out metric, for instance satisfaction_ndcg5: at each evaluation at which it is higher than ever before a
-    checkpoint is written, and the best one is kept besides the newest; None: none is."""
+    """Held-out metric, for example satisfaction_ndcg5: a checkpoint is written at each evaluation that reaches a new
+    maximum, and the best one is kept in addition to the newest. None: no best checkpoint."""
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "0 or more")
@@ -280,7 +280,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
-    """What is written while training, by rank 0 alone."""
+    """Files that rank 0 writes during training."""
 
     every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
@@ -293,14 +293,14 @@ class Logging:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run. Built by a recipe; numbers may be overridden on the command line."""
+    """A whole run. Built by a recipe; the command line can override numbers."""
 
     recipe: Annotated[str, Hidden] = "custom"
     run_dir: str | None = None
-    """Where the run lies; an existing run there is resumed. None: runs/RECIPE-TIME."""
+    """Directory of the run; a run that exists there is resumed. None: runs/RECIPE-TIME."""
     schema: Annotated[FeatureSchema, Hidden]
     schema_file: Annotated[str | None, Hidden] = None
-    """TOML file that the schema was read from (--schema); None: it is the recipe's."""
+    """TOML file of the schema (--schema); None: the recipe's schema."""
     data: Data = Data()
     world: World = World()
     model: Model = Model()
@@ -322,7 +322,7 @@ class Config:
 
     @property
     def ranked_answers(self) -> tuple[int, ...]:
-        """Answer codes that take part in pairs."""
+        """Answer codes that form pairs."""
         return self.schema.answers.ranked(between=self.losses.uncertain == "between")
 
     @property

@@ -1,6 +1,7 @@
-"""The feature schema: what the model reads, declared once by a recipe.
+"""The feature schema: the inputs of the model, declared once by a recipe.
 
-It drives the reader, the embedding tables and serving. Like the rest of the configuration it is plain data: no torch.
+It defines the columns to read, the embedding tables and the inputs of serving. Like all configuration it is plain data,
+without torch.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.errors import UserError
 
 SATISFACTION = "satisfaction_"
-"""Begins the name of every table that the satisfaction tower alone reads."""
+"""Name prefix of the tables that only the satisfaction tower reads."""
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    """Raises UserError naming the field, the value it was given, and what is allowed."""
+    """Raises UserError that names the field, its value, and what is allowed."""
     if not condition:
         raise UserError(f"{name}={value!r} is not allowed: {allowed}")
 
@@ -32,11 +33,11 @@ class Table:
     rows: int
     dim: int
     id_space: Literal["hashed", "dense"] = "hashed"
-    """hashed: any int64, taken modulo `rows`; dense: 0..rows-1, anything else is an error."""
+    """hashed: any int64, taken modulo `rows`; dense: 0..rows-1, other ids are an error."""
 
     def __post_init__(self) -> None:
         require(self.rows >= 1, f"table {self.name}: rows", self.rows, "at least 1")
-        # FBGEMM's kernels want rows of whole 16-byte vectors.
+        # FBGEMM's kernels need rows of whole 16-byte vectors.
         require(self.dim >= 4 and self.dim % 4 == 0, f"table {self.name}: dim", self.dim, "a positive multiple of 4")
 
 
@@ -49,9 +50,9 @@ class Feature:
     table: str | None = None
     """Embedding table that the ids index; None for kind `float`."""
     source: str | None = None
-    """Column (field of the struct) that it is read from; None: the feature's own name."""
+    """Column (struct field) to read; None: the feature's name."""
     pooling: Literal["sum", "mean"] = "sum"
-    """How the rows of an `id_list` become one vector."""
+    """Pooling of an `id_list`."""
     transform: Literal["identity", "log1p"] = "identity"
     """Applied to `float` values."""
 
@@ -90,13 +91,12 @@ class FeatureSchema:
     item: str = "video_id"
     """Name of the candidate column that identifies the item in a score file."""
     trigger: str | None = None
-    """Outcome that a candidate must have to be asked about, such as a long view. What people do after it tells of their
-    satisfaction only where it happened, so that L_evidence compares these candidates alone; None: it compares any."""
+    """Outcome that a candidate must have to be asked about, such as a long view. Later actions are evidence of
+    satisfaction only if it happened, so L_evidence compares only these candidates; None: it compares all."""
     answers: AnswerScale = THREE_ANSWERS
-    """What the questionnaire's answers mean."""
+    """Meaning of the questionnaire's answers."""
     satisfaction_dim: int = 8
-    """Width of the embeddings that the satisfaction tower has of its own for each candidate id feature, which the main
-    tower never sees; 0: none."""
+    """Width of the separate embeddings of each candidate id feature that only the satisfaction tower reads; 0: none."""
 
     def __post_init__(self) -> None:
         problems = [f"{name}={value!r} is not allowed: {allowed}" for name, value, allowed in self._violations()]
@@ -104,7 +104,7 @@ class FeatureSchema:
             raise UserError("\n".join(problems))
 
     def _violations(self) -> Iterator[tuple[str, object, str]]:
-        """(field, value, what is allowed) of everything that is wrong between the parts."""
+        """(field, value, what is allowed) of every inconsistency between the parts."""
         dims = {table.name: table.dim for table in self.tables}
         if len(dims) != len(self.tables):
             yield "schema.tables", [t.name for t in self.tables], "unique names"
@@ -132,7 +132,7 @@ class FeatureSchema:
             yield "schema.satisfaction_dim", self.satisfaction_dim, "a multiple of 4, or 0 for none"
         taken = sorted(name for name in dims if f"{SATISFACTION}{name}" in dims)
         if taken:
-            allowed = f"no name that is another's behind {SATISFACTION!r}: so the satisfaction tower's own are called"
+            allowed = f"no name that is {SATISFACTION!r} + another name: those are tables of the satisfaction tower"
             yield "schema.tables", taken, allowed
         lists = [f.name for f in self.history if f.kind == "id_list"]
         if lists:
@@ -148,17 +148,17 @@ class FeatureSchema:
                 if feature.table is not None:
                     first = owners.setdefault(feature.table, owner)
                     if first != owner:
-                        allowed = f"a table of its own: {feature.table} already serves the {first} features"
+                        allowed = f"a separate table: {feature.table} already serves the {first} features"
                         yield f"schema: table of {owner} feature {feature.name}", feature.table, allowed
 
     @cached_property
     def sequence(self) -> tuple[Feature, ...]:
-        """Candidate features that share a table with the history, and the history's own (unpooled lookups)."""
+        """History features, and candidate features that share a table with them (unpooled lookups)."""
         return self.history + self.shared
 
     @cached_property
     def shared(self) -> tuple[Feature, ...]:
-        """Candidate id features that are looked up in the history's tables."""
+        """Candidate id features looked up in the history's tables."""
         tables = {feature.table for feature in self.history}
         return tuple(f for f in self.candidate if f.kind == "id" and f.table in tables)
 
@@ -170,14 +170,15 @@ class FeatureSchema:
 
     @cached_property
     def satisfaction(self) -> tuple[Feature, ...]:
-        """Candidate id features with embeddings of the satisfaction tower's own, and the tables that hold these."""
+        """Candidate id features with separate embeddings for the satisfaction tower, with the tables of these
+        embeddings."""
         if not self.satisfaction_dim:
             return ()
         return tuple(dataclasses.replace(f, table=f"{SATISFACTION}{f.table}") for f in self.candidate if f.table)
 
     @cached_property
     def satisfaction_tables(self) -> tuple[Table, ...]:
-        """The tables of `satisfaction`: as many rows as those that the main tower reads, narrower ones."""
+        """The tables of `satisfaction`: the same rows as the main tower's tables, `satisfaction_dim` wide."""
         names = {feature.table for feature in self.satisfaction}
         return tuple(
             dataclasses.replace(table, name=own, dim=self.satisfaction_dim)

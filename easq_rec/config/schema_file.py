@@ -1,8 +1,8 @@
-"""A feature schema as a TOML file, for logs that no recipe knows: read with all problems in one message, and written.
+"""Reads and writes a feature schema as a TOML file, for logs without a recipe. One error lists all problems.
 
 item = "video_id"             also: trigger, satisfaction_dim
 
-[answers]                     may be left out: then it is dissatisfied, uncertain, satisfied
+[answers]                     optional; default: dissatisfied, uncertain, satisfied
 names = ["no", "yes"]         also: first, uncertain, dissatisfied, satisfied
 
 [[tables]]                    also: id_space
@@ -31,7 +31,7 @@ from easq_rec.config.parse import entry_place, parse, read_text, remedy, toml_va
 from easq_rec.config.schema import FeatureSchema
 
 GROUPS = ("tables", "user", "history", "candidate", "outcomes")
-"""Lists of tables in the file, in the order in which they are written."""
+"""Lists of tables in the file, in file order."""
 
 
 def load_schema(path: Path) -> FeatureSchema:
@@ -40,19 +40,19 @@ def load_schema(path: Path) -> FeatureSchema:
 
 
 def parse_schema(text: str, where: str) -> FeatureSchema:
-    """The same for the file's text; `where` names it in messages."""
+    """Parses the text of a schema file; `where` names the file in messages."""
     values = toml_values(text, where)
-    return parse(FeatureSchema, values, title=f"{where} is no feature schema", form="toml", also=_misnamed(values))
+    return parse(FeatureSchema, values, title=f"{where} is not a feature schema", form="toml", also=_misnamed(values))
 
 
 def schema_to_toml(
     schema: FeatureSchema, *, header: str = "", notes: Mapping[tuple[str, str], str] | None = None
 ) -> str:
-    """The file of a schema, from which `load_schema` makes an equal one.
+    """The text of a schema file; `load_schema` restores an equal schema.
 
     Args:
         header: comment at the top; may have several lines.
-        notes: comment in front of an entry, by (list, name): ("candidate", "video_id").
+        notes: comment above an entry, by (list, name): ("candidate", "video_id").
     """
     lines = [*_comment(header), f"item = {_literal(schema.item)}"]
     for key in ("trigger", "satisfaction_dim"):
@@ -72,7 +72,7 @@ def schema_to_toml(
 
 
 def _misnamed(values: dict[str, Any]) -> Iterator[str]:
-    """Names that occur twice, and tables that do not exist; in entries that may be broken otherwise."""
+    """Problems with duplicate names and unknown tables; the entries may also have other faults."""
     named: dict[str, list[Any]] = {}
     for group in GROUPS:
         found = values.get(group)
@@ -81,14 +81,14 @@ def _misnamed(values: dict[str, Any]) -> Iterator[str]:
         first: dict[str, int] = {}
         for index, name in enumerate(named[group]):
             if isinstance(name, str) and first.setdefault(name, index) != index:
-                yield f"{_place(group, index)}: name: {name!r} is that of #{first[name] + 1} already: choose another"
+                yield f"{_place(group, index)}: name: {name!r} is already that of #{first[name] + 1}: choose another"
     tables = [name for name in named["tables"] if isinstance(name, str)]
     for group in ("user", "history", "candidate"):
         for index in range(len(named[group])):
             entry = values[group][index]
             table = entry.get("table") if isinstance(entry, dict) else None
             if isinstance(table, str) and table not in tables:
-                yield f"{_place(group, index)}: table: {table!r} is no table of this file: {remedy(table, tables)}"
+                yield f"{_place(group, index)}: table: {table!r} is not a table of this file: {remedy(table, tables)}"
 
 
 def _place(group: str, index: int) -> str:
@@ -100,13 +100,13 @@ def _place(group: str, index: int) -> str:
 
 
 def _fields(entry: Any) -> list[str]:
-    """A line for every field of a dataclass that is not at its default."""
+    """One line for each field of a dataclass that differs from its default."""
     values = [(field, getattr(entry, field.name)) for field in dataclasses.fields(entry)]
     return [f"{field.name} = {_literal(value)}" for field, value in values if value != field.default]
 
 
 def _literal(value: object) -> str:
-    """A TOML value. Its strings are those of JSON, but for DEL, which they must escape as well."""
+    """A TOML value. TOML strings are JSON strings in which DEL is also escaped."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Config dataclasses to plain JSON values and back, for ``RUN_DIR/config.json``."""
+"""Converts config dataclasses to plain JSON values and back, for ``RUN_DIR/config.json``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[Parsed], values: object, title: str | None = None) -> Parsed:
-    """Rebuilds a config dataclass from `to_dict`'s result.
+    """Restores a config dataclass from the result of `to_dict`.
 
     Args:
         title: first line of the error.
@@ -33,7 +33,7 @@ def from_dict(cls: type[Parsed], values: object, title: str | None = None) -> Pa
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The values of a JSON file. Raises UserError, in which `what` says what the file should be."""
+    """The values of a JSON file. Raises UserError that states the expected content, `what`."""
     try:
         return json.loads(read_text(path, str(path)))
     except RecursionError as error:
@@ -43,12 +43,12 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def load_json(cls: type[Parsed], path: Path, what: str = "the config.json of a run") -> Parsed:
-    """The config dataclass that a JSON file holds. Raises UserError as `from_dict` and `read_json` do."""
+    """Reads a config dataclass from a JSON file. Raises UserError as `from_dict` and `read_json` do."""
     return from_dict(cls, read_json(path, what), f"{path} is not {what}")
 
 
 def _plain(hint: Any, value: Any) -> Any:
-    """As dataclasses.asdict; where several dataclasses are allowed, the class name is added."""
+    """Like dataclasses.asdict, but a value of a union of dataclasses gets its class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = field_hints(type(value))
         kind = {KIND: type(value).__name__} if len(dataclasses_of(hint)) > 1 else {}

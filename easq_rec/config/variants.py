@@ -1,4 +1,4 @@
-"""Alignment methods to compare, each as a change of a config that has the default alignment."""
+"""Alignment methods to compare, each as a change of a config with the default alignment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easq_rec.config.losses import DPO
 
 
 def main_only(config: Config) -> Config:
-    """The production ranker without any alignment: engagement alone."""
+    """The production ranker without alignment: only engagement."""
     return _changed(
         config,
         schema={"satisfaction_dim": 0},
@@ -27,30 +27,30 @@ def shared_bottom(config: Config) -> Config:
 
 
 def mmoe(config: Config) -> Config:
-    """Multi-gate mixture of experts (Ma et al. 2018): all experts are shared, each task mixes them by its own gates.
+    """Multi-gate mixture of experts (Ma et al. 2018): all experts are shared, and each task has separate gates.
 
-    Gates are this project's ReLU routers in all variants, not softmax, so that sharing is what differs.
+    Gates are ReLU routers in all variants, not softmax, so that the variants differ only in sharing.
     """
     main, satisfaction = _experts(config)
     return _hard_sharing(config, main=0, satisfaction=0, shared=main + satisfaction)
 
 
 def ple(config: Config) -> Config:
-    """One level of progressive layered extraction (Tang et al. 2020): each task has own experts beside shared ones."""
+    """One level of progressive layered extraction (Tang et al. 2020): task-specific and shared experts."""
     main, satisfaction = _experts(config)
     shared = max(main // 2, 1)
     return _hard_sharing(config, main=max(main - shared, 1), satisfaction=satisfaction, shared=shared)
 
 
 def direct(config: Config) -> Config:
-    """The pairwise answer loss on the policy score itself: no satisfaction tower, no reference."""
+    """The pairwise answer loss on the policy score: no satisfaction tower, no reference."""
     config = main_only(_in_every_step(config))
     return _changed(config, losses=config.losses.weighted(direct=0.3))
 
 
 def paper(config: Config) -> Config:
     """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6) in every step,
-    adapters that reach the embeddings, which are the only ones, no L_dense and no L_evidence."""
+    adapters whose gradients reach the embeddings, no separate satisfaction embeddings, no L_dense and no L_evidence."""
     config = _in_every_step(config)
     losses = config.losses.aligned_by(satisfaction=1.0)
     return _changed(
@@ -73,22 +73,22 @@ def without_moe(config: Config) -> Config:
 
 
 def without_dense(config: Config) -> Config:
-    """No L_dense: the reference is learnt and steers nothing, unless L_DPO does."""
+    """No L_dense: the reference is trained, but only L_DPO, if present, uses it."""
     return _changed(config, losses=config.losses.weighted(dense=0.0))
 
 
 def without_evidence(config: Config) -> Config:
-    """No L_evidence: the reference learns from answers alone."""
+    """No L_evidence: the reference learns only from answers."""
     return _changed(config, losses=config.losses.weighted(evidence=0.0))
 
 
 def without_answers(config: Config) -> Config:
-    """A control: the reference learns from L_evidence alone. Answers still say what an outcome is evidence of."""
+    """A control: the reference learns only from L_evidence. Answers still set the weights of evidence."""
     return _changed(config, losses=config.losses.weighted(satisfaction=0.0))
 
 
 def without_embeddings(config: Config) -> Config:
-    """The satisfaction tower has no embeddings of its own."""
+    """The satisfaction tower has no separate embeddings."""
     return _changed(config, schema={"satisfaction_dim": 0})
 
 
@@ -103,7 +103,7 @@ def without_isolation(config: Config) -> Config:
 
 
 def with_dpo(config: Config) -> Config:
-    """L_DPO over the request's slate beside L_dense (lambda 2 = 0.3)."""
+    """L_DPO over the request's slate in addition to L_dense (lambda 2 = 0.3)."""
     return _changed(config, losses=replace(config.losses, dpo=DPO(weight=0.3, policy="slate_softmax", beta=1.0)))
 
 
@@ -126,11 +126,11 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
     **{f"paper_{change.__name__}": _of_paper(change) for change in (without_lora, without_moe, without_dpo)},
     **{change.__name__: change for change in EASQ_CHANGED},
 }
-"""By name; of the default alignment where the name does not begin with `paper`."""
+"""Variants by name; names that do not begin with `paper` change the default alignment."""
 
 
 def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) -> Config:
-    """Multi-task learning: the satisfaction loss moves backbone and embeddings, and nothing steers the policy score."""
+    """Multi-task learning: the satisfaction loss trains backbone and embeddings; no loss steers the policy score."""
     model = config.model
     assert model.satisfaction is not None, "variants change a config that has the default alignment"
     tower = replace(model.satisfaction, experts=satisfaction, hidden=model.main.hidden, out=model.main.out)
@@ -150,13 +150,13 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
 
 
 def _experts(config: Config) -> tuple[int, int]:
-    """Experts of the main and of the satisfaction tower."""
+    """Number of experts of the main and the satisfaction tower."""
     assert config.model.satisfaction is not None, "variants change a config that has the default alignment"
     return config.model.main.experts, config.model.satisfaction.experts
 
 
 def _in_every_step(config: Config) -> Config:
-    """The config with every step aligned, by as many answers over all steps, and with one learning rate for all."""
+    """The config with every step aligned, the same total number of answers, and one learning rate."""
     replayed, every = config.replay.answers_per_step, config.losses.align_every
     return _changed(
         config,
@@ -175,7 +175,7 @@ def _changed(
     replay: Any = None,
     optim: Any = None,
 ) -> Config:
-    """The config with other losses, and with some fields of its other parts replaced."""
+    """The config with other losses and some other fields replaced."""
     return dataclasses.replace(
         config,
         schema=replace(config.schema, **(schema or {})),

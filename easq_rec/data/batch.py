@@ -1,8 +1,7 @@
-"""The batch: what one rank trains on in one step.
+"""The batch: the input of one rank for one step.
 
-Requests are ordered: first those of the stream, then the replayed ones whose candidates carry answers. Legend of the
-shape suffixes: R requests, H history entries of all requests, N candidates of all requests, A answers, O outcomes,
-F float features.
+The requests of the stream come first, then the replayed requests, whose candidates have answers. Shape suffixes: R
+requests, H history entries of all requests, N candidates of all requests, A answers, O outcomes, F float features.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """What identifies requests and candidates, unhashed and on the host: for metrics and score files."""
+    """Unhashed ids of requests and candidates, on the host: metrics and score files use them."""
 
     request_id_R: Rows
     user_id_R: Rows
@@ -44,15 +43,15 @@ class Keys:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestBatch(Pipelineable):
-    """R requests as tensors. Nothing writes to a batch."""
+    """R requests as tensors. A batch is never modified."""
 
     user: KeyedJaggedTensor
     """User features, stride R."""
     sequence: KeyedJaggedTensor
-    """`history.*` and `candidate.*` ids that are looked up unpooled, stride R."""
+    """Ids of `history.*` and `candidate.*`, looked up unpooled, stride R."""
     candidate: KeyedJaggedTensor | None
-    """Pooled `candidate.*` features, and the ids of the embeddings that only the satisfaction tower reads,
-    `satisfaction.*`, stride N; None where the schema has neither."""
+    """Pooled `candidate.*` features, and `satisfaction.*`, the ids of the embeddings that only the satisfaction tower
+    reads, stride N; None if the schema has neither."""
     history_offsets_R1: Tensor
     candidate_offsets_R1: Tensor
     history_age_H: Tensor
@@ -62,29 +61,29 @@ class RequestBatch(Pipelineable):
     float_NF: Tensor
     outcome_NO: Tensor
     answered_A: Tensor
-    """Position among the N candidates of each answered one, int64."""
+    """Positions of the answered candidates among the N, int64."""
     answer_A: Tensor
-    """Their answer codes (`FeatureSchema.answers`), int64."""
+    """Answer codes of these candidates (`FeatureSchema.answers`), int64."""
     answer_offsets: Tensor
-    """Answers before each replayed request, (replayed requests + 1,)."""
+    """Offsets of the replayed requests' answers, (replayed requests + 1,)."""
     evidence_candidate_E: Tensor
-    """Position among the N candidates of each candidate with evidence (`easq_rec.data.evidence`), all in the stream."""
+    """Positions of the candidates with evidence (`easq_rec.data.evidence`) among the N; all are in the stream."""
     evidence_E: Tensor
     """Log-likelihood ratio of satisfaction given their outcomes, float32."""
     evidence_offsets: Tensor
-    """Candidates with evidence before each request that has any, (requests with evidence + 1,)."""
+    """Offsets of the requests that have candidates with evidence, (requests with evidence + 1,)."""
     total: Extent
     stream: Extent
-    """The leading part that comes from the request stream; the rest is replayed."""
+    """The part from the request stream, which comes first; the rest is replayed."""
     max_history: int
     max_candidates: int
     max_answers: int
     max_evidence: int
-    """Longest lists, on the host: no shape has to be read from a device."""
+    """Longest lists, on the host, so that no shape is read from a device."""
     keys: Keys
     aligned: bool = True
-    """Whether a training step on it aligns. Only then do the stream's candidates have ids for the embeddings that only
-    the satisfaction tower reads."""
+    """Whether this step aligns. Only then do the stream's candidates have ids for the embeddings that only the
+    satisfaction tower reads."""
     truth_N: Tensor | None = None
     """Graded satisfaction (NaN: unknown), read only by evaluation."""
 
@@ -111,13 +110,13 @@ class RequestBatch(Pipelineable):
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The drawn answers of a batch's replayed requests."""
+    """The answers drawn for a batch, with their requests."""
 
     requests: EncodedRequests
     request_A: Rows
-    """For each answer, which of `requests` it belongs to."""
+    """For each answer, the position of its request in `requests`."""
     candidate_A: Rows
-    """For each answer, which candidate of that request it is about."""
+    """For each answer, the position of its candidate within that request."""
     answer_A: Array
 
 
@@ -130,13 +129,13 @@ def collate(
     aligned: bool = True,
     truth: str | None = None,
 ) -> RequestBatch:
-    """Columns to a batch.
+    """Makes a batch of columns.
 
-    Without outcome columns (scoring) `outcome_NO` has no columns. TorchRec cannot look up an empty batch: where the
-    stream has no candidate and no answer is due, a blank request is added to the replayed ones.
+    Without outcome columns (scoring), `outcome_NO` has no columns. TorchRec cannot look up an empty batch: if the
+    stream has no candidates and no answer is due, a blank request is added to the replayed requests.
 
     Args:
-        evidence_O: weight of evidence of each outcome, from which the candidates with evidence are found; None: none.
+        evidence_O: weights of evidence of the outcomes, which select the candidates with evidence; None: no candidate.
     """
     parts = [stream] if answers is None else [stream, answers.requests]
     if not any(part.candidates.offsets[-1] for part in parts):
@@ -214,10 +213,10 @@ def sequence_keys(schema: FeatureSchema) -> list[str]:
 def _pooled(
     features: Sequence[tuple[str, Feature, int]], parts: Sequence[EncodedRequests | Ragged], stride: int
 ) -> KeyedJaggedTensor:
-    """The pooled features of users or candidates, key by key, and for each the parts one after the other.
+    """Pooled features of users or candidates, ordered by key, then by part.
 
     Args:
-        features: what the key begins with, the feature, and how many leading rows come without ids.
+        features: (prefix of the key, feature, number of leading rows without ids).
     """
     values, lengths = [], []
     one = np.ones(stride, np.int64)

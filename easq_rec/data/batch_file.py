@@ -1,4 +1,4 @@
-"""A batch as a file of NumPy arrays (.npz), which is read without pickle.
+"""A batch as a file of NumPy arrays (.npz), read without pickle.
 
 found = read_batch(Path("RUN_DIR/not_finite/step_00000003_rank_1.npz"))
 found.about["problem"], found.batch.float_NF
@@ -24,7 +24,7 @@ from easq_rec.data.columns import Array
 from easq_rec.errors import UserError
 
 ABOUT = "about"
-"""Name of the array with JSON text."""
+"""Name of the array that holds JSON text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ def write_batch(path: Path, batch: RequestBatch, about: Mapping[str, Any]) -> No
 
 
 def read_batch(path: Path) -> StoredBatch:
-    """Reads a batch, on the CPU.
+    """Reads a batch to the CPU.
 
     Raises:
-        UserError: the file is not such a batch.
+        UserError: the file is not a batch of this version.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -62,11 +62,11 @@ def read_batch(path: Path) -> StoredBatch:
         fields: dict[str, Any] = {name: _value(parts) for name, parts in _by_field(arrays)}
         return StoredBatch(about=about, batch=RequestBatch(**fields))
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a batch that this version reads: {error!r}") from error
+        raise UserError(f"{path}: not a batch that this version can read: {error!r}") from error
 
 
 def _arrays(name: str, value: object) -> dict[str, Array]:
-    """A field of a batch as arrays named FIELD/KIND or FIELD/KIND/PART."""
+    """A batch field as arrays named FIELD/KIND or FIELD/KIND/PART."""
     match value:
         case None:
             return {}
@@ -88,7 +88,7 @@ def _arrays(name: str, value: object) -> dict[str, Array]:
             }
         case bool() | int():
             return {f"{name}/number": np.array(value)}
-    raise AssertionError(f"{name}: {type(value).__name__} has no form in a file")
+    raise AssertionError(f"{name}: {type(value).__name__} cannot be stored")
 
 
 def _by_field(arrays: Mapping[str, Array]) -> Iterator[tuple[str, dict[str, Array]]]:

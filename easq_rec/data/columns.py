@@ -1,6 +1,6 @@
-"""Requests as columns: struct-of-arrays in numpy, gathered and concatenated without Python per row.
+"""Requests as columns: struct-of-arrays in numpy, gathered and concatenated without a Python loop over rows.
 
-Legend: n requests, m list entries of all of them.
+Legend: n requests, m list entries in total.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
-    """A column of lists: `offsets` (n + 1,) into child columns of m entries; a child may be ragged itself."""
+    """A column of lists: `offsets` (n + 1,) into child columns of m entries; a child may be ragged too."""
 
     offsets: Rows
     children: Mapping[str, Array | Ragged]
@@ -29,29 +29,29 @@ class Ragged:
     @property
     def lengths(self) -> Rows:
         """Entries of each list, (n,)."""
-        # Much less than np.diff for the short lists of a batch.
+        # Much faster than np.diff for the short lists of a batch.
         return self.offsets[1:] - self.offsets[:-1]
 
     def take(self, rows: Rows) -> Ragged:
         """The lists `rows`, in that order."""
-        # Copying runs walks through the lengths of all lists, which pays when a good part of them is taken.
+        # Copying runs reads the lengths of all lists, which pays off if many of the lists are taken.
         return self._take_entries(rows) if 4 * len(rows) < len(self.offsets) else self._take_runs(rows)
 
     def _take_entries(self, rows: Rows) -> Ragged:
-        """`take`, by the position of every single entry."""
+        """`take` by the positions of all entries."""
         entries = _entries(self.offsets, rows)
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         children = {name: _take(child, entries) for name, child in self.children.items()}
         return Ragged(offsets=offsets_of(lengths), children=children)
 
     def _take_runs(self, rows: Rows) -> Ragged:
-        """`take`, each list copied as a whole: several times as fast as entry by entry."""
+        """`take` that copies whole lists: several times as fast as by entry."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         children = {name: _runs(child, self.offsets, rows) for name, child in self.children.items()}
         return Ragged(offsets=offsets_of(lengths), children=children)
 
     def slice(self, begin: int, end: int) -> Ragged:
-        """The lists from `begin` to before `end`; the children are views."""
+        """The lists `begin` to `end` (exclusive); the children are views."""
         first, last = int(self.offsets[begin]), int(self.offsets[end])
         children: dict[str, Array | Ragged] = {
             name: child.slice(first, last) if isinstance(child, Ragged) else child[first:last]
@@ -60,7 +60,7 @@ class Ragged:
         return Ragged(offsets=self.offsets[begin : end + 1] - first, children=children)
 
     def last(self, limit: int) -> Ragged:
-        """Every list shortened to its last `limit` entries."""
+        """Every list cut to its last `limit` entries."""
         lengths = self.lengths
         if not len(lengths) or lengths.max() <= limit:
             return self
@@ -72,14 +72,14 @@ class Ragged:
         )
 
     def keep(self, entries: Rows) -> Ragged:
-        """The same lists with the entries at these ascending positions alone."""
+        """The same lists with only the entries at these ascending positions."""
         return Ragged(
             offsets=np.searchsorted(entries, self.offsets).astype(np.int64, copy=False),
             children={name: _take(child, entries) for name, child in self.children.items()},
         )
 
     def blank(self, entries: int) -> Ragged:
-        """One list of so many zeros, with the same columns; lists inside it are empty."""
+        """One list of `entries` zeros with the same columns; nested lists are empty."""
         children: dict[str, Array | Ragged] = {}
         for name, child in self.children.items():
             if isinstance(child, Ragged):
@@ -104,12 +104,12 @@ class Ragged:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestColumns:
-    """n requests: scalars by name, and the two lists of the data contract."""
+    """n requests: scalars by name, and the history and candidate lists of the data contract."""
 
     scalars: dict[str, Array]
-    """Always request_id, user_id and timestamp_ms; then the user features of kind id."""
+    """request_id, user_id and timestamp_ms, then the user features of kind id."""
     lists: dict[str, Ragged]
-    """User features of kind id_list; each has the single child `values`."""
+    """User features of kind id_list; each has one child, `values`."""
     history: Ragged
     candidates: Ragged
 
@@ -130,7 +130,7 @@ class RequestColumns:
         )
 
     def slice(self, begin: int, end: int) -> Self:
-        """The requests from `begin` to before `end`; all columns are views."""
+        """The requests `begin` to `end` (exclusive); all columns are views."""
         return type(self)(
             scalars={name: column[begin:end] for name, column in self.scalars.items()},
             lists={name: column.slice(begin, end) for name, column in self.lists.items()},
@@ -139,11 +139,11 @@ class RequestColumns:
         )
 
     def keep_candidates(self, entries: Rows) -> Self:
-        """The same requests with the candidates at these ascending positions alone."""
+        """The same requests with only the candidates at these ascending positions."""
         return dataclasses.replace(self, candidates=self.candidates.keep(entries))
 
     def blank(self) -> Self:
-        """One request with the same columns that says nothing: no history, and one candidate of zeros."""
+        """One empty request with the same columns: no history, and one candidate of zeros."""
         return type(self)(
             scalars={name: np.zeros(1, column.dtype) for name, column in self.scalars.items()},
             lists={name: column.blank(0) for name, column in self.lists.items()},
@@ -153,7 +153,7 @@ class RequestColumns:
 
     @classmethod
     def concat(cls, parts: list[Self]) -> Self:
-        """The requests of all parts, which have the same columns, one after the other."""
+        """Concatenates parts, which have the same columns."""
         if len(parts) == 1:
             return parts[0]
         first = parts[0]
@@ -166,26 +166,26 @@ class RequestColumns:
 
 
 def offsets_of(lengths: Array) -> Rows:
-    """Offsets of lists of these lengths, one more than there are lists."""
+    """Offsets of lists of these lengths, (lists + 1,)."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def joined_offsets(parts: list[Ragged]) -> Rows:
-    """Offsets of the lists of all parts, one after the other."""
+    """Offsets of the concatenated lists of all parts."""
     if len(parts) == 1:
         return parts[0].offsets
     return offsets_of(np.concatenate([part.lengths for part in parts]))
 
 
 def _take(column: Array | Ragged, entries: Rows) -> Array | Ragged:
-    # For arrays as well: ndarray.take gathers nearly twice as fast as an index does.
+    # Also for arrays: ndarray.take gathers nearly twice as fast as indexing.
     return column.take(entries)
 
 
 def _entries(offsets: Rows, rows: Rows) -> Rows:
-    """Positions of what lies in the lists `rows`, concatenated."""
+    """Positions of the entries of the lists `rows`, concatenated."""
     lengths = offsets[rows + 1] - offsets[rows]
     starts = np.cumsum(lengths) - lengths
     entries = np.repeat(offsets[rows] - starts, lengths)
@@ -194,16 +194,16 @@ def _entries(offsets: Rows, rows: Rows) -> Rows:
 
 
 def _runs(column: Array | Ragged, offsets: Rows, rows: Rows) -> Any:
-    """The runs `rows` of a column, of which run i lies from `offsets[i]` to `offsets[i + 1]`."""
+    """The runs `rows` of a column; run i spans `offsets[i]` to `offsets[i + 1]`."""
     if isinstance(column, Ragged):
-        # A run of lists is a run of what they hold as well.
+        # A run of lists is also a run of their entries.
         inner = column.offsets[offsets]
         children = {name: _runs(child, inner, rows) for name, child in column.children.items()}
         return Ragged(offsets=offsets_of(_runs(column.lengths, offsets, rows)), children=children)
     bits = {4: np.int32, 8: np.int64}.get(column.itemsize)
     if bits is None:
         return column.take(_entries(offsets, rows))
-    # Torch warns of Arrow's read-only memory, although nothing writes to it here.
+    # Torch warns about Arrow's read-only memory, but this code never writes to it.
     values = np.require(column[offsets[0] :], requirements="W").view(bits)
     _, taken, _ = torch.ops.fbgemm.permute_1D_sparse_data(
         torch.from_numpy(rows.astype(np.int32)),

@@ -33,7 +33,7 @@ class Period:
 
 @dataclass(frozen=True, kw_only=True)
 class RowGroup:
-    """A row group, and how many of its requests lie in the dataset's period."""
+    """A row group, and the number of its requests in the dataset's period."""
 
     file: str
     index: int
@@ -41,18 +41,18 @@ class RowGroup:
     kept: int
     first_ms: int
     last_ms: int
-    """Timestamps of the first and last of these; 0 where there is none."""
+    """First and last timestamp in the period; 0 if `kept` is 0."""
 
 
 class RequestDataset:
-    """The requests of a directory whose timestamp lies in a period.
+    """The requests of a directory whose timestamps lie in a period.
 
     Args:
-        directory: holds ``*.parquet`` at any depth (hive partitions are read in the order of their names).
-        layout: the columns to read; every file is checked against it at once.
-        period: which requests belong; None: all.
-        max_history: history entries kept, the most recent ones.
-        quarantine: takes bad rows; None: a bad row is an error.
+        directory: contains ``*.parquet`` files at any depth (hive partitions are read in the order of their names).
+        layout: the columns to read; the constructor checks every file against it.
+        period: the requests to include; None: all.
+        max_history: number of most recent history entries to keep.
+        quarantine: stores bad rows; None: a bad row is an error.
 
     Raises:
         UserError: no files, an unreadable file, or columns that do not match the layout.
@@ -86,36 +86,36 @@ class RequestDataset:
                 self.row_groups.append(group)
                 digest.update(f"{name} {index} {group.rows} {group.kept} {metadata.total_byte_size}\n".encode())
         self.fingerprint = digest.hexdigest()[:16]
-        """Changes with the names, sizes and row groups of the files and with the period, but not with the place."""
+        """Depends on the period and on the files' names, sizes and row groups, but not on their directory."""
 
     def __len__(self) -> int:
         """Requests in the period."""
         return sum(group.kept for group in self.row_groups)
 
     def check_time_order(self) -> None:
-        """Raises UserError where a row group begins before the one in front of it."""
+        """Raises UserError if a row group begins before the previous row group."""
         groups = [group for group in self.row_groups if group.kept]
         for before, group in pairwise(groups):
             if group.first_ms < before.first_ms:
                 raise UserError(
-                    f"{files.shown(group.file)}, row group {group.index}: begins at {group.first_ms}, before the row "
-                    f"group in front of it (file {files.shown(before.file)}, at {before.first_ms}): data.shuffle=False "
-                    "reads files in the order of their names, which must be that of time"
+                    f"{files.shown(group.file)}, row group {group.index}: begins at {group.first_ms}, before the "
+                    f"previous row group (file {files.shown(before.file)}, at {before.first_ms}): data.shuffle=False "
+                    "reads files in the order of their names, which must be time order"
                 )
 
     def read(self, group: RowGroup) -> RequestColumns:
-        """The good requests of a row group that lie in the period; see `read_placed`."""
+        """The valid requests of a row group in the period; see `read_placed`."""
         return self.read_placed(group)[0]
 
     def read_placed(self, group: RowGroup) -> tuple[RequestColumns, Rows]:
-        """The good requests of a row group that lie in the period. May be called by several threads.
+        """The valid requests of a row group in the period. Thread-safe.
 
         Returns:
-            (requests, for each of the `kept` rows its place among them, -1 where it is in quarantine).
+            (requests, position of each of the `kept` rows among them, -1 for a row in quarantine).
 
         Raises:
-            UserError: the file is gone, damaged or no longer the one that was there at first, or holds bad values
-                while there is no quarantine for them.
+            UserError: the file is missing, damaged or changed since it was opened, or has bad values while there is
+                no quarantine.
         """
         table = self._table(group, self.layout)
         rows = np.arange(group.rows)
@@ -137,38 +137,38 @@ class RequestDataset:
             return columns, placed
 
     def _set_aside(self, group: RowGroup, bad: BadRows, rows: Rows, *, of: int) -> None:
-        """Puts rows of a row group into quarantine, where there is one and it is not about all of them."""
+        """Quarantines rows. Raises `bad` without a quarantine, and UserError if every row of the row group is bad."""
         if self._quarantine is None:
             raise bad
         if len(rows) == of:
-            raise UserError(f"{bad}; so it is in every row of the row group: mend the dataset") from bad
+            raise UserError(f"{bad}; every row of the row group has this fault: repair the dataset") from bad
         place = Place(file=files.shown(group.file), row_group=group.index)
         self._quarantine.add(place, bad, rows, self._table(group, None).take(rows))
 
     def _table(self, group: RowGroup, layout: Layout | None) -> pa.Table:
-        """A row group as it lies, with the columns of a layout or with all."""
+        """A row group as stored, with the columns of a layout; None: all columns."""
         if _identity(group.file) != self._identities[group.file]:
             raise UserError(
-                f"{files.shown(group.file)} has been written again since this run opened it: datasets must not change "
-                "under a run; write new files beside the old ones and start a new --run-dir"
+                f"{files.shown(group.file)} has been rewritten since this run opened it: datasets must not change "
+                "during a run; add new files and keep the old ones, and start a new --run-dir"
             )
         footer, place = _footer(group.file), f"{files.shown(group.file)}, row group {group.index}"
         leaves = layout.leaf_indices(footer.schema) if layout is not None else None
         try:
-            # An open file is no matter for two threads at a time; to open it with its footer at hand costs little.
+            # Threads cannot share an open file; opening one is cheap because its footer is already parsed.
             with pq.ParquetFile(
                 files.open_file(group.file), metadata=footer.metadata, pre_buffer=files.is_remote(group.file)
             ) as parquet:
-                # Its reader takes leaf indices; by name, one field of a nested list cannot be asked for reliably.
+                # The reader takes leaf indices; names do not reliably select one field of a nested list.
                 table = parquet.reader.read_row_group(group.index, column_indices=leaves, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{place}: cannot be read: {error}") from error
         if len(table) != group.rows:
-            raise UserError(f"{place}: has {len(table)} rows, its footer {group.rows}")
+            raise UserError(f"{place}: has {len(table)} rows, but its footer says {group.rows}")
         return table
 
     def _inside(self, table: pa.Table, group: RowGroup) -> Rows:
-        """Numbers of the rows that lie in the period; a row without a time lies in none."""
+        """Positions of the rows in the period; a row without a timestamp is in no period."""
         assert self.period is not None
         column = table.column(TIME)
         if column.null_count:
@@ -180,17 +180,17 @@ class RequestDataset:
         return np.flatnonzero((times >= self.period.start_ms) & (times < self.period.end_ms))
 
     def nothing(self) -> RequestColumns:
-        """No requests, with the columns that `read` gives."""
+        """Zero requests, with the columns of `read`."""
         return self.read(self.row_groups[0]).take(np.zeros(0, np.int64))
 
     def read_all(self) -> RequestColumns | None:
-        """Every request of the period at once, for small datasets such as the answers; None: there are none."""
+        """All requests of the period, for small datasets such as the answers; None if there are none."""
         parts = [self.read(group) for group in self.row_groups if group.kept]
         return RequestColumns.concat(parts) if parts else None
 
 
 def time_line(directory: files.Location) -> tuple[int, int]:
-    """(first, last) request timestamp of a dataset, in milliseconds, from the Parquet footers where they have it."""
+    """(first, last) request timestamp of a dataset in milliseconds, from the Parquet footers if they have it."""
     bounds = [
         _bounds(file, index)
         for file in parquet_files(directory)
@@ -198,14 +198,14 @@ def time_line(directory: files.Location) -> tuple[int, int]:
         if _footer(file).metadata.row_group(index).num_rows
     ]
     if not bounds:
-        raise UserError(f"{files.shown(directory)} holds no requests: build the dataset again")
+        raise UserError(f"{files.shown(directory)} has no requests: build the dataset again")
     return min(first for first, _ in bounds), max(last for _, last in bounds)
 
 
 def split(directory: files.Location, holdout: float) -> tuple[Period, Period]:
-    """(training, held-out) periods: the last share `holdout` of the time line is held out.
+    """(training, held-out) periods: the last fraction `holdout` of the time line is held out.
 
-    Raises UserError where all timestamps are of another unit than milliseconds.
+    Raises UserError if the timestamps are not in milliseconds.
     """
     first, last = time_line(directory)
     problem = unit_problem(TIME, first, last)
@@ -216,22 +216,22 @@ def split(directory: files.Location, holdout: float) -> tuple[Period, Period]:
 
 
 def parquet_files(directory: files.Location) -> list[str]:
-    """Locations of a dataset's files, in order. Raises UserError where there is none."""
+    """Locations of a dataset's files, in order. Raises UserError if there are none."""
     return [files.join(directory, name) for name in files.parquet_files(directory)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Footer:
-    """What the end of a Parquet file says of it."""
+    """The parsed footer of a Parquet file."""
 
     identity: tuple[int, ...]
-    """Another one after the file was written again."""
+    """Changes when the file is rewritten."""
     metadata: pq.FileMetaData
     schema: pa.Schema
 
 
 class _Footers:
-    """The footers that were used last, parsed: of all row groups of a large dataset they would fill the memory."""
+    """Cache of the most recently used footers: all footers of a large dataset would fill the memory."""
 
     def __init__(self, row_groups: int) -> None:
         self._limit = row_groups
@@ -240,7 +240,7 @@ class _Footers:
         self._lock = threading.Lock()
 
     def get(self, file: str) -> _Footer:
-        """A file's footer as it is now. Raises UserError where there is none."""
+        """The current footer of a file. Raises UserError if it cannot be read."""
         identity = _identity(file)
         with self._lock:
             found = self._kept.get(file)
@@ -290,7 +290,7 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
 
 
 def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
-    """Timestamps of a row group; `lenient`: without those that are missing."""
+    """Timestamps of a row group; `lenient` leaves out nulls."""
     try:
         with pq.ParquetFile(files.open_file(file)) as parquet:
             times = parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
@@ -304,7 +304,7 @@ def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
 
 
 def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGroup:
-    """What of a row group lies in a period."""
+    """Counts a row group's requests in a period."""
     if not rows:
         return RowGroup(file=file, index=index, rows=0, kept=0, first_ms=0, last_ms=0)
     first, last = _bounds(file, index)
@@ -312,7 +312,7 @@ def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGr
     if period is not None and not (period.start_ms <= first and last < period.end_ms):
         kept = 0
         if last >= period.start_ms and first < period.end_ms:
-            # Rows without a time are found again, and named, when the row group is read.
+            # Reading the row group reports rows without a timestamp.
             times = _times(file, index, lenient=True)
             inside = times[(times >= period.start_ms) & (times < period.end_ms)]
             kept = len(inside)

@@ -1,6 +1,6 @@
-"""Arrow row groups to `RequestColumns`: child arrays and offsets are taken as they lie, checked in whole columns.
+"""Arrow row groups to `RequestColumns`: child arrays and offsets are used without a copy, checked column by column.
 
-Bad values raise `BadRows`, which names file, row group, row, column, value and what was expected, and knows all rows
+Bad values raise `BadRows`, which names file, row group, row, column, value and the expected values, and lists all rows
 that fail the same check.
 """
 
@@ -18,19 +18,19 @@ from easq_rec.data.layout import Column, Layout
 from easq_rec.errors import UserError
 
 NO_TIME = -1
-"""Stands for a null in an optional time."""
+"""Represents a null in an optional time."""
 
 
 class BadRows(UserError):
-    """Some rows of a table fail one check. The message is about the first of them."""
+    """Rows of a table that fail one check. The message describes the first of them."""
 
     def __init__(self, place: Place, column: str, expected: str, rows: Rows, values: Array) -> None:
         self.column = column
         self.expected = expected
         self.rows, first = np.unique(rows, return_index=True)
-        """Numbers of the bad rows in the table, ascending."""
+        """Positions of the bad rows in the table, ascending."""
         self.values = [str(value) for value in values[first]]
-        """The first bad value of each."""
+        """The first bad value of each bad row."""
         row = self.rows[0] if place.rows is None else place.rows[self.rows[0]]
         at = f"{place.file}, row group {place.row_group}, row {row}, column {column}"
         super().__init__(f"{at}: found {self.values[0]}, expected {expected}")
@@ -38,16 +38,16 @@ class BadRows(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a table was read from, for error messages."""
+    """Origin of a table, for error messages."""
 
     file: str
     row_group: int
     rows: Rows | None = None
-    """Numbers of the table's rows in the row group; None: it is the whole row group."""
+    """Positions of the table's rows in the row group; None: the table is the whole row group."""
 
 
 def decode(table: pa.Table, layout: Layout, place: Place, *, max_history: int) -> RequestColumns:
-    """One row group as columns; histories keep their last `max_history` entries."""
+    """Decodes one row group; histories keep their last `max_history` entries."""
     columns = {column.path: column for column in layout.columns}
     scalars: dict[str, Array] = {}
     lists: dict[str, Ragged] = {}
@@ -76,7 +76,7 @@ def decode(table: pa.Table, layout: Layout, place: Place, *, max_history: int) -
 
 
 def _no_duplicates(requests: RequestColumns, place: Place) -> None:
-    """Within a row group; what lies farther apart, `easq-rec data inspect` finds."""
+    """Checks ids within a row group; `easq-rec data inspect` finds duplicates across row groups."""
     ids = requests.scalars["request_id"]
     order = np.argsort(ids, kind="stable")
     again = order[1:][ids[order[1:]] == ids[order[:-1]]]
@@ -98,7 +98,7 @@ def _no_early_answers(requests: RequestColumns, place: Place) -> None:
 def _struct_list(array: pa.Array, name: str, columns: dict[str, Column], place: Place) -> Ragged:
     _no_nulls(array, name, place, "a list (an empty one where there is nothing)")
     offsets = _offsets(array)
-    # For an entry, the row that holds it: needed only to name the place of a bad value.
+    # The row of each entry: needed only to name the location of a bad value.
     owner = np.repeat(np.arange(len(array)), np.diff(offsets))
     values = array.flatten()
     _no_nulls(values, name, place, "a struct", owner)
@@ -125,7 +125,7 @@ def _flat(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> 
         case "answer":
             scale = column.answers
             assert scale is not None
-            # A valid code fills the nulls for the check, and NO_ANSWER replaces it: in a file, NO_ANSWER is no code.
+            # Nulls get a valid code for the check and NO_ANSWER after it: NO_ANSWER is not a valid code in a file.
             values = array.fill_null(scale.first).to_numpy(zero_copy_only=False)
             strange = (values < scale.first) | (values > scale.last)
             _check(strange, values, column, place, owner, f"null, {scale.expected}")
@@ -158,7 +158,7 @@ def _flat(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> 
 
 
 def _float32(numbers: Array) -> npt.NDArray[np.float32]:
-    """What float32 cannot hold becomes infinite, for the caller to refuse."""
+    """Values beyond the range of float32 become infinite; the caller rejects them."""
     with np.errstate(over="ignore"):
         return numbers.astype(np.float32, copy=False)
 

@@ -1,6 +1,6 @@
-"""Requests as the model looks them up: ids as table rows, numbers transformed, times as ages.
+"""Requests as model inputs: ids as table rows, numbers transformed, times as ages.
 
-What can be worked out for a whole row group is worked out here, so that a batch is put together by copying alone.
+Everything that can be computed for a whole row group is computed here, so that making a batch only copies.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ RATIO = "watch_ratio"
 
 
 class EncodedRequests(RequestColumns):
-    """Requests whose features lie under `feature.NAME` and outcomes under `outcome.NAME`.
+    """Requests with columns `feature.NAME` for features and `outcome.NAME` for outcomes.
 
-    The history has `age` (seconds from the entry to the request) and `watch_ratio`. Unchanged are the scalars
-    request_id, user_id and timestamp_ms, and the candidates' item ids, answers and graded truth, under their own names.
+    The history has `age` (seconds from the entry to the request) and `watch_ratio`. The scalars request_id, user_id and
+    timestamp_ms, and the candidates' item ids, answers and graded truth keep their names and values.
     """
 
 
@@ -34,7 +34,7 @@ def outcome_key(name: str) -> str:
 
 
 def encode(layout: Layout, requests: RequestColumns) -> EncodedRequests:
-    """The columns of a layout, encoded."""
+    """Encodes the columns of a layout."""
     schema, history, candidates = layout.schema, requests.history, requests.candidates
     scalars = {name: requests.scalars[name] for name in ("request_id", "user_id", "timestamp_ms")}
     lists = {}
@@ -71,11 +71,11 @@ def _row_lists(schema: FeatureSchema, feature: Feature, ids: Ragged) -> Ragged:
 
 
 def _rows(schema: FeatureSchema, feature: Feature, ids: Array) -> Rows:
-    """Table rows of ids, in four bytes where they fit. Python's modulo, so that a negative id has a row as well."""
+    """Table rows of ids, as int32 if they fit. Python's modulo also maps negative ids to rows."""
     assert feature.table is not None
     table = schema.table(feature.table)
     if table.id_space == "hashed":
-        # np.remainder, but numpy divides by a constant in vectors and takes remainders one by one.
+        # Like np.remainder, but faster: numpy vectorises the division by a constant, but not the remainder.
         ids = ids - np.floor_divide(ids, table.rows) * table.rows
     return ids.astype(np.int32 if table.rows <= 2**31 else np.int64)
 

@@ -15,14 +15,14 @@ from easq_rec.data.columns import Rows, offsets_of
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceCandidates:
-    """The candidates of some requests whose outcomes differ in their evidence."""
+    """Candidates with evidence, of requests whose candidates differ in evidence."""
 
     candidate_E: Rows
-    """Position among the N candidates, request by request."""
+    """Positions among the N candidates, ordered by request."""
     evidence_E: npt.NDArray[np.float32]
     """Sum of the weights of evidence of the candidate's outcomes."""
     offsets: Rows
-    """Begin of each request's candidates, and the end of the last one's; requests without any are left out."""
+    """Offsets of the requests that have candidates with evidence."""
 
     @staticmethod
     def none() -> EvidenceCandidates:
@@ -34,12 +34,12 @@ class EvidenceCandidates:
     def find(
         outcome_NO: npt.NDArray[np.float32], weight_O: npt.NDArray[np.float32], offsets_R1: Rows, trigger: int | None
     ) -> EvidenceCandidates:
-        """The triggered candidates of every request, unless all of them have the same evidence.
+        """The triggered candidates of every request, except of requests where all of them have the same evidence.
 
         Args:
             weight_O: weights of evidence.
-            offsets_R1: where the candidates of each request begin.
-            trigger: position of the outcome that a candidate must have; None: every candidate counts as triggered.
+            offsets_R1: offsets of the requests' candidates.
+            trigger: position of the outcome that a candidate must have; None: all candidates are triggered.
         """
         if not weight_O.any():
             return EvidenceCandidates.none()

@@ -1,9 +1,9 @@
 """Elementary functions and random draws whose results have the same bits on every CPU.
 
 The exp, log and power of numpy and of the C library choose their code by the CPU, and the last bit of their results
-differs between kinds. In a simulation one such bit can decide a draw, and every later draw depends on it. The
-functions here use only additions, multiplications, divisions, square roots and changes of the exponent, which IEEE 754
-rounds in one way only. Each is one numpy operation, so that no compiler fuses two of them.
+differs between CPU types. In a simulation one such bit can decide a draw, and every later draw depends on it. These
+functions use only additions, multiplications, divisions, square roots and changes of the exponent, whose results
+IEEE 754 fixes. Each is one numpy operation, so that no compiler fuses two of them.
 
 Of numpy's random generators only integers and uniform numbers are used, which are exact too. All functions take and
 return float64 arrays of any shape.
@@ -20,13 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 BLOCK = 8_192
-"""Elements that a function computes at once: its intermediate arrays then stay in the cache."""
+"""Elements computed at once, so that intermediate arrays stay in the cache."""
 LOG_2 = 0.6931471805599453
 LOG_2_HIGH, LOG_2_LOW = 0.6931471803691238, 1.9082149292705877e-10
-"""log(2) as a sum, whose first part has 20 zero bits at its end: products with whole numbers are exact."""
+"""log(2) as a sum; the first part ends in 20 zero bits, so that its products with integers are exact."""
 SQRT_HALF = 0.7071067811865476
 SMALLEST_UNIFORM = 2.0**-54
-"""Half of the step between uniform numbers; stands in for 0, whose normal quantile is infinite."""
+"""Half of the step between uniform numbers; replaces 0, whose normal quantile is infinite."""
 
 # Peter J. Acklam's rational approximations of the normal quantile: relative error below 1.2e-9.
 CENTRE_TOP = (
@@ -43,7 +43,7 @@ TAIL_TOP = (
 )
 TAIL_BOTTOM = (7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e00, 3.754408661907416e00, 1.0)
 TAIL = 0.02425
-"""Probability of each tail, which has an approximation of its own."""
+"""Probability of each tail, which has a separate approximation."""
 
 
 def _by_blocks(function: Callable[[Floats], Floats]) -> Callable[[ArrayLike], Floats]:
@@ -97,7 +97,7 @@ def log(x: Floats) -> Floats:
 
 @_by_blocks
 def normal_quantile(probability: Floats) -> Floats:
-    """The number below which a standard normal variable lies with this probability, above 0 and below 1."""
+    """Quantile of the standard normal distribution at probabilities above 0 and below 1."""
     centred = probability - 0.5
     square = centred * centred
     result = centred * _polynomial(square, CENTRE_TOP) / _polynomial(square, CENTRE_BOTTOM)

@@ -1,7 +1,7 @@
-"""Files on the local disk, or on any filesystem that pyarrow or fsspec knows.
+"""Files on the local disk, or on any filesystem that pyarrow or fsspec supports.
 
-A location is a path or a URL: `s3://bucket/logs`, `gs://...`, `hdfs://...`. pyarrow's own filesystems come first, then
-what fsspec has registered. S3 takes its credentials from the usual environment variables, and options as
+A location is a path or a URL: `s3://bucket/logs`, `gs://...`, `hdfs://...`. pyarrow's filesystems are tried first, then
+those registered with fsspec. S3 reads its credentials from the usual environment variables, and options from the URL:
 `s3://bucket/logs?region=...&endpoint_override=...`.
 """
 
@@ -20,23 +20,23 @@ Location = Path | str
 
 
 def is_remote(location: Location) -> bool:
-    """Whether it is a URL."""
+    """Whether a location is a URL."""
     return "://" in str(location)
 
 
 def join(location: Location, name: str) -> str:
-    """The location of what is called `name` below another."""
+    """The location of `name` in a folder."""
     base, mark, options = str(location).partition("?") if is_remote(location) else (str(location), "", "")
     return f"{base.rstrip('/') if base != '/' else ''}/{name}{mark}{options}"
 
 
 def shown(location: Location) -> str:
-    """A location for a message, without the options of its URL."""
+    """A location for messages, without the options of its URL."""
     return str(location).partition("?")[0] if is_remote(location) else str(location)
 
 
 def is_dir(location: Location) -> bool:
-    """Whether there is such a folder. Raises UserError where that cannot be found out."""
+    """Whether a folder exists. Raises UserError if the filesystem cannot be reached."""
     filesystem, path = _resolve(str(location))
     try:
         return bool(filesystem.get_file_info(path).type == pafs.FileType.Directory)
@@ -45,35 +45,35 @@ def is_dir(location: Location) -> bool:
 
 
 def parquet_files(directory: Location) -> list[str]:
-    """Names of all Parquet files below a folder, in order, relative to it, without what a writer has not finished.
+    """Names of all Parquet files below a folder, sorted, relative to it, without unfinished files.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no files, or the filesystem cannot be reached.
     """
     filesystem, path = _resolve(str(directory))
     try:
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     except OSError as error:
         raise UserError(f"{shown(directory)}: cannot be reached: {error}") from error
-    # Names come in the form of the folder's own, some with another slash in front.
+    # Some filesystems return names with an extra leading slash.
     start = len(path.strip("/")) + 1 if path.strip("/") else 0
     names = [info.path.lstrip("/")[start:] for info in found if info.type == pafs.FileType.File]
     names = sorted(name for name in names if name.endswith(".parquet") and _committed(name))
     if not names:
         raise UserError(
-            f"{shown(directory)} holds no Parquet files: --data names the folder with requests/ and answers/"
+            f"{shown(directory)} has no Parquet files: --data must be the folder with requests/ and answers/"
         )
     return names
 
 
 def open_file(location: str) -> pa.NativeFile:
-    """A file, to be read at any place. Raises OSError."""
+    """Opens a file for random access. Raises OSError."""
     filesystem, path = _resolve(location)
     return filesystem.open_input_file(path)
 
 
 def identity(location: str) -> tuple[int, ...]:
-    """Time of the last write and size: others after the file was written again. Raises OSError where it is gone."""
+    """(time of the last write, size); changes when the file is rewritten. Raises OSError if the file is missing."""
     filesystem, path = _resolve(location)
     info = filesystem.get_file_info(path)
     if info.type != pafs.FileType.File:
@@ -94,7 +94,7 @@ def _resolve(location: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _connect(root: str, options: str) -> tuple[pafs.FileSystem, str]:
-    """(filesystem, path of its root), opened once. Raises UserError for a URL that nobody knows."""
+    """(filesystem, path of its root), opened once. Raises UserError for an unsupported URL."""
     try:
         found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(f"{root}/{'?' if options else ''}{options}")
         return found
@@ -102,12 +102,12 @@ def _connect(root: str, options: str) -> tuple[pafs.FileSystem, str]:
         try:
             theirs, path = fsspec.core.url_to_fs(root)
         except (ValueError, ImportError) as error:
-            raise UserError(f"{root}: not a filesystem that is known here: {arrow_error}; {error}") from error
+            raise UserError(f"{root}: unknown filesystem: {arrow_error}; {error}") from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(theirs)), path
 
 
 def _committed(name: str) -> bool:
-    """Spark and its like write below `_temporary/` and hidden names until they are done."""
+    """Spark and similar writers use `_temporary/` and hidden names until they finish."""
     return not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 

@@ -1,4 +1,4 @@
-"""What a feature schema asks of the Parquet files, and the check that they hold it.
+"""The Parquet columns that a feature schema requires, and the check that a file has them.
 
 A column is named by its path in the data contract: ``user.region``, ``history.video_id``, ``candidates.tags``.
 """
@@ -20,18 +20,18 @@ Kind = Literal["id", "id_list", "float", "optional_float", "answer", "optional_t
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column that is read."""
+    """One column to read."""
 
     path: str
     kind: Kind
     table: Table | None = None
-    """The embedding table that bounds its ids, if it is dense."""
+    """The embedding table that bounds its ids, if the table is dense."""
     answers: AnswerScale | None = None
-    """The scale of its answers, for kind `answer`."""
+    """The answer scale, for kind `answer`."""
 
     @property
     def expected(self) -> str:
-        """The Arrow types that it may have, in words."""
+        """Description of the allowed Arrow types."""
         return {
             "id": "an integer",
             "id_list": "a list of integers",
@@ -56,16 +56,16 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The columns that one reader asks for."""
+    """The columns that one reader needs."""
 
     schema: FeatureSchema
     columns: tuple[Column, ...]
     truth: str | None = None
-    """Candidate column with a graded truth, where it is among them."""
+    """Candidate column with a graded truth, if it is read."""
 
     @staticmethod
     def of(schema: FeatureSchema, *, outcomes: bool = True, answers: bool = False, truth: str | None = None) -> Layout:
-        """The schema's feature columns, with outcomes, answers, or a graded truth that evaluation alone reads."""
+        """The schema's feature columns, with outcomes, answers, or a graded truth, which only evaluation reads."""
         columns = [
             Column(path="request_id", kind="id"),
             Column(path="user_id", kind="id"),
@@ -93,7 +93,7 @@ class Layout:
         return Layout(schema=schema, columns=tuple(unique.values()), truth=truth)
 
     def check(self, file_schema: pa.Schema, where: str) -> None:
-        """Raises UserError that lists every difference between the file and what is read from it."""
+        """Raises UserError that lists every difference between the file and the layout."""
         leaves = dict(leaf_types(file_schema))
         problems = []
         for name in sorted({column.path.split(".")[0] for column in self.columns if "." in column.path}):
@@ -109,20 +109,20 @@ class Layout:
                 problems.append(f"  {column.path}: is {leaves[column.path]}, expected {column.expected}")
         if problems:
             listing = "\n".join(problems)
-            raise UserError(f"{where} does not match the feature schema:\n{listing}\n  it holds: {sorted(leaves)}")
+            raise UserError(f"{where} does not match the feature schema:\n{listing}\n  its columns: {sorted(leaves)}")
 
     def leaf_indices(self, file_schema: pa.Schema) -> list[int]:
-        """Indices of the wanted Parquet leaf columns."""
+        """Indices of the layout's Parquet leaf columns."""
         return leaf_indices(file_schema, {column.path for column in self.columns})
 
 
 def user_path(feature: Feature) -> str:
-    """Path of a user feature: the user's id is a column of the request, everything else lies in the user struct."""
+    """Path of a user feature: the user's id is a column of the request, all other features are in the user struct."""
     return "user_id" if feature.column == "user_id" else f"user.{feature.column}"
 
 
 def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
-    """(path, type) of every column, depth first. Structs and lists of structs are entered, other types are not."""
+    """(path, type) of every column, depth first. Only structs and lists of structs are descended into."""
     leaves: list[tuple[str, pa.DataType]] = []
 
     def walk(prefix: str, dtype: pa.DataType) -> None:
@@ -139,7 +139,7 @@ def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 
 
 def leaf_indices(file_schema: pa.Schema, wanted: Container[str]) -> list[int]:
-    """Indices of the Parquet leaves of some columns (leaves lie in the depth-first order of the Arrow schema)."""
+    """Indices of the Parquet leaves of some columns (leaves are in depth-first order of the Arrow schema)."""
     indices, index = [], 0
     for path, dtype in leaf_types(file_schema):
         if path in wanted:
@@ -149,7 +149,7 @@ def leaf_indices(file_schema: pa.Schema, wanted: Container[str]) -> list[int]:
 
 
 def _width(dtype: pa.DataType) -> int:
-    """Number of Parquet leaves of an Arrow type: columns that nobody reads may be maps or lists of lists."""
+    """Number of Parquet leaves of an Arrow type: unread columns may be maps or lists of lists."""
     if isinstance(dtype, pa.BaseExtensionType):
         return _width(dtype.storage_type)
     if pa.types.is_map(dtype):
@@ -162,7 +162,7 @@ def _width(dtype: pa.DataType) -> int:
 
 
 def _both(first: Column, second: Column) -> Column:
-    """A column that several features read: the smallest dense table bounds it, and ids do not pass through float32."""
+    """A column that two features read: the smaller dense table bounds it, and ids are not read as float32."""
     tables = sorted((c.table for c in (first, second) if c.table is not None), key=lambda table: table.rows)
     kind = "id" if {first.kind, second.kind} == {"id", "float"} else first.kind
     return Column(path=first.path, kind=kind, table=tables[0] if tables else None)

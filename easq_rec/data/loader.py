@@ -1,4 +1,4 @@
-"""Batches with everything that a checkpoint needs to go on after them."""
+"""Training batches, each with the state from which a checkpoint continues after it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from easq_rec.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderState:
-    """Position of the stream, of its clock and of the replay buffer: the same on every rank."""
+    """Position of the stream, its clock and the state of the replay buffer; equal on all ranks."""
 
     position: StreamPosition = field(default_factory=StreamPosition)
     data: str = ""
-    """Fingerprint of the dataset that the position belongs to."""
+    """Fingerprint of the dataset of the position."""
     answers: str = ""
-    """Fingerprint of the answers that `replay` counts; empty without alignment."""
+    """Fingerprint of the answers of `replay`; empty without alignment."""
     clock_ms: int = 0
-    """The stream's clock: answers that have arrived by then are due."""
+    """The stream's clock: answers that arrived by this time are due."""
     replay: ReplayState = field(default_factory=lambda: ReplayState(replays=np.zeros(0, np.int32)))
 
     def to_dict(self) -> dict[str, object]:
@@ -67,8 +67,8 @@ class TrainLoader:
 
     Args:
         replay: None for runs without alignment.
-        align_every: steps from one whose batch is `aligned` to the next.
-        prefetch: batches made ready in the background.
+        align_every: interval between steps whose batches are `aligned`.
+        prefetch: number of batches prepared in the background.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class TrainLoader:
         return LoaderState(data=data, answers=self._replay.fingerprint, replay=self._replay.state)
 
     def start_after(self, before: TrainLoader, state: LoaderState) -> LoaderState:
-        """The state before the first batch for a model that has been trained up to `state` of another loader: the clock
-        goes on, and so do the answers.
+        """The state before the first batch, for a model trained up to `state` of another loader: the clock and the
+        admitted answers carry over.
 
         Raises:
-            UserError: the answers that were admitted there are not among those here.
+            UserError: the answers that the other loader admitted are not among this loader's answers.
         """
         start = dataclasses.replace(self.start(), clock_ms=state.clock_ms)
         if self._replay is None or before._replay is None:
@@ -106,10 +106,10 @@ class TrainLoader:
         return dataclasses.replace(start, replay=self._replay.start_after(before._replay, state.replay))
 
     def batches(self, state: LoaderState, *, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
-        """At most `steps` batches from `state` on, over as many epochs as that takes, each with the state after it.
+        """At most `steps` batches from `state` on, over any number of epochs, each with the state after it.
 
         Raises:
-            UserError: requests or answers are not those that the state was written with.
+            UserError: the requests or answers differ from those with which the state was written.
         """
         self._check(state)
         return made_ahead(self._make(state, steps), self._prefetch)
@@ -118,13 +118,13 @@ class TrainLoader:
         replay, data = self._replay, self._reader.fingerprint
         if state.data != data:
             raise UserError(
-                "the training requests are not those of the checkpoint: files, row groups or the training period have "
+                "the training requests differ from those of the checkpoint: files, row groups or the training period "
                 "changed; resume with the data that the run started on, or start a new --run-dir"
             )
         if replay is not None and state.answers != replay.fingerprint:
             raise UserError(
-                f"the answers are not those of the checkpoint ({len(state.replay.replays)} then, {len(replay)} now): "
-                "resume with the data that the run started on, or start a new --run-dir"
+                f"the answers differ from those of the checkpoint ({len(state.replay.replays)} then, {len(replay)} now)"
+                ": resume with the data that the run started on, or start a new --run-dir"
             )
 
     def _make(self, state: LoaderState, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
@@ -135,7 +135,7 @@ class TrainLoader:
             return
         for part in self._reader.read(state.position, epochs=np.iinfo(np.int64).max):
             clock = max(clock, part.clock_ms)
-            # Steps that are logged are aligned where one interval divides the other.
+            # Logged steps are aligned if one interval divides the other.
             aligned = replay is not None and (replay.state.steps + 1) % self._align_every == 0
             answers = None
             if replay is not None:

@@ -1,9 +1,9 @@
-"""The order in which requests reach the ranks, each of them exactly once per epoch.
+"""The order in which requests reach the ranks, each request exactly once per epoch.
 
-An epoch is one sequence of requests, fixed by (seed, epoch) alone: row groups in shuffled order, taken in windows of a
-few, whose rows are shuffled together; or, without shuffling, the requests in time order. `position` says how that
-sequence falls to ranks. A rank that walks through a share of its own decodes no more than that share and the windows at
-its two ends. In time order all ranks decode all row groups, for each step is cut among them.
+An epoch is one sequence of requests, which depends only on (seed, epoch): row groups in shuffled order, grouped into
+windows whose rows are shuffled together; or, without shuffling, the requests in time order. `position` describes how
+the sequence is distributed over ranks. In a spread epoch a rank decodes only its share and the windows at both ends of
+it. In time order every rank decodes all row groups, because each step is divided among the ranks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from easq_rec.data.position import Interval, Intervals, StreamPosition, share
 from easq_rec.errors import UserError
 
 Decoded = tuple[EncodedRequests, Rows]
-"""A row group as `RequestDataset.read_placed` gives it, encoded."""
+"""A row group as returned by `RequestDataset.read_placed`, encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,34 +31,34 @@ class Slice:
     """One rank's requests of one step."""
 
     requests: EncodedRequests
-    """Views of a window's columns."""
+    """Views into a window's columns."""
     after: StreamPosition
-    """The stream's position once this step is trained."""
+    """The stream's position after this step."""
     clock_ms: int
-    """What this step tells of the stream's time, the same on all ranks: see `RequestReader.read`."""
+    """The stream's time after this step, equal on all ranks: see `RequestReader.read`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """A few row groups, whose requests take a stretch of the epoch's sequence."""
+    """Row groups whose requests form a contiguous part of the epoch's sequence."""
 
     number: int
     groups: list[RowGroup]
     start: int
     end: int
     clock_ms: int
-    """Latest end of a row group in it."""
+    """Latest timestamp of its row groups."""
 
 
 class RequestReader:
-    """Seeded, resumable stream of request slices; each request of an epoch exactly once over the ranks.
+    """Seeded, resumable stream of request slices; each request of an epoch is delivered once over all ranks.
 
     Args:
-        dataset: what is read.
+        dataset: the requests.
         batch_size: requests per step and rank.
-        shuffle_row_groups: size of a shuffle window; None: the sequence is in time order.
-        spread: each rank walks through a share of its own; False: each step is cut among the ranks.
-        workers: threads that decode one window ahead; 0: decoded when it is asked for. The order is the same.
+        shuffle_row_groups: row groups per shuffle window; None: the sequence is in time order.
+        spread: each rank reads one contiguous share; False: each step is divided among the ranks.
+        workers: threads that decode one window ahead; 0: decode on demand. The order does not depend on it.
     """
 
     def __init__(
@@ -84,28 +84,28 @@ class RequestReader:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the dataset's files and period: a position belongs to one sequence."""
+        """Depends on the dataset's files and period: a position is valid for one sequence."""
         return self._dataset.fingerprint
 
     @property
     def steps_per_epoch(self) -> int:
-        """The same for every rank; the last step may be short, down to no request at all on some ranks."""
+        """Equal on all ranks; in the last step some ranks may have fewer requests, or none."""
         return math.ceil(len(self._dataset) / (self._batch_size * self._world_size))
 
     def read(self, position: StreamPosition, *, epochs: int) -> Iterator[Slice]:
-        """Slices from `position` to the end of epoch number `epochs`; none of a dataset without requests.
+        """Slices from `position` to the end of epoch number `epochs`; none for a dataset without requests.
 
-        `clock_ms` of a slice in order is the latest timestamp of the step, over all ranks. Of a spread one it is the
-        latest end of a row group in the windows that the step reads from, which every rank knows of all others: up to a
-        row group ahead of what was delivered, where the order is not that of time anyway.
+        In time order, `clock_ms` of a slice is the latest timestamp of the step, over all ranks. In a spread epoch it
+        is the latest timestamp of the row groups in the windows that the step reads, which every rank knows for all
+        ranks: it can be up to one row group ahead of the delivered requests.
 
         Raises:
-            UserError: the position comes from a longer epoch, so from other data.
+            UserError: the position belongs to a longer epoch, so to other data.
         """
         total = len(self._dataset)
         left = position.left(total)
         if left and left[-1][1] > total:
-            raise UserError(f"the position stands before request {left[-1][1]} of an epoch that has {total}")
+            raise UserError(f"the position is at request {left[-1][1]} of an epoch that has {total}")
         while total and position.epoch < epochs:
             yield from self._read_epoch(position.epoch, left)
             position, left = StreamPosition(epoch=position.epoch + 1), ((0, total),)
@@ -133,10 +133,10 @@ class RequestReader:
             yield Slice(requests=requests, after=after, clock_ms=clock_ms)
 
     def _windows(self, epoch: int) -> list[_Window]:
-        """The epoch's windows in the order of its sequence."""
+        """The epoch's windows in sequence order."""
         groups = [group for group in self._dataset.row_groups if group.kept]
         if self._window is not None:
-            # The second number keeps the random streams of the project's parts apart.
+            # The second number gives this part of the project a separate random stream.
             order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(groups))
             groups = [groups[index] for index in order]
         size = self._window or 1
@@ -150,7 +150,7 @@ class RequestReader:
         return windows
 
     def _pieces(self, epoch: int, windows: list[_Window], parts: list[Interval]) -> Iterator[_Piece]:
-        """The windows under some intervals of the sequence, each with its requests in that order."""
+        """The windows that overlap intervals of the sequence, each with its requests in sequence order."""
         ends = np.array([window.end for window in windows])
         wanted = []
         for start, end in parts:
@@ -162,12 +162,12 @@ class RequestReader:
             if self._window is not None:
                 np.random.default_rng([self._seed, 2, epoch, window.number]).shuffle(rows)
             piece = _piece(groups, rows[max(start - window.start, 0) : end - window.start])
-            # Not to be kept until the next window.
+            # Frees the memory before the next window is read.
             del groups
             yield piece
 
     def _decoded(self, windows: list[_Window]) -> Iterator[tuple[_Window, list[Decoded]]]:
-        """The row groups of each window; with workers the next window is decoded while one is used."""
+        """The decoded row groups of each window; workers decode the next window in advance."""
         read = self._read_group
         if not self._workers:
             for window in windows:
@@ -190,7 +190,7 @@ class RequestReader:
         return encode(self._dataset.layout, requests), placed
 
     def _nothing(self) -> EncodedRequests:
-        """No requests, for a rank that gets none."""
+        """Zero requests, for a rank that gets none."""
         return encode(self._dataset.layout, self._dataset.nothing())
 
 
@@ -200,11 +200,11 @@ def _finished(window: _Window, groups: list[Future[Decoded]]) -> tuple[_Window, 
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """A run of the sequence."""
+    """A contiguous run of the sequence."""
 
     requests: EncodedRequests
     places: Rows
-    """Where each row of the run begins among the requests, and the end: a row in quarantine takes no place."""
+    """Offset of each row of the run among the requests, and the end: a row in quarantine has length 0."""
 
     def __len__(self) -> int:
         return len(self.places) - 1
@@ -215,27 +215,27 @@ class _Piece:
 
     @property
     def good(self) -> EncodedRequests:
-        """Its requests."""
+        """The requests of this run."""
         return self.requests.slice(int(self.places[0]), int(self.places[-1]))
 
     @property
     def latest_ms(self) -> int:
-        """Latest timestamp of its requests; 0 where there are none."""
+        """Latest timestamp of the requests; 0 if there are none."""
         return int(self.good.timestamp_ms.max(initial=0))
 
 
 def _piece(groups: list[Decoded], rows: Rows) -> _Piece:
-    """The rows of some row groups in a given order, -1 for one in quarantine."""
+    """The rows of row groups in a given order; -1 is a row in quarantine."""
     requests = EncodedRequests.concat([requests for requests, _ in groups])
     places = offsets_of(rows >= 0)
     rows = rows[rows >= 0]
-    # One copy in the order of the sequence; batches are slices of it.
+    # One copy in sequence order; batches are slices of it.
     in_order = len(rows) == len(requests) and bool((rows[1:] > rows[:-1]).all())
     return _Piece(requests=requests if in_order else requests.take(rows), places=places)
 
 
 class _Rows:
-    """Pieces as a stream from which any number of rows may be taken."""
+    """A stream of pieces from which any number of rows can be taken."""
 
     def __init__(self, pieces: Iterator[_Piece]) -> None:
         self._pieces = pieces
@@ -253,7 +253,7 @@ class _Rows:
 
 
 class _Clock:
-    """The clock of a spread epoch: what every rank knows of what all of them read, from the files' footers."""
+    """The clock of a spread epoch, which every rank computes for all ranks from the files' footers."""
 
     def __init__(self, windows: list[_Window], intervals: Intervals, ranks: int) -> None:
         self._ends = np.array([window.end for window in windows], dtype=np.int64)
@@ -263,7 +263,7 @@ class _Clock:
         self._begin, self._end = np.array(spans, dtype=np.int64).T
 
     def of_step(self, done: int, take: int) -> int:
-        """Latest end of a row group in the windows of a step that takes `take` requests after `done`, over ranks."""
+        """Latest timestamp of the windows that a step (`take` requests after `done`) reads, over all ranks."""
         ranks = len(self._begin)
         low = self._begin + done // ranks
         last = done + take == len(self._intervals)
@@ -280,7 +280,7 @@ class _Clock:
 
 
 def _placed(groups: list[Decoded]) -> Rows:
-    """For each row of some row groups its place among their requests, one after the other."""
+    """Position of each row of the row groups among their concatenated requests."""
     rows, begin = [], 0
     for columns, placed in groups:
         rows.append(np.where(placed >= 0, placed + begin, -1))
@@ -289,7 +289,7 @@ def _placed(groups: list[Decoded]) -> Rows:
 
 
 def _cut(pieces: list[_Piece], part: Interval) -> list[_Piece]:
-    """Rows number `part` of some pieces."""
+    """Rows `part` of the concatenated pieces."""
     start, end = part
     found, begin = [], 0
     for piece in pieces:

@@ -1,13 +1,12 @@
-"""Where the stream of an epoch stands, and how what is left of it falls to ranks.
+"""Position of the stream in an epoch, and the distribution of the remaining requests over ranks.
 
-An epoch is a sequence of requests. What is left of it, one interval after the other, is dealt to the ranks in either of
-two ways:
+An epoch is a sequence of requests. The remaining intervals are distributed in one of two ways:
 
-- spread: each rank takes one contiguous share of what is left, and walks through it
-- in order: each step takes what comes next, and every rank a cut of that
+- spread: each rank reads one contiguous share of the remaining requests
+- in order: each step takes the next requests and divides them among the ranks
 
-Both are functions of what is left and of the number of ranks alone, and dealing again what is left after some steps to
-the same number of ranks gives each of them what it had before. So intervals are all that a checkpoint has to know.
+Both depend only on the remaining intervals and the number of ranks. Distributing the remainder again over the same
+number of ranks gives each rank the same requests as before. So a checkpoint stores only intervals.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ Interval = tuple[int, int]
 
 
 def share(count: int, rank: int, ranks: int) -> Interval:
-    """What rank number `rank` of `ranks` gets of `count` things: shares differ by one at most, and leave nothing."""
+    """The part of `count` items that rank `rank` of `ranks` gets; sizes differ by at most one."""
     return count * rank // ranks, count * (rank + 1) // ranks
 
 
 class Intervals:
-    """Disjoint ascending intervals of a sequence, seen as one list of positions."""
+    """Disjoint ascending intervals of a sequence, used as one list of positions."""
 
     def __init__(self, intervals: tuple[Interval, ...]) -> None:
         self._start = np.array([start for start, _ in intervals], dtype=np.int64)
@@ -41,7 +40,7 @@ class Intervals:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def cut(self, begin: int, end: int) -> list[Interval]:
-        """The list's entries number `begin` to `end`, as intervals of the sequence."""
+        """Entries `begin` to `end` of the list, as intervals of the sequence."""
         if begin >= end:
             return []
         first, last = np.searchsorted(self._ends, [begin, end - 1], side="right")
@@ -53,31 +52,31 @@ class Intervals:
         return found
 
     def at(self, entries: Rows) -> Rows:
-        """Positions in the sequence of the list's entries with these numbers."""
+        """Positions in the sequence of the given entries of the list."""
         index = np.searchsorted(self._ends, entries, side="right")
         return entries + (self._start - self._begins)[index]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamPosition:
-    """So many requests of what was dealt have been delivered, over all ranks."""
+    """Number of requests delivered since the last distribution, over all ranks."""
 
     epoch: int = 0
     dealt: tuple[Interval, ...] | None = None
-    """What was left of the epoch when its requests were dealt; None: all of it."""
+    """The intervals that were distributed; None: the whole epoch."""
     delivered: int = 0
     ranks: int = 1
-    """To how many ranks they were dealt."""
+    """Number of ranks in that distribution."""
     spread: bool = False
 
     def left(self, total: int) -> tuple[Interval, ...]:
-        """What is left of the epoch, which has `total` requests."""
+        """Remaining intervals of an epoch of `total` requests."""
         dealt = self.dealt if self.dealt is not None else ((0, total),)
         intervals = Intervals(dealt)
         count = len(intervals)
         if not self.spread or self.delivered >= count:
             return tuple(intervals.cut(self.delivered, count))
-        # Every step but an epoch's last takes equally much from each rank.
+        # Every step except an epoch's last takes the same number of requests from each rank.
         each = self.delivered // self.ranks
         spans = (share(count, rank, self.ranks) for rank in range(self.ranks))
         return _merged([part for begin, end in spans for part in intervals.cut(begin + each, end)])
@@ -101,7 +100,7 @@ class StreamPosition:
 
 
 def _merged(intervals: list[Interval]) -> tuple[Interval, ...]:
-    """The same positions in as few intervals as can be."""
+    """The same positions in the fewest intervals."""
     merged: list[Interval] = []
     for start, end in intervals:
         if merged and merged[-1][1] == start:

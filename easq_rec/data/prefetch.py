@@ -1,4 +1,4 @@
-"""Items made in the background while others are used."""
+"""Makes items in the background while others are used."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Item = TypeVar("Item")
 
 
 def made_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
-    """The same items, of which a thread keeps `depth` ready; 0: each is made when it is asked for.
+    """Yields the same items; a thread keeps `depth` of them ready. 0: items are made on demand.
 
-    What the generator raises is raised where its next item would have been. Closing this one closes it as well.
+    An exception of `items` is raised in place of its next item. Closing this generator also closes `items`.
     """
     if not depth:
         yield from items
         return
-    # Python waits for an executor's threads before it ends. A daemon thread would be torn down where it stands, and if
-    # that is inside torch or Arrow, the process aborts.
+    # At exit Python waits for an executor's threads. A daemon thread would be killed, and if it runs inside torch or
+    # Arrow, the process aborts.
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
         ready: deque[Future[Item | None]] = deque(pool.submit(next, items, None) for _ in range(depth))

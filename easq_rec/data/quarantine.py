@@ -1,8 +1,8 @@
-"""Rows that cannot be trained on, set aside with the reason.
+"""Rows that training cannot use, stored with the reason.
 
-Every file in the folder holds rows of one row group that failed one check: the columns of the dataset, and six more in
-front of them. Its name is a function of what it holds, so that ranks and epochs that meet the same rows write the same
-file, and one rename publishes it.
+Every file in the folder has the rows of one row group that failed one check: six columns that describe the fault, then
+the columns of the dataset. The file name is a function of the content, so that ranks and epochs with the same bad rows
+write the same file. A rename publishes it atomically.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from easq_rec.data.decode import BadRows, Place
 
 
 class Quarantine:
-    """Takes bad rows.
+    """Stores bad rows.
 
     Args:
-        folder: is made with the first bad row.
+        folder: created with the first bad row.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,10 +32,10 @@ class Quarantine:
         self._written: set[str] = set()
 
     def add(self, place: Place, bad: BadRows, rows: Rows, table: pa.Table) -> None:
-        """Sets rows of a row group aside. May be called by several threads.
+        """Stores bad rows of a row group. Thread-safe.
 
         Args:
-            rows: their numbers in the row group; those of `bad` count in what was decoded.
+            rows: their positions in the row group; the positions in `bad` refer to the decoded table.
             table: the rows, with all columns of the file.
         """
         about = f"{place.file} {place.row_group} {bad.column} {bad.expected} {rows.tolist()}"
@@ -60,6 +60,6 @@ class Quarantine:
         self._written.add(name)
 
     def count(self) -> int:
-        """Rows set aside, by all who share the folder."""
+        """Number of stored rows, by all processes that share the folder."""
         files = self.folder.glob("*.parquet") if self.folder.is_dir() else ()
         return sum(pq.read_metadata(file).num_rows for file in files)

@@ -1,8 +1,8 @@
-"""Answer replay: recent answers, appended to the batches of the steps that align.
+"""Answer replay: adds recent answers to the batches of aligned steps.
 
-At one answer per ten thousand impressions most batches would hold no pair of answers. The buffer admits an answer once
-the stream's clock has passed its `answered_at_ms`, and deals the same draw to all ranks, a share each. What it holds is
-a function of its small state and the answers dataset, so that a checkpoint carries the state alone.
+With one answer per ten thousand impressions most batches would have no pair of answers. The buffer admits an answer
+once the stream's clock has passed its `answered_at_ms`. All ranks compute the same draw, and each takes a share. The
+buffer's content follows from its small state and the answers dataset, so a checkpoint stores only the state.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from easq_rec.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayState:
-    """What a checkpoint keeps of the buffer."""
+    """The buffer's state in a checkpoint."""
 
     admitted: int = 0
-    """Answers admitted so far, in the order of their time."""
+    """Number of answers admitted so far, in time order."""
     steps: int = 0
-    """Steps so far, with a draw or without: number of the next random state."""
+    """Steps so far, with or without a draw: index of the next random state."""
     replays: npt.NDArray[np.int32]
-    """How often each answer was replayed."""
+    """Number of times that each answer was replayed."""
     age_ms: float = 0.0
-    """Mean age of the answers of the last draw, at the stream's clock."""
+    """Mean age of the last draw's answers, at the stream's clock."""
 
     def statistics(self) -> dict[str, float]:
-        """For the log: answers admitted, how often they were replayed, and how old the last ones drawn are."""
+        """For the log: number of admitted answers, how often they were replayed, and the age of the last draw."""
         replays = self.replays[: self.admitted]
         return {
             "replay_admitted": float(self.admitted),
@@ -52,14 +52,14 @@ class AnswerReplay:
     """Draws answers with their requests.
 
     Args:
-        requests: the answers dataset, with candidate columns `answer` and `answered_at_ms`; None: there are none.
-        until_ms: answers that arrive at this time or later do not exist yet (they belong to the held-out period).
-        ranked: answer codes that take part in pairs; others are not drawn.
-        scale: meaning of the answers, for their evidence.
-        slates: deal answered requests with all of their candidates; False: with those alone that training may see an
-            answer to, which spares their lookups.
-        outcomes: names of those that `evidence` weighs.
-        caution: standard errors that their weights must be away from zero to count.
+        requests: the answers dataset, with candidate columns `answer` and `answered_at_ms`; None: no answers.
+        until_ms: answers that arrive at this time or later are ignored (they belong to the held-out period).
+        ranked: answer codes that form pairs; other answers are not drawn.
+        scale: meaning of the answer codes, for `evidence`.
+        slates: keep all candidates of answered requests; False: only candidates with an answer that training may see,
+            which saves the lookups of the others.
+        outcomes: names of the outcomes that `evidence` weighs.
+        caution: number of standard errors by which a weight must differ from zero to be used.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class AnswerReplay:
             self._index(requests, until_ms, ranked, slates)
         self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), scale=scale, caution=caution)
         self.fingerprint = self._fingerprint()
-        """Changes with the answers that training may come to see."""
+        """Depends on the answers that training may see."""
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
 
     def __len__(self) -> int:
-        """Answers that training may come to see."""
+        """Number of answers that training may see."""
         return len(self._request)
 
     def _index(self, requests: EncodedRequests, until_ms: int, ranked: tuple[int, ...], slates: bool) -> None:
-        """One entry per usable answer, in the order in which they arrive."""
+        """Makes one entry per usable answer, in order of arrival."""
         candidates = requests.candidates
         answer, time = candidates.column("answer"), candidates.column("answered_at_ms")
         owner = np.repeat(np.arange(len(requests)), candidates.lengths)
@@ -119,12 +119,12 @@ class AnswerReplay:
             return np.zeros((0, len(outcomes)), dtype=np.bool_)
         candidates = self._requests.candidates
         entry_A = candidates.offsets[self._request] + self._candidate
-        # NaN, an outcome that the log does not know, is not above 0.
+        # NaN (an unknown outcome) is not above 0.
         columns = [candidates.column(outcome_key(name))[entry_A] > 0 for name in outcomes]
         return np.stack(columns, axis=1) if columns else np.zeros((len(self), 0), dtype=np.bool_)
 
     def evidence(self) -> npt.NDArray[np.float32]:
-        """Weight of evidence of each outcome by the answers admitted so far, (O,); the same on every rank."""
+        """Weight of evidence of each outcome from the answers admitted so far, (O,); equal on all ranks."""
         return self._evidence.weights(self.state.admitted)
 
     def _fingerprint(self) -> str:
@@ -135,10 +135,10 @@ class AnswerReplay:
         return digest.hexdigest()[:16]
 
     def start_after(self, before: AnswerReplay, state: ReplayState) -> ReplayState:
-        """Where this replay starts when the answers of another, which stands at `state`, have got company.
+        """The start state of this replay, whose answers extend those of another replay at `state`.
 
         Raises:
-            UserError: the answers that were admitted there are not the first ones here.
+            UserError: the answers admitted by the other replay are not the first answers of this one.
         """
         same = len(self) >= state.admitted and all(
             np.array_equal(mine[: state.admitted], theirs[: state.admitted])
@@ -147,7 +147,7 @@ class AnswerReplay:
         if not same:
             raise UserError(
                 f"the {state.admitted} answers that training has seen are not the first of the {len(self)} answers "
-                "here: to go on with other data, keep the old answers beside the new ones"
+                "here: to continue on other data, keep the old answers and add the new ones"
             )
         replays = np.zeros(len(self), np.int32)
         replays[: state.admitted] = state.replays[: state.admitted]
@@ -160,12 +160,12 @@ class AnswerReplay:
         return self._requests.scalars["request_id"][self._request], self._answer, self._time
 
     def draw(self, clock_ms: int) -> Answers | None:
-        """Admits what is due at `clock_ms` and draws this rank's share of the step's answers; None: none are due."""
+        """Admits the answers due at `clock_ms` and draws this rank's share of the step's answers; None: none is due."""
         state, config, admitted = self.state, self._config, self._due(clock_ms)
         recent = np.arange(max(admitted - config.capacity, 0), admitted)
         usable = recent[state.replays[recent] < config.max_replays]
         rng = np.random.default_rng([self._seed, 3, state.steps])
-        # All ranks make the same draw of answers; answers of one request stay together where they can.
+        # All ranks make the same draw; answers of one request go to one rank if possible.
         count = min(config.answers_per_step * self._world_size, len(usable))
         if config.balance:
             drawn = self._balanced(rng, usable, count)
@@ -180,15 +180,15 @@ class AnswerReplay:
         return self._gather(mine) if len(mine) else None
 
     def skip(self, clock_ms: int) -> None:
-        """A step without a draw: admits what is due at `clock_ms`."""
+        """A step without a draw: admits the answers due at `clock_ms`."""
         self.state = dataclasses.replace(self.state, admitted=self._due(clock_ms), steps=self.state.steps + 1)
 
     def _due(self, clock_ms: int) -> int:
-        """Answers that have arrived by then; those that were admitted stay so."""
+        """Number of answers that have arrived by then; admitted answers stay admitted."""
         return max(self.state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
 
     def _balanced(self, rng: np.random.Generator, usable: Rows, count: int) -> Rows:
-        """A draw in which classes differ by one at most, but for those that have too few."""
+        """A draw in which class counts differ by at most one, except for classes with too few answers."""
         shuffled = rng.permutation(usable)
         answer = self._answer[shuffled]
         # The first of every class, then the second of every class, and so on.

@@ -1,4 +1,4 @@
-"""From a config to the data of a run: the training loader, the held-out requests, and all answers."""
+"""The data of a run, from its config: training loader, held-out requests, and all answers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Sources:
     reader: RequestReader
     holdout: RequestDataset
     truth: str | None
-    """Candidate column with graded truth, where the held-out data have it."""
+    """Candidate column with graded truth, if the held-out data have one."""
     answers: EncodedRequests | None
-    """All answered requests, for diagnostics; training sees those of its period alone, when they are due."""
+    """All answered requests, for diagnostics; training sees only those of its period, once they are due."""
     train_period: Period
     holdout_period: Period
 
 
 def world_directory(config: Config) -> Path:
-    """Where the built-in world of this config lies, relative to the working directory."""
+    """Directory of the built-in world of this config, relative to the working directory."""
     digest = hashlib.sha256(json.dumps(config.world.identity, sort_keys=True).encode()).hexdigest()[:8]
     return Path("data") / f"world-{digest}"
 
@@ -52,17 +52,18 @@ def open_sources(
     """Opens the two datasets of a directory and splits them by time.
 
     Args:
-        period: what is trained on, with nothing held out; None: the time line but for its share `data.holdout`.
-        quarantine: takes bad rows; None: a bad row is an error.
+        period: the training period, with nothing held out; None: the time line without its last fraction
+            `data.holdout`.
+        quarantine: stores bad rows; None: a bad row is an error.
 
     Raises:
-        UserError: a dataset is missing or does not match the schema, a period holds no requests, or row groups lie in
-            another order than that of time although the stream is to follow it.
+        UserError: a dataset is missing or does not match the schema, a period has no requests, or the stream follows
+            time but the row groups are not in time order.
     """
     requests, data = files.join(directory, "requests"), config.data
     if not files.is_dir(requests):
         raise UserError(
-            f"--data {files.shown(directory)}: no folder requests/ in it (see the data contract in the README)"
+            f"--data {files.shown(directory)}: it has no folder requests/ (see the data contract in the README)"
         )
     if period is None:
         train_period, holdout_period = split(requests, data.holdout)
@@ -73,7 +74,7 @@ def open_sources(
     if not len(train):
         where = files.shown(requests)
         if period is not None:
-            raise UserError(f"{where} holds no requests from {period.start_ms} to before {period.end_ms} ms")
+            raise UserError(f"{where} has no requests from {period.start_ms} to before {period.end_ms} ms")
         raise UserError(f"data.holdout={data.holdout} leaves no training requests in {where}: lower it")
     if not data.shuffle:
         train.check_time_order()
@@ -83,7 +84,7 @@ def open_sources(
         rank=rank,
         world_size=world_size,
         shuffle_row_groups=data.shuffle_row_groups if data.shuffle else None,
-        # In time order the ranks go side by side: no answer is due before the stream has come to it.
+        # In time order all ranks advance together: no answer is due before the stream has reached it.
         spread=data.shuffle,
         seed=config.trainer.seed,
         workers=data.workers,
@@ -121,7 +122,7 @@ def open_sources(
 def open_holdout(
     config: Config, requests: files.Location, period: Period, *, quarantine: Quarantine | None = None
 ) -> tuple[RequestDataset, str | None]:
-    """The held-out requests, with the graded truth where the files have that column; and its name."""
+    """(held-out requests, name of their graded truth column); the column is None if the files have none."""
 
     def opened(layout: Layout) -> RequestDataset:
         return RequestDataset(

@@ -1,9 +1,9 @@
-"""Parquet as the reader likes it: whole row groups, encodings that are quick to undo, no nulls where there are none.
+"""Writes Parquet that is fast to read: full row groups, encodings that decode fast, and non-null fields.
 
-A shuffle window is a few row groups, so a row group holds a few thousand requests. Numbers of four bytes and more are
+A shuffle window is a few row groups, so a row group has a few thousand requests. Numbers of four bytes and more are
 split into byte streams before zstd compresses them (BYTE_STREAM_SPLIT): ids of large spaces then take fewer bytes than
-in a dictionary and are quicker to read (`benchmarks/data.py` measures both). Where a field cannot be null, Arrow reads
-values alone.
+in a dictionary and are faster to read (`benchmarks/data.py` measures both). For a non-null field Arrow reads only
+values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PART_ROW_GROUPS = 8
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer of one file, with the encodings of its columns."""
+    """Opens a writer of one file, with the encoding of each column."""
     encodings, dictionaries = {}, []
     for name, dtype in parquet_leaves(schema):
         if (pa.types.is_integer(dtype) or pa.types.is_floating(dtype)) and dtype.bit_width >= 32:
@@ -40,14 +40,14 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def check_unused(out: Path) -> None:
-    """Raises UserError where the directory of an output holds something already."""
+    """Raises UserError if an output exists and is not an empty directory."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: exists already: delete it or choose another directory")
+        raise UserError(f"--out {out}: already exists: delete it or choose another directory")
 
 
 @contextmanager
 def published(out: Path) -> Iterator[Path]:
-    """A directory to write into, which becomes `out` by one rename, or is removed if an error ends the block."""
+    """A temporary directory that is renamed to `out` at the end, or removed if the block raises."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()
@@ -55,12 +55,12 @@ def published(out: Path) -> Iterator[Path]:
         yield temporary
         os.rename(temporary, out)
     finally:
-        # After the rename there is nothing left of this name.
+        # After the rename this name no longer exists.
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def parquet_leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """(name in Parquet, type) of every leaf column of structs and lists."""
+    """(Parquet name, type) of every leaf column."""
 
     def walk(prefix: str, dtype: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         if pa.types.is_struct(dtype):
@@ -76,7 +76,7 @@ def parquet_leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def required(schema: pa.Schema, optional: Collection[str]) -> pa.Schema:
-    """The same schema, in which no field but these may be null; they are named as by `nullable`."""
+    """The same schema, with only the `optional` fields nullable; they are named as in `nullable`."""
 
     def strict(path: str, field: pa.Field) -> pa.Field:
         dtype = field.type
@@ -90,7 +90,7 @@ def required(schema: pa.Schema, optional: Collection[str]) -> pa.Schema:
 
 
 def nullable(table: pa.Table) -> set[str]:
-    """Paths of the fields that hold a null, as Parquet names them: `candidates.list.element.answer`."""
+    """Parquet paths of the fields that contain a null: `candidates.list.element.answer`."""
 
     def walk(path: str, array: pa.Array) -> Iterator[str]:
         if array.null_count:
@@ -105,10 +105,10 @@ def nullable(table: pa.Table) -> set[str]:
 
 
 class PartWriter:
-    """Writes tables to `part-*.parquet` in whole row groups, holding back less than one.
+    """Writes tables to `part-*.parquet` in full row groups, buffering less than one.
 
     Args:
-        folder: is made.
+        folder: is created.
     """
 
     def __init__(self, folder: Path, *, row_group: int = ROW_GROUP, part_row_groups: int = PART_ROW_GROUPS) -> None:
@@ -117,7 +117,7 @@ class PartWriter:
         self._row_group = row_group
         self._part_row_groups = part_row_groups
         self.rows = 0
-        """Rows written, or held back."""
+        """Rows written or buffered."""
         self._held: list[pa.Table] = []
         self._waiting = 0
         self._groups = 0
@@ -141,14 +141,14 @@ class PartWriter:
         self._held = [whole.slice(begin)]
 
     def close(self) -> None:
-        """Writes what is held back; a dataset without rows still gets one file, which holds its schema."""
+        """Writes the buffered rows; a dataset without rows gets one file with only its schema."""
         if self._waiting or not self.rows:
             self._write_group(pa.concat_tables(self._held).combine_chunks())
         self._close_part()
 
     def _write_group(self, table: pa.Table) -> None:
         found = nullable(table)
-        # A field that has a null for the first time needs another schema, and so another file.
+        # The first null of a field needs another schema, and so another file.
         if self._part is None or self._groups == self._part_row_groups or not found <= self._nullable:
             self._close_part()
             self._nullable |= found

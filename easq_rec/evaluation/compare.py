@@ -1,4 +1,4 @@
-"""Two evaluations of the same held-out requests against each other, metric by metric."""
+"""Compares two evaluations of the same held-out requests, metric by metric."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from easq_rec.evaluation.metrics.intervals import CONFIDENCE, Difference, Interv
 from easq_rec.evaluation.results import LABELS, Evaluated, read, shown
 
 OF_THE_DATA = ("request_id", "user_id", "candidates", "pairs", "engagement_pairs", "answer")
-"""Columns that the data alone decide: two evaluations of the same requests agree in them."""
+"""Columns that depend only on the data: two evaluations of the same requests agree in them."""
 
 
 def compare(run: Path, base: Path, *, resamples: int, seed: int) -> tuple[Evaluated, Evaluated, dict[str, Difference]]:
-    """Reads both evaluations; each metric's difference with its interval, under the same resampled users.
+    """Reads both evaluations and computes each metric's difference and interval, from the same resampled users.
 
     Raises:
-        UserError: an evaluation is missing, or they are not about the same requests.
+        UserError: an evaluation is missing, or the two are of different requests.
     """
     ours, theirs = (_by_request(read(source)) for source in (run, base))
     _check_same_requests(run, base, ours.table, theirs.table)
@@ -32,7 +32,7 @@ def compare(run: Path, base: Path, *, resamples: int, seed: int) -> tuple[Evalua
 
 
 def print_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Difference]) -> None:
-    """The table: both values, and the difference, absolute and relative to the base."""
+    """Prints both values and their difference, absolute and relative to the base."""
     counts = ours.counts()
     print(
         f"{counts['requests']:,} held-out requests of {counts['users']:,} users; {CONFIDENCE:.0%} intervals over users"
@@ -47,13 +47,13 @@ def print_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Dif
         values = "".join(
             f"{'-' if math.isnan(value) else format(value, '.4f'):>8}" for value in (entry.run, entry.base)
         )
-        # A gap near 0 has no relative change worth the name.
+        # The relative change of a gap near 0 is meaningless.
         relative = "" if name == "calibration_gap" else shown(entry.relative, sign=True, percent=True)
         print(f"  {label:<26}{values}   {shown(entry.difference, sign=True)}  {relative}".rstrip())
 
 
 def write_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Difference], out: Path) -> None:
-    """All figures as JSON; null where undefined."""
+    """Writes all values as JSON; undefined values are null."""
     content = {
         "run": dataclasses.asdict(ours.origin),
         "base": dataclasses.asdict(theirs.origin),
@@ -74,7 +74,7 @@ def write_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Dif
 
 
 def _by_request(evaluated: Evaluated) -> Evaluated:
-    """With the rows in the order of the request ids: the order of the files may differ between two runs."""
+    """The evaluation sorted by request id: the order of the files may differ between two runs."""
     order = pc.sort_indices(evaluated.table, [("request_id", "ascending"), ("user_id", "ascending")])
     return dataclasses.replace(evaluated, table=evaluated.table.take(order))
 
@@ -85,13 +85,13 @@ def _check_same_requests(run: Path, base: Path, ours: pa.Table, theirs: pa.Table
     problem = ""
     if shared < max(len(mine), len(other)) or len(ours) != len(theirs):
         problem = (
-            f"hold different requests: {shared:,} in both, {len(mine) - shared:,} only in the first, "
+            f"have different requests: {shared:,} in both, {len(mine) - shared:,} only in the first, "
             f"{len(other) - shared:,} only in the second"
         )
     else:
         differing = [name for name in OF_THE_DATA if not ours[name].equals(theirs[name])]
         if differing:
-            problem = f"hold requests of the same ids that differ in {', '.join(differing)}"
+            problem = f"have requests of the same ids that differ in {', '.join(differing)}"
     if problem:
         raise UserError(
             f"the evaluations of {run} and {base} {problem}: evaluate both on the same held-out requests "

@@ -11,18 +11,18 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number that was measured, and the interval it lies in."""
+    """A measured mean with its 95% interval."""
 
     value: float
-    """NaN: nothing was measured."""
+    """NaN: no measurements."""
     low: float
     high: float
-    """Ends of the 95% interval; infinite where one measurement alone says nothing of its spread."""
+    """Ends of the 95% interval; infinite for a single measurement, whose spread is unknown."""
     count: int
     """Independent measurements (worlds, or answers)."""
 
     def text(self, unit: str = "%", digits: int = 1) -> str:
-        """For people: `+1.2% [-0.3, +2.7]`."""
+        """Text for tables: `+1.2% [-0.3, +2.7]`."""
         if math.isnan(self.value):
             return "not measured"
         known = math.isfinite(self.high - self.low)
@@ -31,7 +31,7 @@ class Estimate:
 
 
 def t_interval(values: Iterable[float]) -> Estimate:
-    """Mean and Student's t interval of independent measurements; those that are NaN are left out."""
+    """Mean and Student's t interval of independent measurements; NaN values are ignored."""
     known = [value for value in values if not math.isnan(value)]
     count = len(known)
     if not count:
@@ -45,9 +45,9 @@ def t_interval(values: Iterable[float]) -> Estimate:
 
 
 def t_quantile(confidence: float, degrees: int) -> float:
-    """The t that Student's distribution exceeds in absolute value with probability 1 - confidence."""
+    """The value that |T| of Student's distribution exceeds with probability 1 - confidence."""
     assert 0 < confidence < 1 and degrees >= 1, (confidence, degrees)
-    # As an angle, t = sqrt(degrees) tan(angle), the quantile lies in a bounded range.
+    # With t = sqrt(degrees) tan(angle), the search for the quantile has a bounded range.
     low, high = 0.0, math.pi / 2
     for _ in range(100):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""One pass over held-out requests: batches to metrics.
+"""One pass over held-out requests: from batches to metrics.
 
 Legend: R requests, N candidates, A answers, O outcomes.
 """
@@ -33,9 +33,9 @@ class Predictions:
     """Scores and labels of evaluated requests."""
 
     main_N: Tensor
-    """The policy score,"""
+    """The policy score."""
     served_N: Tensor
-    """and what is served: the same, or a fused score."""
+    """The served score: the policy score or a fused score."""
     truth_N: Tensor
     utility_N: Tensor
     lengths_R: Tensor
@@ -56,7 +56,7 @@ def batches(
     world_size: int = 1,
     limit: int | None = None,
 ) -> Iterator[RequestBatch]:
-    """This rank's share of the first `limit` requests; every rank gets the same number of batches."""
+    """This rank's share of the first `limit` requests; all ranks get the same number of batches."""
     size = config.evaluation.batch_size
     reader = RequestReader(dataset, batch_size=size, rank=rank, world_size=world_size, spread=True)
     count = len(dataset) if limit is None else min(limit, len(dataset))
@@ -75,7 +75,7 @@ def predict(
     """Scores every request of the stream.
 
     Args:
-        fuse: weight of the reference score in what is served; None: the policy score alone.
+        fuse: weight of the reference score in the served score; None: the policy score is served.
     """
     utility_O = torch.tensor([outcome.weight for outcome in config.schema.outcomes])
     parts = []
@@ -99,9 +99,9 @@ def predict(
 
 
 def served(scores: Scores, lengths_R: Tensor, fuse: float | None) -> Tensor:
-    """What is served of the first candidates, as many as the lengths say, on the CPU.
+    """The served scores of the first sum(lengths_R) candidates, on the CPU.
 
-    The policy score as it is where `fuse` is None; else `fused_scores`, where fuse weighs the reference.
+    The policy score if `fuse` is None, else `fused_scores` with `fuse` as the weight of the reference score.
     """
     items = int(lengths_R.sum())
     main_N = scores.main_N[:items].float().cpu()
@@ -122,18 +122,18 @@ def gather(mine: Predictions) -> Predictions:
 
 def _concat(parts: list[Predictions]) -> Predictions:
     if not parts:
-        raise UserError("there are no held-out requests: raise data.holdout or bring a longer log")
+        raise UserError("there are no held-out requests: raise data.holdout or use a longer log")
     names = [field.name for field in fields(Predictions)]
     return Predictions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerPredictions:
-    """Scores and answers of whole answered requests."""
+    """Scores and answers of all candidates of answered requests."""
 
     served_N: Tensor
     answer_N: Tensor
-    """Answer codes (`FeatureSchema.answers`), negative: no answer. int64."""
+    """Answer codes (`FeatureSchema.answers`), int64; negative: no answer."""
     lengths_R: Tensor
     user_R: Tensor
     request_id_R: Tensor
@@ -151,7 +151,7 @@ def predict_answers(
         served_N=torch.cat(found),
         answer_N=torch.from_numpy(answers.candidates.column("answer").astype(np.int64)),
         lengths_R=torch.from_numpy(answers.candidates.lengths),
-        # Copies: the columns are Arrow's own memory.
+        # Copies, because the columns are Arrow's memory.
         user_R=torch.tensor(answers.scalars["user_id"]),
         request_id_R=torch.tensor(answers.scalars["request_id"]),
     )
@@ -164,10 +164,10 @@ def _in_parts(requests: EncodedRequests, size: int) -> Iterator[EncodedRequests]
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerMetrics:
-    """How scores relate to answers; a pair is a satisfied and a dissatisfied answer, across requests."""
+    """Agreement of scores with answers; a pair is a satisfied and a dissatisfied answer, across requests."""
 
     policy_accuracy: float
-    """Share of pairs that the policy score orders rightly, ties half."""
+    """Share of pairs that the policy score orders correctly; a tie counts half."""
     reference_accuracy: float
     """The same for the reference score."""
     margin: float
@@ -182,7 +182,7 @@ class AnswerMetrics:
 def answer_metrics(
     score: Score, answers: EncodedRequests, config: Config, device: torch.device
 ) -> AnswerMetrics | None:
-    """Scores answered requests; None where they hold no pair or the model has no reference score."""
+    """Scores answered requests; None if they have no pair or the model has no reference score."""
     main, reference, label = [], [], []
     for part in _in_parts(answers, config.evaluation.batch_size):
         answer = part.candidates.column("answer")

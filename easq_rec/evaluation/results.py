@@ -1,9 +1,9 @@
-"""What an evaluation leaves behind: a table with one row per held-out request, and a summary with intervals.
+"""The result files of an evaluation: a table with one row per held-out request, and a summary with intervals.
 
-From the table every metric, its interval, and its paired difference from another run's can be computed again without
-the model.
+Every metric, its interval, and its paired difference from another run can be computed from the table, without the
+model.
 
-Legend: R held-out requests (rows), A answers that are compared, K bins of the calibration.
+Legend: R held-out requests (rows), A compared answers, K calibration bins.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NAME = "evaluation"
 """Default name of the two files."""
 FORMAT = 2
 METADATA = b"easq_rec"
-"""Key under which the Parquet file says how it came about."""
+"""Metadata key of the Parquet file for the origin of the evaluation."""
 DISTRIBUTIONS = ("numpy", "pyarrow", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu")
 
 LABELS = {
@@ -58,18 +58,18 @@ LABELS = {
     "calibration_error": "calibration error",
     "calibration_gap": "calibration gap",
 }
-"""What a person reads, in the order of the tables."""
+"""Labels for printed tables, in row order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Which checkpoint was evaluated, and how."""
+    """The evaluated checkpoint and the settings."""
 
     recipe: str
     step: int
     """Training steps of the checkpoint."""
     fuse: float | None
-    """Weight of the reference score in the served score; None: the policy score alone."""
+    """Weight of the reference score in the served score; None: the policy score is served."""
     answers: AnswerScale = THREE_ANSWERS
     """The scale of the held-out answers."""
 
@@ -80,14 +80,14 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """One run on its held-out requests."""
+    """One run evaluated on its held-out requests."""
 
     origin: Origin
     table: pa.Table
     """One row per held-out request, see `evaluation_table`."""
 
     def sums(self) -> UserSums:
-        """What metrics and intervals are computed from."""
+        """The sums from which metrics and intervals are computed."""
         columns = {
             name: _column(self.table, name)
             for name in self.table.column_names
@@ -105,7 +105,7 @@ class Evaluated:
         return AnswerScores(score_A=score_A[compared_A], satisfied_A=satisfied_A[compared_A], user_A=user_A[compared_A])
 
     def counts(self) -> dict[str, int]:
-        """How much was evaluated."""
+        """Numbers of evaluated requests, users and answers."""
         code_A = self.table["answer"].combine_chunks().flatten().to_numpy()
         return {
             "users": len(np.unique(_column(self.table, "user_id"))),
@@ -115,7 +115,7 @@ class Evaluated:
         }
 
     def reliability(self) -> list[dict[str, float | int | None]]:
-        """For each bin of the probability that the policy gives its preference: predicted, observed, pairs."""
+        """For each bin of the policy's preference probability: predicted, observed, pairs."""
         sums = [_column(self.table, name).sum(0) for name in CALIBRATION]
         return [
             {
@@ -134,9 +134,9 @@ def evaluation_table(
 ) -> pa.Table:
     """One row per held-out request.
 
-    Columns: request_id, user_id, candidates; the NDCGs (null where undefined) and the sums that `QUOTIENTS` and
-    `CALIBRATION` name; `answer` and `answer_score`, lists of the answered candidates. An answered request that is not
-    among the predictions gets a row of its own, which counts for the metrics of answers alone.
+    Columns: request_id, user_id, candidates; the NDCGs (null if undefined) and the sums in `QUOTIENTS` and
+    `CALIBRATION`; `answer` and `answer_score`, lists over the answered candidates. An answered request that is not
+    among the predictions gets a separate row, which only the metrics of answers use.
     """
     columns = {
         name: value.numpy()
@@ -160,7 +160,7 @@ def evaluation_table(
 
 
 def _joined(columns: dict[str, Array], answered: AnswerPredictions, scale: AnswerScale) -> pa.Table:
-    """The columns of the requests, with those of the answers at the same request."""
+    """Joins the columns of requests and answers by request."""
     found = answer_columns(answered.served_N, answered.answer_N, answered.lengths_R, answered.user_R, scale=scale)
     theirs = {name: value.numpy() for name, value in found.items()}
     row_Q, alone_Q = _rows_of(answered.request_id_R.numpy(), columns["request_id"])
@@ -193,11 +193,11 @@ def _joined(columns: dict[str, Array], answered: AnswerPredictions, scale: Answe
 
 
 def _rows_of(wanted_Q: NDArray[np.int64], request_R: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(row of each answered request, whether that is a new one, after those of the requests)."""
+    """(row of each answered request, whether it is a new row; new rows follow those of the requests)."""
     order_R = np.argsort(request_R, kind="stable")
     place_Q = np.searchsorted(request_R[order_R], wanted_Q)
     row_Q = np.append(order_R, -1)[place_Q]
-    # Of two answered requests of the same id only the first can lie at the row of the request.
+    # Of two answered requests with the same id, only the first can use the row of the request.
     first_Q = np.zeros(len(wanted_Q), bool)
     first_Q[np.unique(wanted_Q, return_index=True)[1]] = True
     alone_Q = ~first_Q | (np.append(request_R, 0)[row_Q] != wanted_Q) | (row_Q < 0)
@@ -211,7 +211,7 @@ def write(
     """Writes NAME.parquet and NAME.json, each published by rename.
 
     Args:
-        how: what else the summary is to say (run, data, resamples, ...).
+        how: other values for the summary (run, data, resamples, ...).
     """
     origin = {"recipe": evaluated.origin.recipe, "step": evaluated.origin.step, "fuse": evaluated.origin.fuse}
     summary = {
@@ -236,25 +236,25 @@ def write(
 
 
 def plain_values(evaluated: Evaluated, intervals: Mapping[str, Interval]) -> dict[str, float]:
-    """What the trainer logs of a whole evaluation (`RankingMetrics`), by name."""
+    """The values that the trainer logs (`RankingMetrics`), by name."""
     counts = evaluated.counts()
     names = [field.name for field in fields(RankingMetrics)]
     return {name: intervals[name].value if name in intervals else counts[name] for name in names}
 
 
 def read(source: Path) -> Evaluated:
-    """What `write` wrote.
+    """Reads the files of `write`.
 
     Args:
-        source: a run directory, or the Parquet file itself.
+        source: a run directory or the Parquet file.
 
     Raises:
-        UserError: there is none, or it is of another kind.
+        UserError: the file is missing, or has another format.
     """
     file = source if source.suffix == ".parquet" else source / f"{NAME}.parquet"
     if not file.is_file():
         run = source if file != source else "RUN"
-        raise UserError(f"{source}: no {file.name} there: run `easq-rec evaluate --run {run}` first")
+        raise UserError(f"{source}: no {file.name}: run `easq-rec evaluate --run {run}` first")
     try:
         table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
@@ -262,7 +262,7 @@ def read(source: Path) -> Evaluated:
     kept = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
     if kept.get("format") != FORMAT:
         raise UserError(
-            f"{file}: not an evaluation that this version reads (format {kept.get('format')}, expected {FORMAT}): "
+            f"{file}: not an evaluation that this version can read (format {kept.get('format')}, expected {FORMAT}): "
             "run `easq-rec evaluate` again"
         )
     origin = Origin(
@@ -275,7 +275,7 @@ def read(source: Path) -> Evaluated:
 
 
 def print_evaluation(evaluated: Evaluated, intervals: Mapping[str, Interval], confidence: float) -> None:
-    """The table of one run."""
+    """Prints the table of one run."""
     counts = evaluated.counts()
     answers = sum(counts[f"answers_{name}"] for name in evaluated.origin.answers.names)
     print(
@@ -287,7 +287,7 @@ def print_evaluation(evaluated: Evaluated, intervals: Mapping[str, Interval], co
 
 
 def shown(found: Interval, *, sign: bool = False, percent: bool = False) -> str:
-    """A figure with its interval, in a fixed width."""
+    """A value with its interval, in a fixed width."""
     mark, scale, unit = ("+" if sign else ""), (100 if percent else 1), ("%" if percent else "")
     digits = 2 if percent else 4
     if math.isnan(found.value):
@@ -300,7 +300,7 @@ def shown(found: Interval, *, sign: bool = False, percent: bool = False) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
+    """Versions of the packages that the values depend on."""
     found = {"easq-rec": metadata.version("easq-rec"), "python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
@@ -311,7 +311,7 @@ def versions() -> dict[str, str]:
 
 
 def _column(table: pa.Table, name: str) -> Array:
-    """(R,), or (R, K) of a column of fixed-size lists; null is NaN."""
+    """(R,), or (R, K) for a column of fixed-size lists; null becomes NaN."""
     column = table[name].combine_chunks()
     if pa.types.is_fixed_size_list(column.type):
         return column.flatten().to_numpy().reshape(len(table), column.type.list_size)
@@ -325,5 +325,5 @@ def _array(name: str, value: Array) -> pa.Array:
 
 
 def _plain(value: float) -> float | None:
-    """JSON has no NaN."""
+    """NaN becomes None, because JSON has no NaN."""
     return float(value) if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Embedding tables, as TorchRec modules that the planner shards.
 
-They are kept apart from the dense network: the train pipeline traces this part to start its communication early, and
-takes the rest as it is.
+They are separate from the dense network: the train pipeline traces this module to start its communication early, and
+does not trace the network.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from easq_rec.errors import UserError
 from easq_rec.model.initial import Law, Normal
 
 TABLE_LAW = Normal(0.05)
-"""Small and independent of the table's size: an id that is seen for the first time should hardly speak."""
+"""Small and independent of the table's size: a new id should have little influence."""
 
 
 class RequestEmbeddings(nn.Module):
     """User and candidate EmbeddingBagCollections, and the EmbeddingCollection that history and candidates share.
 
     Args:
-        satisfaction: with the satisfaction tower's own tables, which lie among the candidates' bags: one lookup more
-            costs less than one module more.
+        satisfaction: add the tables that only the satisfaction tower reads to the candidates' bags: an extra lookup
+            costs less than an extra module.
         device: `meta` to leave the memory to DistributedModelParallel.
     """
 
@@ -46,7 +46,7 @@ class RequestEmbeddings(nn.Module):
 
     def forward(self, batch: RequestBatch) -> tuple[Any, Any, Any]:
         """(KeyedTensor of users, JaggedTensors by key of the sequence ids, KeyedTensor of candidates or None)."""
-        # The largest exchange between ranks first: the others are looked up meanwhile.
+        # The largest exchange between ranks starts first and overlaps with the other lookups.
         sequence = self.sequence(batch.sequence)
         candidate = self.candidate(batch.candidate) if self.candidate is not None else None
         return self.user(batch.user), sequence, candidate
@@ -61,7 +61,7 @@ def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) 
             continue
         poolings = {feature.pooling for feature in readers if feature.kind == "id_list"}
         if len(poolings) > 1:
-            raise UserError(f"schema: features of table {table.name!r} pool by {sorted(poolings)}: choose one")
+            raise UserError(f"schema: features of table {table.name!r} use poolings {sorted(poolings)}: choose one")
         configs.append(
             EmbeddingBagConfig(
                 name=table.name,
@@ -76,7 +76,7 @@ def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) 
 
 
 def _sequences(schema: FeatureSchema) -> list[EmbeddingConfig]:
-    """One table per history id, read by history and candidates alike."""
+    """One table per history id feature, read by history and candidates."""
     names: dict[str, list[str]] = {}
     for group, features in (("history", schema.history), ("candidate", schema.shared)):
         for feature in features:

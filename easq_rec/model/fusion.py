@@ -1,6 +1,6 @@
-"""The score that is served when the satisfaction tower has a say in it online.
+"""The fused score, with which the satisfaction tower takes part in online ranking.
 
-Legend of the shape suffixes: R requests, N candidates of all requests, flat, request after request.
+Shape suffixes: R requests, N candidates of all requests, flat, ordered by request.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from torch import Tensor
 def fused_scores(policy_N: Tensor, reference_N: Tensor, lengths_R: Tensor, weight: float) -> Tensor:
     """z(policy) + weight * z(reference), (N,) float64.
 
-    Both losses fix differences within a request alone, neither level nor scale, so each score is standardised within
-    the request before they are added. For the same reason fused scores of different requests do not compare.
+    Both losses determine only differences within a request, neither level nor scale, so each score is standardised
+    within the request before the sum. For the same reason fused scores of different requests are not comparable.
 
     Args:
         policy_N, reference_N: the two scores; higher is better.
         lengths_R: candidates per request (int64; 0 allowed).
-        weight: 0 leaves the order of the policy score.
+        weight: 0 keeps the order of the policy score.
     """
     return standardised(policy_N, lengths_R) + weight * standardised(reference_N, lengths_R)
 
 
 def standardised(score_N: Tensor, lengths_R: Tensor) -> Tensor:
-    """Scores minus their request's mean, over its standard deviation (that of a population), (N,) float64.
+    """Scores minus their request's mean, divided by its population standard deviation, (N,) float64.
 
-    A request whose scores are all the same gets zeros. So does one of a single candidate.
+    A request with equal scores, or with one candidate, gets zeros.
     """
     score_N = score_N.double()
     requests, items = lengths_R.numel(), score_N.numel()
@@ -36,7 +36,7 @@ def standardised(score_N: Tensor, lengths_R: Tensor) -> Tensor:
     mean_R = zero_R.index_add(0, request_N, score_N) / count_R
     centred_N = score_N - mean_R[request_N]
     spread_R = (zero_R.index_add(0, request_N, centred_N.square()) / count_R).sqrt()
-    # The mean of equal scores is rounded, which leaves them a spread that is none: equal is asked for as such.
+    # The mean of equal scores is rounded, so their computed spread may not be 0: equality is tested directly.
     lowest_R = zero_R.scatter_reduce(0, request_N, score_N, "amin", include_self=False)
     highest_R = zero_R.scatter_reduce(0, request_N, score_N, "amax", include_self=False)
     flat_N = (lowest_R == highest_R)[request_N]

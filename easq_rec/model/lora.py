@@ -1,10 +1,10 @@
-"""Linears with low-rank adapters, and the two gradient streams that pass through them.
+"""Linear layers with low-rank adapters, and the two gradient streams through them.
 
-Both streams have the value h + h_LoRA with h = W0 x and h_LoRA = B A x; they differ in what is a constant
+Both streams have the value h + h_LoRA with h = W0 x and h_LoRA = B A x; they differ in the term that is a constant
 (arXiv 2601.20215, section 3; sg is stop-gradient):
 
-- main:          h + sg(h_LoRA)   moves W0 and what lies below, never A or B
-- satisfaction:  sg(h) + h_LoRA   moves A and B, and what lies below through them alone
+- main:          h + sg(h_LoRA)   gradients reach W0 and earlier layers, never A or B
+- satisfaction:  sg(h) + h_LoRA   gradients reach A and B, and earlier layers only through A and B
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from easq_rec.model.initial import Constant, Law, fan_in, xavier
 
 
 class Stream(enum.Enum):
-    """Which of the two gradient routes a forward pass takes."""
+    """The gradient stream of a forward pass."""
 
     MAIN = "main"
     SATISFACTION = "satisfaction"
 
 
 class AdaptedLinear(nn.Module):
-    """y = W0 x + b, plus an adapter B A x where `lora` is given. B starts at zero.
+    """y = W0 x + b, plus an adapter B A x if `lora` is given. B starts at zero.
 
-    In the satisfaction stream W0 and b are constants; without an adapter the whole output is one.
+    In the satisfaction stream W0 and b are constants; without an adapter the whole output is a constant.
     """
 
     def __init__(self, in_features: int, out_features: int, lora: LoRA | None) -> None:
@@ -58,11 +58,12 @@ class AdaptedLinear(nn.Module):
         }
 
     def forward(self, x: Tensor, stream: Stream, *, relu: bool = False, rectified: bool = False) -> Tensor:
-        """(..., in) to (..., out). `feed_forward` joins two of them by a ReLU: `relu` and `rectified` are its own."""
+        """(..., in) to (..., out). Only `feed_forward` uses `relu` and `rectified`, to put a ReLU between two
+        layers."""
         merged = self._value if self._value is not None else self.merged()
         match stream:
             case Stream.MAIN:
-                # h + sg(h_LoRA) at the price of one product: the merged weight counts for the value alone.
+                # h + sg(h_LoRA) with one product: the merged weight is used only for the value.
                 return linear(x, self.weight, self.bias, merged=merged, relu=relu, rectified=rectified)
             case Stream.SATISFACTION:
                 if self.lora_a is None or self.lora_b is None:
@@ -81,7 +82,7 @@ class AdaptedLinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Adds the adapter into W0 and removes it: the same scores, for serving."""
+        """Adds the adapter to W0 and removes it, for serving; the scores do not change."""
         merged = self.merged()
         if merged is not None:
             self.weight.copy_(merged)
@@ -90,7 +91,7 @@ class AdaptedLinear(nn.Module):
 
 @contextlib.contextmanager
 def merged_once(linears: Sequence[AdaptedLinear]) -> Iterator[None]:
-    """Within it the adapters do not change, and both streams take the same merged weights."""
+    """A block in which the adapters do not change, so that both streams use the same merged weights."""
     with torch.no_grad():
         for linear_ in linears:
             linear_._value = linear_.merged()

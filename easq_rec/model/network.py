@@ -26,26 +26,26 @@ from easq_rec.model.towers import Experts, MoETower, TowerOutput
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """What the tables returned, for the whole batch or a part of its requests."""
+    """Table outputs for the whole batch or a part of its requests."""
 
     user_RM: Tensor
     history_HG: Tensor
     """Summed over the history's ids."""
     candidate_NF: Tensor
-    """The candidate's embeddings side by side, and its float features."""
+    """The candidate's concatenated embeddings and float features."""
     satisfaction_NP: Tensor | None
-    """The embeddings of the candidate that only the satisfaction tower reads, side by side; None without any."""
+    """The candidate's concatenated embeddings that only the satisfaction tower reads; None if there are none."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Those that exist."""
+        """The tensors that are not None."""
         satisfaction = () if self.satisfaction_NP is None else (self.satisfaction_NP,)
         return (self.user_RM, self.history_HG, self.candidate_NF, *satisfaction)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some requests of a batch, with all of their candidates or only the answered ones."""
+    """A part of a batch's requests, with all candidates or only the answered ones."""
 
     embedded: Embedded
     histories: Lists
@@ -56,35 +56,34 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutput:
-    """Scores of one forward pass. N covers the stream's candidates, and the replayed ones where a loss needs them."""
+    """Scores of one forward pass. N covers the stream's candidates, and the replayed ones if a loss needs them."""
 
     main: TowerOutput
     """Policy score and gates."""
     reference: TowerOutput | None
-    """Reference score of the same candidates, a constant; None without a satisfaction tower, and where the batch is not
+    """Reference score of the same candidates, a constant; None without a satisfaction tower and in steps that are not
     `aligned`."""
     answered: TowerOutput | None
-    """Satisfaction score and gates of the answered candidates, with the gradient of the satisfaction loss; None where
-    there is no reference, and outside training."""
+    """Satisfaction score and gates of the answered candidates, with the gradient of the satisfaction loss; None without
+    a reference and outside training."""
     evidence: TowerOutput | None
-    """Satisfaction score and gates of the candidates with evidence, with the gradient of L_evidence, which moves the
-    satisfaction tower and its embeddings; None where there is no reference, outside training and without that loss."""
+    """Satisfaction score and gates of the candidates with evidence, with the gradient of L_evidence, which reaches
+    the satisfaction tower and its embeddings; None without a reference or that loss, and outside training."""
     candidates: Lists
-    """How the N candidates are distributed over requests."""
+    """Distribution of the N candidates over requests."""
     embedded: tuple[Tensor, ...]
-    """Everything that the network read from the embedding tables. A gradient hook on these tensors sees all gradients
-    on their way to the tables."""
+    """All embeddings that the network read. Gradient hooks on these tensors receive all gradients of the tables."""
 
 
 class RankingNetwork(nn.Module):
-    """Everything behind the embedding tables.
+    """The dense part of the model, from embeddings to scores.
 
     Args:
         evidence: compute the satisfaction score of candidates with evidence, with a gradient.
-        policy_on_replayed: compute the main stream for replayed requests as well (losses on the policy score of
+        policy_on_replayed: also compute the main stream for replayed requests (losses on the policy score of
             answered candidates need it).
-        smoothing: decay per training step of the moving average of the satisfaction tower that gives the reference
-            score; 0: the tower itself gives it.
+        smoothing: decay per training step of the moving average of the satisfaction tower that computes the reference
+            score; 0: the tower itself computes it.
         autocast: dtype of the dense products; None: fp32.
     """
 
@@ -116,7 +115,7 @@ class RankingNetwork(nn.Module):
         self.own: nn.Linear | None = None
         if config.satisfaction is not None:
             if width := len(schema.satisfaction) * schema.satisfaction_dim:
-                # No bias: the layers of the tower have one.
+                # No bias, because the layers of the tower have one.
                 self.own = nn.Linear(width, config.dim, bias=False)
             self.satisfaction = MoETower(config.dim, config.satisfaction, shared=shared)
             if smoothing:
@@ -125,7 +124,7 @@ class RankingNetwork(nn.Module):
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
 
     def forward(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> NetworkOutput:
-        """Scores from what the tables returned (KeyedTensor, JaggedTensors by key, KeyedTensor or None)."""
+        """Scores from the table outputs (KeyedTensor, JaggedTensors by key, KeyedTensor or None)."""
         if self.training:
             self.smooth()
         whole = self._whole(user, sequence, candidate, batch)
@@ -144,7 +143,7 @@ class RankingNetwork(nn.Module):
                 if self.training:
                     answered = self._answered(h_ND, whole, batch)
                     if self.evidence:
-                        # Evidence is dense: only the main losses may shape the representation that it reads.
+                        # Evidence is dense: only the main losses may train the representation that it reads.
                         rows_E = batch.evidence_candidate_E
                         evidence = self._score(self.satisfaction, h_ND.detach()[rows_E], _rows(satisfaction_NP, rows_E))
         return NetworkOutput(
@@ -157,20 +156,20 @@ class RankingNetwork(nn.Module):
         )
 
     def pathway(self) -> list[nn.Parameter]:
-        """Adapters and satisfaction tower: parameters that have no gradients in a step that does not align."""
+        """Adapters and satisfaction tower: parameters without gradients in steps that do not align."""
         adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
         towers = [module for module in (self.satisfaction, self.own) if module is not None]
         return adapters + [parameter for module in towers for parameter in module.parameters()]
 
     def _score(self, tower: MoETower, h_ND: Tensor, satisfaction_NP: Tensor | None) -> TowerOutput:
-        """Output of a satisfaction tower, from representations and the embeddings that only this tower reads."""
+        """Output of a satisfaction tower for representations and the embeddings that only this tower reads."""
         if self.own is not None:
             assert satisfaction_NP is not None
             h_ND = h_ND + self.own(satisfaction_NP)
         return _float(tower(h_ND, self.shared))
 
     def _answered(self, h_ND: Tensor, whole: Part, batch: RequestBatch) -> TowerOutput:
-        """Satisfaction scores of the answered candidates with the satisfaction loss's gradient."""
+        """Satisfaction scores of the answered candidates, with the gradient of the satisfaction loss."""
         assert self.satisfaction is not None
         part = _answered_part(whole, batch, detach=self.isolate)
         h_AD = h_ND[batch.answered_A] if self.hard_sharing else self._represent(part, Stream.SATISFACTION)
@@ -178,13 +177,13 @@ class RankingNetwork(nn.Module):
 
     @torch.no_grad()
     def start_average(self) -> None:
-        """Makes the average of the satisfaction tower, if there is one, equal to the tower."""
+        """Sets the average of the satisfaction tower, if any, to the tower."""
         if self.smoothed is not None and self.satisfaction is not None:
             self.smoothed.load_state_dict(self.satisfaction.state_dict())
 
     @torch.no_grad()
     def smooth(self) -> None:
-        """Moves the average of the satisfaction tower, if there is one, by one step."""
+        """Updates the average of the satisfaction tower, if any, by one step."""
         if self.smoothed is not None and self.satisfaction is not None:
             for average, current in zip(self.smoothed.parameters(), self.satisfaction.parameters(), strict=True):
                 average.lerp_(current, 1 - self.smoothing)
@@ -212,8 +211,8 @@ class RankingNetwork(nn.Module):
             longest=batch.max_history,
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
-        # Sharded tables wait for their exchange when their output is first read. The history's is the largest and is
-        # read last. In backward, what was read last sends its gradients first.
+        # Sharded tables wait for their exchange when their output is first read. The history's exchange is the largest
+        # and is read last. The backward pass sends the gradients of the last read first.
         user_RM = _in_order(user, [f"user.{f.name}" for f in self.schema.user])
         pooled = candidate.to_dict() if candidate is not None else {}
         satisfaction = [pooled[f"satisfaction.{f.name}"] for f in self.schema.satisfaction if self.own is not None]
@@ -242,13 +241,13 @@ class RankingNetwork(nn.Module):
         )
 
     def merge_adapters(self) -> None:
-        """Folds every adapter into its linear, for serving."""
+        """Merges every adapter into its linear layer, for serving."""
         for linear in self._adapted:
             linear.merge()
 
 
 def _stream_part(whole: Part, batch: RequestBatch) -> Part:
-    """The leading requests, which come from the stream."""
+    """The requests of the stream, which come first."""
     extent = batch.stream
     if extent == batch.total:
         return whole
@@ -311,7 +310,7 @@ def _rows(x_NP: Tensor | None, rows: slice | Tensor) -> Tensor | None:
 
 
 def _in_order(embedded: Any, keys: list[str]) -> Tensor:
-    """A KeyedTensor's values with the keys in the given order: sharded tables return them in the order of the plan."""
+    """A KeyedTensor's values in the given key order; sharded tables return them in plan order."""
     if embedded.keys() == keys:
         values: Tensor = embedded.values()
         return values
@@ -327,5 +326,5 @@ def _recency(histories: Lists) -> Tensor:
 
 
 def _float(output: TowerOutput) -> TowerOutput:
-    """Scores leave autocast in fp32: their differences are small."""
+    """Converts autocast scores to fp32, because their differences are small."""
     return TowerOutput(score_N=output.score_N.float(), gate_NK=output.gate_NK.float())

@@ -32,7 +32,7 @@ class Tokenizer(nn.Module):
         self.user = AdaptedLinear(self.user_dim, config.dim, adapter(config, "input"))
         self.user_feature_UD = nn.Parameter(torch.empty(len(schema.user), config.dim))
         self.history = AdaptedLinear(history_dim, config.dim, adapter(config, "input"))
-        # Applied as it is, to all embeddings of a candidate side by side, with its float features.
+        # Applied directly to the concatenated embeddings of a candidate and its float features.
         self.candidate = AdaptedLinear(candidate_dim, config.dim, adapter(config, "input"))
         # One small table for position, age and watch ratio: three rows of it are summed in one lookup.
         self.max_history = max_history
@@ -47,14 +47,14 @@ class Tokenizer(nn.Module):
         return self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream) + feature_UD
 
     def context_rows(self, recency_H: Tensor, age_H: Tensor, ratio_H: Tensor) -> Tensor:
-        """Which rows of the context table describe each history entry, (H, 3).
+        """Rows of the context table for each history entry, (H, 3).
 
         Args:
             recency_H: 0 for the newest entry of its request, counting backwards.
             age_H: seconds from the entry to the request.
             ratio_H: watch ratio.
         """
-        # Ages spread over seconds to years: half-octaves up to 2^16 s (18 h), then all one.
+        # Ages range from seconds to years: half-octave buckets up to 2^16 s (18 h), then one bucket.
         age = (2 * torch.log2(1 + age_H.clamp(min=0))).long().clamp_(max=AGE_BUCKETS - 1)
         ratio = (ratio_H * 8).long().clamp_(0, RATIO_BUCKETS - 1)
         return torch.stack(

@@ -19,15 +19,15 @@ from easq_rec.model.initial import Constant, Law, kaiming, xavier
 
 @dataclass(frozen=True, kw_only=True)
 class TowerOutput:
-    """Scores, and the gates behind them."""
+    """Scores and gates."""
 
     score_N: Tensor
     gate_NK: Tensor
-    """The router's ReLU output before the floor: zero where an expert is closed (ReMoE, arXiv 2412.14711)."""
+    """The router's ReLU output before the floor is added: zero for a closed expert (ReMoE, arXiv 2412.14711)."""
 
 
 class Experts(nn.Module):
-    """K small MLPs, each Linear, ReLU, Linear, as stacked parameters. Towers mix them by gates of their own."""
+    """K small MLPs, each Linear, ReLU, Linear, as stacked parameters. Each tower mixes them with its gates."""
 
     def __init__(self, count: int, dim: int, config: Tower) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class Experts(nn.Module):
 
 
 class MoETower(nn.Module):
-    """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), over its own experts and those that it shares.
+    """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), over the tower's experts and shared experts.
 
     Args:
-        shared: number of experts that `forward` is given besides the tower's own.
+        shared: number of shared experts, which are an argument of `forward`.
     """
 
     def __init__(self, dim: int, config: Tower, *, shared: int = 0) -> None:
@@ -85,7 +85,7 @@ class MoETower(nn.Module):
         return self.head(F.relu(mixed_NO)).squeeze(-1)
 
     def _parameters_of(self, shared: Experts | None) -> list[Tensor]:
-        """Stacked parameters of all experts, the tower's own first."""
+        """Stacked parameters of all experts; the shared experts are last."""
         groups = [experts for experts in (self.experts, shared) if experts is not None]
         if len(groups) == 1:
             return list(groups[0].parameters())

@@ -32,9 +32,9 @@ def evaluate(
     """Evaluates a run's newest checkpoint on held-out requests and answers.
 
     Args:
-        data: location with requests/ and, optionally, answers/; None: the data that the run was trained on.
+        data: location with requests/ and, optionally, answers/; None: the run's training data.
         fuse: weight of the reference score in the served score; None: the policy score is served.
-        best: evaluate the checkpoint that `checkpoint.best` has kept.
+        best: evaluate the checkpoint that `checkpoint.best` kept.
 
     Raises:
         UserError: the run has no such checkpoint, or no satisfaction tower to fuse with.
@@ -60,7 +60,7 @@ def evaluate(
 
 
 def rank_fused(config: Config, fuse: float) -> RankingMetrics:
-    """Ranking metrics of a run when the reference score has this weight in the served score."""
+    """Ranking metrics of a run with weight `fuse` of the reference score in the served score."""
     directory = config.data.path or world_directory(config)
     _, found = _predict(config, Path(str(config.run_dir)), directory, fuse)
     return ranking_metrics(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)

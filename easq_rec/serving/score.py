@@ -1,6 +1,6 @@
 """Ranks requests without outcomes and answers, by the policy score or by a fused score.
 
-Adapters are merged into their linears, and nothing is sharded. The satisfaction tower is built only for a fused score.
+Adapters are merged, and nothing is sharded. The satisfaction tower is built only for a fused score.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load_served(config: Config, run_dir: Path, fuse: float | None, *, best: bool
     if config.model.satisfaction is None:
         raise UserError(
             f"--fuse {fuse:g}: the run {run_dir} (recipe {config.recipe!r}) has no satisfaction tower to fuse with: "
-            "leave --fuse out, or name a run of an aligned recipe such as easq"
+            "omit --fuse, or use a run of an aligned recipe such as easq"
         )
     ranker = load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=False)
     # Both streams have the same values, so one merged backbone serves both towers.
@@ -83,10 +83,10 @@ def score(
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
     Args:
-        source: a location with requests/, or the folder of the Parquet files itself.
-        output: the Parquet file to write; it is published by a rename when it is complete.
+        source: a location with requests/, or the folder of the Parquet files.
+        output: the Parquet file to write; a rename publishes it when it is complete.
         fuse: weight of the reference score in a fused score; None: the policy score.
-        best: use the checkpoint that `checkpoint.best` has kept, not the newest.
+        best: use the checkpoint that `checkpoint.best` kept, not the newest.
     """
     quiet()
     requests = files.join(source, "requests")
@@ -108,7 +108,7 @@ def score(
 
 
 def _ranked(ranker: Ranker, batch: RequestBatch, columns: pa.Schema, fuse: float | None) -> pa.Table:
-    """The candidates of a batch, request by request, best first; equal scores keep the order of the request."""
+    """The candidates of a batch, ordered by request, best first; equal scores keep the request's order."""
     count = batch.stream.candidates
     lengths = batch.candidate_offsets_R1.diff()[: batch.stream.requests]
     score_N, lengths_R = served(ranker.score(batch), lengths, fuse).float().numpy(), lengths.numpy()

@@ -15,14 +15,15 @@ from easq_rec.training.process import Exchange
 class Averaging:
     """Replaces gradients by their means over all ranks, with one all-reduce in the order of the parameters.
 
-    The all-reduce runs from `start` to `finish`, beside the backward pass of the tables. A parameter without a gradient
-    counts as one of 0, so that every rank sends the same number of values, and has a gradient afterwards. If no
-    parameter has a gradient, nothing was differentiated on any rank, and nothing is sent.
+    The all-reduce runs from `start` to `finish`, in parallel with the backward pass of the tables. A parameter without
+    a gradient counts as zero, so that every rank sends the same number of values, and has a gradient afterwards. If no
+    parameter has a gradient, no rank had a backward pass, and nothing is sent.
 
     DistributedDataParallel is not used. It rebuilds its buckets after the first step of a process, in the order in
-    which gradients came. A sum over more than two ranks is rounded according to its place in a bucket, so a resumed run
-    would differ from an uninterrupted one. It also needs the same graph in every step, and steps that do not align
-    lack the satisfaction pathway. The dense network has a few MB, which is little beside the tables.
+    which gradients arrived. The rounding of a sum over more than two ranks depends on the position in a bucket, so a
+    resumed run would differ from an uninterrupted one. DistributedDataParallel also needs the same graph in every step,
+    but steps that do not align lack the satisfaction pathway. The dense network has a few MB, little compared with the
+    tables.
     """
 
     def __init__(self, phases: Phases) -> None:
@@ -36,7 +37,7 @@ class Averaging:
         return bool(self._sent)
 
     def start(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Starts the all-reduce of the present gradients."""
+        """Starts the all-reduce of the current gradients."""
         self._sent = [(parameter, parameter.grad, _version(parameter.grad)) for parameter in parameters]
         if all(gradient is None for _, gradient, _ in self._sent):
             return
@@ -69,5 +70,5 @@ class Averaging:
 
 
 def _version(gradient: Tensor | None) -> int:
-    """Counts how often a tensor was written to."""
+    """Number of in-place changes of a tensor."""
     return -1 if gradient is None else gradient._version

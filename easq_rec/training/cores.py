@@ -1,4 +1,4 @@
-"""Which of a host's cores a rank computes on."""
+"""Assignment of a host's cores to ranks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 
 def threads() -> int:
-    """Per rank: what the launcher says, or else an even share of the host's cores."""
+    """CPU threads per rank: the launcher's setting, or else an even share of the host's cores."""
     if "OMP_NUM_THREADS" in os.environ:
         return int(os.environ["OMP_NUM_THREADS"])
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def share(cores: set[int], local_rank: int, ranks: int, threads: int) -> set[int]:
-    """The cores of one of a host's ranks: neighbours, apart from the others'.
+    """The cores of one rank of a host: adjacent, and disjoint from those of the other ranks.
 
-    All of them where there are too few for that, or for the threads that each is to have.
+    All cores if there are too few for disjoint shares, or for the threads of each rank.
     """
     ordered = sorted(cores)
     mine = ordered[local_rank * len(ordered) // ranks : (local_rank + 1) * len(ordered) // ranks]
@@ -26,10 +26,10 @@ def share(cores: set[int], local_rank: int, ranks: int, threads: int) -> set[int
 
 @contextlib.contextmanager
 def kept_to_share(threads: int) -> Iterator[None]:
-    """Keeps this thread, and all that it starts, to this rank's share of the cores that the process may use.
+    """Pins this thread, and all threads that it starts, to this rank's share of the process's cores.
 
-    Ranks exchange many small messages. Where they are free to move, the threads that carry these push the computing
-    ones from core to core.
+    Ranks exchange many small messages. Without pinning, the communication threads push the compute threads from core to
+    core.
     """
     cores = os.sched_getaffinity(0)
     ranks, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))

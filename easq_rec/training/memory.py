@@ -1,4 +1,4 @@
-"""The process's memory during training: Python's cyclic garbage, and what glibc does with freed blocks."""
+"""The process's memory during training: Python's cyclic garbage, and freed blocks in glibc."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _GLIBC_MMAP_THRESHOLD = 128 << 10
 
 
 class HostMemory:
-    """Within it `step` is called after every training step; on leaving, the collector is as it was.
+    """Context manager; `step` is called after every training step, and the exit restores the collector's settings.
 
-    Garbage is collected at the same step on every rank. Left to itself the collector runs whenever a process has
-    allocated enough objects, which is at other moments on each rank: the others then wait for it in their next
-    collective. And it walks through all objects of torch, TorchRec and the model each time, although none of them is
-    ever garbage. TorchTNT has a callback with the same purpose.
+    Garbage is collected at the same step on every rank. By default the collector runs whenever a process has allocated
+    enough objects, so at a different time on each rank, and the other ranks wait in their next collective. Each run
+    also visits all objects of torch, TorchRec and the model, which are never garbage. TorchTNT has a callback with the
+    same purpose.
 
-    The first step gives every large block back when it is freed; from then on they are kept (`keep_freed`). The first
-    step also allocates what stays, such as the optimizer's state and oneDNN's kernels. In memory that activations have
-    left behind, it would lie scattered over the space that the activations of later steps need.
+    During the first step, large freed blocks return to the kernel; after it they are kept (`keep_freed`). The first
+    step also allocates long-lived memory, such as the optimizer's state and oneDNN's kernels. In blocks freed by
+    activations, it would fragment the space that the activations of later steps need.
     """
 
     def __enter__(self) -> HostMemory:
@@ -35,7 +35,7 @@ class HostMemory:
         return self
 
     def step(self, step: int) -> None:
-        """What is due after step number `step`."""
+        """Does the work that is due after step number `step`."""
         if self._first:
             self._first = False
             keep_freed()
@@ -52,13 +52,13 @@ class HostMemory:
 
 
 def keep_freed() -> None:
-    """Tells glibc not to return large blocks to the kernel: every step would fault the same pages in again."""
+    """Makes glibc keep large freed blocks, because otherwise every step would fault the same pages in again."""
     _set_mmap_threshold(1 << 30)
 
 
 def _set_mmap_threshold(size: int) -> None:
     libc = ctypes.CDLL(None)
-    # Other C libraries lack it, and do as they think best.
+    # Other C libraries lack it and keep their defaults.
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, size)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)

@@ -27,13 +27,13 @@ def learning_rate(config: Optim, step: int, total_steps: int) -> float:
 class Optimizers:
     """The optimizer of the tables and that of the dense network.
 
-    The tables are updated within the backward pass, with the learning rate that `before_step` has set. `step` updates
-    the dense network.
+    The tables are updated in the backward pass, with the learning rate set by `before_step`. `step` updates the dense
+    network.
     """
 
     def __init__(self, model: DistributedModelParallel, config: Optim) -> None:
         self._config = config
-        # Parameters with an optimizer in their backward pass are the tables. One without a gradient is an average.
+        # The tables have an optimizer in their backward pass. Parameters without a gradient are averages.
         dense = in_backward_optimizer_filter(model.named_parameters())
         self.dense = {name: parameter for name, parameter in dense if parameter.requires_grad}
         """The trained parameters of the dense network."""
@@ -59,13 +59,13 @@ class Optimizers:
         for name, adamw in self._adamw.items():
             for group in adamw.param_groups:
                 group["lr"] = self._peaks[name] * factor
-        # The fused kernels take their learning rate when their optimizer "steps"; the update itself is in backward.
+        # The fused kernels read their learning rate when their optimizer "steps"; the update is in the backward pass.
         self._tables.step()
         return factor
 
     @property
     def dense_learning_rate(self) -> float:
-        """The present learning rate of the dense parameters."""
+        """The current learning rate of the dense parameters."""
         return float(self._adamw["dense"].param_groups[0]["lr"])
 
     def zero_grad(self) -> None:
@@ -74,10 +74,10 @@ class Optimizers:
             adamw.zero_grad(set_to_none=True)
 
     def clip(self, norm: Tensor | None) -> None:
-        """Scales the gradients of the dense network down to `optim.clip_norm`, if that is set.
+        """Clips the gradients of the dense network to norm `optim.clip_norm`, if that is set.
 
         Args:
-            norm: of all gradients together; None: there are none.
+            norm: norm of all gradients; None: there are no gradients.
         """
         if self._config.clip_norm is not None and norm is not None:
             nn.utils.clip_grads_with_norm_(self.dense.values(), self._config.clip_norm, norm)
@@ -94,9 +94,9 @@ class Optimizers:
 
 
 def _start(adamw: KeyedOptimizerWrapper, parameters: Iterable[nn.Parameter]) -> None:
-    """Creates AdamW's state, which it would otherwise create at the first gradient of a parameter.
+    """Creates AdamW's state before the first gradients.
 
-    A checkpoint is loaded into it, and is complete even if a part of the model has not been trained yet.
+    A checkpoint is loaded into this state, and is complete even if a part of the model has not been trained yet.
     """
     for parameter in parameters:
         adamw.state[parameter] = {
@@ -112,7 +112,7 @@ PATHWAY = ("lora", "satisfaction_tower")
 
 def _parts(dense: dict[str, nn.Parameter], config: Optim) -> Iterator[tuple[str, dict[str, nn.Parameter], float]]:
     """(name, parameters, peak learning rate) of each AdamW: one, or a second one for the satisfaction pathway."""
-    # Routers keep the rate of the network: a gate that closes for all inputs in the first steps opens late.
+    # Routers use the network's rate: at a low rate, a gate that closes for all inputs in the first steps reopens late.
     pathway = {
         name: value for name, value in dense.items() if parameter_group(name) in PATHWAY and ".router." not in name
     }
@@ -124,7 +124,7 @@ def _parts(dense: dict[str, nn.Parameter], config: Optim) -> Iterator[tuple[str,
 
 
 def parameter_group(name: str) -> str:
-    """Which row of the gradient contract a dense parameter belongs to."""
+    """Row of the gradient contract for a dense parameter."""
     if ".lora_" in name:
         return "lora"
     if ".network.main." in name:
@@ -146,6 +146,6 @@ def group_norms(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
-    """Norm of all gradients together; None if no parameter has one."""
+    """Norm of all gradients; None if no parameter has one."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients) if gradients else None

@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: remembered until training comes to where it can be left.
+"""Records SIGTERM and Ctrl-C until training reaches a point where it can stop.
 
-Standard library only: the command line listens before torch is imported, which takes seconds.
+Standard library only: the command line installs the handlers before it imports torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether this process was asked to stop, by a signal. Truthy once it was."""
+    """Whether a signal has asked this process to stop. Truthy after the signal."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
-        """Name of the last, such as SIGTERM."""
+        """Name of the last signal, such as SIGTERM."""
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def listen(self, *numbers: signal.Signals) -> None:
-        """Takes these signals from now on, in place of what they did; from the main thread alone."""
+        """Replaces the handlers of these signals. Must be called from the main thread."""
         for number in numbers:
             signal.signal(number, self._take)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            # A second Ctrl-C means it: the default action takes over. SIGTERM may come twice, from a scheduler that
-            # tells every process and from torchrun, which passes on what it was told.
+            # A second Ctrl-C has the default action. SIGTERM may arrive twice: from a scheduler that signals every
+            # process, and from torchrun, which forwards it.
             signal.signal(number, signal.SIG_DFL)
         self.signal = signal.Signals(number).name

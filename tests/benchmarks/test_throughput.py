@@ -252,7 +252,7 @@ def test_what_is_lost_is_divided_between_machine_and_ranks() -> None:
         (["--ranks", "0"], "--ranks 0 is not allowed"),
         (["--steps", "0"], "--steps 0 is not allowed"),
         (["--pipelines", "prefetch"], "needs --device cuda"),
-        (["--", "quickstrt"], "recipe 'quickstrt' is not known"),
+        (["--", "quickstrt"], "unknown recipe 'quickstrt'"),
     ],
 )
 def test_bad_arguments_are_one_readable_line(

@@ -42,8 +42,8 @@ def test_codes_and_roles(
         ({"first": -1}, "answers.first=-1"),
         ({"first": 126}, "codes up to 127"),
         ({"satisfied": ("splendid",)}, "answers of the scale"),
-        ({"satisfied": ("bad",)}, "all better than the dissatisfied ones"),
-        ({"uncertain": ("good",)}, "none of the satisfied or dissatisfied answers"),
+        ({"satisfied": ("bad",)}, "answers better than all dissatisfied answers"),
+        ({"uncertain": ("good",)}, "answers that are neither satisfied nor dissatisfied"),
     ],
 )
 def test_what_is_refused(changes: dict[str, object], message: str) -> None:

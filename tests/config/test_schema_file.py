@@ -58,7 +58,7 @@ def problems(text: str) -> list[str]:
     with pytest.raises(ValueError) as caught:
         parse_schema(text, "schema.toml")
     first, *lines = str(caught.value).split("\n")
-    assert first == "schema.toml is no feature schema:"
+    assert first == "schema.toml is not a feature schema:"
     assert all(line.startswith("  ") for line in lines)
     return [line.strip() for line in lines]
 
@@ -130,15 +130,15 @@ def test_whole_weights_become_floats() -> None:
         ('name = "like"', "", '[[outcomes]] #1: name: missing: add name = "..."'),
         ('"float"', '"text"', '[[candidate]] #2: kind: is \'text\', expected one of "id", "id_list", "float"'),
         ('kind = "float"', "", "[[candidate]] #2: feature length: table=None is not allowed: a table"),
-        ('name = "length"', 'name = "video_id"', "[[candidate]] #2: name: 'video_id' is that of #1 already: choose"),
-        ('table = "user"', 'table = "usr"', "[[user]] #1: table: 'usr' is no table of this file: did you mean 'user'?"),
-        ('table = "user"', 'table = "x"', "[[user]] #1: table: 'x' is no table of this file: known: user, video"),
+        ('name = "length"', 'name = "video_id"', "[[candidate]] #2: name: 'video_id' is already that of #1: choose"),
+        ('table = "user"', 'table = "usr"', "#1: table: 'usr' is not a table of this file: did you mean 'user'?"),
+        ('table = "user"', 'table = "x"', "[[user]] #1: table: 'x' is not a table of this file: known: user, video"),
         ("[[outcomes]]", "[outcomes]", "outcomes: is {'name': 'like', 'weight': 1}, expected tables"),
         ("[[outcomes]]", "[[outcome]]", "outcome: unknown key: did you mean 'outcomes'?"),
         ("[[outcomes]]", "[[outcome]]", "[[outcomes]]: missing: add at least one"),
         ("\n[[tables]]", "item = 3\n[[tables]]", "item: is 3, expected text in quotes"),
         ("\n[[tables]]", "satisfaction_dim = 8.0\n[[tables]]", "satisfaction_dim: is 8.0, expected a whole number"),
-        ('name = "user"', 'name = "video"', "[[tables]] #2: name: 'video' is that of #1 already: choose another"),
+        ('name = "user"', 'name = "video"', "[[tables]] #2: name: 'video' is already that of #1: choose another"),
     ],
 )  # fmt: skip
 def test_a_problem_is_named_with_place_and_remedy(old: str, new: str, expected: str) -> None:
@@ -174,10 +174,10 @@ def test_what_is_no_toml_or_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"schema.toml: cannot be read"):
         load_schema(file)
     file.write_text("[[tables]\n")
-    with pytest.raises(ValueError, match=r"schema.toml: is not TOML: .*line 1"):
+    with pytest.raises(ValueError, match=r"schema.toml: invalid TOML: .*line 1"):
         load_schema(file)
     file.write_text("")
-    with pytest.raises(ValueError, match=r"(?s)no feature schema.*tables.*user.*history.*candidate.*outcomes"):
+    with pytest.raises(ValueError, match=r"(?s)not a feature schema.*tables.*user.*history.*candidate.*outcomes"):
         load_schema(file)
 
 

@@ -160,7 +160,7 @@ def test_a_row_group_that_is_bad_as_a_whole_is_no_matter_of_rows(tmp_path: Path)
     quarantine = Quarantine(tmp_path / "quarantine")
     dataset = RequestDataset(write_dataset(tmp_path / "bad", rows, row_group_sizes=[3]), PLAIN, quarantine=quarantine)
     dataset.read(dataset.row_groups[0])
-    with pytest.raises(ValueError, match=r"found 99, expected .* in every row of the row group: mend the dataset"):
+    with pytest.raises(ValueError, match=r"found 99, expected .* every row .* has this fault: repair the dataset"):
         dataset.read(dataset.row_groups[1])
     assert quarantine.count() == 0
 

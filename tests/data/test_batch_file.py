@@ -43,8 +43,8 @@ def test_a_batch_comes_back(tmp_path: Path, recipe: str) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "batch.npz"
     path.write_bytes(b"PK no archive")
-    with pytest.raises(ValueError, match="not a batch that this version reads"):
+    with pytest.raises(ValueError, match="not a batch that this version can read"):
         read_batch(path)
     np.savez(path, about=np.array("{}"), user=np.array([{"an": "object"}], dtype=object))
-    with pytest.raises(ValueError, match="not a batch that this version reads"):
+    with pytest.raises(ValueError, match="not a batch that this version can read"):
         read_batch(path)

@@ -115,7 +115,7 @@ def test_two_ranks_with_threads_read_every_request_once(logs: str) -> None:
 def test_messages_name_the_location_without_its_options(logs: str) -> None:
     place = files.shown(logs)
     assert "?" not in place
-    with pytest.raises(ValueError, match=f"^{re.escape(place)}/answers holds no Parquet files"):
+    with pytest.raises(ValueError, match=f"^{re.escape(place)}/answers has no Parquet files"):
         RequestDataset(files.join(logs, "answers"), Layout.of(SCHEMA))
     schema = dataclasses.replace(SCHEMA, item="film_id")
     message = f"^{re.escape(place)}/requests/part=00/0000.parquet does not match the feature schema"
@@ -131,7 +131,7 @@ def test_a_file_that_is_written_again_is_refused_on_s3(on_s3: str) -> None:
     content = theirs.open_input_file(path).read()
     with theirs.open_output_stream(path) as stream:
         stream.write(content + b" ")
-    with pytest.raises(ValueError, match=r"part=00/0000\.parquet has been written again since this run opened it"):
+    with pytest.raises(ValueError, match=r"part=00/0000\.parquet has been rewritten since this run opened it"):
         dataset.read(first)
     with theirs.open_output_stream(path) as stream:
         stream.write(content)
@@ -139,7 +139,7 @@ def test_a_file_that_is_written_again_is_refused_on_s3(on_s3: str) -> None:
 
 def test_a_url_that_nobody_knows_is_named() -> None:
     for check in (files.is_dir, files.parquet_files):
-        with pytest.raises(ValueError, match=r"^nowhere://host: not a filesystem that is known here"):
+        with pytest.raises(ValueError, match=r"^nowhere://host: unknown filesystem"):
             check("nowhere://host/logs")
 
 

@@ -125,7 +125,7 @@ def test_an_empty_or_absent_directory_is_named(tmp_path: Path, make: bool) -> No
         directory.mkdir()
         (directory / "_SUCCESS").touch()
         (directory / "part-0.parquet.crc").touch()
-    with pytest.raises(ValueError, match=f"^{re.escape(str(directory))} holds no Parquet files"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(directory))} has no Parquet files"):
         open_dataset(directory)
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_changes_under_a_run_is_refused(tmp_path: Path, rows: list[R
         file.unlink()
     else:
         write_file(file, to_table(rows[:12] if change == "same size" else rows), row_group_sizes=[5])
-    message = "not a readable Parquet file" if change == "vanishes" else "has been written again since this run"
+    message = "not a readable Parquet file" if change == "vanishes" else "has been rewritten since this run"
     with pytest.raises(ValueError, match=f"^{re.escape(str(file))}.*{message}"):
         dataset.read(first)
     assert len(dataset.read(others[-1])) == others[-1].rows, "the other files are as they were"

@@ -263,7 +263,7 @@ def test_a_checkpoint_of_other_answers_is_refused(data: Data, change: str) -> No
     children |= {"answer": answer, "answered_at_ms": time}
     candidates = dataclasses.replace(data.answers.candidates, children=children)
     other = dataclasses.replace(data, answers=dataclasses.replace(data.answers, candidates=candidates))
-    with pytest.raises(ValueError, match=r"the answers are not those of the checkpoint \(\d+ then, \d+ now\)"):
+    with pytest.raises(ValueError, match=r"the answers differ from those of the checkpoint \(\d+ then, \d+ now\)"):
         next(other.loader().batches(state, steps=1))
 
 
@@ -276,5 +276,5 @@ def test_a_checkpoint_of_other_requests_is_refused(data: Data, tmp_path: Path) -
     next(same.batches(state, steps=1))
     write_file(folder / "part=09" / "0.parquet", to_table(rows[:3]))
     grown = Data(open_dataset(folder), data.answers).loader()
-    with pytest.raises(ValueError, match="training requests are not those of the checkpoint"):
+    with pytest.raises(ValueError, match="training requests differ from those of the checkpoint"):
         next(grown.batches(state, steps=1))

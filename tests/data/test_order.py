@@ -301,7 +301,7 @@ def test_a_position_of_a_longer_epoch_is_refused(shuffled: RequestDataset) -> No
     """It comes from other data: going on would leave requests out without a word."""
     reader = RequestReader(shuffled, batch_size=8)
     assert list(reader.read(StreamPosition(delivered=60), epochs=1)) == []
-    with pytest.raises(ValueError, match=r"before request 61 of an epoch that has 60"):
+    with pytest.raises(ValueError, match=r"at request 61 of an epoch that has 60"):
         next(reader.read(StreamPosition(dealt=((3, 61),)), epochs=2))
 
 
@@ -360,7 +360,7 @@ def test_time_order_needs_row_groups_in_time_order(tmp_path: Path) -> None:
     directory = write_dataset(tmp_path / "turned", [*rows[10:], *rows[:10]], file_sizes=[10], row_group_sizes=[5])
     dataset = open_dataset(directory)
     file = re.escape(str(directory / "part=00" / "0001.parquet"))
-    begins = f"begins at {rows[0]['timestamp_ms']}, before the row group in front of it"
+    begins = f"begins at {rows[0]['timestamp_ms']}, before the previous row group"
     with pytest.raises(ValueError, match=f"^{file}, row group 0: {begins} .*data.shuffle=False"):
         dataset.check_time_order()
     late = Period(start_ms=rows[10]["timestamp_ms"], end_ms=2**62)

@@ -88,7 +88,7 @@ def test_every_request_is_either_trained_on_or_held_out(sixty: RequestDataset, h
 
 def test_a_dataset_without_requests_has_no_time_line(tmp_path: Path) -> None:
     write_dataset(tmp_path, [])
-    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} holds no requests"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} has no requests"):
         time_line(tmp_path)
 
 

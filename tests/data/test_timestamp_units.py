@@ -27,10 +27,10 @@ def test_another_unit_is_named_with_its_remedy(tmp_path: Path, scale: int, unit:
     first, last = NOON * scale, (NOON + 86_400) * scale
     problem = unit_problem("timestamp_ms", first, last)
     expected = f"which are {unit} of 2024-06-01 to 2024-06-02; expected milliseconds: {remedy}"
-    assert problem == f"timestamp_ms: lies between {first} and {last}, {expected}"
+    assert problem == f"timestamp_ms: values from {first} to {last}, {expected}"
     rows = make_rows(np.random.default_rng(0), 3, start_ms=first)
     folder = write_dataset(tmp_path, rows)
-    with pytest.raises(ValueError, match=f"^{folder}, column timestamp_ms: lies between .* which are {unit} of 2024"):
+    with pytest.raises(ValueError, match=f"^{folder}, column timestamp_ms: values from .* which are {unit} of 2024"):
         split(folder, 0.2)
 
 

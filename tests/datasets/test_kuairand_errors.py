@@ -114,7 +114,7 @@ def test_command_line(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "18  rows" in capsys.readouterr().out
     for arguments, message in (
         (["--raw", str(SCRIPT.parent), "--out", str(new)], "expected an unpacked KuaiRand archive"),
-        (["--raw", str(raw), "--out", str(out)], "exists already: delete it"),
+        (["--raw", str(raw), "--out", str(out)], "already exists: delete it"),
         (["--raw", str(raw), "--out", str(new), "--reveal", "2"], "--reveal 2.0: expected between 0 and 1"),
         (["--raw", str(raw), "--out", str(new), "--candidates", "1"], "--candidates 1: expected at least 2"),
         (["--raw", str(raw), "--out", str(new), "--window", "-1"], "--window -1: expected between 0 and"),

@@ -239,7 +239,7 @@ def test_command_line(raw: tuple[Path, list[Event]], tmp_path: Path, capsys: pyt
     assert (done.returncode, done.stderr) == (0, "") and "requests with" in done.stdout
     for arguments, message in (
         (["--raw", str(tmp_path / "nowhere"), "--out", new], "no file u.data"),
-        (["--raw", folder, "--out", out], "exists already: delete it"),
+        (["--raw", folder, "--out", out], "already exists: delete it"),
         (["--raw", folder, "--out", new, "--candidates", "4"], "--candidates 4: expected more than --watched 4"),
         (["--raw", folder, "--out", new, "--answer-rate", "2"], "--answer-rate 2.0: expected between 0 and 1"),
     ):

@@ -35,9 +35,15 @@ def test_options(command: str) -> None:
     assert LISTED[command] == offered(command)
 
 
+def subcommands(words: list[str]) -> list[str]:
+    """The names that a command offers as its next word."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "easq_rec.cli", *words, "--help"]
+    text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^│   • (\w+)", text, flags=re.MULTILINE)
+
+
 def test_every_command_has_its_section() -> None:
-    words = [sys.executable, "-m", "easq_rec.cli", "--help"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    text = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
-    for name in LISTED:
-        assert name in text, name
+    nested = {name: subcommands([name]) for name in ("data", "runs")}
+    offered = [[f"{name} {sub}" for sub in nested[name]] if name in nested else [name] for name in subcommands([])]
+    assert sorted(LISTED) == sorted(name for names in offered for name in names)

@@ -46,6 +46,6 @@ def test_flags_are_those_of_the_command() -> None:
 def test_figure_names_every_layer_from_the_top() -> None:
     figure = script("layers_figure")
     names = [unit for layer in figure.layers() for unit in layer]
-    assert names[:2] == ["cli", "train"] and names[-2:] == ["config", "kernels"]
+    assert names[:2] == ["cli", "train"] and names[-3:] == ["config", "kernels", "upstream"]
     places = [figure.content().index(f">{name}</text>") for name in names]
     assert places == sorted(places)

@@ -124,7 +124,7 @@ def test_what_cannot_be_compared_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run `easq-rec evaluate --run RUN` first"):
         compare(run, other, resamples=5, seed=0)
     pq.write_table(table.slice(3), other)
-    with pytest.raises(ValueError, match=r"hold different requests: 37 in both, 3 only in the first, 0 only in the s"):
+    with pytest.raises(ValueError, match=r"have different requests: 37 in both, 3 only in the first, 0 only in the s"):
         compare(run, other, resamples=5, seed=0)
     changed = np.array(table["candidates"]) + 1
     at = table.column_names.index("candidates")

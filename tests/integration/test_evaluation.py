@@ -148,9 +148,7 @@ def test_errors_are_one_line_that_names_the_remedy(runs: tuple[Path, Path], call
         (line,) = call(*arguments, code=2).stderr.splitlines()
         return line
 
-    assert "has no satisfaction tower to fuse with: leave --fuse out" in refused(
-        "evaluate", "--run", base, "--fuse", 0.5
-    )
+    assert "has no satisfaction tower to fuse with: omit --fuse" in refused("evaluate", "--run", base, "--fuse", 0.5)
     assert f"run `easq-rec evaluate --run {tmp_path}` first" in refused("compare", run, tmp_path)
 
 

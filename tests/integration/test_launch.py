@@ -65,7 +65,7 @@ def test_script_trains_alone(world: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nope"], "recipe 'nope' is not known: one of quickstart, easq"),
+        (["train", "nope"], "unknown recipe 'nope': one of quickstart, easq"),
         (["train", "--losses.dpo.beta", "-1"], "losses.dpo.beta=-1.0 is not allowed: more than 0"),
         (["train", "--trainer.device", "tpu"], "invalid choice 'tpu' for argument '--trainer.device'"),
         (["train", "--optim.dense-lr", "fast"], "--optim.dense-lr: could not convert string to float: 'fast'"),

@@ -44,7 +44,7 @@ def test_the_rank_study_from_end_to_end(tmp_path: Path, environment: dict[str, s
     again = study(environment, *asked, "--seeds", "1")
     assert again.returncode == 2 and "is not empty: add --resume" in again.stderr
     resumed = study(environment, *asked, "--seeds", "1", "--resume")
-    assert resumed.returncode == 0 and "3 of 3 cells are finished already" in resumed.stdout
+    assert resumed.returncode == 0 and "3 of 3 cells are already finished" in resumed.stdout
     assert json.loads((out / "results.json").read_text())["cells"] == results["cells"]
 
 
@@ -73,7 +73,7 @@ def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]
     assert (tmp_path / "both" / "table.md").read_text() == (tmp_path / "alone" / "table.md").read_text()
     # One that comes late, or again, has nothing to do.
     late = study(environment, *asked, "--out", str(tmp_path / "both"), "--shared")
-    assert late.returncode == 0 and "3 of 3 cells are finished already" in late.stdout
+    assert late.returncode == 0 and "3 of 3 cells are already finished" in late.stdout
     assert "their results are in" in late.stdout
 
 
@@ -95,7 +95,7 @@ def test_the_ab_study_from_end_to_end(tmp_path: Path, environment: dict[str, str
     # One cell is lost: it alone is run again, and says the same.
     (out / "cells" / "easq--world_0.json").unlink()
     resumed = study(environment, *asked, "--resume")
-    assert resumed.returncode == 0 and "2 of 3 cells are finished already" in resumed.stdout
+    assert resumed.returncode == 0 and "2 of 3 cells are already finished" in resumed.stdout
     assert json.loads((out / "results.json").read_text())["ab"] == results["ab"]
 
 

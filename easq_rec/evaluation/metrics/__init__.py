@@ -1,22 +1,22 @@
-"""Ranking metrics of held-out requests, and how sure one may be of them.
+"""Ranking metrics of held-out requests, with intervals.
 
-- `segments`: items in order within requests or users, and pair counts; no loop over either
+- `segments`: items sorted within requests or users, and pair counts, without a loop over requests or users
 - `ranking`: NDCG@k, AUC, GAUC, pair accuracy
 - `calibration`: pair probabilities of the policy score against observed engagement
-- `by_request`: all of these as sums by request, which is what a metric can be taken apart into
+- `by_request`: all of these as sums by request
 - `intervals`: bootstrap over users
 
 The functions of the first four take CPU or CUDA tensors, and compute in float64 on their device.
 
 Shape suffixes:
     R  requests of the batch or of the whole evaluation
-    N  candidates of all requests, flat, request after request; or their places in an order
+    N  candidates of all requests, flat, ordered by request; or their places in an order
     S  segments (requests, or distinct users)
     G  groups of tied items within a segment
     P  requests of one padded chunk
     C  candidates of the longest request of a chunk; I: a tile of them; M: pairs of a tile
     D  discount positions
-    K  bins of the calibration
+    K  calibration bins
 """
 
 from easq_rec.evaluation.metrics.by_request import RankingMetrics, ranking_metrics

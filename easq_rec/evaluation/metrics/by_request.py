@@ -1,8 +1,7 @@
-"""Every metric taken apart into sums by request.
+"""Every metric as sums by request.
 
-A mean over requests, a share of pairs, a weighted mean over users: each is a quotient of two sums over requests. Kept
-by request, these can be added up over any set of users, which is what intervals and paired differences need, and
-neither asks for the model again.
+A mean over requests, a share of pairs, a weighted mean over users: each is a quotient of two sums over requests. Sums
+by request can be added over any set of users. Intervals and paired differences need only these sums, not the model.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ CUTOFFS = (1, 5, 10)
 """Cutoffs k of NDCG@k."""
 
 MEANS = tuple(f"{kind}_ndcg{k}" for kind in ("satisfaction", "engagement", "answer") for k in CUTOFFS)
-"""Metrics that are the mean of the column of the same name, over the requests where it is not NaN."""
+"""Metrics that are the mean of the column of the same name over the requests where it is not NaN."""
 QUOTIENTS = {
     "pair_accuracy": ("pairs_correct", "pairs"),
     "user_pair_accuracy": ("user_pairs_correct", "user_pairs"),
@@ -31,38 +30,38 @@ QUOTIENTS = {
     "gauc": ("gauc_won", "gauc_weight"),
     "answer_gauc": ("answer_gauc_won", "answer_gauc_weight"),
 }
-"""Metrics that are the sum of one column over that of another."""
+"""Metrics that are the sum of one column divided by the sum of another."""
 CALIBRATION = ("calibration_predicted", "calibration_observed", "calibration_pairs")
 """Columns by request and bin, see `PairCalibration`."""
 
 BLOCK = 1 << 16
-"""Candidates that are worked on at a time, as whole users: intermediate values then stay in the cache."""
+"""Candidates processed at once, as whole users, so that intermediate values stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingMetrics:
-    """How well one score ranks held-out requests. A metric that the data leave undefined is NaN."""
+    """Ranking quality of one score on held-out requests. Undefined metrics are NaN."""
 
     satisfaction_ndcg1: float
     satisfaction_ndcg5: float
-    """Mean NDCG@5 with gain 2**grade - 1, over the requests with some positive gain."""
+    """Mean NDCG@5 with gain 2**grade - 1, over the requests with a positive gain."""
     satisfaction_ndcg10: float
     engagement_ndcg1: float
     engagement_ndcg5: float
-    """Mean NDCG@5 with gain = engagement utility, over the requests with some positive utility."""
+    """Mean NDCG@5 with gain = engagement utility, over the requests with a positive utility."""
     engagement_ndcg10: float
     pair_accuracy: float
-    """Share of the within-request pairs with known, differing grades that the score orders rightly."""
+    """Share of the within-request pairs with known, differing grades that the score orders correctly."""
     user_pair_accuracy: float
-    """The same for all pairs of candidates of one user, whichever of the user's requests they come from."""
+    """The same for all pairs of candidates of one user, within and across the user's requests."""
     engagement_pair_accuracy: float
-    """Share of the within-request pairs with differing utility that the score orders rightly."""
+    """Share of the within-request pairs with differing utility that the score orders correctly."""
     gauc: float
     """Impression-weighted mean of per-user AUC; positive: utility > 0."""
     calibration_error: float
     """Expected calibration error of sigma(y_i - y_j) as the probability that utility_i > utility_j, within requests."""
     calibration_gap: float
-    """Mean predicted minus observed preference: above 0 where the policy is surer than it is right."""
+    """Mean predicted minus observed preference; above 0 if the policy is overconfident."""
     requests: int
     candidates: int
 
@@ -109,11 +108,11 @@ def request_columns(
     *,
     policy_N: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What the metrics of outcomes and truth are the sums of: columns (R,) and, of `CALIBRATION`, (R, K). float64.
+    """Columns that the metrics of outcomes and truth sum: (R,) and, for `CALIBRATION`, (R, K). float64.
 
     Args:
-        score_N: the score that is served.
-        policy_N: the policy score, whose calibration is measured, where another one is served.
+        score_N: the served score.
+        policy_N: the policy score, whose calibration is measured, if another score is served.
 
     Other arguments and errors: `ranking_metrics`.
     """
@@ -126,7 +125,7 @@ def request_columns(
     else:
         same_size(score_N.numel(), "score_N", policy_N=policy_N)
         policy_N = checked_score(policy_N)
-    # Users are made dense over R, not N: a request has one user.
+    # Dense user ids are computed over R, not N: a request has one user.
     user_R = torch.unique(user_R, return_inverse=True)[1]
     if bool((user_R.diff() < 0).any()):
         order_R = user_R.argsort(stable=True)
@@ -148,7 +147,7 @@ def request_columns(
 def _columns_of_users(
     score_N: Tensor, truth_N: Tensor, utility_N: Tensor, policy_N: Tensor, lengths_R: Tensor, user_R: Tensor
 ) -> dict[str, Tensor]:
-    """`request_columns` of whole users, whose dense ids are ascending."""
+    """`request_columns` for whole users with ascending dense ids."""
     requests = lengths_R.numel()
     request_N = request_of(lengths_R)
     within = Order.of(score_N, request_N, requests)
@@ -170,7 +169,7 @@ def _columns_of_users(
 
 
 def _candidates_of(order_R: Tensor, lengths_R: Tensor) -> Tensor:
-    """Indices of all candidates when the requests are taken in another order, (N,)."""
+    """Indices of all candidates with the requests in another order, (N,)."""
     start_R = (lengths_R.cumsum(0) - lengths_R)[order_R]
     lengths_R = lengths_R[order_R]
     shift_R = start_R - (lengths_R.cumsum(0) - lengths_R)
@@ -181,7 +180,7 @@ def _candidates_of(order_R: Tensor, lengths_R: Tensor) -> Tensor:
 def _user_blocks(user_R: Tensor, lengths_R: Tensor) -> Iterator[tuple[slice, slice]]:
     """(requests, candidates) of blocks of whole users, about `BLOCK` candidates each."""
     requests, items_R1 = user_R.numel(), torch.nn.functional.pad(lengths_R.cumsum(0), (1, 0))
-    # The block of a user is that of its first candidate.
+    # A user belongs to the block of its first candidate.
     first_U = torch.nonzero(user_R.diff(prepend=user_R.new_full((1,), -1))).squeeze(1)
     opens_U = (items_R1[first_U] // BLOCK).diff() > 0
     bounds = [0, *first_U[1:][opens_U].tolist(), requests]
@@ -198,18 +197,18 @@ def answer_columns(
     *,
     scale: AnswerScale = THREE_ANSWERS,
 ) -> dict[str, Tensor]:
-    """What the metrics of answers are the sums of: columns (R,), float64.
+    """Columns that the metrics of answers sum: (R,), float64.
 
-    The AUC over all answers is not among them: it compares answers of different users.
+    They do not include the AUC over all answers, which compares answers of different users.
 
-    NDCG is that of the whole slate, with gain 1 for a candidate with a satisfied answer and 0 for every other,
-    over the requests that have such a one. Most answered requests carry one answer, so among answered candidates alone
-    there would be nothing to rank. It counts a candidate about which nobody was asked as if it were not satisfying, as
-    the evaluation of implicit feedback does: its level means little, its change from one run to another does.
+    NDCG is computed over the whole slate, with gain 1 for a candidate with a satisfied answer and 0 for all others, for
+    requests with at least one such candidate. Most answered requests have one answer, so a ranking of only answered
+    candidates would be trivial. Candidates without an answer count as not satisfying, as in the evaluation of implicit
+    feedback: the level of this NDCG means little, but its change between runs is informative.
 
     Args:
-        score_N: the score that is served.
-        answer_N: answer codes; what is no code of the scale is no answer.
+        score_N: the served score.
+        answer_N: answer codes; a value outside the scale means no answer.
         lengths_R, user_R: as in `ranking_metrics`.
 
     Raises:
@@ -235,12 +234,12 @@ def _ndcg_columns(kind: str, order: Order, discount: list[Tensor], gain_N: Tenso
 
 
 def _gauc_columns(name: str, order: Order, positive_N: Tensor, request_N: Tensor, requests: int) -> dict[str, Tensor]:
-    """items_u * AUC_u, spread over the user's requests by the pairs that their positives win; and items_u."""
+    """items_u * AUC_u, distributed over the user's requests by the pairs that their positives win; and items_u."""
     won_N, pairs_N = won_pairs(order, positive_N[order.item_N].long())
     zero_S = won_N.new_zeros(order.segments)
     pairs_S = zero_S.index_add(0, order.segment_N, pairs_N)
     items_S = order.start_S1.diff().double()
-    # A user with one class has no AUC, and so no weight either.
+    # A user with one class has no AUC, so its weight is 0.
     share_S = torch.where(pairs_S > 0, items_S / pairs_S, 0.0)
     owner_N, zero_R = request_N[order.item_N], won_N.new_zeros(requests)
     return {

@@ -1,17 +1,17 @@
-"""Intervals by a bootstrap over users: a user's requests are drawn together, for they are not independent.
+"""Intervals by a bootstrap over users: a user's requests are drawn together because they are not independent.
 
-Each resample is a vector of weights, how often every user was drawn; a metric under it is a quotient of weighted sums
-over users, so that all resamples of all metrics are a matrix product (taken in blocks). Two runs over the same requests
-get the same resamples, which leaves what both have in common out of the interval of their difference.
+Each resample is a vector of weights, the number of times each user was drawn; a metric of it is a quotient of weighted
+sums over users, so that all resamples of all metrics are one matrix product (computed in blocks). Two runs over the
+same requests use the same resamples, so their common variation cancels in the interval of the difference.
 
 Shape suffixes:
     R  requests
     U  users
-    B  resamples of a block, or all of them
+    B  resamples of a block, or all resamples
     M  metrics
     Q  metrics that are quotients of sums
-    K  bins of the calibration
-    A  answers that are compared, satisfied or dissatisfied, by ascending score
+    K  calibration bins
+    A  compared answers, satisfied or dissatisfied, by ascending score
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ Floats = NDArray[np.float64]
 Method = Literal["bca", "percentile"]
 
 METRICS = (*MEANS, *QUOTIENTS, "calibration_gap", "calibration_error", "answer_auc")
-"""Everything that has an interval, in the order of the axis M."""
+"""All metrics with an interval, in the order of axis M."""
 RESAMPLES = 1_000
 CONFIDENCE = 0.95
 LEAST_USERS = 10
-"""Users that have a part in a metric, from which on it has an interval: a few show little of the spread of all."""
+"""Minimum number of contributing users for an interval: fewer users say little about the spread."""
 BLOCK_CELLS = 1 << 22
-"""Weights of one block of resamples at most: bounds the memory (a few times 8 bytes each)."""
+"""Maximum number of weights in one block of resamples; bounds the memory (a few times 8 bytes per weight)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A figure and the ends of its interval; NaN where the data leave it undefined."""
+    """A value and the ends of its interval; NaN if undefined."""
 
     value: float
     low: float
@@ -70,18 +70,18 @@ class AnswerScores:
 
     score_A: Floats
     satisfied_A: NDArray[np.bool_]
-    """False: dissatisfied. Other answers are left out."""
+    """True: satisfied, False: dissatisfied. Other answers are excluded."""
     user_A: NDArray[np.int64]
     """User id."""
 
 
 class UserSums:
-    """One run's sums by user, and every metric as a function of how often each user counts.
+    """One run's sums by user, and every metric as a function of user weights.
 
     Args:
         user_R: user id of each request.
-        columns: the columns of `request_columns` and `answer_columns`; one that is absent leaves its metric undefined.
-        answers: what the AUC over all answers is computed from; its users are among `user_R`.
+        columns: the columns of `request_columns` and `answer_columns`; without a column its metric is undefined.
+        answers: answers for the AUC over all answers; their users are among `user_R`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class UserSums:
         predicted_RK, observed_RK, pairs_RK = (columns.get(name, nothing_RK) for name in CALIBRATION)
         gap_RK = predicted_RK - observed_RK
         self._pairs_U = summed(pairs_RK.sum(1))
-        # Quotients first, then the gap of each bin, whose sum is that of the calibration gap.
+        # Quotients first, then the gap of each bin; the gaps sum to the calibration gap.
         top.append(summed(gap_RK.sum(1)))
         bottom.append(self._pairs_U)
         self._quotients = len(top)
@@ -116,16 +116,16 @@ class UserSums:
         self._answers = _AnswerPairs(answers, self.user_U) if answers is not None and len(answers.score_A) else None
 
     def __len__(self) -> int:
-        """Users."""
+        """Number of users."""
         return len(self.user_U)
 
     @property
     def widest(self) -> int:
-        """Longest row that a resample needs."""
+        """Length of the longest row that a resample needs."""
         return max(len(self), self._answers.answers if self._answers is not None else 0, 1)
 
     def metrics(self, weight_BU: Floats) -> Floats:
-        """(B, M): every metric when user u counts weight_BU[b, u] times."""
+        """(B, M): every metric with user u counted weight_BU[b, u] times."""
         auc_B = self._answers.auc(weight_BU) if self._answers is not None else np.full(len(weight_BU), np.nan)
         return self._assembled(weight_BU @ self._top, weight_BU @ self._bottom, auc_B)
 
@@ -135,7 +135,7 @@ class UserSums:
         return self._assembled(self._top.sum(0) - self._top, self._bottom.sum(0) - self._bottom, auc_U)
 
     def contributing(self) -> NDArray[np.int64]:
-        """(M,): users that have a part in a metric."""
+        """(M,): number of users that contribute to each metric."""
         counts_Q = (self._bottom > 0).sum(0)
         answered = self._answers.users if self._answers is not None else 0
         return np.array([*counts_Q, counts_Q[-1], answered])
@@ -143,14 +143,14 @@ class UserSums:
     def _assembled(self, top: Floats, bottom: Floats, auc: Floats) -> Floats:
         quotients = self._quotients
         with np.errstate(divide="ignore", invalid="ignore"):
-            # 0 / 0 is the NaN of a metric that nothing defines.
+            # 0 / 0 gives the NaN of an undefined metric.
             values = top[:, :quotients] / bottom
             error = np.abs(top[:, quotients:]).sum(1) / bottom[:, -1]
         return np.concatenate([values, error[:, None], auc[:, None]], axis=1)
 
 
 class _AnswerPairs:
-    """AUC over all pairs of a satisfied and a dissatisfied answer, whoever gave them."""
+    """AUC over all pairs of a satisfied and a dissatisfied answer, within and across users."""
 
     def __init__(self, answers: AnswerScores, user_U: NDArray[np.int64]) -> None:
         order_A = np.argsort(answers.score_A, kind="stable")
@@ -159,13 +159,13 @@ class _AnswerPairs:
         self._user_A = np.searchsorted(user_U, answers.user_A[order_A])
         self.answers, self._all_users = len(score_A), len(user_U)
         self.users = len(np.unique(self._user_A))
-        # Ties occupy the places from first to before end.
+        # Ties occupy the places first to end (exclusive).
         self._first_A = np.searchsorted(score_A, score_A, side="left")
         self._end_A = np.searchsorted(score_A, score_A, side="right")
         self._within = self._pairs_within(score_A)
 
     def auc(self, weight_BU: Floats) -> Floats:
-        """(B,), where user u counts weight_BU[b, u] times."""
+        """(B,): the AUC with user u counted weight_BU[b, u] times."""
         weight_BA = weight_BU[:, self._user_A]
         good, bad = self._satisfied_A, ~self._satisfied_A
         below = _running(np.where(bad, weight_BA, 0.0))
@@ -175,7 +175,7 @@ class _AnswerPairs:
             return won_B / (weight_BP.sum(1) * below[:, -1])
 
     def auc_without(self) -> Floats:
-        """(U,), without user u."""
+        """(U,): the AUC without user u."""
         good, bad = self._satisfied_A.astype(np.float64), (~self._satisfied_A).astype(np.float64)
         below, above = _running(bad[None])[0], _running(good[None])[0]
         won_A = good * (below[self._first_A] + below[self._end_A]) / 2
@@ -189,7 +189,7 @@ class _AnswerPairs:
             return left_U / ((good.sum() - of_user(good)) * (bad.sum() - of_user(bad)))
 
     def _pairs_within(self, score_A: Floats) -> Floats:
-        """(U,): pairs won among a user's own answers."""
+        """(U,): pairs won within a user's answers."""
         order = Order.of(torch.from_numpy(score_A), torch.from_numpy(self._user_A), self._all_users)
         won_A, _ = won_pairs(order, torch.from_numpy(self._satisfied_A)[order.item_N].long())
         won_U = torch.bincount(order.segment_N, won_A, minlength=self._all_users).double()
@@ -223,7 +223,7 @@ def differences(
     """Paired differences of every metric, absolute and relative to the base.
 
     Raises:
-        UserError: the two are not about the same users.
+        UserError: the two runs have different users.
     """
     if not np.array_equal(run.user_U, base.user_U):
         raise UserError("the two runs were evaluated on different users: evaluate both on the same data")
@@ -245,10 +245,9 @@ def differences(
 def interval(value: float, replicate_B: Floats, jackknife_U: Floats, confidence: float, method: Method) -> Interval:
     """One interval from the bootstrap distribution.
 
-    `percentile` takes its quantiles as they are. `bca` (Efron 1987) moves them by the bias of the distribution's median
-    and by the change of its spread with the value, for which it needs the metric without each user; where either cannot
-    be had (no replicate lies on one side of the value), the quantiles stay. Resamples that leave the metric undefined
-    do not count.
+    `percentile` uses the quantiles of the distribution. `bca` (Efron 1987) corrects them for median bias and for
+    acceleration, which it estimates from the metric without each user; without an estimate (all replicates are on one
+    side of the value), the quantiles are not corrected. Resamples with an undefined metric are ignored.
     """
     replicate_B = replicate_B[np.isfinite(replicate_B)]
     if not len(replicate_B) or not np.isfinite(value):
@@ -281,7 +280,7 @@ def _intervals(
     confidence: float,
     method: Method,
 ) -> dict[str, Interval]:
-    """By metric; without ends where it rests on too few users."""
+    """Intervals by metric; a metric of too few users has no ends."""
     return {
         name: interval(float(value_M[m]), replicate_BM[:, m], jackknife_UM[:, m], confidence, method)
         if enough_M[m]
@@ -291,12 +290,12 @@ def _intervals(
 
 
 def _point(sums: UserSums) -> Floats:
-    """(M,): every metric of the requests as they are."""
+    """(M,): every metric of the original requests."""
     return sums.metrics(np.ones((1, len(sums))))[0]
 
 
 def _replicates(samples: Sequence[UserSums], resamples: int, seed: int) -> list[Floats]:
-    """(B, M) of each run, under the same resampled users."""
+    """(B, M) of each run, from the same resampled users."""
     block = max(1, BLOCK_CELLS // max(sums.widest for sums in samples))
     parts = [
         [sums.metrics(weight_BU) for sums in samples] for weight_BU in _weights(len(samples[0]), resamples, block, seed)
@@ -305,7 +304,7 @@ def _replicates(samples: Sequence[UserSums], resamples: int, seed: int) -> list[
 
 
 def _weights(users: int, resamples: int, block: int, seed: int) -> Iterator[Floats]:
-    """Blocks (B, U) of how often each user is drawn when as many are drawn, with replacement, as there are."""
+    """Blocks (B, U) of bootstrap weights: the number of times each user is drawn in U draws with replacement."""
     generator = np.random.default_rng(seed)
     for done in range(0, resamples, block):
         rows = min(block, resamples - done)
@@ -315,7 +314,7 @@ def _weights(users: int, resamples: int, block: int, seed: int) -> Iterator[Floa
 
 
 def _running(value_BA: Floats) -> Floats:
-    """(B, A + 1): sums of the values before each place."""
+    """(B, A + 1): cumulative sums of the values before each place."""
     total = np.zeros((value_BA.shape[0], value_BA.shape[1] + 1))
     np.cumsum(value_BA, axis=1, out=total[:, 1:])
     return total

@@ -35,7 +35,7 @@ class SegmentAUC(NamedTuple):
 
 
 class PairCounts(NamedTuple):
-    """What pair accuracy is the quotient of: counts add up over batches and ranks, quotients do not."""
+    """Numerator and denominator of pair accuracy: counts can be added over batches and ranks, quotients cannot."""
 
     correct: Tensor
     """Pairs ordered as the truth orders them; a tie in the score counts half. Scalar, float64."""
@@ -57,8 +57,7 @@ def ndcg(score_N: Tensor, gain_N: Tensor, lengths_R: Tensor, k: int) -> Tensor:
 
     Gains are linear: pass `graded_gain` of grades for the exponential form. The discount is 1 / log2(position + 2).
     Candidates with equal scores share the mean discount of the positions that they occupy, which is the expected DCG
-    under random tie-breaking, exactly as ``sklearn.metrics.ndcg_score(ignore_ties=False)`` has it (McSherry and Najork
-    2008).
+    under random tie-breaking, as in ``sklearn.metrics.ndcg_score(ignore_ties=False)`` (McSherry and Najork 2008).
 
     Average over requests with ``torch.nanmean``: a request without positive gain has no NDCG, and counting it as 0
     (as scikit-learn does) would make the mean depend on how many such requests there are.
@@ -84,7 +83,7 @@ def discounts(order: Order, cutoffs: tuple[int, ...]) -> list[Tensor]:
 
 
 def _discount_tables(order: Order, cutoffs: tuple[int, ...]) -> list[Tensor]:
-    """For each cutoff, the discount of each position that has one at some cutoff, and the 0 of those behind."""
+    """For each cutoff, the discounts of all positions up to the largest cutoff; positions beyond a cutoff get 0."""
     if min(cutoffs) < 1:
         raise ValueError(f"k={min(cutoffs)} is not allowed: at least 1")
     depth = min(max(cutoffs), max(order.item_N.numel(), 1))
@@ -98,18 +97,18 @@ def ndcg_at(order: Order, discount: list[Tensor], gain_N: Tensor, cutoffs: tuple
     Args:
         order: items by segment and descending score.
         discount: `discounts(order, cutoffs)`.
-        gain_N: 0 or more, in the order of the items, not of the places.
+        gain_N: 0 or more, in item order, not in place order.
     """
     segment_N = torch.empty_like(order.segment_N).index_copy_(0, order.item_N, order.segment_N)
     ideal = Order.of(gain_N, segment_N, order.segments)
     ranked_N, best_N = gain_N[order.item_N].double(), ideal.value_N.double()
-    # Ties in the ideal order have equal gains: which of them comes first does not matter.
+    # Ties in the ideal order have equal gains, so their order does not matter.
     position_N = torch.arange(len(ideal.item_N), device=gain_N.device) - ideal.start_S1[ideal.segment_N]
     tables = _discount_tables(ideal, cutoffs)
     position_N.clamp_(max=tables[0].numel() - 1)
     zero_S = ranked_N.new_zeros(order.segments)
     return [
-        # 0 / 0 is the NaN of a request without positive gain.
+        # 0 / 0 gives the NaN of a request without positive gain.
         zero_S.index_add(0, order.segment_N, served_N * ranked_N)
         / zero_S.index_add(0, ideal.segment_N, ideal_D[position_N] * best_N)
         for served_N, ideal_D in zip(discount, tables, strict=True)
@@ -133,7 +132,7 @@ def auc(score_N: Tensor, label_N: Tensor, segment_N: Tensor) -> SegmentAUC:
     won_S, pairs_S = (won_N.new_zeros(segments).index_add_(0, order.segment_N, count) for count in (won_N, pairs_N))
     return SegmentAUC(
         segment_S,
-        won_S / pairs_S,  # 0 / 0 is the NaN of a segment with one class
+        won_S / pairs_S,  # 0 / 0 gives the NaN of a segment with one class
         torch.bincount(index_N[positive_N], minlength=segments),
         torch.bincount(index_N, minlength=segments),
     )
@@ -143,7 +142,7 @@ def gauc(score_N: Tensor, label_N: Tensor, user_N: Tensor) -> Tensor:
     """Per-user AUC, averaged with each user's impressions as weight, over the users with both classes.
 
     Source: Zhu et al. 2017 (optimized cost per click), adopted by DIN (Zhou et al. 2018). A user with one class has no
-    AUC, and so no weight either. Scalar, float64; NaN if no user has both classes.
+    AUC, so its weight is 0. Scalar, float64; NaN if no user has both classes.
 
     Raises:
         ValueError: shapes that disagree, or NaN scores.
@@ -154,7 +153,7 @@ def gauc(score_N: Tensor, label_N: Tensor, user_N: Tensor) -> Tensor:
 
 
 def pair_accuracy(score_N: Tensor, truth_N: Tensor, lengths_R: Tensor) -> PairCounts:
-    """Counts the within-request pairs whose truths are known (not NaN) and differ, and those ordered rightly.
+    """Counts the within-request pairs whose truths are known (not NaN) and differ, and those ordered correctly.
 
     A tie in the score counts half.
 
@@ -168,14 +167,14 @@ def pair_accuracy(score_N: Tensor, truth_N: Tensor, lengths_R: Tensor) -> PairCo
 
 
 def ordered_pairs(order: Order, truth_N: Tensor, request_N: Tensor, requests: int) -> tuple[Tensor, Tensor]:
-    """Pairs of a segment with known, differing truths: (ordered rightly, all), each (R,) float64.
+    """Pairs of a segment with known, differing truths: (ordered correctly, all), each (R,) float64.
 
-    A pair counts for the request of the candidate with the higher truth. So where segments are users, the sums over a
-    user's requests are those over the user's pairs, whichever requests these come from.
+    A pair counts for the request of the candidate with the higher truth. So if segments are users, the sums over a
+    user's requests cover all pairs of the user, within and across requests.
 
     Args:
         order: candidates by segment and descending score.
-        truth_N: NaN where unknown. This and `request_N` are in the order of the candidates, not of the places.
+        truth_N: NaN where unknown. This and `request_N` are in candidate order, not in place order.
     """
     truth_N = truth_N[order.item_N]
     known_N = ~truth_N.isnan()

@@ -1,7 +1,7 @@
-"""Items in order within their segments: what NDCG, AUC and pair counts all follow from.
+"""Items sorted within segments: the common basis of NDCG, AUC and pair counts.
 
-Memory and time are linear in N (after one sort) however uneven the segments are. See `easq_rec.evaluation.metrics` for
-the shape suffixes.
+Memory and time are linear in N (after one sort) for segments of any sizes. See `easq_rec.evaluation.metrics` for the
+shape suffixes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 DIGIT_BITS = 3
-"""Levels are compared digit by digit, so that the table of `won_pairs` has 8 rows at most. Grades fit one or two."""
+"""Bits per digit: levels are compared by digit, so that the table of `won_pairs` has at most 8 rows. Grades need one
+or two digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,24 +23,24 @@ class Order:
     item_N: Tensor
     """The item at each place (int64)."""
     segment_N: Tensor
-    """Its segment, a dense id: ascending."""
+    """The segment of this item, as an ascending dense id."""
     value_N: Tensor
     first_N: Tensor
-    """The first place that the item's ties occupy, itself included,"""
+    """First place of the items that tie with this item, itself included."""
     end_N: Tensor
-    """and the place after the last one."""
+    """Place after the last of these ties."""
     start_S1: Tensor
     """First place of each segment; N at the end."""
 
     @staticmethod
     def of(value_N: Tensor, segment_N: Tensor, segments: int) -> Order:
-        """Sorts. `segment_N` holds dense ids 0..segments-1 in any order; values are free of NaN."""
+        """Sorts items. `segment_N` has dense ids 0..segments-1 in any order; values must not be NaN."""
         item_N = descending_within_segments(value_N, segment_N)
         return Order.of_sorted(item_N, value_N[item_N], segment_N[item_N], segments)
 
     @staticmethod
     def of_sorted(item_N: Tensor, value_N: Tensor, segment_N: Tensor, segments: int) -> Order:
-        """Finds the segments and the ties of items that are in order already."""
+        """Finds segments and ties of sorted items."""
         items, device = item_N.numel(), item_N.device
         opens_N = torch.ones(items, dtype=torch.bool, device=device)
         opens_N[1:] = (value_N[1:] != value_N[:-1]) | (segment_N[1:] != segment_N[:-1])
@@ -61,31 +62,32 @@ class Order:
         return self.start_S1.numel() - 1
 
     def only(self, kept_N: Tensor) -> Order:
-        """The items whose place is kept, in the same order; `item_N` goes on naming the original items."""
+        """The items at the kept places, in the same order; `item_N` still refers to the original items."""
         if bool(kept_N.all()):
             return self
         return Order.of_sorted(self.item_N[kept_N], self.value_N[kept_N], self.segment_N[kept_N], self.segments)
 
 
 def won_pairs(order: Order, level_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts, for the item at each place, the items of its segment that it should beat, and those that it beats.
+    """Counts, for the item at each place, the items of its segment that it should beat, and those that it does beat.
 
     Args:
         order: items by segment and descending score.
         level_N: int64, 0 or more, of the item at each place: an item should beat those of lower level.
 
     Returns:
-        (won_N, pairs_N), float64, by place: lower level and lower score, a tie in the score counts half; lower level.
+        (won_N, pairs_N), float64, by place: items of lower level and lower score (a tie in the score counts half);
+        items of lower level.
 
-    Two levels differ first in some digit, counted from the highest: among the items of a segment that share all digits
-    above, the pairs that this digit decides are counted from running sums.
+    The highest differing digit decides a pair of levels: among items of a segment with equal higher digits, the pairs
+    that a digit decides are counted from running sums.
     """
     items = level_N.numel()
     won_N = torch.zeros(items, dtype=torch.float64, device=level_N.device)
     pairs_N = torch.zeros_like(won_N)
     if not items:
         return won_N, pairs_N
-    place_N: Tensor | None = None  # of the item in the order that was given; None: the same place
+    place_N: Tensor | None = None  # of the item in the given order; None: the same place
     top = max(int(level_N.max()).bit_length() - 1, 0) // DIGIT_BITS * DIGIT_BITS
     for shift in range(top, -1, -DIGIT_BITS):
         digit_N = (level_N >> shift) & (2**DIGIT_BITS - 1)
@@ -96,7 +98,7 @@ def won_pairs(order: Order, level_N: Tensor) -> tuple[Tensor, Tensor]:
             won_N.index_add_(0, place_N, won)
             pairs_N.index_add_(0, place_N, pairs)
         if shift:
-            # From here on only items with equal digits so far are compared. The sort keeps the order of the scores.
+            # Later digits compare only items with equal digits so far. The sort keeps the order of the scores.
             narrower_N = (order.segment_N << DIGIT_BITS) + digit_N
             by_N = narrower_N.argsort(stable=True)
             _, segment_N = torch.unique_consecutive(narrower_N[by_N], return_inverse=True)
@@ -118,16 +120,16 @@ def _won_by_digit(order: Order, digit_N: Tensor) -> tuple[Tensor, Tensor]:
     flat, row_N = below.flatten(), digit_N * (items + 1)
     last_N = flat[row_N + order.start_S1[1:][order.segment_N]]
     begin_N = flat[row_N + order.start_S1[:-1][order.segment_N]]
-    # Who comes after an item has a lower score.
+    # Later items have a lower score.
     tied = flat[row_N + order.first_N].double() + flat[row_N + order.end_N]
     return last_N - tied / 2, (last_N - begin_N).double()
 
 
 def levels(truth_N: Tensor) -> Tensor:
-    """Dense levels (int64, from 0) that order like the truths, which are free of NaN."""
+    """Dense levels (int64, from 0) in the order of the truths, which must not be NaN."""
     whole_N = truth_N.long()
     if truth_N.numel() and bool(((whole_N == truth_N) & (whole_N >= 0) & (whole_N < 64)).all()):
-        return whole_N  # grades are levels already
+        return whole_N  # grades are levels
     return torch.unique(truth_N, return_inverse=True)[1]
 
 
@@ -136,8 +138,8 @@ def descending_within_segments(value_N: Tensor, segment_N: Tensor) -> Tensor:
     narrow_N = value_N.float()
     if value_N.is_floating_point() and torch.equal(narrow_N.to(value_N.dtype), value_N):
         # Segment and value fit one integer: one sort instead of two stable ones. The bits of an IEEE float order like
-        # its magnitude, and flipping those of the negatives orders them too (-0.0 just below 0.0: next to each other,
-        # which is all that equal values need).
+        # its magnitude, and flipping the bits of negatives orders them too (-0.0 is just below 0.0, which suffices for
+        # equal values).
         bits_N = narrow_N.view(torch.int32)
         ascending_N = bits_N ^ ((bits_N >> 31) & 0x7FFFFFFF)
         return _argsort((segment_N << 32) - ascending_N.long())
@@ -157,7 +159,7 @@ def _argsort(key_N: Tensor) -> Tensor:
 def request_of(lengths_R: Tensor, **value_N: Tensor) -> Tensor:
     """Request index of each candidate, (N,) int64, after checking that the lengths describe the values."""
     if bool((lengths_R < 0).any()):
-        raise ValueError(f"lengths_R holds {int(lengths_R.min())}: candidates per request must be 0 or more")
+        raise ValueError(f"lengths_R contains {int(lengths_R.min())}: candidates per request must be 0 or more")
     items = int(lengths_R.sum())
     same_size(items, "the sum of lengths_R", **value_N)
     request_R = torch.arange(lengths_R.numel(), device=lengths_R.device)
@@ -165,26 +167,26 @@ def request_of(lengths_R: Tensor, **value_N: Tensor) -> Tensor:
 
 
 def same_size(items: int, owner: str, **values: Tensor) -> None:
-    """Raises ValueError where a value is not of shape (items,)."""
+    """Raises ValueError if the shape of a value is not (items,)."""
     for name, value in values.items():
         if value.shape != (items,):
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, but {owner} asks for ({items},)")
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, but {owner} requires ({items},)")
 
 
 def checked_score(score_N: Tensor) -> Tensor:
-    """The scores as constants. Raises ValueError where one is NaN."""
-    # A diverged model must not look like a ranking: a sort would put NaN first, a comparison would call it a loss.
+    """The detached scores. Raises ValueError if one is NaN."""
+    # A diverged model must not count as a ranking: a sort would put NaN first, a comparison would count it as lost.
     score_N = score_N.detach()
     if (unknown := int(score_N.isnan().count_nonzero())) > 0:
         first = int(score_N.isnan().nonzero()[0])
-        raise ValueError(f"score_N holds {unknown} NaN of {score_N.numel()} (the first at {first}): it ranks nothing")
+        raise ValueError(f"score_N has {unknown} NaN of {score_N.numel()} (the first at {first}): NaN cannot be ranked")
     return score_N
 
 
 def checked_gain(name: str, gain_N: Tensor) -> Tensor:
-    """The gains. Raises ValueError where one is negative or not finite."""
+    """The gains. Raises ValueError if one is negative or not finite."""
     allowed_N = (gain_N >= 0) & (gain_N < float("inf"))  # NaN is neither
     if not bool(allowed_N.all()):
         first = int((~allowed_N).nonzero()[0])
-        raise ValueError(f"{name} holds {float(gain_N[first])} at {first}: it must be finite, and 0 or more")
+        raise ValueError(f"{name} is {float(gain_N[first])} at {first}: it must be finite, and 0 or more")
     return gain_N

@@ -1,4 +1,4 @@
-"""Answers to the impressions that they are about, under the declared rules."""
+"""Assigns answers to impressions under the declared rules."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ REASONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Impressions:
-    """The impressions of a bucket that are part of a request; (n,) each."""
+    """The impressions of a bucket that belong to a request; arrays are (n,)."""
 
     user: Int
     video: Int
     request: Int | None
-    """The log's request id; None where answers do not name it."""
+    """The log's request id; None if answers have no request id."""
     timestamp_ms: Int
     triggered: NDArray[np.bool_]
     shown: NDArray[np.bool_] | None
@@ -42,7 +42,7 @@ class Impressions:
 
 @dataclass(frozen=True, kw_only=True)
 class Replies:
-    """What impressions were answered with; (n,) each."""
+    """The answer of each impression; arrays are (n,)."""
 
     answer: NDArray[np.int8]
     """NO_ANSWER or a code of the questionnaire's answers."""
@@ -56,10 +56,10 @@ def attribute(
     quarantine: QuarantineFile,
     counts: Counter[str],
 ) -> Replies:
-    """Finds the impression of every answer; answers that do not count go to the quarantine with their reason.
+    """Finds the impression of every answer; rejected answers go to the quarantine with the reason.
 
-    The order of the rules: no impression, before it, late, untriggered; then what is left for one impression is
-    compared, in order of time (and of the log, among equal times).
+    Rules are applied in this order: no impression, before it, late, untriggered. The remaining answers to one
+    impression are compared in time order (log order for equal times).
     """
     count = len(impressions.user)
     replies = Replies(answer=np.full(count, NO_ANSWER, np.int8), answered_at_ms=np.zeros(count, np.int64))
@@ -111,7 +111,7 @@ def _find(impressions: Impressions, column: dict[str, Int]) -> tuple[Int, NDArra
 
 
 def _settle(at: Int, times: Int, values: Int, verdict: NDArray[np.int8], rules: AnswerRules) -> None:
-    """Leaves one answer per impression, or none."""
+    """Keeps at most one answer per impression."""
     left = np.flatnonzero(verdict == USED)
     left = left[np.lexsort((times[left], at[left]))]
     if not len(left):

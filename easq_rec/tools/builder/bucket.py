@@ -1,6 +1,6 @@
-"""Second stage: the requests of one bucket of users, built in memory, whole columns at a time.
+"""Second stage: builds the requests of one bucket of users in memory, by whole columns.
 
-R requests, n impressions, in the order of `Groups`. A request's user and candidates are joined as of its own time.
+R requests, n impressions, in the order of `Groups`. Users and candidates are joined as of the request's time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ KEYS = ("user_id", "request_id", "video_id", "timestamp_ms", "watch_ms")
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """A table of features with versions."""
+    """A feature table with versions."""
 
     table: pa.Table
     versions: Versions
 
     @staticmethod
     def of(table: pa.Table | None, key: str, quarantine: QuarantineFile | None, counts: Counter[str]) -> Lookup | None:
-        """The lookup by `key`; rows that a later one supersedes go to the quarantine, where there is one."""
+        """Makes the lookup by `key`; superseded rows go to the quarantine, if there is one."""
         if table is None:
             return None
         table = table.combine_chunks()
@@ -53,8 +53,8 @@ class Bucket:
     """The requests of a bucket of users.
 
     Args:
-        impressions, answers: rows of the bucket, cleaned, in the order of the log.
-        users, videos: their features; the lookup of videos is that of the whole table.
+        impressions, answers: cleaned rows of the bucket, in log order.
+        users, videos: features; the lookup of videos covers the whole table.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Bucket:
         self._count(counts)
 
     def _join(self, groups: Groups, user: Int, video: Int, quarantine: QuarantineFile, counts: Counter[str]) -> None:
-        """The versions as of the requests' times; impressions without one go, as the rules say."""
+        """Finds the versions as of the requests' times; impressions without one are dropped if the rules say so."""
         rows, lengths = groups.rows, groups.lengths
         count = len(groups.request_id)
         user_id = user[rows[groups.starts[:-1]]]
@@ -167,7 +167,7 @@ class Bucket:
         return order[np.diff(has)[order] > 0]
 
     def batches(self, requests: Int, *, size: int, answers: bool) -> Iterator[pa.RecordBatch]:
-        """The rows of a dataset, in this order, `size` at a time."""
+        """The rows of a dataset in the given order, in batches of `size`."""
         schema = dataset_schema(self._build, answers=answers)
         for begin in range(0, len(requests), size):
             yield self._batch(requests[begin : begin + size], schema, answers=answers)
@@ -223,7 +223,7 @@ class Bucket:
 
 
 def _feature(table: pa.Table, name: str, field: Field, rows: Int) -> pa.Array:
-    """A feature's values at some rows; the default where there is no row."""
+    """A feature's values at the given rows; the default for a missing row."""
     column = table[FIELD + name]
     chunk = (
         column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])

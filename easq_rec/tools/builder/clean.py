@@ -1,7 +1,7 @@
-"""Raw rows to typed ones, in SQL: every column cast, every bad row given its reason, nothing left out.
+"""Cleans raw rows in SQL: casts every column, gives every bad row a reason, and drops no row.
 
-A cleaned row has the builder's own column names and types (`FIELD` + name for features and outcomes), `reason` (null:
-the row is good) and `raw` (JSON of the row's cells as the log has them, of bad rows alone).
+A cleaned row has the builder's column names and types (`FIELD` + name for features and outcomes), `reason` (null: the
+row is good) and `raw` (JSON of the original cells, only for bad rows).
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from easq_rec.tools.builder.tables import RawTable, identifier, literal, wanted
 FIELD = "field."
 """Prefix of features and outcomes."""
 MOST_MS = 2**42
-"""Later points in time (year 2109) are taken for another unit."""
+"""Later times (year 2109) indicate another unit."""
 MOST_LENGTH_MS = 2**31 - 1
 ORPHAN = "orphan: no impression for it"
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 TO_MS = {"s": "{0} * 1000", "ms": "{0}", "us": "{0} / 1000"}
-"""For a DOUBLE,"""
+"""Conversion of a DOUBLE to milliseconds, by unit."""
 WHOLE_TO_MS = {
-    # Wider than the result, since a product that overflows would end the scan.
+    # Wider than the result, because an overflow would end the scan.
     "s": "TRY_CAST(CAST({0} AS HUGEINT) * 1000 AS BIGINT)",
     "ms": "CAST({0} AS BIGINT)",
     "us": "CAST({0} AS BIGINT) // 1000",
 }
-"""and for an integer."""
+"""Conversion of an integer to milliseconds, by unit."""
 
 
 @dataclass(kw_only=True)
 class Cells:
-    """The typed columns of one table, and what makes a row of it bad."""
+    """The typed columns of one table, and the checks that find bad rows."""
 
     table: RawTable
     columns: dict[str, str] = field(default_factory=dict)
     """Name: SQL expression over the raw columns."""
     checks: list[tuple[str, str]] = field(default_factory=list)
-    """(condition over `typed` and `raw` names, reason); the first that holds counts."""
+    """(condition over `typed` and `raw` names, reason); the first true condition gives the reason."""
 
     def add(self, name: str, column: str, expression: str, *checks: tuple[str, str]) -> None:
-        """A typed column; its checks speak of {typed} and {raw}."""
+        """Adds a typed column; its checks refer to {typed} and {raw}."""
         self.columns[name] = expression
         for condition, reason in checks:
             condition = condition.replace("{typed}", typed(name)).replace("{raw}", raw(column))
@@ -64,7 +64,7 @@ class Cells:
         )
 
     def length(self, name: str, column: str, unit: str, *, least: int) -> None:
-        """A length of time, in whole milliseconds."""
+        """Adds a duration in whole milliseconds."""
         sql, dtype = identifier(column), self.table.types[column]
         if dtype in INTEGERS and unit != "us":
             value, number = WHOLE_TO_MS[unit].format(sql), "CAST({raw} AS DOUBLE)"
@@ -97,7 +97,7 @@ class Cells:
                 value, sql_type, bad = flag(sql, dtype), "TINYINT", "is not 0 or 1"
             case "ids":
                 value = id_list(sql, dtype, self.table.source.list_separator)
-                self.add(FIELD + name, spec.column, value, ("list_count({typed}) < len({typed})", f"holds what {bad}"))
+                self.add(FIELD + name, spec.column, value, ("list_count({typed}) < len({typed})", f"an item {bad}"))
                 return
         null: tuple[tuple[str, str], ...] = (("{raw} IS NULL", "is null"),)
         if default is not None:
@@ -107,17 +107,17 @@ class Cells:
 
 
 def typed(name: str) -> str:
-    """What the inner query calls a typed column,"""
+    """Name of a typed column in the inner query."""
     return identifier(f"typed.{name}")
 
 
 def raw(column: str) -> str:
-    """and a raw one: the log may have columns of any name."""
+    """Name of a raw column in the inner query; the log may use any column names."""
     return identifier(f"raw.{column}")
 
 
 def integer(sql: str, dtype: str) -> str:
-    """A BIGINT; null where the value is no whole number. (A plain cast would round 3.7 to 4.)"""
+    """A BIGINT; null if the value is not an integer. (A plain cast would round 3.7 to 4.)"""
     if dtype in INTEGERS:
         return f"CAST({sql} AS BIGINT)"
     whole = f"TRY_CAST({sql} AS BIGINT)"
@@ -136,9 +136,9 @@ def flag(sql: str, dtype: str) -> str:
 
 
 def point_in_time(sql: str, dtype: str, unit: str) -> str:
-    """Unix milliseconds. Parts of a millisecond are cut off, but for seconds with a fraction, which are rounded."""
+    """Unix milliseconds. Fractions of a millisecond are truncated; seconds with a fraction are rounded."""
     if unit == "timestamp":
-        # With a zone it is a point in time already; a cast would give the time on this machine's clocks.
+        # With a zone the value is an absolute time; a cast would convert it to this machine's time zone.
         return f"epoch_ms({sql})" if "ZONE" in dtype else f"epoch_ms(TRY_CAST({sql} AS TIMESTAMP))"
     if dtype in INTEGERS:
         return WHOLE_TO_MS[unit].format(sql)
@@ -147,7 +147,7 @@ def point_in_time(sql: str, dtype: str, unit: str) -> str:
 
 
 def id_list(sql: str, dtype: str, separator: str) -> str:
-    """A BIGINT[], empty for a null; an item that is no integer is null."""
+    """A BIGINT[], empty for a null; an item that is not an integer becomes null."""
     if dtype.removesuffix("[]") in INTEGERS:
         return f"coalesce(CAST({sql} AS BIGINT[]), [])"
     if dtype == "VARCHAR":
@@ -187,13 +187,14 @@ def cells(build: Build, table: RawTable) -> Cells:
             sql = identifier(source.columns.answer)
             options = " ".join(f"WHEN {literal(o)} THEN {code}" for o, code in build.questionnaire.codes.items())
             value = f"CAST(CASE trim(CAST({sql} AS VARCHAR)) {options} END AS TINYINT)"
-            unknown = ("{typed} IS NULL", "is no option of the questionnaire")
+            unknown = ("{typed} IS NULL", "is not an option of the questionnaire")
             made.add("answer", source.columns.answer, value, ("{raw} IS NULL", "is null"), unknown)
     return made
 
 
 def select(made: Cells, scan: str, *, owner: str | None = None) -> str:
-    """The query over one scan. `owner`: a table (request_id, video_id, user_id) that gives answers their user."""
+    """The cleaning query over one scan. `owner`: a table (request_id, video_id, user_id) with the user of each
+    answer."""
     source_columns = dict.fromkeys(column for _, column, _ in wanted(made.table.source))
     inner = ", ".join(
         [f"{expression} AS {typed(name)}" for name, expression in made.columns.items()]

@@ -1,4 +1,4 @@
-"""`easq-rec data build`: options to a build, and its progress on standard error."""
+"""`easq-rec data build`: runs a build from its options and prints progress to standard error."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def build(
     """Builds a partition ("I/N") and prints the summary once the output is complete.
 
     Args:
-        shared: also build partitions that no other process works on, until the output is complete.
-        engine: values that replace those of the file's `engine` table; None keeps the file's.
+        shared: also build partitions that no other process is building, until the output is complete.
+        engine: values that override the file's `engine` table; None keeps the file's value.
 
     Raises:
         UserError: config, columns, partition or output cannot be used.
@@ -35,7 +35,7 @@ def build(
     if "temp" in given:
         given["temp"] = str(Path(str(given["temp"])).absolute())
     plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, **given))
-    # Arrow's own threads gain little here and would go beyond those asked for.
+    # Arrow's threads gain little here and would exceed the requested number.
     pa.set_cpu_count(plan.engine.threads)
     try:
         part = parse_partition(partition)

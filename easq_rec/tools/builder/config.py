@@ -1,6 +1,6 @@
-"""What the builder is told: where the raw tables lie, what their columns mean, and the rules. No torch import.
+"""Configuration of the builder: location of the raw tables, meaning of their columns, and rules. No torch import.
 
-One TOML file holds it (`parse.py` reads it); every class below is one of its tables. Column names are the log's own.
+It is one TOML file (read by `parse.py`); every class below is one of its tables. Column names are those of the log.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from easq_rec.config.schema import require
 from easq_rec.errors import UserError
 
 TimeUnit = Literal["s", "ms", "us", "timestamp"]
-"""`timestamp`: a timestamp column of Parquet, or ISO 8601 text; without a zone it is UTC."""
+"""`timestamp`: a Parquet timestamp column, or ISO 8601 text; UTC if it has no zone."""
 Unit = Literal["s", "ms", "us"]
 IdType = Literal["integer", "text"]
 
 RESERVED = ("video_id", "duration_ms", "watch_ms", "timestamp_ms", "watch_ratio", "answer", "answered_at_ms")
-"""Names that the data contract gives to candidate and history columns of its own."""
+"""Names that the data contract reserves for candidate and history columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +30,24 @@ class Field:
     type: Literal["id", "ids", "text", "float", "flag"] = "id"
     """id: an integer; ids: a list of integers; text: any text, hashed to a 63-bit id; flag: 0 or 1, or a boolean."""
     default: float | None = None
-    """Stands for a null, and for the feature of an unknown user or video under the rule `default`; None: a null makes
-    the row a bad one, and an unknown user or video gets 0. An absent list is an empty list."""
+    """Replaces a null, and the feature of an unknown user or video under the rule `default`; None: a null makes the row
+    bad, and an unknown user or video gets 0. A missing list is an empty list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a raw table lies."""
+    """Location and format of a raw table."""
 
     path: str
     """A file, a glob, or a directory (hive partitions are columns); relative to the TOML file."""
     format: Literal["auto", "parquet", "csv"] = "auto"
-    """auto: by the files' names."""
+    """auto: from the file names."""
     delimiter: str = ","
-    """Between the cells of a CSV file, which starts with a line of names."""
+    """Separator of the cells of a CSV file, which starts with a header line."""
     list_separator: str = "|"
-    """Between the ids of a list, in CSV or where the column is text."""
+    """Separator of the ids of a list, in CSV or in a text column."""
     time_unit: TimeUnit = "ms"
-    """Of all points in time of the table; unix time."""
+    """Unit of all times in the table; unix time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +57,27 @@ class ImpressionColumns:
     user_id: str
     video_id: str
     timestamp: str
-    """When the impression began."""
+    """Start of the impression."""
     watch: str
-    """How long it was watched."""
+    """Watch time."""
     request_id: str | None = None
     """None: requests are formed by sessions."""
     duration: str | None = None
-    """Length of the video, if the log says so; else the videos table does."""
+    """Length of the video; None: the videos table has it."""
     shown: str | None = None
     """Whether the questionnaire was shown (0 or 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImpressionRules(Source):
-    """One row per video that was shown to a user."""
+    """Impressions: one row per video that was shown to a user."""
 
     columns: ImpressionColumns
     watch_unit: Unit = "ms"
     duration_unit: Unit = "ms"
     outcomes: dict[str, Field] = field(default_factory=dict)
-    """Engagement outcomes, type `flag` unless said otherwise. `long_view` is the trigger rule unless it is one."""
+    """Engagement outcomes, of type `flag` by default. Without an outcome `long_view`, it is computed by the trigger
+    rule."""
     features: dict[str, Field] = field(default_factory=dict)
     """Candidate features that were known when the request was served."""
 
@@ -85,7 +86,7 @@ class ImpressionRules(Source):
 class UserColumns:
     user_id: str
     valid_from: str | None = None
-    """From when on a version of the row holds; None: the table has one row per user, which always held."""
+    """Time from which a version of the row is valid; None: one row per user, always valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ class Users(Source):
     columns: UserColumns
     features: dict[str, Field]
     missing: Literal["quarantine", "default"] = "quarantine"
-    """What becomes of a request whose user has no version at its time: refused, or served with default features."""
+    """Treatment of a request whose user has no version at its time: rejected, or built with default features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class VideoColumns:
     duration: str | None = None
     """Length of the video."""
     valid_from: str | None = None
-    """As for users."""
+    """As in `Users`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,39 +116,39 @@ class Videos(Source):
     duration_unit: Unit = "ms"
     features: dict[str, Field] = field(default_factory=dict)
     history: tuple[str, ...] = ()
-    """Features that history entries carry as well."""
+    """Features that history entries also have."""
     missing: Literal["quarantine", "default"] = "quarantine"
-    """What becomes of an impression whose video has no version at the request's time; `default` needs a duration in
-    the impressions."""
+    """Treatment of an impression whose video has no version at the request's time; `default` needs a duration in the
+    impressions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerColumns:
     video_id: str
     timestamp: str
-    """When the answer was given."""
+    """Time of the answer."""
     answer: str
     """The chosen option."""
     user_id: str | None = None
-    """None: found through the impression; needs request_id."""
+    """None: taken from the impression, which needs request_id."""
     request_id: str | None = None
     """None: an answer belongs to the user's latest impression of the video at or before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerRules(Source):
-    """Replies to the questionnaire. What a rule drops goes to the quarantine, with the reason."""
+    """Replies to the questionnaire. Answers that a rule drops go to the quarantine with the reason."""
 
     columns: AnswerColumns
     window_h: float = 72.0
-    """An answer later than this after its impression, in hours, is late."""
+    """Attribution window after the impression, in hours; later answers are late."""
     late: Literal["drop", "keep"] = "drop"
     duplicate: Literal["first", "last"] = "first"
-    """Which of several equal answers to one impression counts."""
+    """Which of several equal answers to one impression is used."""
     contradictory: Literal["drop", "first", "last"] = "drop"
-    """Which of several different answers to one impression counts; drop: none."""
+    """Which of several different answers to one impression is used; drop: none."""
     untriggered: Literal["drop", "keep"] = "keep"
-    """Whether an answer to an impression counts that the trigger rule would not have asked about."""
+    """Treatment of an answer to an impression that does not meet the trigger rule."""
 
     def __post_init__(self) -> None:
         require(self.window_h > 0, "answers.window_h", self.window_h, "more than 0")
@@ -155,7 +156,7 @@ class AnswerRules(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Ids:
-    """Types of the keys; text is hashed to 63-bit ids."""
+    """Key types; text is hashed to 63-bit ids."""
 
     user: IdType = "integer"
     video: IdType = "integer"
@@ -164,16 +165,16 @@ class Ids:
 
 @dataclass(frozen=True, kw_only=True)
 class Requests:
-    """How impressions become requests, and what a request remembers."""
+    """Formation of requests from impressions, and their histories."""
 
     session_gap_s: float = 1_800.0
     """Without request ids: a pause longer than this, in seconds, starts a new request."""
     max_candidates: int = 50
-    """Without request ids: so many impressions at most make one request."""
+    """Without request ids: maximum number of impressions in a request."""
     max_history: int = 50
-    """Longest history, in entries."""
+    """Maximum length of a history, in entries."""
     history: Literal["watched", "long_view"] = "watched"
-    """Which earlier impressions are history: those watched at all, or those that met the trigger rule."""
+    """Earlier impressions that form the history: those with any watch time, or those that met the trigger rule."""
 
     def __post_init__(self) -> None:
         require(self.session_gap_s >= 0, "requests.session_gap_s", self.session_gap_s, "0 or more")
@@ -183,17 +184,17 @@ class Requests:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Shape of the files. The defaults suit the reader: a row group is what it decodes and shuffles at once."""
+    """Layout of the files. The defaults suit the reader, which decodes and shuffles whole row groups."""
 
     row_group: int = 2_048
     """Requests per row group."""
     file_row_groups: int | None = None
-    """Row groups per file. None: 64, but 1 where several partitions are built: files are named by their first request's
-    time, so only with one row group each do the names bring those of all partitions into order of time."""
+    """Row groups per file. None: 64, or 1 if several partitions are built: files are named by the time of their first
+    request, so the files of all partitions sort in time order only if each has one row group."""
     slice_h: int = 24
-    """Hours per time slice, a folder of its own; a divisor of 24."""
+    """Hours per time slice, stored in a separate folder; a divisor of 24."""
     hive: bool = False
-    """True: folders date=2024-01-31 (and hour=06 where a slice is shorter than a day); False: 20240131T06."""
+    """True: folders date=2024-01-31 (and hour=06 if slices are shorter than a day); False: 20240131T06."""
 
     def __post_init__(self) -> None:
         require(self.row_group >= 1, "output.row_group", self.row_group, "at least 1")
@@ -207,13 +208,13 @@ class Engine:
     """Resources; none of them changes the result."""
 
     memory_mb: int = 1_024
-    """Bound of the SQL engine's memory; beyond it, the engine writes to `temp`."""
+    """Memory limit of the SQL engine, which spills to `temp`."""
     threads: int = 2
     """Threads of the SQL engine."""
     temp: str | None = None
-    """Directory of the engine's temporary files; None: beside the output."""
+    """Directory of the engine's temporary files; None: next to the output."""
     bucket_impressions: int = 500_000
-    """Impressions of a bucket of users, which is built in memory (about 600 bytes each)."""
+    """Impressions per bucket of users; a bucket is built in memory (about 600 bytes per impression)."""
 
     def __post_init__(self) -> None:
         require(self.memory_mb >= 64, "engine.memory_mb", self.memory_mb, "at least 64")
@@ -252,7 +253,7 @@ class Build:
         return self.users.features if self.users is not None else {}
 
     def _names(self) -> list[str]:
-        """Features and outcomes whose name is taken."""
+        """Problems with names of features and outcomes that are already used."""
         problems = []
         owners = dict.fromkeys(RESERVED, "the data contract")
         groups = (
@@ -263,27 +264,27 @@ class Build:
         for place, fields in groups:
             for name in fields:
                 if name in owners:
-                    problems.append(f"{place}.{name}: the name belongs to {owners[name]}: choose another")
+                    problems.append(f"{place}.{name}: the name is used by {owners[name]}: choose another")
                 owners.setdefault(name, place)
         if "user_id" in self.user_features:
-            problems.append("users.features.user_id: user_id is a column of every request already: leave it out")
+            problems.append("users.features.user_id: every request already has a column user_id: remove it")
         return problems
 
     def _relations(self) -> list[str]:
-        """Tables that do not go together."""
+        """Problems between tables."""
         problems = []
         timed = self.impressions.columns.duration is not None
         listed = self.videos is not None and self.videos.columns.duration is not None
         if not timed and not listed:
             problems.append(
-                "impressions.columns.duration: missing, and videos.columns.duration too: one of them must name the "
+                "impressions.columns.duration and videos.columns.duration are missing: one of them must name the "
                 "column with the videos' length"
             )
         if self.videos is not None:
             if self.videos.missing == "default" and not timed:
                 problems.append(
-                    "videos.missing: 'default' leaves unknown videos without a length: name impressions.columns."
-                    "duration, or choose 'quarantine'"
+                    "videos.missing: 'default' leaves unknown videos without a length: set impressions.columns."
+                    "duration, or use 'quarantine'"
                 )
             for name in self.videos.history:
                 known = [feature for feature, spec in self.videos.features.items() if spec.type != "ids"]
@@ -292,7 +293,7 @@ class Build:
         if self.answers is not None:
             keyed = self.answers.columns.request_id is not None
             if keyed and self.impressions.columns.request_id is None:
-                problems.append("answers.columns.request_id: the impressions have no request_id: leave it out")
+                problems.append("answers.columns.request_id: the impressions have no request_id: remove it")
             if not keyed and self.answers.columns.user_id is None:
-                problems.append("answers.columns.user_id: missing, and request_id too: name one of them")
+                problems.append("answers.columns.user_id and request_id are missing: add one of them")
         return problems

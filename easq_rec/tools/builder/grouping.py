@@ -1,4 +1,4 @@
-"""Impressions to requests: by the log's request id, or by sessions of a user."""
+"""Groups impressions into requests, by the log's request id or by sessions of a user."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from easq_rec.tools.builder.versions import Int, mixed
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """R requests of a bucket, by user; within a user by request id or time."""
+    """R requests of a bucket, ordered by user, then by request id or time."""
 
     rows: Int
-    """(n,) rows of the bucket, request by request, in each in order of time."""
+    """(n,) rows of the bucket, ordered by request, then by time."""
     starts: Int
-    """(R + 1,) where a request's rows begin in `rows`."""
+    """(R + 1,) offsets of the requests in `rows`."""
     request_id: Int
     """(R,)"""
     timestamp_ms: Int
-    """(R,) the earliest impression of each."""
+    """(R,) time of the earliest impression of each request."""
     duplicates: Int
-    """Rows of the bucket that repeat another one and are left out."""
+    """Duplicate rows of the bucket, which are left out."""
 
     @property
     def lengths(self) -> Int:
@@ -32,11 +32,11 @@ class Groups:
 
 
 def group(user: Int, video: Int, timestamp_ms: Int, request: Int | None, rules: Requests) -> Groups:
-    """Forms requests; the arguments are columns of a bucket, (rows,), in the order of the log.
+    """Forms requests; the arguments are columns of a bucket, (rows,), in log order.
 
-    With request ids a request is what shares (user, request id), and a video that it holds already is a duplicate.
-    Without, a pause starts a new one, and so does a full one; a duplicate has user, video and time of another row.
-    Of duplicates the earliest counts, of equally early ones the first of the log.
+    With request ids, a request is the set of rows with equal (user, request id), and a repeated video is a duplicate.
+    Without, a pause or a full request starts a new one, and a row that repeats (user, video, time) is a duplicate. The
+    earliest duplicate is kept; among equal times, the first in the log.
     """
     keys = (timestamp_ms, user) if request is None else (timestamp_ms, request, user)
     rows = np.lexsort(keys)
@@ -70,7 +70,7 @@ def group(user: Int, video: Int, timestamp_ms: Int, request: Int | None, rules: 
 
 
 def _changes(values: Int) -> NDArray[np.bool_]:
-    """Where a value differs from the one before; the first one does."""
+    """Whether a value differs from the previous one; True for the first."""
     return np.append(True, values[1:] != values[:-1])[: len(values)]
 
 
@@ -80,7 +80,7 @@ def _repeated(number: Int, video: Int, timestamp_ms: Int | None) -> NDArray[np.b
     key = mixed(*columns)
     ordered = np.sort(key)
     if not (ordered[1:] == ordered[:-1]).any():
-        # As a rule there are none, and this is all it takes to know.
+        # Usually there are no duplicates, and this suffices to find that out.
         return np.zeros(len(number), np.bool_)
     order = np.lexsort(columns[::-1])
     same = np.ones(max(len(number) - 1, 0), np.bool_)

@@ -1,4 +1,4 @@
-"""What a user had watched, and how it had ended, when a request was made."""
+"""The history of a user at the time of a request: watched impressions with their outcomes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class HistoryRanges:
     """The histories of R requests as ranges of one list of watched impressions."""
 
     watched: Int
-    """(W,) positions of the watched impressions, by user and by the time when the watch ended."""
+    """(W,) positions of the watched impressions, ordered by user and end of the watch."""
     starts: Int
-    """(R,) where a request's history begins in `watched`,"""
+    """(R,) start of a request's history in `watched`."""
     lengths: Int
-    """(R,) and how long it is."""
+    """(R,) length of a request's history."""
     timestamp_ms: Int
-    """(W,) when a watched impression began."""
+    """(W,) start time of each watched impression."""
 
     def entries(self, requests: Int) -> Int:
-        """Positions of the impressions that make up the histories of some requests, each oldest first."""
+        """Positions of the impressions in the histories of some requests, each oldest first."""
         lengths = self.lengths[requests]
         at = ragged(self.starts[requests], lengths)
         began = self.timestamp_ms[at]
-        # Watches that overlap end in another order than they began. Few lists have any: only those are sorted.
+        # Overlapping watches end in another order than they began. They are rare: only their lists are sorted.
         owner = np.repeat(np.arange(len(requests)), lengths)
         wrong = np.flatnonzero((np.diff(began) < 0) & (owner[1:] == owner[:-1]))
         if len(wrong):
@@ -49,18 +49,18 @@ def histories(
     request_ms: Int,
     longest: int,
 ) -> HistoryRanges:
-    """The history of every request: of the user's impressions that `counts` marks, the `longest` last ones whose watch
-    had ended at the request's time.
+    """The history of every request: the last `longest` impressions of the user that `counts` marks and whose watch had
+    ended by the request's time.
 
     Args:
-        user, timestamp_ms, watch_ms, counts: of the impressions, (n,).
-        request_user, request_ms: of the requests, (R,).
+        user, timestamp_ms, watch_ms, counts: columns of the impressions, (n,).
+        request_user, request_ms: columns of the requests, (R,).
     """
     marked = np.flatnonzero(counts)
     known_ms = timestamp_ms[marked] + watch_ms[marked]
     order = np.lexsort((timestamp_ms[marked], known_ms, user[marked]))
     marked, known_ms = marked[order], known_ms[order]
-    # (user, time) as one number that grows with both.
+    # (user, time) as one number in the same order.
     users, place = np.unique(user[marked], return_inverse=True)
     first = min(int(known_ms.min(initial=0)), int(request_ms.min(initial=0)))
     span = max(int(known_ms.max(initial=0)), int(request_ms.max(initial=0))) - first + 2

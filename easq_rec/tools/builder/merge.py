@@ -1,7 +1,7 @@
-"""Third stage: the buckets' requests, each in order of time, merged into time-ordered Parquet files.
+"""Third stage: merges the buckets' time-ordered requests into time-ordered Parquet files.
 
-A row group takes a run of consecutive rows from each bucket, so memory holds about one batch per bucket and one row
-group, however many requests there are.
+A row group consists of one run of consecutive rows from each bucket, so memory holds about one batch per bucket and one
+row group, for any number of requests.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from easq_rec.tools.builder.versions import Int
 HOUR_MS = 3_600_000
 FILE_ROW_GROUPS = 64
 OPTIONAL = ("candidates.list.element.answer", "candidates.list.element.answered_at_ms")
-"""Fields that may be null; a built request lacks nothing else."""
+"""Fields that may be null; all other fields of a built request are set."""
 
 
 def write_fragment(file: Path, schema: pa.Schema, timestamp_ms: Int, batches: Iterable[pa.RecordBatch]) -> None:
-    """One bucket's rows of a dataset, oldest first: an Arrow stream, and the rows' times beside it."""
+    """Writes one bucket's rows of a dataset, oldest first, as an Arrow stream, and the rows' times to a second file."""
     np.save(_times(file), timestamp_ms)
     with pa.ipc.new_stream(str(file), schema) as writer:
         for batch in batches:
@@ -36,8 +36,8 @@ def write_fragment(file: Path, schema: pa.Schema, timestamp_ms: Int, batches: It
 
 
 def merge(fragments: list[Path], folder: Path, partition: Partition, schema: pa.Schema, output: Output) -> None:
-    """Writes `folder/SLICE/FIRST_MS-PART-NUMBER.parquet`: names sort in order of time, also among those of other
-    partitions, and no file crosses the bounds of a slice."""
+    """Writes `folder/SLICE/FIRST_MS-PART-NUMBER.parquet`: names sort in time order, also across partitions,
+    and no file crosses the bounds of a slice."""
     times = [np.load(_times(file)) for file in fragments]
     owner = np.repeat(np.arange(len(fragments), dtype=np.uint16), [len(t) for t in times])
     joined = np.concatenate([np.zeros(0, np.int64), *times])
@@ -62,7 +62,7 @@ def merge(fragments: list[Path], folder: Path, partition: Partition, schema: pa.
 
 
 def slice_name(start_ms: int, output: Output) -> str:
-    """Folder of the slice that starts at this time (UTC); names sort in order of time."""
+    """Folder of the slice that starts at this time (UTC); names sort in time order."""
     start = datetime.fromtimestamp(start_ms / 1_000, UTC)
     if not output.hive:
         return f"{start:%Y%m%dT%H}"
@@ -70,10 +70,10 @@ def slice_name(start_ms: int, output: Output) -> str:
 
 
 class _Run:
-    """Takes rows off a fragment from front to back."""
+    """Reads the rows of a fragment in order."""
 
     def __init__(self, file: Path) -> None:
-        # Read, not mapped: mapped pages would stay and count as this process's memory.
+        # Read, not memory-mapped: mapped pages would stay resident in this process.
         self._source = pa.OSFile(str(file))
         self._reader = pa.ipc.open_stream(self._source)
         self._held: pa.Table = self._reader.schema.empty_table()
@@ -96,12 +96,12 @@ class _Run:
 
 
 def _take(runs: list[_Run], owner: NDArray[np.uint16]) -> pa.Table:
-    """The next rows, each of the run that owns it."""
+    """The next rows, each from the run that owns it."""
     counts = np.bincount(owner, minlength=len(runs))
     rows = pa.concat_tables([run.take(int(count)) for run, count in zip(runs, counts, strict=True) if count])
     if (counts > 0).sum() == 1:
         return rows.combine_chunks()
-    # Run by run they lie in the order of a stable sort by owner; this undoes it.
+    # Concatenated runs are in the order of a stable sort by owner; this inverts that sort.
     place = np.empty(len(owner), np.int64)
     place[np.argsort(owner, kind="stable")] = np.arange(len(owner))
     return rows.combine_chunks().take(place)

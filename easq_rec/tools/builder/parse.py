@@ -1,4 +1,4 @@
-"""The TOML file of `easq-rec data build` to a `Build`."""
+"""Reads the TOML file of `easq-rec data build` as a `Build`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from easq_rec.config import parse as config_parser
 from easq_rec.tools.builder.config import Build
 
 FIELDS = (("impressions", "outcomes"), ("impressions", "features"), ("users", "features"), ("videos", "features"))
-"""Tables whose entries are `Field`s, and may be given by the column's name only."""
+"""Tables whose entries are `Field`s and can be given as a column name."""
 
 
 def load(path: Path) -> Build:
@@ -18,13 +18,13 @@ def load(path: Path) -> Build:
 
 
 def parse(values: dict[str, Any], where: str) -> Build:
-    """The same for the parsed tables; `where` names them in messages."""
+    """Converts the parsed tables; `where` names the file in messages."""
     title = f"{where} does not describe a build"
     return config_parser.parse(Build, _written_out(values), title=title, form="toml")
 
 
 def _written_out(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with every `name = "column"` written as a table, and with the default type of outcomes."""
+    """The values with every `name = "column"` expanded to a table, and with the default type of outcomes."""
     written = dict(values)
     for part, group in FIELDS:
         table = written.get(part)
@@ -37,7 +37,7 @@ def _written_out(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field(given: object, usual: dict[str, str]) -> object:
-    """A field as a table; a value that is neither text nor a table is left for the parser to refuse."""
+    """A field as a table; the parser rejects a value that is neither text nor a table."""
     match given:
         case str():
             return {**usual, "column": given}

@@ -1,4 +1,4 @@
-"""One partition of a build, stage by stage; what is finished is kept when it is interrupted."""
+"""Builds one partition in stages; finished stages survive an interruption."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from easq_rec.tools.builder.scatter import Partition, PartitionReader, read_buck
 from easq_rec.tools.builder.tables import connect, open_tables
 
 DATASETS = {"requests": False, "answers": True}
-"""Name: whether candidates carry answers."""
+"""Dataset name: whether its candidates have answers."""
 COUNTS = "counts.json"
 BUCKETS = "buckets"
-"""File that says how many there are."""
+"""File that stores the number of buckets."""
 MERGED_REQUESTS = 65_536
 """Requests that a merge holds in memory, over all buckets."""
 BATCH_REQUESTS = (128, 1_024)
-"""Fewest and most that a bucket hands on at a time: small batches cost time."""
+"""Minimum and maximum batch of a bucket: small batches cost time."""
 
 
 def build_partition(
     build: Build, base: Path, partition: Partition, work: Path, progress: Callable[[str], None]
 ) -> Path:
     """Builds a partition in the directory `work` and returns the folder of the result: `requests/`, `answers/`,
-    `quarantine/` and the counts. Goes on from what it finds there, which must come from the same build.
+    `quarantine/` and the counts. Continues from finished stages in `work`, which must belong to the same build.
 
     Args:
         base: directory that paths of the config are relative to.
@@ -76,7 +76,7 @@ def _deal(scan: PartitionReader, folder: Path, quarantine: QuarantineFile, count
 
 
 def _stage(folder: Path, run: Callable[[Path, QuarantineFile, Counter[str]], None]) -> Path:
-    """Runs a stage into a folder that appears complete or not at all; nothing to do if it is there."""
+    """Runs a stage into a folder that is published atomically; does nothing if the folder exists."""
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -90,7 +90,7 @@ def _stage(folder: Path, run: Callable[[Path, QuarantineFile, Counter[str]], Non
 
 
 def _videos(scan: PartitionReader, folder: Path, partition: Partition) -> tuple[Lookup | None, Path]:
-    """The table of videos, which every run reads anew: it is held in memory. The first partition accounts for it."""
+    """The table of videos, which is kept in memory and read again by every run. The first partition counts its rows."""
     folder.mkdir(exist_ok=True)
     counts: Counter[str] = Counter()
     with QuarantineFile(folder / "quarantine.parquet", counts) as quarantine:

@@ -1,8 +1,8 @@
-"""From configuration to a published dataset: the working directory, resuming, and the last step that joins partitions.
+"""From configuration to a published dataset: working directory, resuming, and joining partitions.
 
-Beside the output lies `.NAME.build/`: per partition a working directory `PART.work/`, whose result becomes the folder
-`PART/` by one rename. The partition that completes the set links all files into one tree and publishes it by one rename
-as the output; whoever comes second finds it there. Nothing under the output's own name is ever incomplete.
+Next to the output is `.NAME.build/` with a working directory `PART.work/` per partition, whose result is renamed to
+`PART/`. The process that completes the set of partitions links all files into one tree and publishes it with one
+rename; a later process finds the output complete. The output is never visible in an incomplete state.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from easq_rec.tools.builder.summary import check_balance, summary
 from easq_rec.tools.builder.tables import connect, literal, open_tables
 
 FORMAT = 1
-"""Raised whenever the same config and inputs would give other files."""
+"""Must be raised when the same config and inputs would give other files."""
 DESCRIPTION = "build.json"
 FINGERPRINT = "fingerprint.json"
 POLL_S = 2.0
-"""Pause before looking again whether partitions that other processes build are done."""
+"""Pause between checks for partitions that other processes build."""
 
 
 class Busy(UserError):
@@ -48,15 +48,15 @@ class Busy(UserError):
 def run(
     build: Build, *, base: Path, out: Path, partition: Partition, progress: Callable[[str], None], shared: bool = False
 ) -> str | None:
-    """Builds a partition, publishes the output once all are there, and returns its summary; None: others are missing.
+    """Builds a partition, publishes the output once all are complete, and returns its summary; None: some are missing.
 
     Args:
         base: directory that paths of the config are relative to.
-        shared: go on with partitions that nobody is at work on, and wait for the others, until the output is there.
+        shared: also build partitions that no process is building, and wait for the others, until the output exists.
 
     Raises:
         Busy: another process is building the partition, which is not shared.
-        UserError: config and raw tables do not fit, or the output holds something else.
+        UserError: config and raw tables do not match, or the output directory has other content.
     """
     out = out.absolute()
     identity = fingerprint(build, base, partition)
@@ -73,7 +73,7 @@ def run(
             if text is not None:
                 return text
             left.remove(part)
-        assert left, "all partitions are there, and the output is not"
+        assert left, "all partitions are complete, but the output is missing"
         time.sleep(POLL_S)
 
 
@@ -87,17 +87,17 @@ def _run(
     try:
         area.mkdir(parents=True, exist_ok=True)
         _build(build, base, out, area, partition, identity, progress)
-        # Partitions that finish together take turns.
+        # Processes that finish at the same time take turns.
         with _locked(area / "publish.lock", wait=True):
             if not is_published(out, identity):
                 missing = [p.name for p in siblings(partition) if _fingerprint_of(area / p.name) != identity]
                 if missing:
-                    progress(f"{partition.name}: done; the output appears once these are, too: {', '.join(missing)}")
+                    progress(f"{partition.name}: done; the output will appear after these: {', '.join(missing)}")
                     return None
                 _publish(build, area, out, partition, identity)
             shutil.rmtree(area, ignore_errors=True)
     except FileNotFoundError:
-        # Another one has published and cleared the area since.
+        # Another process has published the output and removed the area since.
         if not is_published(out, identity):
             raise
     return _summary_of(out)
@@ -112,7 +112,7 @@ def _build(
     identity: dict[str, Any],
     progress: Callable[[str], None],
 ) -> None:
-    """Builds a partition in the area, unless it lies there or in the output already."""
+    """Builds a partition in the area, unless the area or the output already has it."""
     with _locked(area / f"{partition.name}.lock") as mine:
         if not mine:
             raise Busy(f"{partition.name} of {out} is being built by another process: wait for it")
@@ -128,7 +128,7 @@ def _build(
         result = build_partition(build, base, partition, work, progress)
         (result / FINGERPRINT).write_text(json.dumps(identity))
         os.rename(result, finished)
-        # Whoever completes the set may be clearing the area at this moment.
+        # The process that completes the set may be removing the area now.
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -137,7 +137,8 @@ def siblings(partition: Partition) -> list[Partition]:
 
 
 def fingerprint(build: Build, base: Path, partition: Partition) -> dict[str, Any]:
-    """What a build depends on; resources do not belong to it. Raises UserError if the raw tables do not match."""
+    """Everything that a build's result depends on, without resources. Raises UserError if the raw tables do not
+    match."""
     config = to_dict(build)
     del config["engine"]
     with connect(build.engine, base) as connection:
@@ -152,34 +153,32 @@ def fingerprint(build: Build, base: Path, partition: Partition) -> dict[str, Any
     }
     identity = {
         "format": FORMAT,
-        # Users are dealt by the engine's hash, which another version may compute otherwise.
+        # The engine's hash assigns users to partitions and may differ between versions.
         "engine": duckdb.__version__,
         "partitions": partition.of,
         "inputs": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "config": config,
     }
-    # In the form in which it will be read again: JSON has no tuples.
+    # Converted to JSON values for comparison with a stored file: JSON has no tuples.
     return dict(json.loads(json.dumps(identity)))
 
 
 def is_published(out: Path, identity: dict[str, Any]) -> bool:
-    """Whether the output holds this build; False if it is absent or empty, ValueError if it is neither."""
+    """Whether the output is this build; False if it is missing or empty. Raises UserError for other content."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     found = read_json(out / DESCRIPTION, "the description of a build") if (out / DESCRIPTION).is_file() else None
     if found is None:
-        raise UserError(f"--out {out}: holds something else than a build: delete it or choose another directory")
+        raise UserError(f"--out {out}: is not a build: delete it or choose another directory")
     if found["fingerprint"] == identity:
         return True
     differing = [name for name in identity if found["fingerprint"].get(name) != identity[name]]
-    raise UserError(
-        f"--out {out}: holds another build ({', '.join(differing)} differ): delete it or choose another name"
-    )
+    raise UserError(f"--out {out}: is another build ({', '.join(differing)} differ): delete it or choose another name")
 
 
 @contextmanager
 def _locked(file: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Holds a lock, and says whether it does; the system releases it when the process ends, however it ends."""
+    """Tries to lock a file and yields whether it succeeded; the system releases the lock when the process ends."""
     with file.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -202,7 +201,7 @@ def _fingerprint_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _publish(build: Build, area: Path, out: Path, partition: Partition, identity: dict[str, Any]) -> None:
-    """Joins the finished partitions and renames the whole to the output."""
+    """Joins the finished partitions and publishes the output by a rename."""
     tree = area / f"publish-{uuid.uuid4().hex[:8]}"
     counts: Counter[str] = Counter()
     for part in siblings(partition):
@@ -213,7 +212,7 @@ def _publish(build: Build, area: Path, out: Path, partition: Partition, identity
     counts["requests.shared_ids"] = _shared_ids(build, area, tree / "requests")
     for name, answers in DATASETS.items():
         if not any((tree / name).rglob("*.parquet")):
-            # A dataset without rows still has columns.
+            # A dataset without rows needs a file with its columns.
             schema = dataset_schema(build, answers=answers)
             pq.write_table(schema.empty_table(), tree / name / "empty.parquet")
     description = {
@@ -227,7 +226,7 @@ def _publish(build: Build, area: Path, out: Path, partition: Partition, identity
 
 
 def _shared_ids(build: Build, area: Path, requests: Path) -> int:
-    """Requests with the id of another one: a request belongs to one user, and the log's ids may not know that."""
+    """Number of requests with a duplicate id: a request belongs to one user, but the log's ids may span users."""
     if build.impressions.columns.request_id is None or not any(requests.rglob("*.parquet")):
         return 0
     with connect(build.engine, area / "temp") as connection:
@@ -238,7 +237,7 @@ def _shared_ids(build: Build, area: Path, requests: Path) -> int:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The files of a tree, in another one as well: linked where the file system can, else copied."""
+    """Links the files of a tree into another tree, or copies them if the file system has no hard links."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.rglob("*.parquet")):
         place = target / file.relative_to(source)

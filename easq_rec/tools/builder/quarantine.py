@@ -1,4 +1,4 @@
-"""Rows that no dataset takes: where they came from, why, and what they said."""
+"""Rejected rows: their table, the reason, and their content."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 SCHEMA = pa.schema([("table", pa.string()), ("reason", pa.string()), ("row", pa.string())])
-"""`row` is JSON: the log's own cells of a row that could not be read, else the builder's columns."""
+"""`row` is JSON: the log's cells of a row that could not be read, else the builder's columns."""
 
 
 class QuarantineFile:
-    """Writes a Parquet file (none where there is no row) and counts its rows.
+    """Writes a Parquet file (only if there are rows) and counts its rows.
 
     Args:
         path: file to write.
-        counts: gets `TABLE.quarantined.REASON`.
+        counts: receives `TABLE.quarantined.REASON`.
     """
 
     def __init__(self, path: Path, counts: Counter[str]) -> None:
@@ -37,7 +37,7 @@ class QuarantineFile:
             self._writer.close()
 
     def add(self, table: str, reason: pa.Array | str, rows: pa.Array) -> None:
-        """`rows` are JSON texts; `reason` is one for all or one each."""
+        """Adds rows as JSON texts, with one reason for all or one per row."""
         if not len(rows):
             return
         reasons = pa.array([reason] * len(rows), pa.string()) if isinstance(reason, str) else reason.cast(pa.string())

@@ -1,4 +1,4 @@
-"""First stage: the raw tables, cleaned and dealt to buckets of users, so that a bucket fits into memory."""
+"""First stage: cleans the raw tables and distributes them to buckets of users that fit into memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from easq_rec.tools.builder.quarantine import QuarantineFile
 from easq_rec.tools.builder.tables import RawTable
 
 DEALT = ("impressions", "answers", "users")
-"""Tables that are dealt by user; every partition reads all videos."""
+"""Tables that are distributed by user; every partition reads all videos."""
 SCAN_ROWS = 122_880
-"""Rows of the engine's batches (its own row group), and how many of them are dealt at a time."""
+"""Rows of the engine's batches (its row group size), and number of batches distributed at once."""
 DEAL_BATCHES = 4
 MOST_BUCKETS = 512
-"""Files that are open at once, per table."""
+"""Maximum number of open files per table."""
 CSV_ROW_BYTES = 40
-"""A guess: it only chooses the number of buckets."""
+"""An estimate, used only for the number of buckets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Which share of the users is built: number `index` (from 0) of `of`."""
+    """Share of the users to build: number `index` (from 0) of `of`."""
 
     index: int = 0
     of: int = 1
@@ -43,7 +43,7 @@ class Partition:
 
 
 class PartitionReader:
-    """Reads the raw tables through the engine, one partition of users."""
+    """Reads one partition of users from the raw tables through the engine."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, build: Build, tables: dict[str, RawTable], partition: Partition
@@ -54,7 +54,7 @@ class PartitionReader:
         self._partition = partition
 
     def bucket_count(self) -> int:
-        """Buckets of this partition."""
+        """Number of buckets of this partition."""
         table = self._tables["impressions"]
         if table.csv:
             rows = sum(Path(file).stat().st_size for file in table.files) // CSV_ROW_BYTES
@@ -64,7 +64,7 @@ class PartitionReader:
         return min(max(-(-rows // size), 1), MOST_BUCKETS)
 
     def deal(self, folder: Path, buckets: int, quarantine: QuarantineFile, counts: Counter[str]) -> None:
-        """Writes `TABLE-BUCKET.arrow` for every table that is dealt and every bucket."""
+        """Writes `TABLE-BUCKET.arrow` for every distributed table and every bucket."""
         for name in DEALT:
             if name not in self._tables:
                 continue
@@ -78,7 +78,7 @@ class PartitionReader:
                     _deal(batches, writers)
 
     def videos(self, quarantine: QuarantineFile, counts: Counter[str]) -> pa.Table | None:
-        """All versions of all videos, None without a table of them; the first partition accounts for its rows."""
+        """All versions of all videos; None without a table of videos. The first partition counts its rows."""
         if "videos" not in self._tables:
             return None
         parts = list(self._cleaned("videos", 1, quarantine, counts))
@@ -94,7 +94,7 @@ class PartitionReader:
         made = cells(self._build, table)
         key = "hash(video_id)" if name == "videos" else "hash(user_id)"
         for scan in table.scans():
-            # A null has a hash as well: a row without a user belongs to some partition, which accounts for it.
+            # Nulls have a hash too: a row without a user belongs to one partition, which counts it.
             mine = f"WHERE {key} % {of} = {self._partition.index}" if name != "videos" else ""
             bucket = f"CAST({key} // {of} % {buckets} AS USMALLINT) AS bucket"
             reader = self._connection.sql(f"SELECT *, {bucket} FROM ({select(made, scan, owner=owner)}) {mine}")
@@ -112,7 +112,7 @@ class PartitionReader:
                 self._rejects(name, quarantine, counts, mine=first)
 
     def _rejects(self, name: str, quarantine: QuarantineFile, counts: Counter[str], *, mine: bool) -> None:
-        """CSV lines that are no rows. They name no user, so the first partition accounts for them."""
+        """Quarantines CSV lines that are not rows. They have no user, so the first partition counts them."""
         # A line may have several errors.
         query = (
             "SELECT CAST(to_json(any_value(csv_line)) AS VARCHAR) AS row FROM reject_errors GROUP BY line ORDER BY line"
@@ -121,10 +121,10 @@ class PartitionReader:
         self._connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
         if mine and len(lines):
             counts[f"{name}.read"] += len(lines)
-            quarantine.add(name, "is no row of the CSV file", lines["row"].combine_chunks())
+            quarantine.add(name, "is not a row of the CSV file", lines["row"].combine_chunks())
 
     def _owners(self) -> str:
-        """A table (request_id, video_id, user_id) of the impressions that an answer without a user may belong to."""
+        """A table (request_id, video_id, user_id) of the impressions that match an answer without a user."""
         answers, impressions = self._tables["answers"], self._tables["impressions"]
         keys = "SELECT request_id, video_id FROM ({})"
         asked = " UNION ALL ".join(keys.format(select(cells(self._build, answers), s)) for s in answers.scans())
@@ -146,7 +146,7 @@ def bucket_file(table: str, bucket: int) -> str:
 
 
 def read_bucket(folder: Path, table: str, bucket: int) -> pa.Table | None:
-    """The rows of a bucket in the order of the raw table; None if the log has no such table."""
+    """The rows of a bucket in raw table order; None if the log has no such table."""
     path = folder / bucket_file(table, bucket)
     if not path.exists():
         return None
@@ -155,7 +155,7 @@ def read_bucket(folder: Path, table: str, bucket: int) -> pa.Table | None:
 
 
 def remove_bucket(folder: Path, bucket: int) -> None:
-    """Frees the disk space of a bucket that is built."""
+    """Frees the disk space of a finished bucket."""
     for table in DEALT:
         (folder / bucket_file(table, bucket)).unlink(missing_ok=True)
 

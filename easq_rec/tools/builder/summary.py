@@ -1,4 +1,4 @@
-"""The account of a build: every input row, and the stages of the questionnaire."""
+"""Summary of a build: counts of all input rows and of the questionnaire's stages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TABLES = ("impressions", "answers", "users", "videos")
 
 
 def check_balance(counts: Counter[str]) -> None:
-    """Every row read was kept or quarantined."""
+    """Asserts that every row was kept or quarantined."""
     for table in TABLES:
         read, kept = counts[f"{table}.read"], counts[f"{table}.kept"]
         lost = sum(_reasons(counts, table).values())
@@ -18,7 +18,7 @@ def check_balance(counts: Counter[str]) -> None:
 
 
 def summary(build: Build, counts: Counter[str]) -> str:
-    """Some lines to read; the numbers are in build.json."""
+    """The summary as text; the numbers are in build.json."""
     lines = [
         f"{counts['requests.kept']:,} requests with {counts['impressions.kept']:,} candidates and "
         f"{counts['history.entries']:,} history entries; {counts['requests.answered']:,} of them answered"
@@ -41,15 +41,15 @@ def _reasons(counts: Counter[str], table: str) -> dict[str, int]:
 
 
 def _notes(counts: Counter[str]) -> list[str]:
-    """Rows that were kept or left out by a rule, where there are any."""
+    """Lines about rows that a rule kept or left out, if any."""
     notes = {
         "requests.shared_ids": "requests with the id of another user's request: ids should be unique",
-        "requests.without_candidates": "requests left out, since none of their impressions was kept",
+        "requests.without_candidates": "requests left out because none of their impressions was kept",
         "impressions.unknown_users": "impressions kept with default features of their user",
         "impressions.unknown_videos": "impressions kept with default features of their video",
         "answers.late": "answers later than the attribution window",
         "answers.untriggered": "answers to impressions that did not trigger",
-        "answers.not_shown": "answers kept though the log says that nothing was shown",
+        "answers.not_shown": "answers kept although the log says that no prompt was shown",
     }
     return [f"{counts[name]:,} {text}" for name, text in notes.items() if counts[name]]
 
@@ -64,9 +64,7 @@ def _stages(build: Build, counts: Counter[str]) -> str:
         base, name = shown, "shown"
     else:
         expected = round(triggered * build.questionnaire.exposure)
-        parts.append(
-            f"shown about {expected:,} (no column says so; declared exposure {build.questionnaire.exposure:.2%})"
-        )
+        parts.append(f"shown about {expected:,} (not in the log; declared exposure {build.questionnaire.exposure:.2%})")
         base, name = expected, "expected shown"
     answered = counts["answers.kept"]
     parts.append(f"answered {answered:,} ({_share(answered, base)} of the {name})")

@@ -1,4 +1,4 @@
-"""The raw tables as the SQL engine sees them: files, columns, types, and the check that the config's columns exist."""
+"""The raw tables in the SQL engine: files, columns, types, and the check that the config's columns exist."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class RawTable:
     """Column: SQL type."""
 
     def scans(self) -> list[str]:
-        """SQL relations that hold the table's rows in order. Every CSV file is one, for its own order of columns."""
+        """SQL relations with the table's rows in order. Each CSV file is a separate relation, with its column order."""
         if self.csv:
             return [_csv(file, self.source, hive=self.hive) for file in self.files]
         return [_parquet(self.files, hive=self.hive)]
 
 
 def connect(engine: Engine, temp: Path) -> duckdb.DuckDBPyConnection:
-    """An engine in memory, bounded, that never reaches for the network."""
+    """An in-memory engine with limited resources and without network access."""
     settings: dict[str, Any] = {
         "memory_limit": f"{engine.memory_mb}MB",
         "threads": engine.threads,
         "temp_directory": str(temp),
-        # The order of rows decides between equal answers, and which of two equal impressions is the second.
+        # The row order decides between equal answers and between duplicate impressions.
         "preserve_insertion_order": True,
         "autoinstall_known_extensions": False,
     }
@@ -51,7 +51,7 @@ def connect(engine: Engine, temp: Path) -> duckdb.DuckDBPyConnection:
 
 
 def open_tables(connection: duckdb.DuckDBPyConnection, build: Build, base: Path) -> dict[str, RawTable]:
-    """The tables that the config names. Raises UserError that lists all files and columns that are not there."""
+    """The tables of the config. Raises UserError that lists all missing files and columns."""
     tables: dict[str, RawTable] = {}
     problems: list[str] = []
     for name in TABLES:
@@ -71,8 +71,8 @@ def open_tables(connection: duckdb.DuckDBPyConnection, build: Build, base: Path)
 
 
 def wanted(source: Source) -> Iterator[tuple[str, str, str]]:
-    """(place in the config, column, kind) of every column that a table is read for. Kinds: key, time, number, text,
-    or a field's type."""
+    """(place in the config, column, kind) of every column to read. Kinds: key, time, number, text, or a field's
+    type."""
     columns = vars(vars(source)["columns"])
     kinds = {"timestamp": "time", "valid_from": "time", "watch": "number", "duration": "number", "shown": "flag"}
     for name, column in columns.items():
@@ -96,7 +96,7 @@ def _open(connection: duckdb.DuckDBPyConnection, name: str, source: Source, base
         found = {row[0]: row[1] for row in rows}
         missing = [column for _, column, _ in wanted(source) if types and column not in found and column in types]
         if missing:
-            raise UserError(f"{file} has no column {missing[0]!r}, other files of the table do: it has {list(found)}")
+            raise UserError(f"{file} has no column {missing[0]!r}, unlike other files of the table: {list(found)}")
         types = types or found
     return RawTable(name=name, source=source, files=files, csv=csv, hive=hive, types=types)
 
@@ -118,7 +118,7 @@ def _files(source: Source, base: Path) -> tuple[tuple[str, ...], bool, bool]:
         return tuple(files), source.format == "csv", hive
     kinds = {next((kind for suffix, kind in known.items() if file.endswith(suffix)), "other") for file in files}
     if len(kinds) > 1 or "other" in kinds:
-        raise UserError(f"{source.path!r}: cannot tell the format by the names: set format to 'parquet' or 'csv'")
+        raise UserError(f"{source.path!r}: the file names do not show the format: set format to 'parquet' or 'csv'")
     return tuple(files), kinds == {"csv"}, hive
 
 
@@ -128,13 +128,13 @@ def _visible(file: Path, directory: Path) -> bool:
 
 def _parquet(files: tuple[str, ...], *, hive: bool) -> str:
     names = ", ".join(literal(file) for file in files)
-    # Statistics of Parquet files ignore NaN: without can_have_nan, the engine takes them for proof that there is none.
+    # Parquet statistics ignore NaN: without can_have_nan, the engine concludes from them that there is none.
     options = f"union_by_name=true, can_have_nan=true, hive_partitioning={str(hive).lower()}"
     return f"read_parquet([{names}], {options})"
 
 
 def _csv(file: str, source: Source, *, hive: bool) -> str:
-    # All text: a cell that does not parse makes one bad row, not an end of the scan. Rows with too few or too many
+    # All text: a cell that does not parse makes one bad row instead of ending the scan. Rows with too few or too many
     # cells go to the engine's table of rejects.
     return (
         f"read_csv({literal(file)}, all_varchar=true, header=true, delim={literal(source.delimiter)}, "
@@ -161,7 +161,7 @@ def _column_problems(table: RawTable) -> Iterator[str]:
             if clock and unit != "timestamp":
                 yield f"{where}: column {column!r} is {dtype}, not a number: set {table.name}.time_unit = 'timestamp'"
             elif not clock and dtype != "VARCHAR" and unit == "timestamp":
-                yield f"{where}: column {column!r} is {dtype}, no timestamp: set {table.name}.time_unit to s, ms or us"
+                yield f"{where}: column {column!r} is {dtype}, not a timestamp: set {table.name}.time_unit to s, ms, us"
 
 
 def literal(text: str) -> str:

@@ -1,4 +1,4 @@
-"""As-of lookup: of the rows of a key, the last one that held at a point in time."""
+"""As-of lookup: the last row of a key that is valid at a given time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 Int = NDArray[np.int64]
 NONE = -1
-"""Stands for `no row`."""
+"""Row number that means `no row`."""
 SPARSE = 8
-"""Up to so many times as much id space as keys, a key is found by its place in a table, else by binary search."""
+"""Maximum ratio of id space to keys for a lookup table; sparser keys are found by binary search."""
 
 
 class Versions:
@@ -17,7 +17,8 @@ class Versions:
 
     Args:
         keys: key of every row, (V,).
-        valid_from: from when on the row holds, (V,); None: always. Of rows with equal key and time the last one counts.
+        valid_from: start of each row's validity, (V,); None: always valid. Of rows with equal key and time, the last
+            one is used.
     """
 
     def __init__(self, keys: Int, valid_from: Int | None = None) -> None:
@@ -27,15 +28,15 @@ class Versions:
         self._keys, starts = np.unique(sorted_keys, return_index=True)
         self._last = np.append(starts[1:], len(keys)) - 1
         self._static = valid_from is None
-        # (key, time) as one number: the place of the key times the number of times, plus the place of the time. Unlike
-        # the values themselves, their places cannot overflow.
+        # (key, time) as one number: rank of the key times the number of times, plus rank of the time. Unlike the
+        # values, the ranks cannot overflow.
         self._times = np.unique(times)
         self._step = len(self._times) + 1
         place = np.searchsorted(self._keys, sorted_keys)
         self._order = place * self._step + np.searchsorted(self._times, sorted_times) + 1
         same = self._order[1:] == self._order[:-1]
         self.superseded: Int = np.sort(self._rows[:-1][same])
-        """Rows that no lookup can find: a later row has the same key and time."""
+        """Rows superseded by a later row with the same key and time."""
         self._first_key = int(self._keys[0]) if len(self._keys) else 0
         span = int(self._keys[-1]) - self._first_key + 1 if len(self._keys) else 0
         self._table: NDArray[np.int32] | None = None
@@ -44,7 +45,7 @@ class Versions:
             self._table[self._keys - self._first_key] = np.arange(len(self._keys))
 
     def has(self, keys: Int) -> NDArray[np.bool_]:
-        """Which keys have a row, at whatever time."""
+        """Whether each key has a row at any time."""
         return self._places(keys) != NONE
 
     def find(self, keys: Int, times: Int | None = None) -> Int:
@@ -75,7 +76,7 @@ class Versions:
 
 
 def joint_codes(left: list[Int], right: list[Int]) -> tuple[Int, Int]:
-    """One number per row of two tables such that rows are equal in all columns exactly if their numbers are."""
+    """One number per row of two tables; rows are equal in all columns exactly if their numbers are equal."""
     rows = len(left[0])
     codes = np.zeros(rows + len(right[0]), np.int64)
     for mine, other in zip(left, right, strict=True):
@@ -96,6 +97,6 @@ def mixed(*columns: Int) -> Int:
 
 
 def ragged(starts: Int, lengths: Int) -> Int:
-    """start, start + 1, ... of every range, one after the other."""
+    """start, start + 1, ... of every range, concatenated."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64)

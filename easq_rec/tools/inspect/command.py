@@ -64,7 +64,7 @@ def find_datasets(directory: files.Location) -> dict[str, files.Location]:
         only = files.shown(folders["requests"])
         raise UserError(f"{shown}: no folder answers/ beside requests/; without a questionnaire, inspect {only}")
     if present == ["answers"]:
-        raise UserError(f"{shown}: no folder requests/ beside answers/ (see the data contract in docs/data.md)")
+        raise UserError(f"{shown}: no folder requests/ beside answers/ (see docs/reference/data-contract.md)")
     return folders if present else {Path(shown).absolute().name: directory}
 
 

@@ -1,10 +1,10 @@
-"""What the synthetic world is made of: latent users and videos, the logging policy, and the two utilities.
+"""The model of the synthetic world: latent users and videos, the logging policy, and the two utilities.
 
 Shapes: U users, V videos, A authors, K topics, R requests, C candidates per request.
 
-Engagement and satisfaction share affinity and quality but disagree about clickbait, which makes people watch and
-leaves them dissatisfied. A ranker that learns from behaviour alone therefore drifts from satisfaction, which is the gap
-that EASQ (arXiv 2601.20215) sets out to close. The formulas are in `datasets/world/README.md`.
+Engagement and satisfaction share affinity and quality but differ in clickbait, which raises watching and lowers
+satisfaction. A ranker that learns only from behaviour therefore deviates from satisfaction, which is the gap that EASQ
+(arXiv 2601.20215) aims to close. The formulas are in `datasets/world/README.md`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from easq_rec.data import exact
 
 TOPICS = 16
 TAGS_PER_TOPIC = 16
-"""256 tags in all, each of one topic."""
+"""256 tags in total, each of one topic."""
 MAX_TAGS = 3
 USER_TOPICS = 3
-"""Topics that a user is interested in; the rest is faint background."""
+"""Number of topics of interest per user; the other topics have small weights."""
 INTEREST_SHARE = 0.6
-"""Share of candidates that the logging policy draws from the user's own topics; the others are globally popular."""
+"""Share of candidates that the logging policy draws from the user's topics; the others are globally popular."""
 AGE_GROUPS, REGIONS, DEVICES = 8, 32, 8
 
-# Weights of the standardised parts. Clickbait is as strong as affinity in engagement and bears the opposite sign in
-# satisfaction; affinity and quality keep the two positively correlated, as they are in production logs.
+# Weights of the standardised parts. Clickbait is as strong as affinity in engagement and has the opposite sign in
+# satisfaction; affinity and quality keep the two positively correlated, as in production logs.
 ENGAGE_BIAS, ENGAGE_AFFINITY, ENGAGE_CLICKBAIT, ENGAGE_QUALITY, ENGAGE_DURATION, ENGAGE_OWN = (
     -0.7,
     1.1,
@@ -45,7 +45,7 @@ GRADE_QUANTILES = (0.14, 0.34, 0.60, 0.83)
 ANSWER_QUANTILES = (0.23, 0.50)
 """Shares of answers that are dissatisfied, and dissatisfied or uncertain."""
 ANSWER_NOISE = 0.5
-"""Standard deviation of what an answer adds to the satisfaction (itself of standard deviation 1)."""
+"""Standard deviation of an answer's noise; satisfaction has standard deviation 1."""
 CALIBRATION_REQUESTS = 4_096
 LOG_100 = 4.605170185988092
 
@@ -55,7 +55,7 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Latents:
-    """A drawn world. Arrays are indexed by user id, video id, or position in a sampling table."""
+    """A sampled world. Arrays are indexed by user id, video id, or position in a sampling table."""
 
     seed: int
     activity: Float
@@ -70,17 +70,17 @@ class Latents:
     topic_cdf: Float
     """[U, USER_TOPICS] cumulated weights of `topics`; the last is 1."""
     susceptibility: Float
-    """[U] pull of clickbait on this user, about 1 on average."""
+    """[U] effect of clickbait on this user, about 1 on average."""
     author: Int
     """[V]"""
     primary: Int
     """[V] the video's main topic."""
     secondary: Int
-    """[V] another topic."""
+    """[V] a second topic."""
     blend: Float
-    """[V] share of the other topic in the video, often 0; the rest is the main topic's."""
+    """[V] share of the second topic in the video, often 0; the main topic has the rest."""
     tags: Int
-    """[V, MAX_TAGS], of which the first `tag_count` are the video's."""
+    """[V, MAX_TAGS]; the first `tag_count` belong to the video."""
     tag_count: Int
     quality: Float
     """[V] standard normal."""
@@ -90,16 +90,17 @@ class Latents:
     duration_z: Float
     """[V] standardised log duration."""
     popularity: NDArray[np.float64]
-    """[V] sums to 1."""
+    """[V] popularity; sums to 1."""
     draw_cdf: NDArray[np.float64]
-    """[2V] sampling table: segment t < K lies in (t, t + 1] and holds the videos of topic t; segment K holds all."""
+    """[2V] sampling table: segment t < K is in (t, t + 1] and has the videos of topic t; segment K has all videos."""
     draw_video: Int
     """[2V] the video at each position of `draw_cdf`."""
     segment: Int
-    """[K] segment that a topic is drawn from: itself, or K where no video has it."""
+    """[K] segment of each topic: the topic, or K if no video has it."""
 
     def candidates(self, rng: np.random.Generator, users: Int, count: int) -> Int:
-        """[R, C] distinct videos per request by the logging policy: popularity, or popularity within an interest.
+        """[R, C] distinct videos per request by the logging policy: popularity, or popularity within a topic of
+        interest.
 
         Draws with replacement and keeps the first `count` distinct ones, which is successive sampling without
         replacement; the rare request with too many repeats is redrawn from its exact weights.
@@ -135,7 +136,7 @@ class Latents:
         np.put_along_axis(rank, self.topics[users], np.arange(USER_TOPICS)[None, :], axis=1)
         share = np.diff(self.topic_cdf[users], axis=1, prepend=0.0)
         mass = np.bincount(self.primary, weights=self.popularity, minlength=TOPICS)
-        # A topic without videos is drawn from all of them, as `segment` says.
+        # A topic without videos is drawn from all videos, as in `segment`.
         absent = (share * (mass[self.topics[users]] == 0)).sum(axis=1, keepdims=True)
         video_rank = rank[:, self.primary]
         within = np.take_along_axis(share, np.maximum(video_rank, 0), axis=1) / mass[self.primary]
@@ -146,16 +147,16 @@ class Latents:
 
     def affinity(self, users: Int, videos: Int) -> Float:
         """[R, C] taste of each user for each of its videos, not standardised."""
-        # Two products and a sum, not a matrix product, whose order of summation depends on the CPU.
+        # Two products and a sum, because the order of summation of a matrix product depends on the CPU.
         user, blend = users[:, None], self.blend[videos]
         main, other = (self.interest[user, topic[videos]] for topic in (self.primary, self.secondary))
         result: Float = (1 - blend) * main + blend * other
         return result
 
     def own(self, users: Int, videos: Int) -> tuple[Float, Float]:
-        """Two [R, C] arrays of standard deviation 1: what is particular to this user and this video.
+        """Two [R, C] arrays of standard deviation 1: effects of the pair of user and video.
 
-        A hash, not a draw: the same pair gets the same values whenever it meets.
+        They are a hash, not a draw: a pair always gets the same values.
         """
         key = users.astype(np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
         key = key + videos.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
@@ -195,7 +196,7 @@ def draw_latents(config: World) -> Latents:
     def normal(*shape: int) -> Float:
         return exact.normal(rng, *shape).astype(np.float32)
 
-    # Users: demographics shift tastes a little, so that they tell something about a user without history.
+    # Users: demographics shift tastes a little, so that they are informative for a user without history.
     age_group = rng.choice(AGE_GROUPS, config.users, p=_normalised(np.array([3, 6, 6, 5, 4, 3, 2, 1.0])))
     region = rng.choice(REGIONS, config.users, p=_normalised(1 / np.arange(1, REGIONS + 1)))
     device = rng.integers(0, DEVICES, config.users)
@@ -212,7 +213,7 @@ def draw_latents(config: World) -> Latents:
     np.put_along_axis(interest, topics, (0.4 + weights).astype(np.float32), axis=1)
     susceptibility = exact.exp(0.4 * normal(config.users) + 0.3 * normal(AGE_GROUPS)[age_group] - 0.12)
 
-    # Authors lean towards a topic, a quality and an amount of clickbait; so do tags, the last only.
+    # Authors have a tendency to a topic, a quality and an amount of clickbait; tags only to an amount of clickbait.
     authors = max(config.videos // 8, 1)
     topic_share = _normalised(exact.exp(topic_logit))
     focus = rng.choice(TOPICS, authors, p=topic_share)
@@ -311,7 +312,7 @@ def calibrate(latents: Latents, config: World) -> Calibration:
     engage, raw = utilities(latents, users, videos, mean, std, aversion)
     level, scale = float(raw.mean()), max(float(raw.std()), 1e-6)
     satisfy = ((raw - level) / scale).ravel()
-    # Only watched impressions are asked about, so an answer's threshold counts an impression by its engagement.
+    # Only watched impressions trigger the questionnaire, so impressions are weighted by engagement for the thresholds.
     noisy = satisfy + ANSWER_NOISE * exact.normal(rng, *satisfy.shape)
     order = np.argsort(noisy, kind="stable")
     mass = np.cumsum(exact.sigmoid(engage).ravel()[order])
@@ -328,7 +329,7 @@ def calibrate(latents: Latents, config: World) -> Calibration:
 
 
 def aversion_for(rho: float, engage: Float, liking: Float, clickbait: Float) -> float:
-    """The weight w for which `engage` and `liking - w clickbait` correlate by rho. All arrays are flat.
+    """The weight w at which `engage` and `liking - w clickbait` have correlation rho. All arrays are flat.
 
     Raises:
         UserError: no weight gives that correlation.
@@ -338,11 +339,11 @@ def aversion_for(rho: float, engage: Float, liking: Float, clickbait: Float) -> 
     cross, bait, between = (
         float((one * other).mean()) for one, other in ((engage, liking), (engage, clickbait), (liking, clickbait))
     )
-    # Fine steps where most weights lie, then equal ratios up to 1,000.
+    # Fine steps in the range of most weights, then equal ratios up to 1,000.
     weights = np.concatenate([np.linspace(-10, 10, 20_001), 10 * exact.exp(np.linspace(0, LOG_100, 1_000))])
     variance = np.maximum(liking_var - 2 * weights * between + weights * weights * bait_var, 1e-12)
     correlation = (cross - weights * bait) / np.sqrt(engage_var * variance)
-    # From its largest value on it falls.
+    # The correlation falls after its maximum.
     top = int(np.argmax(correlation))
     low, high = float(correlation[-1]), float(correlation[top])
     require(low <= rho <= high, "world.rho", rho, f"between {low:.2f} and {high:.2f} with these users and videos")

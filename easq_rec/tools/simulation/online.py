@@ -1,23 +1,23 @@
 """A simulated online experiment in the synthetic world: people open the app, are served, and stay or leave.
 
-These dynamics are assumptions, and nothing that an experiment shows holds beyond them. With z the satisfaction of an
+These dynamics are assumptions, and results of an experiment hold only under them. With z the satisfaction of an
 impression (standard normal under the logging policy) and every constant a field of `Dynamics`:
 
 - A user who has not left for good opens the app on a day with probability sigmoid(return_bias + return_activity
-  log(activity) + return_satisfaction s), where s is what the user remembers of being satisfied.
+  log(activity) + return_satisfaction s), where s is the user's remembered satisfaction.
 - A session is a chain of requests, `Experiment.requests` at most. Each draws a pool of candidates by the world's
-  logging policy; the arm's ranker orders it and the best are shown one by one, in that order. What the user does with
-  each is what the log's users do (`world_outcomes.py`).
+  logging policy; the arm's ranker orders it, and the best are shown one by one, in that order. The user's actions have
+  the same distribution as in the log (`outcomes.py`).
 - An impression's value v is its z after a long view, and `skip` otherwise. After each, the session ends with
-  probability sigmoid(leave_bias - leave_satisfaction v). So the further down a video stands, the fewer come to see it;
-  what nobody came to see is not logged. Midnight ends every session.
+  probability sigmoid(leave_bias - leave_satisfaction v). So videos further down are seen by fewer users;
+  unseen videos are not logged. Midnight ends every session.
 - App stay time is the watch time and `browse_ms` per impression.
-- At the end of a day in the app, s moves by the share `memory` to the mean z of the day's long views (to `skip` where
-  there was none), and the user leaves for good with probability sigmoid(churn_bias - churn_satisfaction s).
+- At the end of a day in the app, s moves by the share `memory` towards the mean z of the day's long views (towards
+  `skip` if there were none), and the user leaves for good with probability sigmoid(churn_bias - churn_satisfaction s).
 
-All draws are made for everybody in the arm, whether or not they are in the app, from random states that depend on
-(world, users, day, request of the session) alone: whoever serves the same people meets the same days, pools and
-tempers, and two rankers differ by what they do.
+All draws are made for all users of the arm, whether or not they are in the app, from random states that depend only on
+(world, users, day, request of the session): all rankers that serve the same users get the same days, pools and user
+behaviour, so two rankers differ only by their rankings.
 
 Legend: G users of an arm, R requests, M candidates of a pool, K slots of a slate.
 """
@@ -45,47 +45,47 @@ from easq_rec.tools.simulation.world import DAY_MS, START_MS, Histories, Round, 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Rank = Callable[[Round], NDArray[Any]]
-"""A ranker: requests with their pools to scores [R, M], higher is better. What they hold of outcomes is not for it."""
+"""A ranker: maps requests with their pools to scores [R, M], higher is better. It must not read outcomes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamics:
-    """What makes people stay, come back and leave. Logits and log-odds, but where said otherwise."""
+    """Parameters of staying, returning and leaving; logits and log-odds unless stated otherwise."""
 
     return_bias: float = -0.4
-    """Of opening the app on a day, at average activity and s = 0."""
+    """Logit of opening the app on a day, at average activity and s = 0."""
     return_activity: float = 0.5
     """Per unit of log(activity), the log's rate of requests."""
     return_satisfaction: float = 0.8
     """Per unit of s."""
     memory: float = 0.3
-    """Share that a day in the app has in s, which starts at 0."""
+    """Weight of a day in the app in s, which starts at 0."""
     leave_bias: float = -3.2
-    """Of ending the session after an impression of value 0."""
+    """Logit of ending the session after an impression of value 0."""
     leave_satisfaction: float = 0.6
     """Per unit of value."""
     skip: float = -0.5
     """Value of an impression without a long view, in units of z."""
     churn_bias: float = -4.5
-    """Of leaving for good after a day in the app, at s = 0."""
+    """Logit of leaving for good after a day in the app, at s = 0."""
     churn_satisfaction: float = 1.0
     """Per unit of s."""
     browse_ms: int = 1_000
-    """Time in the app per impression, besides watching."""
+    """Time in the app per impression, in addition to watching."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """How long it lasts and how people are served."""
+    """Duration of the experiment, and how users are served."""
 
     warmup_days: int = 7
-    """Days before the measured week: a ranker's effect on who comes back takes days to build up."""
+    """Days before the measured week: the effect of a ranker on returning users builds up over days."""
     pool: int = 30
     """Candidates per request."""
     slate: int = 12
-    """Of which so many are shown."""
+    """Number of candidates shown."""
     explore: float = 0.02
-    """Share of requests served in random order, which keeps the arm's log from what its ranker alone would show."""
+    """Share of requests served in random order, so that the arm's log does not only contain its ranker's choices."""
     requests: int = 8
     """Longest session, in requests."""
     dynamics: Dynamics = Dynamics()
@@ -107,11 +107,12 @@ GROUPS = 2
 LAST_START_MS = 20 * 3_600_000
 """Sessions start in the first hours of a day, so that midnight cuts few short."""
 SESSION_GAP_MS = 1_000
-"""Between the end of a slate and the next request."""
+"""Time between the end of a slate and the next request."""
 
 
 def groups(config: World) -> tuple[Int, ...]:
-    """The users of a world, split at random into disjoint groups of equal size (one user more where they are odd)."""
+    """The users of a world, split at random into disjoint groups of equal size (sizes differ by one for odd
+    numbers)."""
     shuffled = np.random.default_rng([config.seed, 5]).permutation(config.users)
     return tuple(np.sort(part) for part in np.array_split(shuffled, GROUPS))
 
@@ -124,11 +125,11 @@ class Stage:
     latents: Latents
     calibration: Calibration
     histories: Histories
-    """What every user had watched by then. `Arm` works on a copy."""
+    """Watch histories at the end of the log. `Arm` uses a copy."""
 
     @staticmethod
     def of(config: World) -> Stage:
-        """Runs through the log of a world."""
+        """Simulates the log of a world to its end."""
         latents = draw_latents(config)
         calibration, histories = calibrate(latents, config), Histories(config.users, config.history)
         requests = sum(len(part.request_id) for part in simulate(config, latents, calibration, histories))
@@ -143,12 +144,12 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Served:
-    """What was served on a day, in time order."""
+    """The requests served on a day, in time order."""
 
     requests: Round
-    """With the slates as candidates, [R, K]."""
+    """Requests with their slates as candidates, [R, K]."""
     seen: Int
-    """[R] how many of them the user came to see: the first ones. Nothing is logged of the others."""
+    """[R] number of leading candidates that the user saw. The others are not logged."""
 
     def answered(self) -> Served:
         """The requests with an answer."""
@@ -161,7 +162,7 @@ class Day:
     """Sums over the users of an arm, on one day."""
 
     users: int
-    """Of the arm, whether or not they came."""
+    """Users of the arm, active or not."""
     active: int
     requests: int
     impressions: int
@@ -172,11 +173,11 @@ class Day:
     grades: float
     """Sum of the true satisfaction, 0 to 4, over long views."""
     answers: int
-    """Given to impressions of the day, whenever they arrive."""
+    """Answers to impressions of the day, at any arrival time."""
 
 
 def examine(dynamics: Dynamics, long_view: Bools, satisfy: NDArray[Any], draw: NDArray[Any]) -> tuple[Int, Bools]:
-    """How far users [R] go through their slates [R, K].
+    """Number of impressions that users [R] see of their slates [R, K].
 
     Args:
         draw: uniform, [R, K].
@@ -192,7 +193,7 @@ def examine(dynamics: Dynamics, long_view: Bools, satisfy: NDArray[Any], draw: N
 
 
 class Population:
-    """The users of an arm: who comes, what they remember, and who has left for good. All arrays are [G]."""
+    """State of the users of an arm: remembered satisfaction, and who has left for good. All arrays are [G]."""
 
     def __init__(self, dynamics: Dynamics, activity: NDArray[Any]) -> None:
         self._dynamics = dynamics
@@ -202,15 +203,15 @@ class Population:
 
     @property
     def return_probability(self) -> Floats:
-        """Of opening the app on the next day."""
+        """Probability of opening the app on the next day."""
         chance = sigmoid(self._base + self._dynamics.return_satisfaction * self.satisfaction)
         return np.where(self.gone, 0.0, chance)
 
     def close_day(self, active: Bools, satisfaction: Floats, long_views: Int, draw: Floats) -> None:
-        """Learns from a day in the app.
+        """Updates the state after a day.
 
         Args:
-            active: who was there.
+            active: users who opened the app.
             satisfaction: sum of z over the day's long views.
             draw: uniform.
         """
@@ -223,7 +224,7 @@ class Population:
 
 
 class Arm:
-    """Some users of a world whom one ranker serves, day after day."""
+    """A group of users of a world that one ranker serves day by day."""
 
     def __init__(self, stage: Stage, experiment: Experiment, users: Int) -> None:
         self.users = users
@@ -236,7 +237,7 @@ class Arm:
         self.day = 0
         """Days simulated so far."""
         self.active_days: list[Bools] = []
-        """[G] for each of them: who was there."""
+        """For each day, [G]: the users who opened the app."""
 
     def serve_day(self, rank: Rank) -> tuple[Served, Day]:
         """Simulates the next day."""
@@ -274,13 +275,13 @@ class Arm:
     def _serve(
         self, rank: Rank, live: Int, timestamp_ms: Int, rng: np.random.Generator
     ) -> tuple[Served, NDArray[np.float32], Bools]:
-        """The requests of the users number `live`.
+        """Serves one request to each of the users `live`.
 
         Returns:
-            (slates, z of their candidates [R, K], whose sessions ended).
+            (slates, z of their candidates [R, K], whether the session ended [R]).
         """
         stage, experiment = self._stage, self._experiment
-        # For everybody, so that nobody's luck depends on who else is there.
+        # Drawn for all users, so that a user's draws do not depend on who else is active.
         videos = stage.latents.candidates(rng, self.users, experiment.pool)
         scores = latent_scores(stage.latents, stage.calibration, self.users, videos)
         everyone_ms = np.zeros(len(self.users), dtype=np.int64)
@@ -314,7 +315,7 @@ class Arm:
         return Served(requests=slate, seen=seen), satisfy, left
 
     def _in_time_order(self, slates: list[Served]) -> Served:
-        """All requests of a day, with ids that rise with time."""
+        """All requests of a day in time order, with ascending ids."""
         if not slates:
             return self._nothing()
         columns = {
@@ -328,7 +329,7 @@ class Arm:
         return Served(requests=Round(**columns).take(order), seen=seen[order])
 
     def _nothing(self) -> Served:
-        """A day on which nobody came."""
+        """A day without active users."""
         nobody = np.zeros(0, dtype=np.int64)
         slate, _, _ = self._serve(lambda pool: pool.true_engagement, nobody, nobody, self._random(1))
         return slate

@@ -1,8 +1,8 @@
-"""What people of the synthetic world do with the videos that they are shown, and whom the questionnaire asks.
+"""Actions of simulated users on the videos that they are shown, and the questionnaire.
 
 The log of a world and the simulated experiment on it (`online.py`) share these draws. The questionnaire's rule and its
-defaults are the paper's (arXiv 2601.20215): only an impression watched for more than 7 s or more than half may be
-asked about. Shapes: R requests, C candidates.
+defaults are the paper's (arXiv 2601.20215): only an impression watched for more than 7 s or more than half triggers
+it. Shapes: R requests, C candidates.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from easq_rec.data.exact import sigmoid
 from easq_rec.tools.simulation.latents import ANSWER_NOISE, Calibration, Float, Int, Latents, utilities
 
 LONG_VIEW_MS = 7_000
-"""Watched for longer than this, or more than half: a long view."""
+"""A long view is watched for longer than this, or for more than half of the video."""
 LIKE_BIAS, LIKE_SATISFACTION, LIKE_ENGAGEMENT = -2.4, 1.1, 0.2
 FOLLOW_BIAS, FOLLOW_SATISFACTION, FOLLOW_ENGAGEMENT = -3.8, 1.0, 0.1
 LATER = {"comment": (-4.2, 0.9, 0.2), "forward": (-3.5, 1.0, 0.1), "returned": (-1.9, 1.25, 0.0)}
-"""Bias, and weights of satisfaction and engagement, of what else may follow a long view."""
+"""Bias, and weights of satisfaction and engagement, of the actions after a long view."""
 DELAY_MEDIAN_MS, DELAY_SIGMA = 30 * 60_000, 1.2
 DELAY_RANGE_MS = (60_000, 2 * 86_400_000)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Streams:
-    """Random states of the draws: what came later has one of its own, so that worlds stayed what they were."""
+    """Random states of the draws. Later additions have separate states, so that existing worlds did not change."""
 
     log: np.random.Generator
     later: np.random.Generator
     questionnaire: np.random.Generator
-    """That of the log, unless the world keeps them apart."""
+    """The log's state, unless the world has a separate seed for the questionnaire."""
 
     @staticmethod
     def of(config: World) -> Streams:
-        """Those of a world's log."""
+        """The random states of a world's log."""
         log = np.random.default_rng([config.seed, 2])
         own = config.questionnaire_seed
         questionnaire = log if own is None else np.random.default_rng([config.seed, 4, own])
@@ -75,10 +75,10 @@ def outcomes(
     timestamp_ms: Int,
     videos: Int,
 ) -> dict[str, NDArray[Any]]:
-    """What users do with their candidates [R, C], and what they would say: the outcome fields of a `Round`.
+    """Actions and answers of users on their candidates [R, C]: the outcome fields of a `Round`.
 
     Args:
-        timestamp_ms: [R] of the requests.
+        timestamp_ms: [R] times of the requests.
     """
     rng, shape = streams.log, videos.shape
     engage, satisfy = scores
@@ -88,10 +88,10 @@ def outcomes(
 
     probability = sigmoid(engage)
     long_view = uniform() < probability
-    # The watch time falls on the side of the limit that the draw has chosen; a long view may run past the end.
+    # The watch time is on the side of the limit that the draw chose; a long view can be longer than the video.
     duration = latents.duration_ms[videos]
     limit = np.minimum(LONG_VIEW_MS, duration // 2)
-    # A uniform number above 0, to the power of exp(-engage / 2).
+    # u ** exp(-engage / 2) with u uniform and above 0.
     progress = exact.exp(exact.exp(-0.5 * engage) * exact.log(1 - rng.random(shape)))
     longest = duration * np.float32(1.25) - limit
     watch = np.where(long_view, limit + 1 + longest * progress, limit * progress).astype(np.int32)
@@ -128,17 +128,17 @@ def _questionnaire(
     duration: NDArray[np.int32],
     timestamp_ms: Int,
 ) -> dict[str, NDArray[Any]]:
-    """Who is asked, answers, what, and when."""
+    """Prompts, answers and their times."""
     rng, shape = streams.questionnaire, satisfy.shape
     rule = Questionnaire(trigger_watch_s=config.trigger_watch_s, trigger_progress=config.trigger_progress)
     triggered = rule.triggered(watch, duration)
-    # One draw for both: who answers was asked.
+    # One draw for both: users who answer were asked.
     draw = rng.random(shape, dtype=np.float32)
     shown = triggered & (draw < config.shown_rate)
     rows, columns = np.nonzero(triggered & (draw < answer_rate(config, watch, duration)))
 
     def normal() -> NDArray[np.float64]:
-        # Drawn apart, they are drawn for all, so that an impression gets the same answer by every rule that asks.
+        # A separate stream draws for all impressions, so that an impression gets the same answer under every rule.
         return exact.normal(rng, len(rows)) if rng is streams.log else exact.normal(rng, *shape)[rows, columns]
 
     noisy = satisfy[rows, columns] + ANSWER_NOISE * normal()
@@ -151,7 +151,7 @@ def _questionnaire(
 
 
 def answer_rate(config: World, watch: NDArray[np.int32], duration: NDArray[np.int32]) -> float | NDArray[np.float64]:
-    """Share of triggered impressions that are shown the prompt and answer it; of each, where that depends on it."""
+    """Probability that a triggered impression gets an answer; per impression if it depends on watching."""
     if not config.response_progress or not config.shown_rate:
         return config.answer_rate
     seen = np.minimum(watch / duration, 1.0)

@@ -1,4 +1,4 @@
-"""Requests of a simulated user as a ranker reads them, without a detour over files."""
+"""Requests of simulated users in the form that a ranker reads, without files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from easq_rec.tools.simulation.world import Round
 
 
 def as_columns(part: Round, latents: Latents, *, max_history: int) -> RequestColumns:
-    """What the reader would give of these requests had they been written, without outcomes."""
+    """The columns that the reader would return for these requests, without outcomes."""
     user, video = part.user_id, part.video.ravel()
     valid = np.arange(part.history_video.shape[1]) < part.history_length[:, None]
     watched = part.history_video[valid].astype(np.int64)

@@ -1,12 +1,12 @@
 """The built-in synthetic world: a request log whose true satisfaction is known.
 
-Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns that real logs have, and two
-that only a simulation can have, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view).
-What people do with a video, and whom the questionnaire asks, is in `world_outcomes.py`.
+Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns of real logs, and two that
+only a simulation has, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view). User actions
+and the questionnaire are in `outcomes.py`.
 
-The log is simulated in rounds in which a user makes at most one request, so that everything inside a round is one numpy
-expression and the history, kept in a ring buffer per user between rounds, is strictly as of the request. Memory does
-not grow with the number of requests. Shapes: R requests of a round, C candidates, H history entries.
+The log is simulated in rounds in which a user makes at most one request. So a round is computed with numpy expressions,
+and the history, a ring buffer per user, is strictly as of the request. Memory does not grow with the number of
+requests. Shapes: R requests of a round, C candidates, H history entries.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibra
 from easq_rec.tools.simulation.outcomes import LATER, Streams, latent_scores, outcomes
 
 GENERATOR = 3
-"""Raised whenever the same config would give another world, so that an old one is not taken for a new one."""
+"""Must be raised when the same config would give another world, so that old worlds are not reused."""
 START_MS = 1_704_067_200_000
-"""2024-01-01 UTC, the beginning of every time line."""
+"""2024-01-01 UTC, the start of every time line."""
 DAY_MS = 86_400_000
 
 
@@ -51,11 +51,11 @@ class Round:
     timestamp_ms: Int
     history_length: Int
     history_video: NDArray[np.int32]
-    """[R, H] oldest first, valid up to `history_length`; so are the next two."""
+    """[R, H] oldest first, valid up to `history_length`, as are the next two fields."""
     history_timestamp_ms: Int
     history_ratio: NDArray[np.float32]
     video: Int
-    """[R, C]; so are all below."""
+    """[R, C], as are all fields below."""
     watch_ms: NDArray[np.int32]
     long_view: NDArray[np.int8]
     like: NDArray[np.int8]
@@ -63,7 +63,7 @@ class Round:
     comment: NDArray[np.int8]
     forward: NDArray[np.int8]
     returned: NDArray[np.int8]
-    """Whether the user comes back on the next day for more of this."""
+    """Whether the user returns on the next day for similar videos."""
     shown: NDArray[np.int8]
     """Whether the questionnaire was shown."""
     true_satisfaction: NDArray[np.float32]
@@ -82,7 +82,7 @@ class Round:
         return Round(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
 
     def choose(self, columns: Int) -> Round:
-        """The same requests with their candidates number `columns` [R, K] alone, in that order."""
+        """The same requests with only the candidates `columns` [R, K], in that order."""
         names = [field.name for field in dataclasses.fields(self)]
         chosen = names[names.index("video") :]
         return dataclasses.replace(
@@ -91,18 +91,18 @@ class Round:
 
 
 class Histories:
-    """The last H watched videos of every user: a ring buffer of 16 bytes an entry."""
+    """The last H watched videos of every user: a ring buffer with 16 bytes per entry."""
 
     def __init__(self, users: int, length: int) -> None:
         self.length = length
         self.watched = np.zeros(users, dtype=np.int64)
-        """[U] entries ever written; the next goes to slot `watched % length`."""
+        """[U] number of entries written so far; the next one goes to slot `watched % length`."""
         self.video = np.zeros((users, length), dtype=np.int32)
         self.timestamp_ms = np.zeros((users, length), dtype=np.int64)
         self.ratio = np.zeros((users, length), dtype=np.float32)
 
     def copy(self) -> Histories:
-        """The same entries, which then go their own way."""
+        """An independent copy."""
         other = Histories(0, self.length)
         other.watched, other.video = self.watched.copy(), self.video.copy()
         other.timestamp_ms, other.ratio = self.timestamp_ms.copy(), self.ratio.copy()
@@ -122,7 +122,7 @@ class Histories:
         """Adds the candidates [R, C] that `watched` marks. `users` must be distinct."""
         total = watched.sum(axis=1)
         rank = np.cumsum(watched, axis=1) - 1
-        # Where one request alone fills the ring, only its last entries are written: no slot is written twice.
+        # If one request fills the ring, only its last entries are written, so that no slot is written twice.
         rows, columns = np.nonzero(watched & (rank >= (total - self.length)[:, None]))
         slots = (self.watched[users[rows]] + rank[rows, columns]) % self.length
         at = (users[rows], slots)
@@ -138,7 +138,7 @@ def simulate(
     """The log, round by round. Timestamps rise strictly, within and across rounds.
 
     Args:
-        histories: empty; holds at the end what every user has watched.
+        histories: empty; at the end it has the watch histories of all users.
     """
     streams = Streams.of(config)
     rng = streams.log
@@ -176,11 +176,11 @@ def simulate(
 
 
 def to_table(part: Round, latents: Latents, *, answers: bool, lengths: Int | None = None) -> pa.Table:
-    """The Arrow table of some requests.
+    """The Arrow table of requests.
 
     Args:
-        answers: candidates carry `answer` and `answered_at_ms` too.
-        lengths: how many candidates of each request are written, the first ones; None: all.
+        answers: candidates also have `answer` and `answered_at_ms`.
+        lengths: number of leading candidates of each request to write; None: all.
     """
     count, width = part.video.shape
     lengths = np.full(count, width) if lengths is None else lengths
@@ -236,10 +236,10 @@ def _lists(lengths: NDArray[Any], values: pa.Array) -> pa.ListArray:
 
 
 def generate(config: World, out: Path) -> None:
-    """Writes the world to `out`, which appears complete or not at all; deterministic in `config`.
+    """Writes the world to `out`, which is published atomically; deterministic in `config`.
 
-    Where another process publishes the same world first, that one stays and this one's is removed. Raises UserError
-    if `out` holds anything else than this very world.
+    If another process publishes the same world first, that one is kept and this one is removed. Raises UserError if
+    `out` has other content.
     """
     out = Path(out)
     require(config.seed >= 0, "world.seed", config.seed, "0 or more")
@@ -256,30 +256,30 @@ def generate(config: World, out: Path) -> None:
             if not is_complete(config, out):
                 raise
     finally:
-        # After a successful rename there is nothing left of this name.
+        # After a successful rename this name no longer exists.
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def ensure(config: World, out: Path) -> None:
-    """Generates the world unless `out` holds it already. Raises UserError if `out` holds anything else."""
+    """Generates the world unless `out` already has it. Raises UserError if `out` has other content."""
     if not is_complete(config, Path(out)):
         generate(config, out)
 
 
 def is_complete(config: World, out: Path) -> bool:
-    """Whether `out` holds this world; False if it is absent or an empty directory, ValueError if it is neither."""
+    """Whether `out` has this world; False if it is missing or empty. Raises UserError for other content."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     remedy = "delete it or choose another directory"
     try:
         found = json.loads((out / "world.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"world directory {str(out)!r} holds no complete world ({error}): {remedy}") from error
+        raise UserError(f"world directory {str(out)!r} has no complete world ({error}): {remedy}") from error
     wanted = _description(config)
     if found == wanted:
         return True
     differences = _differences(found, wanted)
-    raise UserError(f"world directory {str(out)!r} holds another world ({differences}): {remedy}")
+    raise UserError(f"world directory {str(out)!r} has another world ({differences}): {remedy}")
 
 
 def _description(config: World) -> dict[str, object]:
@@ -287,7 +287,7 @@ def _description(config: World) -> dict[str, object]:
 
 
 def _differences(found: object, wanted: dict[str, object]) -> str:
-    """Names what differs between two descriptions, as `name: found, not wanted`."""
+    """Lists the differences between two descriptions, as `name is found, not wanted`."""
     flat: list[dict[str, object]] = []
     for description in (found, wanted):
         entries = description if isinstance(description, dict) else {}
@@ -307,5 +307,5 @@ def _write(config: World, folder: Path) -> None:
         answers.write(to_table(rounds.answered(), latents, answers=True))
     requests.close()
     answers.close()
-    # Last, though the rename publishes: a copy that was cut short is recognisable, too.
+    # Written last, although the rename publishes: this also reveals an incomplete copy.
     (folder / "world.json").write_text(json.dumps(_description(config), indent=2) + "\n")

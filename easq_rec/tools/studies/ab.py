@@ -1,15 +1,14 @@
-"""Study `ab`: an online experiment in the simulated world, in which rankers live with what they cause.
+"""Study `ab`: an online experiment in the simulated world, in which rankings affect later behaviour.
 
-Every arm is trained on the log of a world and then serves people who stay, come back or leave by how satisfied they are
-(`easq_rec/tools/simulation/online.py`); each night it learns from the day. The users of a world are split at random
-into two halves of equal size, and while one arm serves the one half, the other arm serves the other: no
-user is served by both.
+Every arm is trained on the log of a world and then serves users who stay, return or leave depending on their
+satisfaction (`easq_rec/tools/simulation/online.py`); each night it trains on the day. The users of a world are split at
+random into two halves of equal size; one arm serves one half, and the other arm serves the other half.
 
-Differences of a percent drown in what sets two halves of a few thousand users apart. Real experiments take millions of
-users for that reason. Here the experiment is held twice instead, the second time with the halves exchanged, and all
-draws but the ranker's own choices are the same in both: who feels like opening the app, which candidates are at hand,
-what would become of them (common random numbers). So the halves cancel in the difference of two arms, and so does luck
-as far as both do the same. No other adjustment is made.
+A difference of one percent is small compared with the difference between two halves of a few thousand users, which is
+why real experiments use millions of users. Here the experiment runs twice, the second time with the halves exchanged,
+and all draws except the ranker's choices are the same in both runs (common random numbers): who opens the app, the
+candidates, and the user behaviour. So differences between the halves cancel in the difference of two arms, and so does
+noise where both arms act alike. No other adjustment is made.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from easq_rec.tools.studies.study import Findings, Study
 from easq_rec.tools.studies.verdict import Check, Verdict
 
 AGAIN = f"{BASE}, again"
-"""A/A: the base with another training seed. Its difference from the base is what chance alone makes."""
+"""A/A: the base with another training seed. Its difference from the base is only noise."""
 OTHER_SEED = 1_000
 METRICS = {
     "stay_s": "app stay time, s per user-day",
@@ -42,13 +41,13 @@ METRICS = {
     "satisfaction": "true grade of long views",
     "answers": "answers per user-day",
 }
-"""Of the measured week: name, and what it is. Everybody counts on each day, also who stayed away."""
+"""Metrics of the measured week with their titles. Every user counts on each day, active or not."""
 DRAWN = ("stay_s", "watch_s", "lt7", "likes", "satisfaction")
 COURSES = {"active": "active users, %", "stay_s": METRICS["stay_s"], "satisfaction": METRICS["satisfaction"]}
-"""What is shown and kept by day."""
+"""Metrics that are stored and plotted by day."""
 STAY, LT7 = 0.5, 0.2
-"""What `easq` is claimed to gain at least in app stay time and in LT7, in percent. They were set before anything was
-measured: small gains, which on a large app would still be worth a second tower."""
+"""Claimed minimum gains of `easq` in app stay time and in LT7, in percent. They were set before any measurement: small
+gains that would still justify a second tower in a large app."""
 FUSED = 0.5
 EXPERIMENTS: dict[Budget, Experiment] = {"small": Experiment(warmup_days=0, requests=2), "full": Experiment()}
 
@@ -109,10 +108,10 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
             budget=budget,
         ),
         notes=[
-            f"The experiment lasts {experiment.days} days, of which the last 7 are measured. It is held twice, the "
+            f"The experiment lasts {experiment.days} days, of which the last 7 are measured. It runs twice, the "
             "second time with the two halves of the users exchanged, under common random numbers.",
-            "Offline metrics are those of the policy score after training on the log, whatever an arm serves by.",
-            "How people come, stay and leave is an assumption of the simulator, written down in "
+            "Offline metrics are those of the policy score after training on the log, for all arms.",
+            "The dynamics of coming, staying and leaving are assumptions of the simulator, documented in "
             "easq_rec/tools/simulation/online.py.",
         ],
         plots={
@@ -175,7 +174,7 @@ def _finite(value: float) -> Any:
 
 STUDY = Study(
     name="ab",
-    question="What becomes of people who are served by an aligned ranker, and of the ranker that learns from them?",
+    question="How does an aligned ranker affect the users that it serves, and itself by training on their behaviour?",
     cells=_cells,
     conclude=_conclude,
     worlds_only=True,

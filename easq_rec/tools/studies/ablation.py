@@ -18,7 +18,7 @@ VARIANTS_COMPARED: dict[Budget, tuple[str, ...]] = {
     "small": (BASE, "paper"),
     "full": (BASE, "paper", "shared_bottom", "mmoe", "ple", "direct"),
 }
-"""Compared as wholes, by their names in `easq_rec.config.variants`. Append the name of another to compare it."""
+"""Whole methods, by their names in `easq_rec.config.variants`. Append another name to compare it."""
 PARTS = {
     "easq_without_lora": "without_lora",
     "easq_without_moe": "without_moe",
@@ -31,12 +31,12 @@ PARTS = {
     "paper_without_moe": "paper_without_moe",
     "paper_without_dpo": "paper_without_dpo",
 }
-"""Label of what lacks a part, and its name in `easq_rec.config.variants`."""
+"""Label of each ablation, and its name in `easq_rec.config.variants`."""
 SMALL_PARTS = ("easq_without_lora", "paper_without_lora")
-"""What the verdict asks for."""
+"""Ablations in the verdict."""
 REFERENCE = "answers_holdout_reference_accuracy"
 COST = -1.0
-"""In percent of satisfaction NDCG@5: what leaving out the adapters is claimed to cost at least."""
+"""Claimed minimum cost of removing the adapters, in percent of satisfaction NDCG@5."""
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
@@ -50,7 +50,7 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     parts = [(label, label.split("_")[0]) for label in PARTS if label in found.labels]
     return Findings(
         verdict=Verdict(
-            claim=f"In easq and in paper, going without the adapters (LoRA) costs at least {-COST:g}% of satisfaction "
+            claim=f"In easq and in paper, removing the adapters (LoRA) costs at least {-COST:g}% of satisfaction "
             "NDCG@5",
             checks=[
                 Check(
@@ -74,10 +74,10 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
 
 
 def _references(found: StudyComparison) -> list[str]:
-    """How well each reference has learnt to tell answers apart."""
+    """Accuracy of each reference on pairs of held-out answers."""
     accuracy = {label: found.mean(label, REFERENCE) for label in found.labels}
     told = [f"{label} {100 * value:.0f}%" for label, value in accuracy.items() if math.isfinite(value)]
-    share = "Share of held-out pairs of a satisfied and a dissatisfied answer that the reference orders rightly"
+    share = "Share of held-out pairs of a satisfied and a dissatisfied answer that the reference orders correctly"
     return [f"{share}: {', '.join(told)}."] if told else []
 
 

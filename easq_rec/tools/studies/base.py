@@ -9,19 +9,19 @@ from easq_rec.config import Config, Logging, Tower, World
 from easq_rec.config.recipes import BASES, quickstart, world_schema
 
 Budget = Literal["small", "full"]
-"""small: seconds a cell, which proves that the machinery works and nothing about the method. full: the size of recipe
-`quickstart`, half a minute to a minute a cell."""
+"""small: seconds per cell; tests the machinery and says nothing about the method. full: the size of recipe
+`quickstart`, half a minute to a minute per cell."""
 SEEDS: dict[Budget, int] = {"small": 2, "full": 5}
-"""Seeds where none are asked for."""
+"""Default number of seeds."""
 SMALL_STEPS = 20
 
 
 def base_config(budget: Budget, *, recipe: str | None = None, data: str | None = None) -> Config:
-    """`easq` at the size of the budget, as one thread trains it, with everything left out that metrics do not need.
+    """`easq` at the size of the budget, for one thread, without parts that metrics do not need.
 
     Args:
-        recipe: its config instead of `quickstart`, for a data set that needs another; the small budget then keeps its
-            sizes and cuts its steps.
+        recipe: recipe to use instead of `quickstart`, for a data set that needs another; the small budget then keeps
+            its sizes and reduces its steps.
         data: directory of requests/ and answers/; None: generated worlds.
     """
     config = quickstart() if recipe is None else BASES[recipe]()
@@ -29,7 +29,7 @@ def base_config(budget: Budget, *, recipe: str | None = None, data: str | None =
         config = _small(config) if data is None else _cut(config)
     return dataclasses.replace(
         config,
-        # A thread that reads ahead competes with the trainer where one core is given to a cell.
+        # A prefetching thread competes with the trainer if a cell has one core.
         data=dataclasses.replace(config.data, path=data, workers=0, prefetch=0),
         trainer=dataclasses.replace(config.trainer, threads=1),
         evaluation=dataclasses.replace(config.evaluation, every_steps=0),
@@ -67,12 +67,12 @@ def _cut(config: Config) -> Config:
 
 
 def with_model(config: Config, **changes: Any) -> Config:
-    """The config with other fields of `model`."""
+    """The config with changed fields of `model`."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
 
 
 def with_losses(config: Config, **changes: Any) -> Config:
-    """The config with other fields of `losses`."""
+    """The config with changed fields of `losses`."""
     return dataclasses.replace(config, losses=dataclasses.replace(config.losses, **changes))
 
 

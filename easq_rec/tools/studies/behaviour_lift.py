@@ -1,12 +1,12 @@
-"""Lifts: how much more often a behaviour goes along with an answer than with an impression on average.
+"""Lifts: the rate of a behaviour among answered impressions relative to its average rate.
 
-Triggered impressions are the average that answers are held against, not all of them: who was asked had watched already,
-so that against all impressions even an answer at random would show a lift. Where the data do not say what was watched,
-it is all impressions, and the result says so.
+The average is over triggered impressions, not over all: people were asked only after they had watched, so relative to
+all impressions even a random answer would show a lift. If the data have no watch times, the average is over all
+impressions, and the result says so.
 
-The intervals are those of the delta method on the logarithm of the ratio, with requests as independent units: the
-impressions of one list are not independent of one another. Everything is a sum over requests, gathered row group by row
-group, so that memory does not grow with the data.
+The intervals come from the delta method on the logarithm of the ratio, with requests as independent units, because the
+impressions of one list are not independent. All quantities are sums over requests, computed by row group, so that
+memory does not grow with the data.
 
 Legend: R requests of a row group, N candidates of them, 4 quantities of a request: (occurrences after the answer,
 answers, occurrences after any impression, impressions).
@@ -34,10 +34,10 @@ from easq_rec.tools.inspect.parquet import open_parquet
 
 BEHAVIOURS = ("like", "follow", "comment", "forward", "long_view", "returned")
 CODES = {"satisfied": THREE_ANSWERS.satisfied_codes, "dissatisfied": THREE_ANSWERS.dissatisfied_codes}
-"""Codes of the answers that are compared, by what they say."""
+"""Codes of the compared answers, by meaning."""
 WATCHED = ("watch_ms", "duration_ms")
 FEW = 10
-"""So many answers may all go along with a behaviour by chance."""
+"""Number of answers that may all coincide with a behaviour by chance."""
 
 Numbers = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -50,23 +50,23 @@ class Moments:
     total: Floats = field(default_factory=lambda: np.zeros(2))
     """[occurrences, impressions] of all requests."""
     square: Floats = field(default_factory=lambda: np.zeros((2, 2)))
-    """Their products."""
+    """Products of these two."""
     answered_total: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros(2) for name in CODES})
     """[occurrences, answers], by answer."""
     answered_square: dict[str, Floats] = field(default_factory=lambda: {name: np.zeros((2, 4)) for name in CODES})
-    """The products of these two with all 4 quantities of a request."""
+    """Products of these two with all 4 quantities of a request."""
     missing: int = 0
-    """Impressions that the column says nothing of."""
+    """Number of impressions with a null in the column."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lift:
-    """How much more often a behaviour goes along with an answer than with an impression on average."""
+    """The lift of one behaviour for one answer, relative to the average impression."""
 
     behaviour: str
     answer: str
     occurrences: int
-    """Of the behaviour, along with this answer."""
+    """Rate of the behaviour among impressions with this answer."""
     answers: int
     rate: float
     average: float
@@ -76,16 +76,16 @@ class Lift:
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What was found in the data."""
+    """The lifts of the data."""
 
     lifts: list[Lift]
     fixed: list[str]
-    """Behaviours that no answer can change the rate of: all of the impressions have them, or none, or all that were
-    answered, as where the questionnaire follows the behaviour itself."""
+    """Behaviours whose rate cannot depend on the answer: all or none of the impressions have them, or all answered
+    ones, for example because the questionnaire follows the behaviour."""
     triggered: bool
-    """Whether the average is over triggered impressions; False: over all."""
+    """Whether the average is over triggered impressions; False: over all impressions."""
     missing: dict[str, int]
-    """Impressions that a column says nothing of, where there are any. They are left out."""
+    """Number of impressions with a null, by column, if any. They are left out."""
 
 
 def measure(locations: Sequence[files.Location]) -> Signal:
@@ -104,8 +104,8 @@ def measure(locations: Sequence[files.Location]) -> Signal:
                 _add(moments, group)
     if not moments:
         raise UserError(
-            f"{files.shown(locations[0])}: its candidates have none of the columns {', '.join(BEHAVIOURS)}, so there "
-            "is nothing that answers could be compared with"
+            f"{files.shown(locations[0])}: its candidates have none of the columns {', '.join(BEHAVIOURS)}, with "
+            "which answers are compared"
         )
     fixed = [name for name, sums in moments.items() if _is_fixed(sums)]
     return Signal(
@@ -121,15 +121,15 @@ class Group:
     """The candidates of a row group."""
 
     owner_N: NDArray[np.int64]
-    """Request of each."""
+    """Request of each candidate."""
     requests: int
     asked_N: NDArray[np.bool_]
-    """Which belong to the average."""
+    """Whether each candidate belongs to the average."""
     triggered: bool
     behaviour_N: dict[str, Floats]
     """1, 0 or NaN, by name."""
     answer_N: Floats | None
-    """Code, or NaN where there is none; None in the requests."""
+    """Answer code, or NaN without an answer; None for the requests dataset."""
 
 
 def _add(moments: dict[str, Moments], group: Group) -> None:
@@ -150,7 +150,7 @@ def _add(moments: dict[str, Moments], group: Group) -> None:
 
 
 def _per_request(group: Group, happened_N: Numbers, among_N: Numbers) -> Floats:
-    """(R, 2): occurrences and candidates of every request, among some of its candidates."""
+    """(R, 2): occurrences and candidates of every request, among the candidates `among_N`."""
     columns = [
         np.bincount(group.owner_N[which_N], minlength=group.requests) for which_N in (among_N & happened_N, among_N)
     ]
@@ -163,8 +163,8 @@ def _is_fixed(sums: Moments) -> bool:
 
 
 def _lift(sums: Moments, behaviour: str, answer: str) -> Lift:
-    """The ratio of two rates. Its logarithm changes with a request by y/Y - n/N after the answer, less the same on
-    average; the sum of the squares of these is its variance."""
+    """The ratio of two rates. A request's influence on its logarithm is y/Y - n/N after the answer, minus the same for
+    the average; the variance is the sum of the squared influences."""
     occurrences, answers = (float(sum_) for sum_ in sums.answered_total[answer])
     average = float(sums.total[0] / sums.total[1])
     rate = occurrences / answers if answers else math.nan
@@ -186,7 +186,7 @@ def _ends(sums: Moments, answer: str, ratio: float) -> tuple[float, float]:
     if not answers:
         return -math.inf, math.inf
     if not occurrences:
-        # Nothing in n trials: a rate of at most 3 / n with 95% confidence.
+        # No occurrence in n trials: the rate is at most 3 / n with 95% confidence.
         return -100.0, float(100 * (3 / answers * sums.total[1] / sums.total[0] - 1))
     mine = np.array([1 / occurrences, -1 / answers])
     average = np.array([-1 / sums.total[0], 1 / sums.total[1]])
@@ -197,7 +197,7 @@ def _ends(sums: Moments, answer: str, ratio: float) -> tuple[float, float]:
 
 
 def _row_groups(folder: str, *, answers: bool) -> Iterator[Group]:
-    """The row groups of a dataset, of whose candidates only what is needed is read."""
+    """The row groups of a dataset, with only the needed candidate columns."""
     for name in files.parquet_files(folder):
         file = files.join(folder, name)
         with open_parquet(file) as parquet:
@@ -221,12 +221,12 @@ def _row_groups(folder: str, *, answers: bool) -> Iterator[Group]:
 def _group(candidates: pa.Array, behaviours: Sequence[str], *, triggered: bool) -> Group:
     lists = candidates.drop_null()
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
-    # Unlike field(), flatten() carries the nulls of a struct over to its fields.
+    # Unlike field(), flatten() applies the nulls of a struct to its fields.
     struct = lists.flatten()
     column = {field.name: _numbers(array) for field, array in zip(struct.type, struct.flatten(), strict=True)}
     asked_N = np.ones(len(struct), dtype=bool)
     if triggered:
-        # NaN is greater than nothing: what is not known to be watched was not triggered.
+        # Comparisons with NaN are false: an impression with unknown watch time is not triggered.
         asked_N = Questionnaire().triggered(*(column[name] for name in WATCHED))
     return Group(
         owner_N=np.repeat(np.arange(len(lists)), lengths),
@@ -239,5 +239,5 @@ def _group(candidates: pa.Array, behaviours: Sequence[str], *, triggered: bool) 
 
 
 def _numbers(array: pa.Array) -> Floats:
-    """As float64, null as NaN."""
+    """Converts to float64, with null as NaN."""
     return array.cast(pa.float64()).to_numpy(zero_copy_only=False)

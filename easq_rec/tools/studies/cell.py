@@ -1,7 +1,7 @@
 """The process of one cell: `python -m easq_rec.tools.studies.cell CONFIG.json [WEIGHT ...]`.
 
-Its standard input is a pipe that the study's process holds and never writes to. When that process is gone, however it
-went, the pipe is closed and the cell leaves, so that no orphan writes beside the cell of a resumed study.
+Its standard input is a pipe that the study's process holds open and never writes to. When that process ends for any
+reason, the pipe closes and the cell exits, so that no orphan writes at the same time as a resumed study.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from easq_rec.run_directory.paths import RunDirectory
 
 
 def main(path: str, weights: Sequence[str] = ()) -> int:
-    """Trains and evaluates what the config says, in its run_dir; returns the exit code.
+    """Trains and evaluates the config in its run_dir; returns the exit code.
 
     Args:
-        weights: of the reference score, for each of which the held-out requests are ranked by a fused score as well.
+        weights: weights of the reference score; for each, a fused score is also evaluated on the held-out requests.
     """
     config = read_config(path)
     from easq_rec.serving.evaluate import rank_fused
@@ -41,7 +41,7 @@ def main(path: str, weights: Sequence[str] = ()) -> int:
 
 
 def read_config(path: str) -> Config:
-    """The config of a cell, in an environment that can train it."""
+    """Reads the config of a cell and checks that the environment can train it."""
     config = load_json(Config, Path(path))
     doctor.require_compatible(config.trainer.device)
     return config
@@ -51,12 +51,12 @@ def add_metrics(run_dir: Path, metrics: Mapping[str, float]) -> None:
     """Adds to the final metrics of a run."""
     file = RunDirectory(run_dir).metrics
     final = final_record(file)
-    assert final is not None, "a run that has ended well has final metrics"
+    assert final is not None, "a successful run has final metrics"
     append_record(file, final.step, FINAL, {**final.all_values, **metrics})
 
 
 def add_course(run_dir: Path, split: str, course: Sequence[Mapping[str, float]]) -> None:
-    """Adds metrics by step to a run: the first of them are those of step 0."""
+    """Adds metrics by step to a run, starting at step 0."""
     for step, values in enumerate(course):
         append_record(RunDirectory(run_dir).metrics, step, split, values)
 
@@ -71,7 +71,7 @@ def leave_with_parent() -> None:
     """Ends this process when its standard input is closed."""
 
     def wait() -> None:
-        # Not sys.stdin.read(): a thread that holds its lock makes the interpreter abort at its end.
+        # Not sys.stdin.read(): a thread that holds its lock makes the interpreter abort at exit.
         while os.read(0, 1):
             pass
         os._exit(1)

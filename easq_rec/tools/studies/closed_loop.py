@@ -1,9 +1,8 @@
-"""A ranker in the closed loop: it serves simulated people, and is trained day after day on what it has caused.
+"""A ranker in a closed loop: it serves simulated users and is trained daily on their behaviour.
 
-An arm's data directory is one of the data contract that grows by a partition per day, `requests/day=00007/` and
-`answers/day=00007/`; day 0 is the log that the ranker was trained on before. Every night the trainer goes on, in the
-order of time, through the requests of the day, and through the answers that have arrived by then: an answer of the day
-that arrives later is trained on later.
+An arm's data directory follows the data contract and grows by a partition per day, `requests/day=00007/` and
+`answers/day=00007/`; day 0 is the log on which the ranker was first trained. Every night training continues in time
+order on the requests of the day and on the answers that have arrived by then; answers that arrive later are used later.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from easq_rec.training.loop import Trainer
 from easq_rec.training.process import Runtime, running
 
 BY_DAY = ("active", "watch_s", "stay_s", "likes", "satisfaction", "answers", "requests")
-"""What is measured on each day, and over the measured week."""
+"""Metrics of each day and of the measured week."""
 LT7 = "lt7"
 CPU = torch.device("cpu")
 
 
 class ServedByModel:
-    """Ranks as a model's policy score does, or a fused score."""
+    """Ranks by a model's policy score or by a fused score."""
 
     def __init__(
         self, score: Score, config: Config, latents: Latents, *, fuse: float | None, device: torch.device = CPU
@@ -65,7 +64,7 @@ class ServedByModel:
 
 
 class ArmData:
-    """The data directory of an arm. The log is in it by reference."""
+    """The data directory of an arm, which links to the log."""
 
     def __init__(self, folder: Path, log: Path, latents: Latents) -> None:
         self.folder = folder
@@ -92,23 +91,23 @@ def _partition(day: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What an arm's users did."""
+    """Measured behaviour of an arm's users."""
 
     days: list[Day]
     active_days: float
-    """Of the measured week: mean over users."""
+    """Metrics of the measured week: means over users."""
 
 
 def run(
     config: Config, experiment: Experiment, *, fuse: float | None
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """The experiment of one ranker, whose run is finished: on either half of the users, one after the other.
+    """Runs the experiment of one trained ranker on both halves of the users, one after the other.
 
-    Each half has the ranker as it was trained on the log, which then learns from that half alone, as it would while
-    another ranker serves the other half. Both together are every user of the world.
+    On each half the ranker starts from its training on the log and then learns only from that half, as if another
+    ranker served the other half. Together the halves contain all users of the world.
 
     Args:
-        fuse: weight of the reference score in what is served; None: the policy score alone.
+        fuse: weight of the reference score in the served score; None: the policy score is served.
 
     Returns:
         (metrics of each day, metrics of the measured week).
@@ -129,7 +128,7 @@ def run(
 def _serve(
     config: Config, runtime: Runtime, stage: Stage, experiment: Experiment, users: Int, half: int, fuse: float | None
 ) -> Course:
-    """All days of some users."""
+    """Simulates all days of a group of users."""
     run_dir, log = Path(str(config.run_dir)), Path(str(config.data.path))
     folder = run_dir / f"half-{half}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -142,7 +141,7 @@ def _serve(
         trainer.go_on(open_sources(online, data.folder, period=period))
 
     if config.data.holdout:
-        # Of the log, the last days were kept for evaluation: they are past by now.
+        # The last days of the log, held out before, are now used for training.
         train(split(log / "requests", config.data.holdout)[1])
     days = []
     for day in range(experiment.days):
@@ -152,7 +151,7 @@ def _serve(
         data.append(caused)
         days.append(sums)
         begin = stage.start_ms + day * DAY_MS
-        # What is served after the last night is not simulated any more.
+        # No day is simulated after the last night, so its training is skipped.
         if sums.requests and day < experiment.days - 1:
             train(Period(start_ms=begin, end_ms=begin + DAY_MS))
     trainer.log.close()
@@ -161,9 +160,9 @@ def _serve(
 
 
 def averages(days: Sequence[Day]) -> dict[str, float]:
-    """Means over the user-days of some days, `BY_DAY`: everybody counts on each day, also who stayed away.
+    """Means over the user-days of some days, `BY_DAY`; every user counts on each day, active or not.
 
-    `active` is in percent. Only `satisfaction`, the mean true grade, is per long view; NaN where there is none.
+    `active` is in percent. Only `satisfaction`, the mean true grade, is per long view; NaN if there are none.
     """
     users = sum(day.users for day in days)
     long_views = sum(day.long_views for day in days)

@@ -1,4 +1,4 @@
-"""`easq-rec study NAME`: runs a study, and writes and prints what it says."""
+"""`easq-rec study NAME`: runs a study, and writes and prints its results."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ STUDIES = {
         ab.STUDY,
     )
 }
-"""Those that train. `signal` does not."""
+"""Studies that train; `signal` does not."""
 
 
 def check(options: StudyOptions) -> None:
-    """Raises UserError that names the option whose value cannot be used."""
+    """Raises UserError that names the option with an invalid value."""
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
         require(value is None or value >= 1, f"--{name}", value, "at least 1")
-    require(not (options.shared and options.resume), "--resume", True, "left out: --shared continues the study as well")
-    require(not options.shared or options.name in STUDIES, "--shared", True, "left out: study signal trains nothing")
+    require(not (options.shared and options.resume), "--resume", True, "omitted: --shared also continues the study")
+    require(not options.shared or options.name in STUDIES, "--shared", True, "omitted: study signal trains nothing")
     if options.recipe is not None:
         require(options.recipe in BASES, "--recipe", options.recipe, f"one of {', '.join(BASES)}")
-        require(options.data is not None, "--recipe", options.recipe, "given along with --data")
+        require(options.data is not None, "--recipe", options.recipe, "given together with --data")
     if options.data is not None:
         worlds_only = options.name in STUDIES and STUDIES[options.name].worlds_only
-        require(not worlds_only, "--data", options.data, f"left out: study {options.name} generates its worlds")
+        require(not worlds_only, "--data", options.data, f"omitted: study {options.name} generates its worlds")
         there = files.is_dir(options.data)
         require(there, "--data", files.shown(options.data), "a directory with requests/ and answers/")
 
 
 def run(options: StudyOptions) -> int:
-    """Returns the exit code: 0, 1 where a cell failed, 130 on Ctrl-C.
+    """Runs a study; returns the exit code: 0, 1 if a cell failed, 130 on Ctrl-C.
 
     Raises:
-        UserError: an option or the study in the output directory cannot be used.
+        UserError: an option is invalid, or the output directory has another study.
     """
     check(options)
     how = {"resume": options.resume, "shared": options.shared}
@@ -82,7 +82,7 @@ def run(options: StudyOptions) -> int:
             return _train(options, STUDIES[options.name], store)
         except KeyboardInterrupt:
             again = "the same command" if options.shared else "the same command with --resume"
-            print(f"interrupted; {again} goes on", file=sys.stderr)
+            print(f"interrupted; {again} continues it", file=sys.stderr)
             return 130
 
 
@@ -95,7 +95,7 @@ def _train(options: StudyOptions, study: Study, store: Store) -> int:
     runs, failed = Runner(store, jobs=options.job_count).run(cells)
     with store.turn("results"):
         if store.shared and published_cells(store.out) == [run.cell.digest for run in runs]:
-            print(f"{len(runs)} of {len(cells)} cells are finished; their results are in {store.out} already")
+            print(f"{len(runs)} of {len(cells)} cells are finished; their results are already in {store.out}")
         else:
             _conclude(options, study, store, runs, failed, begin)
     return 1 if failed else 0
@@ -104,7 +104,7 @@ def _train(options: StudyOptions, study: Study, store: Store) -> int:
 def _conclude(
     options: StudyOptions, study: Study, store: Store, runs: Sequence[Run], failed: Sequence[str], begin: float
 ) -> None:
-    """Writes and prints what the cells say."""
+    """Writes and prints the results of the cells."""
     found = StudyComparison(runs)
     rows = found.rows()
     findings = study.conclude(found, options.budget)

@@ -19,8 +19,8 @@ METRICS = {
     "pair_accuracy": "pair_accuracy",
     "gauc": "gauc",
 }
-"""What is compared: name, and key of the final metrics. Satisfaction never goes without engagement: what one gains the
-other may pay for."""
+"""Compared metrics: name, and key of the final metrics. Satisfaction and engagement are always shown together, because
+a gain in one may cost the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,9 @@ class Row:
     series: str
     x: float | None
     mean: dict[str, float]
-    """Of each metric, over the worlds."""
+    """Mean of each metric over the worlds."""
     change: dict[str, Estimate]
-    """Of each metric against the base, in percent, paired by world."""
+    """Change of each metric against the base, in percent, paired by world."""
 
     def values(self) -> dict[str, Any]:
         """As JSON values."""
@@ -50,7 +50,7 @@ class Row:
 
 
 def estimate_values(estimate: Estimate) -> dict[str, Any]:
-    """An estimate as JSON values: ends that are not known are null."""
+    """An estimate as JSON values: unknown ends are null."""
     return {
         "value": _finite(estimate.value),
         "low": _finite(estimate.low),
@@ -64,7 +64,7 @@ def _finite(value: float) -> float | None:
 
 
 def fused_series(variant: str) -> str:
-    """The curve over the weight of the reference score in what is served."""
+    """Name of the curve over the weight of the reference score in the served score."""
     return f"{variant}, fused"
 
 
@@ -76,7 +76,7 @@ class StudyComparison:
         for run in runs:
             self._runs[run.cell.label].append(run)
             for weight, metrics in run.fused.items():
-                # What another serving of the same model gives is a variant of its own, and a point of a curve.
+                # Each fused serving of a model is a separate variant, and a point of a curve.
                 variant, series = f"{run.cell.variant}, fused {weight}", fused_series(run.cell.variant)
                 cell = dataclasses.replace(run.cell, variant=variant, series=series, x=float(weight))
                 self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
@@ -102,8 +102,8 @@ class StudyComparison:
         return rows
 
     def change(self, label: str, metric: str, base: str = BASE) -> Estimate:
-        """How much a metric differs from that of the variant `base`, in percent: the mean over the worlds that both
-        were trained on, with a t interval. Runs that differ in their training seed alone are averaged first."""
+        """Difference of a metric from that of the variant `base`, in percent: mean over the worlds of both, with a t
+        interval. Runs that differ only in their training seed are averaged first."""
         return self.relative(label, METRICS[metric], base)
 
     def relative(self, label: str, key: str, base: str = BASE) -> Estimate:
@@ -113,7 +113,7 @@ class StudyComparison:
         return t_interval(100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair))
 
     def mean(self, label: str, key: str) -> float:
-        """Of a metric over the worlds of a label; NaN where none has it."""
+        """Mean of a metric over the worlds of a label; NaN if no world has it."""
         return _mean(self.by_world(label, key))
 
     def by_world(self, label: str, key: str) -> list[float]:
@@ -122,7 +122,7 @@ class StudyComparison:
 
     @staticmethod
     def _by_pair(runs: Sequence[Run], key: str) -> dict[str, float]:
-        """Mean of a metric by what cells are paired by."""
+        """Mean of a metric by the pairing key of the cells."""
         values: defaultdict[str, list[float]] = defaultdict(list)
         for run in runs:
             values[run.cell.pair].append(run.metrics.get(key, math.nan))

@@ -1,6 +1,6 @@
 """Studies `experts` and `rank`: do the sizes of the satisfaction pathway matter?
 
-One size at a time differs from the default. The claim is that none is worth leaving the default for.
+One size at a time differs from the default. The claim is that no other size is worth a change of the default.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BY_MAIN, BY_SATISFACTION = f"K1 (K2 = {K2})", f"K2 (K1 = {K1})"
 RANKS: dict[Budget, tuple[int, ...]] = {"small": (2,), "full": (2, 4, 16, 32)}
 RANK = 8
 GAIN = 1.0
-"""In percent: what a size must gain to be worth it."""
+"""Gain in percent from which another size is worth it."""
 
 
 def _experts_cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:

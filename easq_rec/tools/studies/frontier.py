@@ -1,10 +1,10 @@
-"""Study `frontier`: how much satisfaction does each way of alignment buy, and for how much engagement?
+"""Study `frontier`: how much satisfaction does each method of alignment gain, and at which cost in engagement?
 
-Every family is walked along its own knob: the weight of L_dense for `easq`, that of the answer loss for `direct`, and
-the weight of the reference score in what is served for those whose reference steers nothing.
+Each family varies one weight: that of L_dense for `easq`, that of the answer loss for `direct`, and that of the
+reference score in the served score for families whose reference does not steer the policy.
 
-Two controls stand beside `easq`: with the answers dealt out anew among those who gave them, and with a reference that
-prefers nothing, so that L_dense pulls the scores of a request together and no more.
+`easq` has two controls: answers permuted among the answered candidates, and a reference without preferences, with which
+L_dense only pulls the scores of a request together.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from easq_rec.tools.studies.verdict import Check, Verdict
 
 DEFAULT = 0.3
 DENSE: dict[Budget, tuple[float, ...]] = {"small": (DEFAULT,), "full": (0.15, DEFAULT, 0.45, 0.6)}
-"""The default weight among others."""
+"""Weights, including the default."""
 SHUFFLED, HALF = "easq, answers shuffled", "easq, targets 1/2"
 DIRECT: dict[Budget, tuple[float, ...]] = {"small": (0.3,), "full": (0.3, 1.0)}
 SHARING: dict[Budget, tuple[str, ...]] = {"small": ("shared_bottom",), "full": ("shared_bottom", "mmoe", "ple")}
 FUSED: dict[Budget, tuple[float, ...]] = {"small": (0.5,), "full": (0.2, 0.3, 0.5, 1.0)}
 """Weights of the reference score in fused serving."""
 GAIN, PRICE = 15.0, -3.0
-"""In percent: what `easq` is claimed to gain in satisfaction NDCG@5, and to lose in engagement NDCG@5 at most."""
+"""Claimed minimum gain of `easq` in satisfaction NDCG@5, and claimed bound on its change of engagement NDCG@5, in
+percent."""
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
@@ -48,7 +49,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     }
     curve = {name: ("easq, L_dense", weight) for name, weight in easq.items()}
     curve |= {name: ("direct", weight) for name, weight in answers.items()}
-    # Weight 0 is the policy score alone.
+    # Weight 0 is only the policy score.
     curve |= {name: (fused_series(name), 0.0) for name in fused}
     return grid(variants | fused, seeds, curve=curve, fuse=dict.fromkeys(fused, FUSED[budget]))
 
@@ -62,7 +63,7 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
         checks.append(Check(what=what, measured=change, wanted="above", threshold=threshold))
     return Findings(
         verdict=Verdict(
-            claim=f"easq, serving the policy score alone, gains at least {GAIN:+g}% satisfaction NDCG@5 and keeps "
+            claim=f"easq, serving only the policy score, gains at least {GAIN:+g}% satisfaction NDCG@5 and keeps "
             f"engagement NDCG@5 above {PRICE:g}%",
             checks=checks,
             budget=budget,
@@ -73,7 +74,7 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
 
 STUDY = Study(
     name="frontier",
-    question="How much satisfaction does each way of alignment buy, and for how much engagement?",
+    question="How much satisfaction does each method of alignment gain, and at which cost in engagement?",
     cells=_cells,
     conclude=_conclude,
 )

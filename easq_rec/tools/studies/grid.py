@@ -1,4 +1,4 @@
-"""Cells: the training runs that a study compares."""
+"""Cells: the training runs of a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from easq_rec.config import Config
 from easq_rec.config.serialization import to_dict
 
 BASE = "main_only"
-"""The variant that all others are compared with: the ranker that learns from engagement alone."""
+"""The variant with which all others are compared: the ranker that learns only from engagement."""
 TRAIN = "easq_rec.tools.studies.cell"
 """Program of a cell that trains and evaluates."""
 
@@ -27,30 +27,30 @@ class Cell:
     variant: str
     """What is trained."""
     setting: str = ""
-    """What its world has that others of the same seed have not, for instance the rate of answers."""
+    """Property that distinguishes its world from others of the same seed, for example the answer rate."""
     series: str = ""
-    """Curve that it is a point of; empty: none."""
+    """Curve to which the cell belongs; empty: none."""
     x: float | None = None
-    """Where on the curve."""
+    """Position on the curve."""
     fuse: tuple[float, ...] = ()
-    """Weights of the reference score at which its ranking is evaluated besides, fused into the policy score."""
+    """Weights of the reference score at which fused rankings are also evaluated."""
     config: Config
 
     keep: tuple[str, ...] = ()
-    """Names of metrics whose course over the steps is kept."""
+    """Names of metrics that are stored by step."""
     program: str = TRAIN
-    """Module that is run for it with the path of its config, which trains and leaves RUN_DIR/metrics.jsonl,"""
+    """Module that is run with the path of the config; it trains and writes RUN_DIR/metrics.jsonl."""
     arguments: tuple[str, ...] = ()
-    """and what else it is given."""
+    """Other arguments of the module."""
 
     @property
     def label(self) -> str:
-        """Variant and setting: the cells of all seeds with one label make up one row of the result."""
+        """Variant and setting: the cells of all seeds with one label form one row of the result."""
         return f"{self.variant} {self.setting}".strip()
 
     @property
     def world_seed(self) -> int | None:
-        """None: it is trained on a data set."""
+        """Seed of the world; None for a cell on a data set."""
         return self.config.world.seed if self.config.data.path is None else None
 
     @property
@@ -59,18 +59,18 @@ class Cell:
 
     @property
     def block(self) -> str:
-        """What a cell has in common with the base that it is compared with: its world, else its training seed."""
+        """What a cell shares with its base: the world's seed, or the training seed on a data set."""
         return f"seed {self.training_seed}" if self.world_seed is None else f"world {self.world_seed}"
 
     @property
     def pair(self) -> str:
-        """Equal for cells on the same data: the block, and all else that makes the world what it is."""
+        """Pairing key, equal for cells on the same data: the block and the other properties of the world."""
         world = "" if self.world_seed is None else digest_of(self.config.world.requests_identity)
         return f"{self.block} {world}".strip()
 
     @property
     def name(self) -> str:
-        """Of the cell's files; no two cells of a study share it."""
+        """Name of the cell's files, unique in a study."""
         block = self.block
         if self.world_seed not in (None, self.training_seed):
             block += f" seed {self.training_seed}"
@@ -78,12 +78,12 @@ class Cell:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The config as JSON values. Where the run lies is not among them."""
+        """The config as JSON values, without the run directory."""
         return json.loads(json.dumps(to_dict(dataclasses.replace(self.config, run_dir=None))))
 
     @property
     def digest(self) -> str:
-        """Of the config, the program and what it is given: two cells with the same digest give the same result."""
+        """Digest of the config, the program and its arguments: cells with the same digest give the same result."""
         lists = (("fuse", self.fuse), ("keep", self.keep), ("arguments", self.arguments))
         wanted: dict[str, Any] = {name: list(value) for name, value in lists if value}
         if self.program != TRAIN:
@@ -98,12 +98,11 @@ def grid(
     curve: Mapping[str, tuple[str, float]] | None = None,
     fuse: Mapping[str, tuple[float, ...]] | None = None,
 ) -> list[Cell]:
-    """Every variant on the world of every seed. One seed comes after the other: an interrupted study then has some
-    worlds complete.
+    """Every variant on the world of every seed, ordered by seed, so that an interrupted study has complete worlds.
 
     Args:
         curve: (series, x) of the variants that are points of curves.
-        fuse: weights of fused serving of the variants that are evaluated so as well.
+        fuse: weights of fused serving, by variant.
     """
     cells = []
     for seed in seeds:
@@ -124,13 +123,13 @@ def seeded(config: Config, seed: int) -> Config:
 
 
 def check_names(cells: Iterable[Cell]) -> None:
-    """Two cells that share a name would take each other's results."""
+    """Asserts that names are unique: cells with the same name would share results."""
     twice = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
     assert not twice, twice
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
-    """What differs between the values of two configs, as `losses.dense.weight is 0.3 there, 0.2 here`."""
+    """Differences between the values of two configs, as `losses.dense.weight is 0.3 there, 0.2 here`."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         return [
             line

@@ -1,7 +1,7 @@
-"""Study `lambda2`: how much DPO does a ranker take?
+"""Study `lambda2`: which weight of the DPO loss is best?
 
 Only the weight and the policy form of L_DPO differ between the cells. All have the paper's pathway (recipe `paper`:
-adapters that reach the embeddings, no L_dense), whose weight of 6 is the paper's (arXiv 2601.20215).
+adapters whose gradients reach the embeddings, no L_dense), with the paper's weight of 6 (arXiv 2601.20215).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ WEIGHTS: dict[Budget, tuple[float, ...]] = {
     "full": (0.1, 0.3, 1.0, 3.0, 6.0, 9.0, 12.0, 15.0),
 }
 BETA: dict[Policy, float] = {"score_difference": 0.1, "slate_softmax": 1.0}
-"""Temperature of each form. The paper's for its own form; log-probabilities of a slate are on another scale."""
+"""Temperature of each form: the paper's for the paper's form; log-probabilities of a slate have another scale."""
 PAPER = 6.0
 COSTLY = -1.0
-"""A loss of engagement beyond this, in percent, is named."""
+"""Losses of engagement beyond this, in percent, are reported."""
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
@@ -73,19 +73,19 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Where a curve over the weights rises and falls."""
+    """Shape of a curve over the weights."""
 
     best: Row
     plateau: list[Row]
-    """Around the best, without a gap: those that are not worse with 95% confidence, paired by world."""
+    """Contiguous rows around the best that are not worse with 95% confidence, paired by world."""
     degrades: Row | None
-    """The first beyond the best that is worse with 95% confidence."""
+    """The first row beyond the best that is worse with 95% confidence."""
     costly: Row | None
-    """The first whose engagement is below COSTLY with 95% confidence."""
+    """The first row whose engagement is below COSTLY with 95% confidence."""
 
 
 def shape(found: StudyComparison, curve: Sequence[Row]) -> Shape:
-    """Reads a curve of at least one row, in the order of its weights."""
+    """Finds the shape of a curve of at least one row, in the order of its weights."""
     at = max(range(len(curve)), key=lambda index: curve[index].change["satisfaction"].value)
     best = curve[at]
     worse = [found.change(row.label, "satisfaction", best.variant).high < 0 for row in curve]

@@ -1,6 +1,6 @@
 """One ranker in a simulated experiment: `python -m easq_rec.tools.studies.online_cell CONFIG.json SETTINGS`.
 
-Trains it on a world's log like any cell, lets it serve, and adds what came of it to RUN_DIR/metrics.jsonl.
+Trains it on a world's log like any cell, lets it serve, and adds the measured metrics to RUN_DIR/metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from easq_rec.tools.studies.cell import add_course, add_metrics, call, read_conf
 
 PROGRAM = "easq_rec.tools.studies.online_cell"
 DAY, WEEK = "day_", "week_"
-"""Before the names of what was measured on a day, and in the measured week."""
+"""Prefixes of the metrics of a day and of the measured week."""
 
 
 def settings(experiment: Experiment, fuse: float | None) -> str:
-    """The second argument: the experiment, and the weight of the reference score in what is served."""
+    """The second argument: the experiment, and the weight of the reference score in the served score."""
     return json.dumps({"experiment": asdict(experiment), "fuse": fuse}, sort_keys=True)
 
 

@@ -18,27 +18,27 @@ StudyName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Which study, how large, and where."""
+    """Options of a study."""
 
     name: Annotated[StudyName, tyro.conf.Positional]
     """The study."""
     seeds: int | None = None
-    """Worlds, with seeds 0 to N-1; on a data set training seeds. None: 5, or 2 at the small budget."""
+    """Number of worlds, with seeds 0 to N-1; on a data set, training seeds. None: 5, or 2 at the small budget."""
     budget: Budget = "full"
-    """small: seconds a run, to see that all works. full: half a minute to two minutes a run on one core."""
+    """small: seconds per run, to test that everything works. full: half a minute to two minutes per run on one core."""
     out: Path | None = None
     """Directory for results.json, table.md and PNGs. None: runs/study-NAME."""
     resume: bool = False
-    """Continue the study in --out: its finished runs are not run again."""
+    """Continue the study in --out; finished runs are not repeated."""
     shared: bool = False
-    """Other processes, also on other machines, may work on the same study in --out. Each takes runs that no other has
-    taken, waits for those of the others, and takes over from a process that ended. The last one writes the results."""
+    """Share the study in --out with other processes, also on other machines. Each process claims free runs, waits for
+    those of the others, and takes over from a process that ended. The last one writes the results."""
     jobs: int | None = None
-    """Runs at a time, one thread each. None: one per core."""
+    """Number of parallel runs, one thread each. None: one per core."""
     data: str | None = None
     """Directory or URL with requests/ and answers/. None: generated worlds."""
     recipe: str | None = None
-    """Recipe that fits the data, whose variants are compared. None: quickstart."""
+    """Recipe for the data, whose variants are compared. None: quickstart."""
 
     @property
     def directory(self) -> Path:

@@ -1,6 +1,6 @@
-"""The figures of a study: which points, bars and lines its rows become, and the PNG files that it writes.
+"""The figures of a study: points, bars and lines of its rows, and the PNG files.
 
-Values are changes against the base in percent, with 95% intervals. A row that was measured on a single world has none.
+Values are changes against the base in percent, with 95% intervals. A row with a single world has no interval.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def changes_over_x(rows: Sequence[Row]) -> dict[str, list[Line]]:
 
 
 def places(panels: Mapping[str, Sequence[Line]]) -> list[float]:
-    """The values of x that the lines have, in ascending order."""
+    """The x values of the lines, ascending."""
     return sorted({x for lines in panels.values() for line in lines for x, _ in line.points})
 
 
@@ -88,7 +88,7 @@ def changes(rows: Sequence[Row]) -> tuple[list[str], dict[str, list[Estimate]]]:
 
 
 def frontier(rows: Sequence[Row]) -> Figure:
-    """Satisfaction gained against engagement paid."""
+    """Change of satisfaction against change of engagement."""
     return draw_frontier(
         families(rows),
         size=(720, 520),

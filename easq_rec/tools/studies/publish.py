@@ -25,7 +25,7 @@ HEADINGS = {
 
 
 def circumstances(command: Sequence[str]) -> dict[str, Any]:
-    """What a result depends on besides its configs: the command, versions, hardware."""
+    """The other conditions of a result, in addition to its configs: command, versions, hardware."""
     installed = doctor.installed_versions()
     return {
         "command": " ".join(command),
@@ -75,10 +75,10 @@ def cell_values(run: Run) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row], unit: str) -> str:
-    """The rows in Markdown: of each metric its mean, and its change against the base with the interval.
+    """The rows in Markdown: for each metric the mean, and the change against the base with its interval.
 
     Args:
-        unit: what is paired: worlds, or seeds.
+        unit: the paired units: worlds or seeds.
     """
     headings = [f"{HEADINGS[name]} | Δ" for name in METRICS]
     lines = [f"| variant | {unit} | {' | '.join(headings)} |", "|---|---" + "|---" * (2 * len(METRICS)) + "|"]
@@ -89,7 +89,7 @@ def table(rows: Sequence[Row], unit: str) -> str:
 
 
 def published_cells(out: Path) -> list[str]:
-    """Digests of the cells that results.json speaks of, in its order; none where there is no such file."""
+    """Digests of the cells in results.json, in its order; empty without that file."""
     try:
         return [str(cell["digest"]) for cell in json.loads((out / RESULTS).read_text())["cells"]]
     except FileNotFoundError:
@@ -97,15 +97,15 @@ def published_cells(out: Path) -> list[str]:
 
 
 def publish(out: Path, *, results: Mapping[str, Any], text: Sequence[str], figures: Mapping[str, Any]) -> None:
-    """Writes all of it.
+    """Writes results.json, table.md and the figures.
 
     Args:
         text: paragraphs of table.md.
-        figures: by the name of their file.
+        figures: figures by file name.
     """
     for name, figure in figures.items():
         save_png(figure, out / name)
     pictures = [f"![{name}]({name})" for name in figures]
     (out / "table.md").write_text("\n\n".join([*text, *pictures]) + "\n", encoding="utf-8")
-    # Last: where it is, the rest is.
+    # Written last: if it exists, all files exist.
     write_json(out / RESULTS, results)

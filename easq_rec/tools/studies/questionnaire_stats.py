@@ -1,6 +1,6 @@
-"""Whom a questionnaire asked in a world, and what their answers are worth.
+"""Statistics of a world's questionnaire: the asked impressions, and the quality of the answers.
 
-Everything is a sum over impressions, gathered row group by row group. Legend: N candidates of a row group.
+All statistics are sums over impressions, computed by row group. Legend: N candidates of a row group.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def rule_of(world: World) -> Questionnaire:
 
 
 def measure(world: World, directory: Path) -> dict[str, float]:
-    """Figures of a world's questionnaire, by name; NaN where there are too few answers.
+    """Statistics of a world's questionnaire, by name; NaN if there are too few answers.
 
-    triggered_percent: impressions that the rule allows to ask about.
-    shown_permille: prompts shown per thousand impressions, the burden that people bear.
-    answers: answers given.
-    response_percent: prompts that were answered.
+    triggered_percent: impressions that meet the trigger rule.
+    shown_permille: prompts shown per thousand impressions, the burden on users.
+    answers: number of answers.
+    response_percent: share of prompts that were answered.
     agreement: AUC of the true grade between satisfied and dissatisfied answers, ties half.
-    overlap_percent: common share of the true grades of asked and of all impressions; 100: asked as if at random.
-    user_correlation: over users who were asked, between the mean true grade of their asked impressions and of all.
-    like_ratio, returned_ratio: how many times as often a behaviour goes along with satisfied as with dissatisfied
-    answers. (A lift over triggered impressions would change with the rule because these do.)
+    overlap_percent: overlap of the true grades of asked and of all impressions; 100: asked at random.
+    user_correlation: over asked users, between the mean true grade of their asked and of all their impressions.
+    like_ratio, returned_ratio: rate of a behaviour among satisfied answers divided by its rate among dissatisfied
+    answers. (A lift over triggered impressions would change with the rule, which determines them.)
     """
     rule = rule_of(world)
     impressions = triggered = 0
@@ -89,7 +89,7 @@ def auc(positive_G: Counts, negative_G: Counts) -> float:
 
 
 def overlap(some_G: Counts, all_G: Counts) -> float:
-    """Common share of two distributions: one less their distance in total variation. Counts by grade."""
+    """Overlap of two distributions: 1 minus their total variation distance. Counts by grade."""
     if not some_G.sum() or not all_G.sum():
         return math.nan
     return float(np.minimum(some_G / some_G.sum(), all_G / all_G.sum()).sum())

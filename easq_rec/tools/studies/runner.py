@@ -1,4 +1,4 @@
-"""Runs the cells of a study, several processes side by side."""
+"""Runs the cells of a study in parallel processes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from easq_rec.tools.studies.grid import Cell
 from easq_rec.tools.studies.store import Run, Store, write_json
 
 LAST_LINES = 6
-"""Of the log of a cell that failed."""
+"""Number of log lines shown for a failed cell."""
 POLL_S = 2.0
-"""Pause before looking again whether cells that other processes run are finished."""
+"""Pause between checks for cells that other processes run."""
 SHOWN = {"satisfaction": "satisfaction_ndcg5", "engagement": "engagement_ndcg5"}
 
 
 class CellFailed(Exception):
-    """The message says how, and where its log lies."""
+    """A cell failed; the message states how, and the path of its log."""
 
 
 class Runner:
     """Runs cells, one process each.
 
     Args:
-        program: command of every cell, to which the path of its config and its arguments are appended; None: each has
-            a program of its own.
+        program: command of every cell, to which the path of its config and its arguments are appended; None: the
+            program of each cell.
     """
 
     def __init__(self, store: Store, *, jobs: int, program: Sequence[str] | None = None) -> None:
@@ -50,10 +50,10 @@ class Runner:
         self._stopped = False
 
     def run(self, cells: Sequence[Cell]) -> tuple[list[Run], list[str]]:
-        """Runs the cells that have no result yet, and keeps the result of each as soon as it is there.
+        """Runs the cells that have no result yet, and saves each result when it is ready.
 
-        In a shared store, cells that other processes run are waited for, and run here if those processes end before
-        the cells do: so all processes see the same results in the end, and leave at the same time.
+        In a shared store, this process waits for cells that other processes run, and runs them if those processes end
+        without a result: so all processes see the same results and finish at the same time.
 
         Returns:
             the results, in the order of the cells, and the names of those that failed here and have no result.
@@ -63,7 +63,7 @@ class Runner:
         """
         found = self._store.finished(cells)
         if found:
-            print(f"{len(found)} of {len(cells)} cells are finished already", flush=True)
+            print(f"{len(found)} of {len(cells)} cells are already finished", flush=True)
         failed: list[str] = []
         while todo := [cell for cell in cells if cell.name not in found and cell.name not in failed]:
             known = len(found) + len(failed)
@@ -90,14 +90,14 @@ class Runner:
                     raise
             if len(found) + len(failed) == known:
                 time.sleep(POLL_S)
-        # Another process may have run what failed here.
+        # Another process may have finished a cell that failed here.
         found |= self._store.finished([cell for cell in cells if cell.name in failed])
         return [found[cell.name] for cell in cells if cell.name in found], [
             name for name in failed if name not in found
         ]
 
     def _claim(self, cell: Cell) -> Run | None:
-        """The result of a cell, which is run if it has none; None: another process is running it."""
+        """The result of a cell, which is run if needed; None: another process is running it."""
         with self._store.claim(cell) as claim:
             if claim is None:
                 return None
@@ -107,7 +107,7 @@ class Runner:
 
     def _run(self, cell: Cell, claim: IO[bytes]) -> Run:
         store, log, run_dir = self._store, self._store.log(cell), self._store.run_dir(cell)
-        # What a killed study left of this cell would be resumed.
+        # Otherwise the run directory of a killed study would be resumed.
         shutil.rmtree(run_dir, ignore_errors=True)
         try:
             data = self._data(cell.config)
@@ -124,13 +124,13 @@ class Runner:
             raise CellFailed(f"failed: {error}") from error
         metrics = _final_metrics(run_dir)
         if code or metrics is None:
-            how = f"failed with exit code {code}" if code else "failed: it left no final metrics"
+            how = f"failed with exit code {code}" if code else "failed: it wrote no final metrics"
             raise CellFailed("\n    ".join([f"{how}; the end of {log}:", *_last_lines(log)]))
         fused = json.loads(RunDirectory(run_dir).fused.read_text()) if cell.fuse else {}
         history = _history(run_dir, cell.keep)
         run = Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=time.perf_counter() - begin)
         store.save(run)
-        # A study has many cells and needs no model of them again.
+        # A study has many cells and does not need their models again.
         shutil.rmtree(RunDirectory(run_dir).checkpoints, ignore_errors=True)
         return run
 
@@ -147,9 +147,9 @@ class Runner:
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    # Ctrl-C is for the study, which then ends its cells.
+                    # Ctrl-C goes only to the study, which then ends its cells.
                     start_new_session=True,
-                    # Should this process be killed, nobody takes the cell before its own process is gone.
+                    # If this process is killed, no other process can claim the cell before its child process ends.
                     pass_fds=(claim.fileno(),),
                 )
                 self._processes.add(process)
@@ -162,14 +162,14 @@ class Runner:
                 process.stdin.close()
 
     def _stop(self) -> None:
-        """Ends all processes, at once: their cells will be run again from the beginning."""
+        """Kills all processes; their cells will run again from the start."""
         with self._lock:
             self._stopped = True
             for process in self._processes:
                 process.kill()
 
     def _data(self, config: Config) -> str:
-        """The data of a cell; a world is generated when its first cell asks for it."""
+        """The data of a cell; a world is generated for its first cell."""
         return config.data.path or str(self._store.world(config.world).absolute())
 
 
@@ -180,7 +180,7 @@ def _final_metrics(run_dir: Path) -> dict[str, float] | None:
 
 
 def _history(run_dir: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of some metrics, where they were logged."""
+    """Logged (step, value) pairs of metrics."""
     records = list(read_records(RunDirectory(run_dir).metrics)) if names else []
     return {name: [(record.step, record.values[name]) for record in records if name in record.values] for name in names}
 

@@ -1,4 +1,4 @@
-"""Study `signal`: do answers agree with what people do? The paper's Figure 3 (arXiv 2601.20215), in any data."""
+"""Study `signal`: do answers agree with behaviour? The paper's Figure 3 (arXiv 2601.20215), on any data."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ABOVE, BELOW = 30.0, -20.0
 """In percent. The paper finds +46% to +80% after Satisfied and -83% to -25% after Dissatisfied."""
 WORLDS: dict[Budget, World] = {
     "small": World(requests=4_000, users=500, videos=1_000, history=10, density=1_000.0),
-    # Ten times the answers of recipe quickstart: a lift does not depend on how many are asked, its interval does.
+    # Ten times the answers of recipe quickstart: their number affects not the lift but its interval.
     "full": World(density=1_000.0),
 }
 
 
 def worlds(budget: Budget, seeds: Sequence[int], store: Store) -> list[str]:
-    """Generated worlds, one per seed; their requests are taken together."""
+    """Generated worlds, one per seed; their requests are pooled."""
     locations = []
     for seed in seeds:
         world = dataclasses.replace(WORLDS[budget], seed=seed)
@@ -35,7 +35,7 @@ def worlds(budget: Budget, seeds: Sequence[int], store: Store) -> list[str]:
 
 
 def verdict(found: Signal, budget: Budget) -> Verdict:
-    """Whether every behaviour that an answer can change is beyond both thresholds."""
+    """Checks that every behaviour that can depend on the answer is beyond both thresholds."""
     return Verdict(
         claim=f"Every behaviour is more than {ABOVE:g}% more frequent after Satisfied, and more than {-BELOW:g}% less "
         f"frequent after Dissatisfied, than among {average(found)}",
@@ -53,21 +53,21 @@ def verdict(found: Signal, budget: Budget) -> Verdict:
 
 
 def average(found: Signal) -> str:
-    """What answers are held against."""
+    """The impressions with which answers are compared."""
     return "triggered impressions" if found.triggered else "all impressions"
 
 
 def notes(found: Signal) -> list[str]:
-    """What must be known to read the lifts."""
+    """Notes for reading the lifts."""
     if found.triggered:
         why = (
-            "Answers are held against triggered impressions, those which the questionnaire may ask about: against all "
-            "impressions even an answer at random would show a lift, because who was asked had watched already."
+            "Answers are compared with triggered impressions, about which the questionnaire may ask: relative to all "
+            "impressions even a random answer would show a lift, because asked people had already watched."
         )
     else:
         why = (
-            "Answers are held against all impressions, because the data lack watch_ms or duration_ms, which say whom "
-            "the questionnaire may ask. Part of each lift is that who was asked had watched."
+            "Answers are compared with all impressions, because the data lack watch_ms or duration_ms, which determine "
+            "the triggered impressions. Part of each lift is that asked people had already watched."
         )
     fixed = [
         f"{name} is left out: all or none of these impressions have it, or all that were answered."

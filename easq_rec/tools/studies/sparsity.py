@@ -1,7 +1,7 @@
-"""Study `sparsity`: with how few answers does which variant still help?
+"""Study `sparsity`: how many answers does each variant need?
 
-A world is generated for every rate: the same users, videos and taste at a seed, and each rate's answers. `main_only`,
-which reads none, is trained on each as well, because what is paired must have seen the same requests.
+A world is generated for every rate: with equal users, videos and tastes for a seed, and with the answers of the rate.
+`main_only`, which reads no answers, is also trained on each world, because pairs must have the same requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from easq_rec.tools.studies.study import Findings, Study
 from easq_rec.tools.studies.verdict import Check, Verdict
 
 RATES: dict[Budget, tuple[float, ...]] = {"small": (1e-1, 1e-2), "full": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
-"""Answers per triggered impression, that is per impression which the questionnaire may ask about. The paper's
+"""Answers per triggered impression, about which the questionnaire may ask. The paper's
 (arXiv 2601.20215) is 1e-4: shown on 0.5%, answered by 2%."""
 PAPER = 1e-4
 VARIANTS_COMPARED: dict[Budget, tuple[str, ...]] = {
@@ -73,12 +73,12 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
 
 
 def _note(found: StudyComparison, rows: Sequence[Row], rate: float) -> str | None:
-    """Which variant wins at a rate: the one with the best satisfaction, if the interval of its lead excludes 0."""
+    """The variant that wins at a rate: the one with the best satisfaction, if the interval of its lead excludes 0."""
     there = [row for row in rows if row.x == rate and row.series and row.change["satisfaction"].count]
     if not there:
         return None
     best, *others = sorted(there, key=lambda row: -row.change["satisfaction"].value)
-    # `change` pairs by world, and a rate has worlds of its own.
+    # `change` pairs by world, and each rate has separate worlds.
     leads = [found.change(best.label, "satisfaction", other.variant) for other in others]
     if best.change["satisfaction"].low <= 0:
         result = f"no variant is above {BASE} with 95% confidence; the highest is {best.variant}"

@@ -1,9 +1,9 @@
-"""Study `stability`: does the policy run away from its reference, and what holds it?
+"""Study `stability`: does the policy diverge from its reference, and what prevents it?
 
 The paper's check (arXiv 2601.20215) is the KL of sigmoid(policy score) from sigmoid(reference score), which should stay
-below 0.5 nats. It is drawn as it is, with two others that say more: BPR leaves the level of the policy score free, so a
-KL may be large where all rankings agree. A policy score that spreads ever wider, and a DPO margin on answers it was
-trained on that grows beyond the margin on held-out ones, are answers learnt by heart.
+below 0.5 nats. The study plots it with two other quantities, because BPR does not fix the level of the policy score, so
+the KL can be large although all rankings agree. A growing spread of the policy score, and a DPO margin that grows
+faster on training answers than on held-out ones, show that the policy memorises answers.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def mean_course(runs: Sequence[Run], quantity: str) -> list[tuple[int, float]]:
 
 
 def highest(runs: Sequence[Run], quantity: str) -> Estimate:
-    """The largest value of a run, as a mean over runs."""
+    """The maximum of a run, averaged over runs."""
     return t_interval(max(value for _, value in points) for run in runs if (points := course(run, quantity)))
 
 
 def last(runs: Sequence[Run], quantity: str) -> Estimate:
-    """The value at the end of a run, as a mean over runs."""
+    """The final value of a run, averaged over runs."""
     return t_interval(points[-1][1] for run in runs if (points := course(run, quantity)))
 
 
@@ -121,7 +121,7 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
 
 STUDY = Study(
     name="stability",
-    question="Does the policy run away from its reference, and what holds it?",
+    question="Does the policy diverge from its reference, and what prevents it?",
     cells=_cells,
     conclude=_conclude,
 )

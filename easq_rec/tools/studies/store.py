@@ -1,14 +1,14 @@
-"""What a study keeps on disk, such that it can be killed at any time and gone on with.
+"""The files of a study, which can be killed at any time and continued.
 
-OUT/study.json          which study, at which budget
-OUT/cells/CELL.json     the result of a finished cell; appears complete or not at all
+OUT/study.json          name and budget of the study
+OUT/cells/CELL.json     the result of a finished cell; written atomically
 OUT/configs/, logs/     config and terminal output of every cell
 OUT/worlds/, runs/      generated worlds; run directories
-OUT/locks/              one file for everything that one process at a time does; .lock: whose the directory is
+OUT/locks/              one lock file for each exclusive operation; .lock: owner of the directory
 OUT/results.json, table.md, *.png
 
-Processes on several machines may share it where the file system has locks that hold between them (NFS from version 4,
-Lustre mounted with flock). A lock is let go of by the system when its process ends, however it ends.
+Processes on several machines can share it if the file system has locks across machines (NFS from version 4, Lustre
+mounted with flock). The system releases a lock when its process ends for any reason.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Run:
 
     cell: Cell
     metrics: dict[str, float]
-    """Of the final evaluation, by name; NaN where the data leave one undefined."""
+    """Metrics of the final evaluation by name; NaN if undefined."""
     fused: Mapping[str, dict[str, float]] = field(default_factory=dict)
-    """The same when a fused score is served, by the weight of the reference score."""
+    """The same metrics for fused scores, by the weight of the reference score."""
     history: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """(step, value) of the metrics that the cell keeps, in order."""
+    """(step, value) pairs of the metrics that the cell stores, in order."""
     seconds: float
     """Wall time, from the start of its process to its end."""
 
@@ -51,7 +51,7 @@ class Store:
     """The directory of a study.
 
     Args:
-        shared: whether other processes may be at work in it.
+        shared: whether other processes may use it.
     """
 
     def __init__(self, out: Path, *, shared: bool = False) -> None:
@@ -68,10 +68,10 @@ class Store:
         return self.out / "runs" / cell.name
 
     def world(self, world: World) -> Path:
-        """Directory of a world, which is generated when it is asked for first."""
+        """Directory of a world, which is generated at the first request."""
         directory = self.out / "worlds" / f"world-{digest_of(world.identity)}"
         with self.turn(directory.name):
-            # What a killed process left: whoever holds the lock is the only one to write this world.
+            # Removes files of a killed process: only the holder of the lock writes this world.
             for leftover in directory.parent.glob(f".{directory.name}.*.tmp"):
                 shutil.rmtree(leftover, ignore_errors=True)
             ensure(world, directory)
@@ -79,16 +79,16 @@ class Store:
 
     @contextmanager
     def turn(self, what: str) -> Iterator[None]:
-        """Waits until no other process, and no other thread of this one, does the same."""
+        """Excludes all other processes, and other threads of this one, from the same operation."""
         with self._lock_file(what) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[IO[bytes] | None]:
-        """The lock of a cell for the one that runs it, None where another process does.
+        """Yields the lock of a cell to run it, or None if another process runs it.
 
-        The lock is held as long as the file is open in any process: one that inherits it holds it as well.
+        The lock is held while the file is open in any process, including a process that inherits it.
         """
         with self._lock_file(cell.name) as file:
             try:
@@ -104,7 +104,7 @@ class Store:
         return (locks / f"{name}.lock").open("wb")
 
     def finished(self, cells: Sequence[Cell]) -> dict[str, Run]:
-        """The cells that need not be run again, by name.
+        """The results of finished cells, by name.
 
         Raises:
             UserError: a cell was run with another config, or its file is damaged.
@@ -112,7 +112,7 @@ class Store:
         return {cell.name: self._load(cell) for cell in cells if self._result(cell).exists()}
 
     def save(self, run: Run) -> None:
-        """Keeps the result of a cell. The only step of it that others see is a rename."""
+        """Saves the result of a cell, published by a rename."""
         cell = run.cell
         write_json(
             self._result(cell),
@@ -147,9 +147,9 @@ class Store:
                 f"{path} is not the result of a cell ({error!r}): delete it to run the cell again"
             ) from error
         if digest != cell.digest:
-            what = "; ".join(differences(config, cell.values)) or "its digest is another"
+            what = "; ".join(differences(config, cell.values)) or "its digest differs"
             raise UserError(
-                f"{path} was run with another configuration: {what}. Give another --out, or delete the file to run the "
+                f"{path} was run with another configuration: {what}. Use another --out, or delete the file to run the "
                 "cell again"
             )
         return Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=seconds)
@@ -161,11 +161,11 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 @contextmanager
 def opened(out: Path, *, study: str, budget: Budget, resume: bool, shared: bool = False) -> Iterator[Store]:
-    """The directory of a study, for this process alone, or for all that share it.
+    """Opens the directory of a study, for only this process or for all that share it.
 
     Raises:
-        UserError: it holds something and neither `resume` nor `shared` is given, or holds another study, or another
-            process uses it that does not share it.
+        UserError: it is not empty and neither `resume` nor `shared` is given, it has another study, or another process
+            uses it without sharing.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -175,18 +175,18 @@ def opened(out: Path, *, study: str, budget: Budget, resume: bool, shared: bool 
         raise UserError(f"--out {out}: cannot be written: {error}") from error
     with lock:
         if held and not resume and not shared:
-            raise UserError(f"--out {out} is not empty: add --resume to go on with its study, or give another --out")
+            raise UserError(f"--out {out} is not empty: add --resume to continue its study, or use another --out")
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"--out {out}: another process is at work there") from error
+            raise UserError(f"--out {out}: another process is using it") from error
         except OSError as error:
             raise UserError(f"--out {out}: its file system has no locks ({error.strerror})") from error
         store = Store(out, shared=shared)
         with store.turn("study"):
             wanted = {"study": study, "budget": budget}
             path = out / "study.json"
-            # Whoever shares the directory may have begun in the meantime.
+            # A process that shares the directory may have started in the meantime.
             if _held(out):
                 _check_same(path, wanted, out)
             write_json(path, wanted)
@@ -194,7 +194,7 @@ def opened(out: Path, *, study: str, budget: Budget, resume: bool, shared: bool 
 
 
 def _held(out: Path) -> bool:
-    """Whether the directory holds anything but locks and what was being written."""
+    """Whether the directory has anything except locks and temporary files."""
     return any(path.name not in (LOCK, LOCKS) and not path.name.endswith(".partial") for path in out.iterdir())
 
 
@@ -202,16 +202,14 @@ def _check_same(path: Path, wanted: dict[str, str], out: Path) -> None:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"--out {out} holds no study to go on with: give another --out") from error
+        raise UserError(f"--out {out} has no study to continue: use another --out") from error
     if found != wanted:
         there = " ".join(str(value) for value in found.values()) if isinstance(found, dict) else found
-        raise UserError(
-            f"--out {out} holds another study ({there}, not {' '.join(wanted.values())}): give another --out"
-        )
+        raise UserError(f"--out {out} has another study ({there}, not {' '.join(wanted.values())}): use another --out")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes a file that is complete as soon as it is there, and stays so through a crash of the machine."""
+    """Writes a file atomically and durably, so that it survives a crash of the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w") as file:

@@ -1,4 +1,4 @@
-"""What a study of training runs is made of."""
+"""The parts of a study of training runs."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from easq_rec.tools.studies.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a study concludes from its cells."""
+    """The conclusions of a study from its cells."""
 
     verdict: Verdict
     notes: Sequence[str] = ()
-    """Sentences besides the verdict."""
+    """Sentences in addition to the verdict."""
     plots: Mapping[str, Any]
-    """Figures by the name of their PNG."""
+    """Figures by PNG name."""
     tables: Sequence[str] = ()
-    """In Markdown, besides that of the rows."""
+    """Other Markdown tables, in addition to that of the rows."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Entries of results.json that this study alone has, as JSON values."""
+    """Entries of results.json that only this study has, as JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A grid of cells and what is concluded from it."""
+    """A grid of cells and its conclusions."""
 
     name: str
     question: str
     cells: Callable[[Config, Sequence[int], Budget], list[Cell]]
-    """From the base config, the seeds and the budget to the cells, those of `main_only` among them."""
+    """Makes the cells, including those of `main_only`, from the base config, the seeds and the budget."""
     conclude: Callable[[StudyComparison, Budget], Findings]
     worlds_only: bool = False
-    """Whether it changes the world itself, and so cannot be done on a data set."""
+    """Whether it changes the world, so that it cannot run on a data set."""

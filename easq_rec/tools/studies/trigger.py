@@ -1,15 +1,15 @@
-"""Study `trigger`: whom should the questionnaire ask?
+"""Study `trigger`: after which impressions should the questionnaire ask?
 
 The paper (arXiv 2601.20215) asks only after more than 7 s or more than half of a video. Here both thresholds vary, one
-at a time. The worlds of a seed have the same requests throughout, and an impression that several rules ask about gets
-the same answer from each, so that rules differ by whom they ask alone.
+at a time. The worlds of a seed have the same requests, and an impression gets the same answer under every rule that
+asks about it, so rules differ only in the impressions that they ask about.
 
-Prompts per impression are held equal, not prompts per triggered impression: what a questionnaire costs is that people
-are asked, so a rule that may ask more often asks a smaller share. That share is set once per rule, on a sample of the
-first world, as a team would set it for its app.
+Prompts per impression are held equal, not prompts per triggered impression: prompts are the cost of a questionnaire, so
+a rule with more triggered impressions asks about a smaller share of them. That share is set once per rule, on a sample
+of the first world, as a team would set it for its app.
 
-One assumption is made here that other studies do not make: who watched more answers more readily. The log-odds of an
-answer rise by `READINESS` over the length of a video. Without it every rule would have the same response rate.
+This study makes one assumption that other studies do not make: people who watched more respond more often. The log-odds
+of an answer rise by `READINESS` over the length of a video. Without it every rule would have the same response rate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from easq_rec.tools.studies.trigger_cell import PREFIX, PROGRAM
 from easq_rec.tools.studies.verdict import Check, Verdict
 
 Rule = tuple[float, float]
-"""Seconds watched, share of the video watched: beyond either an impression may be asked about."""
+"""Seconds watched, share of the video watched: beyond either, an impression is triggered."""
 PAPER: Rule = (7.0, 0.5)
 RULES: dict[Budget, tuple[Rule, ...]] = {
     "small": (PAPER, (0.0, 0.5)),
@@ -46,14 +46,14 @@ RULES: dict[Budget, tuple[Rule, ...]] = {
     ),
 }
 READINESS = 2.0
-"""Someone who saw a whole video answers e times as readily as one who saw half, who as one who saw next to nothing."""
+"""Increase of the log-odds of an answer over the length of a video: the odds grow by the factor e per half video."""
 SHOWN: dict[Budget, float] = {"small": 0.75, "full": 0.5}
-"""Share of triggered impressions on which the paper's rule shows the prompt; the others follow from it. Small worlds
-need more, and leave room for rules that may ask more rarely."""
+"""Share of triggered impressions on which the paper's rule shows the prompt; it determines those of the other rules.
+Small worlds need a larger share, but rules with fewer triggered impressions need room below 1."""
 MARGIN = -1.0
-"""In percent of satisfaction NDCG@5: how much worse than the best other rule the paper's may be."""
+"""Allowed difference between the paper's rule and the best other rule, in percent of satisfaction NDCG@5."""
 SAMPLE = 2_000
-"""Requests on which the share of triggered impressions is measured."""
+"""Number of requests on which the share of triggered impressions is measured."""
 
 COLUMNS = {
     "triggered_percent": "triggered, %",
@@ -66,7 +66,7 @@ COLUMNS = {
     "like_ratio": "likes, Satisfied to Dissatisfied",
     "returned_ratio": "returns, Satisfied to Dissatisfied",
 }
-"""What `easq_rec/tools/studies/questionnaire_stats.py` measures."""
+"""Metrics of `easq_rec/tools/studies/questionnaire_stats.py` with their titles."""
 DRAWN = ("triggered_percent", "response_percent", "overlap_percent")
 
 
@@ -78,7 +78,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     for seed in seeds:
         cells.append(Cell(variant=BASE, config=seeded(VARIANTS[BASE](base), seed)))
         for rule, share in zip(rules, shares, strict=True):
-            # Equally many prompts as the paper's rule shows.
+            # As many prompts as the paper's rule shows.
             density = base.world.density * shares[rules.index(PAPER)] / share
             world = dataclasses.replace(base.world, density=density, trigger_watch_s=rule[0], trigger_progress=rule[1])
             config = seeded(dataclasses.replace(base, world=world), seed)
@@ -87,19 +87,19 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
 
 
 def label(rule: Rule) -> str:
-    """The variant that a rule makes."""
+    """The variant name of a rule."""
     return f"easq, {rule[0]:g} s or {rule[1]:g}"
 
 
 def _world(world: World, budget: Budget) -> World:
-    """A world whose questionnaire is apart from its log and depends on how much was watched."""
+    """The world with a separate random stream for the questionnaire, and a response that depends on watching."""
     return dataclasses.replace(
         world, density=SHOWN[budget] / world.exposure, response_progress=READINESS, questionnaire_seed=0
     )
 
 
 def triggered_shares(world: World, rules: Sequence[Rule]) -> list[float]:
-    """Share of impressions that each rule may ask about, on a sample of a world."""
+    """Share of impressions that each rule triggers on, in a sample of a world."""
     world = dataclasses.replace(world, requests=min(world.requests, SAMPLE))
     latents = draw_latents(world)
     parts = list(simulate(world, latents, calibrate(latents, world)))
@@ -136,13 +136,13 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
             budget=budget,
         ),
         notes=[
-            "All rules show equally many prompts per impression. The best other rule is chosen by the same figures "
-            "that it is compared by, which favours it.",
-            f"Assumed: who watched more answers more readily, by {READINESS:g} in log-odds over the length of a video.",
+            "All rules show equally many prompts per impression. The best other rule is chosen and compared on the "
+            "same values, which favours it.",
+            f"Assumed: people who watched more respond more often, by {READINESS:g} in log-odds over a video's length.",
         ],
         plots={
             "trigger.png": bars([row for row in rows if row.label != BASE]),
-            "asked.png": grouped("Whom a rule asks", names, figures, xlabel="%"),
+            "asked.png": grouped("Impressions that a rule asks about", names, figures, xlabel="%"),
             "frontier.png": frontier(rows),
         },
         tables=[_table(found, there)],
@@ -166,7 +166,7 @@ def _setting(found: StudyComparison, rule: Rule) -> dict[str, Any]:
 
 
 def _table(found: StudyComparison, rules: Sequence[Rule]) -> str:
-    """Whom each rule asks, and what the answers are worth, in Markdown."""
+    """Markdown table of the asked impressions and the quality of the answers, by rule."""
     lines = [f"| rule | {' | '.join(COLUMNS.values())} |", "|---" + "|---" * len(COLUMNS) + "|"]
     for rule in rules:
         figures = [f"{found.mean(label(rule), f'{PREFIX}{name}'):.4g}" for name in COLUMNS]
@@ -176,7 +176,7 @@ def _table(found: StudyComparison, rules: Sequence[Rule]) -> str:
 
 STUDY = Study(
     name="trigger",
-    question="Whom should the questionnaire ask: how much must have been watched?",
+    question="When should the questionnaire ask: how much of a video must have been watched?",
     cells=_cells,
     conclude=_conclude,
     worlds_only=True,

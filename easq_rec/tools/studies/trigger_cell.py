@@ -1,6 +1,6 @@
 """The process of a cell of study `trigger`: `python -m easq_rec.tools.studies.trigger_cell CONFIG.json`.
 
-Trains like any cell, and adds to RUN_DIR/metrics.jsonl what the questionnaire of its world asked and was told.
+Trains like any cell, and adds statistics of its world's questionnaire to RUN_DIR/metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from easq_rec.tools.studies.cell import add_metrics, call, main, read_config
 
 PROGRAM = "easq_rec.tools.studies.trigger_cell"
 PREFIX = "asked_"
-"""Before the names of these figures."""
+"""Prefix of these metrics."""
 
 
 def train_and_measure(argv: Sequence[str]) -> int:

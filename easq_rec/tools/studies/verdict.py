@@ -1,4 +1,4 @@
-"""What a study says: a claim with its thresholds, what was measured, and whether the claim holds."""
+"""The verdict of a study: a claim with its thresholds, the measurements, and whether the claim holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from easq_rec.tools.studies.comparison import estimate_values
 
 Outcome = Literal["holds", "fails", "undecided"]
 
-SMALL = "The budget is small: this proves that the machinery works and says nothing about the method."
+SMALL = "The budget is small: this tests the machinery and says nothing about the method."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,14 @@ class Check:
     what: str
     measured: Estimate
     wanted: Literal["above", "below", "around"]
-    """around: the interval is to include the threshold."""
+    """around: the interval must include the threshold."""
     threshold: float
     """In the unit of `measured`."""
     unit: str = "%"
 
     @property
     def outcome(self) -> Outcome:
-        """undecided: the interval crosses the threshold; of `around`, it is unknown."""
+        """undecided: the interval crosses the threshold, or is unknown for `around`."""
         if self.wanted == "around":
             if not math.isfinite(self.measured.high - self.measured.low):
                 return "undecided"
@@ -63,7 +63,7 @@ class Verdict:
     claim: str
     """A sentence that names its threshold."""
     checks: Sequence[Check]
-    """All of them must hold."""
+    """All checks must hold."""
     budget: Budget
 
     @property
@@ -75,11 +75,11 @@ class Verdict:
 
     @property
     def remark(self) -> str | None:
-        """What must be known along with the outcome."""
+        """Caveat of the outcome, if any."""
         return SMALL if self.budget == "small" else None
 
     def text(self) -> str:
-        """A sentence, the remark, and a line per check."""
+        """A sentence, the remark, and one line per check."""
         first = f"{self.outcome}: {self.claim}" + (f" ({self.remark})" if self.remark else "")
         return "\n".join([first, *(f"  {check.text()}" for check in self.checks)])
 

@@ -181,11 +181,11 @@ def test_errors_name_the_argument_and_the_value() -> None:
         ndcg(score_N, gain_N, torch.tensor([1, 2]), 5)
     with pytest.raises(ValueError, match=r"lengths_R holds -1"):
         pair_accuracy(score_N, gain_N, torch.tensor([3, -1]))
-    with pytest.raises(ValueError, match=r"gain_N holds -1.0 at 0"):
+    with pytest.raises(ValueError, match=r"gain_N is -1.0 at 0"):
         ndcg(score_N, gain_N - 1, lengths_R, 5)
-    with pytest.raises(ValueError, match=r"truth_N holds -1.0 at 0"):
+    with pytest.raises(ValueError, match=r"truth_N is -1.0 at 0"):
         ranking_metrics(score_N, gain_N - 1, gain_N, lengths_R, user_R)
-    with pytest.raises(ValueError, match=r"utility_N holds nan at 1"):
+    with pytest.raises(ValueError, match=r"utility_N is nan at 1"):
         ranking_metrics(score_N, gain_N, broken_N, lengths_R, user_R)
     with pytest.raises(ValueError, match=r"label_N has shape \(1,\), but segment_N asks for \(2,\)"):
         auc(score_N, gain_N[:1], lengths_R.repeat(2))
@@ -197,5 +197,5 @@ def test_errors_name_the_argument_and_the_value() -> None:
         lambda: pair_accuracy(broken_N, gain_N, lengths_R),
         lambda: ranking_metrics(broken_N, gain_N, gain_N, lengths_R, user_R),
     ):
-        with pytest.raises(ValueError, match=r"score_N holds 1 NaN of 2 \(the first at 1\)"):
+        with pytest.raises(ValueError, match=r"score_N has 1 NaN of 2 \(the first at 1\)"):
             call()

@@ -163,7 +163,7 @@ def judge(row: Row, shown: list[Row], build: Build) -> tuple[str | None, Row | N
     if row["vid"] is None:
         return "vid is null", None
     if row["said"] not in build.questionnaire.codes:
-        return "said is no option of the questionnaire", None
+        return "said is not an option of the questionnaire", None
     same = [other for other in shown if other["uid"] == row["uid"] and other["vid"] == row["vid"]]
     if rules.columns.request_id:
         same = [other for other in same if other["rid"] == row["rid"]]

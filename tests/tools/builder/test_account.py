@@ -76,7 +76,7 @@ def test_stages_of_the_questionnaire(tmp_path: Path) -> None:
     assert "triggered 3 (75.000% of the impressions), shown 3 (100.000% of the triggered)" in summary
     assert "answered 3 (100.000% of the shown)" in summary
     out = run_build(tmp_path, config(questionnaire={"exposure": 0.5, "trigger_watch_s": 1.0}), out="other")
-    assert "shown about 2 (no column says so; declared exposure 50.00%)" in (out / "build.json").read_text()
+    assert "shown about 2 (not in the log; declared exposure 50.00%)" in (out / "build.json").read_text()
 
 
 def test_unknown_users_and_videos_may_have_defaults(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_bad_cells_of_csv_are_quarantined(tmp_path: Path) -> None:
         f"1,1,{START_MS},8000,1,1,2,0.5,0": "liked is not 0 or 1",
         f"1,1,{START_MS},8000,1,1,1,inf,0": "rate is not a finite number",
         f"1,1,{START_MS},8000,1,1,1,0.5,": "slot is null",
-        f"1,1,{START_MS}": "is no row of the CSV file",
-        f"1,1,{START_MS},8000,1,1,1,0.5,0,7,7": "is no row of the CSV file",
+        f"1,1,{START_MS}": "is not a row of the CSV file",
+        f"1,1,{START_MS},8000,1,1,1,0.5,0,7,7": "is not a row of the CSV file",
     }
     (tmp_path / "impressions.csv").write_text("\n".join([*lines, *bad]) + "\n")
     for parts in (1, 2):

@@ -69,20 +69,23 @@ def test_all_problems_are_listed() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"videos": None}, "impressions.columns.duration: missing, and videos.columns.duration too"),
+        ({"videos": None}, "impressions.columns.duration and videos.columns.duration are missing"),
         ({"videos": {"missing": "default"}}, "videos.missing: 'default' leaves unknown videos without a length"),
         ({"videos": {"history": ["tags"]}}, "videos.history: 'tags' is not a single-valued feature of videos"),
         ({"impressions": {"columns": {"request_id": None}}}, "answers.columns.request_id: the impressions have no"),
-        ({"answers": {"columns": {"request_id": None, "user_id": None}}}, "answers.columns.user_id: missing, and"),
+        (
+            {"answers": {"columns": {"request_id": None, "user_id": None}}},
+            "answers.columns.user_id and request_id are missing",
+        ),
         (
             {"impressions": {"outcomes": {"watch_ms": "x"}}},
-            "impressions.outcomes.watch_ms: the name belongs to the data",
+            "impressions.outcomes.watch_ms: the name is used by the data",
         ),
         (
             {"impressions": {"features": {"tags": "x"}}},
-            "impressions.features.tags: the name belongs to videos.features",
+            "impressions.features.tags: the name is used by videos.features",
         ),
-        ({"users": {"features": {"user_id": "uid"}}}, "users.features.user_id: user_id is a column of every request"),
+        ({"users": {"features": {"user_id": "uid"}}}, "users.features.user_id: every request already has a column"),
         ({"requests": {"max_history": -1}}, "requests.max_history=-1 is not allowed: 0 or more"),
         ({"output": {"slice_h": 5}}, "output.slice_h=5 is not allowed: a divisor of 24"),
         ({"answers": {"window_h": 0}}, "answers.window_h=0.0 is not allowed: more than 0"),
@@ -107,7 +110,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     lines = [line.strip() for line in str(raised.value).splitlines()[1:]]
     has = "it has: uid, vid, at, watched, rid, asked, liked, rate, slot"
     assert lines == [
-        "impressions.columns.timestamp: column 'at' is BIGINT, no timestamp: set impressions.time_unit to s, ms or us",
+        "impressions.columns.timestamp: column 'at' is BIGINT, not a timestamp: set impressions.time_unit to s, ms, us",
         f"impressions.columns.watch: no column 'watchtime' in 'impressions.parquet'; {has}",
         f"impressions.features.slot: no column 'region' in 'impressions.parquet'; {has}",
         "answers.path: 'replies/*.parquet': no such file: a file, a glob, or a directory with Parquet or CSV files",
@@ -118,7 +121,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for text, expected in (("[impressions", "is not TOML"), ("x = 1\n[users]\n", "does not describe a build")):
+    for text, expected in (("[impressions", "invalid TOML"), ("x = 1\n[users]\n", "does not describe a build")):
         (tmp_path / "a.toml").write_text(text)
         with pytest.raises(ValueError, match=expected):
             load(tmp_path / "a.toml")
@@ -151,7 +154,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     command = ["data", "build", "--config", str(tmp_path / "logs.toml"), "--out", str(tmp_path / "out")]
     assert cli.main([*command, "--partition", "1/2", "--threads", "1"]) == 0
     said = capsys.readouterr()
-    assert said.out == "" and said.err.splitlines()[-1].endswith("the output appears once these are, too: part-2-of-2")
+    assert said.out == "" and said.err.splitlines()[-1].endswith("the output will appear after these: part-2-of-2")
     assert cli.main([*command, "--partition", "2/2", "--memory-mb", "128"]) == 0
     said = capsys.readouterr().out
     assert "impressions: 120 rows = " in said and f"--data {tmp_path / 'out'}" in said

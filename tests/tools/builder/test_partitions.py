@@ -96,7 +96,7 @@ def test_nothing_appears_before_the_last_partition(tmp_path: Path) -> None:
     for index in (2, 0):
         text = run(build, base=tmp_path, out=out, partition=Partition(index=index, of=3), progress=said.append)
         assert text is None and not out.exists()
-    assert said[-1] == "part-1-of-3: done; the output appears once these are, too: part-2-of-3"
+    assert said[-1] == "part-1-of-3: done; the output will appear after these: part-2-of-3"
     text = run(build, base=tmp_path, out=out, partition=Partition(index=1, of=3), progress=said.append)
     assert text is not None and out.is_dir()
     assert not (tmp_path / ".out.build").exists()

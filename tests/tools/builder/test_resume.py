@@ -97,7 +97,9 @@ def test_what_is_finished_is_kept(whole: Path, tmp_path: Path, monkeypatch: pyte
         original(build, dealt, number, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(partition, "_bucket", counted)
-    monkeypatch.setattr(partition.Scan, "deal", lambda *arguments: pytest.fail("the raw tables are dealt again"))
+    monkeypatch.setattr(
+        partition.PartitionReader, "deal", lambda *arguments: pytest.fail("the raw tables are dealt again")
+    )
     run_build(tmp_path, config())
     assert built == [2]
     assert contents(tmp_path / "out" / "requests") == contents(whole / "whole" / "requests")
@@ -119,13 +121,11 @@ def test_a_finished_output_is_left_alone(tmp_path: Path) -> None:
     before = contents(run_build(tmp_path, config()))
     assert contents(run_build(tmp_path, config())) == before
     assert run_build(tmp_path, config(engine={"threads": 2})), "resources make no other build"
-    with pytest.raises(
-        ValueError, match=r"out: holds another build \(config differ\): delete it or choose another name"
-    ):
+    with pytest.raises(ValueError, match=r"out: is another build \(config differ\): delete it or choose another name"):
         run_build(tmp_path, config(requests={"max_history": 1}))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="notes: holds something else than a build"):
+    with pytest.raises(ValueError, match="notes: is not a build"):
         run_build(tmp_path, config(), out="notes")
     assert contents(tmp_path / "out") == before
 

@@ -137,7 +137,7 @@ def test_what_is_odd_is_named(tmp_path: Path, capsys: Output) -> None:
         "requests: history: 1 nulls",
         "requests: row groups of 9 rows (median) read slowly",
         f"requests: 1 row groups begin before the previous one, the first is {file}, row group 6",
-        "requests: timestamp_ms: lies between 1704067200 and 1704067289, which are seconds of 2024-01-01",
+        "requests: timestamp_ms: values from 1704067200 to 1704067289, which are seconds of 2024-01-01",
         "requests: candidates.duration_ms: the largest is",
         "answers: candidates.answer: 1 codes other than 0, 1 or 2",
         "answers: candidates.answered_at_ms: 1 answers are earlier than their request",
@@ -181,13 +181,13 @@ def test_a_dataset_without_rows_gets_a_report(tmp_path: Path, capsys: Output) ->
     ("damage", "message"),
     [
         ("nowhere", "no such directory"),
-        ("empty", "holds no Parquet files"),
+        ("empty", "has no Parquet files"),
         ("no answers", "no folder answers/ beside requests/; without a questionnaire, inspect"),
         ("no requests", "no folder requests/ beside answers/"),
         ("garbage", "z.parquet: not a readable Parquet file"),
         ("other columns", "z.parquet: its columns differ from those of"),
         ("out is a file", "cannot be written"),
-        ("schema", "own.toml is no feature schema"),
+        ("schema", "own.toml is not a feature schema"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, capsys: Output, damage: str, message: str) -> None:

@@ -237,11 +237,11 @@ def test_ensure_keeps_what_is_there_and_refuses_another_world(small: Path, tmp_p
         world.ensure(dataclasses.replace(SMALL, seed=6), small)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(ValueError, match="holds no complete world"):
+    with pytest.raises(ValueError, match="has no complete world"):
         world.ensure(SMALL, tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     (tmp_path / "file").write_text("keep")
-    with pytest.raises(ValueError, match="holds no complete world"):
+    with pytest.raises(ValueError, match="has no complete world"):
         world.generate(SMALL, tmp_path / "file")
     with pytest.raises(ValueError, match=r"world.seed=-1 is not allowed: 0 or more"):
         world.generate(dataclasses.replace(SMALL, seed=-1), tmp_path / "negative")

@@ -264,5 +264,5 @@ def test_encoded_layouts_of_serving_hold_no_outcome() -> None:
 def test_a_day_without_requests_is_refused(tmp_path: Path) -> None:
     config = small()
     ensure(config.world, tmp_path / "world")
-    with pytest.raises(ValueError, match="requests holds no requests from 5 to before 9 ms"):
+    with pytest.raises(ValueError, match="requests has no requests from 5 to before 9 ms"):
         open_sources(config, tmp_path / "world", period=dataset.Period(start_ms=5, end_ms=9))

@@ -76,7 +76,7 @@ def test_a_cell_may_have_a_program_of_its_own(tmp_path: Path, data: Path, monkey
         assert list(run.history["day_x"]) == [(0, 1.0), (2, 3.0)]
     with (
         opened(tmp_path / "out", study="test", budget="small", resume=True) as store,
-        pytest.raises(ValueError, match="was run with another configuration: its digest is another"),
+        pytest.raises(ValueError, match="was run with another configuration: its digest differs"),
     ):
         Runner(store, jobs=1).run([dataclasses.replace(own, arguments=("2",))])
 
@@ -149,10 +149,10 @@ def test_an_output_that_holds_something_is_refused(tmp_path: Path, data: Path) -
     with pytest.raises(ValueError, match=r"out is not empty: add --resume"):
         study(out, data)
     (out / "study.json").write_text(json.dumps({"study": "rank", "budget": "full"}))
-    with pytest.raises(ValueError, match=r"holds another study \(rank full, not test small\)"):
+    with pytest.raises(ValueError, match=r"has another study \(rank full, not test small\)"):
         study(out, data, resume=True)
     (out / "study.json").unlink()
-    with pytest.raises(ValueError, match="holds no study to go on with"):
+    with pytest.raises(ValueError, match="has no study to continue"):
         study(out, data, resume=True)
 
 
@@ -162,7 +162,7 @@ def test_two_processes_do_not_share_an_output(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
         opened(out, study="test", budget="small", resume=False),
-        pytest.raises(ValueError, match="another process is at work there"),
+        pytest.raises(ValueError, match="another process is using it"),
         opened(out, study="test", budget="small", resume=True),
     ):
         pass

@@ -131,7 +131,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, data: Path, monkey
 def test_a_directory_is_shared_by_those_that_say_so(tmp_path: Path, data: Path, start: Start) -> None:
     sharing = start(1.0)
     wait_for(lambda: (tmp_path / "out" / "study.json").exists())
-    with pytest.raises(ValueError, match="another process is at work there"):
+    with pytest.raises(ValueError, match="another process is using it"):
         study(tmp_path / "out", data, 1.0, resume=True)
     (data / "go").touch()
     assert len(result(sharing)[0]) == 2
