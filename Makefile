@@ -24,19 +24,30 @@ OTHER := $(if $(filter cuda,$(DEVICE)),cpu,cuda)
 TORCH := torch==2.13.0
 TORCHREC := torchrec==1.8.0
 
+# The oldest versions that the code supports, in an environment of their own that only tests use.
+OLDEST := .venv-oldest
+OLDEST_TORCH := torch==2.11.0
+OLDEST_FBGEMM := fbgemm-gpu-cpu==1.6.0
+OLDEST_TORCHREC := torchrec==1.6.1
+
 # --no-warn-conflicts: with the CPU build torchrec's requirement of the CUDA FBGEMM stays unmet on purpose.
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-warn-conflicts
+PIP_INSTALL := -m pip install -q --disable-pip-version-check --no-warn-conflicts
+PIP := $(BIN)/python $(PIP_INSTALL)
 
 # Stamps are written last: an interrupted install has none and is taken up again by the next call.
 SETUP := $(VENV)/.setup-$(DEVICE)
 DEV := $(VENV)/.setup-dev-$(DEVICE)
 DOCS := $(VENV)/.setup-docs-$(DEVICE)
+OLDEST_SETUP := $(OLDEST)/.setup
 
-.PHONY: help setup dev train test lint format typecheck docs golden clean
+# One worker takes a whole file of tests.
+PYTEST := -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: help setup dev train test test-oldest lint format typecheck docs golden clean
 
 help:  ## this list
 	@echo 'easq-rec: make TARGET [DEVICE=cpu|cuda] [PYTHON=python3] [ARGS=...] [PYTEST_ARGS=...]'
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
 setup: $(SETUP)  ## make .venv and install the pinned dependencies (nothing to do: nothing done)
 	@:
@@ -48,7 +59,10 @@ train: $(SETUP)  ## set up, then train `quickstart` on the built-in synthetic wo
 	@$(BIN)/easq-rec train $(ARGS)
 
 test: $(DEV)  ## set up, then run the whole test suite, JOBS files at a time
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST_SETUP)  ## the test suite with the oldest supported torch, FBGEMM and TorchRec, on the CPU
+	@$(OLDEST)/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 lint: $(DEV)  ## ruff: rules and formatting, changing nothing
 	@$(BIN)/ruff check .
@@ -69,8 +83,8 @@ docs: $(DOCS)  ## build the documentation as a site in site/; a broken link fail
 golden: $(DEV)  ## record the golden trajectory anew (look at the difference before committing it)
 	@$(BIN)/python -m tests.golden --record
 
-clean:  ## remove .venv, caches and build output; runs/ and data/ stay
-	@rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove .venv, .venv-oldest, caches and build output; runs/ and data/ stay
+	@rm -rf $(VENV) $(OLDEST) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SETUP): pyproject.toml
@@ -100,4 +114,11 @@ $(DEV): $(SETUP)
 $(DOCS): $(SETUP)
 	@echo '[setup docs] mkdocs'
 	@$(PIP) -e '.[$(DEVICE),docs]'
+	@touch $@
+
+$(OLDEST_SETUP): pyproject.toml
+	@echo '[setup oldest] $(OLDEST_TORCH), $(OLDEST_FBGEMM), $(OLDEST_TORCHREC)'
+	@'$(PYTHON)' -m venv --clear $(OLDEST)
+	@$(OLDEST)/bin/python $(PIP_INSTALL) '$(OLDEST_TORCH)' '$(OLDEST_FBGEMM)' -e '.[dev]'
+	@$(OLDEST)/bin/python $(PIP_INSTALL) --no-deps '$(OLDEST_TORCHREC)'
 	@touch $@

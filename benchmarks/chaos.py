@@ -39,7 +39,7 @@ from easq_rec.run_directory.checksums import damage
 from easq_rec.run_directory.metrics_file import TRAIN, Record, read_records
 from easq_rec.run_directory.paths import RunDirectory, published
 from easq_rec.tools.simulation.world import generate
-from easq_rec.training.checkpoint.safe_reader import CheckpointReader
+from easq_rec.upstream.torch_checkpoint import CheckpointReader
 
 REPOSITORY = Path(__file__).parents[1]
 WORLD = World(requests=600, users=100, videos=200, density=500.0)

@@ -50,7 +50,8 @@ FBGEMM_BUILDS: dict[str, tuple[str, ...]] = {
 COMBINATIONS = (
     Combination(device="cpu", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup"),
     Combination(device="cuda", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup DEVICE=cuda"),
-    Combination(device="cuda", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="tested"),
+    Combination(device="cpu", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="passes the tests"),
+    Combination(device="cuda", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="seen to work"),
 )
 """The compatibility matrix. For other versions a rule holds: FBGEMM 1.X and torchrec 1.X need torch 2.(X+5)."""
 
@@ -58,8 +59,9 @@ PYTHON = (3, 11)
 
 REQUIRED = ("fsspec", "numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
 """Needed to train, in addition to torch, FBGEMM and torchrec."""
-WANTED = ("duckdb", "matplotlib", "tensorboard", "torchx")
-"""Needed by data build and inspect, the logs and the launcher: their absence is reported, but training works."""
+WANTED = ("duckdb", "jinja2", "matplotlib", "tensorboard", "torchx")
+"""Needed by data build and inspect, reports, the logs and the launcher: their absence is reported, but training
+works."""
 
 
 @dataclass(frozen=True)

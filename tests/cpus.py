@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 
-from numpy._core._multiarray_umath import __cpu_dispatch__ as NUMPY_FEATURES
+import numpy as np
+
+NUMPY_EXTENSIONS = np.show_config(mode="dicts")["SIMD Extensions"]
+NUMPY_FEATURES = [*NUMPY_EXTENSIONS.get("found", ()), *NUMPY_EXTENSIONS.get("not found", ())]
+"""CPU features for which numpy has variants of its code, whether this CPU has them or not."""
 
 AVX512 = ("AVX512", "X86_V4")
 """How the names of numpy's features begin that need more than AVX2."""

@@ -24,12 +24,12 @@ from tests import cpus, seeded
 REPOSITORY = Path(__file__).parents[1]
 FILE = Path(__file__).parent / "golden_quickstart.json"
 STEPS = 50
-EXACT_STEPS = 15
+EXACT_STEPS = 12
 TOLERANCE = 1e-4
-"""Largest absolute difference of a loss in the exact steps: what is computed, but for rounding."""
+"""Largest absolute difference of a loss in the first steps, where the results differ only by rounding."""
 TOLERANCE_LATER = 0.05
-"""The same for the steps after them, in which AdamW carries rounding on: where the true gradient is next to nothing,
-rounding decides its sign, and the step that is taken is a full one."""
+"""The same for the later steps, in which AdamW amplifies rounding: where the true gradient is almost 0, rounding
+decides its sign, and AdamW takes a full step. Another CPU or version of torch differs by 0.002 in step 14."""
 NAMES = ("loss_main", "loss_satisfaction", "loss_dense", "loss_evidence")
 
 

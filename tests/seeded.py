@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from easq_rec.config import Config
 from easq_rec.config.command_line import parse_config
@@ -26,6 +25,7 @@ from easq_rec.tools.simulation.world import Round, generate
 from easq_rec.training.process import quiet, running
 from easq_rec.training.sharding.tables import shard
 from easq_rec.training.training_model import TrainingModel
+from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 
 STEPS = 20
 """Batches whose order is taken."""

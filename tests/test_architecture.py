@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from easq_rec.upstream import TORCH_FREE
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "easq_rec"
 
@@ -58,6 +60,7 @@ def violations(root: Path) -> list[str]:
         *import_violations(root),
         *name_violations(root),
         *class_violations(root),
+        *private_violations(root),
         *(
             f"{file.relative_to(root)}: {lines} lines, at most {MOST_LINES}: it holds more than one concept"
             for file in python_files(root, *FOLDERS)
@@ -141,6 +144,54 @@ def class_violations(root: Path) -> Iterator[str]:
             yield f"{', '.join(files)}: several classes have the name {name}"
 
 
+def private_violations(root: Path) -> Iterator[str]:
+    """Private names of other libraries in a module outside `easq_rec/upstream`.
+
+    A private name is another library's if nothing in the tree defines it. So one that both define is not found. Names
+    of the standard library are allowed.
+    """
+    trees = {file: ast.parse(file.read_text(), filename=str(file)) for file in python_files(root, *FOLDERS)}
+    defined = {name for tree in trees.values() for node in ast.walk(tree) for name in defined_names(node)}
+    for file, tree in trees.items():
+        if file.is_relative_to(root / PACKAGE / "upstream"):
+            continue
+        for node in ast.walk(tree):
+            for name in used_names(node):
+                if any(is_private(part) for part in name.split(".")) and name.split(".")[-1] not in defined:
+                    place = f"{file.relative_to(root)}:{node.lineno}"  # type: ignore[attr-defined]
+                    yield f"{place} uses {name}, which is private to another library: it belongs in {PACKAGE}/upstream"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name != "_"
+
+
+def defined_names(node: ast.AST) -> Iterator[str]:
+    """Names that a statement defines, those of attributes of `self` and of fields included."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+            yield name
+        case ast.Name(id=name, ctx=ast.Store()):
+            yield name
+        case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name, ctx=ast.Store()):
+            yield name
+
+
+def used_names(node: ast.AST) -> Iterator[str]:
+    """Names of others' attributes and modules that an expression or an import uses."""
+    match node:
+        case ast.Attribute(value=ast.Name(id=owner)) if owner in sys.stdlib_module_names:
+            pass
+        case ast.Attribute(attr=name):
+            yield name
+        case ast.Call(func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, ast.Constant(value=str(name)), *_]):
+            yield name
+        case ast.Import(names=names):
+            yield from (name.name for name in names if name.name.split(".")[0] not in sys.stdlib_module_names)
+        case ast.ImportFrom(module=str(module), names=names) if module.split(".")[0] not in sys.stdlib_module_names:
+            yield from (f"{module}.{name.name}" for name in names)
+
+
 def python_files(root: Path, *folders: str) -> Iterator[Path]:
     for folder in folders:
         yield from sorted((root / folder).rglob("*.py"))
@@ -189,19 +240,19 @@ def test_this_repository_keeps_the_rules() -> None:
     assert "\n".join(violations(REPOSITORY)) == ""
 
 
-def test_configuration_loads_without_torch() -> None:
+def test_configuration_and_names_of_files_load_without_torch() -> None:
     """Also not through a third package."""
-    program = (
-        f"import sys, {PACKAGE}.doctor, {', '.join(modules_of('config'))}\n"
-        f"print([name for name in {sorted(TORCH)} if name in sys.modules])"
-    )
+    names = [f"{PACKAGE}.doctor", f"{PACKAGE}.run_directory.paths", *modules_of("config")]
+    names += [f"{PACKAGE}.upstream.{name}" for name in TORCH_FREE]
+    program = f"import sys, {', '.join(names)}\nprint([name for name in {sorted(TORCH)} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
 SOUND = {
     "easq_rec/__init__.py": "",
-    "easq_rec/errors.py": "import sys",
+    "easq_rec/errors.py": "import os, sys\nos._exit(1)",
+    "easq_rec/upstream/torch_tensors.py": "from torch._x import y\ndef version(tensor):\n    return tensor._version",
     "easq_rec/doctor.py": "import json\nfrom easq_rec.errors import UserError",
     "easq_rec/kernels/linear.py": "from easq_rec.errors import UserError",
     "easq_rec/config/run.py": "import dataclasses",
@@ -213,11 +264,11 @@ SOUND = {
     "easq_rec/losses/objective.py": "from easq_rec import config, model",
     "easq_rec/evaluation/predict.py": "from easq_rec.model.ranker import Ranker",
     "easq_rec/run_directory/formatting.py": "from easq_rec.evaluation import predict",
-    "easq_rec/training/loop.py": "from easq_rec.evaluation.predict import evaluate",
+    "easq_rec/training/loop.py": "from easq_rec.evaluation.predict import evaluate\nclass Trainer:\n    _batch: int",
     "easq_rec/tools/studies/grid.py": "from easq_rec.training import loop",
     "easq_rec/cli/main.py": "from easq_rec import doctor\nfrom easq_rec.tools.studies import grid",
     "datasets/films/prepare.py": "from easq_rec.data.batch import Batch",
-    "tests/model/test_ranker.py": "from easq_rec.model.ranker import Ranker",
+    "tests/model/test_ranker.py": "from easq_rec.model.ranker import Ranker\ndef f(trainer):\n    trainer._batch",
 }
 """A small tree that keeps every rule."""
 
@@ -265,6 +316,12 @@ def test_a_sound_tree_passes(tmp_path: Path) -> None:
         ("easq_rec/model/utils.py", "", "name a module after what it does"),
         ("easq_rec/data/loader.py", "class Slice: ...", "several classes have the name Slice"),
         ("datasets/__init__.py", "", "shadows"),
+        ("easq_rec/training/loop.py", "import torch\ntorch._softmax_backward_data()", "private to another library"),
+        ("easq_rec/training/loop.py", "from torch.distributed._shard import api", "private to another library"),
+        ("easq_rec/training/loop.py", "import torch._dynamo", "private to another library"),
+        ("easq_rec/training/loop.py", "def f(adamw):\n    adamw._optimizer.x = 1", "private to another library"),
+        ("benchmarks/step.py", "def f(x):\n    return getattr(x, '_lookups')", "private to another library"),
+        ("tests/test_cpus.py", "from numpy._core import umath", "private to another library"),
         ("tests/test_long.py", "x = 1\n" * (MOST_LINES + 1), "701 lines"),
     ],
 )

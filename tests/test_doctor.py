@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 BASE = dict.fromkeys((*doctor.REQUIRED, *doctor.WANTED), "1.0")
 CPU = BASE | {"torch": "2.13.0+cpu", "fbgemm_gpu-cpu": "1.8.0", "torchrec": "1.8.0"}
+OLDER_CPU = BASE | {"torch": "2.11.0", "fbgemm-gpu-cpu": "1.6.0", "torchrec": "1.6.1"}
 CUDA = BASE | {"torch": "2.13.0", "fbgemm_gpu": "1.8.0", "torchrec": "1.8.0"}
 OLDER_CUDA = BASE | {"torch": "2.11.0+cu128", "fbgemm-gpu": "1.6.0", "torchrec": "1.6.1"}
 ENTRY_POINTS = {"dist": "torchx_components.dist"}
@@ -42,9 +43,15 @@ def only(problems: list[doctor.Problem]) -> doctor.Problem:
     return problems[0]
 
 
+@pytest.mark.parametrize("versions", [CPU, OLDER_CPU])
 @pytest.mark.parametrize("gpu", [False, True])
-def test_healthy_cpu_builds(gpu: bool) -> None:
-    assert check(CPU, gpu=gpu) == []
+def test_healthy_cpu_builds(versions: Mapping[str, str], gpu: bool) -> None:
+    assert check(versions, gpu=gpu) == []
+
+
+def test_remedies_keep_to_the_older_versions() -> None:
+    problem = only(check(without(OLDER_CPU, "fbgemm-gpu-cpu")))
+    assert "install fbgemm-gpu-cpu==1.6.0" in problem.remedy
 
 
 @pytest.mark.parametrize(("versions", "cuda"), [(CUDA, "13.0"), (OLDER_CUDA, "12.8")])
@@ -168,6 +175,14 @@ def test_pins_are_the_first_rows_of_the_matrix() -> None:
         assert re.search(rf"^TORCHREC := torchrec=={re.escape(row.torchrec)}$", makefile, re.MULTILINE)
     declared = {doctor.normalise(re.split(r"[<>=~!\[]", line)[0]) for line in project["dependencies"]}
     assert declared == {*doctor.REQUIRED, *doctor.WANTED}
+
+
+def test_the_oldest_versions_that_are_tested_are_the_last_row_for_the_cpu() -> None:
+    row = [row for row in doctor.COMBINATIONS if row.device == "cpu"][-1]
+    makefile = (REPOSITORY / "Makefile").read_text()
+    pins = {"TORCH": f"torch=={row.torch}", "FBGEMM": f"{row.fbgemm_distribution}=={row.fbgemm}"}
+    for name, pin in (pins | {"TORCHREC": f"torchrec=={row.torchrec}"}).items():
+        assert re.search(rf"^OLDEST_{name} := {re.escape(pin)}$", makefile, re.MULTILINE)
 
 
 def test_require_compatible_names_all_that_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "easq_rec"
-RESTRICTED = "training/checkpoint/safe_reader.py"
-"""Unpickles only an allow-list of classes; `tests/training/checkpoint/test_safe_reader.py` holds it to that."""
+RESTRICTED = "upstream/torch_checkpoint.py"
+"""Unpickles only an allow-list of classes; `tests/upstream/test_torch_checkpoint.py` holds it to that."""
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 READERS = {"FileSystemReader", "broadcast_object_list", "read_pickle"}
 """Names that unpickle; `CheckpointReader` takes the place of the first, `Runtime.share` of the second."""

@@ -39,6 +39,7 @@ from easq_rec.config.sharding import COLUMN_TYPES
 from easq_rec.model.embeddings import RequestEmbeddings
 from easq_rec.training.sharding.constraints import NARROWEST, allowed_types
 from easq_rec.training.sharding.precision import store_half
+from easq_rec.upstream.torchrec_planner import best_options, proposals
 
 TYPES = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
 """Sharding types offered to a table that is not small: what the trainer offers on CUDA."""
@@ -188,8 +189,8 @@ def find_plan(schema: FeatureSchema, cluster: Cluster, work: Workload, offer: Of
         return NoPlan(
             left_over=left_over, needed=needed, reason=error.error_type.value, seconds=time.perf_counter() - begin
         )
-    options = tuple(sorted(planner._best_plan, key=lambda option: -_weight(option)))
-    return Plan(options=options, seconds=time.perf_counter() - begin, proposals=planner._num_proposals)
+    options = tuple(sorted(best_options(planner), key=lambda option: -_weight(option)))
+    return Plan(options=options, seconds=time.perf_counter() - begin, proposals=proposals(planner))
 
 
 def on_paper(schema: FeatureSchema, half: Iterable[str] = ()) -> nn.Module:

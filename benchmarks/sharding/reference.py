@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
 from easq_rec.training.training_model import TrainingModel
+from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 
 EPS = 1e-2
 """Of AdamW in a proof: a gradient that is rounding alone must not become a step in any direction."""

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec.distributed.types import ShardingPlan
 
 from benchmarks.report import hardware
@@ -39,6 +38,7 @@ from easq_rec.training.sharding.precision import store_half
 from easq_rec.training.sharding.tables import shard
 from easq_rec.training.step import TrainingStep
 from easq_rec.training.training_model import TrainingModel
+from easq_rec.upstream import torch_dispatch
 
 TOLERANCE = 2e-5
 """Largest difference of any weight after the steps of a proof: sums in another order, in FP32."""
@@ -133,7 +133,7 @@ def prove(case: Case, runtime: Runtime, steps: int) -> dict[str, Any]:
 
 
 @dataclass
-class Traffic(TorchDispatchMode):
+class Traffic(torch_dispatch.TorchDispatchMode):
     """Bytes that collectives are handed, by their name."""
 
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -143,7 +143,7 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
-            name = func._opname.strip("_")
+            name = torch_dispatch.name(func).strip("_")
             self.sent[name] += sum(_bytes(value) for value in (args[1] if "base" in name else args[0],))
         return func(*args, **(kwargs or {}))
 

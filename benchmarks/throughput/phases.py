@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import Work
+import torch.distributed as dist
 from torch.autograd.profiler import record_function
 
 from easq_rec.training.loop import Trainer
+from easq_rec.upstream.torchrec_pipeline import STAGES
 
 PHASES = (
     "data",
@@ -87,13 +88,13 @@ class Phases:
         setup = trainer.setup
         step, pipeline = setup.train_step, setup.train_step.pipeline
         with contextlib.ExitStack() as stack:
-            for name, phase in CALLS.items():
+            for name, phase in STAGES.items():
                 if hasattr(pipeline, name):
                     stack.enter_context(self._wrapped(pipeline, name, phase))
             stack.enter_context(self._wrapped(step, "step", "optimizer"))
             stack.enter_context(self._wrapped(step.optimizers, "before_step", "optimizer"))
             stack.enter_context(self._wrapped(torch.Tensor, "backward", "backward"))
-            stack.enter_context(self._wrapped(Work, "wait", None))
+            stack.enter_context(self._wrapped(dist.Work, "wait", None))
             for module, phase in (
                 (setup.ranker.embeddings, "embeddings"),
                 (setup.ranker.network, "dense_forward"),
@@ -140,15 +141,3 @@ class Phases:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-CALLS = {
-    "_next_batch": "data",
-    "copy_batch_to_gpu": "host_to_device",
-    "_copy_batch_to_gpu": "host_to_device",
-    "start_sparse_data_dist": "ids_exchange",
-    "wait_sparse_data_dist": "ids_exchange",
-    "_prefetch": "embeddings",
-    "start_embedding_lookup": "embeddings",
-}
-"""Methods of TorchRec's pipelines and their phases."""

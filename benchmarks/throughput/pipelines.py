@@ -39,8 +39,7 @@ class Base(TrainPipelineBase[RequestBatch, StepOutput]):
 class _Called(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, forward: Forward) -> None:
         super().__init__()
-        # Not as a submodule: the trainer owns it.
-        object.__setattr__(self, "_forward", forward)
+        self._forward = forward
         self.training = model.training
 
     def forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from easq_rec.upstream import torch_dispatch, torch_operators
 
 MIB = 2**20
 
@@ -27,7 +28,7 @@ def _addmm_flops(_: Any, one: tuple[int, ...], two: tuple[int, ...], *__: Any, *
 OTHERS = {
     name: count
     for name, count in (
-        (getattr(torch.ops.mkldnn, "_linear_pointwise", None), _linear_flops),
+        (torch_operators.onednn_linear_packet(), _linear_flops),
         (torch.ops.aten.addmm_, _addmm_flops),
     )
     if name is not None
@@ -36,7 +37,7 @@ OTHERS = {
 
 
 @dataclass
-class Traffic(TorchDispatchMode):
+class Traffic(torch_dispatch.TorchDispatchMode):
     """Bytes that operators read and write, as if nothing stayed in a cache from one to the next.
 
     FBGEMM updates its tables out of sight: for every row that a lookup returns, its gradient is read, and the row is
@@ -56,11 +57,11 @@ class Traffic(TorchDispatchMode):
         if _moves_nothing(func):
             return out
         table = func.namespace == "fbgemm"
-        size = _size(out) * (1 + UPDATE if table and "codegen_forward" in func._opname else 1)
+        size = _size(out) * (1 + UPDATE if table and "codegen_forward" in torch_dispatch.name(func) else 1)
         for value in (*args, *(kwargs or {}).values()):
             size += _size(value, most=self.largest if table else None)
         self.bytes += size
-        name = str(func._overloadpacket)
+        name = torch_dispatch.overload_packet(func)
         self.by_operator[name] = self.by_operator.get(name, 0) + size
         return out
 
@@ -70,10 +71,9 @@ UPDATE = 3
 
 
 def _moves_nothing(func: Any) -> bool:
-    """Views, and memory that is only taken."""
-    if func._opname.startswith(("empty", "new_empty", "_unsafe_view")):
-        return True
-    return any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
+    """Whether an operator only makes a view or allocates memory."""
+    no_copy = torch_dispatch.name(func).startswith(("empty", "new_empty", "_unsafe_view"))
+    return no_copy or torch_dispatch.returns_view(func)
 
 
 def _size(value: Any, most: int | None = None) -> int:

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = REPOSITORY / "docs" / "explanation" / "layers.svg"
 
 PURPOSES = {
-    "upstream": "parts of libraries without a stable API",
+    "upstream": "private names of libraries",
     "config": "every setting; no torch",
     "kernels": "operators with a CPU form",
     "answers": "questionnaire, evidence",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +17,7 @@ from easq_rec.config.schema import FeatureSchema
 from easq_rec.config.schema_file import load_schema
 from easq_rec.config.serialization import from_dict, load_json, read_json
 from easq_rec.errors import UserError
+from easq_rec.upstream.tyro_errors import one_line, unwrapped
 
 DEFAULT = "quickstart"
 Options = TypeVar("Options")
@@ -120,7 +119,7 @@ def parse(
     """
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors), _wide_terminal(helping=bool({"-h", "--help"} & set(argv))):
+        with contextlib.redirect_stderr(errors), unwrapped(helping=bool({"-h", "--help"} & set(argv))):
             return tyro.cli(
                 cls,
                 prog=prog,
@@ -131,38 +130,5 @@ def parse(
             )
     except SystemExit as leaving:
         if leaving.code:
-            raise UserError(_one_line(errors.getvalue())) from None
+            raise UserError(f"{one_line(errors.getvalue())} (--help lists all fields)") from None
         raise
-
-
-@contextlib.contextmanager
-def _wide_terminal(*, helping: bool) -> Iterator[None]:
-    """Keeps tyro from wrapping its error messages, so that each can become one line."""
-    before = os.environ.get("COLUMNS")
-    if not helping:
-        os.environ["COLUMNS"] = "2000"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("COLUMNS", None)
-        else:
-            os.environ["COLUMNS"] = before
-
-
-def _one_line(box: str) -> str:
-    """The message in tyro's box: the text above its first rule, and the suggested names."""
-    parts: list[list[str]] = [[]]
-    for line in box.splitlines()[1:]:
-        text = line.strip(" │|╰╯╭╮")
-        if not text or set(text) <= {"─", "-"}:
-            parts.append([])
-        else:
-            parts[-1].append(text)
-    # Without box characters, a rule follows the title.
-    parts = [part for part in parts if part]
-    # Keeps option names. Other places are names of tyro's structure; our messages already name the field.
-    message = re.sub(r"^Error parsing (?:(--[\w.-]+: )|\S+: )", r"\1", " ".join(parts[0]))
-    offers = [part[0] for part in parts if part[0].startswith("Available subcommands")]
-    offers += [" ".join(part[:2]) for part in parts if part[0].startswith("Perhaps you meant")]
-    return " ".join([message.removesuffix("."), *(f"({offer})" for offer in offers), "(--help lists all fields)"])

@@ -19,6 +19,7 @@ from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.timestamp_units import unit_problem
 from easq_rec.errors import UserError
+from easq_rec.upstream.pyarrow_parquet import read_row_group
 
 TIME = "timestamp_ms"
 
@@ -159,8 +160,7 @@ class RequestDataset:
             with pq.ParquetFile(
                 files.open_file(group.file), metadata=footer.metadata, pre_buffer=files.is_remote(group.file)
             ) as parquet:
-                # The reader takes leaf indices; names do not reliably select one field of a nested list.
-                table = parquet.reader.read_row_group(group.index, column_indices=leaves, use_threads=False)
+                table = read_row_group(parquet, group.index, leaves, threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{place}: cannot be read: {error}") from error
         if len(table) != group.rows:

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from easq_rec.upstream.torch_checkpoint_names import rank_of_shard
+
 STEP = re.compile(r"step_\d{8}")
 """The name of a complete checkpoint."""
+RANDOM_STATE = re.compile(r"rng_(\d+)\.npy")
+"""The name of the file with the random state of a rank."""
 
 
 def step_name(step: int) -> str:
@@ -127,7 +131,7 @@ def not_finite_name(step: int, rank: int) -> str:
 
 @dataclass(frozen=True)
 class CheckpointDirectory:
-    """RUN_DIR/checkpoints/step_XXXXXXXX. The shards and `.metadata` in it are named by torch.distributed.checkpoint."""
+    """RUN_DIR/checkpoints/step_XXXXXXXX. torch.distributed.checkpoint names the shards and their metadata."""
 
     path: Path
 
@@ -157,10 +161,11 @@ class CheckpointDirectory:
 
     def files_of(self, rank: int) -> Iterator[Path]:
         """Files that this rank has written. Rank 0 writes those that bear no rank."""
-        owner = re.compile(r"(?:__(\d+)_\d+\.distcp|rng_(\d+)\.npy)")
         for file in sorted(self.path.iterdir()):
-            found = owner.fullmatch(file.name)
-            if int(found[1] or found[2]) == rank if found else rank == 0:
+            owner = rank_of_shard(file.name)
+            if owner is None and (found := RANDOM_STATE.fullmatch(file.name)):
+                owner = int(found[1])
+            if rank == (owner or 0):
                 yield file
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from easq_rec.training.phases import Phases
 from easq_rec.training.process import Exchange
+from easq_rec.upstream.torch_tensors import version
 
 
 class Averaging:
@@ -56,7 +57,7 @@ class Averaging:
             RuntimeError: a gradient was added or changed after `start`.
         """
         sent, self._sent = self._sent, []
-        late = sum(p.grad is not gradient or _version(gradient) != version for p, gradient, version in sent)
+        late = sum(p.grad is not gradient or _version(gradient) != before for p, gradient, before in sent)
         if late:
             raise RuntimeError(f"{late} gradients of the network changed after they were sent to the other ranks")
         if self._exchange is None or self._flat is None:
@@ -71,4 +72,4 @@ class Averaging:
 
 def _version(gradient: Tensor | None) -> int:
     """Number of in-place changes of a tensor."""
-    return -1 if gradient is None else gradient._version
+    return -1 if gradient is None else version(gradient)

@@ -12,6 +12,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from easq_rec.config import Optim
+from easq_rec.upstream.torch_adamw import initial_state, step_unless
 
 
 def learning_rate(config: Optim, step: int, total_steps: int) -> float:
@@ -48,7 +49,10 @@ class Optimizers:
                     params, lr=peak, weight_decay=config.weight_decay, fused=True
                 ),
             )
-            _start(self._adamw[name], parameters.values())
+            # AdamW would create its state at the first gradient of a parameter. A checkpoint is loaded into the state
+            # and must be complete even if a part of the model has not been trained yet.
+            for parameter in parameters.values():
+                self._adamw[name].state[parameter] = initial_state(parameter)
         self.combined = CombinedOptimizer([("tables", self._tables), *self._adamw.items()])
 
     def before_step(self, step: int, total_steps: int) -> float:
@@ -86,24 +90,10 @@ class Optimizers:
         """Updates the dense network.
 
         Args:
-            skip: 1 to change nothing, else 0. It is read on the device, as the overflow flag of GradScaler is.
+            skip: FP32, 1 to change nothing, else 0. It is read on the device.
         """
         for adamw in self._adamw.values():
-            adamw._optimizer.found_inf = skip
-            adamw.step()
-
-
-def _start(adamw: KeyedOptimizerWrapper, parameters: Iterable[nn.Parameter]) -> None:
-    """Creates AdamW's state before the first gradients.
-
-    A checkpoint is loaded into this state, and is complete even if a part of the model has not been trained yet.
-    """
-    for parameter in parameters:
-        adamw.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-        }
+            step_unless(adamw, skip)
 
 
 PATHWAY = ("lora", "satisfaction_tower")

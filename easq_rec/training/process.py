@@ -22,6 +22,7 @@ from easq_rec.losses.ranks import Pending
 from easq_rec.training import cores
 from easq_rec.training.memory import keep_freed
 from easq_rec.training.phases import WAITING, Phases
+from easq_rec.upstream.torch_tensors import holders
 
 GRACE_S = 15
 """Seconds that a collective waits longer than `trainer.timeout_s`: the watchdog's report names the rank that hangs, and
@@ -87,7 +88,7 @@ class Runtime:
             exchange.wait()
             # Gloo's thread releases the tensor a moment later and needs the interpreter for it. If the interpreter had
             # begun to shut down by then, the process would abort.
-            while value.device.type == "cpu" and value._use_count() > 1:  # type: ignore[attr-defined]
+            while value.device.type == "cpu" and holders(value) > 1:
                 time.sleep(1e-4)
             return value
 
@@ -189,6 +190,8 @@ def quiet() -> None:
     warnings.filterwarnings(
         "ignore", category=DeprecationWarning, module=r"(torch|torchrec|fbgemm_gpu|pyre_extensions)\.?"
     )
+    # TorchRec 1.6 asks torch for the device of a process group.
+    warnings.filterwarnings("ignore", message="(`_get_pg_default_device` will be|Multiple backends are registered)")
     warnings.filterwarnings("ignore", message=r".*(_all_gather_base|_reduce_scatter_base|TypedStorage|is_fx_tracing).*")
     warnings.filterwarnings("ignore", message=r".*(ShardedTensor|sharded_tensor).*", category=FutureWarning)
     for name in ("torchrec", "fbgemm_gpu", "torch.fx._symbolic_trace", "torch.distributed.nn.jit", "root"):

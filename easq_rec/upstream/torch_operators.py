@@ -44,11 +44,9 @@ def has_onednn_linear() -> bool:
     return _LINEAR is not None
 
 
-def _linear_operator() -> Any:
-    if not torch.backends.mkldnn.is_available():
-        return None
-    packet = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    return packet.default if packet is not None else None
+def onednn_linear_packet() -> Any:
+    """The operator of `onednn_linear` as torch's FLOP counter names it; None if this build of torch lacks it."""
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-_LINEAR = _linear_operator()
+_LINEAR: Any = packet.default if (packet := onednn_linear_packet()) is not None else None

@@ -112,7 +112,7 @@ def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -
         trainer = Trainer(config, runtime, directory=str(data), run_dir=tmp_path)
         steps = trainer.steps(20)
         next(steps)
-        step, objective = trainer.setup.train_step, trainer.setup.objective
+        step = trainer.setup.train_step
         before = (vars(step.pipeline).copy(), torch.Tensor.backward, vars(step).get("step"))
         with phases.installed(trainer):
             first = clock.now
@@ -124,11 +124,10 @@ def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -
         last = clock.now
         assert (vars(step.pipeline).keys(), torch.Tensor.backward) == (before[0].keys(), before[1])
         assert vars(step).get("step") is before[2]
-        assert not objective._forward_hooks and not objective._forward_pre_hooks
         next(steps)
         trainer.log.close()
     assert isinstance(trainer.setup.train_step.pipeline, TrainPipelineSparseDist)
-    assert sum(phases.seconds.values()) == last - first, "every moment is in one phase"
+    assert sum(phases.seconds.values()) == last - first, "every moment within the block is in one phase"
     assert 10_000 < phases.seconds["data"] < 11_000 and 1_000 < phases.seconds["losses"] < 2_000
     assert all(phases.seconds[name] > 0 for name in ("ids_exchange", "embeddings", "dense_forward", "optimizer"))
 

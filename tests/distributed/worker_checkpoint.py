@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from easq_rec.config import Config, Optim, Sharding, TableSharding
 from easq_rec.data.loader import LoaderState
@@ -28,6 +27,7 @@ from easq_rec.training.process import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding.tables import plan_table, shard
 from easq_rec.training.step import TrainingStep
 from easq_rec.training.training_model import TrainingModel
+from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 from tests.builders import random_batch, small_config
 from tests.distributed.worker_equivalence import WIDE, moments, whole
 

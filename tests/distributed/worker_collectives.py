@@ -13,12 +13,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
-
 import easq_rec
 from easq_rec.config.command_line import parse_config
 from easq_rec.training.loop import Trainer
 from easq_rec.training.process import Runtime, running
+from easq_rec.upstream import torch_dispatch
 
 RECIPES = ("quickstart_main_only", "quickstart", "quickstart_paper")
 OPTIONS = (
@@ -32,7 +31,7 @@ RUNTIME = "training/process.py"
 OURS, TORCHREC = f"{Path(easq_rec.__file__).parent}/", "/torchrec/"
 
 
-class Collectives(TorchDispatchMode):
+class Collectives(torch_dispatch.TorchDispatchMode):
     """Counts the calls of c10d operators, by operator and by the function of TorchRec or of this package that calls."""
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class Collectives(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
-            self.calls[f"{func._opname.strip('_')} in {_place()}"] += 1
+            self.calls[f"{torch_dispatch.name(func).strip('_')} in {_place()}"] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from easq_rec.config import Config, Losses, Optim, Sharding, TableSharding
@@ -31,6 +30,7 @@ from easq_rec.training.process import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding.tables import plan_table, shard
 from easq_rec.training.step import StepPlan, TrainingStep
 from easq_rec.training.training_model import TrainingModel
+from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 from tests.builders import excite, ragged_requests, random_answers, random_evidence, small_config
 
 STEPS = 3

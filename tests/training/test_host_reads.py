@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import easq_rec
 from easq_rec.config import Config, TrainerConfig
 from easq_rec.training.health import finite_check
 from easq_rec.training.process import quiet, running
+from easq_rec.upstream.torch_dispatch import HOST_READS, TorchDispatchMode
 from tests.builders import small_config
 from tests.training.health.checked_training import CheckedTraining
 
@@ -50,15 +50,7 @@ class HostReads(TorchDispatchMode):
     def _reads(func: Any, args: Any) -> bool:
         if func in (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default):
             return any(index is not None and index.dtype == torch.bool for index in args[1])
-        return func in (
-            ATEN._local_scalar_dense.default,
-            ATEN.nonzero.default,
-            ATEN.masked_select.default,
-            ATEN.unique_consecutive.default,
-            ATEN._unique2.default,
-            # A number from Python as a tensor: its copy to a GPU is waited for.
-            ATEN.lift_fresh.default,
-        )
+        return func in HOST_READS
 
 
 def bounded() -> Config:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from easq_rec.config import TrainerConfig
 from easq_rec.training.process import running
+from easq_rec.upstream.torch_tensors import holders
 
 
 def test_no_thread_holds_a_value_that_the_ranks_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +31,6 @@ def test_no_thread_holds_a_value_that_the_ranks_agreed_on(monkeypatch: pytest.Mo
         try:
             for value in range(5_000):
                 assert runtime.agree(value) == [value]
-                assert passed.pop()._use_count() == 1
+                assert holders(passed.pop()) == 1
         finally:
             sys.setswitchinterval(interval)

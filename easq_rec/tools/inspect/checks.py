@@ -11,6 +11,7 @@ from easq_rec.data.decode import BadRows, Place, decode
 from easq_rec.data.layout import Layout
 from easq_rec.tools.inspect.parquet import open_parquet
 from easq_rec.tools.inspect.sql_dataset import FILE, ROW, ROW_GROUP, SqlDataset
+from easq_rec.upstream.pyarrow_parquet import read_row_group
 
 EXAMPLES = 5
 ALL_HISTORY = 1 << 30
@@ -82,7 +83,7 @@ def find_refusals(dataset: SqlDataset, layout: Layout) -> Refusals:
         with open_parquet(file) as parquet:
             leaves = layout.leaf_indices(parquet.schema_arrow)
             for index in range(parquet.num_row_groups):
-                table = parquet.reader.read_row_group(index, column_indices=leaves)
+                table = read_row_group(parquet, index, leaves)
                 rows = np.arange(len(table))
                 while len(rows):
                     place = Place(file=files.shown(file), row_group=index, rows=rows)

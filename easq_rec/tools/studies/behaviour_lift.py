@@ -31,6 +31,7 @@ from easq_rec.data.layout import leaf_indices, leaf_types
 from easq_rec.errors import UserError
 from easq_rec.evaluation.mean_interval import CONFIDENCE, Estimate
 from easq_rec.tools.inspect.parquet import open_parquet
+from easq_rec.upstream.pyarrow_parquet import read_row_group
 
 BEHAVIOURS = ("like", "follow", "comment", "forward", "long_view", "returned")
 CODES = {"satisfied": THREE_ANSWERS.satisfied_codes, "dissatisfied": THREE_ANSWERS.dissatisfied_codes}
@@ -214,7 +215,7 @@ def _row_groups(folder: str, *, answers: bool) -> Iterator[Group]:
                 continue
             leaves = leaf_indices(schema, {f"candidates.{column}" for column in wanted})
             for index in range(parquet.num_row_groups):
-                table = parquet.reader.read_row_group(index, column_indices=leaves)
+                table = read_row_group(parquet, index, leaves)
                 yield _group(table.column("candidates").combine_chunks(), behaviours, triggered=triggered)
 
 

@@ -20,6 +20,7 @@ from easq_rec.config import World
 from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.data.layout import leaf_indices
 from easq_rec.tools.studies import behaviour_lift as lifts
+from easq_rec.upstream.pyarrow_parquet import read_row_group
 
 GRADES = 5
 """Of the true satisfaction."""
@@ -116,7 +117,7 @@ def _row_groups(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[NDArray[
         with pq.ParquetFile(path) as parquet:
             leaves = leaf_indices(parquet.schema_arrow, {"user_id", *(f"candidates.{name}" for name in names)})
             for index in range(parquet.num_row_groups):
-                table = parquet.reader.read_row_group(index, column_indices=leaves)
+                table = read_row_group(parquet, index, leaves)
                 lists = table.column("candidates").combine_chunks()
                 struct = lists.flatten()
                 lengths = lists.value_lengths().to_numpy(zero_copy_only=False)

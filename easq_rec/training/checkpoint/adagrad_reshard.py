@@ -15,15 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from easq_rec.errors import UserError
+from easq_rec.upstream.fbgemm_kernel import MOMENT
+from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 
 Columns = list[tuple[int, int]]
 """First column and number of columns of each shard, from left to right."""
-MOMENT = ".momentum1"
-"""End of the names of the moments in FBGEMM's optimizer state."""
 
 
 def resplit(moments: Tensor, before: Columns, after: Columns) -> Tensor:

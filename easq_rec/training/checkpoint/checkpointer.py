@@ -33,11 +33,11 @@ from easq_rec.run_directory.plan_file import PlacementPlan, write_plan
 from easq_rec.run_directory.progress_file import Progress, check_format, read_progress, read_score, write_progress
 from easq_rec.training.checkpoint.adagrad_reshard import MomentReshard
 from easq_rec.training.checkpoint.random_state import read_random_state, write_random_state
-from easq_rec.training.checkpoint.safe_reader import CheckpointReader
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.process import GRACE_S, Runtime
 from easq_rec.training.sharding.plan_conversion import placement_plan
 from easq_rec.training.sharding.tables import cluster_shape
+from easq_rec.upstream.torch_checkpoint import CheckpointReader
 
 T = TypeVar("T")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
 from easq_rec.errors import is_one_line
+from easq_rec.upstream import torch_error_file
 
 
 class ErrorFile(ErrorHandler):
@@ -22,6 +22,4 @@ class ErrorFile(ErrorHandler):
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if file is None or not is_one_line(e):
             return
-        content = json.loads(Path(file).read_text())
-        content["message"]["extraInfo"]["py_callstack"] = str(e)
-        Path(file).write_text(json.dumps(content))
+        torch_error_file.show(Path(file), str(e))

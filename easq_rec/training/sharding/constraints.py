@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
-
 import torch
-from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
-from torchrec.distributed.planner.types import (
-    ParameterConstraints,
-    PlannerError,
-    PlannerErrorType,
-    ShardingOption,
-    Topology,
-)
+from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import CacheParams
 
 from easq_rec.config import Config
@@ -97,41 +87,6 @@ def check_supported(
         raise UserError(f"{where}.kernel={fixed.kernel!r} is not allowed: on {device.type} one of {list(kernels)}")
     if fixed.ranks is not None and max(fixed.ranks) >= world_size:
         raise UserError(f"{where}.ranks={fixed.ranks} is not allowed: from 0 to {world_size - 1}, this run's ranks")
-
-
-class PinningPartitioner(GreedyPerfPartitioner):
-    """TorchRec's partitioner with pinned tables. It balances the other tables around them.
-
-    Args:
-        pins: ranks by table. The shards of a table are assigned to its ranks in turn.
-    """
-
-    def __init__(self, pins: dict[str, tuple[int, ...]]) -> None:
-        super().__init__()
-        self._pins = pins
-
-    def partition(
-        self, proposal: list[ShardingOption], storage_constraint: Topology, hbm_per_device: int | None = None
-    ) -> list[ShardingOption]:
-        topology = copy.deepcopy(storage_constraint)
-        devices = {device.rank: device for device in topology.devices}
-        for option in proposal:
-            ranks = self._pins.get(option.name)
-            if ranks is None:
-                continue
-            for part, rank in zip(option.shards, itertools.cycle(ranks), strict=False):
-                if not part.storage.fits_in(devices[rank].storage):
-                    raise PlannerError(
-                        error_type=PlannerErrorType.PARTITION,
-                        message=f"Table {option.name} is pinned to rank {rank}, which has too little memory for it.",
-                    )
-                part.rank = rank
-                devices[rank].storage -= part.storage
-                devices[rank].perf += part.perf
-        free = [option for option in proposal if option.name not in self._pins]
-        if free:
-            super().partition(free, topology, hbm_per_device)
-        return proposal
 
 
 def pins(config: Config) -> dict[str, tuple[int, ...]]:

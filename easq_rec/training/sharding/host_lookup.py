@@ -8,24 +8,19 @@ module that shares weights, optimizer state and learning rate. State dicts do no
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor, nn
-from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding
-from torchrec.distributed.embedding import ShardedEmbeddingCollection
+
+from easq_rec.upstream.fbgemm_kernel import pooled_view, tables_of_features
+from easq_rec.upstream.torchrec_lookups import unpooled_cpu_kernels
 
 
 def use_pooled_kernels(model: nn.Module) -> int:
     """Replaces all unpooled CPU lookups of a sharded model; returns their number."""
-    # TorchRec keeps the lookups in a plain list, so they are not submodules.
-    sharded = [module for module in model.modules() if isinstance(module, ShardedEmbeddingCollection)]
-    lookups = [part for module in sharded for lookup in module._lookups for part in lookup.modules()]
-    kernels = [part.emb_module for part in lookups if isinstance(part, BatchedFusedEmbedding)]
-    kernels = [kernel for kernel in kernels if kernel.use_cpu]
+    kernels = unpooled_cpu_kernels(model)
     for kernel in kernels:
         kernel.forward = pooled_lookup(kernel)
     return len(kernels)
@@ -34,10 +29,10 @@ def use_pooled_kernels(model: nn.Module) -> int:
 def pooled_lookup(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> Callable[..., Tensor]:
     """A forward function that is equal to that of the kernel: (indices, offsets) to (number of indices, D)."""
     unpooled = kernel.forward
-    features = kernel.feature_table_map
+    features = tables_of_features(kernel)
     # The features of a table, and therefore their indices, are contiguous: one lookup per table is enough.
     tables = sorted(set(features))
-    views = [_single_table(kernel, features.index(table)) for table in tables]
+    views = [pooled_view(kernel, features.index(table)) for table in tables]
     last_feature = [len(features) - features[::-1].index(table) for table in tables]
 
     def forward(indices: Tensor, offsets: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -55,21 +50,3 @@ def pooled_lookup(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> Callable[...
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return forward
-
-
-def _single_table(kernel: SplitTableBatchedEmbeddingBagsCodegen, feature: int) -> SplitTableBatchedEmbeddingBagsCodegen:
-    """The table of one feature as a pooled kernel that shares weights, optimizer state and learning rate."""
-    view = copy.copy(kernel)
-    view._buffers = dict(kernel._buffers)
-    view._modules = dict(kernel._modules)
-    rows, dim = int(kernel.rows_per_table[feature]), int(kernel.D_offsets[feature + 1] - kernel.D_offsets[feature])
-    view.pooling_mode, view.is_nobag, view.mixed_D = PoolingMode.SUM, False, False
-    view.feature_table_map = [0]
-    view.total_D = view.max_D = dim
-    view.D_offsets = torch.tensor([0, dim], dtype=kernel.D_offsets.dtype)
-    view.hash_size_cumsum = torch.tensor([0, rows], dtype=kernel.hash_size_cumsum.dtype)
-    view.rows_per_table = kernel.rows_per_table[feature : feature + 1]
-    view.feature_dims = torch.tensor([dim])
-    for name in ("weights_offsets", "weights_placements", "momentum1_offsets", "momentum1_placements"):
-        setattr(view, name, getattr(kernel, name)[feature : feature + 1])
-    return view

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -25,10 +24,12 @@ from easq_rec.model.initial import values
 from easq_rec.run_directory.plan_file import ClusterShape, parse_plan, plan_text, read_plan
 from easq_rec.training.process import Runtime
 from easq_rec.training.sharding.comm_codecs import codecs
-from easq_rec.training.sharding.constraints import PinningPartitioner, constraints, pins
+from easq_rec.training.sharding.constraints import constraints, pins
 from easq_rec.training.sharding.host_lookup import use_pooled_kernels
 from easq_rec.training.sharding.plan_conversion import placement_plan, sharding_plan
 from easq_rec.training.sharding.precision import half_tables, store_half
+from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
+from easq_rec.upstream.torchrec_planner import PinningPartitioner
 
 INIT_ROWS = 8_192
 """Rows of a table whose initial values are in memory at once."""

@@ -26,8 +26,9 @@ from easq_rec.config.sharding import CACHED, COLUMN_TYPES, TYPES
 from easq_rec.model.embeddings import RequestEmbeddings
 from easq_rec.run_directory.config_file import _differences, _fixed
 from easq_rec.run_directory.plan_file import ClusterShape, read_plan, write_plan
-from easq_rec.training.sharding.constraints import PinningPartitioner, allowed_kernels, allowed_types, constraints, pins
+from easq_rec.training.sharding.constraints import allowed_kernels, allowed_types, constraints, pins
 from easq_rec.training.sharding.plan_conversion import placement_plan, sharding_plan
+from easq_rec.upstream.torchrec_planner import PinningPartitioner
 from tests.builders import small_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from easq_rec.errors import UserError
+from easq_rec.upstream.torch_checkpoint_names import METADATA
 
 ALLOWED = {
     *(
@@ -44,7 +45,7 @@ class CheckpointReader(FileSystemReader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._metadata = _read_metadata(path / ".metadata")
+        self._metadata = _read_metadata(path / METADATA)
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The metadata, which the constructor has read."""

@@ -1,4 +1,4 @@
-"""The reader of checkpoints runs no code from a file."""
+"""The reader of checkpoints runs no code from a file, and still knows the classes that torch writes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
 from easq_rec.training.checkpoint.random_state import read_random_state, write_random_state
-from easq_rec.training.checkpoint.safe_reader import CheckpointReader
+from easq_rec.upstream.torch_checkpoint import ALLOWED, CheckpointReader
+
+CHANGED = "torch has changed {}: adapt easq_rec/upstream/torch_checkpoint.py"
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -26,6 +28,41 @@ def load(state: dict[str, Any], path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.load(state, storage_reader=CheckpointReader(path), no_dist=True)
+
+
+class Recorder(pickle.Unpickler):
+    """Keeps the names that a pickle looks up."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.found: set[tuple[str, str]] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.found.add((module, name))
+        return super().find_class(module, name)
+
+
+def test_the_allowed_names_are_those_that_torch_writes(tmp_path: Path) -> None:
+    save({"weight": torch.ones(2, 3)}, tmp_path)
+    with (tmp_path / ".metadata").open("rb") as file:
+        recorder = Recorder(file)
+        recorder.load()
+    unused = ALLOWED - recorder.found
+    assert not unused, CHANGED.format(f"the metadata of a checkpoint ({sorted(unused)} are not in it)")
+
+
+def test_the_metadata_that_torch_writes_are_read(tmp_path: Path) -> None:
+    save({"weight": torch.ones(2, 3)}, tmp_path)
+    try:
+        reader = CheckpointReader(tmp_path)
+        metadata = reader.read_metadata()
+        load_id = reader.load_id
+    except (ValueError, AttributeError) as error:
+        pytest.fail(f"{CHANGED.format('the metadata of a checkpoint')} ({error})")
+    assert metadata.state_dict_metadata["weight"].size == (2, 3), CHANGED.format("the metadata of a checkpoint")
+    assert metadata.storage_meta is not None and metadata.storage_meta.load_id == load_id, CHANGED.format(
+        "FileSystemReader.load_id"
+    )
 
 
 class Attack:
