@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import hardware, publish
-from easq_rec.config import Config, Data, LoRA, Losses, Model, Optim, Replay, Tower, TrainerConfig
+from easq_rec.config import Config, Data, LoRA, Losses, Model, Optim, Replay, Tower, TrainerConfig, Transformer
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.variants import main_only as without_alignment
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -78,7 +78,11 @@ def reference_config() -> Config:
         schema=schema,
         data=Data(max_history=HISTORY),
         model=Model(
-            dim=64, heads=4, layers=2, ffn=256, main=Tower(experts=8), satisfaction=Tower(experts=3), lora=LoRA(rank=8)
+            dim=64,
+            backbone=Transformer(heads=4, layers=2, ffn=256),
+            main=Tower(experts=8),
+            satisfaction=Tower(experts=3),
+            lora=LoRA(rank=8),
         ),
         losses=Losses(align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
         optim=Optim(pathway_lr=2.0),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from easq_rec.config import Config, LoRA, Optim, Replay, TrainerConfig, recipes
+from easq_rec.config import Config, LoRA, Optim, Replay, TrainerConfig, Transformer, recipes
 from easq_rec.config.recipes import world_schema
 from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -34,9 +34,7 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Conf
     model = dataclasses.replace(
         config.model,
         dim=16,
-        heads=2,
-        layers=layers,
-        ffn=24,
+        backbone=Transformer(heads=2, layers=layers, ffn=24),
         lora=LoRA(rank=3, alpha=6.0) if config.model.lora is not None else None,
         shared_experts=min(config.model.shared_experts, 3),
         **towers,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.train_step import EVIDENCE, random_requests, reference_config
-from easq_rec.config import Config, LoRA, Model, Optim, Replay, Tower
+from easq_rec.config import Config, LoRA, Model, Optim, Replay, Tower, Transformer
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.encode import EncodedRequests, encode
@@ -50,7 +50,13 @@ def config_of(size: Size, base: Config | None = None) -> Config:
     tower = Tower(experts=2, hidden=8, out=8)
     return dataclasses.replace(
         config,
-        model=Model(dim=16, heads=2, layers=2, ffn=24, main=tower, satisfaction=tower, lora=LoRA(rank=2)),
+        model=Model(
+            dim=16,
+            backbone=Transformer(heads=2, layers=2, ffn=24),
+            main=tower,
+            satisfaction=tower,
+            lora=LoRA(rank=2),
+        ),
         losses=dataclasses.replace(config.losses, align_every=1),
         optim=Optim(table_lr=0.005, dense_lr=1e-2, warmup_steps=0, schedule="constant"),
         replay=Replay(answers_per_step=size.answered),

@@ -1,7 +1,8 @@
 """All options of easq-rec, as frozen dataclasses that validate themselves. No torch import."""
 
+from easq_rec.config.backbones import Backbone, LinearName, Transformer
 from easq_rec.config.losses import Losses
-from easq_rec.config.model import LinearName, LoRA, Model, Replay, Tower
+from easq_rec.config.model import LoRA, Model, Replay, Tower
 from easq_rec.config.run import (
     Checkpoint,
     Config,
@@ -16,6 +17,7 @@ from easq_rec.config.run import (
 from easq_rec.config.sharding import Sharding, TableSharding
 
 __all__ = [
+    "Backbone",
     "Checkpoint",
     "Config",
     "Data",
@@ -32,5 +34,6 @@ __all__ = [
     "TableSharding",
     "Tower",
     "TrainerConfig",
+    "Transformer",
     "World",
 ]

@@ -9,6 +9,7 @@ import typing
 from dataclasses import dataclass
 from typing import Literal
 
+from easq_rec.config.backbones import Backbone, LinearName, Transformer
 from easq_rec.config.schema import require
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -40,9 +41,6 @@ class Tower:
         require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
 
 
-LinearName = Literal["input", "query", "key_value", "attention_out", "ffn_in", "ffn_out"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
     """Low-rank adapters on the backbone's linear layers; they belong to the satisfaction pathway."""
@@ -66,16 +64,12 @@ class LoRA:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The request-level Transformer and its towers (sizes of section 4 of the architecture guide)."""
+    """The backbone and its towers."""
 
     dim: int = 64
     """Width d of a token."""
-    heads: int = 4
-    """Attention heads."""
-    layers: int = 2
-    """Transformer blocks."""
-    ffn: int = 256
-    """Hidden width of a block's feed-forward net."""
+    backbone: Backbone = Transformer()
+    """Turns the tokens of a request into one vector per candidate."""
     main: Tower = Tower(experts=6)
     """Main tower: its output is the policy score, which is served."""
     satisfaction: Tower | None = Tower(experts=2)
@@ -97,10 +91,9 @@ class Model:
         return {"main": self.main} | ({"satisfaction": self.satisfaction} if self.satisfaction is not None else {})
 
     def __post_init__(self) -> None:
-        require(self.dim >= 1 and self.heads >= 1, "model.dim", self.dim, "at least 1")
-        require(self.dim % self.heads == 0, "model.heads", self.heads, f"a divisor of model.dim={self.dim}")
-        require(self.layers >= 1, "model.layers", self.layers, "at least 1")
-        require(self.ffn >= 1, "model.ffn", self.ffn, "at least 1")
+        require(self.dim >= 1, "model.dim", self.dim, "at least 1")
+        heads = self.backbone.heads
+        require(self.dim % heads == 0, "model.backbone.heads", heads, f"a divisor of model.dim={self.dim}")
         require(self.shared_experts >= 0, "model.shared_experts", self.shared_experts, "0 or more")
         for name, tower in self.towers.items():
             allowed = "at least 1 without model.shared_experts"

@@ -17,6 +17,7 @@ from easq_rec.config import (
     Replay,
     Tower,
     TrainerConfig,
+    Transformer,
     World,
 )
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
@@ -141,9 +142,7 @@ def quickstart() -> Config:
         schema=world_schema(users=config.world.users, videos=config.world.videos, dim=16),
         model=Model(
             dim=32,
-            heads=2,
-            layers=2,
-            ffn=96,
+            backbone=Transformer(heads=2, layers=2, ffn=96),
             main=Tower(experts=6, hidden=32, out=32),
             satisfaction=Tower(experts=2, hidden=32, out=32),
             lora=LoRA(rank=8),
@@ -160,7 +159,7 @@ def movielens() -> Config:
         recipe="movielens",
         schema=movielens_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
-        model=Model(dim=64, heads=4, layers=2, ffn=128),
+        model=Model(dim=64, backbone=Transformer(heads=4, layers=2, ffn=128)),
         # The only outcome is a view. Every rating follows a view, so it says nothing about satisfaction.
         losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, dense=0.3),
         replay=Replay(answers_per_step=32),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from easq_rec.config import LoRA
+from easq_rec.config import LinearName, LoRA, Model
 from easq_rec.kernels.linear import adapted_linear, constant_linear, linear
 from easq_rec.model.initial import Constant, Law, fan_in, xavier
 
@@ -27,6 +27,11 @@ class Stream(enum.Enum):
 
     MAIN = "main"
     SATISFACTION = "satisfaction"
+
+
+def adapter(config: Model, name: LinearName) -> LoRA | None:
+    """The adapter that the linear `name` carries, if any."""
+    return config.lora if config.lora is not None and name in config.lora.targets else None
 
 
 class AdaptedLinear(nn.Module):

@@ -18,9 +18,9 @@ from easq_rec.config import Model
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import RequestBatch
 from easq_rec.kernels.jagged import Lists
-from easq_rec.model.backbones.transformer import Backbone
+from easq_rec.model.backbones.build import build_backbone
 from easq_rec.model.lora import AdaptedLinear, Stream, merged_once
-from easq_rec.model.tokens import Tokenizer
+from easq_rec.model.tokens import Tokenizer, Tokens
 from easq_rec.model.towers import Experts, MoETower, TowerOutput
 
 
@@ -52,6 +52,8 @@ class Part:
     candidates: Lists
     context_H3: Tensor
     """Rows of the context table."""
+    age_H: Tensor
+    """Seconds from the history entry to the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ class RankingNetwork(nn.Module):
         self.smoothing = smoothing
         self.autocast = autocast
         self.tokens = Tokenizer(schema, config, max(max_history, 1))
-        self.backbone = Backbone(config)
+        self.backbone = build_backbone(config)
         shared = config.shared_experts
         self.main = MoETower(config.dim, config.main, shared=shared)
         self.satisfaction: MoETower | None = None
@@ -195,12 +197,8 @@ class RankingNetwork(nn.Module):
         history_HD = self.tokens.histories(embedded.history_HG, part.context_H3, stream)
         candidate_ND = self.tokens.candidate(embedded.candidate_NF, stream)
         x_RTD = torch.cat([user_RUD, histories.pad(history_HD), candidates.pad(candidate_ND)], dim=1)
-        request_tokens = user_RUD.shape[1] + histories.longest
-        mask_RS = None
-        if not histories.full:
-            users = torch.ones(user_RUD.shape[:2], dtype=torch.bool, device=x_RTD.device)
-            mask_RS = torch.cat([users, histories.mask()], dim=1)
-        return candidates.flatten(self.backbone(x_RTD, request_tokens, mask_RS, stream))
+        tokens = Tokens(x_RTD=x_RTD, users=user_RUD.shape[1], histories=histories, age_H=part.age_H)
+        return candidates.flatten(self.backbone(tokens, stream))
 
     def _whole(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> Part:
         total = batch.total
@@ -238,6 +236,7 @@ class RankingNetwork(nn.Module):
                 longest=batch.max_candidates,
             ),
             context_H3=context_H3,
+            age_H=batch.history_age_H,
         )
 
     def merge_adapters(self) -> None:
@@ -272,6 +271,7 @@ def _stream_part(whole: Part, batch: RequestBatch) -> Part:
             longest=whole.candidates.longest,
         ),
         context_H3=whole.context_H3[: extent.history],
+        age_H=whole.age_H[: extent.history],
     )
 
 
@@ -302,6 +302,7 @@ def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
             longest=batch.max_answers,
         ),
         context_H3=whole.context_H3[extent.history :],
+        age_H=whole.age_H[extent.history :],
     )
 
 

@@ -1,23 +1,51 @@
-"""From embeddings to the tokens of the Transformer.
+"""From embeddings to the tokens that a backbone reads.
 
-Legend: R requests, U user features, H history entries, E table dim, D token width.
+Legend: R requests, U user features, H history entries, L the longest history, S = U + L request tokens, C candidates,
+T = S + C, E table dim, D token width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from easq_rec.config import Model
 from easq_rec.config.schema import FeatureSchema
-from easq_rec.model.backbones.transformer import adapter
+from easq_rec.kernels.jagged import Lists
 from easq_rec.model.initial import Law, Normal
-from easq_rec.model.lora import AdaptedLinear, Stream
+from easq_rec.model.lora import AdaptedLinear, Stream, adapter
 
 RATIO_BUCKETS = 16
 AGE_BUCKETS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The tokens of R requests, padded, and what a backbone must know of them."""
+
+    x_RTD: Tensor
+    """User tokens, history tokens (oldest first), then candidate tokens."""
+    users: int
+    """U, the number of user tokens per request; at least one."""
+    histories: Lists
+    """How the history entries are distributed over requests."""
+    age_H: Tensor
+    """Seconds from the history entry to the request, float32. Candidates have age 0, user tokens have none."""
+
+    @property
+    def requests(self) -> int:
+        """S, the number of request tokens per request, padding included."""
+        return self.users + self.histories.longest
+
+    def mask(self) -> Tensor | None:
+        """(R, S), True at real request tokens; None: no padding. The first one of a request is always real."""
+        if self.histories.full:
+            return None
+        users = torch.ones(self.histories.count, self.users, dtype=torch.bool, device=self.x_RTD.device)
+        return torch.cat([users, self.histories.mask()], dim=1)
 
 
 class Tokenizer(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.config import Config, LoRA, Losses, Model, Sharding, TableSharding, Tower
+from easq_rec.config import Config, LoRA, Losses, Model, Sharding, TableSharding, Tower, Transformer
 from easq_rec.config import command_line as arguments
 from easq_rec.config.losses import Dense
 from easq_rec.config.recipes import BASES, RECIPES, easq, recipe
@@ -141,8 +141,8 @@ def test_contradictions_are_refused() -> None:
         Dense(temperature=0)
     with pytest.raises(ValueError, match=r"losses.dense.weight=0.3 is not allowed: 0 without a satisfaction tower"):
         dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses().aligned_by(dense=0.3))
-    with pytest.raises(ValueError, match=r"model.heads=5 is not allowed: a divisor of model.dim=64"):
-        Model(heads=5)
+    with pytest.raises(ValueError, match=r"model.backbone.heads=5 is not allowed: a divisor of model.dim=64"):
+        Model(backbone=Transformer(heads=5))
     with pytest.raises(ValueError, match=r"tower.experts=-1"):
         Tower(experts=-1)
     with pytest.raises(ValueError, match=r"model.main.experts=0 is not allowed: at least 1 without model.shared_exper"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.config import Config, Evaluation, Logging, Losses, Model, Replay, Tower, TrainerConfig
+from easq_rec.config import Config, Evaluation, Logging, Losses, Model, Replay, Tower, TrainerConfig, Transformer
 from easq_rec.config.answer_scale import FIVE_STARS, NO_OR_YES, AnswerScale
 from easq_rec.config.schema_file import schema_to_toml
 from easq_rec.evaluation import results
@@ -53,7 +53,7 @@ def test_from_the_raw_log_to_the_evaluation(
     tower = Tower(experts=1, hidden=8, out=8)
     run = Config(
         schema=dataclasses.replace(SCHEMA, answers=scale),
-        model=Model(dim=16, heads=2, layers=1, ffn=16, main=tower, satisfaction=tower),
+        model=Model(dim=16, backbone=Transformer(heads=2, layers=1, ffn=16), main=tower, satisfaction=tower),
         losses=Losses(dense_warmup_steps=0).aligned_by(satisfaction=1.0, evidence=1.0, dpo=0.3, dense=0.3),
         replay=Replay(answers_per_step=8),
         trainer=TrainerConfig(batch_size=8, max_steps=4, threads=1, device="cpu"),

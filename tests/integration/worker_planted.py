@@ -24,10 +24,11 @@ from torch import Tensor
 from easq_rec import train
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.loader import LoaderState, TrainLoader
-from easq_rec.model.backbones.transformer import Backbone
+from easq_rec.model.backbones.transformer import TransformerBackbone
 from easq_rec.model.lora import Stream
 from easq_rec.model.network import NetworkOutput, RankingNetwork
 from easq_rec.model.ranker import Scores
+from easq_rec.model.tokens import Tokens
 from easq_rec.run_directory.run_log import RunLog
 from easq_rec.tools.simulation import default_data
 from easq_rec.training.health import finite_check
@@ -39,7 +40,7 @@ SLOW_S, FOREVER_S = 2, 3_600
 
 def plant(what: str, at: int) -> None:
     """In step number `at` of this process."""
-    batches, network, backbone = TrainLoader.batches, RankingNetwork.forward, Backbone.forward
+    batches, network, backbone = TrainLoader.batches, RankingNetwork.forward, TransformerBackbone.forward
     forward = 0
 
     def poisoned_batches(self: TrainLoader, *args: Any, **named: Any) -> Iterator[tuple[RequestBatch, LoaderState]]:
@@ -74,12 +75,12 @@ def plant(what: str, at: int) -> None:
                 embedded.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
         return output
 
-    def poisoned_network(self: Backbone, *args: Any) -> Tensor:
+    def poisoned_network(self: TransformerBackbone, tokens: Tokens, stream: Stream) -> Tensor:
         nonlocal forward
-        value = backbone(self, *args)
+        value = backbone(self, tokens, stream)
         # The satisfaction stream passes through it as well, in a step that aligns.
-        forward += Stream.MAIN in args and self.training
-        return Poison.apply(value, "nan") if forward == at and Stream.MAIN in args else value
+        forward += stream is Stream.MAIN and self.training
+        return Poison.apply(value, "nan") if forward == at and stream is Stream.MAIN else value
 
     match what:
         case "loss":
@@ -95,7 +96,7 @@ def plant(what: str, at: int) -> None:
         case "embeddings":
             RankingNetwork.forward = poisoned_embeddings  # type: ignore[method-assign]
         case "network":
-            Backbone.forward = poisoned_network  # type: ignore[method-assign]
+            TransformerBackbone.forward = poisoned_network  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

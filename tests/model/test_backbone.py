@@ -29,7 +29,7 @@ from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
-from easq_rec.model.backbones.transformer import Block
+from easq_rec.model.backbones.transformer import TransformerBlock
 from easq_rec.model.lora import AdaptedLinear, Stream, StreamNorm
 from easq_rec.model.ranker import Ranker
 from easq_rec.model.tokens import AGE_BUCKETS, RATIO_BUCKETS
@@ -73,7 +73,7 @@ class ImpressionRanker:
             parts.append(rows.mean(0) if values and feature.pooling == "mean" else rows.sum(0))
         return torch.cat(parts)[None]
 
-    def block(self, block: Block, x_SD: Tensor) -> Tensor:
+    def block(self, block: TransformerBlock, x_SD: Tensor) -> Tensor:
         tokens, width = x_SD.shape
         n_SD = self.norm(block.attention_norm, x_SD)
         query = self.linear(block.query, n_SD)

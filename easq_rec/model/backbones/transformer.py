@@ -14,41 +14,36 @@ import math
 import torch
 from torch import Tensor, nn
 
-from easq_rec.config import LinearName, LoRA, Model
+from easq_rec.config import Model, Transformer
 from easq_rec.kernels.attention import attend
-from easq_rec.model.lora import AdaptedLinear, Stream, StreamNorm, feed_forward
+from easq_rec.model.lora import AdaptedLinear, Stream, StreamNorm, adapter, feed_forward
+from easq_rec.model.tokens import Tokens
 
 
-class Backbone(nn.Module):
-    """Pre-norm Transformer of `config.layers` blocks."""
+class TransformerBackbone(nn.Module):
+    """Pre-norm Transformer of `backbone.layers` blocks."""
 
-    def __init__(self, config: Model) -> None:
+    def __init__(self, config: Model, backbone: Transformer) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(config, backbone) for _ in range(backbone.layers))
 
-    def forward(self, x_RTD: Tensor, requests: int, mask_RS: Tensor | None, stream: Stream) -> Tensor:
-        """Representations of the candidates, (R, C, D).
-
-        Args:
-            x_RTD: request tokens, then candidate tokens.
-            requests: S, the number of request tokens per request, padding included.
-            mask_RS: True at real request tokens; None: no padding. The first one of a request is always real.
-        """
-        bias_R11S = None
+    def forward(self, tokens: Tokens, stream: Stream) -> Tensor:
+        """Representations of the candidates, (R, C, D)."""
+        x_RTD, mask_RS, bias_R11S = tokens.x_RTD, tokens.mask(), None
         if mask_RS is not None:
             bias_R11S = torch.zeros_like(mask_RS, dtype=x_RTD.dtype).masked_fill_(~mask_RS, -math.inf)[:, None, None]
         for index, block in enumerate(self.blocks):
-            x_RTD = block(x_RTD, requests, bias_R11S, stream, index == len(self.blocks) - 1)
+            x_RTD = block(x_RTD, tokens.requests, bias_R11S, stream, index == len(self.blocks) - 1)
         return x_RTD
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and a ReLU feed-forward net, both pre-norm and residual."""
 
-    def __init__(self, config: Model) -> None:
+    def __init__(self, config: Model, backbone: Transformer) -> None:
         super().__init__()
-        self.heads = config.heads
-        dim, ffn = config.dim, config.ffn
+        self.heads = backbone.heads
+        dim, ffn = config.dim, backbone.ffn
         self.attention_norm = StreamNorm(dim)
         self.query = AdaptedLinear(dim, dim, adapter(config, "query"))
         self.key_value = AdaptedLinear(dim, 2 * dim, adapter(config, "key_value"))
@@ -69,8 +64,3 @@ class Block(nn.Module):
         mixed = attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S, self.heads)
         x_RTD = x_RTD + self.attention_out(mixed, stream)
         return x_RTD + feed_forward(self.ffn_in, self.ffn_out, self.ffn_norm(x_RTD, stream), stream)
-
-
-def adapter(config: Model, name: LinearName) -> LoRA | None:
-    """The adapter that the linear `name` carries, if any."""
-    return config.lora if config.lora is not None and name in config.lora.targets else None

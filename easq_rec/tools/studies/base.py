@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from easq_rec.config import Config, Logging, Tower, World
+from easq_rec.config import Config, Logging, Tower, Transformer, World
 from easq_rec.config.recipes import BASES, quickstart, world_schema
 
 Budget = Literal["small", "full"]
@@ -48,8 +48,7 @@ def _small(config: Config) -> Config:
         model=dataclasses.replace(
             config.model,
             dim=16,
-            layers=1,
-            ffn=16,
+            backbone=Transformer(heads=config.model.backbone.heads, layers=1, ffn=16),
             main=Tower(experts=6, hidden=8, out=8),
             satisfaction=Tower(experts=2, hidden=8, out=8),
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.config import Config, Evaluation, Logging, Model, Replay, Tower, TrainerConfig
+from easq_rec.config import Config, Evaluation, Logging, Model, Replay, Tower, TrainerConfig, Transformer
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.dataset import RequestDataset
@@ -84,7 +84,7 @@ def test_it_can_be_trained_on(data: Path, tmp_path: Path) -> None:
     tower = Tower(experts=1, hidden=8, out=8)
     run = Config(
         schema=SCHEMA,
-        model=Model(dim=16, heads=2, layers=1, ffn=16, main=tower, satisfaction=tower),
+        model=Model(dim=16, backbone=Transformer(heads=2, layers=1, ffn=16), main=tower, satisfaction=tower),
         replay=Replay(answers_per_step=4),
         trainer=TrainerConfig(batch_size=8, max_steps=2, threads=1, device="cpu"),
         evaluation=Evaluation(every_steps=0),
