@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from easq_rec.config import Config, LoRA, Optim, Replay, TrainerConfig, Transformer, recipes
+from easq_rec.config import HSTU, Config, LoRA, Optim, Replay, TrainerConfig, Transformer, recipes
 from easq_rec.config.recipes import world_schema
 from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -24,9 +24,18 @@ CANDIDATES = 6
 NOW_MS = 1_700_000_000_000
 
 
-def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Config:
-    """A recipe at a size of a few thousand parameters, with the world's schema and tables of width `dim`."""
+BACKBONES = {"transformer": Transformer(heads=2, ffn=24), "hstu": HSTU(heads=2)}
+"""Small backbones, by name."""
+
+
+def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2, backbone: str | None = None) -> Config:
+    """A recipe at a size of a few thousand parameters, with the world's schema and tables of width `dim`.
+
+    Args:
+        backbone: one of `BACKBONES`; None: that of the recipe.
+    """
     config = recipes.recipe(recipe)
+    small = BACKBONES[backbone or type(config.model.backbone).__name__.lower()]
     towers = {
         name: dataclasses.replace(tower, experts=min(tower.experts, most), hidden=8, out=16)
         for (name, tower), most in zip(config.model.towers.items(), (3, 2), strict=False)
@@ -34,7 +43,7 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2) -> Conf
     model = dataclasses.replace(
         config.model,
         dim=16,
-        backbone=Transformer(heads=2, layers=layers, ffn=24),
+        backbone=dataclasses.replace(small, layers=layers),
         lora=LoRA(rank=3, alpha=6.0) if config.model.lora is not None else None,
         shared_experts=min(config.model.shared_experts, 3),
         **towers,

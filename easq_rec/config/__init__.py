@@ -1,6 +1,6 @@
 """All options of easq-rec, as frozen dataclasses that validate themselves. No torch import."""
 
-from easq_rec.config.backbones import Backbone, LinearName, Transformer
+from easq_rec.config.backbones import HSTU, Backbone, LinearName, Transformer
 from easq_rec.config.losses import Losses
 from easq_rec.config.model import LoRA, Model, Replay, Tower
 from easq_rec.config.run import (
@@ -17,6 +17,7 @@ from easq_rec.config.run import (
 from easq_rec.config.sharding import Sharding, TableSharding
 
 __all__ = [
+    "HSTU",
     "Backbone",
     "Checkpoint",
     "Config",

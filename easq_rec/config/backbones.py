@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from easq_rec.config.schema import require
 
-LinearName = Literal["input", "query", "key_value", "attention_out", "ffn_in", "ffn_out"]
+LinearName = Literal["input", "query", "key_value", "attention_out", "ffn_in", "ffn_out", "gate"]
 """Linears that can carry an adapter. `input` projects embeddings to tokens; the others are linears of a backbone."""
 
 
@@ -35,4 +35,21 @@ class Transformer:
         require(self.ffn >= 1, "model.backbone.ffn", self.ffn, "at least 1")
 
 
-Backbone = Transformer
+@dataclass(frozen=True, kw_only=True)
+class HSTU:
+    """Blocks of gated pointwise attention with a bias for relative position and time (arXiv 2402.17152)."""
+
+    heads: int = 4
+    """Attention heads; a divisor of model.dim."""
+    layers: int = 2
+    """Number of blocks."""
+
+    linears: ClassVar[frozenset[LinearName]] = frozenset({"query", "key_value", "gate", "attention_out"})
+    """Linears of a block."""
+
+    def __post_init__(self) -> None:
+        require(self.heads >= 1, "model.backbone.heads", self.heads, "at least 1")
+        require(self.layers >= 1, "model.backbone.layers", self.layers, "at least 1")
+
+
+Backbone = Transformer | HSTU

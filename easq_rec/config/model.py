@@ -5,7 +5,6 @@ Other packages import them from `easq_rec.config`.
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,17 +48,14 @@ class LoRA:
     """Rank r of each adapter."""
     alpha: float = 8.0
     """The adapter's product B A is scaled by alpha / rank."""
-    targets: tuple[LinearName, ...] = ("input", "query", "key_value", "attention_out", "ffn_in", "ffn_out")
-    """Linear layers with an adapter; the others are constants of the satisfaction stream. So an adapter learns only if
-    the later layers on its path to the tower have one too: query and key_value need attention_out, ffn_in needs
-    ffn_out."""
+    targets: tuple[LinearName, ...] | None = None
+    """Linear layers with an adapter, among `input` and those of the backbone; None: all. The others are constants of the
+    satisfaction stream. So an adapter learns only if the later layers on its path to the tower have one too: query,
+    key_value and gate need attention_out, ffn_in needs ffn_out."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, "model.lora.rank", self.rank, "at least 1")
         require(self.alpha > 0, "model.lora.alpha", self.alpha, "more than 0")
-        allowed = typing.get_args(LinearName)
-        for target in self.targets:
-            require(target in allowed, "model.lora.targets", target, f"one of {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +90,9 @@ class Model:
         require(self.dim >= 1, "model.dim", self.dim, "at least 1")
         heads = self.backbone.heads
         require(self.dim % heads == 0, "model.backbone.heads", heads, f"a divisor of model.dim={self.dim}")
+        linears = ("input", *sorted(self.backbone.linears))
+        for target in (self.lora and self.lora.targets) or ():
+            require(target in linears, "model.lora.targets", target, f"one of {linears} with this backbone")
         require(self.shared_experts >= 0, "model.shared_experts", self.shared_experts, "0 or more")
         for name, tower in self.towers.items():
             allowed = "at least 1 without model.shared_experts"

@@ -1,4 +1,4 @@
-"""Alignment methods to compare, each as a change of a config with the default alignment."""
+"""Alignment methods and backbones to compare, each as a change of a config with the default alignment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from easq_rec.config import Config, Losses, Tower
+from easq_rec.config import HSTU, Config, Losses, Tower
 from easq_rec.config.losses import DPO
 
 
@@ -107,6 +107,12 @@ def with_dpo(config: Config) -> Config:
     return _changed(config, losses=replace(config.losses, dpo=DPO(weight=0.3, policy="slate_softmax", beta=1.0)))
 
 
+def hstu(config: Config) -> Config:
+    """HSTU in place of the recipe's backbone, with as many heads and layers."""
+    backbone = config.model.backbone
+    return _changed(config, model={"backbone": HSTU(heads=backbone.heads, layers=backbone.layers)})
+
+
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
     return lambda config: change(paper(config))
 
@@ -124,7 +130,7 @@ EASQ_CHANGED = (
 VARIANTS: dict[str, Callable[[Config], Config]] = {
     **{change.__name__: change for change in (main_only, shared_bottom, mmoe, ple, direct, paper)},
     **{f"paper_{change.__name__}": _of_paper(change) for change in (without_lora, without_moe, without_dpo)},
-    **{change.__name__: change for change in EASQ_CHANGED},
+    **{change.__name__: change for change in (*EASQ_CHANGED, hstu)},
 }
 """Variants by name; names that do not begin with `paper` change the default alignment."""
 

@@ -31,7 +31,8 @@ class Stream(enum.Enum):
 
 def adapter(config: Model, name: LinearName) -> LoRA | None:
     """The adapter that the linear `name` carries, if any."""
-    return config.lora if config.lora is not None and name in config.lora.targets else None
+    lora = config.lora
+    return lora if lora is not None and (lora.targets is None or name in lora.targets) else None
 
 
 class AdaptedLinear(nn.Module):

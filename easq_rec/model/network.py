@@ -109,7 +109,7 @@ class RankingNetwork(nn.Module):
         self.smoothing = smoothing
         self.autocast = autocast
         self.tokens = Tokenizer(schema, config, max(max_history, 1))
-        self.backbone = build_backbone(config)
+        self.backbone = build_backbone(config, max(max_history, 1))
         shared = config.shared_experts
         self.main = MoETower(config.dim, config.main, shared=shared)
         self.satisfaction: MoETower | None = None

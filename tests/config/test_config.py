@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.config import Config, LoRA, Losses, Model, Sharding, TableSharding, Tower, Transformer
+from easq_rec.config import HSTU, Config, LoRA, Losses, Model, Sharding, TableSharding, Tower, Transformer
 from easq_rec.config import command_line as arguments
 from easq_rec.config.losses import Dense
 from easq_rec.config.recipes import BASES, RECIPES, easq, recipe
@@ -24,6 +24,24 @@ def test_config_survives_json(name: str) -> None:
     config = recipe(name)
     assert config.recipe == name
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_the_backbone_is_chosen_by_the_recipe_and_its_sizes_by_flags() -> None:
+    config = arguments.parse_config(["quickstart_hstu", "--model.backbone.layers", "3"], prog="train")
+    assert config.model.backbone == HSTU(heads=2, layers=3)
+    config = arguments.parse_config(["quickstart", "--model.backbone.ffn", "48"], prog="train")
+    assert config.model.backbone == Transformer(heads=2, layers=2, ffn=48)
+    with pytest.raises(UserError, match=r"model.backbone.ffn"):
+        arguments.parse_config(["quickstart_hstu", "--model.backbone.ffn", "48"], prog="train")
+
+
+def test_adapters_are_named_by_linears_of_the_backbone() -> None:
+    argv = ["quickstart", "--model.lora.targets", "query", "attention_out"]
+    lora = arguments.parse_config(argv, prog="train").model.lora
+    assert lora is not None and lora.targets == ("query", "attention_out")
+    Model(backbone=HSTU(), lora=LoRA(targets=("input", "gate")))
+    with pytest.raises(UserError, match=r"model.lora.targets='ffn_in' is not allowed: one of .*'gate'.* with this"):
+        Model(backbone=HSTU(), lora=LoRA(targets=("ffn_in",)))
 
 
 def test_unknown_and_missing_fields_are_named() -> None:

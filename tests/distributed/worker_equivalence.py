@@ -148,6 +148,10 @@ def cases() -> dict[str, Case]:
         f"{name}, resting": Case(config=sharded_by(small_config(name), "rows"), rests=True)
         for name in ("easq", "shared_bottom", "direct")
     }
+    found |= {
+        f"easq with HSTU, {situation}": Case(config=sharded_by(small_config("hstu"), "rows"), **situations[situation])
+        for situation in ("shared", "one rank has nothing")
+    }
     unaligned = Case(config=sharded_by(small_config("main_only"), "rows"), answers=False)
     return found | {"main_only, shared": unaligned}
 

@@ -30,7 +30,7 @@ from easq_rec.training.optim import Optimizers
 from easq_rec.training.process import Runtime, quiet, running
 from easq_rec.training.sharding.tables import shard
 from easq_rec.training.training_model import TrainingModel
-from tests.builders import excite, random_batch, small_config
+from tests.builders import BACKBONES, excite, random_batch, small_config
 
 GROUPS: tuple[Group, ...] = typing.get_args(Group)
 NAMES = tuple(Losses().terms)
@@ -60,15 +60,16 @@ def row(loss: str) -> Loss:
     return ALONE[loss].terms[loss.split()[0]]
 
 
+both = pytest.mark.parametrize("backbone", BACKBONES)
 ADAPTERS = LoRA(rank=3)
 
 Gradients = dict[str, Tensor | None]
 Measure = Callable[..., Gradients]
 
 
-def alone(loss: str, recipe: str = "easq", *, lora: LoRA | None = ADAPTERS, isolate: bool = True) -> Config:
+def alone(loss: str, backbone: str = "transformer", *, lora: LoRA | None = ADAPTERS, isolate: bool = True) -> Config:
     """A config in which only one loss is not zero."""
-    config = small_config(recipe)
+    config = small_config(backbone=backbone)
     outcomes = config.schema.outcomes
     if not row(loss).every_step:
         outcomes = tuple(Outcome(name=outcome.name, weight=0.0) for outcome in outcomes)
@@ -165,11 +166,12 @@ def check(found: Gradients, column: str, moves: bool, loss: str) -> None:
             assert gradient is not None and gradient.isfinite().all()
 
 
+@both
 @pytest.mark.parametrize("isolate", [True, False], ids=["isolated", "attached"])
 @pytest.mark.parametrize("loss", ALONE)
-def test_every_cell(measure: Measure, loss: str, isolate: bool) -> None:
+def test_every_cell(measure: Measure, loss: str, isolate: bool, backbone: str) -> None:
     """The whole table; with attached embeddings the satisfaction loss reaches them as well."""
-    found = measure(alone(loss, isolate=isolate))
+    found = measure(alone(loss, backbone, isolate=isolate))
     assert {group(name) for name in found} == set(GROUPS)
     moved = row(loss).moves if isolate else row(loss).moves | row(loss).moves_attached
     for column in GROUPS:
@@ -183,10 +185,11 @@ def zero(name: str, model: TrainingModel) -> None:
             torch.nn.init.zeros_(getattr(module, name))
 
 
+@both
 @pytest.mark.parametrize("half", ["lora_a", "lora_b"])
-def test_attached_embeddings_are_reached_through_adapters_alone(measure: Measure, half: str) -> None:
+def test_attached_embeddings_are_reached_through_adapters_alone(measure: Measure, half: str, backbone: str) -> None:
     """With B = 0 or A = 0 the satisfaction loss finds no way to them, and still moves the satisfaction tower."""
-    found = measure(alone("satisfaction", isolate=False), partial(zero, half))
+    found = measure(alone("satisfaction", backbone, isolate=False), partial(zero, half))
     check(found, "satisfaction embeddings", True, "satisfaction")
     check(found, "embeddings", False, "satisfaction")
     check(found, "backbone", False, "satisfaction")
@@ -201,8 +204,9 @@ def open_gates(model: TrainingModel) -> None:
             torch.nn.init.ones_(module.router.bias)
 
 
-def test_without_adapters_the_satisfaction_tower_reads_a_constant(measure: Measure) -> None:
-    found = measure(alone("satisfaction", lora=None, isolate=False), open_gates)
+@both
+def test_without_adapters_the_satisfaction_tower_reads_a_constant(measure: Measure, backbone: str) -> None:
+    found = measure(alone("satisfaction", backbone, lora=None, isolate=False), open_gates)
     assert not [name for name in found if "lora" in name]
     for column in ("embeddings", "backbone", "main tower"):
         check(found, column, False, "satisfaction")
@@ -210,23 +214,30 @@ def test_without_adapters_the_satisfaction_tower_reads_a_constant(measure: Measu
 
 
 @pytest.mark.parametrize(
-    ("targets", "learning"),
+    ("backbone", "targets", "learning"),
     [
-        (("attention_out",), ("attention_out",)),
-        (("ffn_out",), ("ffn_out",)),
-        (("query", "attention_out"), ("query", "attention_out")),
-        (("key_value", "attention_out"), ("key_value", "attention_out")),
-        (("ffn_in", "ffn_out"), ("ffn_in", "ffn_out")),
+        ("transformer", ("attention_out",), ("attention_out",)),
+        ("transformer", ("ffn_out",), ("ffn_out",)),
+        ("transformer", ("query", "attention_out"), ("query", "attention_out")),
+        ("transformer", ("key_value", "attention_out"), ("key_value", "attention_out")),
+        ("transformer", ("ffn_in", "ffn_out"), ("ffn_in", "ffn_out")),
+        ("hstu", ("attention_out",), ("attention_out",)),
+        ("hstu", ("gate", "attention_out"), ("gate", "attention_out")),
+        ("hstu", ("query", "key_value", "attention_out"), ("query", "key_value", "attention_out")),
         # A linear without adapter is a constant of the satisfaction stream, so an adapter below one learns nothing
         # unless the residual stream leads past it, as it does for candidate tokens.
-        (("query", "key_value"), ()),
-        (("ffn_in",), ()),
-        (("input",), ("tokens.candidate",)),
+        ("transformer", ("query", "key_value"), ()),
+        ("transformer", ("ffn_in",), ()),
+        ("transformer", ("input",), ("tokens.candidate",)),
+        ("hstu", ("query", "key_value", "gate"), ()),
+        ("hstu", ("input",), ("tokens.candidate",)),
     ],
 )
-def test_linears_without_adapter_are_constants(targets: tuple[LinearName, ...], learning: tuple[str, ...]) -> None:
+def test_linears_without_adapter_are_constants(
+    backbone: str, targets: tuple[LinearName, ...], learning: tuple[str, ...]
+) -> None:
     """With adapters on some linears only, the contract still holds and these learn as far as the loss reaches them."""
-    found = plain(alone("satisfaction", lora=LoRA(rank=3, targets=targets), isolate=False))
+    found = plain(alone("satisfaction", backbone, lora=LoRA(rank=3, targets=targets), isolate=False))
     for column in ("backbone", "main tower"):
         check(found, column, False, "satisfaction")
     check(found, "satisfaction tower", True, "satisfaction")
@@ -246,11 +257,12 @@ def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
         check(found, column, False, loss)
 
 
+@both
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
-def test_streams_have_equal_values(recipe: str, seed: int) -> None:
+def test_streams_have_equal_values(recipe: str, seed: int, backbone: str) -> None:
     """On the answered candidates the two streams give the same reference score."""
-    config = small_config(recipe)
+    config = small_config(recipe, backbone=backbone)
     config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=DPO(weight=1.0), align_every=1))
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, seed=seed))
     model = TrainingModel(config, torch.device("cpu"))

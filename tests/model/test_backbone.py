@@ -1,4 +1,4 @@
-"""One pass per request equals an impression-level Transformer under the same mask, in values and in all gradients.
+"""One pass per request equals an impression-level backbone under the same mask, in values and in all gradients.
 
 The reference below is as plain as the claim: for every impression a sequence of its own, [user tokens, history tokens,
 candidate], every token computed in every layer, the whole attention matrix masked, and ids read one by one from the
@@ -29,13 +29,15 @@ from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
+from easq_rec.model.backbones.hstu import HSTUBlock, time_bucket
 from easq_rec.model.backbones.transformer import TransformerBlock
 from easq_rec.model.lora import AdaptedLinear, Stream, StreamNorm
 from easq_rec.model.ranker import Ranker
 from easq_rec.model.tokens import AGE_BUCKETS, RATIO_BUCKETS
-from tests.builders import excite, random_requests, small_config
+from tests.builders import BACKBONES, excite, random_requests, small_config
 
 STREAMS = [Stream.MAIN, Stream.SATISFACTION]
+both = pytest.mark.parametrize("backbone", BACKBONES)
 
 
 class ImpressionRanker:
@@ -49,7 +51,7 @@ class ImpressionRanker:
         """The score of one impression: the main tower's in the main stream, otherwise the satisfaction tower's."""
         x_SD = torch.cat([self.user_tokens(request), self.history_tokens(request), self.token(request, candidate)])
         for block in self.network.backbone.blocks:
-            x_SD = self.block(block, x_SD)
+            x_SD = self.hstu(block, x_SD, request) if isinstance(block, HSTUBlock) else self.transformer(block, x_SD)
         if self.stream is Stream.MAIN:
             return self.network.main.reference(x_SD[-1:])[0]
         h_1D = x_SD[-1:]
@@ -73,7 +75,7 @@ class ImpressionRanker:
             parts.append(rows.mean(0) if values and feature.pooling == "mean" else rows.sum(0))
         return torch.cat(parts)[None]
 
-    def block(self, block: TransformerBlock, x_SD: Tensor) -> Tensor:
+    def transformer(self, block: TransformerBlock, x_SD: Tensor) -> Tensor:
         tokens, width = x_SD.shape
         n_SD = self.norm(block.attention_norm, x_SD)
         query = self.linear(block.query, n_SD)
@@ -90,6 +92,48 @@ class ImpressionRanker:
         x_SD = x_SD + self.linear(block.attention_out, torch.cat(mixed, dim=1))
         hidden = F.relu(self.linear(block.ffn_in, self.norm(block.ffn_norm, x_SD)))
         return x_SD + self.linear(block.ffn_out, hidden)
+
+    def hstu(self, block: HSTUBlock, x_SD: Tensor, request: int) -> Tensor:
+        """Equations 1 to 3 of arXiv 2402.17152, pair by pair."""
+        tokens, width = x_SD.shape
+        n_SD = self.norm(block.attention_norm, x_SD)
+        query, gate = F.silu(self.linear(block.query, n_SD)), F.silu(self.linear(block.gate, n_SD))
+        key, value = F.silu(self.linear(block.key_value, n_SD)).split(width, dim=1)
+        bias = self.biases(block, request)
+        head_width = width // block.heads
+        mixed = []
+        for q in range(tokens):
+            # Request tokens see request tokens; the candidate, which is last, sees all.
+            seen = range(tokens if q == tokens - 1 else tokens - 1)
+            heads = [slice(first, first + head_width) for first in range(0, width, head_width)]
+            weights = [
+                [F.silu(query[q, part] @ key[k, part] / math.sqrt(head_width) + bias[q][k]) for k in seen]
+                for part in heads
+            ]
+            parts = [
+                sum((w * value[k, part] for k, w in zip(seen, head, strict=True)), start=torch.zeros(head_width))
+                for part, head in zip(heads, weights, strict=True)
+            ]
+            mixed.append(torch.cat(parts) / len(seen))
+        gated = self.norm(block.mixed_norm, torch.stack(mixed)) * gate
+        return x_SD + self.linear(block.attention_out, gated)
+
+    def biases(self, block: HSTUBlock, request: int) -> list[list[Tensor]]:
+        """The bias of each query for each key. Histories are oldest first, and the candidate follows the newest."""
+        users, history = len(self.config.schema.user), self.columns.history
+        first, last = int(history.offsets[request]), int(history.offsets[request + 1])
+        now = int(self.columns.timestamp_ms[request])
+        ages = [(now - int(time)) / 1_000 for time in history.column("timestamp_ms")[first:last]] + [0.0]
+        position, time = self.own(block.position_P), self.own(block.time_B)
+
+        def bias(q: int, k: int) -> Tensor:
+            if min(q, k) < users:
+                return position[-1] + time[0]
+            seconds = abs(np.float32(ages[q - users]) - np.float32(ages[k - users]))
+            return position[k - q + self.network.tokens.max_history] + time[max(int(seconds), 1).bit_length() - 1]
+
+        tokens = range(users + len(ages))
+        return [[bias(q, k) for k in tokens] for q in tokens]
 
     def linear(self, linear: AdaptedLinear, x: Tensor) -> Tensor:
         """h + sg(h_LoRA) in the main stream, sg(h) + h_LoRA in the satisfaction stream."""
@@ -179,6 +223,12 @@ def build(config: Config, *, autocast: torch.dtype | None = None) -> Ranker:
         )
     ranker = Ranker(config, torch.device("cpu"), autocast=autocast)
     excite(ranker)
+    with torch.no_grad():
+        for block in ranker.network.backbone.blocks:
+            if isinstance(block, HSTUBlock):
+                # Biases start so small that an error in them would hardly show.
+                block.position_P.mul_(25)
+                block.time_B.mul_(25)
     return ranker
 
 
@@ -235,13 +285,14 @@ def check(config: Config, stream: Stream, histories: Sequence[int], candidates: 
         torch.testing.assert_close(fast[name], gradient, rtol=1e-5, atol=1e-5 * max(scale, 0.1), msg=message)
 
 
+@both
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
 @pytest.mark.parametrize("stream", STREAMS)
-def test_ragged_requests(stream: Stream, recipe: str, layers: int) -> None:
+def test_ragged_requests(stream: Stream, recipe: str, layers: int, backbone: str) -> None:
     """Histories and candidate lists of different lengths, among them none and one, in the stream and replayed."""
     check(
-        small_config(recipe, layers=layers),
+        small_config(recipe, layers=layers, backbone=backbone),
         stream,
         histories=[0, 3, 7, 1, 5, 0, 2],
         candidates=[4, 1, 6, 2, 3, 1, 5],
@@ -263,10 +314,11 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stream", STREAMS)
-def test_shapes(stream: Stream, shape: str) -> None:
+@both
+def test_shapes(backbone: str, stream: Stream, shape: str) -> None:
     """The shapes at which padding, masks or slices degenerate."""
     histories, candidates, replayed = SHAPES[shape]
-    check(small_config("paper"), stream, histories, candidates, replayed)
+    check(small_config("paper", backbone=backbone), stream, histories, candidates, replayed)
 
 
 @pytest.mark.parametrize("recipe", ["main_only", "movielens"])
@@ -278,20 +330,33 @@ def test_other_structures(recipe: str) -> None:
     check(config, Stream.MAIN, histories=[0, 3, 7, 1], candidates=[4, 1, 6, 2], replayed=1 if config.aligned else 0)
 
 
-@pytest.mark.parametrize("target", ["input", "query", "key_value", "attention_out", "ffn_in", "ffn_out"])
+@pytest.mark.parametrize(
+    ("backbone", "target"),
+    [(name, target) for name, backbone in BACKBONES.items() for target in ("input", *sorted(backbone.linears))],
+)
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_single_adapter(stream: Stream, target: str) -> None:
+def test_a_single_adapter(stream: Stream, backbone: str, target: str) -> None:
     """Adapters on one linear only: the others are constants of the satisfaction stream."""
-    config = small_config("paper")
+    config = small_config("paper", backbone=backbone)
     assert config.model.lora is not None
     lora = dataclasses.replace(config.model.lora, targets=(target,))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=lora))
     check(config, stream, histories=[0, 3, 5], candidates=[4, 1, 3], replayed=2)
 
 
-def test_stream_alone_equals_the_stream_beside_replayed_requests() -> None:
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_names_its_linears(name: str) -> None:
+    """Its configuration lists the linears of a block, for the checks of model.lora.targets."""
+    config = small_config(backbone=name)
+    (block, _) = Ranker(config, torch.device("cpu")).network.backbone.blocks
+    found = {child for child, module in block.named_children() if isinstance(module, AdaptedLinear)}
+    assert found == config.model.backbone.linears
+
+
+@both
+def test_stream_alone_equals_the_stream_beside_replayed_requests(backbone: str) -> None:
     """Where no loss needs the main stream on replayed requests it is computed for the stream alone: the same scores."""
-    config = small_config("easq")
+    config = small_config("easq", backbone=backbone)
     ranker = Ranker(config, torch.device("cpu"))
     excite(ranker)
     _, batch, _ = requests_and_answers(config, [1, 0, 3, 7], [2, 1, 4, 6], 2)
@@ -317,9 +382,10 @@ def test_the_order_in_which_tables_answer_does_not_matter() -> None:
     torch.testing.assert_close(found.reference.score_N, expected.reference.score_N, rtol=0, atol=0)
 
 
-def test_a_candidate_is_blind_to_the_others() -> None:
+@both
+def test_a_candidate_is_blind_to_the_others(backbone: str) -> None:
     """Exchanging the other candidates of a request leaves a candidate's score as it was."""
-    config = small_config("easq")
+    config = small_config("easq", backbone=backbone)
     ranker = build(config).eval()
     columns = random_requests(config.schema, np.random.default_rng(5), [4, 4], [5, 5])
     first: dict[str, object] = {}
@@ -335,13 +401,35 @@ def test_a_candidate_is_blind_to_the_others() -> None:
     assert not torch.isclose(before[1:5], after[1:5]).any()
 
 
+@both
+def test_padding_changes_nothing(backbone: str) -> None:
+    """A request scores the same beside one with a longer history and more candidates as by itself."""
+    config = small_config("easq", backbone=backbone)
+    ranker = build(config).eval()
+    columns = random_requests(config.schema, np.random.default_rng(5), [3, 7], [2, 6])
+    encoded = encode(Layout.of(config.schema), columns)
+    beside, by_itself = (
+        ranker.score(collate(config.schema, encoded.take(np.arange(requests)))).main_N[:2] for requests in (2, 1)
+    )
+    torch.testing.assert_close(beside, by_itself)
+
+
+def test_time_buckets() -> None:
+    """Powers of two of a second, exact at their borders."""
+    seconds = [0, 1, 2, 3, 4, 7, 8, *(2**power - 1 for power in range(4, 24)), *(2**power for power in range(4, 32))]
+    expected = [max(one, 1).bit_length() - 1 for one in seconds]
+    assert time_bucket(torch.tensor(seconds, dtype=torch.float32)).tolist() == expected
+    assert time_bucket(-torch.tensor([0.5, 1.99, 2.0, 1e12, math.inf])).tolist() == [0, 0, 1, 31, 31]
+
+
+@both
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
-def test_under_bf16_autocast(recipe: str) -> None:
+def test_under_bf16_autocast(recipe: str, backbone: str) -> None:
     """Ragged requests in low precision: scores and gradients stay near those of fp32, which leaves the network."""
     _, batch, _ = requests_and_answers(small_config(recipe), [0, 3, 7, 1, 5, 0, 2], [4, 1, 6, 2, 3, 1, 5], 3)
 
     def step(autocast: torch.dtype | None) -> tuple[Tensor, dict[str, Tensor]]:
-        ranker = build(small_config(recipe), autocast=autocast)
+        ranker = build(small_config(recipe, backbone=backbone), autocast=autocast)
         output = ranker(batch)
         assert output.answered is not None
         score_N = torch.cat([output.main.score_N, output.answered.score_N])
