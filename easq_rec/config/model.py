@@ -49,8 +49,8 @@ class LoRA:
     alpha: float = 8.0
     """The adapter's product B A is scaled by alpha / rank."""
     targets: tuple[LinearName, ...] | None = None
-    """Linear layers with an adapter, among `input` and those of the backbone; None: all. The others are constants of the
-    satisfaction stream. So an adapter learns only if the later layers on its path to the tower have one too: query,
+    """Linear layers with an adapter, among `input` and those of the backbone; None: all. The others are constants of
+    the satisfaction stream. So an adapter learns only if the later layers on its path to the tower have one too: query,
     key_value and gate need attention_out, ffn_in needs ffn_out."""
 
     def __post_init__(self) -> None:

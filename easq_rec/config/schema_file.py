@@ -10,7 +10,7 @@ name = "video"
 rows = 65536
 dim = 32
 
-[[candidate]]                 as [[user]] and [[history]]; also: kind, source, pooling, transform
+[[candidate]]                 as [[user]] and [[history]]; also: the other fields of `Feature`
 name = "video_id"
 table = "video"
 

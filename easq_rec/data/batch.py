@@ -18,6 +18,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from easq_rec.config.schema import Feature, FeatureSchema
+from easq_rec.data import kinds
 from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
 from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
 from easq_rec.data.evidence import EvidenceCandidates
@@ -210,40 +211,29 @@ def sequence_keys(schema: FeatureSchema) -> list[str]:
     return [f"history.{f.name}" for f in schema.history] + [f"candidate.{f.name}" for f in schema.shared]
 
 
-def _pooled(
-    features: Sequence[tuple[str, Feature, int]], parts: Sequence[EncodedRequests | Ragged], stride: int
-) -> KeyedJaggedTensor:
-    """Pooled features of users or candidates, ordered by key, then by part.
+Part = EncodedRequests | Ragged
+"""Users, history entries or candidates of a part of a batch."""
+
+
+def _pooled(features: Sequence[tuple[str, Feature, int]], parts: Sequence[Part], stride: int) -> KeyedJaggedTensor:
+    """The pooled features of users or candidates, key by key, and for each the parts one after the other.
 
     Args:
         features: (prefix of the key, feature, number of leading rows without ids).
     """
-    values, lengths = [], []
-    one = np.ones(stride, np.int64)
-    for _, feature, unread in features:
-        key = feature_key(feature)
-        ids: list[Array]
-        if feature.kind == "id_list":
-            lists = [part.lists[key] if isinstance(part, EncodedRequests) else part.lists(key) for part in parts]
-            ids, length = [ragged.column("values") for ragged in lists], _concatenated([r.lengths for r in lists])
-        else:
-            ids = [part.scalars[key] if isinstance(part, EncodedRequests) else part.column(key) for part in parts]
-            length = one
-        if unread:
-            ids = [_concatenated(ids)[int(length[:unread].sum()) :]]
-            length = np.concatenate([np.zeros(unread, length.dtype), length[unread:]])
-        values += ids
-        lengths.append(length)
+    lookups = [kinds.lookup(_columns(feature, parts)).without(unread) for _, feature, unread in features]
     return KeyedJaggedTensor(
         keys=[f"{owner}.{feature.name}" for owner, feature, _ in features],
-        values=_ids(values),
-        lengths=_joined(lengths),
+        values=_ids([found.ids for found in lookups]),
+        lengths=_joined([found.lengths for found in lookups]),
         stride=stride,
     )
 
 
-def _concatenated(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _columns(feature: Feature, parts: Sequence[Part]) -> list[Array | Ragged]:
+    """The encoded column of a feature in every part."""
+    key = feature_key(feature)
+    return [part.column(key) if isinstance(part, EncodedRequests) else part.children[key] for part in parts]
 
 
 def _ids(parts: list[Array]) -> Tensor:
@@ -254,11 +244,9 @@ def _joined(parts: list[Array]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _stack(names: list[str], candidates: list[Ragged], rows: int) -> Tensor:
-    """(rows, columns) of the named columns that exist."""
-    columns = [
-        np.concatenate([part.column(name) for part in candidates]) for name in names if name in candidates[0].children
-    ]
+def _stack(names: Sequence[str], parts: Sequence[Ragged], rows: int) -> Tensor:
+    """(rows, numbers) of the named columns that exist, side by side."""
+    columns = [kinds.joined([part.column(name) for part in parts]) for name in names if name in parts[0].children]
     if not columns:
         return torch.zeros(rows, 0)
-    return torch.from_numpy(np.stack(columns, axis=1))
+    return torch.from_numpy(np.concatenate([c if c.ndim > 1 else c[:, None] for c in columns], axis=1))

@@ -73,12 +73,13 @@ def _arrays(name: str, value: object) -> dict[str, Array]:
         case Tensor():
             return {f"{name}/tensor": value.detach().cpu().numpy()}
         case KeyedJaggedTensor():
+            weights = value.weights_or_none()
             return {
                 f"{name}/jagged/keys": np.array(value.keys(), dtype=np.str_),
                 f"{name}/jagged/values": value.values().cpu().numpy(),
                 f"{name}/jagged/lengths": value.lengths().cpu().numpy(),
                 f"{name}/jagged/stride": np.array(value.stride()),
-            }
+            } | ({f"{name}/jagged/weights": weights.cpu().numpy()} if weights is not None else {})
         case Keys():
             return {f"{name}/keys/{field.name}": getattr(value, field.name) for field in dataclasses.fields(value)}
         case Extent():
@@ -107,9 +108,11 @@ def _value(parts: Mapping[str, Array]) -> object:
         case "tensor":
             return torch.from_numpy(parts["tensor"])
         case "jagged":
+            weights = parts.get("jagged/weights")
             return KeyedJaggedTensor(
                 keys=[str(key) for key in parts["jagged/keys"]],
                 values=torch.from_numpy(parts["jagged/values"]),
+                weights=torch.from_numpy(weights) if weights is not None else None,
                 lengths=torch.from_numpy(parts["jagged/lengths"]),
                 stride=int(parts["jagged/stride"]),
             )

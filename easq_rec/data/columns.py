@@ -21,7 +21,10 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
-    """A column of lists: `offsets` (n + 1,) into child columns of m entries; a child may be ragged too."""
+    """A column of lists: `offsets` (n + 1,) into child columns of m entries; a child may be ragged itself.
+
+    The children that are arrays have shape (m,), or (m, k) with k numbers for each entry.
+    """
 
     offsets: Rows
     children: Mapping[str, Array | Ragged]
@@ -86,11 +89,11 @@ class Ragged:
                 nothing = {inner: np.zeros(0, child.column(inner).dtype) for inner in child.children}
                 children[name] = Ragged(offsets=np.zeros(entries + 1, np.int64), children=nothing)
             else:
-                children[name] = np.zeros(entries, child.dtype)
+                children[name] = _zeros(child, entries)
         return Ragged(offsets=np.array([0, entries]), children=children)
 
     def column(self, name: str) -> Array:
-        """A flat child column, (m,)."""
+        """A child column that is an array."""
         child = self.children[name]
         assert not isinstance(child, Ragged), name
         return child
@@ -107,14 +110,18 @@ class RequestColumns:
     """n requests: scalars by name, and the history and candidate lists of the data contract."""
 
     scalars: dict[str, Array]
-    """request_id, user_id and timestamp_ms, then the user features of kind id."""
+    """Always request_id, user_id and timestamp_ms; then the user features that are arrays."""
     lists: dict[str, Ragged]
-    """User features of kind id_list; each has one child, `values`."""
+    """User features that are lists."""
     history: Ragged
     candidates: Ragged
 
     def __len__(self) -> int:
         return len(self.scalars["request_id"])
+
+    def column(self, name: str) -> Array | Ragged:
+        """A scalar or a list by its name."""
+        return self.lists[name] if name in self.lists else self.scalars[name]
 
     @property
     def timestamp_ms(self) -> Array:
@@ -123,7 +130,7 @@ class RequestColumns:
     def take(self, rows: Rows) -> Self:
         """The requests `rows`, in that order."""
         return type(self)(
-            scalars={name: column.take(rows) for name, column in self.scalars.items()},
+            scalars={name: column.take(rows, axis=0) for name, column in self.scalars.items()},
             lists={name: column.take(rows) for name, column in self.lists.items()},
             history=self.history.take(rows),
             candidates=self.candidates.take(rows),
@@ -145,7 +152,7 @@ class RequestColumns:
     def blank(self) -> Self:
         """One empty request with the same columns: no history, and one candidate of zeros."""
         return type(self)(
-            scalars={name: np.zeros(1, column.dtype) for name, column in self.scalars.items()},
+            scalars={name: _zeros(column, 1) for name, column in self.scalars.items()},
             lists={name: column.blank(0) for name, column in self.lists.items()},
             history=self.history.blank(0),
             candidates=self.candidates.blank(1),
@@ -180,8 +187,13 @@ def joined_offsets(parts: list[Ragged]) -> Rows:
 
 
 def _take(column: Array | Ragged, entries: Rows) -> Array | Ragged:
-    # Also for arrays: ndarray.take gathers nearly twice as fast as indexing.
-    return column.take(entries)
+    # ndarray.take gathers nearly twice as fast as an index does.
+    return column.take(entries) if isinstance(column, Ragged) else column.take(entries, axis=0)
+
+
+def _zeros(column: Array, entries: int) -> Array:
+    """So many entries of zeros, of the shape and type of a column's entries."""
+    return np.zeros((entries, *column.shape[1:]), column.dtype)
 
 
 def _entries(offsets: Rows, rows: Rows) -> Rows:
@@ -201,9 +213,9 @@ def _runs(column: Array | Ragged, offsets: Rows, rows: Rows) -> Any:
         children = {name: _runs(child, inner, rows) for name, child in column.children.items()}
         return Ragged(offsets=offsets_of(_runs(column.lengths, offsets, rows)), children=children)
     bits = {4: np.int32, 8: np.int64}.get(column.itemsize)
-    if bits is None:
-        return column.take(_entries(offsets, rows))
-    # Torch warns about Arrow's read-only memory, but this code never writes to it.
+    if bits is None or column.ndim > 1:
+        return column.take(_entries(offsets, rows), axis=0)
+    # Torch warns of Arrow's read-only memory, although nothing writes to it here.
     values = np.require(column[offsets[0] :], requirements="W").view(bits)
     _, taken, _ = torch.ops.fbgemm.permute_1D_sparse_data(
         torch.from_numpy(rows.astype(np.int32)),

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from easq_rec.data import files
+from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.columns import Array, RequestColumns, Rows
-from easq_rec.data.decode import BadRows, Place, decode
+from easq_rec.data.decode import decode
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.timestamp_units import unit_problem

@@ -1,14 +1,15 @@
 """Requests as model inputs: ids as table rows, numbers transformed, times as ages.
 
-Everything that can be computed for a whole row group is computed here, so that making a batch only copies.
+Whole row groups are encoded at once, so that a batch is only copied together.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from easq_rec.config.schema import Feature, FeatureSchema
-from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
+from easq_rec.config.schema import Feature
+from easq_rec.data import kinds
+from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.layout import Layout, user_path
 
 AGE = "age"
@@ -36,25 +37,25 @@ def outcome_key(name: str) -> str:
 def encode(layout: Layout, requests: RequestColumns) -> EncodedRequests:
     """Encodes the columns of a layout."""
     schema, history, candidates = layout.schema, requests.history, requests.candidates
+
+    def encoded(feature: Feature, column: Array | Ragged) -> Array | Ragged:
+        return kinds.encode(feature, schema.table(feature.table) if feature.table is not None else None, column)
+
     scalars = {name: requests.scalars[name] for name in ("request_id", "user_id", "timestamp_ms")}
     lists = {}
     for feature in schema.user:
-        if feature.kind == "id_list":
-            lists[feature_key(feature)] = _row_lists(schema, feature, requests.lists[user_path(feature)])
+        column = encoded(feature, requests.column(user_path(feature)))
+        if isinstance(column, Ragged):
+            lists[feature_key(feature)] = column
         else:
-            scalars[feature_key(feature)] = _rows(schema, feature, requests.scalars[user_path(feature)])
+            scalars[feature_key(feature)] = column
     age = np.repeat(requests.timestamp_ms, history.lengths) - history.column("timestamp_ms")
-    entries = {feature_key(f): _rows(schema, f, history.column(f.column)) for f in schema.history}
+    entries = {feature_key(f): encoded(f, history.children[f.column]) for f in schema.history}
     entries |= {AGE: (age / 1_000).astype(np.float32), RATIO: history.column("watch_ratio")}
     kept = {schema.item, "answer", "answered_at_ms", layout.truth}
     children = {name: child for name, child in candidates.children.items() if name in kept}
     for feature in schema.candidate:
-        if feature.kind == "id_list":
-            children[feature_key(feature)] = _row_lists(schema, feature, candidates.lists(feature.column))
-        elif feature.kind == "id":
-            children[feature_key(feature)] = _rows(schema, feature, candidates.column(feature.column))
-        else:
-            children[feature_key(feature)] = _transformed(feature, candidates.column(feature.column))
+        children[feature_key(feature)] = encoded(feature, candidates.children[feature.column])
     for outcome in schema.outcomes:
         if outcome.name in candidates.children:
             children[outcome_key(outcome.name)] = candidates.column(outcome.name)
@@ -64,22 +65,3 @@ def encode(layout: Layout, requests: RequestColumns) -> EncodedRequests:
         history=Ragged(offsets=history.offsets, children=entries),
         candidates=Ragged(offsets=candidates.offsets, children=children),
     )
-
-
-def _row_lists(schema: FeatureSchema, feature: Feature, ids: Ragged) -> Ragged:
-    return Ragged(offsets=ids.offsets, children={"values": _rows(schema, feature, ids.column("values"))})
-
-
-def _rows(schema: FeatureSchema, feature: Feature, ids: Array) -> Rows:
-    """Table rows of ids, as int32 if they fit. Python's modulo also maps negative ids to rows."""
-    assert feature.table is not None
-    table = schema.table(feature.table)
-    if table.id_space == "hashed":
-        # Like np.remainder, but faster: numpy vectorises the division by a constant, but not the remainder.
-        ids = ids - np.floor_divide(ids, table.rows) * table.rows
-    return ids.astype(np.int32 if table.rows <= 2**31 else np.int64)
-
-
-def _transformed(feature: Feature, values: Array) -> Array:
-    floats = values.astype(np.float32, copy=False)
-    return np.log1p(np.maximum(floats, 0)) if feature.transform == "log1p" else floats

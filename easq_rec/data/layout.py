@@ -6,52 +6,13 @@ A column is named by its path in the data contract: ``user.region``, ``history.v
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from easq_rec.config.answer_scale import AnswerScale
-from easq_rec.config.schema import Feature, FeatureSchema, Table
+from easq_rec.config.schema import Feature, FeatureSchema
+from easq_rec.data.kinds import Column, is_list
 from easq_rec.errors import UserError
-
-Kind = Literal["id", "id_list", "float", "optional_float", "answer", "optional_time"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column to read."""
-
-    path: str
-    kind: Kind
-    table: Table | None = None
-    """The embedding table that bounds its ids, if the table is dense."""
-    answers: AnswerScale | None = None
-    """The answer scale, for kind `answer`."""
-
-    @property
-    def expected(self) -> str:
-        """Description of the allowed Arrow types."""
-        return {
-            "id": "an integer",
-            "id_list": "a list of integers",
-            "float": "a number or boolean",
-            "optional_float": "a number (null: unknown)",
-            "answer": f"an integer (null, {self.answers.expected})" if self.answers is not None else "",
-            "optional_time": "an integer (null or milliseconds)",
-        }[self.kind]
-
-    def accepts(self, dtype: pa.DataType) -> bool:
-        number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype)
-        match self.kind:
-            case "id" | "answer" | "optional_time":
-                return pa.types.is_integer(dtype)
-            case "id_list":
-                return _is_list(dtype) and pa.types.is_integer(dtype.value_type)
-            case "float":
-                return number or pa.types.is_boolean(dtype)
-            case "optional_float":
-                return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +54,12 @@ class Layout:
         return Layout(schema=schema, columns=tuple(unique.values()), truth=truth)
 
     def check(self, file_schema: pa.Schema, where: str) -> None:
-        """Raises UserError that lists every difference between the file and the layout."""
-        leaves = dict(leaf_types(file_schema))
+        """Raises UserError that lists every difference between the file and what is read from it."""
+        leaves = dict(leaf_types(file_schema, whole={column.path for column in self.columns}))
         problems = []
         for name in sorted({column.path.split(".")[0] for column in self.columns if "." in column.path}):
             found = file_schema.field(name).type if name in file_schema.names else pa.null()
-            if name == "user" and _is_list(found):
+            if name == "user" and is_list(found):
                 problems.append(f"  {name}: is {found}, expected a struct")
             elif name != "user" and pa.types.is_struct(found):
                 problems.append(f"  {name}: is {found}, expected a list of structs")
@@ -121,13 +82,17 @@ def user_path(feature: Feature) -> str:
     return "user_id" if feature.column == "user_id" else f"user.{feature.column}"
 
 
-def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
-    """(path, type) of every column, depth first. Only structs and lists of structs are descended into."""
+def leaf_types(file_schema: pa.Schema, *, whole: Container[str] = ()) -> list[tuple[str, pa.DataType]]:
+    """(path, type) of every column, depth first. Structs and lists of structs are entered, other types are not.
+
+    Args:
+        whole: paths that are not entered.
+    """
     leaves: list[tuple[str, pa.DataType]] = []
 
     def walk(prefix: str, dtype: pa.DataType) -> None:
-        inner = dtype.value_type if _is_list(dtype) and pa.types.is_struct(dtype.value_type) else dtype
-        if pa.types.is_struct(inner):
+        inner = dtype.value_type if is_list(dtype) and pa.types.is_struct(dtype.value_type) else dtype
+        if pa.types.is_struct(inner) and prefix not in whole:
             for field in inner:
                 walk(f"{prefix}.{field.name}", field.type)
         else:
@@ -139,12 +104,14 @@ def leaf_types(file_schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 
 
 def leaf_indices(file_schema: pa.Schema, wanted: Container[str]) -> list[int]:
-    """Indices of the Parquet leaves of some columns (leaves are in depth-first order of the Arrow schema)."""
-    indices, index = [], 0
-    for path, dtype in leaf_types(file_schema):
+    """Indices of the Parquet leaves of some columns (leaves lie in the depth-first order of the Arrow schema)."""
+    indices: list[int] = []
+    index = 0
+    for path, dtype in leaf_types(file_schema, whole=wanted):
+        width = _width(dtype)
         if path in wanted:
-            indices.append(index)
-        index += _width(dtype)
+            indices += range(index, index + width)
+        index += width
     return indices
 
 
@@ -164,15 +131,9 @@ def _width(dtype: pa.DataType) -> int:
 def _both(first: Column, second: Column) -> Column:
     """A column that two features read: the smaller dense table bounds it, and ids are not read as float32."""
     tables = sorted((c.table for c in (first, second) if c.table is not None), key=lambda table: table.rows)
-    kind = "id" if {first.kind, second.kind} == {"id", "float"} else first.kind
-    return Column(path=first.path, kind=kind, table=tables[0] if tables else None)
-
-
-def _is_list(dtype: pa.DataType) -> bool:
-    return pa.types.is_list(dtype) or pa.types.is_large_list(dtype)
+    kept = second if {first.kind, second.kind} == {"id", "float"} and second.kind == "id" else first
+    return replace(kept, table=tables[0] if tables else None)
 
 
 def _feature(schema: FeatureSchema, path: str, feature: Feature) -> Column:
-    table = schema.table(feature.table) if feature.table is not None else None
-    bounded = table if table is not None and table.id_space == "dense" else None
-    return Column(path=path, kind=feature.kind, table=bounded)
+    return Column.of(path, feature, schema.table(feature.table) if feature.table is not None else None)

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.columns import Rows
-from easq_rec.data.decode import BadRows, Place
 
 
 class Quarantine:

@@ -1,16 +1,20 @@
-"""Embedding tables, as TorchRec modules that the planner shards.
+"""Embedding tables, as TorchRec modules that the planner shards, and what the dense network gets from them.
 
 They are separate from the dense network: the train pipeline traces this module to start its communication early, and
 does not trace the network.
+
+Legend: R requests, H history entries, N candidates. M, G, F and P are widths of embedded users, history entries,
+candidates, and of the satisfaction tower's embeddings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
@@ -50,6 +54,53 @@ class RequestEmbeddings(nn.Module):
         sequence = self.sequence(batch.sequence)
         candidate = self.candidate(batch.candidate) if self.candidate is not None else None
         return self.user(batch.user), sequence, candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What the tables returned, for the whole batch or a part of its requests."""
+
+    user_RM: Tensor
+    history_HG: Tensor
+    """Summed over the history's ids."""
+    candidate_NF: Tensor
+    """The candidate's embeddings side by side, and its float features."""
+    satisfaction_NP: Tensor | None
+    """The embeddings of the candidate that only the satisfaction tower reads, side by side; None without any."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those that exist."""
+        satisfaction = () if self.satisfaction_NP is None else (self.satisfaction_NP,)
+        return (self.user_RM, self.history_HG, self.candidate_NF, *satisfaction)
+
+    @staticmethod
+    def of(
+        schema: FeatureSchema, batch: RequestBatch, user: Any, sequence: Any, candidate: Any, *, satisfaction: bool
+    ) -> Embedded:
+        """Puts what `RequestEmbeddings` returned into the order of the schema.
+
+        Args:
+            satisfaction: whether `candidate` has the satisfaction tower's embeddings.
+        """
+        # Sharded tables wait for their exchange when their output is first read. The history's is the largest and is
+        # read last. In backward, what was read last sends its gradients first.
+        user_RM = _in_order(user, [f"user.{f.name}" for f in schema.user])
+        pooled = candidate.to_dict() if candidate is not None else {}
+        own = [pooled[f"satisfaction.{f.name}"] for f in schema.satisfaction if satisfaction]
+        history = [sequence[f"history.{f.name}"].values() for f in schema.history]
+        shared = {feature.name for feature in schema.shared}
+        features = [
+            sequence[f"candidate.{f.name}"].values() if f.name in shared else pooled[f"candidate.{f.name}"]
+            for f in schema.candidate
+            if f.table is not None
+        ]
+        return Embedded(
+            user_RM=user_RM,
+            history_HG=sum(history[1:], start=history[0]),
+            candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
+            satisfaction_NP=torch.cat(own, dim=-1) if own else None,
+        )
 
 
 def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) -> list[EmbeddingBagConfig]:
@@ -92,6 +143,15 @@ def _sequences(schema: FeatureSchema) -> list[EmbeddingConfig]:
         )
         for name, keys in names.items()
     ]
+
+
+def _in_order(embedded: Any, keys: list[str]) -> Tensor:
+    """A KeyedTensor's values with the keys in the given order: sharded tables return them in the order of the plan."""
+    if embedded.keys() == keys:
+        values: Tensor = embedded.values()
+        return values
+    parts = embedded.to_dict()
+    return torch.cat([parts[key] for key in keys], dim=1)
 
 
 def _leave(weight: torch.Tensor) -> torch.Tensor:

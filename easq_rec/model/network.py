@@ -1,7 +1,7 @@
 """The dense network: tokens, backbone and towers, with the two gradient streams.
 
-Legend: R requests, H history entries, N candidates, A answers, E candidates with evidence, D token width. M, G, F and P
-are widths of embedded users, history entries, candidates, and of the satisfaction tower's embeddings.
+Legend: R requests, H history entries, N candidates, A answers, E candidates with evidence, D token width, P width of
+the embeddings that only the satisfaction tower reads.
 """
 
 from __future__ import annotations
@@ -19,28 +19,10 @@ from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import RequestBatch
 from easq_rec.kernels.jagged import Lists
 from easq_rec.model.backbones.build import build_backbone
+from easq_rec.model.embeddings import Embedded
 from easq_rec.model.lora import AdaptedLinear, Stream, merged_once
 from easq_rec.model.tokens import Tokenizer, Tokens
 from easq_rec.model.towers import Experts, MoETower, TowerOutput
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embedded:
-    """Table outputs for the whole batch or a part of its requests."""
-
-    user_RM: Tensor
-    history_HG: Tensor
-    """Summed over the history's ids."""
-    candidate_NF: Tensor
-    """The candidate's concatenated embeddings and float features."""
-    satisfaction_NP: Tensor | None
-    """The candidate's concatenated embeddings that only the satisfaction tower reads; None if there are none."""
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors that are not None."""
-        satisfaction = () if self.satisfaction_NP is None else (self.satisfaction_NP,)
-        return (self.user_RM, self.history_HG, self.candidate_NF, *satisfaction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,25 +191,8 @@ class RankingNetwork(nn.Module):
             longest=batch.max_history,
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
-        # Sharded tables wait for their exchange when their output is first read. The history's exchange is the largest
-        # and is read last. The backward pass sends the gradients of the last read first.
-        user_RM = _in_order(user, [f"user.{f.name}" for f in self.schema.user])
-        pooled = candidate.to_dict() if candidate is not None else {}
-        satisfaction = [pooled[f"satisfaction.{f.name}"] for f in self.schema.satisfaction if self.own is not None]
-        history = [sequence[f"history.{f.name}"].values() for f in self.schema.history]
-        shared = {feature.name for feature in self.schema.shared}
-        features = [
-            sequence[f"candidate.{f.name}"].values() if f.name in shared else pooled[f"candidate.{f.name}"]
-            for f in self.schema.candidate
-            if f.kind != "float"
-        ]
         return Part(
-            embedded=Embedded(
-                user_RM=user_RM,
-                history_HG=sum(history[1:], start=history[0]),
-                candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
-                satisfaction_NP=torch.cat(satisfaction, dim=-1) if satisfaction else None,
-            ),
+            embedded=Embedded.of(self.schema, batch, user, sequence, candidate, satisfaction=self.own is not None),
             histories=histories,
             candidates=Lists(
                 offsets_R1=batch.candidate_offsets_R1,
@@ -308,15 +273,6 @@ def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
 
 def _rows(x_NP: Tensor | None, rows: slice | Tensor) -> Tensor | None:
     return None if x_NP is None else x_NP[rows]
-
-
-def _in_order(embedded: Any, keys: list[str]) -> Tensor:
-    """A KeyedTensor's values in the given key order; sharded tables return them in plan order."""
-    if embedded.keys() == keys:
-        values: Tensor = embedded.values()
-        return values
-    parts = embedded.to_dict()
-    return torch.cat([parts[key] for key in keys], dim=1)
 
 
 def _recency(histories: Lists) -> Tensor:

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from easq_rec.data.bad_rows import Place
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.dataset import RequestDataset
-from easq_rec.data.decode import Place, decode
+from easq_rec.data.decode import decode
 from easq_rec.data.layout import Layout
 from tests.data.builders import (
     READ,

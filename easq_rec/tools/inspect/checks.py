@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from easq_rec.data import files
-from easq_rec.data.decode import BadRows, Place, decode
+from easq_rec.data.bad_rows import BadRows, Place
+from easq_rec.data.decode import decode
 from easq_rec.data.layout import Layout
 from easq_rec.tools.inspect.parquet import open_parquet
 from easq_rec.tools.inspect.sql_dataset import FILE, ROW, ROW_GROUP, SqlDataset
