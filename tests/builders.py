@@ -11,7 +11,7 @@ from torch import nn
 
 from easq_rec.config import HSTU, Config, LoRA, Optim, Replay, TrainerConfig, Transformer, recipes
 from easq_rec.config.recipes import world_schema
-from easq_rec.config.schema import Feature, FeatureSchema
+from easq_rec.config.schema import Feature, FeatureSchema, Table
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.encode import EncodedRequests, encode
@@ -61,6 +61,33 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2, backbon
     )
 
 
+def with_every_kind(schema: FeatureSchema) -> FeatureSchema:
+    """A schema with features of all kinds for users, history entries and candidates beside its own."""
+    dim = schema.table(str(schema.user_ids[0].table)).dim
+    tables = [Table(name=name, rows=11, dim=dim) for name in ("interest", "topic", "mood")]
+    return dataclasses.replace(
+        schema,
+        tables=(*schema.tables, *tables),
+        user=(
+            Feature(name="age", kind="float", transform="log1p"),
+            *schema.user,
+            Feature(name="taste", kind="float_list", length=3),
+            Feature(name="interests", kind="weighted_id_list", table="interest", pooling="mean"),
+        ),
+        history=(
+            Feature(name="content", kind="float_list", length=2),
+            *schema.history,
+            Feature(name="length", kind="float", transform="log1p"),
+        ),
+        candidate=(
+            Feature(name="content", kind="float_list", length=2),
+            *schema.candidate,
+            Feature(name="topics", kind="weighted_id_list", table="topic"),
+            Feature(name="moods", kind="weighted_id_list", table="mood", pooling="mean"),
+        ),
+    )
+
+
 def random_requests(
     schema: FeatureSchema,
     rng: np.random.Generator,
@@ -77,21 +104,19 @@ def random_requests(
     }
     lists = {}
     for feature in schema.user:
-        if feature.kind == "id_list":
-            lists[user_path(feature)] = _id_list(schema, feature, rng, count)
-        elif user_path(feature) != "user_id":
-            scalars[user_path(feature)] = _ids(schema, feature, rng, count)
-    history: dict[str, Array | Ragged] = {f.column: _ids(schema, f, rng, entries) for f in schema.history}
+        if user_path(feature) == "user_id":
+            continue
+        column = _column(schema, feature, rng, count)
+        if isinstance(column, Ragged):
+            lists[user_path(feature)] = column
+        else:
+            scalars[user_path(feature)] = column
+    history: dict[str, Array | Ragged] = {f.column: _column(schema, f, rng, entries) for f in schema.history}
     history["timestamp_ms"] = np.repeat(times, histories) - rng.integers(0, 10**8, entries)
     history["watch_ratio"] = 2.5 * rng.random(entries, dtype=np.float32)
     candidate: dict[str, Array | Ragged] = {}
     for feature in schema.candidate:
-        if feature.kind == "id_list":
-            candidate[feature.column] = _id_list(schema, feature, rng, impressions)
-        elif feature.kind == "float":
-            candidate[feature.column] = 30 * rng.random(impressions, dtype=np.float32)
-        else:
-            candidate[feature.column] = _ids(schema, feature, rng, impressions)
+        candidate[feature.column] = _column(schema, feature, rng, impressions)
     for outcome in schema.outcomes:
         candidate[outcome.name] = rng.integers(0, 2, impressions).astype(np.float32)
     return RequestColumns(
@@ -152,6 +177,25 @@ def excite(module: nn.Module, *, seed: int = 0) -> None:
     for parameter in module.parameters():
         if parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def _column(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Array | Ragged:
+    """Values of a feature as the reader returns them."""
+    match feature.kind:
+        case "id":
+            return _ids(schema, feature, rng, count)
+        case "id_list":
+            return _id_list(schema, feature, rng, count)
+        case "weighted_id_list":
+            lists = _id_list(schema, feature, rng, count)
+            # Some weights are 0, and so are all weights of some lists.
+            weights = np.maximum(rng.normal(size=int(lists.offsets[-1])), 0).astype(np.float32)
+            return Ragged(offsets=lists.offsets, children={**lists.children, "weights": weights})
+        case "float":
+            return 30 * rng.random(count, dtype=np.float32)
+        case "float_list":
+            assert feature.length is not None
+            return rng.normal(size=(count, feature.length)).astype(np.float32)
 
 
 def _ids(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Array:

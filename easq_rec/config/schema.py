@@ -46,25 +46,33 @@ class Feature:
     """One input column of the model."""
 
     name: str
-    kind: Literal["id", "id_list", "float"] = "id"
+    kind: Literal["id", "id_list", "weighted_id_list", "float", "float_list"] = "id"
+    """weighted_id_list: ids with weights of 0 or more; float_list: `length` numbers, such as a content embedding."""
     table: str | None = None
-    """Embedding table that the ids index; None for kind `float`."""
+    """Embedding table that the ids index; None for floats."""
     source: str | None = None
     """Column (struct field) to read; None: the feature's name."""
     pooling: Literal["sum", "mean"] = "sum"
-    """Pooling of an `id_list`."""
+    """How the rows of a list of ids become one vector. The mean of weighted ids divides by the sum of the weights."""
     transform: Literal["identity", "log1p"] = "identity"
-    """Applied to `float` values."""
+    """Applied to each number of `float` and `float_list`."""
+    length: int | None = None
+    """Numbers in each `float_list`; None for other kinds."""
 
     @property
     def column(self) -> str:
         return self.source or self.name
 
     def __post_init__(self) -> None:
-        if self.kind == "float":
-            require(self.table is None, f"feature {self.name}: table", self.table, "None for kind 'float'")
+        if self.kind in ("float", "float_list"):
+            require(self.table is None, f"feature {self.name}: table", self.table, f"None for kind {self.kind!r}")
         else:
             require(self.table is not None, f"feature {self.name}: table", self.table, "a table for an id feature")
+        if self.kind == "float_list":
+            given = self.length is not None and self.length >= 1
+            require(given, f"feature {self.name}: length", self.length, "the numbers in each list, at least 1")
+        else:
+            require(self.length is None, f"feature {self.name}: length", self.length, f"None for kind {self.kind!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +121,9 @@ class FeatureSchema:
             names = [feature.name for feature in features]
             if len(set(names)) != len(names):
                 yield f"schema.{group}", names, "unique names"
-            if all(f.kind == "float" for f in features):
+            if all(f.table is None for f in features):
                 yield f"schema.{group}", names, "at least one id feature"
+            yield from _unreadable(group, features)
             for feature in features:
                 if feature.table is not None and feature.table not in dims:
                     known = f"one of the schema's tables {sorted(dims)}"
@@ -125,16 +134,13 @@ class FeatureSchema:
             if len(set(widths.values())) > 1:
                 allowed = "one dim, since these embeddings pass through one projection"
                 yield f"schema.{group}: embedding dims", widths, allowed
-            floats = [f.name for f in features if f.kind == "float"]
-            if floats:
-                yield f"schema.{group}: float features", floats, "none (bucketise them into ids)"
         if self.satisfaction_dim < 0 or self.satisfaction_dim % 4:
             yield "schema.satisfaction_dim", self.satisfaction_dim, "a multiple of 4, or 0 for none"
         taken = sorted(name for name in dims if f"{SATISFACTION}{name}" in dims)
         if taken:
             allowed = f"no name that is {SATISFACTION!r} + another name: those are tables of the satisfaction tower"
             yield "schema.tables", taken, allowed
-        lists = [f.name for f in self.history if f.kind == "id_list"]
+        lists = [f.name for f in self.history if f.kind in ("id_list", "weighted_id_list")]
         if lists:
             yield "schema.history: id lists", lists, "none: one id per history entry"
         if not self.outcomes:
@@ -152,9 +158,19 @@ class FeatureSchema:
                         yield f"schema: table of {owner} feature {feature.name}", feature.table, allowed
 
     @cached_property
+    def user_ids(self) -> tuple[Feature, ...]:
+        """User features that are looked up in tables."""
+        return tuple(f for f in self.user if f.table is not None)
+
+    @cached_property
+    def history_ids(self) -> tuple[Feature, ...]:
+        """History features that are looked up in tables."""
+        return tuple(f for f in self.history if f.table is not None)
+
+    @cached_property
     def sequence(self) -> tuple[Feature, ...]:
-        """History features, and candidate features that share a table with them (unpooled lookups)."""
-        return self.history + self.shared
+        """Ids of the history, and candidate features that share a table with them (unpooled lookups)."""
+        return self.history_ids + self.shared
 
     @cached_property
     def shared(self) -> tuple[Feature, ...]:
@@ -166,7 +182,7 @@ class FeatureSchema:
     def pooled(self) -> tuple[Feature, ...]:
         """Candidate id features that the candidate EmbeddingBagCollection pools."""
         shared = {feature.name for feature in self.shared}
-        return tuple(f for f in self.candidate if f.kind != "float" and f.name not in shared)
+        return tuple(f for f in self.candidate if f.table is not None and f.name not in shared)
 
     @cached_property
     def satisfaction(self) -> tuple[Feature, ...]:
@@ -188,8 +204,18 @@ class FeatureSchema:
 
     @cached_property
     def floats(self) -> tuple[Feature, ...]:
-        """Candidate float features."""
-        return tuple(f for f in self.candidate if f.kind == "float")
+        """Candidate features that are numbers."""
+        return tuple(f for f in self.candidate if f.table is None)
+
+    @cached_property
+    def user_floats(self) -> tuple[Feature, ...]:
+        """User features that are numbers."""
+        return tuple(f for f in self.user if f.table is None)
+
+    @cached_property
+    def history_floats(self) -> tuple[Feature, ...]:
+        """History features that are numbers."""
+        return tuple(f for f in self.history if f.table is None)
 
     @property
     def trigger_index(self) -> int | None:
@@ -198,3 +224,24 @@ class FeatureSchema:
 
     def table(self, name: str) -> Table:
         return next(table for table in self.tables if table.name == name)
+
+
+def numbers(features: tuple[Feature, ...]) -> int:
+    """Numbers that the float features among some features have together."""
+    return sum(feature.length or 1 for feature in features if feature.table is None)
+
+
+def weighted(features: tuple[Feature, ...]) -> bool:
+    """Whether one of some features has weights: then a weighted EmbeddingBagCollection looks all of them up."""
+    return any(feature.kind == "weighted_id_list" for feature in features)
+
+
+def _unreadable(group: str, features: tuple[Feature, ...]) -> Iterator[tuple[str, object, str]]:
+    """Columns that two features read in different ways. An id may be read as a number, too."""
+    read: dict[str, Feature] = {}
+    for feature in features:
+        first = read.setdefault(feature.column, feature)
+        ways = {(f.kind if f.kind != "float" else "id", f.length) for f in (first, feature)}
+        if len(ways) > 1:
+            allowed = f"the kind and the length of {first.name}, which reads the same column {feature.column}"
+            yield f"schema.{group}.{feature.name}: kind", feature.kind, allowed

@@ -1,7 +1,8 @@
 """The batch: the input of one rank for one step.
 
 The requests of the stream come first, then the replayed requests, whose candidates have answers. Shape suffixes: R
-requests, H history entries of all requests, N candidates of all requests, A answers, O outcomes, F float features.
+requests, H history entries of all requests, N candidates of all requests, A answers, O outcomes, F numbers of the float
+features of users, history entries or candidates.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from easq_rec.config.schema import Feature, FeatureSchema
+from easq_rec.config.schema import Feature, FeatureSchema, weighted
 from easq_rec.data import kinds
 from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
 from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
@@ -47,18 +48,20 @@ class RequestBatch(Pipelineable):
     """R requests as tensors. A batch is never modified."""
 
     user: KeyedJaggedTensor
-    """User features, stride R."""
+    """User ids, stride R; with weights if the schema has weighted user features."""
     sequence: KeyedJaggedTensor
     """Ids of `history.*` and `candidate.*`, looked up unpooled, stride R."""
     candidate: KeyedJaggedTensor | None
     """Pooled `candidate.*` features, and `satisfaction.*`, the ids of the embeddings that only the satisfaction tower
-    reads, stride N; None if the schema has neither."""
+    reads, stride N; None if the schema has neither. With weights if the schema has weighted candidate features."""
     history_offsets_R1: Tensor
     candidate_offsets_R1: Tensor
     history_age_H: Tensor
     """Seconds from the history entry to the request, float32."""
     history_ratio_H: Tensor
     """Watch ratio, float32."""
+    user_float_RF: Tensor
+    history_float_HF: Tensor
     float_NF: Tensor
     outcome_NO: Tensor
     answered_A: Tensor
@@ -154,7 +157,8 @@ def collate(
         per_request = np.bincount(answers.request_A, minlength=len(answers.requests))
     else:
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
-    outcome_NO = _stack([outcome_key(outcome.name) for outcome in schema.outcomes], candidates, n_candidates)
+    outcomes = [key for outcome in schema.outcomes if (key := outcome_key(outcome.name)) in candidates[0].children]
+    outcome_NO = _beside([[part.children[key] for part in candidates] for key in outcomes], n_candidates)
     evidence = EvidenceCandidates.none()
     if aligned and evidence_O is not None:
         offsets, trigger = stream.candidates.offsets, schema.trigger_index
@@ -163,14 +167,14 @@ def collate(
     unread = 0 if aligned else int(stream.candidates.offsets[-1])
     pooled += [("satisfaction", feature, unread) for feature in schema.satisfaction]
     return RequestBatch(
-        user=_pooled([("user", feature, 0) for feature in schema.user], parts, n_requests),
+        user=_pooled([("user", feature, 0) for feature in schema.user_ids], parts, n_requests),
         sequence=KeyedJaggedTensor(
             keys=sequence_keys(schema),
             values=_ids(
-                [history.column(feature_key(feature)) for feature in schema.history for history in histories]
+                [history.column(feature_key(feature)) for feature in schema.history_ids for history in histories]
                 + [part.column(feature_key(feature)) for feature in schema.shared for part in candidates]
             ),
-            lengths=_joined([history_lengths] * len(schema.history) + [candidate_lengths] * len(schema.shared)),
+            lengths=_joined([history_lengths] * len(schema.history_ids) + [candidate_lengths] * len(schema.shared)),
             stride=n_requests,
         ),
         candidate=_pooled(pooled, candidates, n_candidates) if pooled else None,
@@ -178,7 +182,9 @@ def collate(
         candidate_offsets_R1=torch.from_numpy(candidate_offsets),
         history_age_H=_joined([history.column(AGE) for history in histories]),
         history_ratio_H=_joined([history.column(RATIO) for history in histories]),
-        float_NF=_stack([feature_key(feature) for feature in schema.floats], candidates, n_candidates),
+        user_float_RF=_beside([_columns(feature, parts) for feature in schema.user_floats], n_requests),
+        history_float_HF=_beside([_columns(f, histories) for f in schema.history_floats], int(history_offsets[-1])),
+        float_NF=_beside([_columns(feature, candidates) for feature in schema.floats], n_candidates),
         outcome_NO=outcome_NO,
         answered_A=torch.from_numpy(answered),
         answer_A=torch.from_numpy(answer.astype(np.int64)),
@@ -208,7 +214,7 @@ def collate(
 
 def sequence_keys(schema: FeatureSchema) -> list[str]:
     """Keys of `RequestBatch.sequence`."""
-    return [f"history.{f.name}" for f in schema.history] + [f"candidate.{f.name}" for f in schema.shared]
+    return [f"history.{f.name}" for f in schema.history_ids] + [f"candidate.{f.name}" for f in schema.shared]
 
 
 Part = EncodedRequests | Ragged
@@ -221,10 +227,12 @@ def _pooled(features: Sequence[tuple[str, Feature, int]], parts: Sequence[Part],
     Args:
         features: (prefix of the key, feature, number of leading rows without ids).
     """
-    lookups = [kinds.lookup(_columns(feature, parts)).without(unread) for _, feature, unread in features]
+    lookups = [kinds.lookup(feature, _columns(feature, parts)).without(unread) for _, feature, unread in features]
+    weights = [found.weights for found in lookups] if weighted(tuple(feature for _, feature, _ in features)) else None
     return KeyedJaggedTensor(
         keys=[f"{owner}.{feature.name}" for owner, feature, _ in features],
         values=_ids([found.ids for found in lookups]),
+        weights=_joined(weights) if weights is not None else None,
         lengths=_joined([found.lengths for found in lookups]),
         stride=stride,
     )
@@ -244,9 +252,9 @@ def _joined(parts: list[Array]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _stack(names: Sequence[str], parts: Sequence[Ragged], rows: int) -> Tensor:
-    """(rows, numbers) of the named columns that exist, side by side."""
-    columns = [kinds.joined([part.column(name) for part in parts]) for name in names if name in parts[0].children]
+def _beside(columns: Sequence[Sequence[Array | Ragged]], rows: int) -> Tensor:
+    """(rows, numbers): columns side by side, each from the parts of a batch."""
     if not columns:
         return torch.zeros(rows, 0)
-    return torch.from_numpy(np.concatenate([c if c.ndim > 1 else c[:, None] for c in columns], axis=1))
+    whole = [kinds.joined([part for part in parts if not isinstance(part, Ragged)]) for parts in columns]
+    return torch.from_numpy(np.concatenate([c if c.ndim > 1 else c[:, None] for c in whole], axis=1))

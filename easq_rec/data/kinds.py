@@ -7,31 +7,36 @@ All code that depends on the kind of a column is in this file. The reader (`deco
 - `encode` with what `read` returned: ids become table rows, numbers are transformed,
 - `lookup` with encoded ids, to look them up in a table.
 
+Weighted ids lie in a file as ``list<struct<id, weight>>`` and not as two lists, which could differ in length.
+
 A column with one value per entry is an array, a column of lists is `Ragged`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from easq_rec.config.answer_scale import NO_ANSWER, AnswerScale
 from easq_rec.config.schema import Feature, Table
 from easq_rec.data.bad_rows import Place, check, no_nulls, nulls
 from easq_rec.data.columns import Array, Ragged, Rows
 
-Kind = Literal["id", "id_list", "float", "optional_float", "answer", "optional_time"]
+Kind = Literal["id", "id_list", "weighted_id_list", "float", "float_list", "optional_float", "answer", "optional_time"]
 
 NO_TIME = -1
 """Stands for a null in an optional time."""
 A_LIST = "a list (an empty one where there is nothing)"
 VALUES = "values"
-"""Child of a `Ragged` column that holds the ids."""
+"""Child of a `Ragged` column that holds the ids,"""
+WEIGHTS = "weights"
+"""and the one that holds their weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +50,14 @@ class Column:
     """The embedding table that bounds its ids, if it is dense."""
     answers: AnswerScale | None = None
     """The scale of its answers, for kind `answer`."""
+    length: int | None = None
+    """Numbers in each of its lists, for kind `float_list`."""
 
     @staticmethod
     def of(path: str, feature: Feature, table: Table | None) -> Column:
         """The column of a feature with that table."""
         bounded = table if table is not None and table.id_space == "dense" else None
-        return Column(path=path, kind=feature.kind, table=bounded)
+        return Column(path=path, kind=feature.kind, table=bounded, length=feature.length)
 
     @property
     def expected(self) -> str:
@@ -58,7 +65,9 @@ class Column:
         return {
             "id": "an integer",
             "id_list": "a list of integers",
+            "weighted_id_list": "a list of structs of an integer id and a number weight",
             "float": "a number or boolean",
+            "float_list": "a list of numbers",
             "optional_float": "a number (null: unknown)",
             "answer": f"an integer (null, {self.answers.expected})" if self.answers is not None else "",
             "optional_time": "an integer (null or milliseconds)",
@@ -71,8 +80,12 @@ class Column:
                 return pa.types.is_integer(dtype)
             case "id_list":
                 return is_list(dtype) and pa.types.is_integer(dtype.value_type)
+            case "weighted_id_list":
+                return is_weighted_list(dtype)
             case "float":
                 return _is_number(dtype) or pa.types.is_boolean(dtype)
+            case "float_list":
+                return is_number_list(dtype)
             case "optional_float":
                 return _is_number(dtype)
 
@@ -105,6 +118,10 @@ def read(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> A
             return floats
         case "float":
             return _numbers(array, column.path, place, owner)
+        case "float_list":
+            return _number_lists(array, column, place, owner)
+        case "weighted_id_list":
+            return _weighted_ids(array, column, place, owner)
         case "id":
             return _ids(array, column, place, owner)
         case "id_list":
@@ -124,7 +141,12 @@ def encode(feature: Feature, table: Table | None, column: Array | Ragged) -> Arr
         case "id_list":
             assert isinstance(column, Ragged)
             return Ragged(offsets=column.offsets, children={VALUES: _rows(table, column.column(VALUES))})
-        case "float":
+        case "weighted_id_list":
+            assert isinstance(column, Ragged)
+            weights = _shares(column) if feature.pooling == "mean" else column.column(WEIGHTS)
+            rows = _rows(table, column.column(VALUES))
+            return Ragged(offsets=column.offsets, children={VALUES: rows, WEIGHTS: weights})
+        case "float" | "float_list":
             return _transformed(feature, _flat(column))
 
 
@@ -135,6 +157,8 @@ class IdLists:
     ids: Array
     lengths: Rows
     """Ids of each entry."""
+    weights: Array
+    """Weight of each id in a sum, float32."""
 
     def without(self, entries: int) -> IdLists:
         """The same with no ids for the leading entries."""
@@ -142,17 +166,23 @@ class IdLists:
             return self
         first = int(self.lengths[:entries].sum())
         lengths = np.concatenate([np.zeros(entries, self.lengths.dtype), self.lengths[entries:]])
-        return IdLists(ids=self.ids[first:], lengths=lengths)
+        return IdLists(ids=self.ids[first:], lengths=lengths, weights=self.weights[first:])
 
 
-def lookup(parts: Sequence[Array | Ragged]) -> IdLists:
+def lookup(feature: Feature, parts: Sequence[Array | Ragged]) -> IdLists:
     """The encoded ids of a feature, from the parts of a batch one after the other."""
     if isinstance(parts[0], Ragged):
         lists = [part for part in parts if isinstance(part, Ragged)]
-        ids = joined([ragged.column(VALUES) for ragged in lists])
-        return IdLists(ids=ids, lengths=joined([ragged.lengths for ragged in lists]))
+        ids, lengths = joined([ragged.column(VALUES) for ragged in lists]), joined([r.lengths for r in lists])
+        if feature.kind == "weighted_id_list":
+            weights = joined([ragged.column(WEIGHTS) for ragged in lists])
+        elif feature.pooling == "mean":
+            weights = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
+        else:
+            weights = np.ones(len(ids), np.float32)
+        return IdLists(ids=ids, lengths=lengths, weights=weights)
     ids = joined([_flat(part) for part in parts])
-    return IdLists(ids=ids, lengths=np.ones(len(ids), np.int64))
+    return IdLists(ids=ids, lengths=np.ones(len(ids), np.int64), weights=np.ones(len(ids), np.float32))
 
 
 def joined(parts: Sequence[Array]) -> Array:
@@ -163,6 +193,19 @@ def joined(parts: Sequence[Array]) -> Array:
 def is_list(dtype: pa.DataType) -> bool:
     """Whether an Arrow type is a list of any length."""
     return pa.types.is_list(dtype) or pa.types.is_large_list(dtype)
+
+
+def is_number_list(dtype: pa.DataType) -> bool:
+    """Whether an Arrow type is a list of numbers, of any length or of one."""
+    return (is_list(dtype) or pa.types.is_fixed_size_list(dtype)) and _is_number(dtype.value_type)
+
+
+def is_weighted_list(dtype: pa.DataType) -> bool:
+    """Whether an Arrow type is a list of structs that have an integer `id` and a number `weight`."""
+    if not is_list(dtype) or not pa.types.is_struct(dtype.value_type):
+        return False
+    fields = {field.name: field.type for field in dtype.value_type}
+    return pa.types.is_integer(fields.get("id", pa.null())) and _is_number(fields.get("weight", pa.null()))
 
 
 def offsets(array: pa.Array) -> Rows:
@@ -196,6 +239,25 @@ def _ids(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> R
     return ids
 
 
+def _weighted_ids(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> Ragged:
+    starts, inner = _lists(array, column.path, place, owner)
+    items = array.flatten()
+    no_nulls(items, column.path, place, "a struct of id and weight", inner)
+    ids = _ids(items.field("id"), replace(column, path=f"{column.path}.id"), place, inner)
+    path = f"{column.path}.weight"
+    weights = _numbers(items.field("weight"), path, place, inner)
+    check(weights < 0, weights, path, place, inner, "a weight of 0 or more")
+    return Ragged(offsets=starts, children={VALUES: ids, WEIGHTS: weights})
+
+
+def _shares(lists: Ragged) -> npt.NDArray[np.float32]:
+    """Weights divided by their sum over the list. Where the sum is 0, they stay 0."""
+    weights = lists.column(WEIGHTS).astype(np.float64)
+    owner = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
+    total = np.bincount(owner, weights=weights, minlength=len(lists.lengths))
+    return (weights / np.where(total > 0, total, 1)[owner]).astype(np.float32)
+
+
 def _rows(table: Table | None, ids: Array) -> Rows:
     """Table rows of ids, in four bytes where they fit. Python's modulo, so that a negative id has a row as well."""
     assert table is not None
@@ -219,6 +281,18 @@ def _numbers(array: pa.Array, path: str, place: Place, owner: Rows | None) -> np
     floats = _float32(numbers)
     check(~np.isfinite(floats), numbers, path, place, owner, "a finite number (float32)")
     return floats
+
+
+def _number_lists(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> npt.NDArray[np.float32]:
+    """(entries, length)."""
+    assert column.length is not None
+    expected = f"a list of {column.length} numbers"
+    no_nulls(array, column.path, place, expected, owner)
+    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+    found = np.char.add("a list of ", lengths.astype(str))
+    check(lengths != column.length, found, column.path, place, owner, expected)
+    rows = np.arange(len(array)) if owner is None else owner
+    return _numbers(array.flatten(), column.path, place, np.repeat(rows, lengths)).reshape(-1, column.length)
 
 
 def _float32(numbers: Array) -> npt.NDArray[np.float32]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
-from easq_rec.config.schema import Feature, FeatureSchema, Table
+from easq_rec.config.schema import Feature, FeatureSchema, Table, weighted
 from easq_rec.data.batch import RequestBatch
 from easq_rec.errors import UserError
 from easq_rec.model.initial import Law, Normal
@@ -38,12 +38,12 @@ class RequestEmbeddings(nn.Module):
 
     def __init__(self, schema: FeatureSchema, device: torch.device, *, satisfaction: bool) -> None:
         super().__init__()
-        self.user = EmbeddingBagCollection(tables=_bags(schema.tables, "user", schema.user), device=device)
+        self.user = _collection(_bags(schema.tables, "user", schema.user), schema.user, device)
         self.sequence = EmbeddingCollection(tables=_sequences(schema), device=device)
         bags = _bags(schema.tables, "candidate", schema.pooled)
         if satisfaction:
             bags += _bags(schema.satisfaction_tables, "satisfaction", schema.satisfaction)
-        self.candidate = EmbeddingBagCollection(tables=bags, device=device) if bags else None
+        self.candidate = _collection(bags, schema.pooled, device) if bags else None
 
     def laws(self) -> Mapping[str, Law]:
         return dict.fromkeys((name for name, _ in self.named_parameters()), TABLE_LAW)
@@ -61,10 +61,11 @@ class Embedded:
     """What the tables returned, for the whole batch or a part of its requests."""
 
     user_RM: Tensor
+    """The user's embeddings side by side, then its float features."""
     history_HG: Tensor
-    """Summed over the history's ids."""
+    """The sum of the embeddings of the entry's ids, then its float features."""
     candidate_NF: Tensor
-    """The candidate's embeddings side by side, and its float features."""
+    """The candidate's embeddings side by side, then its float features."""
     satisfaction_NP: Tensor | None
     """The embeddings of the candidate that only the satisfaction tower reads, side by side; None without any."""
 
@@ -85,26 +86,34 @@ class Embedded:
         """
         # Sharded tables wait for their exchange when their output is first read. The history's is the largest and is
         # read last. In backward, what was read last sends its gradients first.
-        user_RM = _in_order(user, [f"user.{f.name}" for f in schema.user])
+        user_RM = _in_order(user, [f"user.{f.name}" for f in schema.user_ids])
         pooled = candidate.to_dict() if candidate is not None else {}
         own = [pooled[f"satisfaction.{f.name}"] for f in schema.satisfaction if satisfaction]
-        history = [sequence[f"history.{f.name}"].values() for f in schema.history]
+        history = [sequence[f"history.{f.name}"].values() for f in schema.history_ids]
         shared = {feature.name for feature in schema.shared}
         features = [
             sequence[f"candidate.{f.name}"].values() if f.name in shared else pooled[f"candidate.{f.name}"]
             for f in schema.candidate
             if f.table is not None
         ]
+        history_HE = sum(history[1:], start=history[0])
         return Embedded(
-            user_RM=user_RM,
-            history_HG=sum(history[1:], start=history[0]),
+            user_RM=torch.cat([user_RM, batch.user_float_RF], dim=-1) if schema.user_floats else user_RM,
+            history_HG=torch.cat([history_HE, batch.history_float_HF], dim=-1) if schema.history_floats else history_HE,
             candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
             satisfaction_NP=torch.cat(own, dim=-1) if own else None,
         )
 
 
+def _collection(
+    bags: list[EmbeddingBagConfig], features: tuple[Feature, ...], device: torch.device
+) -> EmbeddingBagCollection:
+    return EmbeddingBagCollection(tables=bags, device=device, is_weighted=weighted(features))
+
+
 def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) -> list[EmbeddingBagConfig]:
-    """One bag per table, with the features of the group that read it."""
+    """One bag per table, with the features of the group that read it. In a weighted collection all bags are sums, since
+    the weights of a batch make the means (`easq_rec.data.kinds.lookup`)."""
     configs = []
     for table in tables:
         readers = [feature for feature in features if feature.table == table.name]
@@ -119,7 +128,7 @@ def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) 
                 num_embeddings=table.rows,
                 embedding_dim=table.dim,
                 feature_names=[f"{group}.{feature.name}" for feature in readers],
-                pooling=PoolingType.MEAN if poolings == {"mean"} else PoolingType.SUM,
+                pooling=PoolingType.MEAN if poolings == {"mean"} and not weighted(features) else PoolingType.SUM,
                 init_fn=_leave,
             )
         )
@@ -129,7 +138,7 @@ def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) 
 def _sequences(schema: FeatureSchema) -> list[EmbeddingConfig]:
     """One table per history id feature, read by history and candidates."""
     names: dict[str, list[str]] = {}
-    for group, features in (("history", schema.history), ("candidate", schema.shared)):
+    for group, features in (("history", schema.history_ids), ("candidate", schema.shared)):
         for feature in features:
             assert feature.table is not None
             names.setdefault(feature.table, []).append(f"{group}.{feature.name}")

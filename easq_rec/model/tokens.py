@@ -1,7 +1,7 @@
 """From embeddings to the tokens that a backbone reads.
 
 Legend: R requests, U user features, H history entries, L the longest history, S = U + L request tokens, C candidates,
-T = S + C, E table dim, D token width.
+T = S + C, E table dim, D token width, F numbers of float features.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from easq_rec.config import Model
-from easq_rec.config.schema import FeatureSchema
+from easq_rec.config.schema import FeatureSchema, numbers
 from easq_rec.kernels.jagged import Lists
 from easq_rec.model.initial import Law, Normal
 from easq_rec.model.lora import AdaptedLinear, Stream, adapter
@@ -49,16 +49,25 @@ class Tokens:
 
 
 class Tokenizer(nn.Module):
-    """One token per user feature, per history entry and per candidate."""
+    """One token per user id feature, one for all floats of the user, one per history entry and one per candidate."""
 
     def __init__(self, schema: FeatureSchema, config: Model, max_history: int) -> None:
         super().__init__()
         dims = {table.name: table.dim for table in schema.tables}
-        self.user_dim = dims[str(schema.user[0].table)]
-        history_dim = dims[str(schema.history[0].table)]
-        candidate_dim = sum(dims[str(f.table)] for f in schema.candidate if f.table) + len(schema.floats)
+        self.user_dim = dims[str(schema.user_ids[0].table)]
+        self.history_dim = history_dim = dims[str(schema.history_ids[0].table)]
+        candidate_dim = sum(dims[str(f.table)] for f in schema.candidate if f.table) + numbers(schema.floats)
         self.user = AdaptedLinear(self.user_dim, config.dim, adapter(config, "input"))
-        self.user_feature_UD = nn.Parameter(torch.empty(len(schema.user), config.dim))
+        user_floats, history_floats = numbers(schema.user_floats), numbers(schema.history_floats)
+        self.user_float: AdaptedLinear | None = None
+        if user_floats:
+            self.user_float = AdaptedLinear(user_floats, config.dim, adapter(config, "input"))
+        self.user_width = len(schema.user_ids) * self.user_dim
+        user_tokens = len(schema.user_ids) + (1 if user_floats else 0)
+        self.user_feature_UD = nn.Parameter(torch.empty(user_tokens, config.dim))
+        self.history_float: AdaptedLinear | None = None
+        if history_floats:
+            self.history_float = AdaptedLinear(history_floats, history_dim, adapter(config, "input"))
         self.history = AdaptedLinear(history_dim, config.dim, adapter(config, "input"))
         # Applied directly to the concatenated embeddings of a candidate and its float features.
         self.candidate = AdaptedLinear(candidate_dim, config.dim, adapter(config, "input"))
@@ -70,9 +79,13 @@ class Tokenizer(nn.Module):
         return {"user_feature_UD": Normal(0.02), "context.weight": Normal(0.02)}
 
     def users(self, embedded_RM: Tensor, stream: Stream) -> Tensor:
-        """(R, U * E) to (R, U, D)."""
+        """Embeddings side by side, then floats, to (R, U, D)."""
         feature_UD = self.user_feature_UD if stream is Stream.MAIN else self.user_feature_UD.detach()
-        return self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream) + feature_UD
+        if self.user_float is None:
+            return self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream) + feature_UD
+        embedded_RM, float_RF = embedded_RM.tensor_split([self.user_width], dim=-1)
+        token_RUD = self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream)
+        return torch.cat([token_RUD, self.user_float(float_RF, stream)[:, None]], dim=1) + feature_UD
 
     def context_rows(self, recency_H: Tensor, age_H: Tensor, ratio_H: Tensor) -> Tensor:
         """Rows of the context table for each history entry, (H, 3).
@@ -94,8 +107,11 @@ class Tokenizer(nn.Module):
             dim=1,
         )
 
-    def histories(self, embedded_HE: Tensor, context_H3: Tensor, stream: Stream) -> Tensor:
-        """(H, E), summed over side ids, with their `context_rows`, to (H, D)."""
+    def histories(self, embedded_HG: Tensor, context_H3: Tensor, stream: Stream) -> Tensor:
+        """Embeddings summed over the ids of each entry, then its floats, with `context_rows`, to (H, D)."""
         weight = self.context.weight if stream is Stream.MAIN else self.context.weight.detach()
         context_HE = nn.functional.embedding_bag(context_H3, weight, mode="sum")
-        return self.history(embedded_HE + context_HE, stream)
+        if self.history_float is None:
+            return self.history(embedded_HG + context_HE, stream)
+        embedded_HE, float_HF = embedded_HG.tensor_split([self.history_dim], dim=-1)
+        return self.history(embedded_HE + context_HE + self.history_float(float_HF, stream), stream)

@@ -128,7 +128,7 @@ def test_whole_weights_become_floats() -> None:
         ('"dense"', '"tight"', "[[tables]] #2: id_space: is 'tight', expected one of \"hashed\", \"dense\""),
         ("weight = 1", 'weight = "1"', "[[outcomes]] #1: weight: is '1', expected a number"),
         ('name = "like"', "", '[[outcomes]] #1: name: missing: add name = "..."'),
-        ('"float"', '"text"', '[[candidate]] #2: kind: is \'text\', expected one of "id", "id_list", "float"'),
+        ('"float"', '"text"', '[[candidate]] #2: kind: is \'text\', expected one of "id", "id_list"'),
         ('kind = "float"', "", "[[candidate]] #2: feature length: table=None is not allowed: a table"),
         ('name = "length"', 'name = "video_id"', "[[candidate]] #2: name: 'video_id' is already that of #1: choose"),
         ('table = "user"', 'table = "usr"', "#1: table: 'usr' is not a table of this file: did you mean 'user'?"),
@@ -159,10 +159,11 @@ def test_all_problems_are_in_one_message() -> None:
 
 
 def test_contradictions_between_the_parts_are_all_listed() -> None:
-    text = GOOD.replace("[[candidate]]", '[[user]]\nname = "age"\nkind = "float"\n\n[[candidate]]', 1)
+    twice = '[[candidate]]\nname = "lengths"\nkind = "float_list"\nlength = 2\nsource = "duration_ms"\n\n[[outcomes]]'
+    text = GOOD.replace("[[outcomes]]", twice, 1)
     text = text.replace('[[history]]\nname = "video_id"\ntable = "video"', '[[history]]\nname = "a"\ntable = "user"')
     found = problems(text)
-    assert any(line.startswith("schema.user: float features=['age'] is not allowed") for line in found)
+    assert any("length, which reads the same column duration_ms" in line for line in found)
     assert any("already serves the user features" in line for line in found)
 
 

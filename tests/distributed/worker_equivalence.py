@@ -31,7 +31,7 @@ from easq_rec.training.sharding.tables import plan_table, shard
 from easq_rec.training.step import StepPlan, TrainingStep
 from easq_rec.training.training_model import TrainingModel
 from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
-from tests.builders import excite, ragged_requests, random_answers, random_evidence, small_config
+from tests.builders import excite, ragged_requests, random_answers, random_evidence, small_config, with_every_kind
 
 STEPS = 3
 REQUESTS, ANSWERED = 9, 6
@@ -73,6 +73,11 @@ SHARDINGS = {
         "satisfaction_video": "column_wise",
         "satisfaction_author": "table_wise",
         "satisfaction_tag": "table_column_wise",
+        "interest": "column_wise",
+        "topic": "table_wise",
+        "mood": "column_wise",
+        "satisfaction_topic": "table_column_wise",
+        "satisfaction_mood": "table_wise",
     },
     "columns": {
         "user": "table_column_wise",
@@ -148,10 +153,12 @@ def cases() -> dict[str, Case]:
         f"{name}, resting": Case(config=sharded_by(small_config(name), "rows"), rests=True)
         for name in ("easq", "shared_bottom", "direct")
     }
-    found |= {
-        f"easq with HSTU, {situation}": Case(config=sharded_by(small_config("hstu"), "rows"), **situations[situation])
-        for situation in ("shared", "one rank has nothing")
-    }
+    every_kind = dataclasses.replace(small_config("easq"), schema=with_every_kind(small_config("easq").schema))
+    for name, config in {"HSTU": small_config("hstu"), "every kind": every_kind}.items():
+        found |= {
+            f"easq with {name}, {situation}": Case(config=sharded_by(config, "rows"), **situations[situation])
+            for situation in ("shared", "one rank has nothing")
+        }
     unaligned = Case(config=sharded_by(small_config("main_only"), "rows"), answers=False)
     return found | {"main_only, shared": unaligned}
 

@@ -26,7 +26,7 @@ from easq_rec.config.losses import DPO
 from easq_rec.config.recipes import recipe as config_of
 from easq_rec.config.schema import Feature
 from easq_rec.data.batch import Answers, RequestBatch, collate
-from easq_rec.data.columns import Ragged, RequestColumns
+from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
 from easq_rec.model.backbones.hstu import HSTUBlock, time_bucket
@@ -34,7 +34,7 @@ from easq_rec.model.backbones.transformer import TransformerBlock
 from easq_rec.model.lora import AdaptedLinear, Stream, StreamNorm
 from easq_rec.model.ranker import Ranker
 from easq_rec.model.tokens import AGE_BUCKETS, RATIO_BUCKETS
-from tests.builders import BACKBONES, excite, random_requests, small_config
+from tests.builders import BACKBONES, excite, random_requests, small_config, with_every_kind
 
 STREAMS = [Stream.MAIN, Stream.SATISFACTION]
 both = pytest.mark.parametrize("backbone", BACKBONES)
@@ -64,15 +64,11 @@ class ImpressionRanker:
         candidates, parts = self.columns.candidates, []
         at = int(candidates.offsets[request]) + candidate
         for feature in self.config.schema.candidate:
-            if feature.kind == "float":
+            if feature.table is None:
                 continue
-            values: list[int] = [int(candidates.column(feature.column)[at])] if feature.kind == "id" else []
-            if feature.kind == "id_list":
-                lists = candidates.lists(feature.column)
-                values = lists.column("values")[int(lists.offsets[at]) : int(lists.offsets[at + 1])].tolist()
             weight = self.ranker.embeddings.candidate.embedding_bags[f"satisfaction_{feature.table}"].weight
-            rows = weight[[value % len(weight) for value in values]]
-            parts.append(rows.mean(0) if values and feature.pooling == "mean" else rows.sum(0))
+            pairs = weighted_ids(feature, candidates.children[feature.column], at)
+            parts.append(sum((share * weight[value % len(weight)] for value, share in pairs), start=0 * weight[0]))
         return torch.cat(parts)[None]
 
     def transformer(self, block: TransformerBlock, x_SD: Tensor) -> Tensor:
@@ -154,13 +150,17 @@ class ImpressionRanker:
 
     def user_tokens(self, request: int) -> Tensor:
         tokens = []
-        for index, feature in enumerate(self.config.schema.user):
+        floats: list[float] = []
+        for feature in self.config.schema.user:
             path = feature.column if feature.column == "user_id" else f"user.{feature.column}"
-            row = self.row("user", feature, int(self.columns.scalars[path][request]))
-            tokens.append(
-                self.linear(self.network.tokens.user, row) + self.own(self.network.tokens.user_feature_UD)[index]
-            )
-        return torch.stack(tokens)
+            column = self.columns.column(path)
+            if feature.table is None:
+                floats += numbers(feature, column, request)
+            else:
+                tokens.append(self.linear(self.network.tokens.user, self.pooled("user", feature, column, request)))
+        if floats:
+            tokens.append(self.linear(self.network.tokens.user_float, torch.tensor(floats)))
+        return torch.stack(tokens) + self.own(self.network.tokens.user_feature_UD)
 
     def history_tokens(self, request: int) -> Tensor:
         history, tokens = self.columns.history, self.network.tokens
@@ -171,7 +171,16 @@ class ImpressionRanker:
             ids = [
                 self.row("sequence", feature, int(history.column(feature.column)[entry]))
                 for feature in self.config.schema.history
+                if feature.table is not None
             ]
+            floats = [
+                value
+                for feature in self.config.schema.history
+                if feature.table is None
+                for value in numbers(feature, history.children[feature.column], entry)
+            ]
+            if floats:
+                ids.append(self.linear(tokens.history_float, torch.tensor(floats)))
             age_s = (int(self.columns.timestamp_ms[request]) - int(history.column("timestamp_ms")[entry])) / 1_000
             age = min(int(2 * math.log2(1 + max(age_s, 0))), AGE_BUCKETS - 1)
             ratio = min(int(8 * float(history.column("watch_ratio")[entry])), RATIO_BUCKETS - 1)
@@ -191,20 +200,19 @@ class ImpressionRanker:
         parts: list[Tensor] = []
         floats: list[float] = []
         for feature in self.config.schema.candidate:
-            if feature.kind == "float":
-                value = float(candidates.column(feature.column)[at])
-                floats.append(float(np.log1p(np.float32(value))) if feature.transform == "log1p" else value)
-            elif feature.kind == "id_list":
-                values = candidates.lists(feature.column)
-                begin, end = int(values.offsets[at]), int(values.offsets[at + 1])
-                rows = [self.row("candidate", feature, int(v)) for v in values.column("values")[begin:end]]
-                total = sum(rows, start=torch.zeros(self.config.schema.table(str(feature.table)).dim))
-                parts.append(total / len(rows) if rows and feature.pooling == "mean" else total)
+            column = candidates.children[feature.column]
+            if feature.table is None:
+                floats += numbers(feature, column, at)
             else:
                 owner = "sequence" if feature.name in shared else "candidate"
-                parts.append(self.row(owner, feature, int(candidates.column(feature.column)[at])))
+                parts.append(self.pooled(owner, feature, column, at))
         x = torch.cat([*parts, torch.tensor(floats)])
         return self.linear(self.network.tokens.candidate, x[None])
+
+    def pooled(self, owner: str, feature: Feature, column: Array | Ragged, entry: int) -> Tensor:
+        """The embeddings of an entry's ids, pooled."""
+        rows = [share * self.row(owner, feature, identity) for identity, share in weighted_ids(feature, column, entry)]
+        return sum(rows, start=torch.zeros(self.config.schema.table(str(feature.table)).dim))
 
     def row(self, owner: str, feature: Feature, identity: int) -> Tensor:
         """One embedding; in the isolated satisfaction stream a constant."""
@@ -213,6 +221,24 @@ class ImpressionRanker:
         embedding = weight[identity % self.config.schema.table(str(feature.table)).rows]
         isolated = self.stream is Stream.SATISFACTION and self.config.model.isolate_embeddings
         return embedding.detach() if isolated else embedding
+
+
+def weighted_ids(feature: Feature, column: Array | Ragged, entry: int) -> list[tuple[int, float]]:
+    """The ids of an entry, each with its factor in the sum that pools them."""
+    if not isinstance(column, Ragged):
+        return [(int(column[entry]), 1.0)]
+    begin, end = int(column.offsets[entry]), int(column.offsets[entry + 1])
+    ids = column.column("values")[begin:end].tolist()
+    weights = column.column("weights")[begin:end].tolist() if feature.kind == "weighted_id_list" else [1.0] * len(ids)
+    total = sum(weights) if feature.pooling == "mean" else 1.0
+    return [(identity, weight / total if total else 0.0) for identity, weight in zip(ids, weights, strict=True)]
+
+
+def numbers(feature: Feature, column: Array | Ragged, entry: int) -> list[float]:
+    """The numbers of an entry, transformed."""
+    assert not isinstance(column, Ragged)
+    values = np.atleast_1d(column[entry])
+    return [float(np.log1p(np.float32(value))) if feature.transform == "log1p" else float(value) for value in values]
 
 
 def build(config: Config, *, autocast: torch.dtype | None = None) -> Ranker:
@@ -298,6 +324,15 @@ def test_ragged_requests(stream: Stream, recipe: str, layers: int, backbone: str
         candidates=[4, 1, 6, 2, 3, 1, 5],
         replayed=3,
     )
+
+
+@pytest.mark.parametrize("recipe", ["easq", "paper"])
+@pytest.mark.parametrize("stream", STREAMS)
+def test_every_kind_of_feature(stream: Stream, recipe: str) -> None:
+    """Floats, lists of floats and weighted ids of users, history entries and candidates."""
+    config = small_config(recipe)
+    config = dataclasses.replace(config, schema=with_every_kind(config.schema))
+    check(config, stream, histories=[0, 3, 7, 1, 5], candidates=[4, 1, 6, 2, 3], replayed=2)
 
 
 SHAPES = {

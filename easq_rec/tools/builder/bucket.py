@@ -229,11 +229,16 @@ def _feature(table: pa.Table, name: str, field: Field, rows: Int) -> pa.Array:
         column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
     )
     unknown = rows == NONE
-    if field.type == "ids":
+    if field.type in ("ids", "weighted_ids"):
         # Arrow gives a null for a null row: an unknown video has no ids.
         taken = chunk.take(pa.array(rows, mask=unknown))
         lengths = np.diff(taken.offsets.to_numpy())
-        return _lists(lengths, taken.flatten()).cast(TYPES["ids"]) if unknown.any() else taken
+        return _lists(lengths, taken.flatten()).cast(TYPES[field.type]) if unknown.any() else taken
+    if field.type == "floats":
+        assert field.length is not None
+        numbers = np.full((len(rows), field.length), field.default or 0, np.float32)
+        numbers[~unknown] = chunk.flatten().to_numpy().reshape(-1, field.length)[rows[~unknown]]
+        return _lists(np.full(len(rows), field.length), pa.array(numbers.reshape(-1)))
     values = chunk.to_numpy(zero_copy_only=False)
     if not len(values):
         values = np.zeros(1, values.dtype)

@@ -99,6 +99,23 @@ class Cells:
                 value = id_list(sql, dtype, self.table.source.list_separator)
                 self.add(FIELD + name, spec.column, value, ("list_count({typed}) < len({typed})", f"an item {bad}"))
                 return
+            case "weighted_ids":
+                value = weighted_ids(sql, dtype, self.table.source.list_separator)
+                no_id = "len([pair FOR pair IN {typed} IF pair.id IS NOT NULL]) < len({typed})"
+                good = "len([pair FOR pair IN {typed} IF isfinite(pair.weight) AND pair.weight >= 0])"
+                no_weight = (f"{good} < len({{typed}})", "holds a weight that is not a number of 0 or more")
+                self.add(FIELD + name, spec.column, value, (no_id, f"holds an id that {bad}"), no_weight)
+                return
+            case "floats":
+                value = float_list(sql, dtype, self.table.source.list_separator)
+                if default is not None:
+                    defaults = f"CAST({[default] * (spec.length or 0)} AS FLOAT[])"
+                    value = f"CASE WHEN {sql} IS NULL THEN {defaults} ELSE {value} END"
+                wrong = (f"len({{typed}}) <> {spec.length}", f"does not hold {spec.length} numbers")
+                finite = "len([number FOR number IN {typed} IF isfinite(number)])"
+                strange = (f"{finite} < len({{typed}})", "holds what is not a finite number")
+                self.add(FIELD + name, spec.column, value, ("{typed} IS NULL", "is null"), wrong, strange)
+                return
         null: tuple[tuple[str, str], ...] = (("{raw} IS NULL", "is null"),)
         if default is not None:
             value, null = f"CASE WHEN {sql} IS NULL THEN {default!r} ELSE {value} END", ()
@@ -153,6 +170,23 @@ def id_list(sql: str, dtype: str, separator: str) -> str:
     if dtype == "VARCHAR":
         sql = f"CASE WHEN {sql} <> '' THEN str_split({sql}, {literal(separator)}) END"
     return f"coalesce([{integer('item', 'VARCHAR')} FOR item IN {sql}], [])"
+
+
+def weighted_ids(sql: str, dtype: str, separator: str) -> str:
+    """A list of structs of a BIGINT id and a FLOAT weight, empty for a null; what does not parse is null."""
+    identity, weight = "item.id", "item.weight"
+    if dtype == "VARCHAR":
+        sql = f"CASE WHEN {sql} <> '' THEN str_split({sql}, {literal(separator)}) END"
+        identity, weight = "str_split(item, ':')[1]", "str_split(item, ':')[2]"
+    pair = f"{{'id': {integer(identity, 'VARCHAR')}, 'weight': TRY_CAST({weight} AS FLOAT)}}"
+    return f"coalesce([{pair} FOR item IN {sql}], [])"
+
+
+def float_list(sql: str, dtype: str, separator: str) -> str:
+    """A FLOAT[]; null for a null or an empty text, and so are numbers that do not parse."""
+    if dtype == "VARCHAR":
+        sql = f"CASE WHEN {sql} <> '' THEN str_split({sql}, {literal(separator)}) END"
+    return f"[TRY_CAST(item AS FLOAT) FOR item IN {sql}]"
 
 
 def cells(build: Build, table: RawTable) -> Cells:

@@ -27,11 +27,22 @@ class Field:
 
     column: str
     """The log's column."""
-    type: Literal["id", "ids", "text", "float", "flag"] = "id"
-    """id: an integer; ids: a list of integers; text: any text, hashed to a 63-bit id; flag: 0 or 1, or a boolean."""
+    type: Literal["id", "ids", "weighted_ids", "text", "float", "floats", "flag"] = "id"
+    """id: an integer; ids: a list of integers; text: any text, hashed to a 63-bit id; flag: 0 or 1, or a boolean;
+    weighted_ids: a list of structs of `id` and `weight`, as text 12:0.5|7:1; floats: a list of `length` numbers."""
     default: float | None = None
     """Replaces a null, and the feature of an unknown user or video under the rule `default`; None: a null makes the row
-    bad, and an unknown user or video gets 0. A missing list is an empty list."""
+    bad, and an unknown user or video gets 0. A missing list of ids is an empty list. The default of `floats` is that of
+    each number."""
+    length: int | None = None
+    """Numbers in each list of type `floats`."""
+
+    def __post_init__(self) -> None:
+        if self.type == "floats":
+            given = self.length is not None and self.length >= 1
+            require(given, f"{self.column}: length", self.length, "the numbers in each list, at least 1")
+        else:
+            require(self.length is None, f"{self.column}: length", self.length, f"none for type {self.type!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,9 +298,13 @@ class Build:
                     "duration, or use 'quarantine'"
                 )
             for name in self.videos.history:
-                known = [feature for feature, spec in self.videos.features.items() if spec.type != "ids"]
+                known = [
+                    feature
+                    for feature, spec in self.videos.features.items()
+                    if spec.type not in ("ids", "weighted_ids")
+                ]
                 if name not in known:
-                    problems.append(f"videos.history: {name!r} is not a single-valued feature of videos: {known}")
+                    problems.append(f"videos.history: {name!r} is no feature of videos without ids in lists: {known}")
         if self.answers is not None:
             keyed = self.answers.columns.request_id is not None
             if keyed and self.impressions.columns.request_id is None:

@@ -6,7 +6,15 @@ import pyarrow as pa
 
 from easq_rec.tools.builder.config import Build, Field
 
-TYPES = {"id": pa.int64(), "ids": pa.list_(pa.int64()), "text": pa.int64(), "float": pa.float32(), "flag": pa.int8()}
+TYPES = {
+    "id": pa.int64(),
+    "ids": pa.list_(pa.int64()),
+    "weighted_ids": pa.list_(pa.struct({"id": pa.int64(), "weight": pa.float32()})),
+    "text": pa.int64(),
+    "float": pa.float32(),
+    "floats": pa.list_(pa.float32()),
+    "flag": pa.int8(),
+}
 
 
 def dataset_schema(build: Build, *, answers: bool) -> pa.Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from easq_rec.errors import UserError
 from easq_rec.tools.builder.config import Build, Engine, Field, Source
 
 SUFFIXES = {"parquet": (".parquet", ".parq", ".pq"), "csv": (".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz", ".txt")}
+WEIGHTED = re.compile(r'STRUCT\((?=.*\bid"? \w)(?=.*\bweight"? \w).*\)\[\]')
+"""SQL types of lists of structs with an id and a weight."""
 TABLES = ("impressions", "answers", "users", "videos")
 
 
@@ -154,6 +157,12 @@ def _column_problems(table: RawTable) -> Iterator[str]:
         if kind == "ids":
             if dtype != "VARCHAR" and not (dtype.endswith("[]") and "STRUCT" not in dtype):
                 yield f"{where}: column {column!r} is {dtype}, expected a list of integers, or text"
+        elif kind == "floats":
+            if dtype != "VARCHAR" and not (dtype.endswith("]") and "STRUCT" not in dtype):
+                yield f"{where}: column {column!r} is {dtype}, expected a list of numbers, or text"
+        elif kind == "weighted_ids":
+            if dtype != "VARCHAR" and not WEIGHTED.fullmatch(dtype):
+                yield f"{where}: column {column!r} is {dtype}, expected a list of structs of id and weight, or text"
         elif nested:
             yield f"{where}: column {column!r} is {dtype}, expected a single value"
         elif kind == "time":

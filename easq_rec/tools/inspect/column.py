@@ -8,10 +8,12 @@ from typing import Literal
 
 import pyarrow as pa
 
+from easq_rec.data.kinds import is_list, is_number_list
 from easq_rec.tools.inspect.lengths import Lengths
 
-Kind = Literal["integer", "list", "float", "boolean", "other"]
+Kind = Literal["integer", "list", "float", "float_list", "boolean", "other"]
 """`list`: of integers. Columns of kind `other` are not read."""
+LISTS = ("list", "float_list")
 
 QUANTITY = re.compile(
     r"(?i)_(ms|us|s|secs?|seconds|minutes|hours|days|count|cnt|num|bytes|length|size|score|rate|ratio|price)$"
@@ -30,12 +32,9 @@ def kind_of(dtype: pa.DataType) -> Kind:
         return "integer"
     if pa.types.is_floating(dtype):
         return "float"
-    return "list" if is_list(dtype) and pa.types.is_integer(dtype.value_type) else "other"
-
-
-def is_list(dtype: pa.DataType) -> bool:
-    """Whether it is a list of any length."""
-    return pa.types.is_list(dtype) or pa.types.is_large_list(dtype)
+    if is_list(dtype) and pa.types.is_integer(dtype.value_type):
+        return "list"
+    return "float_list" if is_number_list(dtype) and pa.types.is_floating(dtype.value_type) else "other"
 
 
 def is_counted(path: str, kind: Kind) -> bool:
@@ -45,7 +44,7 @@ def is_counted(path: str, kind: Kind) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnStats:
-    """Figures of a column; of a list, those of the integers in it. Columns of kind `other` have only types."""
+    """Figures of a column; of a list, those of the numbers in it. Columns of kind `other` have only types."""
 
     path: str
     kind: Kind

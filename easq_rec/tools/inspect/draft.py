@@ -7,13 +7,13 @@ column that may hold such values is left out, and the file says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.schema_file import schema_to_toml
-from easq_rec.tools.inspect.column import ColumnStats
+from easq_rec.tools.inspect.column import LISTS, ColumnStats
 from easq_rec.tools.inspect.scan import DatasetStats
 
 HEADROOM = 1.25
@@ -76,7 +76,7 @@ class Draft:
     @property
     def schema(self) -> FeatureSchema | None:
         """None where features or outcomes are missing."""
-        if not self.item or not self.outcomes or not all(self.features.values()):
+        if not self.item or not self.outcomes or not all(self._has_ids(group) for group in self.features):
             return None
         groups: dict[str, Any] = {name: tuple(features) for name, features in self.features.items()}
         # Behaviour after a view is evidence of satisfaction only for impressions that were viewed.
@@ -88,6 +88,9 @@ class Draft:
             trigger=trigger,
             **groups,
         )
+
+    def _has_ids(self, group: str) -> bool:
+        return any(feature.table is not None for feature in self.features[group])
 
     def toml(self) -> str:
         """The schema file, with a comment beside each guess."""
@@ -112,8 +115,9 @@ def draft(requests: DatasetStats, answers: DatasetStats | None, count_ids: Calla
             made.problems.append(f"{path} is {found}: the reader needs it as {' or '.join(kinds)}")
         elif column.nulls or column.nan or column.infinite:
             made.problems.append(f"{path}: {_broken(column)}: the reader refuses those rows")
-    _request_features(made, columns)
-    _candidate_features(made, requests)
+    weighted = _weighted_lists(requests)
+    _request_features(made, columns, weighted)
+    _candidate_features(made, requests, weighted)
     for name in dict.fromkeys(made.table_of.values()):
         paths = [path for path, table in made.table_of.items() if table == name]
         stats = [columns[path] for path in paths]
@@ -123,7 +127,7 @@ def draft(requests: DatasetStats, answers: DatasetStats | None, count_ids: Calla
         made.ids[name] = count_ids(paths)
         made.tables[name], made.notes["tables", name] = _table(name, stats, made.ids[name], grows=grows)
     for group, missing in (("user", "user_id or an integer in user"), ("history", "an integer in history")):
-        if not made.features[group]:
+        if not any(feature.table is not None for feature in made.features[group]):
             made.problems.append(f"no {group} feature: there must be {missing} without nulls")
     if not made.item:
         made.problems.append("no candidate id: there must be candidates.video_id, or another integer, without nulls")
@@ -132,17 +136,50 @@ def draft(requests: DatasetStats, answers: DatasetStats | None, count_ids: Calla
     return made
 
 
-def _request_features(made: Draft, columns: dict[str, ColumnStats]) -> None:
+def _weighted_lists(requests: DatasetStats) -> dict[str, tuple[ColumnStats, ColumnStats]]:
+    """Columns of ids and of weights, by the path of their list of structs."""
+    found = {}
+    for path in requests.lengths:
+        parts = requests.columns.get(f"{path}.id"), requests.columns.get(f"{path}.weight")
+        if path.count(".") == 1 and parts[0] is not None and parts[1] is not None:
+            kinds = parts[0].kind, parts[1].kind
+            if path not in requests.null_structs and kinds in (("integer", "float"), ("integer", "integer")):
+                found[path] = parts[0], parts[1]
+    return found
+
+
+def _use_weighted(made: Draft, group: str, path: str, ids: ColumnStats, weights: ColumnStats) -> None:
+    """Makes a feature of a list of structs, if the reader accepts all ids and weights."""
+    broken = _broken(ids) or _broken(weights)
+    if broken:
+        made.left_out[path] = f"{broken}: fill them, and run this again"
+    elif weights.negative:
+        made.left_out[path] = f"has {weights.negative:,} weights below 0: the reader refuses them"
+    elif group == "history":
+        made.left_out[path] = "is a list of ids: a feature of a history entry is one id, or numbers"
+    else:
+        _use(made, group, ids, name=path.rpartition(".")[2], kind="weighted_id_list")
+
+
+def _request_features(
+    made: Draft, columns: dict[str, ColumnStats], weighted: Mapping[str, tuple[ColumnStats, ColumnStats]]
+) -> None:
     """Features of user and history."""
     for path, column in columns.items():
         group = "user" if path == "user_id" else column.group
-        if group == "candidates" or (path in REQUIRED and path != "user_id"):
+        if group in weighted or group == "candidates" or (path in REQUIRED and path != "user_id"):
             continue
         reason = _no_request_feature(column, group)
-        if reason is None:
-            _use(made, group, column)
-        else:
+        if reason is not None:
             made.left_out[path] = reason
+        elif column.kind in ("float", "float_list", "boolean") or _is_quantity(column):
+            _use_float(made, group, column)
+        else:
+            _use(made, group, column)
+    for path, (ids, weights) in weighted.items():
+        group = path.partition(".")[0]
+        if group != "candidates":
+            _use_weighted(made, group, path, ids, weights)
 
 
 def _no_request_feature(column: ColumnStats, group: str) -> str | None:
@@ -157,14 +194,16 @@ def _no_request_feature(column: ColumnStats, group: str) -> str | None:
         return _unusable(column)
     if _broken(column):
         return f"{_broken(column)}: fill them, and run this again"
-    if column.kind in ("float", "boolean") or _is_quantity(column):
-        return f"is {_types(column)}: {group} features are ids; write bucket numbers (0, 1, ...) instead"
+    if column.kind == "float_list" and _length(column) is None:
+        return _no_length(column)
     if column.kind == "list" and group == "history":
-        return "is a list: a feature of a history entry is one id"
+        return "is a list of ids: a feature of a history entry is one id, or numbers"
     return None
 
 
-def _candidate_features(made: Draft, requests: DatasetStats) -> None:
+def _candidate_features(
+    made: Draft, requests: DatasetStats, weighted: Mapping[str, tuple[ColumnStats, ColumnStats]]
+) -> None:
     """Features and outcomes of candidates, and the item."""
     columns = [column for column in requests.columns.values() if column.group == "candidates"]
     shared = {feature.name: feature.table for feature in made.features["history"]}
@@ -183,10 +222,13 @@ def _candidate_features(made: Draft, requests: DatasetStats) -> None:
             undecided.append(column)
         elif (reason := _known_afterwards(column, requests.links.get(column.path))) is not None:
             made.left_out[column.path] = reason
-        elif column.kind == "float" or _is_quantity(column):
-            _use_float(made, column)
+        elif column.kind in ("float", "float_list") or _is_quantity(column):
+            _use_float(made, "candidate", column)
         else:
             _use(made, "candidate", column, shared.get(name) if column.kind == "integer" else None)
+    for path, pair in weighted.items():
+        if path.startswith("candidates."):
+            _use_weighted(made, "candidate", path, *pair)
     have_outcomes = bool(made.outcomes)
     for column in undecided:
         rate = column.mean or 0
@@ -207,31 +249,46 @@ def _no_candidate_value(column: ColumnStats) -> str | None:
         return "belongs to the questionnaire or the evaluation, and is never a feature"
     if column.kind == "other":
         return _unusable(column)
+    if column.kind == "float_list" and _length(column) is None:
+        return _no_length(column)
     return f"{_broken(column)}: fill them, and run this again" if _broken(column) else None
 
 
 def _known_afterwards(column: ColumnStats, link: tuple[str, float] | None) -> str | None:
     """Why a column may hold what is known only after the impression; None: nothing suggests it."""
-    if AFTERWARDS.search(column.name) and column.kind != "list":
+    if AFTERWARDS.search(column.name) and column.kind not in LISTS:
         return "describes the impression: an outcome, not a feature, unless it counts earlier impressions"
     if link is not None and abs(link[1]) > CLOSE:
         return f"correlates by {link[1]:.2f} with {link[0]}: a consequence of it? Add it if it was known before"
     return None
 
 
-def _use(made: Draft, group: str, column: ColumnStats, table: str | None = None) -> None:
-    """Makes an id feature of a column. `table` belongs to another feature too; None: the feature gets a new table."""
+def _use(
+    made: Draft,
+    group: str,
+    column: ColumnStats,
+    table: str | None = None,
+    *,
+    name: str | None = None,
+    kind: Literal["id", "id_list", "weighted_id_list"] | None = None,
+) -> None:
+    """Makes an id feature of a column of ids.
+
+    Args:
+        table: that of another feature; None: a new table.
+        name: of the feature; None: that of the column.
+        kind: None: that of the column.
+    """
+    name, kind = name or column.name, kind or ("id_list" if column.kind == "list" else "id")
     if table is None:
         # Users, history and candidates must not share a table only because two columns have the same name.
-        names = (column.name.removesuffix("_id"), f"{group}_{column.name}", f"{group}_{column.name}_ids")
+        names = (name.removesuffix("_id"), f"{group}_{name}", f"{group}_{name}_ids")
         table = next(name for name in names if name not in made.table_of.values())
-    kind = "id_list" if column.kind == "list" else "id"
-    pooling = "mean" if column.kind == "list" else "sum"
-    made.features[group].append(Feature(name=column.name, kind=kind, table=table, pooling=pooling))  # type: ignore[arg-type]
+    made.features[group].append(Feature(name=name, kind=kind, table=table, pooling="sum" if kind == "id" else "mean"))
     made.table_of[column.path] = table
 
 
-def _use_float(made: Draft, column: ColumnStats) -> None:
+def _use_float(made: Draft, group: str, column: ColumnStats) -> None:
     assert column.minimum is not None and column.maximum is not None and column.mean is not None
     note = f"{column.minimum:,.6g} to {column.maximum:,.6g}, mean {column.mean:,.6g}"
     spread = column.maximum > LARGE or (column.minimum >= 0 and column.maximum > 10 * column.mean)
@@ -241,9 +298,13 @@ def _use_float(made: Draft, column: ColumnStats) -> None:
         note += f"; {column.negative:,} negative values count as 0." if column.negative else "."
     elif max(-column.minimum, column.maximum) > LARGE:
         note += ": too large for the model, scale the column in the data."
-    feature = Feature(name=column.name, kind="float", transform="log1p" if tailed else "identity")
-    made.features["candidate"].append(feature)
-    made.notes["candidate", column.name] = note
+    transform: Literal["log1p", "identity"] = "log1p" if tailed else "identity"
+    if column.kind == "float_list":
+        feature = Feature(name=column.name, kind="float_list", length=_length(column), transform=transform)
+    else:
+        feature = Feature(name=column.name, kind="float", transform=transform)
+    made.features[group].append(feature)
+    made.notes[group, column.name] = note
 
 
 def _table(name: str, stats: list[ColumnStats], ids: int, *, grows: bool) -> tuple[Table, str]:
@@ -269,6 +330,19 @@ def _is_quantity(column: ColumnStats) -> bool:
     return column.quantity and (column.distinct is None or column.distinct > MANY)
 
 
+def _length(column: ColumnStats) -> int | None:
+    """The length that all lists of a column have; None: they differ, or are empty."""
+    assert column.lengths is not None
+    lengths = list(column.lengths.counts)
+    return lengths[0] if len(lengths) == 1 and lengths[0] else None
+
+
+def _no_length(column: ColumnStats) -> str:
+    assert column.lengths is not None
+    shortest, longest = column.lengths.quantile(0), column.lengths.quantile(1)
+    return f"has lists of {shortest} to {longest} numbers: lists of floats need one length, of at least 1"
+
+
 def _broken(column: ColumnStats) -> str:
     """Values that no feature may have, in words; empty if there are none."""
     found = {"null": column.nulls, "NaN": column.nan, "infinite": column.infinite}
@@ -277,7 +351,7 @@ def _broken(column: ColumnStats) -> str:
 
 
 def _unusable(column: ColumnStats) -> str:
-    return f"is {_types(column)}: features are integers, lists of integers or numbers (data build hashes text to ids)"
+    return f"is {_types(column)}: features are numbers and lists of numbers (data build hashes text to ids)"
 
 
 def _types(column: ColumnStats) -> str:

@@ -174,7 +174,7 @@ def _integers(stats: DatasetStats, draft: Draft) -> list[list[str]]:
 def _numbers(stats: DatasetStats) -> list[list[str]]:
     rows = [["column", "type", "nulls", "NaN", "inf", "min", "mean", "max"]]
     for column in stats.columns.values():
-        if column.kind == "float":
+        if column.kind in ("float", "float_list"):
             counts = [f"{column.nulls:,}", f"{column.nan:,}", f"{column.infinite:,}"]
             spread = [short(column.minimum), short(column.mean), short(column.maximum)]
             rows.append([column.path, _types(column), *counts, *spread])

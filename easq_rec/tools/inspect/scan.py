@@ -12,7 +12,7 @@ from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.data import files
 from easq_rec.data.dataset import TIME
 from easq_rec.tools.builder.tables import identifier
-from easq_rec.tools.inspect.column import ColumnStats, Kind, is_counted
+from easq_rec.tools.inspect.column import LISTS, ColumnStats, Kind, is_counted
 from easq_rec.tools.inspect.lengths import Lengths
 from easq_rec.tools.inspect.links import strongest_links
 from easq_rec.tools.inspect.sql_dataset import FILE, REQUEST_MS, ROW, ROW_GROUP, Relation, SqlDataset, struct
@@ -104,7 +104,7 @@ def scan(dataset: SqlDataset, *, answers: AnswerScale = THREE_ANSWERS, progress:
     columns: dict[str, ColumnStats] = {}
     for path, kind in dataset.kinds.items():
         known = figures.get(path, {})
-        if kind == "list":
+        if kind in LISTS:
             known |= {"nulls": known["nulls"] + nulls.pop(path), "lengths": lengths.pop(path)}
         columns[path] = ColumnStats(path=path, kind=kind, types=sorted(dataset.types[path]), **known)
     return DatasetStats(
@@ -137,10 +137,10 @@ def _queries(dataset: SqlDataset, relation: Relation, answers: AnswerScale) -> d
 
 def _figures(expression: str, path: str, kind: Kind) -> str:
     """SQL of a struct with fields of `ColumnStats`."""
-    finite = {
-        "float": f"CASE WHEN isfinite({expression}) THEN {expression} END",
-        "boolean": f"{expression}::TINYINT",
-    }.get(kind, expression)
+    floating = kind in ("float", "float_list")
+    finite = f"{expression}::TINYINT" if kind == "boolean" else expression
+    if floating:
+        finite = f"CASE WHEN isfinite({expression}) THEN {expression} END"
     figures = {
         "values": f"count({expression})",
         "nulls": f"count(*) - count({expression})",
@@ -149,7 +149,7 @@ def _figures(expression: str, path: str, kind: Kind) -> str:
         "mean": f"avg(({finite})::DOUBLE)",
         "negative": f"count(*) FILTER ({finite} < 0)",
     }
-    if kind == "float":
+    if floating:
         figures["nan"] = f"count(*) FILTER (isnan({expression}))"
         figures["infinite"] = f"count(*) FILTER (isinf({expression}))"
     if is_counted(path, kind):

@@ -17,11 +17,12 @@ import pyarrow as pa
 
 from easq_rec.data import files
 from easq_rec.data.dataset import TIME
+from easq_rec.data.kinds import is_list
 from easq_rec.data.layout import leaf_types
 from easq_rec.errors import UserError
 from easq_rec.tools.builder.config import Engine
 from easq_rec.tools.builder.tables import connect, identifier, literal
-from easq_rec.tools.inspect.column import Kind, is_list, kind_of
+from easq_rec.tools.inspect.column import LISTS, Kind, kind_of
 from easq_rec.tools.inspect.parquet import find_damage, open_parquet
 
 FILE, ROW_GROUP, ROW = '"file number"', '"row group number"', '"row number in file"'
@@ -40,7 +41,7 @@ class Relation:
     columns: dict[str, str] = field(default_factory=dict)
     """By path, columns of a kind that is inspected."""
     lists: dict[str, str] = field(default_factory=dict)
-    """By path, lists of structs and of integers."""
+    """By path, lists of structs and of numbers."""
     structs: dict[str, str] = field(default_factory=dict)
     """By path, structs; `candidates[]` is an entry of `candidates`."""
 
@@ -98,7 +99,7 @@ class SqlDataset:
         return dict(zip(expressions, row, strict=True))
 
     def relation(self, path: str) -> Relation | None:
-        """The relation of a list; None: there is no such list of structs or integers."""
+        """The relation of a list; None: there is no such list of structs or numbers."""
         return next((relation for relation in self.relations if relation.path == path), None)
 
     def place(self, file: int, row_group: int, row: int | None = None) -> str:
@@ -169,11 +170,11 @@ def _relations(schema: pa.Schema, view: str) -> list[Relation]:
             for child in dtype:
                 inside = f"struct_extract({expression}, {literal(child.name)})"
                 walk(relation, f"{path.removesuffix('[]')}.{child.name}", inside, child.type)
-        elif kind == "list" or (is_list(dtype) and pa.types.is_struct(dtype.value_type)):
+        elif kind in LISTS or (is_list(dtype) and pa.types.is_struct(dtype.value_type)):
             relation.lists[path] = expression
             sql = f"(SELECT {REQUEST_MS}, unnest({expression}) AS entry FROM {relation.sql})"
             found.append(Relation(path=path, sql=sql))
-            walk(found[-1], path if kind == "list" else f"{path}[]", "entry", dtype.value_type)
+            walk(found[-1], path if kind in LISTS else f"{path}[]", "entry", dtype.value_type)
         elif kind != "other":
             relation.columns[path] = expression
 

@@ -56,7 +56,7 @@ def test_all_problems_are_listed() -> None:
             'impressions.path: missing: add path = "..."',
             "impressions.columns.timestamps: unknown key: did you mean 'timestamp'?",
             'answers.columns.answer: missing: add answer = "..."',
-            "users.features.age.kind: unknown key: known: column, type, default",
+            "users.features.age.kind: unknown key: known: column, type, default, length",
             "videos.history: is 'author_id', expected a list",
             "requests: is 3, expected a table",
             "output.row_group: is 'many', expected a whole number",
@@ -71,7 +71,7 @@ def test_all_problems_are_listed() -> None:
     [
         ({"videos": None}, "impressions.columns.duration and videos.columns.duration are missing"),
         ({"videos": {"missing": "default"}}, "videos.missing: 'default' leaves unknown videos without a length"),
-        ({"videos": {"history": ["tags"]}}, "videos.history: 'tags' is not a single-valued feature of videos"),
+        ({"videos": {"history": ["tags"]}}, "videos.history: 'tags' is no feature of videos without ids in lists"),
         ({"impressions": {"columns": {"request_id": None}}}, "answers.columns.request_id: the impressions have no"),
         (
             {"answers": {"columns": {"request_id": None, "user_id": None}}},

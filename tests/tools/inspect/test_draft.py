@@ -171,24 +171,73 @@ def test_floats_are_scaled_by_what_they_look_like(tmp_path: Path) -> None:
     assert "scale the column" not in made.notes["candidate", "temperature"]
 
 
-def test_user_and_history_floats_are_left_out_with_a_remedy(tmp_path: Path) -> None:
+def with_request_columns(
+    tmp_path: Path, user: dict[str, tuple[pa.DataType, Any]], history: dict[str, tuple[pa.DataType, Any]]
+) -> Draft:
+    """The draft of 20 small requests with more columns of users and of history entries: name = (type, value)."""
     base = arrow_schema()
-    user = pa.struct([*base.field("user").type, pa.field("income", pa.float32()), pa.field("user_id", pa.int64())])
-    entry = base.field("history").type.value_type
-    history = pa.list_(pa.struct([*entry, pa.field("price", pa.float64()), pa.field("labels", pa.list_(pa.int64()))]))
-    schema = base.set(base.get_field_index("user"), pa.field("user", user))
-    schema = schema.set(schema.get_field_index("history"), pa.field("history", history))
+    fields = [pa.field(name, dtype) for name, (dtype, _) in user.items()]
+    schema = base.set(base.get_field_index("user"), pa.field("user", pa.struct([*base.field("user").type, *fields])))
+    fields = [*base.field("history").type.value_type, *(pa.field(name, dtype) for name, (dtype, _) in history.items())]
+    schema = schema.set(schema.get_field_index("history"), pa.field("history", pa.list_(pa.struct(fields))))
     rows = make_rows(np.random.default_rng(0), 20)
     for row in rows:
-        row["user"] |= {"income": 1.0, "user_id": 3}
+        row["user"] |= {name: value for name, (_, value) in user.items()}
         for entry in row["history"]:
-            entry |= {"price": 2.0, "labels": [1]}
+            entry |= {name: value for name, (_, value) in history.items()}
     made = drafted(write_dataset(tmp_path, rows, schema=schema))
-    assert "user features are ids" in made.left_out["user.income"]
-    assert "history features are ids" in made.left_out["history.price"]
+    assert made.schema is not None and parse_schema(made.toml(), "") == made.schema
+    RequestDataset(tmp_path, Layout.of(made.schema)).read_all()
+    return made
+
+
+def test_numbers_of_users_and_of_history_entries_are_features(tmp_path: Path) -> None:
+    made = with_request_columns(
+        tmp_path,
+        {"income": (pa.float32(), 1.0), "user_id": (pa.int64(), 3), "taste": (pa.list_(pa.float64()), [1.0, 2.0])},
+        {
+            "price": (pa.float64(), 2.0),
+            "labels": (pa.list_(pa.int64()), [1]),
+            "content": (pa.list_(pa.float32(), 2), [1.0, 2.0]),
+        },
+    )
+    found = {(group, f.name): f for group, features in made.features.items() for f in features}
+    assert found["user", "income"] == Feature(name="income", kind="float")
+    assert found["user", "taste"] == Feature(name="taste", kind="float_list", length=2)
+    assert found["history", "price"].kind == "float"
+    assert found["history", "content"] == Feature(name="content", kind="float_list", length=2)
     assert "feature of a history entry is one id" in made.left_out["history.labels"]
     assert "user_id of the request" in made.left_out["user.user_id"]
-    assert made.schema is not None
+
+
+WEIGHTED = pa.list_(pa.struct([("id", pa.int64()), ("weight", pa.float64())]))
+
+
+def test_weighted_ids_are_features_unless_the_reader_refuses_them(tmp_path: Path) -> None:
+    good, negative, broken = ([{"id": 4, "weight": weight}] for weight in (0.5, -0.5, float("nan")))
+    user = {"moods": (WEIGHTED, good), "worse": (WEIGHTED, negative), "broken": (WEIGHTED, broken)}
+    made = with_request_columns(tmp_path / "a", user | {"gone": (WEIGHTED, None)}, {"past": (WEIGHTED, good)})
+    (moods,) = (feature for feature in made.features["user"] if feature.kind == "weighted_id_list")
+    assert moods == Feature(name="moods", kind="weighted_id_list", table="moods", pooling="mean")
+    assert "20 weights below 0" in made.left_out["user.worse"]
+    assert "20 NaN" in made.left_out["user.broken"]
+    assert "one id, or numbers" in made.left_out["history.past"]
+    assert "user.gone" not in names(made, "user")
+
+
+def test_lists_of_floats_need_one_length(tmp_path: Path) -> None:
+    turns = iter(range(10**6))
+    made = with_columns(
+        tmp_path,
+        ragged=(pa.list_(pa.float32()), lambda: [0.5] * (1 + next(turns) % 3)),
+        empty=(pa.list_(pa.float32()), list),
+        content=(pa.list_(pa.float32()), lambda: [float(NUMBERS.normal()), 1.0]),
+        strange=(pa.list_(pa.float32()), lambda: [float("inf"), 1.0]),
+    )
+    assert "lists of 1 to 3 numbers" in made.left_out["candidates.ragged"]
+    assert "lists of 0 to 0 numbers" in made.left_out["candidates.empty"]
+    assert "infinite" in made.left_out["candidates.strange"]
+    assert Feature(name="content", kind="float_list", length=2) in made.features["candidate"]
 
 
 def test_tables_of_other_groups_do_not_share_a_name(tmp_path: Path) -> None:
