@@ -1,15 +1,15 @@
-"""Which linears should carry adapters? What a placement gains, by recipe `quickstart` on several worlds.
+"""Which linear layers should have adapters? The gain of each placement, by recipe `quickstart` on several worlds.
 
 Trains through the command line, one thread each, on worlds that differ by seed (users, videos, answers and initial
-weights all change), and reads the held-out metrics, in percent of what the same run gets when nothing steers the
-policy. What adapters cost per step, `benchmarks.surplus` says. Prints one JSON line.
+weights all change), and reads the held-out metrics, in percent of the same run without a loss that steers the policy.
+`benchmarks.surplus` measures the cost of adapters per step. Prints one JSON line.
 
     python -m benchmarks.adapters [--seeds 6] [--jobs 2] [--out FILE.json]
 
-- all:           every linear of tokenizer and backbone
-- no_input:      the backbone's alone
-- feed_forward:  the two linears of each feed-forward net: no gradient passes through attention
-- none:          no adapter: the satisfaction tower reads the main representation as it is
+- all:           every linear layer of tokenizer and backbone
+- no_input:      only those of the backbone
+- feed_forward:  the two layers of each feed-forward net: no gradient passes through attention
+- none:          no adapters: the satisfaction tower reads the main representation as a constant
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def train(config: Config, seed: int, directory: Path) -> dict[str, float]:
 
 
 def quality(seeds: int, jobs: int) -> dict[str, list[dict[str, float]]]:
-    """The metrics of every placement, and of the run that nothing steers, per seed."""
+    """The metrics of every placement, and of the unsteered run, per seed."""
     config = quickstart()
     variants = {name: placed(config, lora) for name, lora in PLACEMENTS.items()}
     variants[UNSTEERED] = dataclasses.replace(config, losses=Losses().aligned_by(satisfaction=1.0))
@@ -93,7 +93,7 @@ def gains(runs: dict[str, list[dict[str, float]]], metric: str) -> dict[str, dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel runs")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     runs = quality(args.seeds, args.jobs)

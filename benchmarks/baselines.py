@@ -1,19 +1,19 @@
-"""What the training step is compared with: plain PyTorch rankers of the reference workload, a sequence per impression.
+"""Baselines of the training step: plain PyTorch rankers on the reference workload, with one sequence per impression.
 
-Without request-level batching each impression is a sequence of its own, [user tokens, history tokens, candidate], so
-that a request's history is embedded and encoded once per candidate. Both baselines below hold the same embeddings,
-tower, loss and optimizers, and differ in the Transformer alone:
+Without request-level batching each impression is a separate sequence, [user tokens, history tokens, candidate], so a
+request's history is embedded and encoded once per candidate. Both baselines below have the same embeddings, tower, loss
+and optimizers, and differ only in the Transformer:
 
-- `build_full_encoder`: `nn.TransformerEncoder` over all tokens in all layers, what one writes first;
-- `build_equal_math`: own attention that computes no more than the score needs (the last layer computes the candidate
-  only), so that what is left against the request-level step is re-encoding the history.
+- `build_full_encoder`: `nn.TransformerEncoder` over all tokens in all layers, the straightforward implementation;
+- `build_equal_math`: attention that computes only what the score needs (the last layer computes only the candidate),
+  so that the remaining difference to the request-level step is the repeated encoding of the history.
 
 The block mask is that of the project's model: user and history tokens see each other, the candidate sees all of them
 and itself. Tables are plain `nn.Embedding` with sparse gradients under `torch.optim.Adagrad`, the dense part is under
 fused AdamW. All histories are full, so no padding mask is needed.
 
-A step allocates and frees hundreds of MiB: with glibc's default thresholds these pages go back to the system and fault
-in again, which costs much of the CPU time. Compare runs only under the same MALLOC_TRIM_THRESHOLD_ and
+A step allocates and frees hundreds of MiB: with glibc's default thresholds these pages return to the kernel and fault
+in again, which takes much of the CPU time. Compare runs only under the same MALLOC_TRIM_THRESHOLD_ and
 MALLOC_MMAP_THRESHOLD_.
 
 Shape suffixes:
@@ -51,9 +51,9 @@ class Workload:
     tags: int = 5_000
     tags_per_video: int = 3
     user_features: int = 5
-    """User features besides the user id."""
+    """Number of user features in addition to the user id."""
     user_feature_rows: int = 10_000
-    """Table size of each of them."""
+    """Table size of each user feature."""
     gap_buckets: int = 32
     """Buckets of the time between a history entry and the request."""
     watch_buckets: int = 16
@@ -78,7 +78,7 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class ImpressionBatch:
-    """One step's impressions as flat rows: each carries its own copy of its request's user features and history."""
+    """One step's impressions as flat rows: each has a copy of its request's user features and history."""
 
     user_NU: Tensor
     """User id, then the user features (int64)."""
@@ -138,7 +138,7 @@ def build_full_encoder(workload: Workload) -> Trainable:
 def build_equal_math(workload: Workload) -> Trainable:
     """The baseline whose last layer computes the candidate only; weights come from torch's global generator.
 
-    It takes the attention that is fastest at the present `torch.set_float32_matmul_precision`: set that before.
+    It uses the fastest attention for the current `torch.set_float32_matmul_precision`, which must be set before.
     """
     fused = torch.get_float32_matmul_precision() == "highest"
     return Baseline(workload, EqualMathEncoder(workload, fused=fused))
@@ -156,12 +156,12 @@ class Baseline:
         self.dense_optimizer = torch.optim.AdamW(dense, lr=workload.dense_lr, weight_decay=0.0, fused=True)
 
     def step(self, batch: ImpressionBatch) -> float:
-        """Gradients to none, forward, backward, both optimizers; returns the loss."""
+        """Clears gradients, runs forward, backward and both optimizers; returns the loss."""
         self.table_optimizer.zero_grad()
         self.dense_optimizer.zero_grad()
         loss = bpr_loss(self.ranker(batch), batch.utility_N, self.candidates)
         loss.backward()
-        # Adagrad builds sparse tensors from valid gradients; torch warns unless told whether to check them again.
+        # Adagrad builds sparse tensors from valid gradients; torch warns unless the check is set explicitly.
         with torch.sparse.check_sparse_tensor_invariants(False):
             self.table_optimizer.step()
         self.dense_optimizer.step()
@@ -241,7 +241,7 @@ class Tokens(nn.Module):
         table_dim, dim = workload.table_dim, workload.dim
         self.user = nn.Linear(table_dim, dim)
         self.user_feature = nn.Parameter(torch.randn(workload.user_features + 1, dim) * 0.02)
-        # Small enough that dense gradients are the faster ones.
+        # So small that dense gradients are faster.
         self.position = nn.Embedding(workload.history, table_dim)
         self.gap = nn.Embedding(workload.gap_buckets, table_dim)
         self.watch = nn.Embedding(workload.watch_buckets, table_dim)
@@ -261,7 +261,8 @@ class Tokens(nn.Module):
 class Tower(nn.Module):
     """LayerNorm, then a ReLU-routed mixture of Linear-ReLU-Linear experts, ReLU, Linear to the score.
 
-    The experts' first linears are one product; so are the second ones, after the gate has scaled each expert's hidden
+    The experts' first layers are one product, and so are the second layers, after the gate has scaled each expert's
+    hidden
     values: sum_x g_x (W_x a_x + b_x) = W [g_x a_x]_x + sum_x g_x b_x.
     """
 
@@ -292,7 +293,7 @@ class Tower(nn.Module):
 
 
 def block_mask(tokens: int) -> Tensor:
-    """(T, T) bool, True where a query (row) may not see a key: the candidate, which is last, is seen by itself only."""
+    """(T, T) bool, True if a query (row) may not see a key: only the candidate, which is last, sees itself."""
     hidden_TT = torch.zeros(tokens, tokens, dtype=torch.bool)
     hidden_TT[:-1, -1] = True
     return hidden_TT
@@ -324,12 +325,12 @@ class FullEncoder(nn.Module):
 
 
 class EqualMathEncoder(nn.Module):
-    """Own attention: all layers but the last compute every token, the last one the candidate only.
+    """Custom attention: all layers except the last compute every token, and the last one computes only the candidate.
 
-    `fused` chooses `scaled_dot_product_attention` over softmax(Q K^T) V written out. Timed on one AVX-512 core (torch
-    2.13, float32, two layers, forward and backward, 1,536 impressions, malloc thresholds raised), fused against written
-    out: 0.63 against 0.64 s at matmul precision 'highest', 1.49 against 0.43 s at 'medium', which the fused CPU kernel
-    handles badly. One masked call per layer is faster than a call of its own for the candidate's row (0.67 s).
+    `fused` selects `scaled_dot_product_attention` instead of an explicit softmax(Q K^T) V. Timed on one AVX-512 core
+    (torch 2.13, float32, two layers, forward and backward, 1,536 impressions, malloc thresholds raised), fused against
+    explicit: 0.63 against 0.64 s at matmul precision 'highest', 1.49 against 0.43 s at 'medium', at which the fused CPU
+    kernel is slow. One masked call per layer is faster than a separate call for the candidate's row (0.67 s).
     """
 
     def __init__(self, workload: Workload, *, fused: bool) -> None:

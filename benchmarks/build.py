@@ -2,8 +2,8 @@
 
     python -m benchmarks.build [--impressions 2000000 20000000] [--folder DIR] [--out FILE]
 
-The log is generated first, which is not timed, and all files are removed at the end. The build is a process of its own;
-its CPU time and peak memory (VmHWM) are the kernel's. `impressions_per_cpu_second` is the figure per core.
+The log is generated first, untimed, and all files are removed at the end. The build runs in a separate process; its CPU
+time and peak memory (VmHWM) are those of the kernel. `impressions_per_cpu_second` is the rate per core.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.exit(code)
 
 
 def measure(config: Path, folder: Path, arguments: list[str]) -> dict[str, object]:
-    """Builds the log in a process of its own."""
+    """Builds the log in a separate process."""
     out, usage = folder / "out", folder / "usage.json"
     begin = time.perf_counter()
     command = ["data", "build", "--config", str(config), "--out", str(out), *arguments]
@@ -66,8 +66,8 @@ def size_mib(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impressions", type=int, nargs="+", default=[20_000_000])
-    parser.add_argument("--folder", type=Path, help="where the log and the output are written, and removed again")
-    parser.add_argument("--threads", type=int, default=2, help="of the build")
+    parser.add_argument("--folder", type=Path, help="directory of the log and the output, which are removed")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the build")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     runs = []

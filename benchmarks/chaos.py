@@ -1,9 +1,9 @@
-"""Does a run that is killed again and again end as one that is left alone?
+"""Does a run that is killed repeatedly end like an undisturbed run?
 
-Trains the same few hundred requests twice: undisturbed, and under kill -9 at random moments, of one worker (torchrun
-starts all workers again) or of the whole job (the same command is given again), every third time inside of a save. Both
-must end, with every step in the log exactly once, and the last checkpoints must be equal: weights, optimizers, position
-of the stream and replayed answers, bit for bit. Prints one JSON line.
+Trains the same few hundred requests twice: undisturbed, and with kill -9 at random moments, of one worker (torchrun
+restarts all workers) or of the whole job (the same command runs again), every third time during a save. Both must end,
+with every step in the log exactly once, and the last checkpoints must be equal: weights, optimizers, position of the
+stream and replayed answers, bit for bit. Prints one JSON line.
 
     python -m benchmarks.chaos [--kills 50] [--ranks 2 4] [--seed 0] [--out FILE.json]
 """
@@ -45,24 +45,24 @@ REPOSITORY = Path(__file__).parents[1]
 WORLD = World(requests=600, users=100, videos=200, density=500.0)
 STEPS, EVERY = 30, 3
 LONGEST_S = 300
-"""After so many seconds without an end a start of the job counts as hung."""
+"""Seconds after which a start of the job that has not ended counts as hung."""
 MOMENTS = ("anywhen", "in training", "in a save")
-"""They take turns. Anywhen is mostly while the processes start, which takes most of a short run's time."""
+"""Moments of the kills, in turn. A kill at any time is mostly at process start, which takes most of a short run."""
 ANYWHEN_S, STEP_S, PATIENCE_S = 6.0, 0.3, 60.0
-"""The longest wait for a kill anywhen, and after a step has been logged; how long a step or a save is waited for."""
+"""Maximum wait before a kill at any time, and before a kill after a logged step; time limit for a step or a save."""
 FARTHEST = 6
-"""Steps at most that a run makes between two kills in training or in a save."""
+"""Maximum number of steps between two kills in training or in a save."""
 
 
 @dataclass(kw_only=True)
 class Storm:
-    """What was done to a run, and how it ended."""
+    """The kills of a run, and its end."""
 
     ranks: int
     kills: Counter[str] = field(default_factory=Counter)
-    """By whom and when, for instance `worker, in a save`."""
+    """Target and moment of each kill, for example `worker, in a save`."""
     starts: int = 0
-    """Starts of the job; torchrun's restarts of its workers are not counted."""
+    """Number of starts of the job, without torchrun's restarts of its workers."""
     hung: int = 0
     seconds: float = 0.0
 
@@ -72,7 +72,7 @@ class Storm:
 
 
 def command(data: Path, run_dir: Path, ranks: int) -> list[str]:
-    """The job. One thread per rank, and as many restarts of its workers as there may be kills."""
+    """The command of the job, with one thread per rank and enough worker restarts for all kills."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--max_restarts", "1000"]
     sizes = ["--trainer.batch-size", "8", "--trainer.max-steps", str(STEPS), "--trainer.threads", "1"]
     saves = ["--checkpoint.every-steps", str(EVERY), "--logging.every-steps", "1", "--logging.tensorboard", "False"]
@@ -81,7 +81,7 @@ def command(data: Path, run_dir: Path, ranks: int) -> list[str]:
 
 
 def start(data: Path, run_dir: Path, ranks: int, log: Path) -> subprocess.Popen[bytes]:
-    """Starts the job in a process group of its own, so that all of it can be killed."""
+    """Starts the job in a new process group, so that all of its processes can be killed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -95,7 +95,7 @@ def start(data: Path, run_dir: Path, ranks: int, log: Path) -> subprocess.Popen[
 
 
 def workers(run_dir: Path) -> list[int]:
-    """Process ids of the ranks that train this run; the launcher is not among them."""
+    """Process ids of the ranks of this run, without the launcher."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -109,10 +109,10 @@ def workers(run_dir: Path) -> list[int]:
 
 
 def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int, before: int = 0) -> Storm:
-    """Trains to the end under so many kills, or fewer where the end comes first.
+    """Trains to the end with `kills` kills, or fewer if the run ends first.
 
     Args:
-        before: kills of earlier runs; moments take turns over all of them.
+        before: number of kills in earlier runs; moments alternate over all runs.
     """
     rng, storm, begin = random.Random(seed), Storm(ranks=ranks), time.monotonic()
     log = run_dir.with_suffix(".log")
@@ -151,9 +151,9 @@ def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int, b
 
 
 def _wait_for(moment: str, job: subprocess.Popen[bytes], run_dir: Path, rng: random.Random) -> bool:
-    """Until it is time to kill; False: the job has ended, or the moment did not come."""
+    """Waits for the moment of the kill; False: the job has ended, or the moment did not occur."""
     saves = RunDirectory(run_dir).checkpoints
-    # Beyond what the run has come to before: else it would be killed over and over within its first save.
+    # After the last step of earlier starts; otherwise every kill could hit the first save.
     aim = _last_step(run_dir) + rng.randint(1, FARTHEST)
     match moment:
         case "in a save":
@@ -169,7 +169,7 @@ def _wait_for(moment: str, job: subprocess.Popen[bytes], run_dir: Path, rng: ran
 
 
 def _last_step(run_dir: Path) -> int:
-    """Of the log."""
+    """The last step in the log."""
     log = RunDirectory(run_dir).metrics
     return max((record.step for record in read_records(log)), default=0) if log.exists() else 0
 
@@ -179,7 +179,7 @@ def _number(partial: Path) -> int:
 
 
 def _until(job: subprocess.Popen[bytes], seconds: float, come: Callable[[], bool]) -> bool:
-    """Waits for something while the job runs; whether it came."""
+    """Waits for a condition while the job runs; returns whether it became true."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and job.poll() is None:
         if come():
@@ -194,7 +194,7 @@ def _kill(pid: int) -> None:
 
 
 def differences(run_dir: Path, other: Path) -> list[str]:
-    """What differs between the ends of two runs."""
+    """Differences between the final states of two runs."""
     found = []
     for directory in (run_dir, other):
         steps = [record.step for record in _metrics(directory) if record.split == TRAIN]
@@ -215,9 +215,10 @@ def differences(run_dir: Path, other: Path) -> list[str]:
 
 
 def in_plain_terms(progress: dict[str, Any]) -> dict[str, Any]:
-    """Content of a checkpoint's progress.json with the requests that are left of the epoch, however they were dealt.
+    """Content of a checkpoint's progress.json with the remaining requests of the epoch, in a form that does not depend
+    on their distribution.
 
-    A run that was resumed has dealt anew what was left then; which request falls to whom, and when, is the same.
+    A resumed run has distributed the remaining requests again; the rank and step of each request are the same.
     """
     loader = dict(progress["loader"])
     position = StreamPosition.from_dict(loader.pop("position"))
@@ -234,7 +235,7 @@ def _metrics(run_dir: Path) -> list[Record]:
 
 
 def tensors(checkpoint: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """All of model and optimizers, as whole tensors, by name."""
+    """All tensors of model and optimizers, unsharded, by name."""
     reader = CheckpointReader(checkpoint)
     metadata = reader.read_metadata().state_dict_metadata
     found = {
@@ -259,7 +260,8 @@ def undisturbed(data: Path, run_dir: Path, ranks: int) -> None:
 
 
 def storm(folder: Path, *, ranks: int, kills: int, seed: int, most_per_run: int = 10) -> tuple[list[Storm], list[str]]:
-    """Runs under `kills` kills together, at most so many each, and what they differ in from an undisturbed one."""
+    """Makes runs with `kills` kills in total, at most `most_per_run` each; returns them and their differences from an
+    undisturbed run."""
     data = folder / "data"
     if not data.exists():
         generate(WORLD, data)
@@ -277,7 +279,7 @@ def storm(folder: Path, *, ranks: int, kills: int, seed: int, most_per_run: int 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="for each number of ranks")
+    parser.add_argument("--kills", type=int, default=50, help="kills for each number of ranks")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

@@ -1,14 +1,15 @@
-"""What does a checkpoint cost the training that goes on beside it?
+"""How much does a checkpoint slow down training?
 
 The trainer on the reference workload (tables of 2.1M rows). Windows of steps take turns within one process: without a
-checkpoint, with one that is written in the background from its first step on, and with one that training waits for. A
-window ends when its checkpoint lies there.
+checkpoint, with one written in the background from its first step on, and with one for which training waits. A window
+ends when its checkpoint is complete.
 
     python -m benchmarks.checkpoints [--rounds 7] [--steps 60] [--out FILE.json]
     torchrun --nproc_per_node 2 -m benchmarks.checkpoints
 
-Prints one JSON line, milliseconds as medians over rounds: how long the call held training up, how much longer the
-window took, and after how many steps that is 5% of the training time; the same in CPU time; what a checkpoint holds.
+Prints one JSON line, milliseconds as medians over rounds: the delay of training by the call, the extra time of
+the window, and the interval in steps at which this is 5% of the training time; the same in CPU time; and the content of
+a checkpoint.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ WAYS = ("none", "background", "foreground")
 
 
 def window(trainer: Trainer, stepping: Iterator[int], steps: int, way: str) -> dict[str, float]:
-    """Milliseconds of so many steps, with a checkpoint after the first."""
+    """Milliseconds of `steps` steps, with a checkpoint after the first."""
     trainer.runtime.barrier()
     cpu, begin = time.process_time(), time.perf_counter()
     next(stepping)
@@ -63,7 +64,7 @@ def window(trainer: Trainer, stepping: Iterator[int], steps: int, way: str) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=60, help="of a window: long enough for a checkpoint to be written")
+    parser.add_argument("--steps", type=int, default=60, help="steps of a window: enough to write a checkpoint")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     pa.set_cpu_count(1)
@@ -115,7 +116,7 @@ def main() -> None:
 
 
 def summary(rounds: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """By way: medians, and by how much its windows are longer than those without a checkpoint in the same round."""
+    """By way: medians, and the extra time compared with windows without a checkpoint in the same round."""
     found = {
         way: {name: round(statistics.median(window[name] for window in windows), 1) for name in windows[0]}
         for way, windows in rounds.items()

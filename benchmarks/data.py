@@ -6,12 +6,12 @@ reads them on one core, in short turns within one process:
 - dictionary:  row groups to columns, of files as pyarrow writes them by default
 - decode:      row groups to columns, of files as this project writes them
 - collate:     decoded columns in time order to KJT-ready batches
-- in_order:    the whole way in time order: decode, slice, collate
-- loader:      the whole way with shuffle and replayed answers
+- in_order:    all stages in time order: decode, slice, collate
+- loader:      all stages with shuffle and replayed answers
 - flat_rows:   the same impressions as flat rows, by pandas, a DataLoader over shuffled rows, and a collate of dicts
 
-Then the share of the training step's CPU time that loading takes, from the step measured beside it, and the resident
-memory of a reader that walks through a small dataset and through one of many gigabytes (copies of the same files).
+Also measures loading as a share of the training step's CPU time, and the resident memory of a reader on a small dataset
+and on one of many gigabytes (copies of the same files).
 Prints one JSON line.
 
     python -m benchmarks.data [--requests 65536] [--gigabytes 10] [--scratch DIR] [--out FILE.json]
@@ -53,9 +53,9 @@ from easq_rec.training.memory import HostMemory
 from easq_rec.training.process import running
 
 WINDOW = 8
-"""Row groups that are shuffled together: the default."""
+"""Row groups that are shuffled together (the default)."""
 FLAT_REQUESTS = 2_048
-"""Flat rows take so long that a small part of them has to do."""
+"""Flat rows are so slow that only a small part of them is read."""
 
 
 def write_plain(requests: Path, file: Path) -> None:
@@ -76,7 +76,7 @@ def open_requests(config: Config, folder: Path, *, answers: bool = False) -> Req
 
 
 class Readers:
-    """The ways to read, each a function that returns how many impressions it has read."""
+    """The readers, each a function that returns the number of impressions read."""
 
     def __init__(self, config: Config, folder: Path) -> None:
         self._config = config
@@ -133,7 +133,7 @@ def _impressions(columns: RequestColumns) -> int:
 
 
 class FlatRows(Dataset[dict[str, object]]):
-    """One impression per row, with its user's features and history repeated, as flat logs hold them."""
+    """One impression per row, with its user's features and history repeated, as in flat logs."""
 
     def __init__(self, file: Path) -> None:
         self._rows = pd.read_parquet(file)
@@ -167,7 +167,7 @@ def collate_flat(rows: list[dict[str, object]]) -> dict[str, tuple[torch.Tensor,
 
 
 def read_flat(file: Path) -> int:
-    """Impressions of one shuffled epoch, from the file on."""
+    """Number of impressions in one shuffled epoch, starting from the file."""
     loader = DataLoader(FlatRows(file), batch_size=REQUESTS * CANDIDATES, shuffle=True, collate_fn=collate_flat)
     return sum(len(batch["user_id"][1]) for batch in loader)
 
@@ -215,7 +215,7 @@ def walk(folder: str) -> None:
 
 
 def grow(folder: Path, out: Path, gigabytes: float) -> None:
-    """Copies of a dataset's files until there are so many gigabytes."""
+    """Copies a dataset's files until they have `gigabytes` GB."""
     files, size, number = sorted(folder.rglob("*.parquet")), 0, 0
     out.mkdir()
     while size < gigabytes * 1e9:
@@ -228,8 +228,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=65_536)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--gigabytes", type=float, default=10.0, help="size of the large dataset; 0: leave it out")
-    parser.add_argument("--scratch", type=Path, help="where the datasets are written; None: the temporary directory")
+    parser.add_argument("--gigabytes", type=float, default=10.0, help="size of the large dataset; 0: none")
+    parser.add_argument("--scratch", type=Path, help="directory of the datasets; None: the temporary directory")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)

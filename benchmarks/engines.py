@@ -2,9 +2,9 @@
 
     python -m benchmarks.engines [--impressions 2000000] [--out FILE]
 
-The same core work for each, in a process of its own: join videos, group impressions into requests, give each request
-the last 50 watched impressions of its user that had ended when it was made, and write nested lists to Parquet (zstd).
-Two threads each. The forms of an engine are ways to write the history; all must give the same sums.
+Each engine does the same core work in a separate process with two threads: join videos, group impressions into
+requests, give each request the last 50 watched impressions of its user that had ended by then, and write nested lists
+to Parquet (zstd). The forms of an engine are ways to compute the history; all must give the same sums.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ FROM requests r ASOF LEFT JOIN
 """
 ENTRY = "{video_id: video_id, author_id: author_id, timestamp_ms: served_ms, watch_ratio: ratio::FLOAT}"
 DUCKDB = {
-    # One row per history entry, found by its place, and grouped again.
+    # One row per history entry, found by its position, then grouped again.
     "join": f"""
 CREATE TEMP TABLE histories AS
 SELECT e.request_id, list({ENTRY} ORDER BY place) AS history
 FROM (SELECT request_id, user_id, unnest(range(greatest(place - {HISTORY}, 0) + 1, place + 1)) AS place FROM ends) e
 JOIN (FROM shown WHERE watch_ms > 0) USING (user_id, place) GROUP BY e.request_id;
 """,
-    # One list per user, of which every request takes a slice.
+    # One list per user; every request takes a slice of it.
     "slice": f"""
 CREATE TEMP TABLE histories AS
 SELECT request_id, list_slice(watched, greatest(place - {HISTORY}, 0) + 1, place) AS history
@@ -205,7 +205,7 @@ ENGINES = {
 
 
 def child(engine: str, raw: Path, out: Path) -> None:
-    """Runs one engine and prints what it used."""
+    """Runs one engine and prints its resource use."""
     run, form = ENGINES[engine]
     begin = time.perf_counter()
     run(raw, out, form)
@@ -216,7 +216,7 @@ def child(engine: str, raw: Path, out: Path) -> None:
 
 
 def sums(out: Path) -> tuple[int, ...]:
-    """What all engines must agree in."""
+    """Sums that must be equal for all engines."""
     table = pq.read_table(out, columns=["request_id", "history", "candidates"])
     columns = [
         table[name].combine_chunks().flatten().field("video_id").to_numpy() for name in ("history", "candidates")
@@ -234,7 +234,7 @@ def main() -> None:
     if args.child:
         child(args.child[0], Path(args.child[1]), Path(args.child[2]))
         return
-    # Not at the top: it brings torch, whose memory the engines' processes must not count.
+    # Imported here, because it loads torch, whose memory must not count for the engines' processes.
     from benchmarks.report import hardware, publish
 
     folder = Path(tempfile.mkdtemp(prefix="easq-engines-"))

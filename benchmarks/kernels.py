@@ -1,7 +1,7 @@
-"""What do the project's own CPU kernels gain over what they replace?
+"""How much faster are the project's CPU kernels than the code that they replace?
 
-One thread, shapes of the reference workload; each pair takes turns within this process. Prints one JSON line with
-milliseconds of CPU time (median over rounds) and the ratio of each pair.
+One thread, shapes of the reference workload; the kernels of a pair alternate within this process. Prints one JSON line
+with milliseconds of CPU time (median over rounds) and the ratio of each pair.
 
     python -m benchmarks.kernels [--rounds 15] [--out FILE.json]
 """
@@ -39,7 +39,7 @@ TOKENS = REQUESTS * (USER_TOKENS + HISTORY + CANDIDATES)
 
 
 def feed_forward_step(ours: bool, *, ragged: bool = False) -> Callable[[], None]:
-    """Forward and backward of Linear, ReLU and Linear over all tokens; `ragged`: over a new number each time."""
+    """Forward and backward of Linear, ReLU and Linear over all tokens; `ragged`: over a different number each time."""
     x = torch.randn(TOKENS, WIDTH, requires_grad=True)
     w1, b1 = torch.randn(FFN, WIDTH, requires_grad=True), torch.zeros(FFN, requires_grad=True)
     w2, b2 = torch.randn(WIDTH, FFN, requires_grad=True), torch.zeros(WIDTH, requires_grad=True)
@@ -119,7 +119,7 @@ def milliseconds(step: Callable[[], None]) -> float:
 
 
 def measure(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Milliseconds of each round: (ours, what it replaces)."""
+    """Milliseconds of each round: (our kernel, the replaced code)."""
     pairs = {
         "feed_forward": (feed_forward_step(True), feed_forward_step(False)),
         "feed_forward_ragged": (feed_forward_step(True, ragged=True), feed_forward_step(False, ragged=True)),

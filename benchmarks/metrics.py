@@ -1,9 +1,10 @@
-"""How fast are the metrics of held-out requests computed, with their intervals? Without the model.
+"""How fast are the metrics of held-out requests and their intervals computed (without the model)?
 
 Requests of 12 candidates in an order that mixes the users, ten requests to a user; random scores, five grades of truth,
-a third of the candidates with some utility, one answer to a thousand candidates. Timed is all that `easq-rec evaluate`
-does between scores and intervals: the table by request, the sums by user, and all resamples of all metrics. CPU seconds
-of all threads of the process, system time included; the fastest call of several, and the first. Prints one JSON line.
+a third of the candidates with some utility, one answer per thousand candidates. The timed part is everything that
+`easq-rec evaluate` does between scores and intervals: the table by request, the sums by user, and all resamples of all
+metrics. Reports CPU seconds of all threads of the process, with system time, of the first and the fastest call. Prints
+one JSON line.
 
     python -m benchmarks.metrics [--candidates 2000000] [--resamples 1000] [--repeats 5] [--out FILE.json]
 """
@@ -29,7 +30,7 @@ ANSWER_RATE = 1e-3
 
 
 def scored(candidates: int) -> tuple[Predictions, AnswerPredictions]:
-    """Random scores and outcomes; the answered requests once more, as they lie in files of their own."""
+    """Random scores and outcomes; the answered requests also separately, as in their files."""
     generator = torch.Generator().manual_seed(0)
     requests = candidates // CANDIDATES
     score_RC, chance_RC, asked_RC = torch.rand(3, requests, CANDIDATES, generator=generator)

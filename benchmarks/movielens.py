@@ -1,4 +1,4 @@
-"""What does alignment gain and cost on MovieLens-100K? main_only, paper and easq, mean over seeds.
+"""What are the gain and the cost of alignment on MovieLens-100K? main_only, paper and easq, mean over seeds.
 
 Trains each recipe with each seed through the command line, on one thread, and reads the metrics on the last fifth of
 the time line. Prints one JSON line, and the table of the README on stderr.
@@ -51,7 +51,7 @@ def train(recipe: str, data: Path, seed: int, run_dir: Path) -> dict[str, float]
 
 
 def new_user_share(data: Path) -> float:
-    """Share of the held-out requests whose user has no request before them in training."""
+    """Share of the held-out requests whose user has no training request."""
     table = pq.read_table(data / "requests", columns=["user_id", "timestamp_ms"])
     users, times = table["user_id"].to_numpy(), table["timestamp_ms"].to_numpy()
     cut = split(data / "requests", RECIPE_HOLDOUT)[1].start_ms

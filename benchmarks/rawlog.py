@@ -1,4 +1,4 @@
-"""A raw log of any size for the builder's benchmarks: impressions in order of time, answers, users, videos."""
+"""A raw log of any size for the builder's benchmarks: impressions in time order, answers, users, videos."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ OPTIONS = np.array(["not for me", "not sure", "glad I saw it"])
 
 
 def write_log(folder: Path, impressions: int, seed: int = 0) -> Path:
-    """Writes the tables and `logs.toml`, whose path is returned; a million impressions at a time."""
+    """Writes the tables and `logs.toml`, a million impressions at a time; returns the path of `logs.toml`."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     users, videos = max(impressions // USER_IMPRESSIONS, 1), max(impressions // VIDEO_IMPRESSIONS, 1)
@@ -126,7 +126,7 @@ def _answers(rng: np.random.Generator, impressions: pa.Table) -> pa.Table:
 
 
 def _write_users(rng: np.random.Generator, folder: Path, users: int) -> None:
-    """Two versions of each: before the log and in its middle."""
+    """Writes two versions of each user: one before the log and one in its middle."""
     ids = np.tile(np.arange(users), 2)
     since = np.repeat([START_MS - 86_400_000, START_MS + DAYS * 43_200_000], users)
     columns = {
@@ -136,7 +136,7 @@ def _write_users(rng: np.random.Generator, folder: Path, users: int) -> None:
 
 
 def _write_videos(rng: np.random.Generator, folder: Path, videos: int) -> np.ndarray:
-    """Two versions of each; returns their lengths in milliseconds."""
+    """Writes two versions of each video; returns their durations in milliseconds."""
     durations = rng.integers(5_000, 120_000, videos)
     lengths = rng.integers(0, 4, 2 * videos)
     offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)

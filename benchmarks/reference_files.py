@@ -17,7 +17,7 @@ FIRST_MS = 1_700_000_000_000
 
 
 def write(folder: Path, requests: int) -> None:
-    """`requests/` and `answers/`, as this project writes them."""
+    """Writes `requests/` and `answers/` with the project's writer."""
     rng = np.random.default_rng(0)
     writer = PartWriter(folder / "requests")
     for begin in range(0, requests, ROW_GROUP):
@@ -29,13 +29,13 @@ def write(folder: Path, requests: int) -> None:
 
 
 def to_table(columns: RequestColumns, *, first_id: int = 0, answered: bool = False) -> pa.Table:
-    """Requests in the form of the data contract; with `answered`, the first candidate of each carries an answer."""
+    """Requests in the form of the data contract; with `answered`, the first candidate of each has an answer."""
     scalars = dict(columns.scalars)
     user = {name.removeprefix("user."): scalars.pop(name) for name in list(scalars) if name.startswith("user.")}
     drawn = scalars["timestamp_ms"]
     scalars["timestamp_ms"] = FIRST_MS + 1_000 * (first_id + np.arange(len(columns)))
     scalars["request_id"] = first_id + np.arange(len(columns))
-    # Entries are as old as they were drawn.
+    # Entries have the drawn ages.
     later = np.repeat(scalars["timestamp_ms"] - drawn, columns.history.lengths)
     history = {**columns.history.children, "timestamp_ms": columns.history.column("timestamp_ms") + later}
     candidates = _list_of_structs(columns.candidates)

@@ -1,4 +1,4 @@
-"""What every benchmark says in the same way: its result as one JSON line, and what it was measured on."""
+"""Common output of all benchmarks: the result as one JSON line, and the hardware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easq_rec.doctor import core_versions
 
 
 def hardware() -> dict[str, object]:
-    """What the figures were measured on."""
+    """Description of the hardware."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -21,7 +21,7 @@ def hardware() -> dict[str, object]:
 
 
 def publish(result: dict[str, object], out: Path | None) -> None:
-    """Prints a result, and writes it to a file where one is named."""
+    """Prints a result, and writes it to a file if `out` is given."""
     line = json.dumps(result)
     print(line)
     if out is not None:

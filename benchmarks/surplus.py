@@ -1,14 +1,14 @@
-"""What does alignment add to a training step, and by which of its parts?
+"""How much does alignment, and each of its parts, add to a training step?
 
 Runs on the reference workload, one thread, in short turns within one process: main_only, easq, and easq without one
 part. Prints one JSON line: CPU milliseconds of each above main_only (medians of single steps).
 
     python -m benchmarks.surplus [--turns 60] [--out FILE.json]
 
-- one_answer:      one replayed request per aligned step instead of 16: what is left are costs that no row adds to
-- without_adapters: no LoRA, so that the satisfaction loss trains its tower alone and no gradient enters the backbone
-- feed_forward:    adapters on the feed-forward nets alone, so that no gradient passes through attention
-- without_embeddings: no embeddings of the satisfaction tower's own
+- one_answer:      one replayed request per aligned step instead of 16: shows costs that do not depend on the rows
+- without_adapters: no LoRA, so that the satisfaction loss trains only its tower and no gradient enters the backbone
+- feed_forward:    adapters only on the feed-forward nets, so that no gradient passes through attention
+- without_embeddings: no separate embeddings of the satisfaction tower
 - without_evidence: no L_evidence
 - aligned_always:  every step aligns, with half as many answers in each
 - without_dense:   no L_dense; the reference is still computed
@@ -29,7 +29,7 @@ from easq_rec.training.process import running
 
 
 def variants(config: Config) -> dict[str, Config]:
-    """The configs that take turns."""
+    """The configs to compare."""
     return {
         "main_only": main_only(config),
         "easq": config,

@@ -9,9 +9,10 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, str]:
-    """This process's, with this repository first on the path, one thread per rank, and of no launch that it is part of.
+    """This process's environment with this repository first on the path and one thread per rank, without the variables
+    of a surrounding launch.
 
-    Threads that wait do not spin: the core may be another rank's.
+    Waiting threads do not spin, because other ranks may need the core.
     """
     outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), outside.get("PYTHONPATH"))))

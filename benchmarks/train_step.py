@@ -1,9 +1,9 @@
-"""How many impressions per CPU second does one training step make, against plain PyTorch at impression level?
+"""How many impressions per CPU second does a training step process, compared with plain PyTorch at impression level?
 
 Runs in turn, in one process on one thread, on the reference workload (128 requests x 12 candidates, history 50):
 
 - full_encoder: impression-level, `nn.TransformerEncoder` over every token in every layer
-- equal_math:   impression-level, same mask and last-layer saving as ours
+- equal_math:   impression-level, with the mask and the last-layer saving of this project
 - easq:         this project's step under DistributedModelParallel and TrainPipelineSparseDist, with replayed answers
 - main_only:    the same without alignment
 - easq_bf16:    easq with the dense part under bf16 autocast
@@ -12,7 +12,7 @@ Runs in turn, in one process on one thread, on the reference workload (128 reque
     python -m benchmarks.train_step [--rounds 9] [--steps 20] [--out FILE.json]
 
 Prints one JSON line: impressions per CPU second (median over rounds, in which all variants take turns), the ratios, the
-CPU time of easq over that of main_only, the same step on ragged batches, peak RSS of easq against its tables and
+CPU time of easq relative to main_only, the same step on ragged batches, peak RSS of easq compared with its tables and
 optimizer state, versions and hardware.
 """
 
@@ -132,13 +132,13 @@ def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = Fals
 
 
 def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragged: bool = False) -> RequestBatch:
-    """A training batch, the `number`th from 0; with answers where its step aligns."""
+    """A training batch, the `number`th from 0; with answers if its step aligns."""
     answers, layout, evidence_O = None, Layout.of(config.schema), None
     aligned = config.aligned and (number + 1) % config.losses.align_every == 0
     if aligned:
         count, evidence_O = config.replay.answers_per_step, np.array([0.0, EVIDENCE], np.float32)
         requests = encode(layout, random_requests(count, rng, ragged=ragged))
-        # One answer per request; the replay deals answered candidates alone.
+        # One answer per request; the replay returns only answered candidates.
         lists = requests.candidates
         answers = Answers(
             requests=requests.keep_candidates(lists.offsets[:-1] + rng.integers(0, lists.lengths)),
@@ -192,7 +192,7 @@ class Step:
 
 
 def measure(step: Callable[[], int], steps: int) -> tuple[int, float]:
-    """Impressions, and the CPU seconds that they took."""
+    """(impressions, CPU seconds) of `steps` steps."""
     begin = time.process_time()
     impressions = sum(step() for _ in range(steps))
     return impressions, time.process_time() - begin
@@ -205,9 +205,9 @@ def rate(step: Callable[[], int], steps: int) -> float:
 
 
 def median_milliseconds(steps: dict[str, Step], *, turns: int) -> dict[str, float]:
-    """CPU time of a step of each, as the half of two, of which one aligns.
+    """Median CPU time per step of each, computed as half of two steps, one of which aligns.
 
-    They take short turns, whose first step finds the caches full of another's data.
+    They take short turns; at the first step of a turn the caches have another variant's data.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(turns):
@@ -218,7 +218,7 @@ def median_milliseconds(steps: dict[str, Step], *, turns: int) -> dict[str, floa
 
 
 def resident_mib(field: str) -> float:
-    """VmRSS, VmHWM (its peak) or RssAnon (the part that is no program file) of this process, in MiB."""
+    """VmRSS, VmHWM (its peak) or RssAnon (anonymous memory, without program files) of this process, in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
@@ -226,15 +226,15 @@ def resident_mib(field: str) -> float:
 
 
 def memory_of(config: Config, runtime: Runtime) -> dict[str, float]:
-    """Peak of a first run of the step, against its tables. Called before anything else takes memory."""
+    """Peak memory of the step compared with its tables. Must be called before other code takes memory."""
     imported, imported_anonymous = resident_mib("VmRSS"), resident_mib("RssAnon")
-    # Two batches: what the train pipeline holds of a stream.
+    # Two batches, as many as the train pipeline holds.
     step = Step(config, runtime, batches=2)
     with HostMemory() as memory:
         for index in range(1, 6):
             step()
             memory.step(index)
-    # Freed memory is kept (see the runtime), so what is resident now is the peak, but for pages of program files.
+    # Freed memory is kept (see the runtime), so the current resident memory is the peak, except for program files.
     peak, anonymous = resident_mib("VmHWM"), resident_mib("RssAnon")
     tables = step.bytes_of_tables() / 2**20
     return {
@@ -247,7 +247,7 @@ def memory_of(config: Config, runtime: Runtime) -> dict[str, float]:
 
 
 def ragged_steps(config: Config, runtime: Runtime, *, steps: int = 100) -> dict[str, float]:
-    """Batches whose lists differ in length each time: kernels that depend on shapes must not be compiled anew."""
+    """Batches with different list lengths each time: kernels that depend on shapes must not be compiled again."""
     step = Step(config, runtime, batches=steps + 5, ragged=True)
     measure(step, 5)
     impressions, seconds = measure(step, steps)

@@ -1,6 +1,6 @@
-"""How fast is the synthetic world written, and does its memory grow with the log?
+"""How fast is the synthetic world written, and does memory grow with the log?
 
-Each size in a process of its own, one thread. Prints one JSON line.
+Each size runs in a separate process with one thread. Prints one JSON line.
 
     python -m benchmarks.world [--requests 40000 400000] [--out FILE.json]
 """
@@ -20,7 +20,7 @@ from easq_rec.config import World
 
 
 def generate(requests: int, folder: str) -> None:
-    """Writes a world in this process, and prints what it took."""
+    """Writes a world in this process, and prints time and memory."""
     from benchmarks.train_step import resident_mib
     from easq_rec.tools.simulation import world
 

@@ -1,1 +1,1 @@
-"""TorchX components: the shape of a job and its environment. Nothing of the model is known here."""
+"""TorchX components: the shape of a job and its environment. They do not depend on the model."""

@@ -38,29 +38,29 @@ def ddp(
 
     torchx run dist.ddp [options] SCRIPT [arguments of the script]
 
-    Options of the job go before the script, all that follows the script is the script's. A job that is restarted, by
-    torchrun or by the scheduler, finds its run directory again: EASQ_RUN_NAME holds the id of the job.
+    Options of the job go before the script; everything after it belongs to the script. A job that torchrun or the
+    scheduler restarts finds its run directory again: EASQ_RUN_NAME holds the id of the job.
 
     Args:
         script_args: the script and its arguments
         j: [{min_nodes}:]{nodes}x{processes per node}; with GPUs at most as many processes as GPUs of a node
         h: a registered named resource (instead of cpu, gpu and memMB)
-        cpu: CPUs per node, asked of the scheduler (local schedulers do not limit them)
-        gpu: GPUs per node, asked of the scheduler
-        memMB: memory per node in MB, asked of the scheduler
+        cpu: CPUs per node, requested from the scheduler (local schedulers do not limit them)
+        gpu: GPUs per node, requested from the scheduler
+        memMB: memory per node in MB, requested from the scheduler
         name: {experiment}/{run}, {experiment}/ or /{run}; the run is named after the script if it has no name here
         image: container image or image directory (local_cwd ignores it)
         env: environment variables of the job (A=1,B=2); they override the ones set here
-        max_retries: how often the scheduler may start the job again (local_cwd, lsf and ray never do)
-        max_restarts: how often torchrun may start all processes again after one failed
-        rdzv_port: port of the rendezvous on the first node; 0 takes one that is free here, which on a cluster may be
-            closed on the first node: name one there. Single-node jobs need none
-        threads: CPU threads per process (OMP_NUM_THREADS). 0 takes the CPUs of the named resource h divided by the
-            processes of a node; without h, the cores of this machine divided by all processes of the job, which is
-            right where all nodes of the job are this machine (local schedulers)
+        max_retries: how often the scheduler may restart the job (local_cwd, lsf and ray never do)
+        max_restarts: how often torchrun may restart all processes after a failure
+        rdzv_port: port of the rendezvous on the first node; 0 chooses one that is free here, which may be closed on the
+            first node of a cluster: set one there. Single-node jobs need none
+        threads: CPU threads per process (OMP_NUM_THREADS). 0 divides the CPUs of the named resource h by the processes
+            of a node; without h, it divides the cores of this machine by all processes of the job, which is right if
+            all nodes of the job are this machine (local schedulers)
         mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
         debug: True sets the debug flags of NCCL, CUDA and torch.distributed
-        tee: what goes to the console besides the log files. 0: nothing, 1: stdout, 2: stderr, 3: both
+        tee: output to the console in addition to the log files. 0: nothing, 1: stdout, 2: stderr, 3: both
     """
     if not script_args:
         raise LaunchError("the script is missing: torchx run dist.ddp -j 1x2 SCRIPT [arguments of the script]")

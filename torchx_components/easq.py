@@ -1,8 +1,8 @@
 """Jobs other than a training: ``easq.sweep``, ``easq.build``, ``easq.bench``.
 
-The replicas of a sweep and of a build meet in the file system alone, so what they write must lie where all of them see
-it. Each takes what nobody has taken, and leaves when all of it is there: a replica that is lost costs time, and one
-that is done early keeps its place, since some schedulers end a job soon after the first of its replicas.
+The replicas of a sweep and of a build communicate only through the file system, so they must write to a directory that
+all of them see. Each replica claims free work and exits when all work is complete: a lost replica costs only time, and
+a replica that is done early waits, because some schedulers end a job soon after its first replica ends.
 
 As in ``dist.py``, TorchX reads the annotations from the source: ``Optional[int]``, never ``int | None``.
 """
@@ -30,15 +30,15 @@ def sweep(
     max_retries: int = 0,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Runs the trainings of a study in N replicas; whoever finishes last writes the results.
+    """Runs the trainings of a study in N replicas; the last one to finish writes the results.
 
     torchx run easq.sweep [options] STUDY --out DIR [options of easq-rec study]
 
     Args:
-        study: what easq-rec study is given: the name of the study, --out DIR, and whatever else
+        study: the arguments of easq-rec study: the name of the study, --out DIR, and other options
         n: replicas
         h: a registered named resource (instead of cpu and memMB)
-        cpu: CPUs per replica, asked of the scheduler, and trainings that it runs at a time
+        cpu: CPUs per replica, requested from the scheduler, and number of parallel trainings
         memMB: memory per replica in MB, asked of the scheduler (local schedulers do not limit it)
         name: name of the job
         image: container image or image directory (local_cwd ignores it)
@@ -85,10 +85,10 @@ def build(
         out: directory to write, seen by all replicas; appears when all partitions are done
         n: partitions, and replicas
         h: a registered named resource (instead of cpu and memMB)
-        cpu: CPUs per replica, asked of the scheduler, and threads of its SQL engine
+        cpu: CPUs per replica, requested from the scheduler, and threads of its SQL engine
         memMB: memory per replica in MB, asked of the scheduler (local schedulers do not limit it)
-        engine_memMB: bound of the SQL engine's share of it
-        temp: directory of temporary files; beside the output if it is left out
+        engine_memMB: memory limit of the SQL engine
+        temp: directory of temporary files; by default next to the output
         name: name of the job
         image: container image or image directory (local_cwd ignores it)
         env: environment variables of the replicas (A=1,B=2)
@@ -127,10 +127,10 @@ def bench(
         benchmark: the name of the module in benchmarks/ and its arguments
         j: {nodes}x{processes per node} under torchrun, for a benchmark that asks for its rank; 1x1: no torchrun
         h: a registered named resource (instead of cpu, gpu and memMB)
-        cpu: CPUs per node, asked of the scheduler (local schedulers do not limit them)
-        gpu: GPUs per node, asked of the scheduler
-        memMB: memory per node in MB, asked of the scheduler
-        name: name of the job; the benchmark's if it is left out
+        cpu: CPUs per node, requested from the scheduler (local schedulers do not limit them)
+        gpu: GPUs per node, requested from the scheduler
+        memMB: memory per node in MB, requested from the scheduler
+        name: name of the job; by default that of the benchmark
         image: container image or image directory (local_cwd ignores it)
         env: environment variables of the job (A=1,B=2); they override the ones set here
         rdzv_port: port of the rendezvous of several nodes, as of dist.ddp
@@ -143,7 +143,7 @@ def bench(
     if not known:
         raise LaunchError("there is no benchmarks/ here: call easq.bench from the root of a checkout")
     if not benchmark or benchmark[0] not in known:
-        given = f"benchmark {benchmark[0]} is not known" if benchmark else "the benchmark is missing"
+        given = f"unknown benchmark {benchmark[0]}" if benchmark else "the benchmark is missing"
         raise LaunchError(f"{given}: torchx run easq.bench [options] BENCHMARK, one of {', '.join(known)}")
     module, *arguments = benchmark
     job = torchrun.app(
@@ -157,7 +157,7 @@ def bench(
         memMB=memMB,
         j=j,
         env=env,
-        # A measurement that was cut short is begun by whoever wants it.
+        # An interrupted measurement is not restarted automatically.
         max_retries=0,
         max_restarts=0,
         rdzv_port=rdzv_port,
@@ -182,7 +182,7 @@ def _replicas(
     max_retries: int,
     mounts: Optional[List[str]],
 ) -> specs.AppDef:
-    """N replicas of a command that need nothing of one another but the file system."""
+    """N replicas of a command that share only the file system."""
     launch.at_least(0, max_retries=max_retries)
     role = specs.Role(
         name=name,

@@ -1,4 +1,4 @@
-"""What the components share: how they refuse a job, what a host offers, and the bash command that starts a program.
+"""Shared parts of the components: errors, resources of a host, and the bash command that starts a program.
 
 Not a component module, so TorchX does not read the annotations here.
 """
@@ -18,7 +18,7 @@ from torchx.specs.finder import ComponentValidationException
 
 
 class LaunchError(ComponentValidationException, ValueError):
-    """What the user asked for cannot be launched. The torchx command prints its base class without a traceback."""
+    """The requested job cannot be launched. The torchx command prints its base class without a traceback."""
 
 
 def at_least(least: int, **options: int) -> None:
@@ -29,10 +29,10 @@ def at_least(least: int, **options: int) -> None:
 
 
 def host(*, cpu: int, memMB: int, gpu: int, h: str | None) -> specs.Resource:
-    """What a replica asks of its host: the named resource if there is one, else the numbers.
+    """The resources of a replica: the named resource if given, else the numbers.
 
     Raises:
-        LaunchError: a number that no host has, or a name that nobody registered.
+        LaunchError: an invalid number, or an unregistered name.
     """
     at_least(1, cpu=cpu, memMB=memMB)
     at_least(0, gpu=gpu)
@@ -43,10 +43,10 @@ def host(*, cpu: int, memMB: int, gpu: int, h: str | None) -> specs.Resource:
 
 
 def parsed_mounts(mounts: list[str] | None) -> list[BindMount | VolumeMount | DeviceMount]:
-    """`type=bind,src=/host,dst=/job[,readonly]`, any number of them in a row, as TorchX means it.
+    """Parses `type=bind,src=/host,dst=/job[,readonly]`, any number of times, as TorchX does.
 
     Raises:
-        LaunchError: an option that is unknown or missing.
+        LaunchError: an unknown or missing option.
     """
     try:
         return list(specs.parse_mounts(mounts or []))
@@ -58,14 +58,14 @@ def parsed_mounts(mounts: list[str] | None) -> list[BindMount | VolumeMount | De
 
 
 def quoted(words: list[str]) -> str:
-    """The words as bash reads them again, with TorchX's escape of the $ that its macros would take."""
+    """The words quoted for bash, with every $ escaped so that TorchX's macros do not replace it."""
     return " ".join(shlex.quote(word) for word in words).replace("$", "$$")
 
 
 def started(command: str) -> str:
     """A bash command that starts a program of this environment and becomes it.
 
-    exec: a scheduler that stops the job signals the process that it started, which must be the program, not a shell.
+    It uses exec, because a scheduler that stops the job signals the process that it started, which must be the program.
 
     The torchx command may be called by its path, without activating its environment: the program must come from the
     same place. The directory goes in front of whatever PATH the job finds when it starts, not into the job's
@@ -77,7 +77,7 @@ def started(command: str) -> str:
 
 
 def unlisted_directory(program: str) -> str | None:
-    """Directory of this interpreter's own `program`, unless PATH leads to it already."""
+    """Directory of this interpreter's `program`, unless PATH already finds it."""
     directory = Path(sys.executable).parent
     own = directory / program
     if not own.exists() or shutil.which(program) == str(own):
@@ -86,7 +86,7 @@ def unlisted_directory(program: str) -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on here, now."""
+    """A TCP port that is currently free on this host."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])

@@ -1,24 +1,24 @@
-"""Named resources: hosts that a job asks for by `-h NAME`, whole.
+"""Named resources: whole hosts that a job requests by `-h NAME`.
 
-TorchX has its own, and these are added to them: `aws_p4d.24xlarge` (8 A100), `aws_p5.48xlarge` (8 H100) and others of
-AWS, `cpu.*` and `gpu.*` of no machine in particular.
+They extend those of TorchX: `aws_p4d.24xlarge` (8 A100), `aws_p5.48xlarge` (8 H100) and others of AWS, and the generic
+`cpu.*` and `gpu.*`.
 
-A host offers a job less memory than it has: firmware, kernel and the scheduler's own agents take some of it first, and
-a job that asks for all of it waits for ever. The names ask for 96%, which is what TorchX's names of AWS hosts ask for.
+A host offers a job less memory than it has, because firmware, kernel and the scheduler's agents use some of it, and a
+job that requests all of it waits forever. The names request 96%, as TorchX's names of AWS hosts do.
 """
 
 from torchx.specs import Resource
 from torchx.specs.named_resources_aws import EFA_DEVICE, K8S_ITYPE
 
 GiB = int(1024 * 0.96)
-"""MB that are asked for per GiB of a host."""
+"""MB to request per GiB of a host."""
 
 
 def a100_8() -> Resource:
     """8 A100 (40 or 80 GB), 128 cores, 1 TiB: NVIDIA DGX A100, in its smaller configuration.
 
     Two AMD EPYC 7742 of 64 cores; 1 TB with GPUs of 40 GB, 2 TB with GPUs of 80 GB (DGX A100 System User Guide). Hosts
-    with fewer cores, such as clouds have, are asked for in numbers: --cpu, --gpu and --memMB.
+    with fewer cores, as in clouds, are requested by numbers: --cpu, --gpu and --memMB.
     """
     return Resource(cpu=128, gpu=8, memMB=1024 * GiB)
 
@@ -62,7 +62,7 @@ def aws_p5en_48xlarge() -> Resource:
 def cpu_16() -> Resource:
     """16 CPUs and 64 GiB, no GPU: the general-purpose size that clouds share.
 
-    AWS m5 to m7i .4xlarge, Google Cloud n2-standard-16, Azure D16s v5. Named after none of them, so it asks for no
-    type of instance.
+    AWS m5 to m7i .4xlarge, Google Cloud n2-standard-16, Azure D16s v5. The name belongs to none of them, so it requests
+    no instance type.
     """
     return Resource(cpu=16, gpu=0, memMB=64 * GiB)

@@ -1,4 +1,4 @@
-"""The job that torchrun starts on every node: TorchX's own, and what makes it restartable."""
+"""The job that torchrun starts on every node: TorchX's job with options that make it restartable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchx_components import launch
 from torchx_components.launch import LaunchError
 
 DEFAULT_PORT = 29500
-"""TorchX's own; declared for single-node jobs, which choose their port when they start."""
+"""TorchX's default; declared for single-node jobs, which choose their port at start."""
 
 
 def app(
@@ -37,14 +37,14 @@ def app(
     """A script, or a module, in nodes x processes. The options are those of dist.ddp.
 
     Raises:
-        LaunchError: an option has no such value.
+        LaunchError: an option has an invalid value.
     """
     nodes, processes = job_shape(j)
     launch.at_least(0, max_restarts=max_restarts, max_retries=max_retries, rdzv_port=rdzv_port, threads=threads)
     resource = launch.host(cpu=cpu, memMB=memMB, gpu=gpu, h=h)
     launch.parsed_mounts(mounts)
-    # Only nodes that meet over the network need a port that all of them know. Nodes of a local job share this host and
-    # may share it with other jobs, so the port has to be chosen here, once for all of them.
+    # Only nodes on a network need a common port. The nodes of a local job share this host, possibly with other jobs, so
+    # the port is chosen here once for all nodes.
     port = rdzv_port or (launch.free_port() if nodes > 1 else DEFAULT_PORT)
     job = torchx_dist.ddp(
         *arguments,
@@ -69,14 +69,14 @@ def app(
     role.env = {
         "EASQ_RUN_NAME": macros.app_id,
         "OMP_NUM_THREADS": str(threads or max(1, cores)),
-        # Keeps the script's own directory out of sys.path: easq_rec/ is a package, not a place of top-level modules.
-        # A module is found through the working directory, which the same setting would keep out as well.
+        # Keeps the script's directory out of sys.path: easq_rec/ is a package, not a directory of top-level modules.
+        # A module is found through the working directory, which the same setting would also exclude.
         **({"PYTHONSAFEPATH": "1"} if script else {}),
         # By default the workers of a restart meet in the store of the first rendezvous, which still holds the addresses
-        # of those who are gone: gloo then waits for a dead peer until it times out.
+        # of ended workers: gloo then waits for a dead peer until it times out.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        # At the end of a job of several nodes the one that hosts the store may leave first; the others then print a
-        # stack trace of C++ about it, although nothing is wrong.
+        # At the end of a job with several nodes, the node that hosts the store may exit first; the others then print a
+        # C++ stack trace, although nothing is wrong.
         **({} if debug else {"TORCH_CPP_LOG_LEVEL": "ERROR"}),
         **role.env,
     }
@@ -91,7 +91,7 @@ def command(args: list[str], *, max_restarts: int, one_node: bool) -> str:
     assert written.startswith("torchrun "), written
     options = ["--max_restarts", str(max_restarts)]
     if one_node:
-        # Else torchrun announces this host by its full name, which many laptops cannot resolve.
+        # Otherwise torchrun announces this host by its full name, which many laptops cannot resolve.
         options += ["--local_addr", "localhost"]
     return launch.started(f"torchrun {' '.join(options)} {written.removeprefix('torchrun ')}")
 
@@ -100,7 +100,7 @@ def job_shape(j: str) -> tuple[int, int]:
     """Nodes (the most, if elastic) and processes per node of ``[{min}:]{nodes}x{processes}``.
 
     Raises:
-        LaunchError: it has another form.
+        LaunchError: invalid form.
     """
     try:
         least, nodes, processes, _ = torchx_dist.parse_nnodes(j)

@@ -1,10 +1,11 @@
-"""Which plan for which tables? Embedding sharding on paper, for hardware that need not be there, and for real.
+"""Which plan suits which tables? Plans embedding sharding for hypothetical hardware, and runs it on real ranks.
 
     python -m benchmarks.sharding what-if --preset 5TB --hosts 16 --gpus 8 --gpu h100 --out DIR
     python -m benchmarks.sharding real --shapes 1x1 1x2 2x2 --out DIR
 
 real trains under every sharding type on ranks of this machine. what-if writes DIR/{whatif.json, tables.png, ranks.png,
-plan.json}; `--sharding.plan DIR/plan.json` trains by that plan on as many ranks. See docs/how-to/sharding.md.
+plan.json}; `--sharding.plan DIR/plan.json` trains with that plan on the same number of ranks. See
+docs/how-to/sharding.md.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ def main(argv: list[str]) -> int:
         prog="python -m benchmarks.sharding", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     modes = parser.add_subparsers(dest="mode", required=True)
-    _add_what_if(modes.add_parser("what-if", help="plan on paper", formatter_class=Defaults))
-    ranks = modes.add_parser("real", help="prove and time all cases on ranks of this machine", formatter_class=Defaults)
+    _add_what_if(modes.add_parser("what-if", help="plan for hypothetical hardware", formatter_class=Defaults))
+    ranks = modes.add_parser(
+        "real", help="verify and time all cases on ranks of this machine", formatter_class=Defaults
+    )
     ranks.add_argument(
         "--shapes", nargs="+", default=["1x1", "1x2", "2x2"], help="hosts x ranks; hosts are this machine"
     )
     ranks.add_argument("--rounds", type=int, default=3, help="in which all cases take turns")
     ranks.add_argument("--steps", type=int, default=8, help="per round and case")
-    ranks.add_argument("--proof-steps", type=int, default=3, help="beside the unsharded model")
+    ranks.add_argument("--proof-steps", type=int, default=3, help="steps compared with the unsharded model")
     ranks.add_argument("--cases", nargs="+", metavar="CASE", help="names of some cases; without it, all")
     ranks.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: not yet run")
     ranks.add_argument("--out", type=Path, help="directory for JSON and pictures")
@@ -66,7 +69,7 @@ def _add_what_if(parser: argparse.ArgumentParser) -> None:
 
 
 def what_if(args: argparse.Namespace) -> int:
-    # Here, so that --help need not wait for torch.
+    # Imported here, so that --help does not wait for torch.
     from benchmarks.sharding import whatif
     from benchmarks.sharding.hosts import HOSTS
     from benchmarks.sharding.planning import TYPES, Cluster, Offer, Workload
@@ -104,7 +107,7 @@ def run_real(args: argparse.Namespace) -> int:
     names = [case.name for case in CASES]
     unknown = [name for name in args.cases or () if name not in names]
     if unknown:
-        raise ValueError(f"--cases {unknown[0]!r} is not known: of {', '.join(map(repr, names))}")
+        raise ValueError(f"--cases {unknown[0]!r} is unknown: one of {', '.join(map(repr, names))}")
     report = real(
         args.shapes,
         rounds=args.rounds,
@@ -120,7 +123,7 @@ def run_real(args: argparse.Namespace) -> int:
 
 
 def schema(args: argparse.Namespace) -> FeatureSchema:
-    """The tables that are asked for. Raises ValueError where the name says nothing."""
+    """The requested tables. Raises ValueError for an unknown name."""
     from benchmarks.sharding import presets
     from easq_rec.config.recipes import RECIPES, recipe
     from easq_rec.config.schema_file import load_schema
@@ -129,7 +132,7 @@ def schema(args: argparse.Namespace) -> FeatureSchema:
         return load_schema(args.schema)
     if args.recipe is not None:
         if args.recipe not in RECIPES:
-            raise ValueError(f"--recipe {args.recipe} is not known: of {', '.join(RECIPES)}")
+            raise ValueError(f"--recipe {args.recipe} is unknown: one of {', '.join(RECIPES)}")
         return recipe(args.recipe).schema
     if args.preset in presets.PRESETS:
         return presets.schema_of(presets.PRESETS[args.preset])

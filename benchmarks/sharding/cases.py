@@ -1,4 +1,4 @@
-"""The ways of sharding that are run for real, and the plans that force them."""
+"""The sharding cases that run on real ranks, and the plans that force them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from easq_rec.run_directory.plan_file import ClusterShape
 from easq_rec.training.sharding.constraints import summed
 
 ROW_TYPES = ("row_wise", "table_row_wise", "grid_shard")
-"""Bags sharded so leave by reduce-scatter, which needs as many of them on every rank."""
+"""Types whose bags use a reduce-scatter, which needs the same number of bags on every rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,15 @@ class Case:
 
     name: str
     bags: str | None = None
-    """Type of the pooled tables; None: the planner chooses, within what the trainer offers."""
+    """Type of the pooled tables; None: the planner chooses among the trainer's types."""
     sequences: str = "table_wise"
     half: bool = False
-    """Tables in FP16."""
+    """Whether tables are in FP16."""
     precision: str | None = None
-    """Of embeddings and gradients between ranks; None: as they are."""
+    """Precision of embeddings and gradients between ranks; None: unchanged."""
 
     flawed: bool = False
-    """Whether bags pooled by mean lie under grid_shard as well, which is wrong in TorchRec 1.8; else by rows."""
+    """Whether mean-pooled bags also use grid_shard, which is wrong in TorchRec 1.8; else row_wise."""
 
     @property
     def padded(self) -> bool:
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def exact(self) -> bool:
-        """Whether it must train as the unsharded model does."""
+        """Whether it must train exactly like the unsharded model."""
         return not self.half and self.precision is None
 
 
@@ -62,7 +62,7 @@ CASES = (
     Case(name="grid_shard", bags="grid_shard", sequences="column_wise"),
     Case(name="grid_shard, means too", bags="grid_shard", sequences="column_wise", flawed=True),
     Case(name="data_parallel, dense", bags="data_parallel"),
-    # What follows is not exact: it is held against `table_wise` and `row_wise`, and these against themselves.
+    # The following cases are not exact: they are compared with `table_wise` and `row_wise`, and these with themselves.
     Case(name="table_wise again", bags="table_wise"),
     Case(name="table_wise, FP16 tables", bags="table_wise", half=True),
     *(
@@ -74,15 +74,15 @@ CASES = (
         for precision in ("fp16", "bf16", "int8")
     ),
 )
-"""INT8 by rows is there to show that it cannot be: codes cannot be added up on the way, as a reduce-scatter does.
-Data-parallel collections are left out, since FBGEMM's CPU kernels pool them; BF16 tables, since they fail there."""
+"""INT8 with row_wise shows a failure: a reduce-scatter cannot add INT8 codes. There are no data-parallel collections,
+because FBGEMM's CPU kernels pool them, and no BF16 tables, because they fail there."""
 
 
 def forced_plan(case: Case, schema: FeatureSchema, modules: dict[str, str], shape: ClusterShape) -> ShardingPlan:
-    """Every table by the case's types, columns in two; what leaves a choice goes to the emptiest ranks.
+    """Places every table by the case's types, with columns split in two; free shards go to the emptiest ranks.
 
     Args:
-        modules: by table the path of its collection.
+        modules: path of each table's collection.
     """
     assert case.bags is not None
     sequences = {feature.table for feature in schema.sequence}

@@ -1,4 +1,4 @@
-"""What would make room: each change is tried by planning anew, those that cost nothing first, hosts last."""
+"""Changes that make tables fit: each is tried by a new plan, free changes first, more hosts last."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from easq_rec.config.schema import FeatureSchema, Table
 Planner = Callable[[Cluster, Offer], Plan | NoPlan]
 
 COLUMNS = 32
-"""Narrowest column split that is tried: rows of 128 bytes in FP32."""
+"""Narrowest column split to try: rows of 128 bytes in FP32."""
 LOAD_FACTORS = (0.2, 0.1, 0.05)
 HOST_TRIES = 4
-"""Numbers of hosts that are tried, each a quarter more than the one before."""
+"""Number of host counts to try, each a quarter larger than the previous one."""
 MOST_RANKS = 1_024
-"""No more are tried: a plan for them would take the search minutes."""
+"""Maximum number of ranks to try: the search for a larger plan would take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A way to plan otherwise."""
+    """A change of the planning problem."""
 
     name: str
     cluster: Cluster
@@ -33,7 +33,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A change and what the planner made of it."""
+    """A change and the planner's result."""
 
     change: Change
     outcome: Plan | NoPlan
@@ -42,10 +42,9 @@ class Tried:
 def try_changes(
     schema: FeatureSchema, cluster: Cluster, offer: Offer, failure: NoPlan, plan: Planner
 ) -> Iterator[Tried]:
-    """Every kind of change, nearest first; of each kind the smallest that fits, or else the largest.
+    """Every kind of change, smallest cost first; of each kind the smallest that fits, or else the largest.
 
-    More hosts are tried only after everything else, and as they are wanted least, only once with and once without the
-    other changes.
+    More hosts are tried last, and only once with and once without the other changes.
     """
     kinds = (
         _columns(offer, cluster),
@@ -61,7 +60,7 @@ def try_changes(
             fitted |= isinstance(tried.outcome, Plan)
             yield tried
     if not fitted:
-        # FP16 halves the weights; what lies in host memory counts there.
+        # FP16 halves the weights; tables in host memory count for host memory.
         everything = dataclasses.replace(_everything(schema, cluster, offer), load_factor=LOAD_FACTORS[-1])
         found = _first_that_fits(_more_hosts(cluster, everything, failure, 0.5 * cluster.hbm / cluster.ddr), plan)
         if found is not None:
@@ -78,7 +77,7 @@ def _first_that_fits(kind: Iterator[Change], plan: Planner) -> Tried | None:
 
 
 def _columns(offer: Offer, cluster: Cluster) -> Iterator[Change]:
-    """Any way to split, down to narrow columns."""
+    """All types of splits, down to narrow columns."""
     if set(offer.types) != set(TYPES):
         name = f"split by rows and columns too: offer {', '.join(t for t in TYPES if t not in offer.types)}"
         yield Change(name=name, cluster=cluster, offer=dataclasses.replace(offer, types=TYPES))
@@ -89,7 +88,7 @@ def _columns(offer: Offer, cluster: Cluster) -> Iterator[Change]:
 
 
 def _caching(schema: FeatureSchema, cluster: Cluster, offer: Offer, failure: NoPlan, *, half: bool) -> Iterator[Change]:
-    """Tables in host memory: first what is left over, then twice as many, then all; then smaller caches."""
+    """Tables in host memory: first the tables that do not fit, then twice as many, then all; then smaller caches."""
     large = [table.name for table in _large(schema, cluster)]
     counts = list(_doubling(max(len(failure.left_over), 1), len(large)))
     stored = frozenset(large) if half else offer.half
@@ -103,7 +102,7 @@ def _caching(schema: FeatureSchema, cluster: Cluster, offer: Offer, failure: NoP
 
 
 def _halving(schema: FeatureSchema, cluster: Cluster, offer: Offer, failure: NoPlan) -> Iterator[Change]:
-    """FP16 weights: first what is left over, then twice as many, then all."""
+    """FP16 weights: first the tables that do not fit, then twice as many, then all."""
     large = [table.name for table in _large(schema, cluster)]
     for count in _doubling(max(len(failure.left_over), 1), len(large)):
         more = dataclasses.replace(offer, half=offer.half | frozenset(large[:count]))
@@ -111,10 +110,10 @@ def _halving(schema: FeatureSchema, cluster: Cluster, offer: Offer, failure: NoP
 
 
 def _more_hosts(cluster: Cluster, offer: Offer, failure: NoPlan, share: float) -> Iterator[Change]:
-    """From as many hosts as the bytes need at least.
+    """More hosts, starting at the minimum for the bytes.
 
     Args:
-        share: of the bytes that were missing room, by which `offer` makes them fewer.
+        share: fraction of the missing bytes that `offer` saves.
     """
     bytes_needed = (failure.needed.hbm + failure.needed.ddr) * share
     least = max(cluster.hosts + 1, math.ceil(bytes_needed / (cluster.hbm * cluster.gpus)))
@@ -141,6 +140,6 @@ def _large(schema: FeatureSchema, cluster: Cluster) -> list[Table]:
 
 
 def _doubling(first: int, last: int) -> Iterator[int]:
-    """first, 2 first, ... and `last` in the end."""
+    """first, 2 first, ..., and finally `last`."""
     yield from itertools.takewhile(lambda count: count < last, (first << step for step in itertools.count()))
     yield last

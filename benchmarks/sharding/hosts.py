@@ -1,8 +1,8 @@
-"""GPU hosts as their maker specifies them: what the planner knows of the hardware.
+"""Specifications of GPU hosts by their manufacturer, as input of the planner.
 
 Sources: the data sheets and user guides of NVIDIA DGX A100 (80 GB), DGX H100 and DGX H200. Bandwidths are peaks in one
 direction, since an all-to-all sends and receives at once: half of what the data sheets give for NVLink and PCIe, which
-count both. Gigabytes are 10^9 bytes. Measured bandwidths lie below peaks, so predicted times are lower bounds.
+count both. Gigabytes are 10^9 bytes. Measured bandwidths are below peaks, so predicted times are lower bounds.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Host:
     ddr: int
     """Memory of the host."""
     nvlink: float
-    """From one GPU to the others of its host."""
+    """Bandwidth from one GPU to the others of its host."""
     network: float
-    """From one GPU to other hosts: one network adapter per GPU."""
+    """Bandwidth from one GPU to other hosts: one network adapter per GPU."""
     pcie: float
-    """Between one GPU and the host's memory."""
+    """Bandwidth between one GPU and the host's memory."""
 
     def topology(self, hosts: int, gpus: int, *, ddr_share: float) -> Topology:
-        """TorchRec's description of so many hosts; its bandwidths are in bytes per millisecond.
+        """TorchRec's topology of `hosts` hosts; its bandwidths are in bytes per millisecond.
 
         Args:
-            gpus: per host.
-            ddr_share: part of the host's memory that tables may take, divided among its GPUs.
+            gpus: GPUs per host.
+            ddr_share: fraction of the host's memory for tables, divided among its GPUs.
         """
         return Topology(
             world_size=hosts * gpus,

@@ -1,7 +1,7 @@
-"""Bags of equal number on all ranks, for sharding types whose reduce-scatter knows no other.
+"""Equal numbers of bags on all ranks, for sharding types whose reduce-scatter requires them.
 
-Ranks have as many requests and candidates as their data say. Empty bags behind the last one make the numbers equal, and
-their rows (zeros) are cut off again before the network sees them.
+Ranks have different numbers of requests and candidates. Empty bags after the last one make the numbers equal, and their
+rows (zeros) are removed before the network reads them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class CutEmbeddings(RequestEmbeddings):
 
 
 def padded(batch: RequestBatch, runtime: Runtime) -> RequestBatch:
-    """With as many bags per feature as the rank with most has."""
+    """Pads each feature to the maximum number of bags of all ranks."""
     candidate = batch.candidate
     return dataclasses.replace(
         batch,
@@ -44,5 +44,5 @@ def _pad(ids: KeyedJaggedTensor, stride: int) -> KeyedJaggedTensor:
 
 
 def _cut(pooled: Any, count: int) -> KeyedTensor:
-    # A sharded collection answers with an awaitable, which acts as a KeyedTensor on first use.
+    # A sharded collection returns an awaitable, which becomes a KeyedTensor on first use.
     return KeyedTensor(keys=pooled.keys(), length_per_key=pooled.length_per_key(), values=pooled.values()[:count])

@@ -1,4 +1,4 @@
-"""The planner on paper: tables on the meta device, a topology that need not exist, no process group."""
+"""Plans for hypothetical hardware: tables on the meta device, any topology, no process group."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from easq_rec.training.sharding.precision import store_half
 from easq_rec.upstream.torchrec_planner import best_options, proposals
 
 TYPES = ("table_wise", "column_wise", "table_column_wise", "row_wise", "table_row_wise", "grid_shard")
-"""Sharding types offered to a table that is not small: what the trainer offers on CUDA."""
+"""Sharding types offered to tables that are not small, as in the trainer on CUDA."""
 
 SMALL_SHARE = 0.01
 """Tables of at most this part of a rank's HBM are placed whole: splitting them would cost messages and save nothing.
@@ -53,27 +53,27 @@ ADAGRAD = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": 0.0
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a step looks up, per rank."""
+    """Lookups of a step, per rank."""
 
     requests: int = 512
     candidates: int = 12
-    """Per request."""
+    """Candidates per request."""
     history: int = 50
-    """Entries per request."""
+    """History entries per request."""
     list_length: int = 3
-    """Values of an id list."""
+    """Values per id list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What the tables are to lie on."""
+    """The hardware for the tables."""
 
     host: Host
     hosts: int
     gpus: int = 8
-    """Per host."""
+    """GPUs per host."""
     hbm_reserved: float = 0.15
-    """Share of the HBM that is kept for the dense network, its optimizer, activations and communication buffers."""
+    """Share of the HBM reserved for the dense network, its optimizer, activations and communication buffers."""
     ddr_share: float = 0.75
     """Share of a host's memory that tables may take."""
 
@@ -97,22 +97,22 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """What the planner may do with the tables."""
+    """Options of the planner for the tables."""
 
     types: tuple[str, ...] = TYPES
     min_partition: int | None = None
     """Narrowest column split, in columns; None: TorchRec's 128."""
     cached: frozenset[str] = frozenset()
-    """Tables that lie in host memory, with a cache in HBM (kernel fused_uvm_caching)."""
+    """Tables in host memory with a cache in HBM (kernel fused_uvm_caching)."""
     load_factor: float = 0.2
-    """Part of a cached table's rows that its cache holds."""
+    """Fraction of a cached table's rows in its cache."""
     half: frozenset[str] = frozenset()
     """Tables stored in FP16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the planner came to."""
+    """A plan of the planner."""
 
     options: tuple[ShardingOption, ...]
     """One per table, its shards with ranks."""
@@ -122,7 +122,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class NoPlan:
-    """The planner found none."""
+    """The planner found no plan."""
 
     left_over: tuple[str, ...]
     """Largest first: the fewest of the largest tables without which the others can be placed, each in its most even
@@ -135,8 +135,8 @@ class NoPlan:
 
 
 class AdagradStorage(EmbeddingStorageEstimator):
-    """TorchRec's estimate and row-wise Adagrad's state, one FP32 moment per row and shard, which it knows of only where
-    optimizers are attached to the parameters."""
+    """TorchRec's estimate plus row-wise Adagrad's state, one FP32 moment per row and shard, which TorchRec only counts
+    if optimizers are attached to the parameters."""
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: object) -> None:
         super().estimate(sharding_options, sharder_data_map)
@@ -148,7 +148,7 @@ class AdagradStorage(EmbeddingStorageEstimator):
 
 
 def tables_of(schema: FeatureSchema) -> tuple[Table, ...]:
-    """All tables of a schema, the satisfaction tower's own with them."""
+    """All tables of a schema, including those that only the satisfaction tower reads."""
     return (*schema.tables, *schema.satisfaction_tables)
 
 
@@ -156,7 +156,7 @@ def find_plan(schema: FeatureSchema, cluster: Cluster, work: Workload, offer: Of
     """Asks TorchRec's planner, with its greedy and uniform proposers, for a plan.
 
     Args:
-        timeout: seconds after which the best plan so far is taken.
+        timeout: seconds after which the best plan so far is used.
     """
     begin = time.perf_counter()
     module = on_paper(schema, offer.half)
@@ -194,7 +194,7 @@ def find_plan(schema: FeatureSchema, cluster: Cluster, work: Workload, offer: Of
 
 
 def on_paper(schema: FeatureSchema, half: Iterable[str] = ()) -> nn.Module:
-    """The model's embeddings on the meta device, under the names that they have in the trained model."""
+    """The model's embeddings on the meta device, with the names of the trained model."""
     embeddings = RequestEmbeddings(schema, torch.device("meta"), satisfaction=True)
     ranker = nn.Module()
     ranker.embeddings = embeddings
@@ -242,12 +242,12 @@ def _constraint(
 
 
 def _types(schema: FeatureSchema, table: Table, cluster: Cluster, offer: Offer) -> list[str]:
-    """The types offered that can be of use to a table. The search takes a step for each, on every rank."""
+    """The offered types that are useful for a table. The search takes a step for each, on every rank."""
     cached, precision = table.name in offer.cached, 2 if table.name in offer.half else 4
     size = table.rows * (table.dim * precision + 4)
     if size <= SMALL_SHARE * cluster.hbm:
         return ["table_wise"]
-    # A shard's size as a part of what a rank has room for, were it the whole table.
+    # Size of the whole table as a fraction of a rank's memory.
     full = max(size / cluster.ddr, size * offer.load_factor / cluster.hbm) if cached else size / cluster.hbm
     columns = max(1, table.dim // (offer.min_partition or NARROWEST))
     shards = {
@@ -258,7 +258,7 @@ def _types(schema: FeatureSchema, table: Table, cluster: Cluster, offer: Offer) 
         "table_row_wise": cluster.gpus,
         "grid_shard": cluster.gpus * columns,
     }
-    # Without columns to split those types are others by another name.
+    # Without a column split these types equal other types.
     trained = allowed_types(schema, table, torch.device("cuda"))
     useful = [kind for kind in offer.types if kind in trained and (columns > 1 or kind not in COLUMN_TYPES)]
     fitting = [kind for kind in useful if full <= shards[kind]]
@@ -283,7 +283,7 @@ def _lookups(schema: FeatureSchema, table: Table, work: Workload) -> list[tuple[
 
 
 def _left_over(space: list[ShardingOption], cluster: Cluster) -> tuple[tuple[str, ...], Storage]:
-    """The largest tables that find no room once the smaller ones have theirs, and the bytes of all."""
+    """The largest tables that do not fit after the smaller ones are placed, and the bytes of all."""
     spread: dict[str, ShardingOption] = {}
     for option in space:
         best = spread.get(option.fqn)

@@ -1,4 +1,4 @@
-"""Pictures of a plan: which rank holds what of which table, and memory and time per rank. Drawn without a display."""
+"""Figures of a plan: bytes of each table by rank, and memory and time per rank. Drawn without a display."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_ROWS = 40
-"""Tables with a row of their own in a heat map; the rest share one."""
+"""Number of tables with a separate row in a heat map; the others share one."""
 COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#999999")
-"""Okabe and Ito's, told apart by colour-blind readers too."""
+"""Okabe and Ito's palette, which colour-blind readers can distinguish."""
 
 
 def heat_map(
@@ -23,8 +23,8 @@ def heat_map(
     """Tables (largest first) by ranks.
 
     Args:
-        kinds: of each table, written behind its name.
-        bytes_TK: what each rank holds of each table, in `unit`.
+        kinds: kind of each table, written after its name.
+        bytes_TK: size of each table on each rank, in `unit`.
     """
     figure, axes = _figure(width=11, height=2.2 + 0.22 * min(len(tables), MOST_ROWS + 1))
     labels = [f"{table}  {kind}" for table, kind in zip(tables, kinds, strict=True)]
@@ -112,7 +112,7 @@ def _short(value: float) -> str:
 
 
 def _rank_axis(axes: Axes, ranks: int) -> None:
-    """Whole ranks alone, in steps of hosts where there are many."""
+    """Ticks only at whole ranks, in steps of hosts if there are many."""
     step = 1 if ranks <= 16 else 8 * max(1, ranks // 128)
     axes.set_xticks(range(0, ranks, step), [str(rank) for rank in range(0, ranks, step)], fontsize=8)
     axes.set_xlabel("rank", fontsize=9)

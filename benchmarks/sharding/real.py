@@ -1,4 +1,4 @@
-"""Real ranks: every case proven and timed under torchrun, as JSON and pictures."""
+"""Real ranks: verifies and times every case under torchrun, with results as JSON and figures."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def real(
     cases: list[str] | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Runs cases on every shape, hosts x ranks. Hosts are launched as such, but stand on this machine.
+    """Runs cases on every shape, hosts x ranks. Hosts are separate launches on this machine.
 
     Args:
-        cases: names of some; None: all.
+        cases: names of cases; None: all.
 
     Raises:
-        ValueError: a shape that is none.
-        RuntimeError: the ranks of one failed, with the end of what they said.
+        ValueError: an invalid shape.
+        RuntimeError: the ranks of a shape failed; the message has the end of their output.
     """
     runs = []
     for shape in shapes:

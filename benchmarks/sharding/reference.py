@@ -1,7 +1,7 @@
-"""The unsharded model in plain PyTorch, and the proof that a sharded one trains as it does.
+"""The unsharded model in plain PyTorch, and the check that a sharded model trains like it.
 
-Nothing of TorchRec's distributed part, FBGEMM's kernels or the fused optimizer is in it: collections of `nn.Embedding`
-and `nn.EmbeddingBag`, autograd's dense gradients, and row-wise Adagrad written out.
+It uses no distributed part of TorchRec, no FBGEMM kernels and no fused optimizer: only collections of `nn.Embedding`
+and `nn.EmbeddingBag`, autograd's dense gradients, and an explicit row-wise Adagrad.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from easq_rec.training.training_model import TrainingModel
 from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 
 EPS = 1e-2
-"""Of AdamW in a proof: a gradient that is rounding alone must not become a step in any direction."""
+"""AdamW's epsilon in a check: a gradient that is only rounding error must not become a step."""
 
 
 class Unsharded:
@@ -29,7 +29,7 @@ class Unsharded:
 
     Args:
         weights: initial values by name, as `whole_state` gathers them.
-        plan: whose column splits the optimizer follows, since row-wise Adagrad keeps one moment per row and shard.
+        plan: the optimizer follows its column splits, because row-wise Adagrad keeps one moment per row and shard.
     """
 
     def __init__(self, config: Config, weights: dict[str, Tensor], plan: ShardingPlan) -> None:
@@ -67,7 +67,7 @@ class Unsharded:
 
 
 def whole_state(model: DistributedModelParallel) -> dict[str, Tensor]:
-    """All dense parameters and all whole tables, on rank 0; nothing on the others, which have no room to spare."""
+    """All dense parameters and all unsharded tables, on rank 0; nothing on the others, to save memory."""
     values = model.state_dict()
     tables = {name: value for name, value in values.items() if isinstance(value, ShardedTensor)}
     mine: dict[str, Any] = {
@@ -87,7 +87,7 @@ def whole_state(model: DistributedModelParallel) -> dict[str, Tensor]:
 
 
 def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Largest absolute difference of any value. Raises ValueError where names differ or a value is missing."""
+    """Largest absolute difference of any value. Raises ValueError if names differ or a value is missing."""
     if found.keys() != expected.keys():
         raise ValueError(f"names differ: {sorted(found.keys() ^ expected.keys())}")
     differences = [float((found[name].float() - value.float()).abs().max()) for name, value in expected.items()]
@@ -97,7 +97,7 @@ def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 
 def movement(after: dict[str, Tensor], before: dict[str, Tensor]) -> Tensor:
-    """How far everything was trained, as one vector."""
+    """Change of all values by training, as one vector."""
     return torch.cat([(after[name].float() - before[name].float()).flatten() for name in sorted(before)])
 
 

@@ -1,7 +1,7 @@
-"""What-if: a plan for hardware that need not be there, as figures per rank, pictures, and a plan file.
+"""What-if: a plan for hypothetical hardware, as values per rank, figures, and a plan file.
 
-Memory and times are TorchRec's own estimates, over peak bandwidths: they rank plans and find what does not fit. They
-have not been held against a measurement on GPUs.
+Memory and times are TorchRec's estimates with peak bandwidths: they rank plans and find tables that do not fit. They
+have not been compared with a measurement on GPUs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS = dict(zip(TIMES, ("lookup", "messages forward", "update", "messages backw
 def what_if(
     schema: FeatureSchema, cluster: Cluster, work: Workload, offer: Offer, *, timeout: int
 ) -> tuple[dict[str, Any], Plan | None]:
-    """The report, and the plan: as asked for, or of the nearest change that makes room."""
+    """The report and the plan: as requested, or of the nearest change that fits."""
     first = find_plan(schema, cluster, work, offer, timeout=timeout)
     tables = tables_of(schema)
     report: dict[str, Any] = {
@@ -65,7 +65,7 @@ def what_if(
 
 
 def plan_report(plan: Plan, cluster: Cluster) -> dict[str, Any]:
-    """Per rank: bytes of HBM and host memory and predicted milliseconds; per table: where it lies."""
+    """Per rank: bytes of HBM and host memory and predicted milliseconds; per table: its placement."""
     ranks: dict[str, list[float]] = {name: [0.0] * cluster.ranks for name in ("hbm", "ddr", *TIMES)}
     for option in plan.options:
         for part in option.shards:
@@ -93,7 +93,7 @@ def plan_report(plan: Plan, cluster: Cluster) -> dict[str, Any]:
 
 
 def failure_report(failure: NoPlan, cluster: Cluster) -> dict[str, Any]:
-    """What did not fit, in gigabytes over all ranks."""
+    """The size of tables that did not fit, in gigabytes over all ranks."""
     return {
         "reason": failure.reason,
         "needed_gb": round((failure.needed.hbm + failure.needed.ddr) / GB),
@@ -104,7 +104,7 @@ def failure_report(failure: NoPlan, cluster: Cluster) -> dict[str, Any]:
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    """The report for a terminal; of the changes only the one that was chosen."""
+    """The report for a terminal, with only the chosen change."""
     cluster = report["cluster"]
     gpus = f"{cluster['hosts']} x {cluster['gpus']} {cluster['host']['name'].upper()}"
     size = f"{report['table_bytes'] / 1e12:.2f} TB"
@@ -127,7 +127,7 @@ def failure_lines(failure: dict[str, Any]) -> Iterator[str]:
     )
     names = failure["left_over"]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    yield f"without room, largest first: {shown or 'none alone: the search found no way to place all of them'}"
+    yield f"without room, largest first: {shown or 'none: the search found no way to place all of them'}"
 
 
 def change_line(change: dict[str, Any]) -> str:
@@ -140,7 +140,7 @@ def change_line(change: dict[str, Any]) -> str:
 
 
 def write(report: dict[str, Any], plan: Plan | None, schema: FeatureSchema, directory: Path) -> None:
-    """DIR/whatif.json, one key per line, so that differences are readable; with a plan, its pictures and its file."""
+    """DIR/whatif.json, one key per line, so that differences are readable; with a plan, its figures and its file."""
     directory.mkdir(parents=True, exist_ok=True)
     content = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in report.items())
     (directory / "whatif.json").write_text("{\n" + content + "\n}\n")
@@ -191,7 +191,7 @@ def _table_report(option: ShardingOption) -> dict[str, Any]:
 
 
 def _ranges(ranks: list[int]) -> str:
-    """0-7,9 for eight neighbours and one more; the order of shards is in the plan file."""
+    """Text such as 0-7,9 for ranks; the order of shards is in the plan file."""
     found: list[list[int]] = []
     for rank in sorted(set(ranks)):
         if found and rank == found[-1][1] + 1:
@@ -202,5 +202,5 @@ def _ranges(ranks: list[int]) -> str:
 
 
 def _imbalance(values: list[float]) -> float | None:
-    """Highest over mean; None where there is nothing."""
+    """Highest over mean; None if all are 0."""
     return round(max(values) * len(values) / sum(values), 3) if sum(values) else None

@@ -1,4 +1,4 @@
-"""One rank of `python -m benchmarks.sharding real`: proves every case, then times those that passed. Run by torchrun.
+"""One rank of `python -m benchmarks.sharding real`: verifies every case and times those that passed. Run by torchrun.
 
 torchrun --nproc_per_node 2 -m benchmarks.sharding.worker OUT.json DEVICE ROUNDS STEPS PROOF_STEPS [CASE ...]
 
@@ -41,13 +41,13 @@ from easq_rec.training.training_model import TrainingModel
 from easq_rec.upstream import torch_dispatch
 
 TOLERANCE = 2e-5
-"""Largest difference of any weight after the steps of a proof: sums in another order, in FP32."""
+"""Tolerance of all weights after the steps of a check: FP32 sums in another order."""
 BATCHES = 8
 PHASES = ("forward", "backward", "optimizer")
 
 
 class Sharded:
-    """A model sharded by a case, and what its steps took."""
+    """A model sharded by a case, and the measurements of its steps."""
 
     def __init__(self, case: Case, config: Config, runtime: Runtime) -> None:
         self._runtime, self._case = runtime, case
@@ -65,7 +65,7 @@ class Sharded:
             where = ClusterShape(device=runtime.device.type, ranks=runtime.world_size, ranks_per_host=local)
             plan = forced_plan(case, config.schema, modules, where)
         self.model = shard(model, config, runtime, plan=plan, messages=case.precision)
-        # Only reports write to the directory, and none is made here.
+        # Only reports write to the directory, and there are none here.
         finite_check = FiniteCheck(runtime, Path("not_finite"), stops=False)
         self._train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
         self.optimizers = self._train_step.optimizers
@@ -104,7 +104,7 @@ class Sharded:
 
 
 def prove(case: Case, runtime: Runtime, steps: int) -> dict[str, Any]:
-    """A case beside the unsharded model on the same requests; every rank has others of them, and another number."""
+    """Compares a case with the unsharded model on the same requests; ranks have different numbers of requests."""
     config = config_of(PROOF)
     sharded = Sharded(case, config, runtime)
     for group in sharded.optimizers.combined.param_groups:
@@ -134,7 +134,7 @@ def prove(case: Case, runtime: Runtime, steps: int) -> dict[str, Any]:
 
 @dataclass
 class Traffic(torch_dispatch.TorchDispatchMode):
-    """Bytes that collectives are handed, by their name."""
+    """Bytes passed to collectives, by their name."""
 
     sent: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -165,7 +165,7 @@ def memory_of(sharded: Sharded) -> dict[str, int]:
 
 
 def timed(names: list[str], runtime: Runtime, rounds: int, steps: int) -> dict[str, Any]:
-    """Steps of the cases in turn; what they exchange, and how far those that round stray from those that do not."""
+    """Times steps of the cases in turn, their traffic, and the deviation of rounding cases from exact ones."""
     size: Size = TIMED
     config = config_of(size)
     cases = {case.name: Sharded(case, config, runtime) for case in CASES if case.name in names}
@@ -206,11 +206,11 @@ def timed(names: list[str], runtime: Runtime, rounds: int, steps: int) -> dict[s
 
 
 class Drift:
-    """How far cases stray from those that they are held against, as a part of how far these have moved; on rank 0.
+    """Deviation of cases from their references, relative to the change of the reference by training; on rank 0.
 
     Args:
-        names: of the cases, those first that others are held against.
-        before: initial values, the same of all.
+        names: names of the cases, references first.
+        before: initial values, equal for all cases.
     """
 
     def __init__(self, names: list[str], before: dict[str, Tensor]) -> None:
@@ -234,9 +234,10 @@ class Drift:
 
 
 def relative_of(name: str) -> str | None:
-    """The exact case that one is held against; None: it has another optimizer's arithmetic.
+    """The exact reference case of a case; None: its optimizer has other arithmetic.
 
-    An exact one is held against itself, run again, and by rows, which adds up in another order: rounding alone.
+    An exact case is compared with a second run of itself and with row_wise, whose sums have another order: both differ
+    only by rounding.
     """
     if name in ("table_wise", "table_wise again", "row_wise"):
         return "table_wise"
@@ -245,7 +246,7 @@ def relative_of(name: str) -> str | None:
 
 
 def summary(ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all ranks: the slowest's phases, all CPU seconds, bytes, balance."""
+    """Summary of all ranks: phases of the slowest rank, total CPU seconds, bytes, balance."""
     totals = [sum(rank[phase] for phase in PHASES) for rank in ranks]
     operations = sorted({name for rank in ranks for name in rank["bytes"]})
     tables = [sum(rank["table_bytes"].values()) for rank in ranks]
@@ -266,7 +267,7 @@ def summary(ranks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table_types(plan: ShardingPlan) -> dict[str, list[Any]]:
-    """By table its type and ranks."""
+    """Type and ranks of each table."""
     return {
         name: [table.sharding_type, table.ranks]
         for module in plan.plan.values()

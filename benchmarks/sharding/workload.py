@@ -1,4 +1,4 @@
-"""The reference workload of `benchmarks.train_step` at a size that several ranks of one machine carry."""
+"""The reference workload of `benchmarks.train_step` at a size that fits several ranks of one machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from easq_rec.data.layout import Layout
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large tables and batches are."""
+    """Sizes of tables and batches."""
 
     rows: int
-    """Of the two largest tables; the others are to it as in the reference workload."""
+    """Rows of the two largest tables; the others are proportional, as in the reference workload."""
     dim: int
     requests: int
-    """Per step, of all ranks together."""
+    """Requests per step, over all ranks."""
     answered: int
 
 
@@ -32,9 +32,9 @@ TIMED = Size(rows=100_000, dim=64, requests=128, answered=16)
 
 
 def config_of(size: Size, base: Config | None = None) -> Config:
-    """The reference config with other tables; for a proof also with another network and learning rates.
+    """The reference config with other tables; for a check also with another network and learning rates.
 
-    In a proof rounding must not grow: AdamW would make a step in any direction of a gradient that is rounding alone.
+    In a check rounding must not grow: AdamW would make a full step for a gradient that is only rounding error.
     """
     config = base or reference_config()
     schema = config.schema
@@ -42,7 +42,7 @@ def config_of(size: Size, base: Config | None = None) -> Config:
     tables = tuple(
         dataclasses.replace(table, rows=max(int(table.rows * factor), 16), dim=size.dim) for table in schema.tables
     )
-    # FBGEMM's INT8 codec packs 32 columns, and wants whole packs of what one rank sends.
+    # FBGEMM's INT8 codec packs 32 columns and needs whole packs in each rank's message.
     schema = dataclasses.replace(schema, tables=tables, satisfaction_dim=32)
     config = dataclasses.replace(config, schema=schema)
     if size.rows > PROOF.rows:
@@ -64,12 +64,12 @@ def config_of(size: Size, base: Config | None = None) -> Config:
 
 
 def whole_batch(config: Config, size: Size, number: int) -> RequestBatch:
-    """All ranks' requests of a step, on one."""
+    """The requests of all ranks for a step, as one batch."""
     return share(config, size, number, 0, 1)
 
 
 def share(config: Config, size: Size, number: int, rank: int, ranks: int) -> RequestBatch:
-    """A rank's part of step `number`: ragged requests, the more of them the higher its number."""
+    """A rank's part of step `number`: ragged requests, more for higher ranks."""
     rng = np.random.default_rng(number)
     layout = Layout.of(config.schema)
     stream, answered = encode(layout, requests(size.requests, rng)), encode(layout, requests(size.answered, rng))
@@ -91,7 +91,7 @@ def share(config: Config, size: Size, number: int, rank: int, ranks: int) -> Req
 
 
 def timed_batch(config: Config, size: Size, number: int, rank: int, ranks: int) -> RequestBatch:
-    """A rank's own requests, as many on each rank, ragged and different on each."""
+    """Ragged requests that differ between ranks, the same number on each rank."""
     rng = np.random.default_rng([number, rank])
     layout, count = Layout.of(config.schema), size.answered // ranks
     answered: EncodedRequests = encode(layout, requests(count, rng))

@@ -6,10 +6,10 @@
     python -m benchmarks.throughput compare A.json B.json
 
 run trains with the trainer itself on Parquet files, under torchrun, one thread per rank: the reference workload, or
-what stands behind `--` as `easq-rec train` takes it. Shapes (numbers of ranks) take turns over the rounds; in each
-launch pipelines take turns over the windows. It measures the machine first, prints rates, phases and what more ranks
-lose where, and writes everything as JSON. compare tells whether B is faster than A, with an interval.
-docs/explanation/performance.md reads the figures.
+the arguments after `--`, which are those of `easq-rec train`. Shapes (numbers of ranks) alternate over the rounds; in
+each launch pipelines alternate over the windows. It measures the machine first, prints rates, phases and the losses
+with more ranks, and writes everything as JSON. compare shows whether B is faster than A, with an interval.
+docs/explanation/performance.md explains the numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 PIPELINE_NAMES = ("base", "sparse_dist", "sparse_dist_lite", "fused_sparse_dist", "prefetch")
 STREAMED = ("fused_sparse_dist", "prefetch")
-"""Those that TorchRec builds on CUDA streams: without them they fail."""
+"""Pipelines that need CUDA streams."""
 SCALINGS = ("per_rank", "global", "apart")
 
 
@@ -44,10 +44,10 @@ def main(argv: list[str]) -> int:
         nargs="+",
         choices=SCALINGS,
         default=list(SCALINGS),
-        help="per_rank: each rank has --requests; global: they share them; apart: as per_rank, each a run of its own",
+        help="per_rank: each rank has --requests; global: they share them; apart: as per_rank, as independent runs",
     )
     run.add_argument(
-        "--pipelines", nargs="+", choices=PIPELINE_NAMES, default=["sparse_dist"], help="the first is taken apart"
+        "--pipelines", nargs="+", choices=PIPELINE_NAMES, default=["sparse_dist"], help="the first is measured by phase"
     )
     run.add_argument("--requests", type=int, help="per step and rank; without it, the config's batch size")
     run.add_argument("--rounds", type=int, default=3, help="launches of each shape, in turn")
@@ -59,18 +59,18 @@ def main(argv: list[str]) -> int:
     run.add_argument(
         "--trace", type=Path, help="file for a Chrome trace of some steps, of the last shape's first launch"
     )
-    run.add_argument("--out", type=Path, help="file for the JSON; a picture of the phases lies beside it")
+    run.add_argument("--out", type=Path, help="file for the JSON; a figure of the phases is written next to it")
     run.add_argument("train", nargs="*", metavar="TRAIN", help="behind --: arguments of easq-rec train")
     both = modes.add_parser("compare", help="two results")
     both.add_argument("a", type=Path)
     both.add_argument("b", type=Path)
-    shown = modes.add_parser("show", help="what run has printed, from its file")
+    shown = modes.add_parser("show", help="the output of run, from its file")
     shown.add_argument("file", type=Path)
     args = parser.parse_args(argv)
     try:
         if args.mode == "run":
             return measure(args)
-        # Here, so that --help need not wait for anything.
+        # Imported here, so that --help is fast.
         from benchmarks.throughput import report
         from benchmarks.throughput.compare import compare, load
 
@@ -139,7 +139,7 @@ def measure(args: argparse.Namespace) -> int:
 
 
 REFERENCE_REQUESTS = 32_768
-"""Written for the reference workload; read again and again."""
+"""Number of requests written for the reference workload, which are read repeatedly."""
 
 
 if __name__ == "__main__":

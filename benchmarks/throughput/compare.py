@@ -15,10 +15,10 @@ LEVEL = 0.95
 
 
 def compare(a: Path, b: Path) -> Iterator[str]:
-    """Lines of a table: each shape and pipeline that both have.
+    """Lines of a table: each shape and pipeline that both results have.
 
     Raises:
-        ValueError: a file is no result of a run, or the two have nothing in common.
+        ValueError: a file is not a result of a run, or the two have nothing in common.
     """
     one, two = load(a), load(b)
     for name in ("workload", "requests"):
@@ -62,8 +62,8 @@ def interval(
     """(ratio of the medians, B over A, and the ends of its bootstrap interval).
 
     Args:
-        a: per launch the rates of its windows. Launches are drawn first, then windows of each: what changes from one
-            process to the next counts as chance, too.
+        a: per launch the rates of its windows. Launches are drawn first, then windows of each, so that the variation
+            between processes is included.
     """
     rng = np.random.default_rng(seed)
     drawn_a, drawn_b = (_medians(launches, rng, resamples) for launches in (a, b))
@@ -86,7 +86,7 @@ def _launches(run: dict[str, Any], pipeline: str, metric: str) -> list[np.ndarra
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A result of `run`. Raises ValueError where the file is none."""
+    """Reads a result of `run`. Raises ValueError if the file is not one."""
     try:
         found: dict[str, Any] = json.loads(path.read_text())
         known = found.get("benchmark") == "throughput"

@@ -1,4 +1,4 @@
-"""Starts ranks under torchrun for one measurement, and puts together what they found."""
+"""Starts ranks under torchrun for one measurement, and combines their results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LONGEST_S = 1_800
 
 
 def launch(spec: Spec, ranks: int, *, trace: Path | None = None) -> dict[str, Any]:
-    """One launch of so many ranks.
+    """Runs one launch of ranks.
 
     Args:
-        trace: where rank 0's Chrome trace is put.
+        trace: file for rank 0's Chrome trace.
 
     Raises:
-        RuntimeError: a rank failed, with what it said.
+        RuntimeError: a rank failed; the message has its output.
     """
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
@@ -40,7 +40,7 @@ def launch(spec: Spec, ranks: int, *, trace: Path | None = None) -> dict[str, An
                 command, env=environment(), stdout=file, stderr=file, timeout=LONGEST_S, check=False
             ).returncode
         if done:
-            # What went wrong first; at the end stands what torchrun has to say.
+            # The first error; the end of the output is torchrun's report.
             text = log.read_text()
             raise RuntimeError(f"{ranks} ranks ended with exit code {done}:\n{text[text.find('Traceback') :][:6_000]}")
         found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
@@ -50,7 +50,7 @@ def launch(spec: Spec, ranks: int, *, trace: Path | None = None) -> dict[str, An
 
 
 def together(ranks: list[dict[str, Any]], spec: Spec) -> dict[str, Any]:
-    """What all ranks of a launch come to: rates add up, and a window is as long as its slowest rank's."""
+    """Combines all ranks of a launch: rates are summed, and a window is as long as that of its slowest rank."""
     windows = {
         name: [
             {
@@ -89,7 +89,7 @@ def together(ranks: list[dict[str, Any]], spec: Spec) -> dict[str, Any]:
 
 
 PLACES = ("backend", "device", "gpu", "cpu", "threads", "python", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu")
-"""What a rank says of where it ran."""
+"""Keys of a rank's description of its machine."""
 
 
 def _mean(values: Any) -> float:

@@ -1,4 +1,4 @@
-"""What the machine can do at most, with as many ranks busy as train: matrix products and memory bandwidth."""
+"""Limits of the machine with as many busy ranks as in training: matrix products and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from easq_rec.kernels.linear import product
 
 SIDE = 1_024
-"""Of the square matrices on CPU: 4 MiB each in FP32, larger than a core's cache and quick enough."""
+"""Size of the square matrices on CPU: 4 MiB each in FP32, larger than a core's cache and fast enough."""
 CUDA_SIDE = 8_192
 STREAMED = 256 * 2**20
-"""Bytes of what is copied: beyond any cache of a CPU, and of a GPU."""
+"""Bytes to copy: larger than any cache of a CPU, and of a GPU."""
 
 
 def ceilings(device: torch.device, *, seconds: float) -> dict[str, float]:
     """GFLOP/s of FP32 and BF16 products, by the kernels that the model uses, and GB/s read and written by a copy.
 
-    Medians over repetitions for about so many seconds each.
+    Medians over repetitions, for about `seconds` seconds each.
     """
     side = CUDA_SIDE if device.type == "cuda" else SIDE
     found = {}

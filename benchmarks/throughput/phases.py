@@ -1,9 +1,9 @@
-"""Where the time of a step goes: exclusive host seconds of each phase, and how much of them a rank waited for others.
+"""Time of a step by phase: exclusive host seconds of each phase, and the part in which a rank waited for others.
 
-Every wait for another rank goes through `Work.wait`, so that each wait is seen wherever it happens.
+Every wait for another rank goes through `Work.wait`, so all waits are measured.
 
-On CUDA the host waits for the device at each boundary: phases then tell what each costs, not what a step takes in
-which they overlap. Not yet run there.
+On CUDA the host waits for the device at each phase boundary: the times are the cost of each phase, not of a step in
+which phases overlap. Not yet run there.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ PHASES = (
     "optimizer",
     "other",
 )
-"""In the order of a step: waiting for a batch, its copy, the all-to-all of ids, lookups with the all-to-all of what
-they found, the network, the losses with what ranks tell each other of their answers, backward with the all-to-all of
-the tables' gradients, the all-reduce of the others with AdamW, and the rest of the loop."""
+"""In the order of a step: waiting for a batch, its copy, the all-to-all of ids, lookups with the all-to-all of
+embeddings, the network, the losses with the exchange of answers between ranks, backward with the all-to-all of the
+tables' gradients, the all-reduce of the other gradients with AdamW, and the rest of the loop."""
 
 
 class Phases:
@@ -51,11 +51,11 @@ class Phases:
         self._since = 0.0
         self.seconds: dict[str, float] = defaultdict(float)
         self.waited: dict[str, float] = defaultdict(float)
-        """Of the seconds of each phase, those in which it waited for other ranks."""
+        """Seconds of each phase spent waiting for other ranks."""
 
     @contextlib.contextmanager
     def within(self, phase: str) -> Iterator[None]:
-        """Time in the block belongs to the phase, but for what other phases in it take."""
+        """Assigns the time of the block to the phase, without the time of nested phases."""
         self.enter(phase)
         try:
             yield
@@ -65,7 +65,7 @@ class Phases:
     def enter(self, phase: str) -> None:
         self._account()
         self._stack.append(phase)
-        # What a trace shows of it.
+        # The span in a trace.
         self._spans.append(record_function(f"## {phase} ##"))
         self._spans[-1].__enter__()
 
@@ -84,7 +84,7 @@ class Phases:
 
     @contextlib.contextmanager
     def installed(self, trainer: Trainer) -> Iterator[None]:
-        """Puts itself between the parts of the trainer's step; all is as before when the block ends."""
+        """Instruments the parts of the trainer's step; the end of the block restores them."""
         setup = trainer.setup
         step, pipeline = setup.train_step, setup.train_step.pipeline
         with contextlib.ExitStack() as stack:
@@ -106,7 +106,7 @@ class Phases:
 
     @contextlib.contextmanager
     def _wrapped(self, owner: Any, name: str, phase: str | None) -> Iterator[None]:
-        """A method under a phase; None: as waiting, in the phase that calls it."""
+        """Times a method as a phase; None: as waiting in the calling phase."""
         own = name in vars(owner)
         method = getattr(owner, name)
 

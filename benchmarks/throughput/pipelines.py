@@ -1,4 +1,4 @@
-"""TorchRec's train pipelines, each made as the trainer makes its own: `Trainer(pipeline=PIPELINES[name])`."""
+"""TorchRec's train pipelines, as arguments of the trainer: `Trainer(pipeline=PIPELINES[name])`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Forward = Callable[[RequestBatch | None], tuple[Tensor, StepOutput]]
 
 
 class Base(TrainPipelineBase[RequestBatch, StepOutput]):
-    """Copies the next batch beside the step, and sends ids only when the forward pass needs them.
+    """Copies the next batch during the step, and sends ids only when the forward pass needs them.
 
-    TorchRec's own takes a forward function and then calls the model all the same.
+    TorchRec's version accepts a forward function but calls the model.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ PIPELINES: dict[str, Callable[..., TrainPipeline[RequestBatch, StepOutput]]] = {
     "fused_sparse_dist": TrainPipelineFusedSparseDist,
     "prefetch": PrefetchTrainPipelineSparseDist,
 }
-"""- base: nothing overlaps but the copy of the next batch
-- sparse_dist: ids of the next batch are exchanged beside the step (the trainer's)
+"""- base: only the copy of the next batch overlaps with the step
+- sparse_dist: ids of the next batch are exchanged during the step (used by the trainer)
 - sparse_dist_lite: all ids of a batch are exchanged together, right before its step
-- fused_sparse_dist: the next batch's embeddings are looked up beside the optimizer as well
-- prefetch: rows of the next batch are brought into the caches of UVM-cached tables beside the step
+- fused_sparse_dist: also looks up the next batch's embeddings during the optimizer step
+- prefetch: loads rows of the next batch into the caches of UVM-cached tables during the step
 """

@@ -1,4 +1,4 @@
-"""What a measurement comes to: JSON, a table for a terminal, and a picture of the phases."""
+"""The results of a measurement: JSON, a table for a terminal, and a figure of the phases."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from benchmarks.throughput.shapes import losses, rate, speed_ups
 from easq_rec.config import Config
 
 COLOURS = ("#999999", "#f0e442", "#56b4e9", "#0072b2", "#009e73", "#cc79a7", "#d55e00", "#e69f00", "#dddddd")
-"""Of the phases; Okabe and Ito's, told apart by colour-blind readers too."""
+"""Colours of the phases: Okabe and Ito's palette, which colour-blind readers can distinguish."""
 
 
 def progress(number: int, rounds: int, run: dict[str, Any]) -> str:
-    """A line about the launch that was made last."""
+    """A line about the last launch."""
     launch = run["launches"][-1]
     parts = [f"{pipeline} {rate(launch, pipeline):,.0f}" for pipeline in launch["windows"]]
     return f"round {number}/{rounds}  {run['name']}: impressions/s {', '.join(parts)}"
 
 
 def result(config: Config, runs: list[dict[str, Any]], pipelines: list[str]) -> dict[str, Any]:
-    """All of it, rounded to what it is worth."""
+    """All results, rounded to significant digits."""
     first = pipelines[0]
     return {
         "benchmark": "throughput",
@@ -40,7 +40,8 @@ def result(config: Config, runs: list[dict[str, Any]], pipelines: list[str]) -> 
 
 
 def summary(run: dict[str, Any], pipelines: list[str]) -> dict[str, Any]:
-    """Of a shape: medians and spread over all windows of all launches, and means over launches of the rest."""
+    """Summary of a shape: medians and spread of rates over all windows of all launches; means over launches of the
+    rest."""
     launches = run["launches"]
     found: dict[str, Any] = {"pipelines": {}}
     for pipeline in pipelines:
@@ -71,7 +72,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
-    """The table, and what it says."""
+    """The table and its conclusions."""
     yield f"\n{found['workload']}, {found['precision']}, on {found['where']['device']}"
     yield f"{'':<30}{'impressions/s':>14}{'quartiles':>18}{'per CPU s':>11}{'step ms':>9}{'GEMM':>7}{'RSS MiB':>9}"
     for run in found["runs"]:
@@ -85,7 +86,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
                 f"{label:<30}{speed['median']:>14,.0f}{f'{low:,.0f} to {high:,.0f}':>18}"
                 f"{values['impressions_per_cpu_s']['median']:>11,.0f}{step:>9.1f}{share:>7}{whole['peak_rss_mib']:>9,}"
             )
-    yield "\nms per step and phase (of which waited for other ranks), measured in steps of their own"
+    yield "\nms per step and phase (of which waiting for other ranks), measured in separate steps"
     yield f"{'':<30}" + "".join(f"{name.replace('_', ' '):>15}" for name in PHASES)
     for run in found["runs"]:
         whole = run["summary"]
@@ -93,7 +94,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"{run['name']:<30}" + "".join(f"{part:>15}" for part in parts)
     yield from beside_the_first(found)
     if found["speed_ups"]:
-        yield "\nbeside one rank, round by round"
+        yield "\nrelative to one rank, by round"
         for one in found["speed_ups"]:
             rounds = ", ".join(f"{ratio:.2f}" for ratio in one["of_each_round"])
             yield f"{one['name']:<30}{one['speed_up']:>8.2f}x   ({rounds})"
@@ -101,10 +102,10 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def beside_the_first(found: dict[str, Any]) -> Iterator[str]:
-    """How fast the other pipelines are beside the first, whose windows took turns with theirs."""
+    """Speed of the other pipelines relative to the first, whose windows alternated with theirs."""
     first, *others = found["pipelines"]
     if others:
-        yield f"\nbeside {first}, window by window: median (lowest to highest)"
+        yield f"\nrelative to {first}, by window: median (lowest to highest)"
     for run in found["runs"]:
         for other in others:
             ratios = [
@@ -117,14 +118,14 @@ def beside_the_first(found: dict[str, Any]) -> Iterator[str]:
 
 
 def write(found: dict[str, Any], out: Path) -> None:
-    """The JSON, and OUT.png beside it."""
+    """Writes the JSON and OUT.png."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found) + "\n")
     draw(found, out.with_suffix(".png"))
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Stacked bars of the phases, a bar per shape; hatched is what a phase waited for other ranks."""
+    """Stacked bars of the phases, one bar per shape; hatched parts are waits for other ranks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -160,7 +161,7 @@ def _mean(values: Any) -> float:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to five digits: more is noise."""
+    """Rounds floats to five digits; more digits are noise."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):

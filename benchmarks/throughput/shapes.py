@@ -1,4 +1,4 @@
-"""Which launches a measurement is made of, and what they say of one another."""
+"""The launches of a measurement, and comparisons between them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any, Literal
 from easq_rec.config import Config
 
 Scaling = Literal["per_rank", "global", "apart"]
-"""What stays as it is with more ranks: the requests of each, those of all together; `apart`: those of each, and every
-rank is a run of its own, which waits for nobody."""
+"""Quantity that stays constant with more ranks: requests per rank, or requests in total; `apart`: requests per rank,
+where every rank is an independent run that waits for no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """So many ranks, with so many requests each."""
+    """A number of ranks with a number of requests each."""
 
     ranks: int
     scaling: Scaling
     requests: int
-    """Per step and rank."""
+    """Requests per step and rank."""
 
     @property
     def name(self) -> str:
-        """For instance `2 ranks x 128, apart`."""
+        """For example `2 ranks x 128, apart`."""
         text = f"{self.ranks} rank{'s' if self.ranks > 1 else ''} x {self.requests}"
         return f"{text}, apart" if self.scaling == "apart" else text
 
@@ -35,10 +35,10 @@ class Shape:
 
 
 def shapes(ranks: Sequence[int], requests: int, scalings: Sequence[Scaling]) -> list[Shape]:
-    """One rank first, then each number of ranks in each way.
+    """One rank first, then each number of ranks with each scaling.
 
     Raises:
-        ValueError: as many ranks cannot share a batch evenly.
+        ValueError: a number of ranks cannot share a batch evenly.
     """
     found = [Shape(ranks=1, scaling="per_rank", requests=requests)]
     for count in ranks:
@@ -56,7 +56,7 @@ def rate(launch: dict[str, Any], pipeline: str, metric: str = "impressions_per_s
 
 
 def speed_ups(runs: list[dict[str, Any]], pipeline: str) -> list[dict[str, Any]]:
-    """Of each shape beside one rank: the ratios of their rates, launch by launch in turn, and their median."""
+    """Speed-up of each shape over one rank: ratios of the rates, launch by launch, and their median."""
     (one, *others) = runs
     found = []
     for run in others:
@@ -77,13 +77,13 @@ def speed_ups(runs: list[dict[str, Any]], pipeline: str) -> list[dict[str, Any]]
 
 
 def losses(found: list[dict[str, Any]]) -> Iterator[str]:
-    """What more ranks lose, and where: to the machine, whose cores share caches and memory, or to one another."""
+    """The efficiency lost with more ranks: to the machine, whose cores share caches and memory, or to waiting."""
     apart = {one["ranks"]: one["speed_up"] for one in found if one["scaling"] == "apart"}
     for one in found:
         if one["scaling"] == "per_rank" and one["ranks"] in apart:
             ranks, machine = one["ranks"], apart[one["ranks"]]
             yield (
-                f"{one['name']}: {one['speed_up']:.2f} of {ranks}. Runs that wait for nobody come to {machine:.2f} on "
-                f"this machine ({machine / ranks:.0%}), and ranks that train together to "
+                f"{one['name']}: {one['speed_up']:.2f} of {ranks}. Independent runs reach {machine:.2f} on "
+                f"this machine ({machine / ranks:.0%}), and ranks that train together reach "
                 f"{one['speed_up'] / machine:.0%} of that"
             )

@@ -1,4 +1,4 @@
-"""What one launch of ranks is asked to do, as a file that all of its ranks read."""
+"""The specification of one launch, as a file that all of its ranks read."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class Spec:
     """One launch."""
 
     config: Config
-    """With the data's directory, and the requests per rank of this launch."""
+    """The config with the data's directory and this launch's requests per rank."""
     pipelines: tuple[str, ...]
-    """Take turns window by window; the first is taken apart into phases."""
+    """Pipelines that alternate by window; the first is also measured by phase."""
     apart: bool
-    """Every rank is a run of its own: what the machine does with so many busy processes."""
+    """Every rank is an independent run: measures the machine with this number of busy processes."""
     warm_up: int
     """Steps of each pipeline before anything is measured."""
     windows: int
-    """Of each pipeline."""
+    """Number of windows of each pipeline."""
     steps: int
-    """Of a window."""
+    """Number of steps in a window."""
     trace: bool
     """Whether rank 0 writes a Chrome trace of some steps."""
     ceiling_s: float
-    """Seconds for each of the machine's ceilings."""
+    """Seconds for each measurement of the machine's limits."""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps({**asdict(self), "config": to_dict(self.config)}))

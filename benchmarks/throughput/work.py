@@ -1,4 +1,4 @@
-"""What a step does, counted from the operators that it runs: multiplications and bytes."""
+"""The work of a step, counted from its operators: multiplications and bytes."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ OTHERS = {
     )
     if name is not None
 }
-"""Products that torch's own counter does not know."""
+"""Products that torch's counter does not support."""
 
 
 @dataclass
 class Traffic(torch_dispatch.TorchDispatchMode):
-    """Bytes that operators read and write, as if nothing stayed in a cache from one to the next.
+    """Bytes that operators read and write, without caching between operators.
 
-    FBGEMM updates its tables out of sight: for every row that a lookup returns, its gradient is read, and the row is
-    read and written.
+    FBGEMM's table updates are not visible as operators: for every row that a lookup returns, its gradient is read, and
+    the row is read and written.
     """
 
     bytes: int = 0
     largest: int = 0
-    """Inputs of FBGEMM above so many bytes are tables: of them only the rows that come out are read."""
+    """FBGEMM inputs above this number of bytes are tables, of which only the returned rows are read."""
     by_operator: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Traffic(torch_dispatch.TorchDispatchMode):
 
 
 UPDATE = 3
-"""What updating a row moves, in rows."""
+"""Memory traffic of a row update, in rows."""
 
 
 def _moves_nothing(func: Any) -> bool:
@@ -84,10 +84,10 @@ def _size(value: Any, most: int | None = None) -> int:
 
 
 class Work:
-    """Counts what runs in the block, on this thread and in the backward passes that it starts.
+    """Counts the operators of a block, on this thread and in the backward passes that it starts.
 
     Args:
-        table_bytes: size of the smallest thing that is taken for a table.
+        table_bytes: minimum size of an input that counts as a table.
     """
 
     def __init__(self, table_bytes: int = MIB) -> None:

@@ -34,20 +34,20 @@ from easq_rec.training.memory import HostMemory
 from easq_rec.training.process import Runtime, running
 
 ENDLESS = 10**9
-"""Steps that no measurement comes to."""
+"""More steps than any measurement makes."""
 TRACED = 4
-"""Steps of a trace."""
+"""Number of steps in a trace."""
 
 
 class Gate:
-    """Where the ranks of a launch wait for one another, also those that are runs of their own."""
+    """A barrier for the ranks of a launch, also for independent runs."""
 
     def __init__(self, path: Path, rank: int, ranks: int) -> None:
         self._store, self._ranks, self._number = dist.FileStore(str(path), ranks), ranks, 0
         self.rank = rank
 
     def __call__(self) -> None:
-        """Returns when all ranks have come here."""
+        """Returns when all ranks have reached it."""
         self._number += 1
         name = f"gate-{self._number}"
         if self._store.add(name, 1) == self._ranks:
@@ -56,11 +56,11 @@ class Gate:
 
 
 class Measured:
-    """A trainer whose steps are taken one at a time."""
+    """A trainer that makes one step at a time."""
 
     def __init__(self, spec: Spec, runtime: Runtime, pipeline: str, out: Path, gate: Gate) -> None:
         directory = prepare_data(spec.config, runtime)
-        # Where ranks are runs of their own, each has a directory of its own.
+        # Independent runs have separate directories.
         run_dir = out / f"run-{pipeline}-{gate.rank if spec.apart else 0}"
         run_dir.mkdir(parents=True, exist_ok=True)
         self.trainer = Trainer(spec.config, runtime, directory=directory, run_dir=run_dir, pipeline=PIPELINES[pipeline])
@@ -73,7 +73,7 @@ class Measured:
         return next(self._stepping)
 
     def window(self, steps: int) -> None:
-        """Measures so many steps, begun by all ranks together."""
+        """Measures `steps` steps, which all ranks start together."""
         self._gate()
         impressions, cpu, begin = self.trainer.impressions, time.process_time(), time.perf_counter()
         for _ in range(steps):
@@ -95,7 +95,7 @@ class Measured:
 
 
 def measure(spec: Spec, runtime: Runtime, out: Path, gate: Gate) -> dict[str, Any]:
-    """All that one rank finds."""
+    """All measurements of one rank."""
     found: dict[str, Any] = {"backend": dist.get_backend(), "device": runtime.device.type, **hardware()}
     if runtime.device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(runtime.device)
@@ -126,7 +126,7 @@ def measure(spec: Spec, runtime: Runtime, out: Path, gate: Gate) -> dict[str, An
 
 
 def taken_apart(measured: Measured, spec: Spec, runtime: Runtime, gate: Gate) -> dict[str, Any]:
-    """Milliseconds per phase and step, and the work of a step, each over steps of its own."""
+    """Milliseconds per phase and step, and the work of a step, measured in separate steps."""
     phases = Phases(runtime.device)
     steps = spec.steps
     gate()
@@ -150,7 +150,7 @@ def taken_apart(measured: Measured, spec: Spec, runtime: Runtime, gate: Gate) ->
 
 
 def write_trace(measured: Measured, path: Path | None) -> None:
-    """Some steps under torch's profiler, with the phases as spans; on all ranks, written by one."""
+    """Profiles some steps on all ranks with torch's profiler, with phases as spans; one rank writes the trace."""
     phases = Phases(torch.device("cpu"))
     with torch.profiler.profile() as profiler, phases.installed(measured.trainer):
         for _ in range(TRACED):
@@ -167,7 +167,7 @@ def main() -> None:
         for name in ("RANK", "WORLD_SIZE"):
             del os.environ[name]
         if spec.config.trainer.device == "cuda":
-            # On CPU it tells each which cores are its own.
+            # On CPU it assigns cores to each rank.
             del os.environ["LOCAL_WORLD_SIZE"]
     trainer = dataclasses.replace(spec.config.trainer, max_steps=ENDLESS)
     spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, trainer=trainer))

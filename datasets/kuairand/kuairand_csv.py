@@ -1,4 +1,4 @@
-"""Reads the public CSV files of KuaiRand block by block; ValueError names file, row, column and what was expected.
+"""Reads the public CSV files of KuaiRand by block; ValueError names file, row, column and the expected values.
 
 Source of names, types and value ranges: the data description at https://kuairand.com. Columns are found by name. Row 1
 is the first row below the header.
@@ -31,7 +31,7 @@ MAX_ID = 2**31 - 2
 MAX_TIME_MS = 2**41
 """In the year 2039. Time and user index share one int64 as sort key."""
 MAX_TABLE_ID = 500_000_000
-"""Larger ids of users or videos in a feature file are taken for damage: tables here are indexed by id."""
+"""Larger user or video ids in a feature file count as damage, because tables are indexed by id."""
 
 CLICK, LONG_VIEW, SATISFIED, HATE, RANDOM_EXPOSURE = 1, 2, 4, 8, 16
 """Bits of `flags`; SATISFIED: like, follow, comment or forward."""
@@ -45,7 +45,7 @@ LOG: Types = dict.fromkeys(
 
 REGISTER_DAYS = ("15-30", "31-60", "61-90", "91-180", "181-365", "366-730", "730+")
 ONEHOT = {1: 7, 2: 50, 4: 15, 5: 34, 6: 3, 7: 118, 8: 454, 9: 7, 10: 5, 11: 5}
-"""Encrypted user feature: number of its values. Those with 3 to 500 values."""
+"""Encrypted user features with 3 to 500 values: number of values by name."""
 USER: Types = {
     "user_id": pa.int64(),
     "register_days_range": pa.string(),
@@ -77,7 +77,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Users:
-    """Codes of user features, 0: unknown. Row `index[user_id]`; the last row is that of an unknown user."""
+    """Codes of user features, 0: unknown. Row `index[user_id]`; the last row is for unknown users."""
 
     index: Int
     code: dict[str, Int]
@@ -85,7 +85,7 @@ class Users:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Videos:
-    """Video features; row `index[video_id]`, the last row is that of an unknown video."""
+    """Video features, row `index[video_id]`; the last row is for unknown videos."""
 
     index: Int
     author: Int
@@ -97,7 +97,7 @@ class Videos:
 
 
 def rows_of(index: Int, ids: Int) -> Int:
-    """Table rows of some ids; the entry for ids that the table does not reach is the last of `index`."""
+    """Table rows of ids; ids beyond the table use the last entry of `index`."""
     return index[np.minimum(ids, len(index) - 1)]
 
 
@@ -106,7 +106,7 @@ def find_files(raw: Path, variant: str | None) -> Files:
     folder = raw / "data" if (raw / "data").is_dir() else raw
     found = [name for name in VARIANTS if any(folder.glob(f"log_*_{name}.csv")) or any(folder.glob(f"*_{name}_*.csv"))]
     if variant is None and len(found) > 1:
-        raise ValueError(f"--raw {raw}: holds {' and '.join(found)}: choose one with --variant")
+        raise ValueError(f"--raw {raw}: has {' and '.join(found)}: choose one with --variant")
     if variant is None and not found:
         raise ValueError(f"--raw {raw}: no file {STANDARD[0]}_VARIANT.csv: expected an unpacked KuaiRand archive")
     chosen = variant or found[0]
@@ -121,7 +121,7 @@ def _parts(folder: Path, stem: str) -> list[Path]:
     whole = folder / f"{stem}.csv"
     parts = {int(path.stem.rpartition("part")[2]): path for path in folder.glob(f"{stem}_part[0-9]*.csv")}
     if whole.is_file() and parts:
-        raise ValueError(f"{whole}: lies beside its parts {sorted(parts)}: remove one or the other")
+        raise ValueError(f"{whole}: both this file and its parts {sorted(parts)} exist: remove one or the other")
     if not whole.is_file() and not parts:
         raise ValueError(f"--raw {folder}: no file {whole.name}: unpack the whole archive")
     absent = set(range(1, max(parts, default=0) + 1)) - set(parts)
@@ -131,7 +131,7 @@ def _parts(folder: Path, stem: str) -> list[Path]:
 
 
 def blocks(path: Path, types: Types) -> Iterator[tuple[int, pa.Table]]:
-    """(number of its first row, the columns of `types`) of each block. Integers are never null, all else may be."""
+    """(number of the first row, the columns of `types`) of each block. Integers are never null, other types can be."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
     if not header:
@@ -160,10 +160,10 @@ def blocks(path: Path, types: Types) -> Iterator[tuple[int, pa.Table]]:
 
 
 def _diagnose(path: Path, header: list[str], types: Types) -> None:
-    """Reads a file that was refused once more, slowly, and raises ValueError for the first cell that does not fit."""
+    """Reads a rejected file again, slowly, and raises ValueError for the first invalid cell."""
     patterns = {
         pa.int64(): (re.compile(r"\s*-?\d{1,18}\s*"), "an integer"),
-        pa.float64(): (re.compile(r"\s*(-?\d+(\.\d*)?([eE][-+]?\d+)?|nan|)\s*", re.IGNORECASE), "a number or nothing"),
+        pa.float64(): (re.compile(r"\s*(-?\d+(\.\d*)?([eE][-+]?\d+)?|nan|)\s*", re.IGNORECASE), "a number or empty"),
     }
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file)
@@ -178,7 +178,7 @@ def _diagnose(path: Path, header: list[str], types: Types) -> None:
 
 
 def check(bad: NDArray[np.bool_], values: Int, path: Path, first: int, column: str, expected: str) -> None:
-    """Raises ValueError for the first row of a block that is marked as bad."""
+    """Raises ValueError for the first bad row of a block."""
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"{path}: row {first + row}, column {column}: found {values[row]}, expected {expected}")
@@ -187,8 +187,8 @@ def check(bad: NDArray[np.bool_], values: Int, path: Path, first: int, column: s
 def log_blocks(path: Path, counts: Counter[str]) -> Iterator[dict[str, Int]]:
     """Impressions of a log as arrays user, video, time_ms, play_ms, duration_ms, tab, flags; checked and counted.
 
-    Negative play times and durations count as 0, and a duration of 0 as unknown. Play times above the duration are as
-    they should be: a short video is played in a loop.
+    Negative play times and durations count as 0, and a duration of 0 as unknown. Play times above the duration are
+    valid: a short video is played in a loop.
     """
     for first, table in blocks(path, LOG):
         column = {name: table[name].to_numpy() for name in LOG}
@@ -221,13 +221,13 @@ def log_blocks(path: Path, counts: Counter[str]) -> Iterator[dict[str, Int]]:
 
 
 def read_users(path: Path, counts: Counter[str]) -> Users:
-    """Reads user_features; values that the data description does not list are counted and become 0, unknown."""
+    """Reads user_features; values that the data description does not list are counted and become 0 (unknown)."""
     found = [table for _, table in blocks(path, USER)]
     if not found:
         raise ValueError(f"{path}: no users: expected at least one row below the header")
     table = pa.concat_tables(found)
     index = _index([(path, table["user_id"].to_numpy())], "user")
-    # The file writes an unknown value as an empty cell and a known one as 3 or 3.0.
+    # Unknown values are empty cells; known values are written as 3 or 3.0.
     registered = pc.index_in(table["register_days_range"], pa.array(REGISTER_DAYS))
     code = {"register_days": pc.fill_null(registered, -1).to_numpy()}
     for feature, values in ONEHOT.items():
@@ -239,7 +239,7 @@ def read_users(path: Path, counts: Counter[str]) -> Users:
 
 
 def read_videos(paths: tuple[Path, ...]) -> Videos:
-    """Reads video_features_basic: author, type, upload day and tags; what the file lacks is unknown."""
+    """Reads video_features_basic: author, type, upload day and tags; missing values are unknown."""
     parts: dict[str, list[Any]] = {name: [] for name in ("author", "kind", "day", "tags")}
     ids: list[tuple[Path, Int]] = []
     for path in paths:
@@ -278,7 +278,7 @@ def _tags(column: pa.ChunkedArray, path: Path, first: int) -> pa.ListArray:
 
 
 def _cast(column: Any, kind: pa.DataType, path: Path, row: int | Int, name: str, expected: str) -> Any:
-    """The column in another type; ValueError for the first cell that has none. `row`: of its first cell, or of each."""
+    """Casts a column; ValueError for the first invalid cell. `row`: row of the first cell, or of each cell."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     try:
         return array.cast(kind)
@@ -294,10 +294,10 @@ def _cast(column: Any, kind: pa.DataType, path: Path, row: int | Int, name: str,
 
 
 def _index(parts: list[tuple[Path, Int]], what: str) -> Int:
-    """Table row of each id; ids without one, and the entry behind the last id, get the row behind the last.
+    """Table row of each id; ids without a row, and the entry after the last id, get the row after the last.
 
     Args:
-        parts: ids of successive rows, and the file that they were read from.
+        parts: (file, ids of its successive rows).
     """
     ids = np.concatenate([part for _, part in parts])
 
@@ -320,5 +320,5 @@ def _index(parts: list[tuple[Path, Int]], what: str) -> Int:
     if len(repeated):
         twice = ids[repeated[0]]
         first, second = np.flatnonzero(ids == twice)[:2].tolist()
-        raise ValueError(f"{place(second)}: {what} {twice} is in {place(first)} already: keep one of them")
+        raise ValueError(f"{place(second)}: {what} {twice} is already in {place(first)}: keep one of them")
     return result

@@ -1,6 +1,6 @@
-"""Impressions of KuaiRand to requests, and requests to the Arrow tables of the data contract.
+"""Groups impressions of KuaiRand into requests, and converts requests to the Arrow tables of the data contract.
 
-Everything here works on whole columns of one part of the users. Legend: R requests, N candidates.
+All functions work on whole columns of one part of the users. Legend: R requests, N candidates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Columns = dict[str, Int]
 ANSWER_DELAY_MS = 60_000
 DISSATISFIED, UNCERTAIN, SATISFIED_ANSWER = 0, 1, 2
 MAX_RATIO = 2.0
-"""Watch ratios above are cut: the model tells none apart that are larger."""
+"""Watch ratios are cut at this value, because the model does not distinguish larger ones."""
 AGE_BUCKETS = 16
 DAY_MS = 86_400_000
 BEIJING_MS = 8 * 3_600_000
@@ -40,22 +40,22 @@ TIME_BITS = 42
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """How impressions become requests."""
+    """Rules that form requests from impressions."""
 
     window_ms: int
-    """Longest time from the first impression of a request to its last."""
+    """Maximum time from the first impression of a request to its last."""
     candidates: int
-    """Most impressions in a request."""
+    """Maximum number of impressions in a request."""
     history: int
-    """Longest history written."""
+    """Maximum length of a written history."""
     reveal: float
     """Share of the explicit signals that are revealed as answers."""
     seed: int
 
 
 def in_time_order(rows: Columns, counts: Counter[str]) -> Columns:
-    """Impressions by (user, time, video), each once: of rows that agree in the three, one that was randomly exposed
-    stays if there is one, and of those the first that was read."""
+    """Impressions sorted by (user, time, video), each once: of rows that agree in all three, the first random exposure
+    is kept, or else the first row read."""
     exposed = rows["flags"] & RANDOM_EXPOSURE
     order = np.lexsort((-exposed.astype(np.int8), rows["video"], rows["time_ms"], rows["user"]))
     user, time, video = (rows[name][order] for name in ("user", "time_ms", "video"))
@@ -70,15 +70,15 @@ def select(rows: Columns, keep: NDArray[np.bool_]) -> Columns:
 
 
 def known_ms(rows: Columns) -> Int:
-    """When the outcome of an impression was known: at the end of its play."""
+    """Time at which the outcome of an impression was known: the end of its play."""
     return rows["time_ms"] + rows["play_ms"]
 
 
 def request_starts(rows: Columns, grouping: Grouping) -> Int:
     """First row of each request; rows are in the order of `in_time_order`.
 
-    A request runs on until the user or the tab changes, an impression lies more than the window after the request's
-    first, a video comes again, or the request is full.
+    A request ends when the user or the tab changes, when an impression is more than the window after the request's
+    first, when a video repeats, or when the request is full.
     """
     count = len(rows["user"])
     here = np.arange(count)
@@ -86,10 +86,10 @@ def request_starts(rows: Columns, grouping: Grouping) -> Int:
     change[1:] = (np.diff(rows["user"]) != 0) | (np.diff(rows["tab"].astype(np.int8)) != 0)
     full = here + grouping.candidates
     late = np.searchsorted(key := _keys(rows["user"], rows["time_ms"]), key + grouping.window_ms, side="right")
-    # The next row at which the user or tab changes: a minimum over all that lie ahead.
+    # The next row at which the user or tab changes: a minimum over all later rows.
     change_at = _least_ahead(np.where(change, here, count))
     other = np.r_[change_at[1:], count][:count]
-    # For every row, where its video comes next to the same user; the request ends before the first such place.
+    # For every row, the next impression of its video by the same user; the request ends before the first of these.
     order = np.lexsort((here, rows["video"], rows["user"]))
     same = (np.diff(rows["user"][order]) == 0) & (np.diff(rows["video"][order]) == 0)
     again = np.full(count, count)
@@ -103,12 +103,12 @@ def request_starts(rows: Columns, grouping: Grouping) -> Int:
 
 
 def build(rows: Columns, past: Columns, grouping: Grouping, *, ask: bool) -> pa.RecordBatch:
-    """Requests of `rows` in time order, with ids still to be joined to their features.
+    """Requests of `rows` in time order, with ids that are not yet joined to their features.
 
     Args:
-        rows: impressions by (user, time, video).
-        past: impressions that may enter a history, in the same order. One does if it was played validly and its
-            outcome was known strictly before the request.
+        rows: impressions sorted by (user, time, video).
+        past: impressions that may enter a history, in the same order. An impression enters if it had a valid play and
+            its outcome was known strictly before the request.
         ask: whether a share of the explicit signals is revealed as answers.
     """
     starts = request_starts(rows, grouping)
@@ -129,7 +129,7 @@ def build(rows: Columns, past: Columns, grouping: Grouping, *, ask: bool) -> pa.
     entries = _ranges(history_start, history_end)
     duration = seen["duration_ms"][entries]
     played = np.divide(seen["play_ms"][entries], duration, where=duration > 0, out=np.ones(len(entries), np.float32))
-    # Without a duration, the log's own long view says whether much of the video was watched.
+    # Without a duration, the log's long view shows whether much of the video was watched.
     ratio = np.where(duration > 0, np.minimum(played, MAX_RATIO), (seen["flags"][entries] & LONG_VIEW) > 0)
 
     shown = _ranges(starts, ends)
@@ -159,7 +159,7 @@ def build(rows: Columns, past: Columns, grouping: Grouping, *, ask: bool) -> pa.
 
 
 def to_tables(part: pa.Table, first_id: int, users: Users, videos: Videos, counts: Counter[str]) -> list[pa.Table]:
-    """[requests, answers] that `kuairand_schema` reads, from what `build` made."""
+    """[requests, answers] for `kuairand_schema`, from the result of `build`."""
     user, timestamp, tab = (part[name].to_numpy() for name in ("user", "timestamp_ms", "tab"))
     user_row = rows_of(users.index, user)
     history, seen = _entries(part["history"])
@@ -172,7 +172,7 @@ def to_tables(part: pa.Table, first_id: int, users: Users, videos: Videos, count
 
     flags, answered_at = candidate["flags"], candidate["answered_at_ms"]
     satisfied, hated = (flags & SATISFIED) > 0, (flags & HATE) > 0
-    # Both at once tell neither, and count as uncertain.
+    # Contradictory signals count as uncertain.
     grade = np.where(hated & satisfied, UNCERTAIN, np.where(satisfied, SATISFIED_ANSWER, DISSATISFIED))
     counts["hated and also liked, followed, commented or forwarded"] += int((hated & satisfied).sum())
     day = np.repeat((timestamp + BEIJING_MS) // DAY_MS, shown)
@@ -220,33 +220,33 @@ def to_tables(part: pa.Table, first_id: int, users: Users, videos: Videos, count
 
 
 def age_bucket(days: Int) -> NDArray[np.int8]:
-    """0: unknown, or uploaded after the day; else 1 + log2(1 + days), rounded down and cut at the last bucket."""
-    # The exponent of a power of two is exact, which numpy's logarithm need not be.
+    """0: unknown, or uploaded after the day; else 1 + log2(1 + days), rounded down and limited to the last bucket."""
+    # The exponent of a power of two is exact; numpy's logarithm may not be.
     _, bucket = np.frexp(1 + np.maximum(days, 0))
     return np.where(days < 0, 0, np.minimum(bucket, AGE_BUCKETS - 1)).astype(np.int8)
 
 
 def _keys(user: Int, time_ms: Int, users: Int | None = None) -> Int:
-    """One sort key per (user, time); users are numbered within `users`, or within themselves."""
+    """One sort key per (user, time); users are numbered by their position in `users`, by default in `user`."""
     number = np.searchsorted(np.unique(user) if users is None else users, user)
     return (number.astype(np.int64) << TIME_BITS) + time_ms
 
 
 def _least_ahead(values: Int) -> Int:
-    """For every place, the least value from there on."""
+    """For every position, the minimum from there on."""
     return np.minimum.accumulate(values[::-1])[::-1]
 
 
 def _ranges(starts: Int, ends: Int) -> Int:
-    """start, start + 1, ..., end - 1 of every pair, one behind the other."""
+    """start, start + 1, ..., end - 1 of every pair, concatenated."""
     lengths = ends - starts
     offset = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) + np.repeat(starts - offset, lengths)
 
 
 def _uniform(rows: Columns, seed: int) -> NDArray[np.floating[Any]]:
-    """A number in [0, 1) per impression that depends on seed and impression alone (SplitMix64, Steele et al. 2014), so
-    that neither the order of the files nor the number of parts changes which answers are revealed."""
+    """A number in [0, 1) per impression that depends only on seed and impression (SplitMix64, Steele et al. 2014), so
+    that the revealed answers depend neither on the order of the files nor on the number of parts."""
     state = np.full(len(rows["user"]), seed, dtype=np.uint64)
     for name in ("user", "video", "time_ms"):
         state += rows[name].astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)

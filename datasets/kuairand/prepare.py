@@ -2,8 +2,8 @@
 
     python datasets/kuairand/prepare.py --raw KuaiRand-1K --out kuairand
 
-The logs are larger than memory, so they pass through files twice: impressions are spread over parts by user, the users
-of a part are made into requests, and these are merged in order of time. `README.md` says what maps to what.
+The logs are larger than memory, so they pass through files twice: impressions are distributed over parts by user, each
+part is grouped into requests, and these are merged in time order. `README.md` documents the mapping of columns.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from easq_rec.errors import UserError
 
 WINDOW_S = {"pure": 86_400, "1k": 600, "27k": 600}
 PART_ROWS = 1_000_000
-"""Impressions in a part, about: what is held in memory at once."""
+"""Approximate number of impressions in a part, which is held in memory."""
 SLICE_ROWS = 200_000
-"""Impressions in a slice of time, about: what is merged in memory at once."""
+"""Approximate number of impressions in a time slice, which is merged in memory."""
 BYTES_PER_ROW = 70
-"""Of a log file, about: its size tells how many parts there should be."""
+"""Approximate bytes per row of a log file, used to choose the number of parts."""
 MINUTE_MS = 60_000
 MAX_WINDOW_S = 31 * 86_400
 FILE_ROW_GROUPS = 256
@@ -53,7 +53,7 @@ KINDS = ("standard", "random")
 
 
 def spread(files: Files, folder: Path, counts: Counter[str]) -> tuple[list[Path], Counter[int]]:
-    """Writes the impressions of all logs to one file per part of the users, in the order in which they are read.
+    """Writes the impressions of all logs to one file per part of the users, in log order.
 
     Returns the files and the number of impressions in each minute.
     """
@@ -80,17 +80,16 @@ def spread(files: Files, folder: Path, counts: Counter[str]) -> tuple[list[Path]
                     writer.write_batch(batch.slice(start, count))
             print(f"{log.name}: {counts['rows'] - before:,} rows", file=sys.stderr, flush=True)
     if not counts["rows"]:
-        raise UserError(f"{files.logs[0].parent}: the logs hold no rows: expected at least one")
+        raise UserError(f"{files.logs[0].parent}: the logs have no rows: expected at least one")
     return [path for path in paths if path.exists()], minutes
 
 
 def group(
     paths: Sequence[Path], edges: Int, groupings: dict[str, Grouping], folder: Path, counts: Counter[str]
 ) -> dict[str, list[Path]]:
-    """Makes the impressions of every part into requests: one file per part and kind, one record batch per time slice.
+    """Groups the impressions of every part into requests: one file per part and kind, one record batch per time slice.
 
-    Of the standard exposures alone answers are revealed and histories are made, so that what came of a random exposure
-    is nowhere but in `random/`.
+    Answers and histories use only standard exposures, so that outcomes of random exposures are only in `random/`.
     """
     result: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     for path in paths:
@@ -116,10 +115,10 @@ def group(
 def merge(
     paths: Sequence[Path], users: Users, videos: Videos, writers: Sequence[PartWriter], counts: Counter[str]
 ) -> None:
-    """Writes the requests of all parts in order of time, with their features; every file has the same time slices.
+    """Writes the requests of all parts in time order, with their features; every file has the same time slices.
 
     Args:
-        writers: of the requests and, if there are two, of the answers.
+        writers: writer of the requests and, if there are two, of the answers.
     """
     with ExitStack() as stack:
         sources = [stack.enter_context(pa.memory_map(str(path))) for path in paths]
@@ -147,7 +146,7 @@ def prepare(
     history: int = 50,
     variant: str | None = None,
 ) -> str:
-    """Writes `out`, all or nothing, and returns a summary; windows in seconds."""
+    """Writes `out` atomically and returns a summary; windows are in seconds."""
     limits: tuple[tuple[str, float, bool, str], ...] = (
         ("reveal", reveal, 0 <= reveal <= 1, "between 0 and 1"),
         ("seed", seed, 0 <= seed < 2**63, "0 or more"),
@@ -170,7 +169,7 @@ def prepare(
     )
     groupings = {"standard": standard, "random": dataclasses.replace(standard, window_ms=1_000 * random_window)}
     counts: Counter[str] = Counter()
-    # The feature files first: they are small beside the logs, and an error in them is then found at once.
+    # Feature files first: they are much smaller than the logs, so that their errors are found early.
     users, videos = read_users(files.users, counts), read_videos(files.videos)
 
     with published(out) as folder:
@@ -190,7 +189,7 @@ def prepare(
 
 
 def time_edges(minutes: Counter[int]) -> Int:
-    """Milliseconds that cut the log into slices of about `SLICE_ROWS` impressions."""
+    """Times in milliseconds that split the log into slices of about `SLICE_ROWS` impressions."""
     ordered = sorted(minutes)
     slices = np.cumsum([minutes[minute] for minute in ordered]) // SLICE_ROWS
     return np.array(ordered, dtype=np.int64)[1:][np.diff(slices) > 0] * MINUTE_MS
@@ -210,12 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--raw", type=Path, required=True, help="unpacked archive, or its folder data/")
     parser.add_argument("--out", type=Path, required=True, help="directory to write; must not exist or be empty")
     parser.add_argument("--reveal", type=float, default=0.05, help="share of explicit signals revealed as answers")
-    parser.add_argument("--seed", type=int, default=0, help="of the answers")
-    parser.add_argument("--candidates", type=int, default=12, help="most impressions in a request")
-    parser.add_argument("--window", type=int, help=f"seconds that a request spans at most; None: one of {WINDOW_S}")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the revealed answers")
+    parser.add_argument("--candidates", type=int, default=12, help="maximum number of impressions in a request")
+    parser.add_argument("--window", type=int, help=f"maximum length of a request in seconds; None: one of {WINDOW_S}")
     parser.add_argument("--random-window", type=int, default=86_400, help="the same for random exposures")
-    parser.add_argument("--history", type=int, default=50, help="longest history written, in videos")
-    parser.add_argument("--variant", choices=VARIANTS, help="which one, where the directory holds several")
+    parser.add_argument("--history", type=int, default=50, help="maximum length of a written history, in videos")
+    parser.add_argument("--variant", choices=VARIANTS, help="variant to convert, if the directory has several")
     options = parser.parse_args(arguments)
     try:
         print(prepare(**vars(options)))

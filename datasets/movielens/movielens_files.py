@@ -1,4 +1,4 @@
-"""Reads the public files of MovieLens in all their forms; ValueError names file and line.
+"""Reads the public files of MovieLens in all release formats; ValueError names file and line.
 
 100K has u.data, u.item and u.user (tabs and bars), 1M has ratings.dat, movies.dat and users.dat (double colons), and
 20M, 25M and 32M have ratings.csv and movies.csv, with half stars and without users.
@@ -37,23 +37,23 @@ OCCUPATIONS = (
     *("homemaker", "lawyer", "librarian", "marketing", "none", "other", "programmer", "retired", "salesman"),
     *("scientist", "student", "technician", "writer"),
 )
-"""Of 100K, whose id is the place here; 1M has 21 occupations of its own, by number."""
+"""Occupations of 100K; the id is the position. 1M has 21 other occupations, by number."""
 UNKNOWN_PERSON = (2, 7, 21)
-"""Gender, age group and occupation of everyone where there is no file of users."""
+"""Gender, age group and occupation of all users in releases without a file of users."""
 FIRST_DECADE = 1910
 """Decade 1; decade 0 is an unknown release date."""
 YEAR = re.compile(r"\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*$")
-"""At the end of a title: (1995), and of series (2006-2007) or (1975- )."""
+"""Year at the end of a title: (1995), or (2006-2007) and (1975- ) for series."""
 MAX_ID = 10_000_000
-"""Larger ids of users or films are taken for a damaged file: tables here are indexed by id."""
+"""Larger user or film ids count as a damaged file, because tables are indexed by id."""
 MAX_TIMESTAMP_S = 2**35
 DIGITS = 18
-"""Of a number that int64 holds for sure."""
+"""Maximum number of digits that always fit into int64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ratings:
-    """Rating events in order of (user, timestamp, film); every array has one entry per event."""
+    """Rating events sorted by (user, timestamp, film); every array has one entry per event."""
 
     user: Int
     film: Int
@@ -64,7 +64,7 @@ class Ratings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class People:
-    """Demographics, indexed by user id; -1: no such user. Without entries: nothing is known of anyone."""
+    """Demographics, indexed by user id; -1: no such user. Empty if the release has no file of users."""
 
     gender: Int
     age_group: Int
@@ -73,7 +73,7 @@ class People:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Films:
-    """Genres and decade; rows are indexed by film id (row 0 and gaps are no films)."""
+    """Genres and decade, indexed by film id (row 0 and gaps are not films)."""
 
     known: NDArray[np.bool_]
     genre: NDArray[np.bool_]
@@ -83,7 +83,7 @@ class Films:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """The files of a form of the data set."""
+    """The files of a release."""
 
     name: str
     ratings: str
@@ -101,11 +101,12 @@ RELEASES = (
 
 
 def find_release(raw: Path) -> Release:
-    """The form whose ratings are in the directory; ValueError if there is none, or one of its files is missing."""
+    """The release whose ratings are in the directory; ValueError if there is none, or if one of its files is
+    missing."""
     found = [release for release in RELEASES if (raw / release.ratings).is_file()]
     if len(found) != 1:
         names = ", ".join(release.ratings for release in RELEASES)
-        holds = f"holds {' and '.join(release.ratings for release in found)}" if found else f"no file {names}"
+        holds = f"has {' and '.join(release.ratings for release in found)}" if found else f"no file {names}"
         raise ValueError(f"--raw {raw}: {holds}: expected the unpacked files of one MovieLens release")
     (release,) = found
     for name in (release.films, release.users):
@@ -115,14 +116,14 @@ def find_release(raw: Path) -> Release:
 
 
 def read(raw: Path, release: Release) -> tuple[Ratings, People, Films]:
-    """Everything that a release says."""
+    """Reads all files of a release."""
     people = read_people(raw / release.users, release) if release.users else _nobody()
     films = read_films(raw / release.films, release)
     return read_ratings(raw / release.ratings, release, people, films), people, films
 
 
 def read_ratings(path: Path, release: Release, people: People, films: Films) -> Ratings:
-    """User, film, stars, unix seconds; each user rates a film once, and both are in their files."""
+    """Reads user, film, stars and unix seconds; checks that each user rates a film once, and that both are known."""
     half = release.name == "20M"
     user, film, rating, timestamp, line = _rating_csv(path) if half else _rating_lines(path, release)
     if not len(user):
@@ -155,7 +156,7 @@ def read_ratings(path: Path, release: Release, people: People, films: Films) -> 
         earlier, later = order[again], order[again + 1]
         place = int(later.argmin())
         earlier_row, row = earlier[place], later[place]
-        what = f"user {user[row]} has rated film {film[row]} in line {line[earlier_row]} already"
+        what = f"user {user[row]} has already rated film {film[row]} in line {line[earlier_row]}"
         raise ValueError(f"{path}: line {line[row]}: {what}")
     order = np.lexsort((film, timestamp, user))
     return Ratings(
@@ -195,7 +196,7 @@ def _rating_csv(path: Path) -> tuple[Any, ...]:
         for number, cells in _csv_lines(path):
             fits = len(cells) == 4 and all(re.fullmatch(r"-?\d{1,18}", cell) for cell in (*cells[:2], cells[3]))
             if not fits or not re.fullmatch(r"-?\d{1,18}(\.\d+)?", cells[2]):
-                expected = "expected four numbers, all but the rating whole"
+                expected = "expected four numbers, all integers except the rating"
                 raise ValueError(f"{path}: line {number}: {','.join(cells)}: {expected}") from error
         raise ValueError(f"{path}: cannot be read as CSV: {error}") from error
     columns = [table[name].to_numpy() for name in names]
@@ -251,13 +252,13 @@ def read_films(path: Path, release: Release) -> Films:
             raise ValueError(f"{path}: line {number}: {error}") from error
         decade = min(max((year - FIRST_DECADE) // 10 + 1, 1), 15) if year else 0
         if int(cells[0]) in entries:
-            raise ValueError(f"{path}: line {number}: film {cells[0]} is in an earlier line already")
+            raise ValueError(f"{path}: line {number}: film {cells[0]} is already in an earlier line")
         entries[int(cells[0])] = genres, decade
     size = max(entries, default=0) + 1
     known, genre, decades = np.zeros(size, bool), np.zeros((size, len(GENRES)), bool), np.zeros(size, np.int64)
     for film, (genres, decade) in entries.items():
         known[film], genre[film, genres], decades[film] = True, True, decade
-    # Genre 0 is the raw data's own "unknown".
+    # Genre 0 is "unknown" in the raw data.
     genre[known & ~genre.any(axis=1), 0] = True
     return Films(known=known, genre=genre, decade=decades)
 
@@ -278,7 +279,7 @@ def _named(cells: list[str]) -> tuple[list[int], int]:
     names = [OTHER_NAMES.get(name, name) for name in cells[2].split("|") if name]
     unknown = [name for name in names if name not in GENRES]
     if unknown:
-        raise ValueError(f"genre {unknown[0]!r}: expected some of {GENRES} with | between them")
+        raise ValueError(f"genre {unknown[0]!r}: expected some of {GENRES} separated by |")
     year = YEAR.search(cells[1])
     return [GENRES.index(name) for name in names], int(year[1]) if year else 0
 

@@ -1,4 +1,4 @@
-"""Rating events to requests, and requests to the Arrow tables of the data contract."""
+"""Groups rating events into requests, and converts requests to the Arrow tables of the data contract."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from easq_rec.data import exact
 
 SMOOTHING = 0.1
-"""Rating events that every film is taken to have had before the first: without them nothing could be drawn early on."""
+"""Rating events added to every film, so that films can be drawn at the start of the log."""
 RACE_FILMS = 2_048
-"""Up to so many films, the unwatched ones of a request are drawn by a race among all; beyond, by rejection."""
+"""Up to this number of films, unwatched films are drawn by a race among all films; above it, by rejection."""
 ANSWER_DELAY_MS = 60_000
 NO_RATING = 0
 SATISFIED, UNCERTAIN = 4, 3
-"""Fewest stars."""
+"""Minimum number of stars, by answer."""
 CHUNK = 131_072
-"""Requests that are made at once."""
+"""Number of requests processed at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class Requests:
     candidate_count: Int
     film: Int
     rating: NDArray[np.float32]
-    """Of the candidate, NO_RATING if unwatched."""
+    """Rating of the candidate, NO_RATING if unwatched."""
     answered_at_ms: Int
     """0: no answer."""
 
@@ -62,10 +62,10 @@ def build(
 ) -> Iterator[Requests]:
     """Groups each user's timeline into requests and completes them with unwatched films, `CHUNK` requests at a time.
 
-    A request holds the next `watched` films of the user (fewer at the end of the timeline) and as many unwatched ones
-    as bring it to `candidates`, drawn without replacement by the rating events that each film has had before the
-    request. History and popularity come from events strictly before the request's timestamp, which is that of its
-    first film; events of the same second leave no trace in either.
+    A request has the next `watched` films of the user (fewer at the end of the timeline) and is filled to `candidates`
+    with unwatched films, drawn without replacement with weights that count the rating events of each film before the
+    request. History and popularity use events strictly before the request's timestamp, which is that of its first film;
+    they do not use events of the same second.
     """
     rng = np.random.default_rng(seed)
     revealed = rng.random(len(ratings.user)) < answer_rate
@@ -96,10 +96,10 @@ def _spans(ratings: Ratings, watched: int) -> Spans:
     user_start = np.maximum.accumulate(np.where(first_of_user, here, 0))
     starts = np.flatnonzero((here - user_start) % watched == 0)
     ends = np.r_[starts[1:], events]
-    # Time order; the timeline decides among requests of one user and second.
+    # Time order; requests of one user and second are in timeline order.
     order = np.lexsort((starts, ratings.timestamp_s[starts]))
     starts, ends = starts[order], ends[order]
-    # A user's history at a request: what lies between the user's first event and the first event of this second.
+    # A user's history at a request: the events from the user's first one to the first event of this second.
     same_second = np.r_[False, ~first_of_user[1:] & (ratings.timestamp_s[1:] == ratings.timestamp_s[:-1])]
     second_start = np.maximum.accumulate(np.where(same_second, 0, here))
     past = np.searchsorted(np.sort(ratings.timestamp_s), ratings.timestamp_s[starts], side="left")
@@ -136,8 +136,8 @@ class _Race:
 
 
 class _Rejection:
-    """The same draw for many films: the film of a past event, or any film for the smoothing, again where the user has
-    watched it or the request holds it. The cost of a request does not depend on the number of films."""
+    """The same draw for many films: draws the film of a past event, or any film for the smoothing, and rejects films
+    that the user has watched or that the request has. The cost of a request does not depend on the number of films."""
 
     def __init__(self, rng: np.random.Generator, ratings: Ratings, films: Films, candidates: int) -> None:
         self.rng, self.ratings, self.wanted = rng, ratings, candidates
@@ -160,7 +160,7 @@ class _Rejection:
             request = np.repeat(np.arange(len(own)), need)
             offered = self._offer(spans.past[request])
             fresh = ~self._is_watched(self.ratings.user[spans.start[request]], offered, spans.end[request])
-            # In the order in which they were drawn; of equal ones in a request the first stays.
+            # In draw order; of equal films in a request, the first is kept.
             drawn = np.r_[drawn, (request * self.size + offered)[fresh]]
             _, place = np.unique(drawn, return_index=True)
             drawn = drawn[np.sort(place)]
@@ -171,21 +171,21 @@ class _Rejection:
         return film[order], event[order], own + np.maximum(missing, 0)
 
     def _offer(self, past: Int) -> Int:
-        """A film each by its number of events among the first `past`, plus SMOOTHING."""
+        """Draws one film per entry, with weight SMOOTHING plus its number of events among the first `past`."""
         position = self.rng.random(len(past)) * (past + SMOOTHING * len(self.films))
         any_film = self.films[self.rng.integers(len(self.films), size=len(past))]
         by_event = self.past_film[np.minimum(position.astype(np.int64), np.maximum(past - 1, 0))]
         return np.where(position < past, by_event, any_film).astype(np.int64)
 
     def _is_watched(self, user: Int, film: Int, end: Int) -> NDArray[np.bool_]:
-        """Whether the user's event of the film, if there is one, lies before `end`."""
+        """Whether the user has an event of the film before `end`."""
         key = user.astype(np.int64) * self.size + film
         place = np.minimum(np.searchsorted(self.watched_key, key), len(self.watched_key) - 1)
         return (self.watched_key[place] == key) & (self.watched_event[place] < end)
 
 
 def only_answered(requests: Requests) -> Requests:
-    """The requests with at least one answer, whole."""
+    """The requests with at least one answer, with all candidates."""
     row = np.repeat(np.arange(len(requests.request_id)), requests.candidate_count)
     keep = np.zeros(len(requests.request_id), dtype=bool)
     keep[row[requests.answered_at_ms > 0]] = True
@@ -199,7 +199,8 @@ def only_answered(requests: Requests) -> Requests:
 
 
 def to_table(requests: Requests, ratings: Ratings, people: People, films: Films, *, answers: bool) -> pa.Table:
-    """The Arrow table that `movielens_schema` reads; with `answers`, candidates carry `answer` and `answered_at_ms`."""
+    """The Arrow table that `movielens_schema` reads; with `answers`, candidates also have `answer` and
+    `answered_at_ms`."""
     user = requests.user_id
     rating = requests.rating
     watched = rating != NO_RATING
@@ -241,7 +242,7 @@ def to_table(requests: Requests, ratings: Ratings, people: People, films: Films,
 
 
 def ranges(starts: Int, ends: Int) -> Int:
-    """start, start + 1, ..., end - 1 of every pair, one behind the other."""
+    """start, start + 1, ..., end - 1 of every pair, concatenated."""
     lengths = ends - starts
     offset = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) + np.repeat(starts - offset, lengths)

@@ -2,9 +2,9 @@
 
     python datasets/movielens/prepare.py --raw ml-100k --out movielens
 
-A rating event says twofold: that the user watched the film (behaviour, which everyone leaves) and how much it pleased
-(satisfaction, of which only a small seeded share is revealed, as a questionnaire would). The model never reads a rating
-that is not revealed: it is kept as `true_satisfaction`, for evaluation alone. `README.md` says what maps to what.
+A rating event has two meanings: the user watched the film (behaviour, always logged), and the user's opinion
+(satisfaction, of which only a small seeded share is revealed, as by a questionnaire). The model never reads a rating
+that is not revealed: it is stored as `true_satisfaction`, only for evaluation. `README.md` documents the mapping.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def checksum_warnings(raw: Path) -> list[str]:
 
 
 def prepare(raw: Path, out: Path, *, answer_rate: float, seed: int, candidates: int, watched: int, history: int) -> str:
-    """Writes `out/requests` and `out/answers`, all or nothing, and returns a line that says what was written."""
+    """Writes `out/requests` and `out/answers` atomically, and returns a one-line summary."""
     limits: tuple[tuple[str, float, bool, str], ...] = (
         ("answer-rate", answer_rate, 0 <= answer_rate <= 1, "between 0 and 1"),
         ("seed", seed, seed >= 0, "0 or more"),
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--raw", type=Path, required=True, help="directory with the unpacked files of one release")
     parser.add_argument("--out", type=Path, required=True, help="directory to write; must not exist or be empty")
     parser.add_argument("--answer-rate", type=float, default=0.05, help="share of ratings revealed as answers")
-    parser.add_argument("--seed", type=int, default=0, help="of the answers, the unwatched films and their order")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the answers, the unwatched films and their order")
     parser.add_argument("--candidates", type=int, default=12, help="films per request")
-    parser.add_argument("--watched", type=int, default=4, help="most of them that the user watched")
-    parser.add_argument("--history", type=int, default=50, help="longest history written, in films")
+    parser.add_argument("--watched", type=int, default=4, help="maximum number of watched films per request")
+    parser.add_argument("--history", type=int, default=50, help="maximum length of a written history, in films")
     options = parser.parse_args(arguments)
     try:
         print(prepare(**vars(options)))

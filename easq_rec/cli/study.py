@@ -12,10 +12,10 @@ from easq_rec.tools.studies.options import StudyOptions
 class StudyCommand(StudyOptions):
     """Run an experiment of many training runs on generated worlds, and write its verdict.
 
-    signal: do answers agree with behaviour (trains nothing)? frontier: what does each way of alignment buy, and for how
-    much? ablation: what does each part contribute? lambda2: how much DPO does a ranker take? sparsity: how few answers
-    suffice? stability: does the policy run away from its reference? experts, rank: do these sizes matter? trigger: whom
-    should the questionnaire ask? ab: what becomes of simulated people who are served by an aligned ranker?"""
+    signal: do answers agree with behaviour (trains nothing)? frontier: what does each method of alignment gain, and at
+    which cost? ablation: what does each part contribute? lambda2: which weight of the DPO loss is best? sparsity: how
+    many answers are needed? stability: does the policy diverge from its reference? experts, rank: do these sizes
+    matter? trigger: when should the questionnaire ask? ab: how does an aligned ranker affect simulated users?"""
 
     def run(self) -> int:
         doctor.require_compatible()

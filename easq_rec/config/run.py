@@ -80,7 +80,7 @@ class World:
     """An impression watched beyond this share of the video's length also triggers the questionnaire."""
     response_progress: float = 0.0
     """Dependence of the response on watching: the log-odds of an answer to a shown prompt rise by this number from the
-    beginning of the video to its end, and the mean rate holds at half; 0: no dependence."""
+    beginning of the video to its end, with the given rate at half; 0: no dependence."""
     questionnaire_seed: int | None = None
     """Seed of a separate random stream for the questionnaire: worlds that differ only in the questionnaire then have
     the same requests. None: the questionnaire uses the log's stream."""

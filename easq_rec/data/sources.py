@@ -63,7 +63,7 @@ def open_sources(
     requests, data = files.join(directory, "requests"), config.data
     if not files.is_dir(requests):
         raise UserError(
-            f"--data {files.shown(directory)}: it has no folder requests/ (see the data contract in the README)"
+            f"--data {files.shown(directory)}: it has no folder requests/ (see docs/reference/data-contract.md)"
         )
     if period is None:
         train_period, holdout_period = split(requests, data.holdout)

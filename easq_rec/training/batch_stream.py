@@ -17,7 +17,7 @@ class BatchStream:
     Args:
         state: of the loader after the last batch that was trained on.
         steps: batches to read.
-        device: a batch for CUDA is pinned, so that its copy runs beside the step.
+        device: a batch for CUDA is pinned, so that its copy overlaps with the step.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Weights of evidence and the candidates that they tell apart, against loops and counts by hand."""
+"""Weights of evidence and the candidates that they distinguish, against loops and manual counts."""
 
 from __future__ import annotations
 

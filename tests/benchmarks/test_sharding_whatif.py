@@ -138,7 +138,7 @@ def test_half_precision_halves_the_weights() -> None:
         (["--preset", "huge"], "--preset huge is not allowed: 1TB, 5TB, 20TB, 100TB, or a number of TB"),
         (["--preset", "5TB", "--types", "rows"], "--types rows is not allowed: of table_wise, column_wise"),
         (["--preset", "5TB", "--hosts", "0"], "--hosts 0 is not allowed: at least 1"),
-        (["--recipe", "nope"], "--recipe nope is not known: of quickstart"),
+        (["--recipe", "nope"], "--recipe nope is unknown: one of quickstart"),
         (["--schema", "none.toml"], "--schema none.toml: cannot be read"),
     ],
 )

@@ -70,7 +70,7 @@ def test_one_and_two_ranks_are_measured(data: Path, tmp_path: Path, capsys: pyte
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert "2 ranks x 8" in capsys.readouterr().out
     assert main(["show", str(out)]) == 0
-    assert "beside sparse_dist, window by window" in capsys.readouterr().out
+    assert "relative to sparse_dist, by window" in capsys.readouterr().out
     assert main(["compare", str(out), str(out)]) == 0
     said = capsys.readouterr().out
     assert said.count("no difference shown") == 8 and "1 launch of a shape" in said

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, of a worker or of the whole job, inside a save as well: the run ends as if left alone.
+"""kill -9 at random moments, of a worker or of the whole job, also during a save: the run ends like an undisturbed one.
 
 The long form is `benchmarks/chaos.py`, whose machinery this is.
 """

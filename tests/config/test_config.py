@@ -53,7 +53,7 @@ def test_unknown_and_missing_fields_are_named() -> None:
 
 
 def test_a_stored_config_is_checked_like_any_other(tmp_path: Path) -> None:
-    """All problems at once, also those that the dataclasses refuse, and values of a wrong type."""
+    """All problems at once, including values that the dataclasses reject and values of a wrong type."""
     values = json.loads(json.dumps(to_dict(easq())))
     values["trainer"] |= {"batch_size": "128", "device": "tpu", "pin_cores": 1}
     values["optim"]["dense_lr"] = -1
@@ -110,7 +110,7 @@ def test_a_stored_config_is_repeated_in_a_new_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_help_describes_every_number(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each flag has a text of its own besides its default."""
+    """Each flag has a help text in addition to its default."""
     with pytest.raises(SystemExit) as leaving:
         arguments.parse_config([name, "--help"], prog="train")
     assert not leaving.value.code

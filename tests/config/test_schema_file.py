@@ -1,4 +1,4 @@
-"""Feature schemas in TOML: round trip, and one message about everything that is wrong."""
+"""Feature schemas in TOML: round trip, and one message that lists all problems."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_whole_weights_become_floats() -> None:
         ('"float"', '"text"', '[[candidate]] #2: kind: is \'text\', expected one of "id", "id_list"'),
         ('kind = "float"', "", "[[candidate]] #2: feature length: table=None is not allowed: a table"),
         ('name = "length"', 'name = "video_id"', "[[candidate]] #2: name: 'video_id' is already that of #1: choose"),
-        ('table = "user"', 'table = "usr"', "#1: table: 'usr' is not a table of this file: did you mean 'user'?"),
+        ('table = "user"', 'table = "usr"', "[[user]] #1: table: 'usr' is not a table of this file: did you mean"),
         ('table = "user"', 'table = "x"', "[[user]] #1: table: 'x' is not a table of this file: known: user, video"),
         ("[[outcomes]]", "[outcomes]", "outcomes: is {'name': 'like', 'weight': 1}, expected tables"),
         ("[[outcomes]]", "[[outcome]]", "outcome: unknown key: did you mean 'outcomes'?"),
@@ -236,7 +236,7 @@ def test_a_run_that_began_with_a_file_goes_on_without_it(file: Path, tmp_path: P
     assert arguments.parse_config([str(run / "config.json"), "--run-dir", str(run)], prog="train") == begun
     assert config_file.load_config(run) == begun
     (run / "checkpoints").rmdir()
-    assert arguments.parse_config(argv, prog="train").schema == easq().schema, "nothing is there to be resumed"
+    assert arguments.parse_config(argv, prog="train").schema == easq().schema, "there is no run to resume"
 
 
 def test_a_config_that_is_none_is_named(tmp_path: Path) -> None:

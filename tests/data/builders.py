@@ -19,7 +19,7 @@ from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.layout import Layout
 
 Row = dict[str, Any]
-"""One request, as pyarrow's to_pylist would give it."""
+"""One request, in the form of pyarrow's to_pylist."""
 
 SCHEMA = FeatureSchema(
     tables=(
@@ -52,7 +52,7 @@ SCHEMA = FeatureSchema(
 
 HUGE = 2**62
 IDS = np.array([0, 1, -1, -13, 49, 50, 51, HUGE, -HUGE, 2**63 - 1, -(2**63), 12_345_678_901])
-"""Hashed ids that are easy to get wrong."""
+"""Hashed ids at the limits of their types."""
 
 HISTORY = pa.struct(
     [("video_id", pa.int64()), ("author_id", pa.int32()), ("timestamp_ms", pa.int64()), ("watch_ratio", pa.float64())]
@@ -75,7 +75,7 @@ ANSWER: list[tuple[str, pa.DataType]] = [("answer", pa.int8()), ("answered_at_ms
 
 
 def arrow_schema(*, answers: bool = False) -> pa.Schema:
-    """Columns of the files: those of `SCHEMA` in other types than they are read to, and some that nobody reads."""
+    """Columns of the files: those of `SCHEMA` in types other than the decoded ones, and some unread columns."""
     return pa.schema(
         [
             ("request_id", pa.int64()),
@@ -90,7 +90,7 @@ def arrow_schema(*, answers: bool = False) -> pa.Schema:
 
 
 def make_rows(rng: np.random.Generator, number: int, *, first_id: int = 0, start_ms: int = 1_000_000) -> list[Row]:
-    """Requests in time order, `request_id` counting from `first_id`, a second apart at most."""
+    """Requests in time order, `request_id` counting from `first_id`, at most a second between neighbours."""
     times = start_ms + np.cumsum(rng.integers(0, 1_000, number))
     return [_row(rng, first_id + index, int(times[index])) for index in range(number)]
 
@@ -260,7 +260,7 @@ _FLOATS = {"watch_ratio", "duration_ms", "quality", "long_view", "like", "true_s
 
 
 def expected(rows: list[Row], *, max_history: int = 50, more: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """What `plain` should give for these rows of `to_pylist`."""
+    """The expected result of `plain` for these rows of `to_pylist`."""
     return [
         {
             **{name: row[name] for name in _SCALARS},

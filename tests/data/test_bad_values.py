@@ -89,7 +89,7 @@ def with_bad_row(directory: Path, change: Change | None) -> list[Row]:
     """Twelve answered requests in two files; row 11 is row 3 of row group 1 of the second one, and is changed."""
     answered = make_answers(np.random.default_rng(3), make_rows(np.random.default_rng(2), 12))
     row = answered[11]
-    # Something in every list, and an answer on the last candidate.
+    # Every list has entries, and the last candidate has an answer.
     row["user"]["interests"] = [1]
     row["history"] = [{"video_id": 1, "author_id": 2, "timestamp_ms": 3, "watch_ratio": 0.5}]
     more = {"tags": [1, 2], "genres": [3], "answer": 2, "answered_at_ms": row["timestamp_ms"] + 5}
@@ -133,7 +133,7 @@ def test_a_bad_row_goes_to_quarantine_with_the_reason(
     assert (found["bad_row_group"], found["bad_row"], found["bad_column"]) == (1, 3, column)
     assert f"found {found['bad_value']}, expected {found['bad_expected']}".startswith(message)
     stored = pq.read_table(tmp_path / "bad" / "part=00" / "0001.parquet").to_pylist()[-1]
-    assert str({name: found[name] for name in stored}) == str(stored), "the row as it lay in the file"
+    assert str({name: found[name] for name in stored}) == str(stored), "the row as in the file"
 
 
 def test_rows_that_are_bad_for_several_reasons_are_set_aside_once(tmp_path: Path) -> None:
@@ -193,4 +193,4 @@ def test_a_bad_value_in_a_part_of_a_row_group_is_named_by_its_row_in_the_file(tm
     with pytest.raises(ValueError, match=r"row 7, column user\.region: found 9"):
         dataset.read_all()
     early = RequestDataset(directory, PLAIN, period=Period(start_ms=0, end_ms=1_007))
-    assert len(early.read(early.row_groups[0])) == 7, "what lies outside the period is not looked at"
+    assert len(early.read(early.row_groups[0])) == 7, "rows outside the period are not checked"

@@ -1,4 +1,4 @@
-"""Collate against an obvious reference that goes through plain Python rows, one request at a time."""
+"""Collate against a simple reference that loops over plain Python rows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def offsets(lengths: list[int]) -> list[int]:
 
 
 def check(batch: RequestBatch, rows: list[Row], *, stream: int) -> None:
-    """Holds a batch to its rows, of which the first `stream` are not replayed."""
+    """Compares a batch with its rows, of which the first `stream` are not replayed."""
     candidates = [candidate for row in rows for candidate in row["candidates"]]
     history = [(row, entry) for row in rows for entry in row["history"]]
     user, sequence, pooled = reference(rows)
@@ -153,7 +153,7 @@ def test_replayed_requests_come_last(tmp_path: Path, seed: int) -> None:
         for index, candidate in enumerate(row["candidates"])
         if candidate["answer"] is not None
     ]
-    # The third request is replayed with some of its answers only, as a draw may have it, or with none.
+    # The third request is replayed with only some of its answers, as in a draw, or with none.
     answered = [entry for entry in answered if entry[0] != 2 or entry[1] % 2]
     request_A, candidate_A, answer_A = (np.array(values) for values in zip(*answered, strict=True))
     drawn = answers_of(tmp_path, replayed)
@@ -171,7 +171,7 @@ def test_replayed_requests_come_last(tmp_path: Path, seed: int) -> None:
 
 
 def test_answers_without_a_stream(tmp_path: Path) -> None:
-    """A rank may run out of requests before the others do, and still has its share of the answers."""
+    """A rank without requests in a step still has its share of the answers."""
     rng = np.random.default_rng(0)
     rows = make_rows(rng, 3)
     nothing = columns_of(tmp_path, rows).take(np.zeros(0, np.int64))
@@ -243,7 +243,7 @@ def test_a_schema_without_pooled_or_float_features(tmp_path: Path) -> None:
 
 
 def tensors(batch: RequestBatch) -> dict[str, Tensor]:
-    """Every tensor of a batch, those of the KeyedJaggedTensors included."""
+    """Every tensor of a batch, including those of the KeyedJaggedTensors."""
     found: dict[str, Tensor] = {}
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
@@ -265,7 +265,7 @@ def answered_batch(tmp_path: Path) -> RequestBatch:
 
 
 def test_what_is_not_aligned_has_no_ids_for_the_satisfaction_tower(tmp_path: Path) -> None:
-    """Replayed candidates keep theirs, and all else is the same."""
+    """Replayed candidates keep their ids, and everything else is the same."""
     columns, evidence = columns_of(tmp_path, make_rows(np.random.default_rng(0), 5)), np.ones(2, np.float32)
     answers = Answers(
         requests=columns.take(np.arange(2)),
@@ -290,7 +290,7 @@ def test_what_is_not_aligned_has_no_ids_for_the_satisfaction_tower(tmp_path: Pat
 def test_moving_leaves_nothing_behind(tmp_path: Path) -> None:
     batch = answered_batch(tmp_path)
     before = tensors(batch)
-    assert len(before) == 19
+    assert len(before) == 21
     moved = batch.to(torch.device("meta"))
     assert {name: tensor.device.type for name, tensor in tensors(moved).items()} == dict.fromkeys(before, "meta")
     assert {tensor.device.type for tensor in tensors(batch).values()} == {"cpu"}

@@ -1,4 +1,4 @@
-"""A batch in a file of arrays is the batch that was written."""
+"""A batch read from a file equals the batch that was written."""
 
 from __future__ import annotations
 

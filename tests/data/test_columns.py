@@ -11,7 +11,7 @@ from easq_rec.data.columns import Ragged, RequestColumns
 from tests.data.builders import nested, plain
 
 Entry = tuple[int, list[int]]
-"""A list entry with a number and a list of its own."""
+"""A list entry with a number and a nested list."""
 
 entries = st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.lists(st.integers(-9, 9), max_size=3)), max_size=4)
 columns = st.lists(entries, max_size=6)
@@ -54,7 +54,7 @@ def test_ragged_take_is_a_selection_of_lists(lists: list[list[Entry]], data: st.
     column = ragged(lists)
     taken = column.take(np.array(rows, dtype=np.int64))
     assert unragged(taken) == [lists[row] for row in rows]
-    assert unragged(column) == lists, "the source is left as it was"
+    assert unragged(column) == lists, "the source is unchanged"
     assert taken.offsets.dtype == taken.lists("tags").offsets.dtype == np.int64
 
 

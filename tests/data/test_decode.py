@@ -1,4 +1,4 @@
-"""Parquet to columns: the values are those that pyarrow's to_pylist gives, and a bad one is named to its place."""
+"""Parquet to columns: values equal those of pyarrow's to_pylist, and errors name the place of a bad value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PLAIN, ANSWERS, TRUTH = (
 
 
 def unknown_named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """NaN is not equal to itself: its name is."""
+    """NaN is not equal to itself, so it is replaced by its name."""
     for row in rows:
         truth = row["candidates"]["true_satisfaction"]
         row["candidates"]["true_satisfaction"] = ["unknown" if value != value else value for value in truth]
@@ -93,7 +93,7 @@ def test_what_the_layout_does_not_ask_for_is_not_decoded(tmp_path: Path, rows: l
 
 
 def test_columns_left_out_are_not_even_read(tmp_path: Path, rows: list[Row]) -> None:
-    """Overwrites the pages of the truth with garbage: who does not ask for it does not notice."""
+    """Overwrites the pages of the truth with garbage: readers of other columns are not affected."""
     file = write_file(tmp_path / "requests" / "a.parquet", to_table(rows))
     metadata = pq.ParquetFile(file).metadata.row_group(0)
     columns = [metadata.column(leaf) for leaf in range(metadata.num_columns)]
@@ -135,7 +135,7 @@ def test_columns_of_any_type_may_stand_before_those_that_are_read(
 
 
 def decoded(table: pa.Table, layout: Layout = PLAIN) -> RequestColumns:
-    """Decodes a table in memory, less what the layout leaves out."""
+    """Decodes a table in memory, without columns that the layout leaves out."""
     wanted = {column.path for column in layout.columns}
     columns: dict[str, pa.ChunkedArray] = {}
     for name in ("request_id", "user_id", "timestamp_ms", "user", "history", "candidates"):

@@ -1,4 +1,4 @@
-"""What the reader delivers is, request by request, what the files hold."""
+"""The reader delivers exactly the requests of the files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.data.builders import SCHEMA, make_rows, plain, write_dataset
 def test_a_request_is_delivered_with_all_that_belongs_to_it(
     tmp_path: Path, window: int | None, spread: bool, bad: tuple[int, ...]
 ) -> None:
-    """Row by row: whatever way its columns took through windows, shares and slices, it is the request of the file."""
+    """Compares row by row after windows, shares and slices with the request in the file."""
     rows = make_rows(np.random.default_rng(1), 31)
     layout = Layout.of(SCHEMA)
     whole = RequestDataset(write_dataset(tmp_path / "whole", rows), layout).read_all()

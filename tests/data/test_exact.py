@@ -1,4 +1,4 @@
-"""Exact functions agree with the C library, and draws made with them have the distributions that they are named for."""
+"""Exact functions agree with the C library, and draws made with them have the right distributions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_draws() -> None:
 
 
 def test_the_bits_are_pinned() -> None:
-    """Any other CPU gives these bits as well."""
+    """Every CPU gives these bits."""
     rng = np.random.default_rng(0)
     found = [exact.normal(rng, 2_000), exact.exponential(rng, 2_000), exact.exp(rng.random(2_000) * 20 - 10)]
     assert hashlib.sha256(np.concatenate(found).astype("<f8").tobytes()).hexdigest() == DIGEST

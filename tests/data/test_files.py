@@ -30,7 +30,7 @@ ROWS = make_rows(np.random.default_rng(0), 23)
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two files in folders, and what a writer has not finished."""
+    """Two files in folders, and unfinished files of a writer."""
     folder = tmp_path_factory.mktemp("files") / "requests"
     write_dataset(folder, ROWS, file_sizes=[9], row_group_sizes=[4, 2])
     write_dataset(folder / "_temporary", ROWS[:3])
@@ -96,7 +96,7 @@ def test_a_dataset_is_the_same_wherever_it_lies(logs: str, local: Path) -> None:
     everything = dataset.read_all()
     assert everything is not None and plain(everything) == expected(ROWS)
     at_home = RequestDataset(local, Layout.of(SCHEMA))
-    assert dataset.fingerprint == at_home.fingerprint, "a run goes on where its data have moved to"
+    assert dataset.fingerprint == at_home.fingerprint, "a run can continue after its data were moved"
     assert split(requests, 0.2) == split(local, 0.2)
 
 

@@ -1,4 +1,4 @@
-"""Files that are not what the schema asks for, and columns that several features ask for."""
+"""Files that do not match the schema, and columns that several features read."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_an_empty_or_absent_directory_is_named(tmp_path: Path, make: bool) -> No
 
 
 def test_what_a_writer_left_unfinished_is_not_read(tmp_path: Path, rows: list[Row]) -> None:
-    """Spark and its like write to `_temporary/` and hidden names until they commit."""
+    """Spark and similar writers use `_temporary/` and hidden names until they commit."""
     directory = write_dataset(tmp_path / "_requests", rows)
     for name in ("_temporary/0/part-0.parquet", ".staging/part-0.parquet", "_part.parquet", ".part.parquet"):
         write_file(directory / name, to_table(rows))
@@ -148,7 +148,7 @@ def test_a_file_that_is_written_again_is_read_again(tmp_path: Path, rows: list[R
 
 @pytest.mark.parametrize("change", ["vanishes", "grows", "same size"])
 def test_a_file_that_changes_under_a_run_is_refused(tmp_path: Path, rows: list[Row], change: str) -> None:
-    """What a dataset said of its row groups must hold for as long as it is read."""
+    """The row groups of a dataset must not change while it is read."""
     dataset = open_dataset(write_dataset(tmp_path, rows, file_sizes=[12], row_group_sizes=[5]))
     first, *others = dataset.row_groups
     file = Path(first.file)
@@ -160,7 +160,7 @@ def test_a_file_that_changes_under_a_run_is_refused(tmp_path: Path, rows: list[R
     message = "not a readable Parquet file" if change == "vanishes" else "has been rewritten since this run"
     with pytest.raises(ValueError, match=f"^{re.escape(str(file))}.*{message}"):
         dataset.read(first)
-    assert len(dataset.read(others[-1])) == others[-1].rows, "the other files are as they were"
+    assert len(dataset.read(others[-1])) == others[-1].rows, "the other files are unchanged"
 
 
 @pytest.mark.parametrize("odd", [0, 2, 4])
@@ -229,5 +229,5 @@ def test_footers_are_kept_for_so_many_row_groups_alone(tmp_path: Path, rows: lis
     again = footers.get(files_[0])
     assert again is not first[0] and again.metadata.num_rows == 4
     write_file(Path(files_[0]), to_table(rows), row_group_sizes=[1])
-    assert footers.get(files_[0]).metadata.num_rows == 23, "one that is larger than the limit is kept alone"
+    assert footers.get(files_[0]).metadata.num_rows == 23, "a footer larger than the limit is kept as the only one"
     assert footers.get(files_[0]) is footers.get(files_[0])

@@ -1,4 +1,4 @@
-"""Batches and the states between them: a checkpoint goes on exactly where it was written."""
+"""Batches and the states between them: training resumes exactly at the checkpoint."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def restored(state: LoaderState) -> LoaderState:
 
 
 def meaning(state: LoaderState) -> dict[str, object]:
-    """A state, whatever was dealt when."""
+    """A state, independent of how requests were distributed."""
     return {**state.to_dict(), "position": (state.position.epoch, state.position.left(23))}
 
 
@@ -118,7 +118,7 @@ def assert_same_batch(batch: RequestBatch, other: RequestBatch) -> None:
 
 
 def test_every_nth_step_aligns(data: Data) -> None:
-    """The others carry no answers; a run that is resumed keeps the rhythm."""
+    """Other steps have no answers; a resumed run keeps the interval."""
     loader = data.loader(align_every=3)
     whole = list(loader.batches(loader.start(), steps=13))
     assert [batch.aligned for batch, _ in whole] == [(step + 1) % 3 == 0 for step in range(13)]
@@ -142,7 +142,7 @@ def test_every_state_resumes_the_same_batches(data: Data, shuffle: bool, rank: i
     assert len(whole) == steps and whole[-1][1].position.epoch >= 2
     assert sum(batch.answered_A.numel() for batch, _ in whole) > 0
     for stop, state in enumerate([start, *(state for _, state in whole)]):
-        # In the background or not: what is made ready ahead is in no state.
+        # With and without prefetch: prefetched batches are in no state.
         again = data.loader(shuffle=shuffle, rank=rank, world_size=world_size, prefetch=stop % 3)
         rest = list(again.batches(restored(state), steps=steps - stop))
         assert len(rest) == steps - stop
@@ -178,7 +178,7 @@ def test_all_ranks_are_in_the_same_state(data: Data) -> None:
 
 
 def test_another_world_size_goes_on_with_the_requests(data: Data) -> None:
-    """Whatever the ranks: each request once per epoch, and no answer more often than allowed."""
+    """For any ranks: each request once per epoch, and no answer more often than allowed."""
 
     def stream(batches: Iterator[tuple[RequestBatch, LoaderState]]) -> list[tuple[list[int], LoaderState]]:
         return [(batch.keys.request_id_R[: batch.stream.requests].tolist(), state) for batch, state in batches]
@@ -247,7 +247,7 @@ def test_the_state_survives_json() -> None:
 
 @pytest.mark.parametrize("change", ["one less", "another time", "another reply"])
 def test_a_checkpoint_of_other_answers_is_refused(data: Data, change: str) -> None:
-    """Also of as many: how often each was replayed would count for others."""
+    """Also an equal number of other answers: the replay counts would belong to other answers."""
     state = data.loader().start()
     assert data.answers is not None
     children = dict(data.answers.candidates.children)
@@ -268,7 +268,7 @@ def test_a_checkpoint_of_other_answers_is_refused(data: Data, change: str) -> No
 
 
 def test_a_checkpoint_of_other_requests_is_refused(data: Data, tmp_path: Path) -> None:
-    """A file more, as on the next day: going on would deliver some requests twice and leave others out."""
+    """One more file, as on the next day: a resumed run would deliver some requests twice and leave others out."""
     state = data.loader().start()
     rows = make_rows(np.random.default_rng(0), 23)
     folder = write_dataset(tmp_path, rows, file_sizes=[9], row_group_sizes=[4, 2])

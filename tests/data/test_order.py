@@ -125,11 +125,11 @@ def test_stops_and_other_numbers_of_ranks_deliver_every_request_once(folder: Pat
         left = case.requests - len(seen)
         run = dataclasses.replace(case, workers=workers)
         steps = run.steps(batch_size, world_size, start=restored(position), epochs=position.epoch + 1)
-        assert len(steps) == math.ceil(left / (batch_size * world_size)), "no step more than it takes"
+        assert len(steps) == math.ceil(left / (batch_size * world_size)), "no more steps than necessary"
         assert Counter(seen + flat(steps)) == Counter(range(case.requests))
         for step in steps:
             lengths = [len(part.requests) for part in step]
-            assert max(lengths) - min(lengths) <= 1, "an even share"
+            assert max(lengths) - min(lengths) <= 1, "equal shares"
             assert len({json.dumps(part.after.to_dict()) for part in step}) == 1, "one position for all ranks"
         assert all(len(part.requests) == batch_size for step in steps[:-1] for part in step)
         stop = data.draw(st.integers(0, len(steps)))
@@ -140,7 +140,7 @@ def test_stops_and_other_numbers_of_ranks_deliver_every_request_once(folder: Pat
 @few
 @given(data=st.data())
 def test_a_stop_changes_nothing_at_the_same_number_of_ranks(folder: Path, data: st.DataObject) -> None:
-    """Every rank gets the same requests in the same order, at the same clock, over the ends of epochs as well."""
+    """Every rank gets the same requests in the same order, with the same clock, also across epochs."""
     case = data.draw(cases(folder))
     world_size, batch_size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 7))
     whole = case.steps(batch_size, world_size, epochs=2)
@@ -263,7 +263,7 @@ def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, mon
 @few
 @given(data=st.data())
 def test_bad_rows_go_to_quarantine_and_all_others_come_once(folder: Path, data: st.DataObject) -> None:
-    """Also when the run stops and goes on at another number of ranks: a quarantined row keeps its place."""
+    """Also if the run resumes with another number of ranks: a quarantined row keeps its position."""
     case = data.draw(cases(folder))
     bad = set(data.draw(st.lists(st.integers(0, case.requests - 1), max_size=4)))
     rows = [{**row, "user": {**row["user"], "region": 77}} if row["request_id"] in bad else row for row in ROWS]
@@ -298,7 +298,7 @@ def test_an_empty_dataset_has_no_steps(tmp_path: Path) -> None:
 
 
 def test_a_position_of_a_longer_epoch_is_refused(shuffled: RequestDataset) -> None:
-    """It comes from other data: going on would leave requests out without a word."""
+    """The position belongs to other data: a resumed run would silently leave out requests."""
     reader = RequestReader(shuffled, batch_size=8)
     assert list(reader.read(StreamPosition(delivered=60), epochs=1)) == []
     with pytest.raises(ValueError, match=r"at request 61 of an epoch that has 60"):
@@ -306,7 +306,7 @@ def test_a_position_of_a_longer_epoch_is_refused(shuffled: RequestDataset) -> No
 
 
 def test_a_spread_rank_decodes_its_share_alone(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At any number of ranks, all of them together decode each row group once, but for those where shares meet."""
+    """For any number of ranks, all ranks together decode each row group once, except at the borders of shares."""
     opened: list[RowGroup] = []
     read = shuffled.read_placed
     monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]

@@ -1,4 +1,4 @@
-"""Which requests lie in a period of time, and the time line itself."""
+"""Requests in a period of time, and the time line."""
 
 from __future__ import annotations
 

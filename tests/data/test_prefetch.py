@@ -1,4 +1,4 @@
-"""Items made in the background: the same ones, errors in their place, and no thread left behind."""
+"""Items made in the background: the same items, errors in order, and no remaining thread."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_no_more_is_made_than_there_is_room_for(depth: int) -> None:
     stream = made_ahead(items.generate(), depth)
     assert next(stream) == 0
     deadline = time.monotonic() + 60
-    # One was taken, `depth` lie ready.
+    # One was taken, `depth` are ready.
     while items.made < depth + 1 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Answer replay: what is admitted when, what is drawn how often, and that ranks share one draw."""
+"""Answer replay: admission times, draw counts, and one common draw for all ranks."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def replay_of(
 
 
 def keys(answers: Answers | None) -> list[Key]:
-    """What was drawn, by way of the item of the candidate it points to."""
+    """The drawn answers, identified by the item of their candidate."""
     if answers is None:
         return []
     requests, drawn = ids(answers.requests), []
@@ -129,7 +129,7 @@ def test_an_answer_is_admitted_when_the_clock_has_reached_it(
 
 
 def test_answered_candidates_come_with_their_slate_or_alone(answered: EncodedRequests) -> None:
-    """What is drawn is the same; alone, no other candidate is there to be looked up."""
+    """The draw is the same; without slates, only answered candidates are looked up."""
     for until_ms, ranked, alone in (
         (NEVER, (0, 2), [0, 2, 0, 2, 2]),
         (NEVER, (0, 1, 2), [0, 2, 1, 0, 1, 2, 2]),
@@ -153,7 +153,7 @@ def test_a_draw_lists_its_answers_request_by_request(answered: EncodedRequests) 
     drawn = replay_of(answered, ALL, ranked=(0, 1, 2)).draw(NEVER)
     assert drawn is not None
     assert drawn.request_A.tolist() == sorted(drawn.request_A.tolist()) == [0, 0, 1, 2, 2, 2, 3]
-    assert ids(drawn.requests) == [10, 11, 12, 14], "each request once, and none without an answer"
+    assert ids(drawn.requests) == [10, 11, 12, 14], "each request once, and none without answers"
 
 
 def test_answers_from_the_held_out_period_do_not_exist(answered: EncodedRequests) -> None:
@@ -183,18 +183,18 @@ def test_no_answer_is_replayed_more_often_than_allowed(answered: EncodedRequests
     assert all(len(set(draw)) == len(draw) for draw in draws), "an answer is at most once in a draw"
     counts = Counter(key for draw in draws for key in draw)
     assert set(counts) == {(10, 0), (10, 2), (12, 0), (12, 2), (14, 2)} and max(counts.values()) == 3
-    # 15 replays are allowed; those that one answer has left over at the end still come, one a draw.
+    # 15 replays are allowed; an answer with replays left at the end is drawn once per draw.
     assert sum(counts.values()) == 15 == replay.state.replays.sum()
     assert replay.draw(NEVER) is None
 
 
 def test_a_step_without_a_draw_admits_and_counts(answered: EncodedRequests) -> None:
-    """The draws that follow are those of their step, whatever was drawn before."""
+    """Later draws depend only on their step, not on earlier draws."""
     replay, drawing = replay_of(answered, Replay(answers_per_step=2)), replay_of(answered, Replay(answers_per_step=2))
     replay.skip(NEVER)
     assert (replay.state.admitted, replay.state.steps) == (5, 1) and not replay.state.replays.any()
     replay.skip(START)
-    assert (replay.state.admitted, replay.state.steps) == (5, 2), "what is admitted stays so"
+    assert (replay.state.admitted, replay.state.steps) == (5, 2), "admitted answers stay admitted"
     for _ in range(2):
         drawing.draw(NEVER)
     assert keys(replay.draw(NEVER)) == keys(drawing.draw(NEVER))
@@ -313,7 +313,7 @@ def test_a_balanced_draw_has_equally_many_of_each_class(
     replay = replay_of(requests, Replay(answers_per_step=size, balance=True), ranked=(0, 1, 2))
     drawn = [replay.draw(NEVER) for _ in range(30)]
     assert {tuple(Counter(codes(draw))[code] for code in range(3)) for draw in drawn} == {expected}
-    # Every answer has its turn: of each class all were drawn equally often, within chance.
+    # In each class all answers were drawn equally often, within random variation.
     replays = replay.state.replays
     for code in range(3):
         of_class = replays[[i for i, c in enumerate(codes_) if c == code]]
@@ -354,7 +354,7 @@ def test_no_answers(tmp_path: Path) -> None:
 
 
 def test_shuffled_answers_are_the_same_ones_of_others(answered: EncodedRequests) -> None:
-    """A control: what is drawn, and how many answers of each kind there are, stays."""
+    """A control: the drawn answers and the number of answers of each class do not change."""
     plain, shuffled = (replay_of(answered, Replay(shuffled=shuffled)) for shuffled in (False, True))
     drawn, dealt = plain.draw(NEVER), shuffled.draw(NEVER)
     assert keys(drawn) == keys(dealt)
@@ -362,9 +362,9 @@ def test_shuffled_answers_are_the_same_ones_of_others(answered: EncodedRequests)
 
 
 def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> None:
-    """The next day's answers come beside those of before: what was admitted keeps its counts, the rest is new."""
+    """The next day's answers extend the old ones: admitted answers keep their counts, the others are new."""
     old = read(tmp_path / "old", answered_rows(REPLIES))
-    # Later answers, and one that came as late as the last of the old ones.
+    # Later answers, and one with the time of the last old answer.
     new = read(tmp_path / "new", answered_rows([*REPLIES, {0: (2, 600), 1: (0, 450)}, {2: (2, 700)}]))
     config, clock = Replay(answers_per_step=3), START + 400
     before = AnswerReplay(old, config, until_ms=START + 500, ranked=(0, 2), slates=False, seed=1)

@@ -1,4 +1,4 @@
-"""Timestamps in another unit than milliseconds are recognised, and nothing else is taken for them."""
+"""Timestamps in a unit other than milliseconds are recognised, without false alarms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_another_unit_is_named_with_its_remedy(tmp_path: Path, scale: int, unit:
 
 
 def test_one_point_in_time_of_no_unit_leaves_it_open(tmp_path: Path) -> None:
-    """The error is for whole datasets alone: a few broken times are not of another unit."""
+    """The error needs a whole dataset: a few broken times do not indicate another unit."""
     rows = make_rows(np.random.default_rng(0), 3, start_ms=NOON)
     rows[-1]["timestamp_ms"] = NOON * 1_000
     split(write_dataset(tmp_path, rows), 0.2)

@@ -1,4 +1,4 @@
-"""Parts: whole row groups, and fields that say whether they may be null."""
+"""Parts: full row groups, and nullability of fields."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_row_groups_are_whole_and_parts_hold_a_few(tmp_path: Path, count: int) -
 
 
 def test_a_field_with_its_first_null_begins_another_part(tmp_path: Path) -> None:
-    """Whatever was written by then keeps its schema; from then on the field may be null."""
+    """Files written before keep their schema; later files have a nullable field."""
     tables = [rows(0, 4), rows(4, 4, answer=None), rows(8, 4)]
     writer = PartWriter(tmp_path / "out", row_group=4)
     for table in tables:

@@ -232,7 +232,7 @@ def test_inputs_before_a_moment_do_not_depend_on_what_came_after(tmp_path: Path)
 
 
 def test_explicit_signals_are_answers_and_nothing_else(tmp_path: Path) -> None:
-    """Without them the requests are the same, but for the truth that evaluation alone reads."""
+    """Without them the requests are the same, except for the truth, which only evaluation reads."""
     rows = some_impressions(1_500)
     requests, answers, exposed = convert(write_raw(tmp_path / "a", rows), tmp_path / "out", reveal=0.3)
     silent = [row | dict.fromkeys(EXPLICIT, 0) for row in rows]

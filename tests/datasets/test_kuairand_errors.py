@@ -41,9 +41,9 @@ def refused(raw: Path, message: str) -> None:
             USER_NAME,
             "user_id",
             "0",
-            r"user_features_pure\.csv: row 2: user 0 is in .*: row 1 already: keep one of them",
+            r"user_features_pure\.csv: row 2: user 0 is already in .*: row 1: keep one of them",
         ),
-        (VIDEO_NAME, "video_id", "0", r"basic_pure\.csv: row 2: video 0 is in .*: row 1 already: keep one of"),
+        (VIDEO_NAME, "video_id", "0", r"basic_pure\.csv: row 2: video 0 is already in .*: row 1: keep one of"),
         (VIDEO_NAME, "video_id", "-3", r"basic_pure\.csv: row 2, column video_id: found -3, expected an id in 0\.\."),
         (VIDEO_NAME, "author_id", "1.5", r"row 2, column author_id: found 1\.5, expected an id"),
         (VIDEO_NAME, "upload_dt", "April", r"row 2, column upload_dt: found 'April', expected a date like 2022-04-08"),
@@ -83,7 +83,7 @@ def test_a_video_in_two_parts_is_named(raw: Path) -> None:
     path.unlink()
     for part, rows in ((1, lines[1:20]), (2, [*lines[20:], lines[3]])):
         (raw / f"video_features_basic_pure_part{part}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
-    refused(raw, r"pure_part2\.csv: row 22: video 2 is in .*_part1\.csv: row 3 already: keep one of them")
+    refused(raw, r"pure_part2\.csv: row 22: video 2 is already in .*_part1\.csv: row 3: keep one of them")
 
 
 def test_headers_alone(raw: Path) -> None:
@@ -93,12 +93,12 @@ def test_headers_alone(raw: Path) -> None:
         if name in (USER_NAME, VIDEO_NAME):
             refused(raw, rf"{name}: no (users|videos): expected at least one row below the header")
             (raw / name).write_text(text)
-    refused(raw, "the logs hold no rows: expected at least one")
+    refused(raw, "the logs have no rows: expected at least one")
 
 
 def test_directories(raw: Path, tmp_path: Path) -> None:
     write_raw(raw, [impression(0, 0, 0)], "1k")
-    refused(raw, "holds pure and 1k: choose one with --variant")
+    refused(raw, "has pure and 1k: choose one with --variant")
     refused_name = raw / f"{LATE}_27k_part2.csv"
     refused_name.write_text("")
     (raw / f"{EARLY}_27k.csv").write_text("")

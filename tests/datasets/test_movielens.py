@@ -221,7 +221,7 @@ def test_repeated_rating_is_named(raw: tuple[Path, list[Event]], tmp_path: Path)
     path = raw[0] / "u.data"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[4]]) + "\n")
-    with pytest.raises(ValueError, match=rf"line {len(lines) + 1}: user \d+ has rated film \d+ in line 5 already"):
+    with pytest.raises(ValueError, match=rf"line {len(lines) + 1}: user \d+ has already rated film \d+ in line 5"):
         convert(raw[0], tmp_path / "out")
 
 

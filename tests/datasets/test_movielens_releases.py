@@ -123,11 +123,11 @@ def test_rejection_draws_as_the_race_does(tmp_path: Path, monkeypatch: pytest.Mo
         ("ratings.csv", "1,7,3.3,1000000000", r"ratings\.csv: line 3: rating 3\.3 is not in 0\.5, 1, \.\.\., 5"),
         ("ratings.csv", "-1,7,3,1000000000", r"ratings\.csv: line 3: user -1 is not an id up to"),
         ("ratings.csv", "1,7,3,0", r"ratings\.csv: line 3: timestamp 0 is not in unix seconds"),
-        ("ratings.csv", "1,1,4.0,1000000099", r"ratings\.csv: line 3: user 1 has rated film 1 in line 2 already"),
+        ("ratings.csv", "1,1,4.0,1000000099", r"ratings\.csv: line 3: user 1 has already rated film 1 in line 2"),
         ("movies.csv", "7,Cats,Musical|Jazz", r"movies\.csv: line 3: genre 'Jazz': expected some of"),
         ("movies.csv", "7,Cats, The,Musical", r"movies\.csv: line 3: 4 cells: expected 3"),
         ("movies.csv", "x,Cats,Musical", r"movies\.csv: line 3: film 'x': expected an integer"),
-        ("movies.csv", "1,Cats,Musical", r"movies\.csv: line 3: film 1 is in an earlier line already"),
+        ("movies.csv", "1,Cats,Musical", r"movies\.csv: line 3: film 1 is already in an earlier line"),
     ],
 )
 def test_malformed_lines_of_20m_are_named(tmp_path: Path, name: str, line: str, message: str) -> None:
@@ -145,7 +145,7 @@ def test_files_that_do_not_belong_together(tmp_path: Path, capsys: pytest.Captur
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_1m(raw)
     (raw / "users.dat").write_text("1::F::1::21::48067\n")
-    for message in ("users.dat: line 1: occupation '21'", "no file users.dat", "holds ratings.dat and ratings.csv"):
+    for message in ("users.dat: line 1: occupation '21'", "no file users.dat", "has ratings.dat and ratings.csv"):
         assert prepare.main(["--raw", str(raw), "--out", str(out)]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1

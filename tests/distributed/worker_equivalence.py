@@ -254,7 +254,7 @@ def parameters(model: DistributedModelParallel) -> dict[str, Tensor]:
 
 
 def moments(model: DistributedModelParallel) -> dict[str, Tensor]:
-    """Row-wise Adagrad's state as a size of gradients: the weights alone would not show that these are scaled."""
+    """Row-wise Adagrad's state as a size of gradients: the weights would not show that gradients are scaled."""
     states = model.fused_optimizer.state_dict()["state"].values()
     found = {
         name: value

@@ -84,7 +84,7 @@ def test_quarantine_takes_the_bad_rows_and_the_run_goes_on(train: Train, bad_wor
     assert logged[-1]["quarantined_rows"] == 2, "those of the training period"
     final = metrics(run_dir, "final")[0]
     assert final["requests"] == 1_500 - 1_200 - 1
-    # Evaluated later, in a process of its own, the same row is left out.
+    # A later evaluation in a separate process leaves out the same row.
     out = tmp_path / "evaluated.json"
     command = [sys.executable, "-m", "easq_rec.cli", "evaluate", "--run", str(run_dir), "--out", str(out)]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)

@@ -63,7 +63,7 @@ def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: P
     assert summary["requests"] == len(table) and summary["resamples"] == 200
     assert summary["users"] == len(np.unique(table["user_id"])) and summary["candidates"] == 12 * len(table)
     assert {"easq-rec", "torch", "torchrec"} <= set(summary["versions"])
-    # The values follow from the table alone.
+    # The values can be computed from the table.
     assert np.nanmean(table["satisfaction_ndcg5"]) == pytest.approx(summary["metrics"]["satisfaction_ndcg5"]["value"])
     gauc = sum(table["gauc_won"].to_pylist()) / sum(table["gauc_weight"].to_pylist())
     assert gauc == pytest.approx(summary["metrics"]["gauc"]["value"])

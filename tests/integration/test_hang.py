@@ -1,4 +1,4 @@
-"""A rank that hangs is named with its phase, and the job ends. A slow rank is left alone."""
+"""A rank that hangs is named with its phase, and the job ends. A slow rank is not stopped."""
 
 from __future__ import annotations
 

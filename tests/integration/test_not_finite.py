@@ -45,11 +45,11 @@ def run(
 def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: Path, late: bool) -> None:
     """The first, before any optimizer has a state, and later ones. The run ends well, what was at fault can be read.
 
-    Steps 1 and 5 do not align, so that one loss alone is named.
+    Steps 1 and 5 do not align, so that only one loss is named.
     """
     planted = {1: "loss", 2: "embeddings", 4: "network", 5: "loss"}
     text = ",".join(["late"] * late + [f"{what}@{step}" for step, what in planted.items()])
-    # A checkpoint waits for all that is to be known before it.
+    # A checkpoint waits for the finite checks of all steps before it.
     options = ("--trainer.on-not-finite", "skip", *(("--checkpoint.every-steps", "100") if late else ()))
     done = run(world, environment, tmp_path / "run", text, *options)
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def test_the_run_stops_where_a_step_is_read_later(
 def told(stopped: subprocess.CompletedProcess[str], where: str) -> None:
     assert stopped.returncode != 0
     assert f"step {STEP}, rank 1: {SEEN[where]}" in stopped.stderr and "--trainer.on-not-finite skip" in stopped.stderr
-    assert "To enable traceback see" not in stopped.stderr, "torchrun was not told of the error"
+    assert "To enable traceback see" not in stopped.stderr, "torchrun did not receive the error"
     assert f'File "{REPOSITORY / "easq_rec"}' not in stopped.stderr, "a traceback that is not torchrun's"
 
 

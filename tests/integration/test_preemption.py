@@ -125,7 +125,7 @@ def test_before_the_first_step(world: Path, environment: dict[str, str], tmp_pat
 
 @pytest.mark.integration
 def test_the_launcher_passes_it_on(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """As in a container, whose first process alone is told. The exit code is torchrun's own, which is not 0."""
+    """As in a container, where only the first process gets the signal. The exit code is torchrun's, which is not 0."""
     run_dir = tmp_path / "run"
     log = run_dir / "metrics.jsonl"
     options = ("--trainer.max-steps", "2000")

@@ -122,7 +122,7 @@ def test_signal_saves_and_leaves(
         time.sleep(0.02)
     process.send_signal(number)
     if number == signal.SIGTERM:
-        # A scheduler may tell each process, and torchrun passes on what it was told.
+        # A scheduler may signal each process, and torchrun forwards its signal.
         process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

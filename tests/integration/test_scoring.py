@@ -72,7 +72,7 @@ def test_scores_equal_the_trainers_and_need_no_labels(run_dir: Path, world: Path
 
 @pytest.mark.integration
 def test_evaluate_equals_the_trainers_final_metrics(run_dir: Path) -> None:
-    """The unsharded policy alone gets the metrics that the sharded trainer wrote."""
+    """The unsharded policy has the metrics that the sharded trainer wrote."""
     final = metrics(run_dir, "final")[0]
     out = run_dir / "evaluated.json"
     easq_rec("evaluate", "--run", str(run_dir), "--out", str(out))
@@ -82,7 +82,7 @@ def test_evaluate_equals_the_trainers_final_metrics(run_dir: Path) -> None:
 
 
 def _without_labels(table: pa.Table) -> pa.Table:
-    """Candidates with features alone."""
+    """Candidates with only features."""
     kept = {"video_id", "author_id", "tags", "duration_ms"}
     candidates = [
         [{name: value for name, value in candidate.items() if name in kept} for candidate in row]
@@ -92,7 +92,7 @@ def _without_labels(table: pa.Table) -> pa.Table:
 
 
 def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]:
-    """Policy scores of the training network as it is: adapters beside the linears, both towers in place."""
+    """Policy scores of the training network, with separate adapters and both towers."""
     from easq_rec.data.dataset import RequestDataset
     from easq_rec.data.layout import Layout
     from easq_rec.evaluation import predict as evaluation

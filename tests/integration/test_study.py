@@ -49,7 +49,7 @@ def test_the_rank_study_from_end_to_end(tmp_path: Path, environment: dict[str, s
 
 
 def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]) -> None:
-    """What they write together is what one writes alone; it is written once, and says so to the other."""
+    """Two processes write together what one process writes; one of them writes it, and the other reports that."""
     asked = ("rank", "--budget", "small", "--seeds", "1", "--jobs", "1")
     command = [sys.executable, "-m", "easq_rec.cli", "study", *asked, "--out", str(tmp_path / "both"), "--shared"]
     both = [
@@ -92,7 +92,7 @@ def test_the_ab_study_from_end_to_end(tmp_path: Path, environment: dict[str, str
     for name in ("ab.png", "days.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert "| main_only, again |" in (out / "table.md").read_text()
-    # One cell is lost: it alone is run again, and says the same.
+    # One cell is lost: only this cell runs again, with the same result.
     (out / "cells" / "easq--world_0.json").unlink()
     resumed = study(environment, *asked, "--resume")
     assert resumed.returncode == 0 and "2 of 3 cells are already finished" in resumed.stdout

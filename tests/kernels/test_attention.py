@@ -27,7 +27,7 @@ def test_host_forms_equal_reference(
     padded: bool,
     spread: float,
 ) -> None:
-    """Ragged request tokens, candidate queries alone, and logits so far apart that shares underflow in fp32."""
+    """Ragged request tokens, only candidate queries, and logits that differ so much that shares underflow in fp32."""
     generator = torch.Generator().manual_seed(0)
     tokens = requests + candidates
     queries = candidates if candidates_only else tokens

@@ -36,7 +36,7 @@ PROGRAMS = ("easq-rec", "torchrun", "srun", "bsub", "docker")
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """What a scheduler would start. None: this scheduler is not told."""
+    """The command that a scheduler would start. None: the request does not set it."""
 
     command: list[str]
     env: dict[str, str]
@@ -67,7 +67,7 @@ def asked(scheduler: str, component: str, *arguments: str) -> Any:
 
 
 def replicas(scheduler: str, request: Any) -> list[Replica]:
-    """The replicas of a request, in order. Those of lsf are in its script alone."""
+    """The replicas of a request, in order. Those of lsf are only in its script."""
     match scheduler:
         case "local_cwd":
             return [Replica(command=one.args, env=one.env) for role in request.role_params.values() for one in role]

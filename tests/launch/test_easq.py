@@ -141,7 +141,7 @@ def test_program_of_this_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (easq.build, ("--mounts", "type=nfs", *BUILD), "--mounts type=nfs is not allowed"),
         (easq.build, ("--max_retries", "-1", *BUILD), "--max_retries -1 is not allowed"),
         (easq.bench, (), "the benchmark is missing"),
-        (easq.bench, ("report",), "benchmark report is not known: .* one of adapters, build"),
+        (easq.bench, ("report",), "unknown benchmark report: .* one of adapters, build"),
         (easq.bench, ("-j", "0x1", "train_step"), "-j 0x1 is not allowed"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Named hosts: found by name beside TorchX's own, with numbers of the machines that they are named after."""
+"""Named hosts: found by name in addition to TorchX's, with the numbers of the machines of that name."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The rows are data of the losses (`Loss.moves`); a new loss is tested here without a change.
 
-Each loss is taken alone: the weights of the others are 0, and without engagement utility L_main has no pairs. Where the
-contract says 0 a gradient must be exactly zero or absent, elsewhere every tensor of the group must get some.
+Each loss is tested separately: the weights of the others are 0, and without engagement utility L_main has no pairs.
+Where the contract says 0 a gradient must be exactly zero or absent, elsewhere every tensor of the group must get some.
 
 All of it is held twice: on the plain module by autograd, and under DistributedModelParallel, where the tables have no
 gradient to look at, but row-wise Adagrad fused into backward moves a weight if and only if its gradient is not zero.

@@ -1,6 +1,6 @@
 """One pass per request equals an impression-level backbone under the same mask, in values and in all gradients.
 
-The reference below is as plain as the claim: for every impression a sequence of its own, [user tokens, history tokens,
+The reference below follows the claim directly: every impression is a separate sequence, [user tokens, history tokens,
 candidate], every token computed in every layer, the whole attention matrix masked, and ids read one by one from the
 columns that the batch was made of. It shares nothing with the optimised path but the weights.
 
@@ -60,7 +60,7 @@ class ImpressionRanker:
         return self.network.satisfaction.reference(h_1D)[0]
 
     def satisfaction_embeddings(self, request: int, candidate: int) -> Tensor:
-        """Those that the satisfaction tower has of its own, which no isolation makes a constant, side by side."""
+        """The concatenated embeddings that only the satisfaction tower reads, which are never constants."""
         candidates, parts = self.columns.candidates, []
         at = int(candidates.offsets[request]) + candidate
         for feature in self.config.schema.candidate:

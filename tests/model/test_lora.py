@@ -125,7 +125,7 @@ def test_the_feed_forward_net_has_a_relu_in_between(
 
 
 def test_an_input_without_gradient() -> None:
-    """The isolated pathway and the first layer feed constants in: the parameters learn all the same."""
+    """In the isolated pathway and the first layer the inputs are constants, but the parameters still learn."""
     module = linear(4, 3)
     x = torch.randn(5, 4, dtype=torch.float64)
     for stream, learns in ((Stream.MAIN, {"weight", "bias"}), (Stream.SATISFACTION, {"lora_a", "lora_b"})):

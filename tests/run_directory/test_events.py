@@ -62,7 +62,8 @@ def test_threads_and_signal_handlers_write_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not when the log is closed either. It is said once; where there is room again, a line of its own follows."""
+    """Not when the log is closed either. It is reported once; when there is space again, new events start on a new
+    line."""
     log, before = tmp_path / "logs" / "rank_0.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
     with recorded(tmp_path, RUNTIME):
         event("start")

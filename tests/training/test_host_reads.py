@@ -29,7 +29,7 @@ LIBRARIES = ("torchrec", "fbgemm_gpu")
 class HostReads(TorchDispatchMode):
     """Where the package asks for a number, or a shape that depends on one, or copies one: on CUDA the host waits there.
 
-    TorchRec has to know how many ids it sends to each rank, and waits for that on a stream of its own.
+    TorchRec has to know how many ids it sends to each rank, and waits for that on a separate stream.
     """
 
     def __init__(self) -> None:

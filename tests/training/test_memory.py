@@ -1,4 +1,4 @@
-"""Within a run garbage is collected at given steps alone, and freed blocks are kept from its first step on."""
+"""During a run garbage is collected only at given steps, and freed blocks are kept after its first step."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this C library has no mallinfo2 (glibc 2.33)")
 def test_freed_blocks_are_kept_from_the_first_step_on() -> None:
-    """In a process of its own: what others have freed here would serve the block."""
+    """In a separate process, because blocks that other tests freed here would be reused."""
     done = subprocess.run([sys.executable, "-c", ALLOCATOR], check=True, capture_output=True, text=True)
     before_the_first_step, *later = json.loads(done.stdout)
     assert before_the_first_step

@@ -112,7 +112,7 @@ def test_everything_moves(runtime: Runtime, recipe: str) -> None:
 
     A table's rows have moved where a request of the stream has read them. Isolated embeddings that only replayed
     requests have read have not, and neither has a row that nobody has read. The satisfaction tower's own move where a
-    candidate was answered or told apart by evidence.
+    candidate was answered or has evidence.
     """
     config = small_config(recipe)
     training = Training(config, runtime)
@@ -201,7 +201,7 @@ def test_parameter_groups_and_norms(runtime: Runtime) -> None:
 
 
 def test_the_pathway_may_have_a_learning_rate_of_its_own(runtime: Runtime) -> None:
-    """AdamW's first step is its learning rate, whatever the gradient: three times as far for the pathway alone."""
+    """AdamW's first step is its learning rate, whatever the gradient: three times as far only for the pathway."""
     config = small_config("easq")
     steps = {}
     for factor in (1.0, 3.0):

@@ -62,9 +62,9 @@ def find_datasets(directory: files.Location) -> dict[str, files.Location]:
     present = [name for name, folder in folders.items() if files.is_dir(folder)]
     if present == ["requests"]:
         only = files.shown(folders["requests"])
-        raise UserError(f"{shown}: no folder answers/ beside requests/; without a questionnaire, inspect {only}")
+        raise UserError(f"{shown}: no folder answers/ next to requests/; without a questionnaire, inspect {only}")
     if present == ["answers"]:
-        raise UserError(f"{shown}: no folder requests/ beside answers/ (see docs/reference/data-contract.md)")
+        raise UserError(f"{shown}: no folder requests/ next to answers/ (see docs/reference/data-contract.md)")
     return folders if present else {Path(shown).absolute().name: directory}
 
 

@@ -1,4 +1,4 @@
-"""A first feature schema, drafted from the figures of a dataset. Every guess has its reason beside it.
+"""A first feature schema, drafted from the statistics of a dataset. Every guess has a comment with its reason.
 
 A value that is known only after the impression must not become a feature, or the model learns to read the outcome. So a
 column that may hold such values is left out, and the file says so.
@@ -93,7 +93,7 @@ class Draft:
         return any(feature.table is not None for feature in self.features[group])
 
     def toml(self) -> str:
-        """The schema file, with a comment beside each guess."""
+        """The schema file, with a comment on each guess."""
         assert self.schema is not None
         header = [
             "A first feature schema, inferred from the data: read it, correct it, keep it with your code.",

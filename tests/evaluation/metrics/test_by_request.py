@@ -100,7 +100,7 @@ def test_ranking_metrics_equal_their_definitions(requests: list[Request], block:
 @settings(deadline=None, max_examples=50)
 @given(REQUESTS)
 def test_columns_add_up_over_any_users(requests: list[Request]) -> None:
-    """The rows of some users are those of an evaluation of these users alone."""
+    """The rows of some users are equal to an evaluation of only these users."""
     whole = request_columns(*tensors(requests))
     for kept in ([11], [-4, 12]):
         rows = torch.tensor([user in kept for user, _ in requests], dtype=torch.bool)

@@ -177,9 +177,9 @@ def test_errors_name_the_argument_and_the_value() -> None:
     user_R = torch.tensor([0])
     with pytest.raises(ValueError, match=r"k=0 is not allowed: at least 1"):
         ndcg(score_N, gain_N, lengths_R, 0)
-    with pytest.raises(ValueError, match=r"score_N has shape \(2,\), but the sum of lengths_R asks for \(3,\)"):
+    with pytest.raises(ValueError, match=r"score_N has shape \(2,\), but the sum of lengths_R requires \(3,\)"):
         ndcg(score_N, gain_N, torch.tensor([1, 2]), 5)
-    with pytest.raises(ValueError, match=r"lengths_R holds -1"):
+    with pytest.raises(ValueError, match=r"lengths_R contains -1"):
         pair_accuracy(score_N, gain_N, torch.tensor([3, -1]))
     with pytest.raises(ValueError, match=r"gain_N is -1.0 at 0"):
         ndcg(score_N, gain_N - 1, lengths_R, 5)
@@ -187,9 +187,9 @@ def test_errors_name_the_argument_and_the_value() -> None:
         ranking_metrics(score_N, gain_N - 1, gain_N, lengths_R, user_R)
     with pytest.raises(ValueError, match=r"utility_N is nan at 1"):
         ranking_metrics(score_N, gain_N, broken_N, lengths_R, user_R)
-    with pytest.raises(ValueError, match=r"label_N has shape \(1,\), but segment_N asks for \(2,\)"):
+    with pytest.raises(ValueError, match=r"label_N has shape \(1,\), but segment_N requires \(2,\)"):
         auc(score_N, gain_N[:1], lengths_R.repeat(2))
-    with pytest.raises(ValueError, match=r"user_R has shape \(2,\), but lengths_R asks for \(1,\)"):
+    with pytest.raises(ValueError, match=r"user_R has shape \(2,\), but lengths_R requires \(1,\)"):
         ranking_metrics(score_N, gain_N, gain_N, lengths_R, user_R.repeat(2))
     for call in (
         lambda: ndcg(broken_N, gain_N, lengths_R, 5),

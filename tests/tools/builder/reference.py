@@ -77,7 +77,7 @@ def bad_video(row: Row) -> str | None:
 def versions(
     rows: list[Row], key: str, bad: Any, table: str, lost: Found, *, timed: bool
 ) -> dict[int, list[tuple[float, Row]]]:
-    """Good rows by key with the time from which they hold, oldest first; of equally old ones the last alone."""
+    """Good rows by key with the time from which they hold, oldest first; of equally old ones only the last."""
     found: dict[int, dict[float, Row]] = {}
     for row in rows:
         reason = bad(row)

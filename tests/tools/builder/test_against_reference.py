@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def without_made_up_ids(rows: list[Row], values: dict[str, Any]) -> list[Row]:
-    """Rows in an order of their own; request ids of sessions are the builder's invention."""
+    """Rows in a canonical order; the builder invents the request ids of sessions."""
     if "request_id" not in values["impressions"]["columns"]:
         rows = [{**row, "request_id": None} for row in rows]
     return sorted(rows, key=lambda row: (row["timestamp_ms"], row["user_id"], row["candidates"][0]["slot"]))

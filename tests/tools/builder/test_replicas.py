@@ -1,4 +1,4 @@
-"""Replicas of a build: really run by TorchX, and what becomes of the partitions of one that is lost."""
+"""Replicas of a build: run by TorchX, and the partitions of a lost replica."""
 
 from __future__ import annotations
 

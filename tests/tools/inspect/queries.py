@@ -1,4 +1,4 @@
-"""Scans and drafts of datasets on disk, each with an engine of its own."""
+"""Scans and drafts of datasets on disk, each with a separate engine."""
 
 from __future__ import annotations
 

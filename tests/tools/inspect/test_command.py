@@ -182,8 +182,8 @@ def test_a_dataset_without_rows_gets_a_report(tmp_path: Path, capsys: Output) ->
     [
         ("nowhere", "no such directory"),
         ("empty", "has no Parquet files"),
-        ("no answers", "no folder answers/ beside requests/; without a questionnaire, inspect"),
-        ("no requests", "no folder requests/ beside answers/"),
+        ("no answers", "no folder answers/ next to requests/; without a questionnaire, inspect"),
+        ("no requests", "no folder requests/ next to answers/"),
         ("garbage", "z.parquet: not a readable Parquet file"),
         ("other columns", "z.parquet: its columns differ from those of"),
         ("out is a file", "cannot be written"),

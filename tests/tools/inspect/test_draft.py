@@ -1,4 +1,4 @@
-"""The inferred schema: what becomes a feature, what never does, and tables that hold the ids."""
+"""The inferred schema: columns that become features, columns that never do, and tables that fit the ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated experiment: its dynamics against loops, what is logged, and that it can tell rankers apart."""
+"""The simulated experiment: its dynamics against loops, its log, and its power to distinguish rankers."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ def test_calibration(seed: int) -> None:
     by_engagement = ndcg_at_5(log["true_engagement"], log["true_satisfaction"])
     assert chance + 0.05 < by_engagement < 0.8
 
-    # Ids tell clickbait: the author alone explains much of it, and satisfaction falls with it while watching rises.
+    # Ids predict clickbait: the author explains much of it, and satisfaction falls with it while watching rises.
     by_author = np.bincount(latents.author, weights=latents.clickbait) / np.maximum(np.bincount(latents.author), 1)
     assert np.corrcoef(by_author[latents.author], latents.clickbait)[0, 1] > 0.6
     bait = latents.clickbait[log["video"]].ravel()
@@ -367,7 +367,7 @@ def test_rho_is_the_correlation_of_satisfaction_and_engagement(rho: float) -> No
         latents, users, videos, calibration.affinity_mean, calibration.affinity_std, calibration.aversion
     )
     assert np.corrcoef(engage.ravel(), satisfy.ravel())[0, 1] == pytest.approx(rho, abs=0.03)
-    # Behaviour goes with the answers all the same.
+    # Behaviour is still correlated with the answers.
     _, log = outcomes(dataclasses.replace(config, density=10_000.0))
     answered = log["answer"] != world.NO_ANSWER
     likes = [log["like"][log["answer"] == answer].mean() / log["like"][answered].mean() - 1 for answer in (0, 2)]

@@ -1,4 +1,4 @@
-"""The questionnaire of the world: other thresholds, readiness to answer, draws apart from the log, identity."""
+"""The questionnaire of the world: other thresholds, response by watching, a separate random stream, identity."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_only_impressions_beyond_a_threshold_are_asked_about(watch_s: float, pro
         for column in range(config.candidates):
             watch, length = int(log["watch_ms"][row, column]), int(latents.duration_ms[log["video"][row, column]])
             rule = watch > 1_000 * watch_s or watch > progress * length
-            # What counts as a long view does not move with whom the questionnaire may ask.
+            # The definition of a long view does not depend on the trigger rule.
             assert log["long_view"][row, column] == (watch > 7_000 or 2 * watch > length)
             assert rule or not log["shown"][row, column]
             assert log["shown"][row, column] or log["answer"][row, column] == NO_ANSWER

@@ -201,7 +201,7 @@ def test_an_answer_is_not_trained_on_before_it_has_arrived(tmp_path: Path, monke
 def test_both_halves_start_from_the_ranker_that_the_log_has_taught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And metrics are of the days, then of the week, with those of the log beside them."""
+    """Also: metrics of the days, then of the week, in addition to those of the log."""
     starts: list[torch.Tensor] = []
     before: list[torch.Tensor] = []
     serve, go_on = ServedByModel.__call__, Trainer.go_on

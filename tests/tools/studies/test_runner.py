@@ -135,7 +135,7 @@ def test_a_cell_with_another_config_is_refused(tmp_path: Path, data: Path) -> No
     stored = json.loads(path.read_text())
     stored["config"]["optim"]["dense_lr"], stored["digest"] = 0.5, "another"
     path.write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match=r"optim.dense_lr is 0.5 there, 0.001 here. Give another --out") as error:
+    with pytest.raises(ValueError, match=r"optim.dense_lr is 0.5 there, 0.001 here. Use another --out") as error:
         study(tmp_path / "out", data, resume=True)
     assert "\n" not in str(error.value)
     path.write_text("{")

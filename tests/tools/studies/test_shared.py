@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, data: Path) -> Iterator[Start]:
-    """start(*weights): a process of its own that works on these cells, two at a time, in tmp_path/out."""
+    """start(*weights): a separate process that runs these cells, two at a time, in tmp_path/out."""
     processes = []
 
     def call(*weights: float) -> subprocess.Popen[str]:

@@ -36,7 +36,7 @@ def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 
 def test_a_step_that_is_skipped_moves_nothing(runtime: Runtime, tmp_path: Path, late: int) -> None:
     """A loss moves nothing at all. A gradient of the tables moves no table. One of the network goes on to the tables,
-    but for those of the satisfaction tower, whose gradients pass beside it. All else is trained as it would be."""
+    except those of the satisfaction tower, whose gradients do not pass through it. Everything else trains as usual."""
     planted = {1: "loss", 3: "embeddings", 5: "network"}
     training = CheckedTraining(small_config(), runtime, tmp_path, planted=planted)
     training.run()
@@ -75,7 +75,7 @@ def test_the_first_step_may_be_the_one(runtime: Runtime, tmp_path: Path, late: i
 
 
 def test_the_run_is_to_stop(runtime: Runtime, tmp_path: Path, late: int) -> None:
-    """For a loss it is told with the step, for a gradient with the one after it, which is void."""
+    """A loss is reported with its step, a gradient with the next step, which changes nothing."""
     loss = CheckedTraining(small_config(), runtime, tmp_path / "loss", planted={3: "loss"}, stops=True)
     loss.run()
     assert list(loss.reported) == [3] and loss.reported[3].startswith("step 3, rank 0: the loss (main")

@@ -38,7 +38,7 @@ def runtime(rank: int = 0, ranks: int = 2) -> Runtime:
         # Both wait: the one that is behind hangs.
         ([position(0, 5, WAITING), position(1, 4, WAITING)], set(), [1]),
         ([position(0, None, WAITING), position(1, 0, WAITING)], set(), [0]),
-        # None waits: likewise.
+        # No rank waits: the same.
         ([position(0, 5), position(1, 4)], set(), [1]),
         # In the same step the one that has entered fewer phases hangs: the other waits inside TorchRec.
         ([position(0, 5, "forward", 4), position(1, 5, "data", 3)], set(), [1]),

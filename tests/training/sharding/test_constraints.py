@@ -94,7 +94,7 @@ def test_pinned_tables_lie_where_they_are_pinned() -> None:
 
 
 def test_the_others_are_balanced_around_pinned_tables() -> None:
-    """Three wide tables keep off the rank that a fourth one is pinned to, each on a rank of its own."""
+    """Three wide tables avoid the rank of a pinned fourth one, each on a separate rank."""
     whole = {name: TableSharding(type="table_wise") for name in WIDE}
     config = config_with(**(whole | {"user": TableSharding(type="table_wise", ranks=(1,))}))
     (user,), _ = options(config, "user", room=2**30)
