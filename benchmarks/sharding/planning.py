@@ -270,7 +270,7 @@ def _lookups(schema: FeatureSchema, table: Table, work: Workload) -> list[tuple[
     """(ids per bag, bags per rank) of each feature that reads a table."""
 
     def ids(feature: Feature) -> float:
-        return float(work.list_length if feature.kind == "id_list" else 1)
+        return float(work.list_length if feature.kind in ("id_list", "weighted_id_list") else 1)
 
     bags = work.requests * work.candidates
     readers = [
