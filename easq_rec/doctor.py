@@ -50,7 +50,7 @@ FBGEMM_BUILDS: dict[str, tuple[str, ...]] = {
 COMBINATIONS = (
     Combination(device="cpu", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup"),
     Combination(device="cuda", torch="2.13.0", fbgemm="1.8.0", torchrec="1.8.0", note="make setup DEVICE=cuda"),
-    Combination(device="cpu", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="passes the tests"),
+    Combination(device="cpu", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="unit and distributed tests pass"),
     Combination(device="cuda", torch="2.11.0", fbgemm="1.6.0", torchrec="1.6.1", note="known to work"),
 )
 """The compatibility matrix. For other versions a rule holds: FBGEMM 1.X and torchrec 1.X need torch 2.(X+5)."""
