@@ -185,6 +185,15 @@ def test_the_oldest_versions_that_are_tested_are_the_last_row_for_the_cpu() -> N
         assert re.search(rf"^OLDEST_{name} := {re.escape(pin)}$", makefile, re.MULTILINE)
 
 
+def test_libraries_load_silently_once_their_versions_are_checked() -> None:
+    """FBGEMM 1.6.0 is missing in its table of versions and says so in 6 lines at every import."""
+    program = "from easq_rec import doctor; doctor.require_compatible('cpu'); import fbgemm_gpu"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert run.stdout + run.stderr == ""
+
+
 def test_require_compatible_names_all_that_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = without(CPU, "tyro", "torchx") | {"torch": "2.12.0+cpu"}
     monkeypatch.setattr(doctor, "installed_versions", lambda: {doctor.normalise(name): v for name, v in wrong.items()})

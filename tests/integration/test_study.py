@@ -125,9 +125,9 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, envi
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("ranks",), "one of signal, frontier"),
+        (("ranks",), "Expected one of ('signal', 'frontier'"),
         (("rank", "--seeds", "0"), "--seeds"),
-        (("rank", "--recipe", "movielens"), "along with --data"),
+        (("rank", "--recipe", "movielens"), "given together with --data"),
         (("sparsity", "--data", "."), "generates its worlds"),
         (("signal", "--data", "no/such/place"), "no/such/place"),
         (("signal", "--shared"), "trains nothing"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from easq_rec.config import Config
+from easq_rec.config.serialization import to_dict
 from easq_rec.run_directory.metrics_file import final_record, read_records
 from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.tools.studies.grid import Cell
@@ -114,7 +115,7 @@ class Runner:
             config = dataclasses.replace(
                 cell.config, run_dir=str(run_dir), data=dataclasses.replace(cell.config.data, path=data)
             )
-            write_json(store.config(cell), dataclasses.asdict(config))
+            write_json(store.config(cell), to_dict(config))
             log.parent.mkdir(parents=True, exist_ok=True)
             begin = time.perf_counter()
             program = self._program or (sys.executable, "-m", cell.program)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from easq_rec.config import Config, World
+from easq_rec.config.serialization import to_dict
 from easq_rec.config.variants import VARIANTS
 from easq_rec.data import dataset
 from easq_rec.data.dataset import RequestDataset
@@ -139,7 +140,7 @@ def trained(config: Config, folder: Path, experiment: Experiment = EXPERIMENT) -
     ensure(config.world, folder / "world")
     data = dataclasses.replace(config.data, path=str(folder / "world"))
     config = dataclasses.replace(config, run_dir=str(folder / "run"), data=data)
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
     assert online_cell.main([str(folder / "config.json"), online_cell.settings(experiment, None)]) == 0
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
 
