@@ -57,7 +57,7 @@ def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]
     ]
     outputs = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    assert sorted("their results are in" in output for output in outputs) == [False, True]
+    assert sorted("their results are already in" in output for output in outputs) == [False, True]
     assert sorted("undecided: No other rank" in output for output in outputs) == [False, True]
     alone = study(environment, *asked, "--out", str(tmp_path / "alone"))
     assert alone.returncode == 0, alone.stdout + alone.stderr
@@ -74,7 +74,7 @@ def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]
     # One that comes late, or again, has nothing to do.
     late = study(environment, *asked, "--out", str(tmp_path / "both"), "--shared")
     assert late.returncode == 0 and "3 of 3 cells are already finished" in late.stdout
-    assert "their results are in" in late.stdout
+    assert "their results are already in" in late.stdout
 
 
 def test_the_ab_study_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
