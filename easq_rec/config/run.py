@@ -13,29 +13,9 @@ from typing import Annotated, Literal
 import tyro
 
 from easq_rec.config.losses import Losses
-from easq_rec.config.model import LinearName, LoRA, Model, Replay, Tower
+from easq_rec.config.model import Model, Replay
 from easq_rec.config.schema import FeatureSchema, require
-from easq_rec.config.sharding import Sharding, TableSharding
-
-__all__ = [
-    "Checkpoint",
-    "Config",
-    "Data",
-    "Evaluation",
-    "Hidden",
-    "LinearName",
-    "LoRA",
-    "Logging",
-    "Losses",
-    "Model",
-    "Optim",
-    "Replay",
-    "Sharding",
-    "TableSharding",
-    "Tower",
-    "TrainerConfig",
-    "World",
-]
+from easq_rec.config.sharding import Sharding
 
 Hidden = tyro.conf.Suppress
 """Marks a field that a recipe chooses in Python: config.json stores it, but it is not a command-line flag."""
