@@ -5,7 +5,7 @@ log-sum-exp of the candidate's request logits and o the logit of its own key. It
 a = sigmoid(o - L), and the softmax mixture over the request tokens has the weight 1 - a. So all queries share one
 product with the request keys.
 
-Legend: R requests, S request tokens, C candidates, Q queries (S + C, or C alone), T = S + C, D width, G heads,
+Legend: R requests, S request tokens, C candidates, Q queries (S + C, or only C), T = S + C, D width, G heads,
 E = D / G.
 """
 

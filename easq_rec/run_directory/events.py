@@ -102,7 +102,7 @@ class _LineFile(logging.Handler):
             data = b"\n" + data
         try:
             # One unbuffered write: nothing that a full disk refuses is written again when the file is closed, and a
-            # signal handler may interrupt this method to write a line of its own.
+            # signal handler may interrupt this method to write another line.
             written = os.write(self._handle, data)
             problem = None if written == len(data) else "the disk is full"
             self._torn = problem is not None

@@ -1,7 +1,7 @@
 """What the main thread of a rank is doing, as named phases.
 
 Training enters a phase around every part of its work: `with phases("forward"): ...`. The window log reads how long each
-phase took. The watchdog reads, in a thread of its own, which phase the rank is in and since when.
+phase took. The thread of the watchdog reads which phase the rank is in, and since when.
 """
 
 from __future__ import annotations

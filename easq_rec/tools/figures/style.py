@@ -29,7 +29,7 @@ LIGHT = {
     "s5": "#56b4e9",
     "s6": "#1d2125",
 }
-"""Colours by their role. No two are equal, so that a page can replace each by the colour of its own scheme."""
+"""Colours by their role. No two are equal, so that a page can replace each by a colour of its scheme."""
 DARK = LIGHT | {
     "page": "#14171a",
     "text": "#e4e7ea",

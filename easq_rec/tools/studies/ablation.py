@@ -76,9 +76,9 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
 def _references(found: StudyComparison) -> list[str]:
     """Accuracy of each reference on pairs of held-out answers."""
     accuracy = {label: found.mean(label, REFERENCE) for label in found.labels}
-    told = [f"{label} {100 * value:.0f}%" for label, value in accuracy.items() if math.isfinite(value)]
+    shown = [f"{label} {100 * value:.0f}%" for label, value in accuracy.items() if math.isfinite(value)]
     share = "Share of held-out pairs of a satisfied and a dissatisfied answer that the reference orders correctly"
-    return [f"{share}: {', '.join(told)}."] if told else []
+    return [f"{share}: {', '.join(shown)}."] if shown else []
 
 
 STUDY = Study(

@@ -58,7 +58,7 @@ class Checkpointer:
         self._schema = config.schema
         self._keep = config.checkpoint.keep
         self._runtime = runtime
-        # A group of its own: the exchanges of the thread that writes must not mix with those of a training step.
+        # A separate group: the exchanges of the thread that writes must not mix with those of a training step.
         timeout = datetime.timedelta(seconds=config.trainer.timeout_s + GRACE_S)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None

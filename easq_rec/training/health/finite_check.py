@@ -83,7 +83,7 @@ class FiniteCheck:
         """Checks the loss of a step before it is differentiated, and starts the exchange of the ranks' flags.
 
         Args:
-            stop_requested: whether this process was asked to stop; the other ranks are told in the same exchange.
+            stop_requested: whether this process was asked to stop. The same exchange passes it on to the other ranks.
         """
         stopped = (self._embeddings | self._network) if self._stops else self._no
         self._loss = ~loss.detach().isfinite()
