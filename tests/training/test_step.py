@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from easq_rec.config import Config
+from easq_rec.config import Config, Logging
+from easq_rec.data.replay import ReplayState
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.optim import PATHWAY, parameter_group
 from easq_rec.training.process import Runtime, quiet
@@ -114,3 +117,17 @@ def test_the_phases_of_a_step(runtime: Runtime, tmp_path: Path) -> None:
     milliseconds, _ = runtime.phases.take_window(1)
     assert all(milliseconds[f"ms_{name}"] > 0 for name in ("exchange", "forward", "backward", "optimizer"))
     assert runtime.phases.current.names == ()
+
+
+@pytest.mark.parametrize(
+    ("step", "admitted", "steered", "measured"),
+    [(9, 5, False, True), (10, 4, False, False), (10, 5, True, False), (19, 5, True, True)],
+)
+def test_a_plan_follows_the_warm_up_and_the_log(step: int, admitted: int, steered: bool, measured: bool) -> None:
+    """Steering needs 10 finished steps and 5 admitted answers; every tenth step is measured."""
+    config = small_config("easq")
+    losses = dataclasses.replace(config.losses, dense_warmup_steps=10, warmup_answers=5)
+    config = dataclasses.replace(config, losses=losses, logging=Logging(every_steps=10))
+    replay = ReplayState(admitted=admitted, replays=np.zeros(8, np.int32))
+    plan = StepPlan.after(step, config, replay, total_steps=40)
+    assert plan == StepPlan(number=step + 1, total_steps=40, steered=steered, measured=measured)
