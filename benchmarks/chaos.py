@@ -55,7 +55,7 @@ FARTHEST = 6
 
 
 @dataclass(kw_only=True)
-class Storm:
+class KilledRun:
     """The kills of a run, and its end."""
 
     ranks: int
@@ -108,25 +108,25 @@ def workers(run_dir: Path) -> list[int]:
     return found
 
 
-def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int, before: int = 0) -> Storm:
+def run_with_kills(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int, before: int = 0) -> KilledRun:
     """Trains to the end with `kills` kills, or fewer if the run ends first.
 
     Args:
         before: number of kills in earlier runs; moments alternate over all runs.
     """
-    rng, storm, begin = random.Random(seed), Storm(ranks=ranks), time.monotonic()
+    rng, run, begin = random.Random(seed), KilledRun(ranks=ranks), time.monotonic()
     log = run_dir.with_suffix(".log")
     while True:
         job = start(data, run_dir, ranks, log)
-        storm.starts += 1
-        while storm.total < kills and job.poll() is None:
-            victim, moment = rng.choice(["worker", "job"]), MOMENTS[(before + storm.total) % len(MOMENTS)]
+        run.starts += 1
+        while run.total < kills and job.poll() is None:
+            victim, moment = rng.choice(["worker", "job"]), MOMENTS[(before + run.total) % len(MOMENTS)]
             if not _wait_for(moment, job, run_dir, rng):
                 continue
             pids = workers(run_dir)
             if victim == "worker" and not pids:
                 continue
-            storm.kills[f"{victim}, {moment}"] += 1
+            run.kills[f"{victim}, {moment}"] += 1
             if victim == "worker":
                 _kill(rng.choice(pids))
             else:
@@ -137,15 +137,15 @@ def disturbed(data: Path, run_dir: Path, *, ranks: int, kills: int, seed: int, b
         try:
             code: int | None = job.wait(timeout=LONGEST_S)
         except subprocess.TimeoutExpired:
-            storm.hung += 1
+            run.hung += 1
             code = None
             os.killpg(job.pid, signal.SIGKILL)
             for pid in workers(run_dir):
                 _kill(pid)
             job.wait()
         if code == 0:
-            storm.seconds = round(time.monotonic() - begin, 1)
-            return storm
+            run.seconds = round(time.monotonic() - begin, 1)
+            return run
         if code is not None and code != -signal.SIGKILL:
             raise RuntimeError(f"the job ended with exit code {code}:\n{log.read_text(errors='replace')[-4_000:]}")
 
@@ -259,7 +259,9 @@ def undisturbed(data: Path, run_dir: Path, ranks: int) -> None:
         )
 
 
-def storm(folder: Path, *, ranks: int, kills: int, seed: int, most_per_run: int = 10) -> tuple[list[Storm], list[str]]:
+def kill_runs(
+    folder: Path, *, ranks: int, kills: int, seed: int, most_per_run: int = 10
+) -> tuple[list[KilledRun], list[str]]:
     """Makes runs with `kills` kills in total, at most `most_per_run` each; returns them and their differences from an
     undisturbed run."""
     data = folder / "data"
@@ -267,14 +269,14 @@ def storm(folder: Path, *, ranks: int, kills: int, seed: int, most_per_run: int 
         generate(WORLD, data)
     alone = folder / f"alone-{ranks}"
     undisturbed(data, alone, ranks)
-    storms: list[Storm] = []
+    runs: list[KilledRun] = []
     found: list[str] = []
-    while (done := sum(storm.total for storm in storms)) < kills:
-        run_dir = folder / f"storm-{ranks}-{len(storms)}"
+    while (done := sum(run.total for run in runs)) < kills:
+        run_dir = folder / f"run-{ranks}-{len(runs)}"
         most = min(kills - done, most_per_run)
-        storms.append(disturbed(data, run_dir, ranks=ranks, kills=most, seed=seed + len(storms), before=done))
+        runs.append(run_with_kills(data, run_dir, ranks=ranks, kills=most, seed=seed + len(runs), before=done))
         found += [f"{run_dir.name}: {line}" for line in differences(run_dir, alone)]
-    return storms, found
+    return runs, found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -287,14 +289,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     result: dict[str, object] = {"benchmark": "chaos", "steps": STEPS, "seed": args.seed}
     with tempfile.TemporaryDirectory() as folder:
         for ranks in args.ranks:
-            storms, found = storm(Path(folder), ranks=ranks, kills=args.kills, seed=args.seed)
-            kills = dict(sorted(sum((one.kills for one in storms), Counter()).items()))
+            runs, found = kill_runs(Path(folder), ranks=ranks, kills=args.kills, seed=args.seed)
+            kills = dict(sorted(sum((one.kills for one in runs), Counter()).items()))
             result[f"{ranks} ranks"] = {
-                "runs": len(storms),
+                "runs": len(runs),
                 "kills": kills,
-                "starts": sum(one.starts for one in storms),
-                "hung": sum(one.hung for one in storms),
-                "seconds": round(sum(one.seconds for one in storms)),
+                "starts": sum(one.starts for one in runs),
+                "hung": sum(one.hung for one in runs),
+                "seconds": round(sum(one.seconds for one in runs)),
                 "differences": found,
             }
     publish({**result, **hardware()}, args.out)

@@ -23,7 +23,7 @@ from pathlib import Path
 PIPELINE_NAMES = ("base", "sparse_dist", "sparse_dist_lite", "fused_sparse_dist", "prefetch")
 STREAMED = ("fused_sparse_dist", "prefetch")
 """Pipelines that need CUDA streams."""
-SCALINGS = ("per_rank", "global", "apart")
+SCALINGS = ("per_rank", "global", "independent")
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
         nargs="+",
         choices=SCALINGS,
         default=list(SCALINGS),
-        help="per_rank: each rank has --requests; global: they share them; apart: as per_rank, as independent runs",
+        help="per_rank: each rank has --requests; global: ranks share --requests; independent: as per_rank, in runs "
+        "that do not communicate",
     )
     run.add_argument(
         "--pipelines", nargs="+", choices=PIPELINE_NAMES, default=["sparse_dist"], help="the first is measured by phase"
@@ -122,7 +123,7 @@ def measure(args: argparse.Namespace) -> int:
                 spec = Spec(
                     config=shape.of(config),
                     pipelines=tuple(args.pipelines),
-                    apart=shape.scaling == "apart",
+                    independent=shape.scaling == "independent",
                     warm_up=args.warm_up,
                     windows=args.windows,
                     steps=args.steps,

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from easq_rec.config import Config
 
-Scaling = Literal["per_rank", "global", "apart"]
-"""Quantity that stays constant with more ranks: requests per rank, or requests in total; `apart`: requests per rank,
-where every rank is an independent run that waits for no other."""
+Scaling = Literal["per_rank", "global", "independent"]
+"""Quantity that stays constant with more ranks: requests per rank, or requests in total. `independent`: requests per
+rank, where every rank is a run of its own that waits for no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """For example `2 ranks x 128, apart`."""
+        """For example `2 ranks x 128, independent`."""
         text = f"{self.ranks} rank{'s' if self.ranks > 1 else ''} x {self.requests}"
-        return f"{text}, apart" if self.scaling == "apart" else text
+        return f"{text}, independent" if self.scaling == "independent" else text
 
     def of(self, config: Config) -> Config:
         return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, batch_size=self.requests))
@@ -78,10 +78,10 @@ def speed_ups(runs: list[dict[str, Any]], pipeline: str) -> list[dict[str, Any]]
 
 def losses(found: list[dict[str, Any]]) -> Iterator[str]:
     """The efficiency lost with more ranks: to the machine, whose cores share caches and memory, or to waiting."""
-    apart = {one["ranks"]: one["speed_up"] for one in found if one["scaling"] == "apart"}
+    independent = {one["ranks"]: one["speed_up"] for one in found if one["scaling"] == "independent"}
     for one in found:
-        if one["scaling"] == "per_rank" and one["ranks"] in apart:
-            ranks, machine = one["ranks"], apart[one["ranks"]]
+        if one["scaling"] == "per_rank" and one["ranks"] in independent:
+            ranks, machine = one["ranks"], independent[one["ranks"]]
             yield (
                 f"{one['name']}: {one['speed_up']:.2f} of {ranks}. Independent runs reach {machine:.2f} on "
                 f"this machine ({machine / ranks:.0%}), and ranks that train together reach "

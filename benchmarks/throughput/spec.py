@@ -18,7 +18,7 @@ class Spec:
     """The config with the data's directory and this launch's requests per rank."""
     pipelines: tuple[str, ...]
     """Pipelines that alternate by window; the first is also measured by phase."""
-    apart: bool
+    independent: bool
     """Every rank is an independent run: measures the machine with this number of busy processes."""
     warm_up: int
     """Steps of each pipeline before anything is measured."""

@@ -61,7 +61,7 @@ class Measured:
     def __init__(self, spec: Spec, runtime: Runtime, pipeline: str, out: Path, gate: Gate) -> None:
         directory = prepare_data(spec.config, runtime)
         # Independent runs have separate directories.
-        run_dir = out / f"run-{pipeline}-{gate.rank if spec.apart else 0}"
+        run_dir = out / f"run-{pipeline}-{gate.rank if spec.independent else 0}"
         run_dir.mkdir(parents=True, exist_ok=True)
         self.trainer = Trainer(spec.config, runtime, directory=directory, run_dir=run_dir, pipeline=PIPELINES[pipeline])
         self._device = runtime.device
@@ -163,7 +163,7 @@ def main() -> None:
     spec, out = Spec.read(Path(sys.argv[1])), Path(sys.argv[2])
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     gate = Gate(out / "gate", rank, ranks)
-    if spec.apart:
+    if spec.independent:
         for name in ("RANK", "WORLD_SIZE"):
             del os.environ[name]
         if spec.config.trainer.device == "cuda":

@@ -79,7 +79,7 @@ class RequestDataset:
         for name in files.parquet_files(directory):
             file = files.join(directory, name)
             footer = _footer(file)
-            layout.check(footer.schema, files.shown(file))
+            layout.check(footer.schema, files.display_name(file))
             self.file_schema: pa.Schema = footer.schema
             self._identities[file] = footer.identity
             for index in range(footer.metadata.num_row_groups):
@@ -100,16 +100,16 @@ class RequestDataset:
         for before, group in pairwise(groups):
             if group.first_ms < before.first_ms:
                 raise UserError(
-                    f"{files.shown(group.file)}, row group {group.index}: begins at {group.first_ms}, before the "
-                    f"previous row group (file {files.shown(before.file)}, at {before.first_ms}): data.shuffle=False "
-                    "reads files in the order of their names, which must be time order"
+                    f"{files.display_name(group.file)}, row group {group.index}: begins at {group.first_ms}, before "
+                    f"the previous row group (file {files.display_name(before.file)}, at {before.first_ms}): "
+                    "data.shuffle=False reads files in the order of their names, which must be time order"
                 )
 
     def read(self, group: RowGroup) -> RequestColumns:
-        """The valid requests of a row group in the period; see `read_placed`."""
-        return self.read_placed(group)[0]
+        """The valid requests of a row group in the period; see `read_with_positions`."""
+        return self.read_with_positions(group)[0]
 
-    def read_placed(self, group: RowGroup) -> tuple[RequestColumns, Rows]:
+    def read_with_positions(self, group: RowGroup) -> tuple[RequestColumns, Rows]:
         """The valid requests of a row group in the period. Thread-safe.
 
         Returns:
@@ -126,7 +126,7 @@ class RequestDataset:
             table = table.take(rows)
         good = np.arange(len(rows))
         while True:
-            place = Place(file=files.shown(group.file), row_group=group.index, rows=rows[good])
+            place = Place(file=files.display_name(group.file), row_group=group.index, rows=rows[good])
             try:
                 columns = decode(table, self.layout, place, max_history=self._max_history)
             except BadRows as bad:
@@ -144,17 +144,17 @@ class RequestDataset:
             raise bad
         if len(rows) == of:
             raise UserError(f"{bad}; every row of the row group has this fault: repair the dataset") from bad
-        place = Place(file=files.shown(group.file), row_group=group.index)
+        place = Place(file=files.display_name(group.file), row_group=group.index)
         self._quarantine.add(place, bad, rows, self._table(group, None).take(rows))
 
     def _table(self, group: RowGroup, layout: Layout | None) -> pa.Table:
         """A row group as stored, with the columns of a layout; None: all columns."""
         if _identity(group.file) != self._identities[group.file]:
             raise UserError(
-                f"{files.shown(group.file)} has been rewritten since this run opened it: datasets must not change "
-                "during a run; add new files and keep the old ones, and start a new --run-dir"
+                f"{files.display_name(group.file)} has been rewritten since this run opened it: datasets must not "
+                "change during a run; add new files and keep the old ones, and start a new --run-dir"
             )
-        footer, place = _footer(group.file), f"{files.shown(group.file)}, row group {group.index}"
+        footer, place = _footer(group.file), f"{files.display_name(group.file)}, row group {group.index}"
         leaves = layout.leaf_indices(footer.schema) if layout is not None else None
         try:
             # Threads cannot share an open file; opening one is cheap because its footer is already parsed.
@@ -174,13 +174,13 @@ class RequestDataset:
         column = table.column(TIME)
         if column.null_count:
             timeless = np.flatnonzero(column.is_null().to_numpy())
-            place = Place(file=files.shown(group.file), row_group=group.index)
+            place = Place(file=files.display_name(group.file), row_group=group.index)
             bad = BadRows(place, TIME, "an integer", timeless, np.full(len(timeless), "null"))
             self._set_aside(group, bad, timeless, of=group.rows)
         times = column.fill_null(self.period.start_ms - 1).to_numpy()
         return np.flatnonzero((times >= self.period.start_ms) & (times < self.period.end_ms))
 
-    def nothing(self) -> RequestColumns:
+    def empty(self) -> RequestColumns:
         """Zero requests, with the columns of `read`."""
         return self.read(self.row_groups[0]).take(np.zeros(0, np.int64))
 
@@ -199,7 +199,7 @@ def time_line(directory: files.Location) -> tuple[int, int]:
         if _footer(file).metadata.row_group(index).num_rows
     ]
     if not bounds:
-        raise UserError(f"{files.shown(directory)} has no requests: build the dataset again")
+        raise UserError(f"{files.display_name(directory)} has no requests: build the dataset again")
     return min(first for first, _ in bounds), max(last for _, last in bounds)
 
 
@@ -211,7 +211,7 @@ def split(directory: files.Location, holdout: float) -> tuple[Period, Period]:
     first, last = time_line(directory)
     problem = unit_problem(TIME, first, last)
     if problem is not None:
-        raise UserError(f"{files.shown(directory)}, column {problem}")
+        raise UserError(f"{files.display_name(directory)}, column {problem}")
     cut = round(first + (1 - holdout) * (last - first)) if holdout else last + 1
     return Period(start_ms=first, end_ms=cut), Period(start_ms=cut, end_ms=last + 1)
 
@@ -252,7 +252,7 @@ class _Footers:
             with pq.ParquetFile(files.open_file(file)) as parquet:
                 made = _Footer(identity=identity, metadata=parquet.metadata, schema=parquet.schema_arrow)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+            raise UserError(f"{files.display_name(file)}: not a readable Parquet file: {error}") from error
         with self._lock:
             old = self._kept.pop(file, None)
             self._row_groups += made.metadata.num_row_groups - (old.metadata.num_row_groups if old is not None else 0)
@@ -273,7 +273,7 @@ def _identity(file: str) -> tuple[int, ...]:
     try:
         return files.identity(file)
     except OSError as error:
-        raise UserError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+        raise UserError(f"{files.display_name(file)}: not a readable Parquet file: {error}") from error
 
 
 def _bounds(file: str, row_group: int) -> tuple[int, int]:
@@ -281,7 +281,7 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
     schema, metadata = _footer(file).schema, _footer(file).metadata.row_group(row_group)
     if TIME not in schema.names or not pa.types.is_integer(schema.field(TIME).type):
         found = f"of type {schema.field(TIME).type}" if TIME in schema.names else f"none among {schema.names}"
-        raise UserError(f"{files.shown(file)}: a dataset needs an integer column {TIME}; found {found}")
+        raise UserError(f"{files.display_name(file)}: a dataset needs an integer column {TIME}; found {found}")
     for leaf in range(metadata.num_columns):
         column = metadata.column(leaf)
         if column.path_in_schema == TIME and column.statistics is not None and column.statistics.has_min_max:
@@ -296,10 +296,10 @@ def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
         with pq.ParquetFile(files.open_file(file)) as parquet:
             times = parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{files.shown(file)}, row group {row_group}: cannot be read: {error}") from error
+        raise UserError(f"{files.display_name(file)}, row group {row_group}: cannot be read: {error}") from error
     if times.null_count and not lenient:
         rows = np.flatnonzero(times.is_null().to_numpy())
-        place = Place(file=files.shown(file), row_group=row_group)
+        place = Place(file=files.display_name(file), row_group=row_group)
         raise BadRows(place, TIME, "an integer", rows, np.full(len(rows), "null"))
     return times.drop_null().to_numpy()
 

@@ -30,7 +30,7 @@ def join(location: Location, name: str) -> str:
     return f"{base.rstrip('/') if base != '/' else ''}/{name}{mark}{options}"
 
 
-def shown(location: Location) -> str:
+def display_name(location: Location) -> str:
     """A location for messages, without the options of its URL."""
     return str(location).partition("?")[0] if is_remote(location) else str(location)
 
@@ -41,7 +41,7 @@ def is_dir(location: Location) -> bool:
     try:
         return bool(filesystem.get_file_info(path).type == pafs.FileType.Directory)
     except OSError as error:
-        raise UserError(f"{shown(location)}: cannot be reached: {error}") from error
+        raise UserError(f"{display_name(location)}: cannot be reached: {error}") from error
 
 
 def parquet_files(directory: Location) -> list[str]:
@@ -54,14 +54,14 @@ def parquet_files(directory: Location) -> list[str]:
     try:
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise UserError(f"{shown(directory)}: cannot be reached: {error}") from error
+        raise UserError(f"{display_name(directory)}: cannot be reached: {error}") from error
     # Some filesystems return names with an extra leading slash.
     start = len(path.strip("/")) + 1 if path.strip("/") else 0
     names = [info.path.lstrip("/")[start:] for info in found if info.type == pafs.FileType.File]
     names = sorted(name for name in names if name.endswith(".parquet") and _committed(name))
     if not names:
         raise UserError(
-            f"{shown(directory)} has no Parquet files: --data must be the folder with requests/ and answers/"
+            f"{display_name(directory)} has no Parquet files: --data must be the folder with requests/ and answers/"
         )
     return names
 

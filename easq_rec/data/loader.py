@@ -14,7 +14,7 @@ from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
-from easq_rec.data.prefetch import made_ahead
+from easq_rec.data.prefetch import prefetched
 from easq_rec.data.replay import AnswerReplay, ReplayState
 from easq_rec.errors import UserError
 
@@ -93,7 +93,7 @@ class TrainLoader:
             return LoaderState(data=data)
         return LoaderState(data=data, answers=self._replay.fingerprint, replay=self._replay.state)
 
-    def start_after(self, before: TrainLoader, state: LoaderState) -> LoaderState:
+    def continued_from(self, before: TrainLoader, state: LoaderState) -> LoaderState:
         """The state before the first batch, for a model trained up to `state` of another loader: the clock and the
         admitted answers carry over.
 
@@ -103,7 +103,7 @@ class TrainLoader:
         start = dataclasses.replace(self.start(), clock_ms=state.clock_ms)
         if self._replay is None or before._replay is None:
             return start
-        return dataclasses.replace(start, replay=self._replay.start_after(before._replay, state.replay))
+        return dataclasses.replace(start, replay=self._replay.continued_from(before._replay, state.replay))
 
     def batches(self, state: LoaderState, *, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
         """At most `steps` batches from `state` on, over any number of epochs, each with the state after it.
@@ -112,7 +112,7 @@ class TrainLoader:
             UserError: the requests or answers differ from those with which the state was written.
         """
         self._check(state)
-        return made_ahead(self._make(state, steps), self._prefetch)
+        return prefetched(self._make(state, steps), self._prefetch)
 
     def _check(self, state: LoaderState) -> None:
         replay, data = self._replay, self._reader.fingerprint

@@ -23,7 +23,7 @@ from easq_rec.data.position import Interval, Intervals, StreamPosition, share
 from easq_rec.errors import UserError
 
 Decoded = tuple[EncodedRequests, Rows]
-"""A row group as returned by `RequestDataset.read_placed`, encoded."""
+"""A row group as returned by `RequestDataset.read_with_positions`, encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +186,12 @@ class RequestReader:
             pool.shutdown(cancel_futures=True)
 
     def _read_group(self, group: RowGroup) -> Decoded:
-        requests, placed = self._dataset.read_placed(group)
+        requests, placed = self._dataset.read_with_positions(group)
         return encode(self._dataset.layout, requests), placed
 
     def _nothing(self) -> EncodedRequests:
         """Zero requests, for a rank that gets none."""
-        return encode(self._dataset.layout, self._dataset.nothing())
+        return encode(self._dataset.layout, self._dataset.empty())
 
 
 def _finished(window: _Window, groups: list[Future[Decoded]]) -> tuple[_Window, list[Decoded]]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def made_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
+def prefetched(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
     """Yields the same items; a thread keeps `depth` of them ready. 0: items are made on demand.
 
     An exception of `items` is raised in place of its next item. Closing this generator also closes `items`.

@@ -134,7 +134,7 @@ class AnswerReplay:
             digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
         return digest.hexdigest()[:16]
 
-    def start_after(self, before: AnswerReplay, state: ReplayState) -> ReplayState:
+    def continued_from(self, before: AnswerReplay, state: ReplayState) -> ReplayState:
         """The start state of this replay, whose answers extend those of another replay at `state`.
 
         Raises:

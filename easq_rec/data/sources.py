@@ -63,7 +63,7 @@ def open_sources(
     requests, data = files.join(directory, "requests"), config.data
     if not files.is_dir(requests):
         raise UserError(
-            f"--data {files.shown(directory)}: it has no folder requests/ (see docs/reference/data-contract.md)"
+            f"--data {files.display_name(directory)}: it has no folder requests/ (see docs/reference/data-contract.md)"
         )
     if period is None:
         train_period, holdout_period = split(requests, data.holdout)
@@ -72,7 +72,7 @@ def open_sources(
     layout = Layout.of(config.schema)
     train = RequestDataset(requests, layout, period=train_period, max_history=data.max_history, quarantine=quarantine)
     if not len(train):
-        where = files.shown(requests)
+        where = files.display_name(requests)
         if period is not None:
             raise UserError(f"{where} has no requests from {period.start_ms} to before {period.end_ms} ms")
         raise UserError(f"data.holdout={data.holdout} leaves no training requests in {where}: lower it")
@@ -139,7 +139,7 @@ def _read_answers(config: Config, directory: files.Location, quarantine: Quarant
     answers = files.join(directory, "answers")
     if not files.is_dir(answers):
         raise UserError(
-            f"no folder answers/ in {files.shown(directory)}: recipe {config.recipe!r} learns from answers; "
+            f"no folder answers/ in {files.display_name(directory)}: recipe {config.recipe!r} learns from answers; "
             "without a questionnaire, train a recipe without alignment (main_only)"
         )
     layout = Layout.of(config.schema, answers=True)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.intervals import CONFIDENCE, Difference, Interval, differences
-from easq_rec.evaluation.results import LABELS, Evaluated, read, shown
+from easq_rec.evaluation.results import LABELS, Evaluated, format_interval, read
 
 OF_THE_DATA = ("request_id", "user_id", "candidates", "pairs", "engagement_pairs", "answer")
 """Columns that depend only on the data: two evaluations of the same requests agree in them."""
@@ -48,8 +48,8 @@ def print_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Dif
             f"{'-' if math.isnan(value) else format(value, '.4f'):>8}" for value in (entry.run, entry.base)
         )
         # The relative change of a gap near 0 is meaningless.
-        relative = "" if name == "calibration_gap" else shown(entry.relative, sign=True, percent=True)
-        print(f"  {label:<26}{values}   {shown(entry.difference, sign=True)}  {relative}".rstrip())
+        relative = "" if name == "calibration_gap" else format_interval(entry.relative, sign=True, percent=True)
+        print(f"  {label:<26}{values}   {format_interval(entry.difference, sign=True)}  {relative}".rstrip())
 
 
 def write_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Difference], out: Path) -> None:

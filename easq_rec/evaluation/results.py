@@ -283,10 +283,10 @@ def print_evaluation(evaluated: Evaluated, intervals: Mapping[str, Interval], co
         f"{answers:,} answers; {confidence:.0%} intervals"
     )
     for name, label in LABELS.items():
-        print(f"  {label:<26}{shown(intervals[name])}".rstrip())
+        print(f"  {label:<26}{format_interval(intervals[name])}".rstrip())
 
 
-def shown(found: Interval, *, sign: bool = False, percent: bool = False) -> str:
+def format_interval(found: Interval, *, sign: bool = False, percent: bool = False) -> str:
     """A value with its interval, in a fixed width."""
     mark, scale, unit = ("+" if sign else ""), (100 if percent else 1), ("%" if percent else "")
     digits = 2 if percent else 4

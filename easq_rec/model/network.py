@@ -26,7 +26,7 @@ from easq_rec.model.towers import Experts, MoETower, TowerOutput
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BatchPart:
     """A part of a batch's requests, with all candidates or only the answered ones."""
 
     embedded: Embedded
@@ -152,7 +152,7 @@ class RankingNetwork(nn.Module):
             h_ND = h_ND + self.own(satisfaction_NP)
         return _float(tower(h_ND, self.shared))
 
-    def _answered(self, h_ND: Tensor, whole: Part, batch: RequestBatch) -> TowerOutput:
+    def _answered(self, h_ND: Tensor, whole: BatchPart, batch: RequestBatch) -> TowerOutput:
         """Satisfaction scores of the answered candidates, with the gradient of the satisfaction loss."""
         assert self.satisfaction is not None
         part = _answered_part(whole, batch, detach=self.isolate)
@@ -172,7 +172,7 @@ class RankingNetwork(nn.Module):
             for average, current in zip(self.smoothed.parameters(), self.satisfaction.parameters(), strict=True):
                 average.lerp_(current, 1 - self.smoothing)
 
-    def _represent(self, part: Part, stream: Stream) -> Tensor:
+    def _represent(self, part: BatchPart, stream: Stream) -> Tensor:
         """Representations of a part's candidates, (N, D)."""
         embedded, histories, candidates = part.embedded, part.histories, part.candidates
         user_RUD = self.tokens.users(embedded.user_RM, stream)
@@ -182,7 +182,7 @@ class RankingNetwork(nn.Module):
         tokens = Tokens(x_RTD=x_RTD, users=user_RUD.shape[1], histories=histories, age_H=part.age_H)
         return candidates.flatten(self.backbone(tokens, stream))
 
-    def _whole(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> Part:
+    def _whole(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> BatchPart:
         total = batch.total
         histories = Lists(
             offsets_R1=batch.history_offsets_R1,
@@ -191,7 +191,7 @@ class RankingNetwork(nn.Module):
             longest=batch.max_history,
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
-        return Part(
+        return BatchPart(
             embedded=Embedded.of(self.schema, batch, user, sequence, candidate, satisfaction=self.own is not None),
             histories=histories,
             candidates=Lists(
@@ -210,13 +210,13 @@ class RankingNetwork(nn.Module):
             linear.merge()
 
 
-def _stream_part(whole: Part, batch: RequestBatch) -> Part:
+def _stream_part(whole: BatchPart, batch: RequestBatch) -> BatchPart:
     """The requests of the stream, which come first."""
     extent = batch.stream
     if extent == batch.total:
         return whole
     embedded = whole.embedded
-    return Part(
+    return BatchPart(
         embedded=Embedded(
             user_RM=embedded.user_RM[: extent.requests],
             history_HG=embedded.history_HG[: extent.history],
@@ -240,14 +240,14 @@ def _stream_part(whole: Part, batch: RequestBatch) -> Part:
     )
 
 
-def _answered_part(whole: Part, batch: RequestBatch, *, detach: bool) -> Part:
+def _answered_part(whole: BatchPart, batch: RequestBatch, *, detach: bool) -> BatchPart:
     """The replayed requests with only their answered candidates: no other row needs the satisfaction gradient."""
     extent, total, embedded = batch.stream, batch.total, whole.embedded
     answered_A = batch.answered_A
     user_RM, history_HG, candidate_NF = embedded.user_RM, embedded.history_HG, embedded.candidate_NF
     if detach:
         user_RM, history_HG, candidate_NF = user_RM.detach(), history_HG.detach(), candidate_NF.detach()
-    return Part(
+    return BatchPart(
         embedded=Embedded(
             user_RM=user_RM[extent.requests :],
             history_HG=history_HG[extent.history :],

@@ -92,7 +92,7 @@ def score(
     requests = files.join(source, "requests")
     directory = requests if files.is_dir(requests) else source
     if not files.is_dir(directory):
-        raise UserError(f"--input {files.shown(source)}: no such directory")
+        raise UserError(f"--input {files.display_name(source)}: no such directory")
     dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
     ranker = load_served(config, run_dir, fuse, best=best)
     columns = pa.schema(

@@ -25,7 +25,7 @@ def share(cores: set[int], local_rank: int, ranks: int, threads: int) -> set[int
 
 
 @contextlib.contextmanager
-def kept_to_share(threads: int) -> Iterator[None]:
+def pinned_to_share(threads: int) -> Iterator[None]:
     """Pins this thread, and all threads that it starts, to this rank's share of the process's cores.
 
     Ranks exchange many small messages. Without pinning, the communication threads push the compute threads from core to

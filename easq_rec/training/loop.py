@@ -142,7 +142,7 @@ class Trainer:
             optimizers = self.setup.train_step.optimizers
             self.setup.checkpoints.save(self.setup.model, optimizers, progress, background=background)
 
-    def go_on(self, sources: Sources) -> int:
+    def continue_training(self, sources: Sources) -> int:
         """Trains once through other data, with the present model, optimizers, clock and replayed answers.
 
         The learning rate stays at the end of its schedule. Nothing is evaluated or saved.
@@ -153,7 +153,7 @@ class Trainer:
         Raises:
             UserError: `sources` lack answers that training has seen.
         """
-        self.state = sources.loader.start_after(self.sources.loader, self.state)
+        self.state = sources.loader.continued_from(self.sources.loader, self.state)
         self.sources = sources
         begin = self.step
         for _ in self.steps(begin + sources.reader.steps_per_epoch):

@@ -20,8 +20,8 @@ class HostMemory:
     also visits all objects of torch, TorchRec and the model, which are never garbage. TorchTNT has a callback with the
     same purpose.
 
-    During the first step, large freed blocks return to the kernel; after it they are kept (`keep_freed`). The first
-    step also allocates long-lived memory, such as the optimizer's state and oneDNN's kernels. In blocks freed by
+    During the first step, large freed blocks return to the kernel; after it they are kept (`keep_freed_memory`). The
+    first step also allocates long-lived memory, such as the optimizer's state and oneDNN's kernels. In blocks freed by
     activations, it would fragment the space that the activations of later steps need.
     """
 
@@ -38,20 +38,20 @@ class HostMemory:
         """Does the work that is due after step number `step`."""
         if self._first:
             self._first = False
-            keep_freed()
+            keep_freed_memory()
         if step % COLLECT_EVERY_STEPS == 0:
             gc.collect()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        keep_freed()
+        keep_freed_memory()
         gc.unfreeze()
         if self._enabled:
             gc.enable()
 
 
-def keep_freed() -> None:
+def keep_freed_memory() -> None:
     """Makes glibc keep large freed blocks, because otherwise every step would fault the same pages in again."""
     _set_mmap_threshold(1 << 30)
 

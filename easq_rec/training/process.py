@@ -20,7 +20,7 @@ from easq_rec.config import TrainerConfig
 from easq_rec.errors import UserError
 from easq_rec.losses.ranks import Pending
 from easq_rec.training import cores
-from easq_rec.training.memory import keep_freed
+from easq_rec.training.memory import keep_freed_memory
 from easq_rec.training.phases import WAITING, Phases
 from easq_rec.upstream.torch_tensors import holders
 
@@ -159,9 +159,9 @@ def running(config: TrainerConfig) -> Iterator[Runtime]:
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(config.matmul)
     torch.manual_seed(config.seed)
-    keep_freed()
+    keep_freed_memory()
     quiet()
-    own = cores.kept_to_share(threads) if config.pin_cores and device.type == "cpu" else contextlib.nullcontext()
+    own = cores.pinned_to_share(threads) if config.pin_cores and device.type == "cpu" else contextlib.nullcontext()
     with own, _process_group(device, datetime.timedelta(seconds=config.timeout_s + GRACE_S)):
         runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
         yield runtime

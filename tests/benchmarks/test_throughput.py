@@ -226,11 +226,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_shapes() -> None:
-    names = [shape.name for shape in shapes([1, 2, 4], 128, ("per_rank", "global", "apart"))]
+    names = [shape.name for shape in shapes([1, 2, 4], 128, ("per_rank", "global", "independent"))]
     assert names == [
         "1 rank x 128",
-        *("2 ranks x 128", "2 ranks x 64", "2 ranks x 128, apart"),
-        *("4 ranks x 128", "4 ranks x 32", "4 ranks x 128, apart"),
+        *("2 ranks x 128", "2 ranks x 64", "2 ranks x 128, independent"),
+        *("4 ranks x 128", "4 ranks x 32", "4 ranks x 128, independent"),
     ]
     with pytest.raises(ValueError, match="3 ranks cannot share a batch of 128"):
         shapes([3], 128, ("global",))
@@ -239,7 +239,7 @@ def test_shapes() -> None:
 def test_what_is_lost_is_divided_between_machine_and_ranks() -> None:
     parts = [
         {"name": "2 ranks x 8", "ranks": 2, "scaling": "per_rank", "speed_up": 1.62},
-        {"name": "2 ranks x 8, apart", "ranks": 2, "scaling": "apart", "speed_up": 1.8},
+        {"name": "2 ranks x 8, independent", "ranks": 2, "scaling": "independent", "speed_up": 1.8},
     ]
     (line,) = losses(parts)
     assert "1.62 of 2" in line and "1.80 on this machine (90%)" in line and "90% of that" in line

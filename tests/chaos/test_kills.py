@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import MOMENTS, in_plain_terms, storm
+from benchmarks.chaos import MOMENTS, in_plain_terms, kill_runs
 
 
 @pytest.mark.integration
 def test_a_run_that_is_killed_ends_as_one_that_is_left_alone(tmp_path: Path) -> None:
-    storms, differences = storm(tmp_path, ranks=2, kills=4, seed=1)
+    runs, differences = kill_runs(tmp_path, ranks=2, kills=4, seed=1)
     assert not differences
-    assert sum(one.total for one in storms) == 4 and not any(one.hung for one in storms)
-    moments = {name.split(", ")[1] for one in storms for name in one.kills}
+    assert sum(one.total for one in runs) == 4 and not any(one.hung for one in runs)
+    moments = {name.split(", ")[1] for one in runs for name in one.kills}
     assert moments == set(MOMENTS), "a kill of every kind"
 
 

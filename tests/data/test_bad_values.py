@@ -125,7 +125,7 @@ def test_a_bad_row_goes_to_quarantine_with_the_reason(
         everything = dataset.read_all()
         assert everything is not None
         assert plain(everything) == expected(rows[:11], more=("answer", "answered_at_ms"))
-        assert dataset.read_placed(dataset.row_groups[3])[1].tolist() == [0, 1, 2, -1]
+        assert dataset.read_with_positions(dataset.row_groups[3])[1].tolist() == [0, 1, 2, -1]
         assert quarantine.count() == 1
     (file,) = (tmp_path / "quarantine").iterdir()
     (found,) = pq.read_table(file).to_pylist()
@@ -145,7 +145,7 @@ def test_rows_that_are_bad_for_several_reasons_are_set_aside_once(tmp_path: Path
     rows[7]["history"] = None
     quarantine = Quarantine(tmp_path / "quarantine")
     dataset = RequestDataset(write_dataset(tmp_path / "bad", rows), PLAIN, quarantine=quarantine)
-    columns, placed = dataset.read_placed(dataset.row_groups[0])
+    columns, placed = dataset.read_with_positions(dataset.row_groups[0])
     assert columns.scalars["request_id"].tolist() == [0, 2, 3, 5, 6, 8, 9, 10, 11]
     assert placed.tolist() == [0, -1, 1, 2, -1, 3, 4, -1, 5, 6, 7, 8]
     found = [row for file in quarantine.folder.iterdir() for row in pq.read_table(file).to_pylist()]

@@ -113,7 +113,7 @@ def test_two_ranks_with_threads_read_every_request_once(logs: str) -> None:
 
 
 def test_messages_name_the_location_without_its_options(logs: str) -> None:
-    place = files.shown(logs)
+    place = files.display_name(logs)
     assert "?" not in place
     with pytest.raises(ValueError, match=f"^{re.escape(place)}/answers has no Parquet files"):
         RequestDataset(files.join(logs, "answers"), Layout.of(SCHEMA))

@@ -254,8 +254,8 @@ def test_a_window_is_a_few_row_groups_shuffled_together(shuffled: RequestDataset
 
 def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    read = shuffled.read_placed
-    monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group.index) or read(group))  # type: ignore[func-returns-value]
+    read = shuffled.read_with_positions
+    monkeypatch.setattr(shuffled, "read_with_positions", lambda group: opened.append(group.index) or read(group))  # type: ignore[func-returns-value]
     steps = Case(shuffled, 60, 3, 0).steps(10, start=StreamPosition(delivered=45))
     assert len(flat(steps)) == 15 and len(opened) == 3
 
@@ -308,8 +308,8 @@ def test_a_position_of_a_longer_epoch_is_refused(shuffled: RequestDataset) -> No
 def test_a_spread_rank_decodes_its_share_alone(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """For any number of ranks, all ranks together decode each row group once, except at the borders of shares."""
     opened: list[RowGroup] = []
-    read = shuffled.read_placed
-    monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
+    read = shuffled.read_with_positions
+    monkeypatch.setattr(shuffled, "read_with_positions", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
     Case(shuffled, 60, 1, 0, spread=True).steps(5, 4)
     assert Counter(opened) == Counter(shuffled.row_groups)
     opened.clear()
@@ -325,8 +325,8 @@ def test_workers_stay_one_window_ahead_and_leave_with_the_reader(
     shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     opened: list[RowGroup] = []
-    read = shuffled.read_placed
-    monkeypatch.setattr(shuffled, "read_placed", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
+    read = shuffled.read_with_positions
+    monkeypatch.setattr(shuffled, "read_with_positions", lambda group: opened.append(group) or read(group))  # type: ignore[func-returns-value]
     stream = Case(shuffled, 60, 2, 0, workers=workers).reader(1).read(StreamPosition(), epochs=5)
     for taken in range(1, 31):
         next(stream)
@@ -339,14 +339,14 @@ def test_workers_stay_one_window_ahead_and_leave_with_the_reader(
 def test_an_error_in_a_worker_is_raised_where_its_window_is_due(
     shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, bad = shuffled.read_placed, shuffled.row_groups[7]
+    read, bad = shuffled.read_with_positions, shuffled.row_groups[7]
 
     def failing(group: RowGroup) -> tuple[RequestColumns, Rows]:
         if group == bad:
             raise ValueError("row group 7 is broken")
         return read(group)
 
-    monkeypatch.setattr(shuffled, "read_placed", failing)
+    monkeypatch.setattr(shuffled, "read_with_positions", failing)
     for workers in (0, 2):
         stream = Case(shuffled, 60, None, 0, workers=workers).reader(5).read(StreamPosition(), epochs=1)
         assert len(list(itertools.islice(stream, 7))) == 7

@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
-from easq_rec.data.prefetch import made_ahead
+from easq_rec.data.prefetch import prefetched
 
 
 class Items:
@@ -42,7 +42,7 @@ def running() -> list[threading.Thread]:
 @pytest.mark.parametrize("count", [0, 1, 20])
 def test_the_same_items_in_the_same_order(depth: int, count: int) -> None:
     items = Items(count)
-    assert list(made_ahead(items.generate(), depth)) == list(range(count))
+    assert list(prefetched(items.generate(), depth)) == list(range(count))
     assert items.closed and not running()
     assert all(name.startswith("batches" if depth else "MainThread") for name in items.threads)
 
@@ -50,7 +50,7 @@ def test_the_same_items_in_the_same_order(depth: int, count: int) -> None:
 @pytest.mark.parametrize("depth", [0, 1, 5])
 def test_an_error_is_raised_in_its_place(depth: int) -> None:
     items = Items(9, fails_at=3)
-    stream = made_ahead(items.generate(), depth)
+    stream = prefetched(items.generate(), depth)
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="item 3 is bad"):
         next(stream)
@@ -60,7 +60,7 @@ def test_an_error_is_raised_in_its_place(depth: int) -> None:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_no_more_is_made_than_there_is_room_for(depth: int) -> None:
     items = Items(100)
-    stream = made_ahead(items.generate(), depth)
+    stream = prefetched(items.generate(), depth)
     assert next(stream) == 0
     deadline = time.monotonic() + 60
     # One was taken, `depth` are ready.
@@ -75,7 +75,7 @@ def test_no_more_is_made_than_there_is_room_for(depth: int) -> None:
 @pytest.mark.parametrize("taken", [0, 1, 7])
 def test_closing_early_closes_the_items(taken: int) -> None:
     items = Items(100)
-    stream = made_ahead(items.generate(), 2)
+    stream = prefetched(items.generate(), 2)
     for number in range(taken):
         assert next(stream) == number
     stream.close()
@@ -85,13 +85,13 @@ def test_closing_early_closes_the_items(taken: int) -> None:
 
 LEFT_OPEN = """
 import torch
-from easq_rec.data.prefetch import made_ahead
+from easq_rec.data.prefetch import prefetched
 
 def sums():
     while True:
         yield torch.cat([torch.zeros(1_000_000)] * 2)
 
-stream = made_ahead(sums(), 100)
+stream = prefetched(sums(), 100)
 next(stream)
 """
 

@@ -372,7 +372,7 @@ def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> 
         before.draw(clock)
     assert before.state.admitted == 3 and before.state.replays.sum() == 9
     after = AnswerReplay(new, config, until_ms=NEVER, ranked=(0, 2), slates=False, seed=1)
-    start = after.start_after(before, before.state)
+    start = after.continued_from(before, before.state)
     assert (start.admitted, start.steps) == (3, 3)
     assert start.replays[:3].tolist() == before.state.replays.tolist() and not start.replays[3:].any()
     assert len(start.replays) == len(after) == 8
@@ -393,4 +393,4 @@ def test_a_replay_does_not_go_on_without_what_it_has_seen(tmp_path: Path) -> Non
     for requests in (fewer, others, None):
         after = AnswerReplay(requests, config, until_ms=NEVER, ranked=(0, 2), slates=True, seed=1)
         with pytest.raises(ValueError, match="the 3 answers that training has seen are not the first of the"):
-            after.start_after(before, before.state)
+            after.continued_from(before, before.state)

@@ -57,7 +57,7 @@ def test_afterwards_it_is_as_it_was(enabled: bool) -> None:
 
 ALLOCATOR = """
 import ctypes, json, numpy as np
-from easq_rec.training.memory import HostMemory, keep_freed
+from easq_rec.training.memory import HostMemory, keep_freed_memory
 
 class MallInfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (
@@ -72,7 +72,7 @@ def goes_back():
     block = np.ones(16 << 20, np.uint8)
     return libc.mallinfo2().hblkhd - before >= len(block)
 
-keep_freed()
+keep_freed_memory()
 with HostMemory() as memory:
     found = [goes_back()]
     for step in (1, 2):

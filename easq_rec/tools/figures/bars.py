@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.figures.style import BACKING, FONT, LIGHT, blank, color, house_style, legend, limits, shown
+from easq_rec.tools.figures.style import BACKING, FONT, LIGHT, blank, color, house_style, legend, limits, short_name
 from easq_rec.tools.figures.whiskers import whiskers
 
 FILLS = (1.0, 0.35, 0.7, 0.15)
@@ -62,11 +62,11 @@ def draw_bars(
         axes.set_yticks([])
         for at, name in enumerate(names):
             place = (0.0, at * row + GAP / 2 + NAME - 4)
-            cut = shown(name, int(width / (0.62 * FONT)))
+            cut = short_name(name, int(width / (0.62 * FONT)))
             axes.text(*place, cut, transform=axes.get_yaxis_transform(), bbox=BACKING)
     else:
         middles = [(at + 0.5) * row for at in range(len(names))]
-        axes.set_yticks(middles, [shown(name) for name in names], color=LIGHT["text"])
+        axes.set_yticks(middles, [short_name(name) for name in names], color=LIGHT["text"])
     if title is not None:
         legend(figure, axes)
     return figure

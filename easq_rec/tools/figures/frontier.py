@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.figures.style import BACKING, FONT, LIGHT, blank, house_style, legend, limits, look, shown
+from easq_rec.tools.figures.style import BACKING, FONT, LIGHT, blank, house_style, legend, limits, look, short_name
 from easq_rec.tools.figures.whiskers import whiskers
 
 CORNERS = ((6, 4, "left", "bottom"), (-6, 4, "right", "bottom"), (6, -4, "left", "top"), (-6, -4, "right", "top"))
@@ -67,7 +67,7 @@ def draw_frontier(
         places = [x.value for x in xs], [y.value for y in ys]
         whiskers(axes, places[1], xs, vertical=False, color=style["color"], alpha=0.6)
         whiskers(axes, places[0], ys, vertical=True, color=style["color"], alpha=0.6)
-        axes.plot(*places, **style, label=shown(family.name))
+        axes.plot(*places, **style, label=short_name(family.name))
     axes.plot(0, 0, "o", color=LIGHT["page"], markeredgecolor=LIGHT["text"], markersize=8, markeredgewidth=1.5)
     if title is not None:
         legend(figure, axes)
@@ -91,7 +91,7 @@ def _place_notes(figure: Figure, axes: Axes, notes: Sequence[tuple[str, float, f
     for text, x, y in notes:
         for dx, dy, horizontal, vertical in CORNERS:
             note = axes.annotate(
-                shown(text),
+                short_name(text),
                 (x, y),
                 (dx, dy),
                 textcoords="offset points",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.figures.style import LIGHT, blank, house_style, legend, limits, look, shown, tick_label
+from easq_rec.tools.figures.style import LIGHT, blank, house_style, legend, limits, look, short_name, tick_label
 from easq_rec.tools.figures.whiskers import whiskers
 
 Point = tuple[float, float]
@@ -93,7 +93,7 @@ def _draw(axes: Axes, line: Line, index: int, count: int) -> None:
     # Lines that run along with each other carry their markers at different places.
     step = len(xs) / MARKERS if len(xs) > 2 * MARKERS else 1.0
     every = (int(step * (index + 0.5) / count), int(step))
-    axes.plot(xs, ys, **style, markevery=every, label=shown(line.name))
+    axes.plot(xs, ys, **style, markevery=every, label=short_name(line.name))
 
 
 def _set_limits(

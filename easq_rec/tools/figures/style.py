@@ -140,7 +140,7 @@ def tick_label(value: float) -> str:
     return f"{value:g}"
 
 
-def shown(name: str, most: int = 40) -> str:
+def short_name(name: str, most: int = 40) -> str:
     """A name as a figure can print it: characters without a glyph are replaced, and a long name is cut."""
     clean = "".join(character if character.isprintable() else "?" for character in name)
     return clean if len(clean) <= most else f"{clean[: most - 1]}…"

@@ -76,7 +76,7 @@ def find_refusals(dataset: SqlDataset, layout: Layout) -> Refusals:
     """Runs the reader's checks of columns and values, with one row group in memory."""
     try:
         # All files of a dataset have columns of the same kinds.
-        layout.check(dataset.schema, files.shown(dataset.files[0]))
+        layout.check(dataset.schema, files.display_name(dataset.files[0]))
     except ValueError as error:
         return Refusals(columns=str(error))
     refused: dict[tuple[str, str], Refusal] = {}
@@ -87,7 +87,7 @@ def find_refusals(dataset: SqlDataset, layout: Layout) -> Refusals:
                 table = read_row_group(parquet, index, leaves)
                 rows = np.arange(len(table))
                 while len(rows):
-                    place = Place(file=files.shown(file), row_group=index, rows=rows)
+                    place = Place(file=files.display_name(file), row_group=index, rows=rows)
                     try:
                         decode(table, layout, place, max_history=ALL_HISTORY)
                         break

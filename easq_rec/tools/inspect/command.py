@@ -50,18 +50,18 @@ def inspect(directory: files.Location, out: Path, schema: Path | None) -> None:
     _write(found, out)
     print(f"\nwritten to {out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
     if found.draft.schema is not None and "answers" in folders:
-        print(f"next: easq-rec train easq --data {files.shown(directory)} --schema {out / 'schema.toml'}")
+        print(f"next: easq-rec train easq --data {files.display_name(directory)} --schema {out / 'schema.toml'}")
 
 
 def find_datasets(directory: files.Location) -> dict[str, files.Location]:
     """Folders by name, the requests first. Raises UserError if one is missing."""
-    shown = files.shown(directory)
+    shown = files.display_name(directory)
     if not files.is_dir(directory):
         raise UserError(f"{shown}: no such directory")
     folders: dict[str, files.Location] = {name: files.join(directory, name) for name in ("requests", "answers")}
     present = [name for name, folder in folders.items() if files.is_dir(folder)]
     if present == ["requests"]:
-        only = files.shown(folders["requests"])
+        only = files.display_name(folders["requests"])
         raise UserError(f"{shown}: no folder answers/ next to requests/; without a questionnaire, inspect {only}")
     if present == ["answers"]:
         raise UserError(f"{shown}: no folder requests/ next to answers/ (see docs/reference/data-contract.md)")

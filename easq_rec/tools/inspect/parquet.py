@@ -19,7 +19,7 @@ def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(files.open_file(file), pre_buffer=False) as parquet:
             yield parquet
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{files.shown(file)}: not a readable Parquet file: {error}") from error
+        raise UserError(f"{files.display_name(file)}: not a readable Parquet file: {error}") from error
 
 
 def find_damage(paths: list[str]) -> None:
@@ -30,4 +30,6 @@ def find_damage(paths: list[str]) -> None:
                 try:
                     parquet.read_row_group(index)
                 except (pa.ArrowException, OSError) as error:
-                    raise UserError(f"{files.shown(file)}, row group {index}: cannot be read: {error}") from error
+                    raise UserError(
+                        f"{files.display_name(file)}, row group {index}: cannot be read: {error}"
+                    ) from error

@@ -93,7 +93,7 @@ def scan(dataset: SqlDataset, *, answers: AnswerScale = THREE_ANSWERS, progress:
     nulls: dict[str, int] = {}
     stages = Stages(scale=answers)
     # disable=None: no bar unless there is a terminal.
-    title = files.shown(dataset.location)
+    title = files.display_name(dataset.location)
     for relation in tqdm(dataset.relations, unit="list", desc=title, disable=None if progress else True):
         found = dataset.select(_queries(dataset, relation, answers), relation.sql)
         figures |= found.get("columns", {})
@@ -108,7 +108,7 @@ def scan(dataset: SqlDataset, *, answers: AnswerScale = THREE_ANSWERS, progress:
             known |= {"nulls": known["nulls"] + nulls.pop(path), "lengths": lengths.pop(path)}
         columns[path] = ColumnStats(path=path, kind=kind, types=sorted(dataset.types[path]), **known)
     return DatasetStats(
-        location=files.shown(dataset.location),
+        location=files.display_name(dataset.location),
         files=len(dataset.files),
         bytes=dataset.bytes,
         group_rows=list(chain.from_iterable(dataset.group_rows)),

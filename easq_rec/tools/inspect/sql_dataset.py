@@ -71,7 +71,7 @@ class SqlDataset:
         self.kinds: dict[str, Kind] = {path: kind_of(dtype) for path, dtype in leaf_types(self.schema)}
         if self.kinds.get(TIME) != "integer":
             found = f"it is {', '.join(self.types[TIME])}" if TIME in self.types else f"there is none: {[*self.kinds]}"
-            raise UserError(f"{files.shown(self.files[0])}: a dataset needs an integer column {TIME}; {found}")
+            raise UserError(f"{files.display_name(self.files[0])}: a dataset needs an integer column {TIME}; {found}")
         self._connection = connection
         names = ", ".join(literal(_queried(file)) for file in self.files)
         # Parquet statistics ignore NaN: without can_have_nan, DuckDB concludes from them that there is none.
@@ -88,10 +88,12 @@ class SqlDataset:
             return self._connection.execute(sql).fetchall()
         except duckdb.OutOfMemoryException as error:
             remedy = "give temporary files more space (TMPDIR names their directory)"
-            raise UserError(f"{files.shown(self.location)}: {_first_line(error)}: {remedy}") from error
+            raise UserError(f"{files.display_name(self.location)}: {_first_line(error)}: {remedy}") from error
         except duckdb.Error as error:
             find_damage(self.files)
-            raise UserError(f"{files.shown(self.location)}: DuckDB cannot read it: {_first_line(error)}") from error
+            raise UserError(
+                f"{files.display_name(self.location)}: DuckDB cannot read it: {_first_line(error)}"
+            ) from error
 
     def select(self, expressions: Mapping[str, str], relation: str) -> dict[str, Any]:
         """Values of aggregates over a relation, by the same keys."""
@@ -104,7 +106,7 @@ class SqlDataset:
 
     def place(self, file: int, row_group: int, row: int | None = None) -> str:
         """A place as in the reader's errors, which count rows within the row group. `row` counts within the file."""
-        where = f"{files.shown(self.files[file])}, row group {row_group}"
+        where = f"{files.display_name(self.files[file])}, row group {row_group}"
         return where if row is None else f"{where}, row {row - sum(self.group_rows[file][:row_group])}"
 
     def _read_footers(self) -> pa.Schema:
@@ -127,7 +129,9 @@ class SqlDataset:
                 if path not in here or path not in there or kind_of(here[path]) != kind_of(there[path])
             ]
             if differences:
-                where = f"{files.shown(file)}: its columns differ from those of {files.shown(self.files[0])}"
+                where = (
+                    f"{files.display_name(file)}: its columns differ from those of {files.display_name(self.files[0])}"
+                )
                 raise UserError(f"{where}: {'; '.join(differences)}")
         assert first is not None
         return first
@@ -190,7 +194,8 @@ def _check_case(file: str, schema: pa.Schema) -> None:
         other = lower.setdefault(path.lower(), path)
         if other != path:
             raise UserError(
-                f"{files.shown(file)}: columns {other} and {path} differ only in upper and lower case: rename one"
+                f"{files.display_name(file)}: columns {other} and {path} differ only in upper and lower case: "
+                "rename one"
             )
 
 

@@ -71,7 +71,7 @@ def _facts(runs: Sequence[RunFiles]) -> PageTable:
 
 def _data(run: RunFiles) -> str:
     path = run.setting("data.path")
-    return files.shown(str(path)) if path else "the built-in synthetic world"
+    return files.display_name(str(path)) if path else "the built-in synthetic world"
 
 
 def _seeds(run: RunFiles) -> str:

@@ -17,7 +17,7 @@ def prepare_data(config: Config, runtime: Runtime) -> files.Location:
     """Location of the data; if the built-in world is missing, one process of each host generates it."""
     if config.data.path is not None:
         if not files.is_dir(config.data.path):
-            raise UserError(f"--data {files.shown(config.data.path)}: no such directory")
+            raise UserError(f"--data {files.display_name(config.data.path)}: no such directory")
         return config.data.path
     data_set = config.recipe.split("_")[0]
     if data_set in CONVERTED:

@@ -105,8 +105,8 @@ def measure(locations: Sequence[files.Location]) -> Signal:
                 _add(moments, group)
     if not moments:
         raise UserError(
-            f"{files.shown(locations[0])}: its candidates have none of the columns {', '.join(BEHAVIOURS)}, with "
-            "which answers are compared"
+            f"{files.display_name(locations[0])}: its candidates have none of the columns {', '.join(BEHAVIOURS)}, "
+            "with which answers are compared"
         )
     fixed = [name for name, sums in moments.items() if _is_fixed(sums)]
     return Signal(
@@ -207,7 +207,7 @@ def _row_groups(folder: str, *, answers: bool) -> Iterator[Group]:
                 path.removeprefix("candidates.") for path, _ in leaf_types(schema) if path.startswith("candidates.")
             }
             if answers and "answer" not in there:
-                raise UserError(f"{files.shown(file)}: its candidates have no column answer")
+                raise UserError(f"{files.display_name(file)}: its candidates have no column answer")
             behaviours = [column for column in BEHAVIOURS if column in there]
             triggered = there.issuperset(WATCHED)
             wanted = [*behaviours, *(WATCHED if triggered else ()), *(("answer",) if answers else ())]

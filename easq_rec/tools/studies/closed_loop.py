@@ -138,7 +138,7 @@ def _serve(
     online = dataclasses.replace(config, data=dataclasses.replace(config.data, shuffle=False))
 
     def train(period: Period) -> None:
-        trainer.go_on(open_sources(online, data.folder, period=period))
+        trainer.continue_training(open_sources(online, data.folder, period=period))
 
     if config.data.holdout:
         # The last days of the log, held out before, are now used for training.

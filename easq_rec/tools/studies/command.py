@@ -64,7 +64,7 @@ def check(options: StudyOptions) -> None:
         worlds_only = options.name in STUDIES and STUDIES[options.name].worlds_only
         require(not worlds_only, "--data", options.data, f"omitted: study {options.name} generates its worlds")
         there = files.is_dir(options.data)
-        require(there, "--data", files.shown(options.data), "a directory with requests/ and answers/")
+        require(there, "--data", files.display_name(options.data), "a directory with requests/ and answers/")
 
 
 def run(options: StudyOptions) -> int:
@@ -179,7 +179,7 @@ def _common(options: StudyOptions, begin: float) -> dict[str, Any]:
 
 def _command(options: StudyOptions) -> list[str]:
     """The call that repeats the study, for results.json."""
-    data = [] if options.data is None else ["--data", files.shown(options.data)]
+    data = [] if options.data is None else ["--data", files.display_name(options.data)]
     recipe = [] if options.recipe is None else ["--recipe", options.recipe]
     shared = ["--shared"] if options.shared else []
     return [

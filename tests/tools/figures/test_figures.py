@@ -18,7 +18,7 @@ from easq_rec.tools.figures.bars import draw_bars
 from easq_rec.tools.figures.frontier import Family, Spot, draw_frontier
 from easq_rec.tools.figures.lines import Line, draw_lines
 from easq_rec.tools.figures.png import save_png
-from easq_rec.tools.figures.style import DARK, LIGHT, SERIES, limits, look, shown, tick_label
+from easq_rec.tools.figures.style import DARK, LIGHT, SERIES, limits, look, short_name, tick_label
 from easq_rec.tools.figures.svg import bar_sample, line_sample, svg
 
 HOSTILE = '</text><script>alert(1)</script>$\\frac{"$ \x00\ud800 漢字'
@@ -138,8 +138,8 @@ def test_tick_labels_are_short(value: float, text: str) -> None:
 
 
 def test_a_name_is_cut_and_loses_what_no_font_can_print() -> None:
-    assert shown("paper") == "paper" and shown("a\x00b\nc\ud800") == "a?b?c?"
-    assert len(shown("variant" * 20)) == 40 and shown("variant" * 20).endswith("…")
+    assert short_name("paper") == "paper" and short_name("a\x00b\nc\ud800") == "a?b?c?"
+    assert len(short_name("variant" * 20)) == 40 and short_name("variant" * 20).endswith("…")
 
 
 def hostile_svgs() -> list[str]:

@@ -205,21 +205,21 @@ def test_both_halves_start_from_the_ranker_that_the_log_has_taught(
     """Also: metrics of the days, then of the week, in addition to those of the log."""
     starts: list[torch.Tensor] = []
     before: list[torch.Tensor] = []
-    serve, go_on = ServedByModel.__call__, Trainer.go_on
+    serve, continue_training = ServedByModel.__call__, Trainer.continue_training
 
     def parameters(network: torch.nn.Module) -> torch.Tensor:
         return torch.cat([value.detach().flatten() for value in network.parameters()]).clone()
 
     def going_on(trainer: Trainer, sources: Sources) -> int:
         before.append(parameters(trainer.setup.ranker.network))
-        return go_on(trainer, sources)
+        return continue_training(trainer, sources)
 
     def watched(ranker: ServedByModel, pool: object) -> object:
         starts.append(parameters(ranker._score.__self__.ranker.network))  # type: ignore[attr-defined]
         return serve(ranker, pool)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ServedByModel, "__call__", watched)
-    monkeypatch.setattr(Trainer, "go_on", going_on)
+    monkeypatch.setattr(Trainer, "continue_training", going_on)
     lines = trained(small("main_only"), tmp_path)
     # Each half begins with the checkpoint of the log.
     config = small("main_only")
