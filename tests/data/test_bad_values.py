@@ -121,7 +121,7 @@ def test_a_bad_row_goes_to_quarantine_with_the_reason(
     rows = with_bad_row(tmp_path / "bad", change)
     quarantine = Quarantine(tmp_path / "quarantine")
     dataset = RequestDataset(tmp_path / "bad", ANSWERS, quarantine=quarantine)
-    for _ in range(2):  # as in two epochs
+    for _ in range(2):  # two epochs read the row twice
         everything = dataset.read_all()
         assert everything is not None
         assert plain(everything) == expected(rows[:11], more=("answer", "answered_at_ms"))
