@@ -1,4 +1,4 @@
-"""Weights of evidence and the candidates that they distinguish, against loops and manual counts."""
+"""Weights of evidence and candidates with evidence, compared with loops and hand-counted tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SATISFIED, UNCERTAIN, DISSATISFIED = 2, 1, 0
 
 
 def by_counting(codes: list[int], happened: list[bool], caution: float) -> float:
-    """The log odds ratio of a 2 x 2 table, if it is beyond some standard errors."""
+    """Log odds ratio of a 2 x 2 table; 0 if it is within `caution` standard errors of zero."""
     cells = [
         sum(code == wanted and told is outcome for code, told in zip(codes, happened, strict=True)) + 0.5
         for wanted in (SATISFIED, DISSATISFIED)
@@ -38,8 +38,10 @@ def by_counting(codes: list[int], happened: list[bool], caution: float) -> float
     st.sampled_from([0.0, 1.0, 2.0]),
 )
 @settings(max_examples=80, deadline=None)
-def test_weights_by_counting(answers: list[tuple[int, bool, bool]], admitted: int, caution: float) -> None:
-    """Whatever comes after the admitted answers has no say, and neither have uncertain ones."""
+def test_weights_equal_log_odds_ratios_of_counts(
+    answers: list[tuple[int, bool, bool]], admitted: int, caution: float
+) -> None:
+    """Uncertain answers and answers after the admitted ones have no effect."""
     codes = np.array([code for code, *_ in answers], np.int8)
     happened = np.array([told for _, *told in answers], bool).reshape(-1, 2)
     found = AnswerEvidence(codes, happened, scale=THREE_ANSWERS, caution=caution).weights(admitted)
@@ -49,7 +51,7 @@ def test_weights_by_counting(answers: list[tuple[int, bool, bool]], admitted: in
 
 
 def drawn(rates: tuple[float, float], count: int = 2_000) -> AnswerEvidence:
-    """Answers half and half, and an outcome that goes along with (satisfied, dissatisfied) at these rates."""
+    """Random answers, half of them satisfied; the outcome has these rates among (satisfied, dissatisfied) answers."""
     rng = np.random.default_rng(0)
     codes = rng.choice([DISSATISFIED, SATISFIED], count)
     happened = rng.random(count) < np.where(codes == SATISFIED, *rates)
@@ -57,8 +59,8 @@ def drawn(rates: tuple[float, float], count: int = 2_000) -> AnswerEvidence:
 
 
 @pytest.mark.parametrize(("rates", "sign"), [((0.3, 0.1), 1), ((0.1, 0.3), -1), ((0.2, 0.2), 0), ((1.0, 1.0), 0)])
-def test_an_outcome_speaks_for_or_against_or_not_at_all(rates: tuple[float, float], sign: int) -> None:
-    """Not at all: where it is as frequent with either answer, and where it always happens, as the trigger does."""
+def test_the_sign_of_a_weight_follows_the_rates_of_the_outcome(rates: tuple[float, float], sign: int) -> None:
+    """The weight is zero if the outcome is equally frequent with both answers, or always happens, like the trigger."""
     weight = float(drawn(rates).weights(2_000)[0])
     assert np.sign(weight) == sign
     if sign:
@@ -66,7 +68,7 @@ def test_an_outcome_speaks_for_or_against_or_not_at_all(rates: tuple[float, floa
         assert abs(weight) == pytest.approx(truth, rel=0.2)
 
 
-def test_few_answers_are_no_evidence() -> None:
+def test_few_answers_give_no_evidence() -> None:
     evidence = drawn((0.3, 0.1))
     weights = [float(evidence.weights(admitted)[0]) for admitted in (0, 10, 200, 2_000)]
     assert weights[:2] == [0.0, 0.0] and min(weights[2:]) > 1.0
@@ -77,7 +79,7 @@ OUTCOMES = st.lists(st.lists(st.tuples(*[st.integers(0, 1)] * 3), max_size=5), m
 
 @given(OUTCOMES, st.sampled_from([None, 0]), st.sampled_from([(0.0, 1.0, -0.5), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0)]))
 @settings(max_examples=100, deadline=None)
-def test_candidates_with_evidence_against_a_loop(
+def test_candidates_with_evidence_equal_a_loop(
     requests: list[list[tuple[int, ...]]], trigger: int | None, weights: tuple[float, ...]
 ) -> None:
     flat = np.array([outcome for request in requests for outcome in request], np.float32).reshape(-1, 3)
@@ -99,16 +101,16 @@ def test_candidates_with_evidence_against_a_loop(
     assert found.offsets.tolist() == ends
 
 
-def test_an_unknown_outcome_is_none() -> None:
-    """NaN stands for what a log does not know."""
+def test_an_unknown_outcome_gives_no_evidence() -> None:
+    """An outcome that the log does not contain is NaN."""
     outcome_NO: NDArray[np.float32] = np.array([[1, np.nan], [1, 1], [np.nan, 1]], np.float32)
     found = EvidenceCandidates.find(outcome_NO, np.array([0.0, 1.0], np.float32), np.array([0, 3]), 0)
     assert found.candidate_E.tolist() == [0, 1] and found.evidence_E.tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("slates", [True, False])
-def test_evidence_is_what_the_admitted_answers_bear_out(tmp_path: Path, slates: bool) -> None:
-    """Its counts are of the candidates that the answers are about, and every rank has the same."""
+def test_evidence_depends_only_on_the_admitted_answers(tmp_path: Path, slates: bool) -> None:
+    """It counts the outcomes of the answered candidates, and it is equal on all ranks."""
     rows = answered_rows(REPLIES)
     liked = {(0, 0): True, (0, 2): False, (2, 0): False, (2, 2): True, (4, 2): False}
     for (row, number), like in liked.items():
@@ -118,7 +120,7 @@ def test_evidence_is_what_the_admitted_answers_bear_out(tmp_path: Path, slates: 
         replay_of(requests, Replay(), slates=slates, outcomes=("like",), rank=rank, world_size=2) for rank in range(2)
     ]
     assert [replay.evidence().tolist() for replay in ranks] == [[0.0]] * 2
-    # By 450 ms two dissatisfied answers without a like, and a satisfied one with a like, have come.
+    # At 450 ms two dissatisfied answers without a like and one satisfied answer with a like have arrived.
     for until, cells in ((450, (1, 0, 0, 2)), (600, (2, 1, 0, 2))):
         for replay in ranks:
             replay.draw(START + until)

@@ -1,4 +1,4 @@
-"""The two baselines compute the same scores, and what they compute is an impression-level ranker."""
+"""The two baselines compute the same scores, those of an impression-level ranker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pair(workload: Workload, *, fused: bool = True) -> tuple[ImpressionRanker, I
     torch.manual_seed(0)
     full = ImpressionRanker(workload, FullEncoder(workload))
     equal = ImpressionRanker(workload, EqualMathEncoder(workload, fused=fused))
-    # Biases and norms start at 0 and 1: random ones let no parameter go unread.
+    # Biases start at 0 and norms at 1. With random values every parameter affects the scores.
     with torch.no_grad():
         for parameter in full.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -80,25 +80,25 @@ def test_both_baselines_give_equal_scores_and_gradients(layers: int, fused: bool
     others = dict(equal.named_parameters())
     for name, parameter in full.named_parameters():
         gradient = dense(parameter.grad)
-        if not name.endswith("score.bias"):  # BPR leaves the level of the scores free
+        if not name.endswith("score.bias"):  # a constant added to all scores does not change BPR
             assert float(gradient.abs().max()) > 1e-4, name
         torch.testing.assert_close(dense(others[name].grad), gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_request_tokens_do_not_see_the_candidate(fused: bool) -> None:
+def test_request_tokens_do_not_attend_to_the_candidate(fused: bool) -> None:
     torch.manual_seed(0)
     full, equal = FullEncoder(TINY), EqualMathEncoder(TINY, fused=fused)
     token_NTD = torch.randn(3, TINY.user_features + 1 + TINY.history + 1, TINY.dim)
     changed_NTD = token_NTD.clone()
-    changed_NTD[:, -1] = torch.randn(3, TINY.dim)  # not a shift, which the LayerNorm would undo
+    changed_NTD[:, -1] = torch.randn(3, TINY.dim)  # random values, because LayerNorm removes a constant shift
     for layer, mask in ((full.layers[0], {"src_mask": full.hidden_TT}), (equal.layers[0], {"bias_TT": equal.bias_TT})):
         before_NTD, after_NTD = layer(token_NTD, **mask), layer(changed_NTD, **mask)
         torch.testing.assert_close(after_NTD[:, :-1], before_NTD[:, :-1])
         assert not torch.allclose(after_NTD[:, -1], before_NTD[:, -1])
 
 
-def test_every_input_reaches_the_score() -> None:
+def test_every_input_affects_the_scores() -> None:
     _, equal = pair(TINY)
     batch = batch_of(TINY)
     score_N = equal(batch)
@@ -133,7 +133,7 @@ def test_bpr_loss_equals_a_loop() -> None:
 
 
 @pytest.mark.parametrize("build", [build_full_encoder, build_equal_math])
-def test_steps_lower_the_loss_and_move_every_parameter(build: Callable[[Workload], Trainable]) -> None:
+def test_steps_lower_the_loss_and_update_every_parameter(build: Callable[[Workload], Trainable]) -> None:
     torch.manual_seed(0)
     baseline = build(TINY)
     assert isinstance(baseline, Baseline)
@@ -148,7 +148,7 @@ def test_steps_lower_the_loss_and_move_every_parameter(build: Callable[[Workload
     assert video_gradient is not None and video_gradient.is_sparse
 
 
-def test_a_step_starts_from_no_gradient() -> None:
+def test_each_step_resets_the_gradients() -> None:
     torch.manual_seed(0)
     baseline = Baseline(TINY, EqualMathEncoder(TINY, fused=True))
     batch = batch_of(TINY)

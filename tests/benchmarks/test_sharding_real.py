@@ -1,4 +1,4 @@
-"""Cases on two real ranks: what is exact is found equal to the unsharded model, and what is wrong is found wrong."""
+"""Sharding cases on two real ranks: exact cases equal the unsharded model, and a wrong case is detected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from easq_rec.model.initial import initialise
 
 
 @pytest.mark.distributed
-def test_cases_are_proven_on_two_ranks() -> None:
+def test_cases_are_compared_with_the_unsharded_model_on_two_ranks() -> None:
     names = ["planner", "row_wise", "grid_shard", "grid_shard, means too", "table_wise", "table_wise, fp16 messages"]
     (run,) = real(["1x2"], rounds=1, steps=1, proof_steps=2, cases=names, out=None)["runs"]
     equal = {name: proof["equal"] for name, proof in run["proofs"].items()}
@@ -54,7 +54,7 @@ def test_ranks_have_different_shares_of_the_same_requests(ranks: int) -> None:
     assert torch.equal(merged, whole.outcome_NO[: whole.stream.candidates])
 
 
-def test_padding_adds_empty_bags_that_are_cut_off_again() -> None:
+def test_padding_adds_empty_bags_that_are_removed_after_the_lookup() -> None:
     config = config_of(PROOF)
     batch = share(config, PROOF, 0, 0, 2)
     # Another rank has three more requests and candidates.

@@ -1,4 +1,4 @@
-"""Plans on paper hold what they say: every row has a place, nothing is beyond a rank's memory, changes make room."""
+"""Plans for hypothetical hardware place every row once and within each rank's memory, and changes make tables fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TWO = Cluster(host=HOST, hosts=1, gpus=2)
 
 
 def schema(*, videos: int, dim: int = 128) -> FeatureSchema:
-    """One table of `videos` rows and some small ones."""
+    """A table `cross` with `videos` rows, and two small tables."""
     return FeatureSchema(
         tables=(
             Table(name="user", rows=1_000, dim=dim),
@@ -46,7 +46,7 @@ def planned(tables: FeatureSchema, cluster: Cluster, offer: Offer = ANY) -> Plan
 
 
 @pytest.mark.parametrize("size", [20 * GB, 1_000 * GB])
-def test_a_preset_has_the_size_that_it_says(size: int) -> None:
+def test_a_preset_has_the_requested_size(size: int) -> None:
     tables = tables_of(schema_of(size))
     assert sum(table.rows * (4 * table.dim + 4) for table in tables) == pytest.approx(size, rel=1e-3)
     with pytest.raises(ValueError, match="a preset of 1,000 bytes is not allowed: more than"):
@@ -64,7 +64,7 @@ def test_a_plan_places_every_row_once_and_within_memory() -> None:
     for option in plan.options:
         table = sizes[option.name]
         assert sum(part.size[0] * part.size[1] for part in option.shards) == table.rows * table.dim
-        # Weights and one moment for each row of each shard, and what a step reads and writes.
+        # Storage is the weights, one moment for each row of each shard, and what a step reads and writes.
         weights = sum(4 * part.size[0] * (part.size[1] + 1) for part in option.shards)
         assert option.total_storage.hbm >= weights
         for part in option.shards:
@@ -73,7 +73,7 @@ def test_a_plan_places_every_row_once_and_within_memory() -> None:
     assert any(len(option.shards) > 1 for option in plan.options)
 
 
-def test_what_finds_no_room_is_named() -> None:
+def test_tables_that_do_not_fit_are_named() -> None:
     found = planned(schema(videos=6_000_000), TWO)
     assert isinstance(found, NoPlan)
     assert found.left_over == ("cross",)
@@ -81,8 +81,8 @@ def test_what_finds_no_room_is_named() -> None:
     assert found.reason == "insufficient_storage"
 
 
-def test_each_kind_of_change_is_planned_anew_nearest_first() -> None:
-    """3.1 GB on two ranks with 0.85 GB of HBM and 3 GB of host memory each."""
+def test_each_kind_of_change_gets_a_new_plan_nearest_first() -> None:
+    """The tables take 3.1 GB; each of the two ranks has 0.85 GB of HBM and 3 GB of host memory."""
     tables = schema(videos=6_000_000)
     failure = planned(tables, TWO)
     assert isinstance(failure, NoPlan)
@@ -107,13 +107,13 @@ def test_each_kind_of_change_is_planned_anew_nearest_first() -> None:
     assert cross.compute_kernel == "fused_uvm_caching" and cross.total_storage.ddr >= 6_000_000 * 516
 
 
-def test_a_split_is_the_nearest_change_where_none_was_offered(tmp_path: Path) -> None:
+def test_a_split_is_the_nearest_change_if_none_was_offered(tmp_path: Path) -> None:
     tables = schema(videos=2_500_000)
     report, plan = what_if(tables, TWO, WORK, Offer(types=("table_wise",)), timeout=60)
     assert not report["fits"] and report["failure"]["left_over"] == ["cross"]
     assert report["nearest"].startswith("split by rows and columns too: offer column_wise")
     assert plan is not None and report["highest"]["hbm_gb"] <= TWO.hbm / GB
-    # The plan file is one that training takes.
+    # Training can read the plan file.
     write({"tables_from": "test", **report}, plan, tables, tmp_path)
     shape, source = ClusterShape(device="cuda", ranks=2, ranks_per_host=2), "plan.json"
     found = read_plan(tmp_path / source, source=source)
@@ -142,6 +142,8 @@ def test_half_precision_halves_the_weights() -> None:
         (["--schema", "none.toml"], "--schema none.toml: cannot be read"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_give_a_one_line_message(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["what-if", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The throughput harness: what it counts is what was done, and what it calls faster is."""
+"""The throughput benchmark counts the work that was done, and its comparison distinguishes differences from noise."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_one_and_two_ranks_are_measured(data: Path, tmp_path: Path, capsys: pyte
     for run in (one, two):
         (launch,), whole = run["launches"], run["summary"]
         assert {name: len(windows) for name, windows in launch["windows"].items()} == {"sparse_dist": 2, "base": 2}
-        # Every moment of a step is in a phase; they are counted from a moment before the first step.
+        # Phases cover all parts of a step. Their sum may be larger, because their timing starts before the first step.
         assert sum(whole["phases_ms"].values()) >= 0.999 * whole["phases_step_ms"] > 0
         assert all(0 <= whole["waited_ms"][name] <= whole["phases_ms"][name] for name in whole["phases_ms"])
         assert whole["gflop_per_step_and_rank"] > 0 and whole["peak_rss_mib"] > 100
@@ -77,8 +77,8 @@ def test_one_and_two_ranks_are_measured(data: Path, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("pipeline", ["base", "sparse_dist_lite"])
-def test_pipelines_train_the_same(data: Path, tmp_path: Path, pipeline: str) -> None:
-    """What overlaps is the pipeline's affair; the weights are those of the trainer's own, bit for bit."""
+def test_pipelines_give_bit_identical_weights(data: Path, tmp_path: Path, pipeline: str) -> None:
+    """The weights are those of the trainer's default pipeline, bit for bit: pipelines differ only in what overlaps."""
     config, ends = config_of(data), []
     for name in ("sparse_dist", pipeline):
         with running(config.trainer) as runtime:
@@ -96,7 +96,7 @@ def test_pipelines_train_the_same(data: Path, tmp_path: Path, pipeline: str) -> 
 
 
 class Clock:
-    """Goes on by one whenever it is read."""
+    """Advances by one each time it is read."""
 
     now = 0.0
 
@@ -105,7 +105,7 @@ class Clock:
         return self.now
 
 
-def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -> None:
+def test_the_time_of_a_phase_excludes_nested_phases(data: Path, tmp_path: Path) -> None:
     clock = Clock()
     config, phases = config_of(data), Phases(torch.device("cpu"), clock)
     with running(config.trainer) as runtime:
@@ -127,7 +127,7 @@ def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -
         next(steps)
         trainer.log.close()
     assert isinstance(trainer.setup.train_step.pipeline, TrainPipelineSparseDist)
-    assert sum(phases.seconds.values()) == last - first, "every moment within the block is in one phase"
+    assert sum(phases.seconds.values()) == last - first, "the phases cover the whole block without overlap"
     assert 10_000 < phases.seconds["data"] < 11_000 and 1_000 < phases.seconds["losses"] < 2_000
     assert all(phases.seconds[name] > 0 for name in ("ids_exchange", "embeddings", "dense_forward", "optimizer"))
 
@@ -137,8 +137,8 @@ def test_a_phase_holds_no_time_of_phases_within_it(data: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("rows", [64, 4_096])
-def test_products_are_counted(rows: int) -> None:
-    """Two products of the same size backward, one forward: by oneDNN for the larger, by BLAS for the smaller."""
+def test_matrix_products_are_counted(rows: int) -> None:
+    """One product forward and two of the same size backward; oneDNN computes the large ones, BLAS the small ones."""
     assert (rows * 64 * 64 >= ONEDNN_WORK) == (rows == 4_096)
     x, layer = torch.randn(rows, 64, requires_grad=True), nn.Linear(64, 64)
     with Work() as work:
@@ -146,7 +146,7 @@ def test_products_are_counted(rows: int) -> None:
     assert work.flops == 3 * 2 * rows * 64 * 64
 
 
-def test_bytes_are_what_is_read_and_written() -> None:
+def test_bytes_read_and_written_are_counted() -> None:
     one, two = torch.zeros(1_000), torch.zeros(1_000)
     with Work() as work:
         torch.empty(5_000)
@@ -155,7 +155,7 @@ def test_bytes_are_what_is_read_and_written() -> None:
     assert work.bytes == 4 * 3 * 1_000 + 4 * 2 * 1_000
 
 
-def test_of_a_table_rows_are_counted_that_come_out(data: Path, tmp_path: Path) -> None:
+def test_only_the_returned_rows_of_a_table_are_counted(data: Path, tmp_path: Path) -> None:
     config = config_of(data)
     with running(config.trainer) as runtime:
         trainer = Trainer(config, runtime, directory=str(data), run_dir=tmp_path)
@@ -169,21 +169,21 @@ def test_of_a_table_rows_are_counted_that_come_out(data: Path, tmp_path: Path) -
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Two results
+# Comparison of two results
 
 
 def launches(rng: np.random.Generator, speed: float, count: int = 3, *, between: float = 0.0) -> list[np.ndarray]:
-    """Rates of 8 windows, 3% apart, of processes that differ by `between`."""
+    """Rates of 8 windows per process, with a standard deviation of 3% within and of `between` between processes."""
     return [speed * (1 + between * rng.normal()) * (1 + 0.03 * rng.normal(size=8)) for _ in range(count)]
 
 
-def test_a_difference_is_told_from_noise() -> None:
+def test_differences_are_distinguished_from_noise() -> None:
     rng = np.random.default_rng(0)
     ratio, low, high = interval(launches(rng, 1_000), launches(rng, 1_200))
     assert 1.1 < low < ratio < high < 1.3
     found = [interval(launches(rng, 1_000), launches(rng, 1_000), resamples=1_000) for _ in range(40)]
     assert sum(low <= 1 <= high for _, low, high in found) >= 36
-    # Processes that differ by themselves are not taken for a difference, however alike their windows are.
+    # Variation between processes is not reported as a difference, even if the windows of each process are similar.
     found = [
         interval(launches(rng, 1_000, 5, between=0.1), launches(rng, 1_000, 5, between=0.1), resamples=1_000)
         for _ in range(40)
@@ -200,7 +200,7 @@ def result_of(path: Path, speed: float, **fields: Any) -> Path:
     return path
 
 
-def test_results_are_compared_with_what_differs_between_them(tmp_path: Path) -> None:
+def test_a_comparison_gives_the_ratio_and_notes_different_hardware(tmp_path: Path) -> None:
     one = result_of(tmp_path / "a.json", 1_000.0)
     two = result_of(tmp_path / "b.json", 900.0, where={"cpu": "another", "torch": "2"})
     said = "\n".join(compare(one, two))
@@ -208,7 +208,7 @@ def test_results_are_compared_with_what_differs_between_them(tmp_path: Path) -> 
     assert said.count("B is slower") == 2 and "0.900" in said and "too narrow" not in said
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = result_of(tmp_path / "a.json", 1_000.0)
     (tmp_path / "other.json").write_text('{"benchmark": "data"}')
     for path, reason in (
@@ -225,7 +225,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.Captu
 # Shapes
 
 
-def test_shapes() -> None:
+def test_shapes_of_every_scaling() -> None:
     names = [shape.name for shape in shapes([1, 2, 4], 128, ("per_rank", "global", "independent"))]
     assert names == [
         "1 rank x 128",
@@ -236,7 +236,7 @@ def test_shapes() -> None:
         shapes([3], 128, ("global",))
 
 
-def test_what_is_lost_is_divided_between_machine_and_ranks() -> None:
+def test_lost_efficiency_is_split_between_machine_and_waiting() -> None:
     parts = [
         {"name": "2 ranks x 8", "ranks": 2, "scaling": "per_rank", "speed_up": 1.62},
         {"name": "2 ranks x 8, independent", "ranks": 2, "scaling": "independent", "speed_up": 1.8},
@@ -254,7 +254,7 @@ def test_what_is_lost_is_divided_between_machine_and_ranks() -> None:
         (["--", "quickstrt"], "unknown recipe 'quickstrt'"),
     ],
 )
-def test_bad_arguments_are_one_readable_line(
+def test_invalid_arguments_give_a_one_line_message(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", *arguments]) == 2

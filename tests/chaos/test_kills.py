@@ -1,6 +1,6 @@
-"""kill -9 at random moments, of a worker or of the whole job, also during a save: the run ends like an undisturbed one.
+"""A run whose worker or whole job is killed at random moments, also during a save, ends like an uninterrupted run.
 
-The long form is `benchmarks/chaos.py`, whose machinery this is.
+The kills use SIGKILL. `benchmarks/chaos.py` is the long version of this test and provides its functions.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from benchmarks.chaos import MOMENTS, in_plain_terms, kill_runs
 
 
 @pytest.mark.integration
-def test_a_run_that_is_killed_ends_as_one_that_is_left_alone(tmp_path: Path) -> None:
+def test_killed_run_ends_like_an_uninterrupted_run(tmp_path: Path) -> None:
     runs, differences = kill_runs(tmp_path, ranks=2, kills=4, seed=1)
     assert not differences
     assert sum(one.total for one in runs) == 4 and not any(one.hung for one in runs)
     moments = {name.split(", ")[1] for one in runs for name in one.kills}
-    assert moments == set(MOMENTS), "a kill of every kind"
+    assert moments == set(MOMENTS), "kills at every kind of moment"
 
 
-def test_what_is_left_counts_and_not_when_it_was_dealt() -> None:
-    """A resumed run deals anew what is left: the same requests to the same ranks."""
+def test_progress_is_equal_if_the_remaining_requests_are_equal() -> None:
+    """A resumed run distributes the remaining requests again, and each rank gets the same requests as before."""
 
     def progress(dealt: list[list[int]], delivered: int) -> dict[str, object]:
         position = {"epoch": 0, "dealt": dealt, "delivered": delivered, "ranks": 2, "spread": True}

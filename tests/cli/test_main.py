@@ -1,4 +1,4 @@
-"""The console command: every command has a help that is complete and fast, and its options reach their fields."""
+"""The console command: every subcommand has complete and fast help, and its options set their fields."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def parsed(*argv: str) -> object:
         (("doctor",), cli.DoctorCommand()),
     ],
 )  # fmt: skip
-def test_every_option_reaches_its_field(argv: tuple[str, ...], expected: object) -> None:
-    """The command line is stable: scripts depend on these words."""
+def test_every_option_sets_its_field(argv: tuple[str, ...], expected: object) -> None:
+    """Option names must not change, because scripts depend on them."""
     assert parsed(*argv) == expected
 
 
@@ -95,28 +95,30 @@ def test_the_help_lists_all_commands(argv: tuple[str, ...], capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_every_option_has_a_text_and_a_default(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_has_a_description_and_a_default(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as leaving:
         cli.main([*words, "--help"])
     assert not leaving.value.code
     text = re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out)
-    # From the line of a flag to that of the next; an option's text ends with its default.
+    # Each part runs from one flag to the next. A description ends with the default.
     for option in re.split(r"\n +(?=--[a-z])", text)[1:]:
         said, end = re.split(r"\(default:|\(required\)", option, maxsplit=1)
         assert len(said.split()) > 3 and end, option
 
 
-def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-def test_all_studies_can_be_named() -> None:
+def test_the_study_command_accepts_every_study() -> None:
     assert set(typing.get_args(StudyName)) == {"signal", *STUDIES}
 
 
-def test_help_and_usage_errors_load_nothing_heavy() -> None:
-    """They answer at once."""
+def test_help_and_usage_errors_import_no_heavy_packages() -> None:
+    """Importing these packages would make help and usage errors slow."""
     program = (
         "import sys, contextlib\n"
         "from easq_rec.cli import main\n"
@@ -133,7 +135,7 @@ def test_help_and_usage_errors_load_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_usage_error_is_one_line_on_any_terminal(encoding: str) -> None:
-    """tyro draws another box where the output has no box characters."""
+    """tyro draws its box with other characters if the encoding of the output has no box characters."""
     command = [sys.executable, "-m", "easq_rec.cli", "data", "biuld"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

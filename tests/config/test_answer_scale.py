@@ -1,4 +1,4 @@
-"""Scales of answers: codes, roles, errors, and their place in a schema file."""
+"""Answer scales: codes, roles, errors, and their table in a schema file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_codes_and_roles(
         ({"uncertain": ("good",)}, "answers that are neither satisfied nor dissatisfied"),
     ],
 )
-def test_what_is_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_scales_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnswerScale(**{"names": ("bad", "so so", "good"), **changes})  # type: ignore[arg-type]
 
@@ -68,7 +68,7 @@ def test_a_schema_file_declares_a_scale(scale: AnswerScale) -> None:
         ('[answers]\nnames = ["yes"]', r"answers\.names=\('yes',\) is not allowed"),
     ],
 )
-def test_a_schema_file_says_what_is_wrong_with_a_scale(table: str, message: str) -> None:
+def test_errors_in_the_scale_of_a_schema_file_are_named(table: str, message: str) -> None:
     written = schema_to_toml(world_schema(users=8, videos=8, dim=4)).replace("[[tables]]", f"{table}\n[[tables]]", 1)
     with pytest.raises(ValueError, match=message):
         parse_schema(written, "schema.toml")

@@ -1,4 +1,4 @@
-"""Configuration: recipes, their JSON form, overrides, and errors that name field, value and what is allowed."""
+"""Configuration: recipes, their JSON form, overrides, and errors that name the field, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from easq_rec.errors import UserError
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *(f"{base}_{variant}" for base in BASES for variant in VARIANTS)])
-def test_config_survives_json(name: str) -> None:
+def test_config_round_trips_through_json(name: str) -> None:
     config = recipe(name)
     assert config.recipe == name
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
@@ -35,7 +35,7 @@ def test_the_backbone_is_chosen_by_the_recipe_and_its_sizes_by_flags() -> None:
         arguments.parse_config(["quickstart_hstu", "--model.backbone.ffn", "48"], prog="train")
 
 
-def test_adapters_are_named_by_linears_of_the_backbone() -> None:
+def test_lora_targets_are_linear_layers_of_the_backbone() -> None:
     argv = ["quickstart", "--model.lora.targets", "query", "attention_out"]
     lora = arguments.parse_config(argv, prog="train").model.lora
     assert lora is not None and lora.targets == ("query", "attention_out")
@@ -52,8 +52,8 @@ def test_unknown_and_missing_fields_are_named() -> None:
         from_dict(Config, {name: value for name, value in values.items() if name != "schema"})
 
 
-def test_a_stored_config_is_checked_like_any_other(tmp_path: Path) -> None:
-    """All problems at once, including values that the dataclasses reject and values of a wrong type."""
+def test_all_problems_of_a_stored_config_are_listed(tmp_path: Path) -> None:
+    """One message lists values that the dataclasses reject as well as values of a wrong type."""
     values = json.loads(json.dumps(to_dict(easq())))
     values["trainer"] |= {"batch_size": "128", "device": "tpu", "pin_cores": 1}
     values["optim"]["dense_lr"] = -1
@@ -74,7 +74,7 @@ def test_a_stored_config_is_checked_like_any_other(tmp_path: Path) -> None:
     ]
 
 
-def test_overrides_reach_their_fields() -> None:
+def test_overrides_set_their_fields() -> None:
     argv = [
         "easq",
         "--data",
@@ -97,11 +97,11 @@ def test_overrides_reach_their_fields() -> None:
     )
 
 
-def test_no_arguments_mean_quickstart() -> None:
+def test_quickstart_is_the_default_recipe() -> None:
     assert arguments.parse_config([], prog="train") == recipe("quickstart")
 
 
-def test_a_stored_config_is_repeated_in_a_new_directory(tmp_path: Path) -> None:
+def test_a_stored_config_is_used_without_its_run_directory(tmp_path: Path) -> None:
     stored = dataclasses.replace(recipe("main_only"), run_dir="/runs/one")
     (tmp_path / "config.json").write_text(json.dumps(to_dict(stored)))
     config = arguments.parse_config([str(tmp_path / "config.json"), "--trainer.seed", "7"], prog="train")
@@ -109,13 +109,13 @@ def test_a_stored_config_is_repeated_in_a_new_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_help_describes_every_number(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each flag has a help text in addition to its default."""
+def test_help_describes_every_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each flag has a description and a default."""
     with pytest.raises(SystemExit) as leaving:
         arguments.parse_config([name, "--help"], prog="train")
     assert not leaving.value.code
     text = re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out)
-    # A flag's line, then its description up to the default.
+    # The line of a flag, then its description, which ends at the default.
     flags = re.findall(r"\n +(--[a-z][^\n]*?[A-Z}])\s*\n(.*?)\(default:", text, flags=re.DOTALL)
     assert len(flags) > 40
     for name, description in flags:
@@ -123,7 +123,7 @@ def test_help_describes_every_number(name: str, capsys: pytest.CaptureFixture[st
         assert description.strip(), f"{name} has no description"
 
 
-def test_schema_errors_name_what_is_wrong() -> None:
+def test_schema_errors_name_the_problem() -> None:
     tables = (Table(name="a", rows=4, dim=8), Table(name="b", rows=4, dim=8))
     good = {
         "tables": tables,
@@ -150,7 +150,7 @@ def test_schema_errors_name_what_is_wrong() -> None:
         Table(name="a", rows=4, dim=6)
 
 
-def test_contradictions_are_refused() -> None:
+def test_contradictory_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"losses.evidence.weight=1.0 is not allowed: 0 without a satisfaction tower"):
         dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses().aligned_by(evidence=1.0))
     with pytest.raises(ValueError, match=r"losses.align_every=0 is not allowed: at least 1"):
@@ -214,18 +214,18 @@ def test_contradictions_are_refused() -> None:
         ),
     ],
 )
-def test_constraints_that_contradict_a_table_are_refused(fixed: TableSharding, message: str) -> None:
+def test_invalid_table_constraints_are_refused(fixed: TableSharding, message: str) -> None:
     with pytest.raises(ValueError, match=r"sharding.tables" + message if message[0] == "\\" else message):
         dataclasses.replace(easq(), sharding=Sharding(tables={"video": fixed}))
 
 
-def test_a_table_is_constrained_once() -> None:
+def test_a_table_cannot_be_constrained_twice() -> None:
     both = Sharding(types={"video": "row_wise"}, tables={"video": TableSharding(type="row_wise")})
     with pytest.raises(ValueError, match=r"sharding.types=\['video'\] is not allowed: tables that are not also in"):
         dataclasses.replace(easq(), sharding=both)
 
 
-def test_constraints_survive_json() -> None:
+def test_constraints_round_trip_through_json() -> None:
     tables = {"video": TableSharding(type="column_wise", min_partition=8, ranks=(0, 1)), "tag": TableSharding()}
     config = dataclasses.replace(
         easq(), sharding=Sharding(tables=tables, types={"user": "table_wise"}, plan="plan.json")

@@ -1,4 +1,4 @@
-"""The parser of plain values: unions by kind, containers, numbers, and the place and remedy of each problem."""
+"""The parser of plain values: unions by kind, containers, numbers, and messages with place and remedy of a problem."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def problems(values: object, form: Form = "json") -> list[str]:
         Scene(main=Box(sides=(0.0, 0.0, 1.0)), names={"x": Label(), "kind": Label(text="b")}, ranks=(0, 2)),
     ],
 )
-def test_what_is_written_is_read(scene: Scene) -> None:
+def test_values_round_trip(scene: Scene) -> None:
     assert from_dict(Scene, to_dict(scene)) == scene
     assert from_dict(Scene, json.loads(json.dumps(to_dict(scene)))) == scene
 
 
-def test_a_kind_is_written_only_where_several_classes_are_allowed() -> None:
+def test_a_kind_is_written_only_if_several_classes_are_allowed() -> None:
     values = to_dict(Scene(main=Sphere(), label=Label()))
     assert values["main"] == {"kind": "Sphere", "radius": 1.0}
     assert values["label"] == {"text": ""}
@@ -98,11 +98,11 @@ def test_whole_numbers_become_floats() -> None:
         ({"level": None}, ["level: is None, expected a whole number or one of \"auto\""]),
     ],
 )  # fmt: skip
-def test_problems_name_place_and_remedy(values: object, expected: list[str]) -> None:
+def test_messages_name_the_place_and_remedy_of_a_problem(values: object, expected: list[str]) -> None:
     assert problems(values) == expected
 
 
-def test_toml_speaks_of_tables() -> None:
+def test_messages_about_toml_use_its_terms() -> None:
     found = problems({"shapes": [{"kind": "Box"}], "names": {"a": 1}, "label": 2, "main": {}}, form="toml")
     assert found == [
         "[[shapes]] #1: sides: missing: add sides = (a list)",
@@ -112,7 +112,7 @@ def test_toml_speaks_of_tables() -> None:
     ]
 
 
-def test_a_bug_in_a_dataclass_is_no_problem_of_the_values() -> None:
+def test_a_bug_in_a_dataclass_is_not_a_user_error() -> None:
     @dataclass(frozen=True)
     class Broken:
         size: int = 1

@@ -54,7 +54,7 @@ weight = 1
 
 
 def problems(text: str) -> list[str]:
-    """The lines of the message about a text, without the first."""
+    """The lines of the error message for a schema text, without the first line."""
     with pytest.raises(ValueError) as caught:
         parse_schema(text, "schema.toml")
     first, *lines = str(caught.value).split("\n")
@@ -67,7 +67,7 @@ def problems(text: str) -> list[str]:
 # Reading and writing
 
 
-def test_a_file_is_read() -> None:
+def test_a_schema_is_read_from_a_file() -> None:
     assert parse_schema(GOOD, "schema.toml") == FeatureSchema(
         tables=(Table(name="user", rows=8, dim=4), Table(name="video", rows=9, dim=8, id_space="dense")),
         user=(Feature(name="user_id", table="user"),),
@@ -80,14 +80,14 @@ def test_a_file_is_read() -> None:
     )
 
 
-def test_what_stands_at_the_top_is_read_and_written() -> None:
+def test_top_level_keys_round_trip() -> None:
     schema = parse_schema(f'trigger = "like"\nsatisfaction_dim = 0\n{GOOD}', "schema.toml")
     assert (schema.trigger, schema.satisfaction_dim) == ("like", 0)
     assert parse_schema(schema_to_toml(schema), "") == schema
 
 
 @pytest.mark.parametrize("schema", [*(base().schema for base in BASES.values()), SCHEMA])
-def test_what_is_written_loads_to_an_equal_schema(schema: FeatureSchema, tmp_path: Path) -> None:
+def test_a_written_schema_loads_to_an_equal_schema(schema: FeatureSchema, tmp_path: Path) -> None:
     file = tmp_path / "schema.toml"
     file.write_text(schema_to_toml(schema), encoding="utf-8")
     assert load_schema(file) == schema
@@ -97,7 +97,7 @@ def test_what_is_written_loads_to_an_equal_schema(schema: FeatureSchema, tmp_pat
     "name", ['"quoted"', "back\\slash", "line\nbreak\t", "\x00\x1f\x7f", "größe", "影片 🎬", "#", ""]
 )
 @pytest.mark.parametrize("weight", [1e-300, -0.1, 1e22, 3.0])
-def test_odd_names_and_numbers_survive(name: str, weight: float) -> None:
+def test_unusual_names_and_numbers_round_trip(name: str, weight: float) -> None:
     schema = dataclasses.replace(
         parse_schema(GOOD, ""), outcomes=(Outcome(name=name, weight=weight),), item=name or "video_id"
     )
@@ -107,13 +107,13 @@ def test_odd_names_and_numbers_survive(name: str, weight: float) -> None:
     assert parse_schema(text, "") == schema
 
 
-def test_whole_weights_become_floats() -> None:
-    """1 and 1.0 are equal in Python, but not as the text of config.json that a resumed run is compared with."""
+def test_integer_weights_become_floats() -> None:
+    """1 and 1.0 are equal in Python but differ in the text of config.json, with which a resumed run is compared."""
     assert json.dumps(to_dict(parse_schema(GOOD, ""))["outcomes"]) == '[{"name": "like", "weight": 1.0}]'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_contradictions_between_the_parts_are_all_listed() -> None:
     assert any("already serves the user features" in line for line in found)
 
 
-def test_what_is_no_toml_or_no_file_is_named(tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "schema.toml"
     with pytest.raises(ValueError, match=r"schema.toml: cannot be read: .*No such file"):
         load_schema(file)
@@ -194,7 +194,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["before", "after", "equals"])
-def test_the_file_takes_the_place_of_the_recipes_schema(file: Path, form: str) -> None:
+def test_the_file_replaces_the_schema_of_the_recipe(file: Path, form: str) -> None:
     schema, rest = ["--schema", str(file)], ["--data", "/logs"]
     argv = {"before": schema + rest, "after": rest + schema, "equals": [f"--schema={file}", *rest]}[form]
     config = arguments.parse_config(["easq", *argv], prog="train")
@@ -214,18 +214,18 @@ def test_the_file_takes_the_place_of_the_recipes_schema(file: Path, form: str) -
         (["--schema", "nowhere.toml"], "--schema nowhere.toml: cannot be read"),
     ],
 )
-def test_a_bad_option_is_a_usage_error(argv: list[str], message: str) -> None:
+def test_an_invalid_schema_option_is_a_usage_error(argv: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         arguments.parse_config(["easq", *argv], prog="train")
 
 
-def test_help_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_schema_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments.parse_config(["easq", "--help"], prog="train")
     assert "--schema FILE.toml" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_run_that_began_with_a_file_goes_on_without_it(file: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_schema_file_resumes_without_the_file(file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     argv = ["easq", "--run-dir", str(run)]
@@ -239,7 +239,7 @@ def test_a_run_that_began_with_a_file_goes_on_without_it(file: Path, tmp_path: P
     assert arguments.parse_config(argv, prog="train").schema == easq().schema, "there is no run to resume"
 
 
-def test_a_config_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_invalid_config_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for text in ("{", "[]", '{"schema_file": "a.toml"}', '{"schema_file": "a.toml", "schema": {}}'):
         (tmp_path / "config.json").write_text(text)
@@ -247,8 +247,8 @@ def test_a_config_that_is_none_is_named(tmp_path: Path) -> None:
             arguments.parse_config(["easq", "--run-dir", str(tmp_path)], prog="train")
 
 
-def test_a_run_without_a_file_keeps_the_recipes_schema(tmp_path: Path) -> None:
-    """So that a recipe whose schema has changed is still refused, not silently replaced."""
+def test_a_run_without_a_schema_file_uses_the_schema_of_the_recipe(tmp_path: Path) -> None:
+    """The stored schema must not silently replace it: a recipe whose schema has changed is refused later."""
     (tmp_path / "checkpoints").mkdir()
     old = dataclasses.replace(easq(), run_dir=str(tmp_path), schema=world_schema(users=5, videos=8, dim=4))
     (tmp_path / "config.json").write_text(json.dumps(to_dict(old)))

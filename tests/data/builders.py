@@ -52,7 +52,7 @@ SCHEMA = FeatureSchema(
 
 HUGE = 2**62
 IDS = np.array([0, 1, -1, -13, 49, 50, 51, HUGE, -HUGE, 2**63 - 1, -(2**63), 12_345_678_901])
-"""Hashed ids at the limits of their types."""
+"""Ids of hashed tables, including the limits of int64."""
 
 HISTORY = pa.struct(
     [("video_id", pa.int64()), ("author_id", pa.int32()), ("timestamp_ms", pa.int64()), ("watch_ratio", pa.float64())]
@@ -90,7 +90,7 @@ def arrow_schema(*, answers: bool = False) -> pa.Schema:
 
 
 def make_rows(rng: np.random.Generator, number: int, *, first_id: int = 0, start_ms: int = 1_000_000) -> list[Row]:
-    """Requests in time order, `request_id` counting from `first_id`, at most a second between neighbours."""
+    """Requests in time order, at most a second apart, with `request_id` counted from `first_id`."""
     times = start_ms + np.cumsum(rng.integers(0, 1_000, number))
     return [_row(rng, first_id + index, int(times[index])) for index in range(number)]
 
@@ -140,7 +140,7 @@ def _hashed(rng: np.random.Generator) -> int:
 
 
 def answer_row(rng: np.random.Generator, row: Row, answers: dict[int, tuple[int, int]]) -> Row:
-    """The request as in `answers/`: candidate number -> (answer code, answered_at_ms)."""
+    """The request as in `answers/`; `answers` maps a candidate number to (answer code, answered_at_ms)."""
     candidates = []
     for index, candidate in enumerate(row["candidates"]):
         answer, time = answers.get(index, (None, None))
@@ -168,7 +168,7 @@ def to_table(rows: list[Row], schema: pa.Schema | None = None) -> pa.Table:
 def write_file(
     file: Path, table: pa.Table, *, row_group_sizes: list[int] | None = None, statistics: bool = True
 ) -> Path:
-    """One Parquet file; the row-group sizes are used in turn until no row is left, None: one row group."""
+    """Writes one Parquet file. Row-group sizes are used in turn until no row is left; None: one row group."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(file, table.schema, write_statistics=statistics) as writer:
         for group in _pieces(table, row_group_sizes):
@@ -185,7 +185,7 @@ def write_dataset(
     schema: pa.Schema | None = None,
     statistics: bool = True,
 ) -> Path:
-    """The rows, in order, as several files whose names sort in that order, in folders of ten."""
+    """Writes the rows, in order, to files whose names sort in that order, ten files per folder."""
     number = count()
     for part in _pieces(to_table(rows, schema), file_sizes):
         index = next(number)
@@ -220,7 +220,7 @@ def ids(columns: RequestColumns) -> list[int]:
 
 
 def nested(ragged: Ragged) -> list[dict[str, list[Any]]]:
-    """Plain Python lists: per list of the column, the entries of every child."""
+    """For each list of the column, the entries of every child as plain Python lists."""
     plain: dict[str, list[Any]] = {}
     for name, child in ragged.children.items():
         if isinstance(child, Ragged):
@@ -247,7 +247,7 @@ def plain(columns: RequestColumns) -> list[dict[str, Any]]:
 
 
 def candidate_fields(*, answers: bool = False, **types: pa.DataType) -> list[pa.Field]:
-    """The fields of a candidate, some of another type."""
+    """The fields of a candidate; `types` replaces the types of some."""
     fields = list(arrow_schema(answers=answers).field("candidates").type.value_type)
     return [pa.field(field.name, types.get(field.name, field.type)) for field in fields]
 

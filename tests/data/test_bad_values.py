@@ -1,4 +1,4 @@
-"""Every bad value: an error that names its place, or a row in quarantine with the reason."""
+"""A bad value is either an error that names its place, or its row goes to quarantine with the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Row], None]
 
 
 def _set(path: str, value: Any) -> Change:
-    """Sets a field of the row; in a list of structs, that of its last entry."""
+    """Sets a field of the row; in a list of structs, the field of its last entry."""
 
     def change(row: Row) -> None:
         *parents, name = path.split(".")
@@ -86,7 +86,7 @@ each_bad_value = pytest.mark.parametrize(
 
 
 def with_bad_row(directory: Path, change: Change | None) -> list[Row]:
-    """Twelve answered requests in two files; row 11 is row 3 of row group 1 of the second one, and is changed."""
+    """Writes twelve answered requests to two files and changes the last: row 3 of row group 1 in the second file."""
     answered = make_answers(np.random.default_rng(3), make_rows(np.random.default_rng(2), 12))
     row = answered[11]
     # Every list has entries, and the last candidate has an answer.
@@ -101,7 +101,7 @@ def with_bad_row(directory: Path, change: Change | None) -> list[Row]:
 
 
 @each_bad_value
-def test_a_bad_value_is_named_to_its_place(tmp_path: Path, column: str, change: Change, message: str) -> None:
+def test_the_error_names_the_place_of_a_bad_value(tmp_path: Path, column: str, change: Change, message: str) -> None:
     with_bad_row(tmp_path / "good", None)
     assert RequestDataset(tmp_path / "good", ANSWERS).read_all() is not None
     with_bad_row(tmp_path / "bad", change)
@@ -121,7 +121,7 @@ def test_a_bad_row_goes_to_quarantine_with_the_reason(
     rows = with_bad_row(tmp_path / "bad", change)
     quarantine = Quarantine(tmp_path / "quarantine")
     dataset = RequestDataset(tmp_path / "bad", ANSWERS, quarantine=quarantine)
-    for _ in range(2):  # as in two epochs
+    for _ in range(2):  # two epochs read the row twice
         everything = dataset.read_all()
         assert everything is not None
         assert plain(everything) == expected(rows[:11], more=("answer", "answered_at_ms"))
@@ -133,10 +133,10 @@ def test_a_bad_row_goes_to_quarantine_with_the_reason(
     assert (found["bad_row_group"], found["bad_row"], found["bad_column"]) == (1, 3, column)
     assert f"found {found['bad_value']}, expected {found['bad_expected']}".startswith(message)
     stored = pq.read_table(tmp_path / "bad" / "part=00" / "0001.parquet").to_pylist()[-1]
-    assert str({name: found[name] for name in stored}) == str(stored), "the row as in the file"
+    assert str({name: found[name] for name in stored}) == str(stored), "the row equals that of the file"
 
 
-def test_rows_that_are_bad_for_several_reasons_are_set_aside_once(tmp_path: Path) -> None:
+def test_rows_that_are_bad_for_several_reasons_are_quarantined_once(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(2), 12)
     rows[1]["candidates"][0]["quality"] = float("nan")
     rows[1]["user"]["region"] = 9
@@ -153,7 +153,7 @@ def test_rows_that_are_bad_for_several_reasons_are_set_aside_once(tmp_path: Path
     assert sorted(row["request_id"] for row in found) == [1, 4, 7] and quarantine.count() == 3
 
 
-def test_a_row_group_that_is_bad_as_a_whole_is_no_matter_of_rows(tmp_path: Path) -> None:
+def test_a_row_group_with_only_bad_rows_is_an_error(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(2), 6)
     for row in rows[3:]:
         row["user"]["region"] = 99
@@ -165,7 +165,7 @@ def test_a_row_group_that_is_bad_as_a_whole_is_no_matter_of_rows(tmp_path: Path)
     assert quarantine.count() == 0
 
 
-def test_a_row_without_a_time_belongs_to_no_period_but_to_quarantine(tmp_path: Path) -> None:
+def test_a_row_without_a_timestamp_goes_to_quarantine(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(4), 12)
     for index, row in enumerate(rows):
         row["timestamp_ms"] = 1_000 + index
@@ -183,7 +183,7 @@ def test_a_row_without_a_time_belongs_to_no_period_but_to_quarantine(tmp_path: P
             strict.read(strict.row_groups[0])
 
 
-def test_a_bad_value_in_a_part_of_a_row_group_is_named_by_its_row_in_the_file(tmp_path: Path) -> None:
+def test_an_error_within_a_period_names_the_row_in_the_file(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(4), 12)
     for index, row in enumerate(rows):
         row["timestamp_ms"] = 1_000 + index

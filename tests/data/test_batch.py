@@ -1,4 +1,4 @@
-"""Collate against a simple reference that loops over plain Python rows."""
+"""`collate` compared with a simple reference that loops over plain Python rows."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def extent(rows: list[Row]) -> Extent:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_batch_holds_its_requests(tmp_path: Path, seed: int) -> None:
+def test_a_batch_contains_its_requests(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = make_rows(rng, 17)
     batch = collate(SCHEMA, columns_of(tmp_path, rows))
@@ -216,7 +216,7 @@ def test_requests_without_candidates_are_kept_and_get_a_blank_one(tmp_path: Path
     check(batch, [*rows, blank_row()], stream=3)
 
 
-def test_truth_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_truth_is_included_if_requested(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 5)
     columns = columns_of(tmp_path, rows, Layout.of(SCHEMA, truth="true_satisfaction"))
     batch = collate(SCHEMA, columns, truth="true_satisfaction")
@@ -264,8 +264,8 @@ def answered_batch(tmp_path: Path) -> RequestBatch:
     return collate(SCHEMA, columns, answers, truth="true_satisfaction")
 
 
-def test_what_is_not_aligned_has_no_ids_for_the_satisfaction_tower(tmp_path: Path) -> None:
-    """Replayed candidates keep their ids, and everything else is the same."""
+def test_an_unaligned_batch_has_no_ids_for_the_satisfaction_tower(tmp_path: Path) -> None:
+    """Replayed candidates keep their ids, and all other lookups are the same."""
     columns, evidence = columns_of(tmp_path, make_rows(np.random.default_rng(0), 5)), np.ones(2, np.float32)
     answers = Answers(
         requests=columns.take(np.arange(2)),
@@ -287,7 +287,7 @@ def test_what_is_not_aligned_has_no_ids_for_the_satisfaction_tower(tmp_path: Pat
     assert any(expected["satisfaction.video_id"])
 
 
-def test_moving_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_moving_a_batch_moves_every_tensor(tmp_path: Path) -> None:
     batch = answered_batch(tmp_path)
     before = tensors(batch)
     assert len(before) == 21
@@ -304,7 +304,7 @@ def test_moving_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs CUDA")
-def test_pinning_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_pinning_a_batch_pins_every_tensor(tmp_path: Path) -> None:
     pinned = tensors(answered_batch(tmp_path).pin_memory())
     assert {name for name, tensor in pinned.items() if not tensor.is_pinned()} == set()
 

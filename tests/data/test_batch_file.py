@@ -17,7 +17,7 @@ from tests.builders import random_batch, small_config
 
 
 @pytest.mark.parametrize("recipe", ["easq", "main_only"])
-def test_a_batch_comes_back(tmp_path: Path, recipe: str) -> None:
+def test_a_batch_round_trips_through_a_file(tmp_path: Path, recipe: str) -> None:
     batch = random_batch(small_config(recipe), 3)
     batch.float_NF[0] = torch.nan
     about = {"step": 3, "rank": 1, "problem": "the loss", "losses": {"main": float("nan")}}

@@ -1,4 +1,4 @@
-"""Columns against plain Python lists."""
+"""Columns compared with plain Python lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def offsets(lengths: list[int]) -> np.ndarray:
 
 
 def ragged(lists: list[list[Entry]]) -> Ragged:
-    """Children `number` and, ragged itself, `tags`."""
+    """A column with the children `number` and `tags`, of which `tags` is ragged."""
     flat = [entry for entries in lists for entry in entries]
     tags = [tag for _, tags in flat for tag in tags]
     return Ragged(
@@ -43,7 +43,7 @@ def unragged(column: Ragged) -> list[list[Entry]]:
 
 
 def draw_rows(data: st.DataObject, number: int) -> list[int]:
-    """Any rows, in any order, some of them twice."""
+    """Rows in any order, possibly repeated."""
     return data.draw(st.lists(st.integers(0, number - 1), max_size=8)) if number else []
 
 
@@ -72,7 +72,7 @@ def test_ragged_keep_is_a_selection_within_lists(lists: list[list[Entry]], data:
 
 @few
 @given(columns, st.data())
-def test_lists_are_taken_whole_or_by_entry_with_one_result(lists: list[list[Entry]], data: st.DataObject) -> None:
+def test_taking_lists_whole_or_by_entry_gives_the_same_result(lists: list[list[Entry]], data: st.DataObject) -> None:
     rows = np.array(draw_rows(data, len(lists)), dtype=np.int64)
     column = ragged(lists).slice(0, len(lists))
     whole, by_entry = column._take_runs(rows), column._take_entries(rows)
@@ -91,7 +91,7 @@ def test_taking_whole_lists_keeps_values_of_any_type(dtype: type) -> None:
 
 @few
 @given(columns, st.data())
-def test_a_slice_is_some_lists_in_a_row(lists: list[list[Entry]], data: st.DataObject) -> None:
+def test_a_slice_is_a_range_of_lists(lists: list[list[Entry]], data: st.DataObject) -> None:
     begin = data.draw(st.integers(0, len(lists)))
     end = data.draw(st.integers(begin, len(lists)))
     column = ragged(lists)
@@ -167,7 +167,7 @@ def test_requests_concat(parts: list[list[list[Entry]]]) -> None:
 
 @few
 @given(columns)
-def test_blank_has_the_same_columns_and_says_nothing(lists: list[list[Entry]]) -> None:
+def test_a_blank_request_has_the_same_columns_and_no_content(lists: list[list[Entry]]) -> None:
     source = requests(lists)
     blank = source.blank()
     assert plain(blank) == [
@@ -187,7 +187,7 @@ def test_blank_has_the_same_columns_and_says_nothing(lists: list[list[Entry]]) -
     assert plain(RequestColumns.concat([source, blank])) == plain(source) + plain(blank)
 
 
-def test_a_flat_child_is_not_a_list_and_the_other_way_round() -> None:
+def test_accessors_reject_children_of_the_other_kind() -> None:
     column = ragged([[(1, [2])]])
     with pytest.raises(AssertionError, match="tags"):
         column.column("tags")

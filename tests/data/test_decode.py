@@ -41,7 +41,7 @@ PLAIN, ANSWERS, TRUTH = (
 
 
 def unknown_named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """NaN is not equal to itself, so it is replaced by its name."""
+    """Replaces NaN by "unknown", because NaN is not equal to itself."""
     for row in rows:
         truth = row["candidates"]["true_satisfaction"]
         row["candidates"]["true_satisfaction"] = ["unknown" if value != value else value for value in truth]
@@ -54,7 +54,7 @@ def rows() -> list[Row]:
 
 
 @pytest.mark.parametrize("max_history", [0, 2, 50])
-def test_values_are_those_of_to_pylist(tmp_path: Path, rows: list[Row], max_history: int) -> None:
+def test_values_equal_those_of_to_pylist(tmp_path: Path, rows: list[Row], max_history: int) -> None:
     directory = write_dataset(tmp_path / "requests", rows, file_sizes=[10, 1, 5], row_group_sizes=[3, 4])
     stored = [row for file in sorted(directory.rglob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     assert [row["request_id"] for row in stored] == list(range(23))
@@ -65,7 +65,7 @@ def test_values_are_those_of_to_pylist(tmp_path: Path, rows: list[Row], max_hist
     assert [len(dataset.read(group)) for group in dataset.row_groups] == [3, 4, 3, 1, 3, 2, 3, 4]
 
 
-def test_answers_and_truth(tmp_path: Path, rows: list[Row]) -> None:
+def test_answers_and_truth_are_decoded(tmp_path: Path, rows: list[Row]) -> None:
     answered = make_answers(np.random.default_rng(1), rows)
     directory = write_dataset(tmp_path / "answers", answered, schema=arrow_schema(answers=True), row_group_sizes=[6])
     layout = Layout.of(SCHEMA, answers=True, truth="true_satisfaction")
@@ -79,7 +79,7 @@ def test_answers_and_truth(tmp_path: Path, rows: list[Row]) -> None:
     assert candidates.column("video_id").dtype == candidates.column("author_id").dtype == np.int64
 
 
-def test_what_the_layout_does_not_ask_for_is_not_decoded(tmp_path: Path, rows: list[Row]) -> None:
+def test_only_columns_of_the_layout_are_decoded(tmp_path: Path, rows: list[Row]) -> None:
     answered = make_answers(np.random.default_rng(1), rows)
     directory = write_dataset(tmp_path / "answers", answered, schema=arrow_schema(answers=True))
     leaves = {
@@ -92,8 +92,8 @@ def test_what_the_layout_does_not_ask_for_is_not_decoded(tmp_path: Path, rows: l
     assert leaves[Layout.of(SCHEMA, outcomes=False)] == set(READ) - {"long_view", "like"}
 
 
-def test_columns_left_out_are_not_even_read(tmp_path: Path, rows: list[Row]) -> None:
-    """Overwrites the pages of the truth with garbage: readers of other columns are not affected."""
+def test_columns_outside_the_layout_are_not_read(tmp_path: Path, rows: list[Row]) -> None:
+    """The pages of `true_satisfaction` are overwritten with garbage, which does not affect readers of other columns."""
     file = write_file(tmp_path / "requests" / "a.parquet", to_table(rows))
     metadata = pq.ParquetFile(file).metadata.row_group(0)
     columns = [metadata.column(leaf) for leaf in range(metadata.num_columns)]
@@ -120,10 +120,8 @@ NESTED: list[tuple[str, pa.DataType, Any]] = [
 
 
 @pytest.mark.parametrize(("dtype", "value"), [case[1:] for case in NESTED], ids=[case[0] for case in NESTED])
-def test_columns_of_any_type_may_stand_before_those_that_are_read(
-    tmp_path: Path, rows: list[Row], dtype: pa.DataType, value: Any
-) -> None:
-    """Parquet counts leaves: an unread column with several of them must not shift the others."""
+def test_unread_columns_may_have_any_type(tmp_path: Path, rows: list[Row], dtype: pa.DataType, value: Any) -> None:
+    """Parquet numbers columns by leaf: an unread column with several leaves must not shift the columns after it."""
     fields = list(arrow_schema())
     user = fields[4].type
     fields[1] = pa.field("page", dtype)
@@ -135,7 +133,7 @@ def test_columns_of_any_type_may_stand_before_those_that_are_read(
 
 
 def decoded(table: pa.Table, layout: Layout = PLAIN) -> RequestColumns:
-    """Decodes a table in memory, without columns that the layout leaves out."""
+    """Decodes a table in memory, without the columns that are not in the layout."""
     wanted = {column.path for column in layout.columns}
     columns: dict[str, pa.ChunkedArray] = {}
     for name in ("request_id", "user_id", "timestamp_ms", "user", "history", "candidates"):
@@ -149,14 +147,14 @@ def _project(array: pa.Array, path: str, wanted: set[str]) -> pa.Array:
         kept = [(name, child) for name, child in fields if f"{path}.{name}" in wanted]
         return pa.StructArray.from_arrays([child for _, child in kept], names=[name for name, _ in kept])
     if pa.types.is_list(array.type) and pa.types.is_struct(array.type.value_type):
-        # Keeps offset and surplus values of a slice, as Parquet readers and IPC may hand them over.
+        # Keeps the offset and the surplus values of a slice, as Parquet readers and IPC may return them.
         whole = pa.ListArray.from_arrays(array.offsets, _project(array.values, path, wanted))
         assert len(whole) == len(array)
         return whole
     return array
 
 
-def test_slices_and_chunks_decode_to_their_own_rows(rows: list[Row]) -> None:
+def test_slices_and_chunked_tables_decode_to_their_rows(rows: list[Row]) -> None:
     table = to_table(rows)
     assert plain(decoded(table.slice(5, 9))) == expected(rows[5:14])
     assert decoded(table.slice(5, 9)).history.offsets[0] == 0
@@ -166,13 +164,13 @@ def test_slices_and_chunks_decode_to_their_own_rows(rows: list[Row]) -> None:
     assert len(decoded(table.slice(3, 0))) == 0
 
 
-def test_a_file_without_rows(tmp_path: Path) -> None:
+def test_a_file_without_rows_is_read(tmp_path: Path) -> None:
     directory = write_dataset(tmp_path / "requests", [])
     dataset = open_dataset(directory)
     assert len(dataset) == 0 and dataset.read_all() is None
 
 
-def test_answers_of_an_unsigned_type(tmp_path: Path) -> None:
+def test_answers_of_unsigned_types_are_decoded(tmp_path: Path) -> None:
     answered = make_answers(np.random.default_rng(3), make_rows(np.random.default_rng(2), 12))
     fields = candidate_fields(answers=True, answer=pa.uint8(), answered_at_ms=pa.uint64())
     schema = pa.schema([*list(arrow_schema())[:-1], ("candidates", pa.list_(pa.struct(fields)))])
@@ -181,7 +179,7 @@ def test_answers_of_an_unsigned_type(tmp_path: Path) -> None:
     assert plain(everything) == expected(answered, more=("answer", "answered_at_ms"))
 
 
-def test_a_truth_of_integers_or_wide_floats(tmp_path: Path) -> None:
+def test_a_truth_of_int64_or_float64_becomes_float32(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(2), 4)
     truth = [None, 3, 2**24 + 1]
     rows[2]["candidates"] = [{**rows[2]["candidates"][0], "true_satisfaction": value} for value in truth]
@@ -203,8 +201,8 @@ def test_an_infinite_truth_is_an_error(tmp_path: Path) -> None:
         dataset.read_all()
 
 
-def test_an_id_that_is_no_int64_is_an_error(tmp_path: Path) -> None:
-    """As int64 it would be another id, in score files too."""
+def test_an_id_above_int64_is_an_error(tmp_path: Path) -> None:
+    """Converted to int64 it would be another id, also in score files."""
     rows = make_rows(np.random.default_rng(2), 4)
     for row in rows:
         row["candidates"] = [{**row["candidates"][0], "video_id": 2**63 - 1}]

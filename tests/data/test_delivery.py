@@ -19,10 +19,10 @@ from tests.data.builders import SCHEMA, make_rows, plain, write_dataset
 @pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 3])
 @pytest.mark.parametrize("bad", [(), (3, 8, 11)])
-def test_a_request_is_delivered_with_all_that_belongs_to_it(
+def test_delivered_requests_equal_those_of_the_files(
     tmp_path: Path, window: int | None, spread: bool, bad: tuple[int, ...]
 ) -> None:
-    """Compares row by row after windows, shares and slices with the request in the file."""
+    """Rows are compared one by one, after shuffling in windows, division among ranks and slicing into steps."""
     rows = make_rows(np.random.default_rng(1), 31)
     layout = Layout.of(SCHEMA)
     whole = RequestDataset(write_dataset(tmp_path / "whole", rows), layout).read_all()

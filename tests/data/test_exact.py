@@ -1,4 +1,4 @@
-"""Exact functions agree with the C library, and draws made with them have the right distributions."""
+"""Exact functions agree with the C library, and random draws made with them have the right distributions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_functions_agree_with_the_c_library() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (5,), (3, exact.BLOCK), (2, 3, 4)])
-def test_any_shape(shape: tuple[int, ...]) -> None:
+def test_functions_accept_any_shape(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).random(shape, dtype=np.float32)
     for function in (exact.exp, exact.sigmoid):
         assert function(x).shape == shape
@@ -35,7 +35,7 @@ def test_any_shape(shape: tuple[int, ...]) -> None:
     assert exact.log(x + 1).tolist() == np.vectorize(lambda y: float(exact.log(y)), otypes=[float])(x + 1).tolist()
 
 
-def test_draws() -> None:
+def test_draws_have_the_right_distributions() -> None:
     rng = np.random.default_rng(0)
     normal, exponential = exact.normal(rng, 400, 500), exact.exponential(rng, 200_000)
     assert normal.shape == (400, 500)
@@ -46,8 +46,8 @@ def test_draws() -> None:
         assert (np.abs(below - levels) < 4 * np.sqrt(levels * (1 - levels) / draws.size)).all()
 
 
-def test_the_bits_are_pinned() -> None:
-    """Every CPU gives these bits."""
+def test_results_are_bit_identical_to_recorded_ones() -> None:
+    """The results have the same bits on every CPU."""
     rng = np.random.default_rng(0)
     found = [exact.normal(rng, 2_000), exact.exponential(rng, 2_000), exact.exp(rng.random(2_000) * 20 - 10)]
     assert hashlib.sha256(np.concatenate(found).astype("<f8").tobytes()).hexdigest() == DIGEST

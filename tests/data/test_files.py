@@ -30,7 +30,7 @@ ROWS = make_rows(np.random.default_rng(0), 23)
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two files in folders, and unfinished files of a writer."""
+    """Three files in a folder, and unfinished files of a writer."""
     folder = tmp_path_factory.mktemp("files") / "requests"
     write_dataset(folder, ROWS, file_sizes=[9], row_group_sizes=[4, 2])
     write_dataset(folder / "_temporary", ROWS[:3])
@@ -46,7 +46,7 @@ def in_memory(local: Path) -> str:
 
 @pytest.fixture(scope="module")
 def on_s3(local: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket of a server that speaks S3."""
+    """The logs in a bucket of a local S3 server."""
     pytest.importorskip("moto", reason="the S3 server for tests is not installed: pip install 'moto[s3,server]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,7 +89,7 @@ def logs(request: pytest.FixtureRequest, local: Path) -> str:
     return str(local.parent) if request.param == "local" else str(request.getfixturevalue(request.param))
 
 
-def test_a_dataset_is_the_same_wherever_it_lies(logs: str, local: Path) -> None:
+def test_a_dataset_is_the_same_on_every_filesystem(logs: str, local: Path) -> None:
     requests = files.join(logs, "requests")
     assert files.is_dir(logs) and files.is_dir(requests) and not files.is_dir(files.join(logs, "answers"))
     dataset = RequestDataset(requests, Layout.of(SCHEMA))
@@ -123,7 +123,7 @@ def test_messages_name_the_location_without_its_options(logs: str) -> None:
         RequestDataset(files.join(logs, "requests"), Layout.of(schema))
 
 
-def test_a_file_that_is_written_again_is_refused_on_s3(on_s3: str) -> None:
+def test_a_rewritten_file_is_refused_on_s3(on_s3: str) -> None:
     dataset = RequestDataset(files.join(on_s3, "requests"), Layout.of(SCHEMA))
     first = dataset.row_groups[0]
     dataset.read(first)
@@ -137,13 +137,13 @@ def test_a_file_that_is_written_again_is_refused_on_s3(on_s3: str) -> None:
         stream.write(content)
 
 
-def test_a_url_that_nobody_knows_is_named() -> None:
+def test_an_unknown_filesystem_is_named() -> None:
     for check in (files.is_dir, files.parquet_files):
         with pytest.raises(ValueError, match=r"^nowhere://host: unknown filesystem"):
             check("nowhere://host/logs")
 
 
-def test_a_server_that_is_down_is_named() -> None:
+def test_an_unreachable_server_is_named() -> None:
     url = "s3://bucket/logs?endpoint_override=127.0.0.1%3A1&scheme=http&region=us-east-1"
     with pytest.raises(ValueError, match=r"^s3://bucket/logs: cannot be reached"):
         files.is_dir(url)
@@ -167,7 +167,7 @@ def test_join(location: Path | str, joined: str) -> None:
     assert files.join(location, "requests") == joined
 
 
-def test_arrow_and_fsspec_files_read_the_same(local: Path, in_memory: str) -> None:
+def test_arrow_and_fsspec_files_have_the_same_content(local: Path, in_memory: str) -> None:
     name = files.parquet_files(local)[0]
     here, there = (files.open_file(files.join(place, name)) for place in (local, f"{in_memory}/requests"))
     assert isinstance(here, pa.NativeFile) and here.read() == there.read()

@@ -1,4 +1,4 @@
-"""Floats, lists of floats and weighted ids: read, encoded and batched as plain loops over rows do it, or refused."""
+"""Floats, lists of floats and weighted ids are read, encoded and batched like plain loops over rows, or refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ LAYOUT = Layout.of(SCHEMA)
 
 
 def weighted(dtype: pa.DataType, *, more: bool = False) -> pa.DataType:
-    """A list of structs; `more`: with a field that nobody reads."""
+    """A list of structs; `more`: with a field that is not read."""
     fields = [("id", pa.int64()), ("weight", dtype)]
     return pa.list_(pa.struct([("note", pa.string()), *fields] if more else fields))
 
@@ -184,7 +184,7 @@ def test_a_batch_equals_loops_over_rows(tmp_path: Path, dtype: str, seed: int) -
     rows = make_rows(np.random.default_rng(seed), 13)
     columns = encoded(tmp_path, rows, arrow_schema(TYPES[dtype]))
     check(collate(SCHEMA, columns), rows)
-    # Shuffled, most of the rows and few of them, with replayed requests behind.
+    # Shuffled batches of most rows and of few rows, followed by replayed requests.
     for order in ([12, 3, 0, 7, 5, 1, 9, 2], [4, 11]):
         nothing = np.zeros(0, np.int64)
         replayed = Answers(
@@ -251,7 +251,7 @@ BAD: list[tuple[str, str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("column", "path", "value", "message"), BAD, ids=[f"{bad[0]}: {bad[3]}" for bad in BAD])
-def test_a_bad_value_is_named_to_its_place_or_quarantined(
+def test_a_bad_value_is_named_with_its_place_or_quarantined(
     tmp_path: Path, column: str, path: str, value: Any, message: str
 ) -> None:
     rows = make_rows(np.random.default_rng(3), 8)
@@ -294,7 +294,7 @@ def refused(**group: tuple[Feature, ...]) -> str:
     return str(caught.value)
 
 
-def test_schemas_that_contradict_themselves_are_refused() -> None:
+def test_contradictory_schemas_are_refused() -> None:
     for length in (None, 0, -3):
         with pytest.raises(ValueError, match=f"feature a: length={length} is not allowed: the numbers in each list"):
             Feature(name="a", kind="float_list", length=length)

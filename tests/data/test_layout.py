@@ -35,7 +35,7 @@ def rows() -> list[Row]:
 
 
 def _schema_error(tmp_path: Path, schema: pa.Schema, layout: Layout = PLAIN) -> str:
-    """The message about a file of such a schema, without rows."""
+    """The error message for a file with this schema and no rows."""
     file = write_file(tmp_path / "requests" / "a.parquet", schema.empty_table())
     with pytest.raises(ValueError) as caught:
         RequestDataset(tmp_path / "requests", layout)
@@ -62,7 +62,7 @@ def test_every_missing_column_is_listed(tmp_path: Path) -> None:
     assert message.count(": missing") == 3
 
 
-def test_answer_columns_are_asked_for_in_answers_alone(tmp_path: Path) -> None:
+def test_answer_columns_are_required_only_in_answers(tmp_path: Path) -> None:
     message = _schema_error(tmp_path, arrow_schema(), ANSWERS)
     assert "  candidates.answer: missing, expected an integer (null, 0, 1 or 2)\n" in message
     assert "  candidates.answered_at_ms: missing, expected an integer (null or milliseconds)\n" in message
@@ -102,7 +102,7 @@ def test_a_wrong_type_of_a_candidate_column_is_named(
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all" * 20])
-def test_garbage_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     write_dataset(tmp_path / "requests", make_rows(np.random.default_rng(0), 2))
     bad = tmp_path / "requests" / "z.parquet"
     bad.write_bytes(content)
@@ -129,7 +129,7 @@ def test_an_empty_or_absent_directory_is_named(tmp_path: Path, make: bool) -> No
         open_dataset(directory)
 
 
-def test_what_a_writer_left_unfinished_is_not_read(tmp_path: Path, rows: list[Row]) -> None:
+def test_unfinished_files_of_a_writer_are_not_read(tmp_path: Path, rows: list[Row]) -> None:
     """Spark and similar writers use `_temporary/` and hidden names until they commit."""
     directory = write_dataset(tmp_path / "_requests", rows)
     for name in ("_temporary/0/part-0.parquet", ".staging/part-0.parquet", "_part.parquet", ".part.parquet"):
@@ -137,7 +137,7 @@ def test_what_a_writer_left_unfinished_is_not_read(tmp_path: Path, rows: list[Ro
     assert len(open_dataset(directory)) == len(rows)
 
 
-def test_a_file_that_is_written_again_is_read_again(tmp_path: Path, rows: list[Row]) -> None:
+def test_a_rewritten_file_is_read_again(tmp_path: Path, rows: list[Row]) -> None:
     directory = write_dataset(tmp_path / "requests", rows)
     assert len(open_dataset(directory)) == 23
     write_dataset(directory, rows[:5])
@@ -147,7 +147,7 @@ def test_a_file_that_is_written_again_is_read_again(tmp_path: Path, rows: list[R
 
 
 @pytest.mark.parametrize("change", ["vanishes", "grows", "same size"])
-def test_a_file_that_changes_under_a_run_is_refused(tmp_path: Path, rows: list[Row], change: str) -> None:
+def test_a_file_that_changes_during_a_run_is_refused(tmp_path: Path, rows: list[Row], change: str) -> None:
     """The row groups of a dataset must not change while it is read."""
     dataset = open_dataset(write_dataset(tmp_path, rows, file_sizes=[12], row_group_sizes=[5]))
     first, *others = dataset.row_groups
@@ -165,7 +165,7 @@ def test_a_file_that_changes_under_a_run_is_refused(tmp_path: Path, rows: list[R
 
 @pytest.mark.parametrize("odd", [0, 2, 4])
 def test_every_file_is_checked(tmp_path: Path, rows: list[Row], odd: int) -> None:
-    """One file of another schema among many, wherever it lies."""
+    """One of several files has another schema, at any position."""
     for index in range(5):
         schema = _with(arrow_schema(), "user_id", pa.string()) if index == odd else arrow_schema()
         table = to_table(rows).set_column(
@@ -182,8 +182,10 @@ def test_every_file_is_checked(tmp_path: Path, rows: list[Row], odd: int) -> Non
 # Several features of one column
 
 
-def test_a_column_read_for_several_features_obeys_the_smallest_dense_table(tmp_path: Path, rows: list[Row]) -> None:
-    """An id that one of the tables has no row for would index past that table's end."""
+def test_a_column_of_several_features_is_checked_against_the_smallest_dense_table(
+    tmp_path: Path, rows: list[Row]
+) -> None:
+    """An id without a row in one of the tables would index past the end of that table."""
     for small_first in (True, False):
         tables = [Table(name="small", rows=3, dim=4, id_space="dense"), Table(name="large", rows=9, dim=4)]
         pair = [
@@ -202,7 +204,7 @@ def test_a_column_read_for_several_features_obeys_the_smallest_dense_table(tmp_p
 
 
 def test_a_column_read_as_id_and_as_float_stays_an_integer(rows: list[Row]) -> None:
-    """Ids beyond 2**24 would not survive float32."""
+    """float32 cannot represent all ids beyond 2**24."""
     table = Table(name="video", rows=9, dim=4)
     floating = Feature(name="a", kind="float", source="duration_ms")
     identity = Feature(name="b", source="duration_ms", table="video")
@@ -218,8 +220,8 @@ def test_a_column_read_as_id_and_as_float_stays_an_integer(rows: list[Row]) -> N
         assert column.kind == "id"
 
 
-def test_footers_are_kept_for_so_many_row_groups_alone(tmp_path: Path, rows: list[Row]) -> None:
-    """A dataset of any size is read in the same memory."""
+def test_the_footer_cache_is_limited_by_row_groups(tmp_path: Path, rows: list[Row]) -> None:
+    """The memory for footers does not grow with the dataset."""
     directory = write_dataset(tmp_path, rows, file_sizes=[4], row_group_sizes=[2])
     files_ = [str(file) for file in sorted(directory.rglob("*.parquet"))]
     footers = _Footers(row_groups=5)

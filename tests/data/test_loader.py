@@ -1,4 +1,4 @@
-"""Batches and the states between them: training resumes exactly at the checkpoint."""
+"""Training batches and the loader states between them: training resumes exactly at a checkpoint."""
 
 from __future__ import annotations
 
@@ -92,17 +92,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def restored(state: LoaderState) -> LoaderState:
-    """Through a checkpoint."""
+    """The state after a round trip through the JSON of a checkpoint."""
     return LoaderState.from_dict(json.loads(json.dumps(state.to_dict())))
 
 
 def meaning(state: LoaderState) -> dict[str, object]:
-    """A state, independent of how requests were distributed."""
+    """The content of a state, independent of how requests were distributed."""
     return {**state.to_dict(), "position": (state.position.epoch, state.position.left(23))}
 
 
 def assert_same_batch(batch: RequestBatch, other: RequestBatch) -> None:
-    """Bitwise, keys included."""
+    """Compares all fields bit for bit, including the keys."""
     for field in dataclasses.fields(batch):
         one, two = getattr(batch, field.name), getattr(other, field.name)
         if isinstance(one, KeyedJaggedTensor):
@@ -135,14 +135,15 @@ def test_every_nth_step_aligns(data: Data) -> None:
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 3), (2, 3)])
 def test_every_state_resumes_the_same_batches(data: Data, shuffle: bool, rank: int, world_size: int) -> None:
-    steps = 13 if world_size == 1 else 7  # two epochs and a bit of 6 steps, or three and a half of 2
+    # Two epochs of 6 steps and one more step, or three and a half epochs of 2 steps.
+    steps = 13 if world_size == 1 else 7
     first = data.loader(shuffle=shuffle, rank=rank, world_size=world_size)
     start = first.start()
     whole = list(first.batches(start, steps=steps))
     assert len(whole) == steps and whole[-1][1].position.epoch >= 2
     assert sum(batch.answered_A.numel() for batch, _ in whole) > 0
     for stop, state in enumerate([start, *(state for _, state in whole)]):
-        # With and without prefetch: prefetched batches are in no state.
+        # With and without prefetch: a state does not include prefetched batches.
         again = data.loader(shuffle=shuffle, rank=rank, world_size=world_size, prefetch=stop % 3)
         rest = list(again.batches(restored(state), steps=steps - stop))
         assert len(rest) == steps - stop
@@ -151,7 +152,7 @@ def test_every_state_resumes_the_same_batches(data: Data, shuffle: bool, rank: i
             assert meaning(after) == meaning(other_after)
 
 
-def test_a_state_does_not_change_when_the_loader_goes_on(data: Data) -> None:
+def test_a_state_does_not_change_when_the_loader_continues(data: Data) -> None:
     loader = data.loader()
     seen: list[tuple[LoaderState, dict[str, object]]] = []
     for _, state in loader.batches(loader.start(), steps=10):
@@ -160,8 +161,8 @@ def test_a_state_does_not_change_when_the_loader_goes_on(data: Data) -> None:
     assert len({json.dumps(written) for _, written in seen}) == 10
 
 
-def test_the_same_loader_starts_again_from_an_earlier_state(data: Data) -> None:
-    """As after an evaluation or a rewind; the abandoned iterator read ahead."""
+def test_a_loader_can_restart_from_an_earlier_state(data: Data) -> None:
+    """The abandoned iterator has read ahead of that state, as the train pipeline does."""
     loader = data.loader()
     start = loader.start()
     whole = list(loader.batches(start, steps=8))
@@ -171,14 +172,14 @@ def test_the_same_loader_starts_again_from_an_earlier_state(data: Data) -> None:
         assert_same_batch(batch, other)
 
 
-def test_all_ranks_are_in_the_same_state(data: Data) -> None:
+def test_all_ranks_have_the_same_state(data: Data) -> None:
     ranks = [data.loader(rank=rank, world_size=3) for rank in range(3)]
     for step in zip(*(loader.batches(loader.start(), steps=8) for loader in ranks), strict=True):
         assert len({json.dumps(state.to_dict()) for _, state in step}) == 1
 
 
-def test_another_world_size_goes_on_with_the_requests(data: Data) -> None:
-    """For any ranks: each request once per epoch, and no answer more often than allowed."""
+def test_a_run_resumes_with_another_world_size(data: Data) -> None:
+    """Each request is delivered once per epoch, although the number of ranks changes within the epoch."""
 
     def stream(batches: Iterator[tuple[RequestBatch, LoaderState]]) -> list[tuple[list[int], LoaderState]]:
         return [(batch.keys.request_id_R[: batch.stream.requests].tolist(), state) for batch, state in batches]
@@ -191,7 +192,7 @@ def test_another_world_size_goes_on_with_the_requests(data: Data) -> None:
     assert sorted(ids) == list(range(23))
 
 
-def test_the_clock_admits_answers_as_the_stream_passes_them(data: Data) -> None:
+def test_answers_are_admitted_when_the_stream_reaches_their_time(data: Data) -> None:
     assert data.answers is not None
     times = data.answers.candidates.column("answered_at_ms")
     answers = data.answers.candidates.column("answer")
@@ -226,12 +227,12 @@ def test_a_run_without_alignment_has_no_answers(data: Data) -> None:
     assert_same_batch(batch, batches[3][0])
 
 
-def test_no_steps_no_batches(data: Data) -> None:
+def test_zero_steps_give_no_batches(data: Data) -> None:
     loader = data.loader()
     assert list(loader.batches(loader.start(), steps=0)) == []
 
 
-def test_the_state_survives_json() -> None:
+def test_the_state_round_trips_through_json() -> None:
     state = LoaderState(
         position=StreamPosition(epoch=3, dealt=((5, 2**40), (2**41, 2**42)), delivered=2**33, ranks=7, spread=True),
         data="a1b2",
@@ -247,7 +248,7 @@ def test_the_state_survives_json() -> None:
 
 @pytest.mark.parametrize("change", ["one less", "another time", "another reply"])
 def test_a_checkpoint_of_other_answers_is_refused(data: Data, change: str) -> None:
-    """Also an equal number of other answers: the replay counts would belong to other answers."""
+    """An equal number of other answers is refused too, because the replay counts would belong to other answers."""
     state = data.loader().start()
     assert data.answers is not None
     children = dict(data.answers.candidates.children)
@@ -268,7 +269,7 @@ def test_a_checkpoint_of_other_answers_is_refused(data: Data, change: str) -> No
 
 
 def test_a_checkpoint_of_other_requests_is_refused(data: Data, tmp_path: Path) -> None:
-    """One more file, as on the next day: a resumed run would deliver some requests twice and leave others out."""
+    """A file was added: a resumed run would deliver some requests twice and leave others out."""
     state = data.loader().start()
     rows = make_rows(np.random.default_rng(0), 23)
     folder = write_dataset(tmp_path, rows, file_sizes=[9], row_group_sizes=[4, 2])

@@ -1,4 +1,4 @@
-"""The order of the requests: every request of an epoch exactly once over the ranks, through stop and resume."""
+"""The order of requests: the ranks together get each request exactly once per epoch, also in resumed runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Case:
 
 
 def delivered(steps: list[list[Slice]]) -> list[list[int]]:
-    """Per step, the request ids of all ranks in their order."""
+    """Per step, the request ids of all ranks, in rank order."""
     return [list(itertools.chain.from_iterable(ids(part.requests) for part in step)) for step in steps]
 
 
@@ -75,7 +75,7 @@ def by_rank(steps: list[list[Slice]]) -> list[list[tuple[list[int], int]]]:
 
 
 def restored(position: StreamPosition) -> StreamPosition:
-    """Through a checkpoint."""
+    """The position after a round trip through the JSON of a checkpoint."""
     return StreamPosition.from_dict(json.loads(json.dumps(position.to_dict())))
 
 
@@ -93,7 +93,7 @@ def cases(draw: st.DrawFn, folder: Path) -> Case:
     requests, files, groups = draw(st.integers(1, 30)), draw(sizes), draw(sizes)
     name = f"{requests} {files} {groups}"
     if not (folder / name).exists():
-        # Time order, with ties; ids that are positions.
+        # Rows in time order, with ties; each request id is the position of its row.
         write_dataset(folder / name, ROWS[:requests], file_sizes=files, row_group_sizes=groups)
     return Case(
         open_dataset(folder / name, max_history=0),
@@ -114,8 +114,8 @@ few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthChec
 
 @settings(few, max_examples=60)
 @given(data=st.data())
-def test_stops_and_other_numbers_of_ranks_deliver_every_request_once(folder: Path, data: st.DataObject) -> None:
-    """An epoch in up to four runs, each with its own number of ranks, batch size and workers."""
+def test_runs_resumed_with_other_numbers_of_ranks_deliver_every_request_once(folder: Path, data: st.DataObject) -> None:
+    """An epoch consists of up to four runs, which differ in number of ranks, batch size and workers."""
     case = data.draw(cases(folder))
     position, seen = StreamPosition(epoch=data.draw(st.integers(0, 2))), list[int]()
     runs = data.draw(
@@ -139,7 +139,9 @@ def test_stops_and_other_numbers_of_ranks_deliver_every_request_once(folder: Pat
 
 @few
 @given(data=st.data())
-def test_a_stop_changes_nothing_at_the_same_number_of_ranks(folder: Path, data: st.DataObject) -> None:
+def test_runs_resumed_with_the_same_number_of_ranks_deliver_the_same_requests(
+    folder: Path, data: st.DataObject
+) -> None:
     """Every rank gets the same requests in the same order, with the same clock, also across epochs."""
     case = data.draw(cases(folder))
     world_size, batch_size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 7))
@@ -167,7 +169,7 @@ def test_the_order_does_not_depend_on_workers(folder: Path, data: st.DataObject)
 
 @few
 @given(data=st.data())
-def test_in_order_ranks_share_the_batch_of_a_single_rank(folder: Path, data: st.DataObject) -> None:
+def test_without_spread_ranks_share_the_batch_of_a_single_rank(folder: Path, data: st.DataObject) -> None:
     case = dataclasses.replace(data.draw(cases(folder)), spread=False)
     world_size, batch_size = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
     together = case.steps(world_size * batch_size)
@@ -181,7 +183,7 @@ def test_in_order_ranks_share_the_batch_of_a_single_rank(folder: Path, data: st.
 
 @few
 @given(data=st.data())
-def test_spread_ranks_walk_through_shares_of_one_sequence(folder: Path, data: st.DataObject) -> None:
+def test_spread_ranks_read_contiguous_shares_of_one_sequence(folder: Path, data: st.DataObject) -> None:
     case = dataclasses.replace(data.draw(cases(folder)), spread=True)
     world_size = data.draw(st.integers(1, 4))
     sequence = flat(case.steps(case.requests))
@@ -192,7 +194,7 @@ def test_spread_ranks_walk_through_shares_of_one_sequence(folder: Path, data: st
 
 @few
 @given(data=st.data())
-def test_the_clock_of_spread_ranks_is_what_their_windows_tell(folder: Path, data: st.DataObject) -> None:
+def test_the_clock_of_spread_ranks_is_the_latest_time_of_their_windows(folder: Path, data: st.DataObject) -> None:
     case = dataclasses.replace(data.draw(cases(folder)), spread=True)
     world_size = data.draw(st.integers(1, 4))
     sequence = flat(case.steps(case.requests))
@@ -241,7 +243,7 @@ def test_a_window_is_a_few_row_groups_shuffled_together(shuffled: RequestDataset
     windows = [order[begin : begin + 20] for begin in range(0, 60, 20)]
     groups = [sorted({request // 5 for request in window}) for window in windows]
     assert [len(window) for window in groups] == [4, 4, 4] and groups != [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    # Rows of a row group do not lie together: at a random order, four in five neighbours come from different ones.
+    # Row groups are mixed: in a random order, about four of five pairs of neighbours are from different row groups.
     neighbours = [a // 5 != b // 5 for window in windows for a, b in itertools.pairwise(window)]
     assert np.mean(neighbours) > 0.6
     one = flat(Case(shuffled, 60, 1, 0).steps(60))
@@ -249,10 +251,10 @@ def test_a_window_is_a_few_row_groups_shuffled_together(shuffled: RequestDataset
     assert all(len({request // 5 for request in run}) == 1 for run in runs)
     assert sum(run != sorted(run) for run in runs) >= 9
     next_epoch = flat(Case(shuffled, 60, 1, 0).steps(60, start=StreamPosition(epoch=1), epochs=2))
-    assert [request // 5 for request in next_epoch] != [request // 5 for request in one], "row groups move, too"
+    assert [request // 5 for request in next_epoch] != [request // 5 for request in one], "row groups are shuffled, too"
 
 
-def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_does_not_read_finished_windows(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
     read = shuffled.read_with_positions
     monkeypatch.setattr(shuffled, "read_with_positions", lambda group: opened.append(group.index) or read(group))  # type: ignore[func-returns-value]
@@ -262,8 +264,8 @@ def test_resuming_reads_no_window_that_lies_behind(shuffled: RequestDataset, mon
 
 @few
 @given(data=st.data())
-def test_bad_rows_go_to_quarantine_and_all_others_come_once(folder: Path, data: st.DataObject) -> None:
-    """Also if the run resumes with another number of ranks: a quarantined row keeps its position."""
+def test_bad_rows_go_to_quarantine_and_all_others_are_delivered_once(folder: Path, data: st.DataObject) -> None:
+    """This also holds if the run resumes with another number of ranks, because a quarantined row keeps its position."""
     case = data.draw(cases(folder))
     bad = set(data.draw(st.lists(st.integers(0, case.requests - 1), max_size=4)))
     rows = [{**row, "user": {**row["user"], "region": 77}} if row["request_id"] in bad else row for row in ROWS]
@@ -305,7 +307,7 @@ def test_a_position_of_a_longer_epoch_is_refused(shuffled: RequestDataset) -> No
         next(reader.read(StreamPosition(dealt=((3, 61),)), epochs=2))
 
 
-def test_a_spread_rank_decodes_its_share_alone(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spread_rank_decodes_only_its_share(shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """For any number of ranks, all ranks together decode each row group once, except at the borders of shares."""
     opened: list[RowGroup] = []
     read = shuffled.read_with_positions
@@ -317,11 +319,11 @@ def test_a_spread_rank_decodes_its_share_alone(shuffled: RequestDataset, monkeyp
     assert len(opened) <= 12 + 6
     opened.clear()
     Case(shuffled, 60, 1, 0, spread=False).steps(5, 4)
-    assert len(opened) == 4 * 12, "in order, every rank decodes all"
+    assert len(opened) == 4 * 12, "without spread, every rank decodes all row groups"
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_workers_stay_one_window_ahead_and_leave_with_the_reader(
+def test_workers_stay_one_window_ahead_and_end_with_the_reader(
     shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     opened: list[RowGroup] = []
@@ -336,7 +338,7 @@ def test_workers_stay_one_window_ahead_and_leave_with_the_reader(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_an_error_in_a_worker_is_raised_where_its_window_is_due(
+def test_an_error_in_a_worker_is_raised_in_place_of_its_window(
     shuffled: RequestDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, bad = shuffled.read_with_positions, shuffled.row_groups[7]
@@ -354,7 +356,7 @@ def test_an_error_in_a_worker_is_raised_where_its_window_is_due(
             next(stream)
 
 
-def test_time_order_needs_row_groups_in_time_order(tmp_path: Path) -> None:
+def test_time_order_requires_row_groups_in_time_order(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(1), 20)
     open_dataset(write_dataset(tmp_path / "sorted", rows, row_group_sizes=[5])).check_time_order()
     directory = write_dataset(tmp_path / "turned", [*rows[10:], *rows[:10]], file_sizes=[10], row_group_sizes=[5])
@@ -367,7 +369,7 @@ def test_time_order_needs_row_groups_in_time_order(tmp_path: Path) -> None:
     open_dataset(directory, period=late).check_time_order()
 
 
-def test_a_fingerprint_tells_datasets_apart(tmp_path: Path) -> None:
+def test_different_datasets_have_different_fingerprints(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(1), 20)
 
     def fingerprint(name: str, rows: list[Row], *, period: Period | None = None, size: int = 5) -> str:

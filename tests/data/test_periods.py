@@ -1,4 +1,4 @@
-"""Requests in a period of time, and the time line."""
+"""Selection of the requests in a period, and the time line of a dataset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def times_of(rows: list[Row], period: Period) -> list[int]:
 
 @pytest.mark.parametrize("statistics", [True, False])
 @pytest.mark.parametrize("window", [None, 2])
-def test_a_period_is_exact_at_its_borders(tmp_path: Path, statistics: bool, window: int | None) -> None:
+def test_a_period_is_exact_at_its_bounds(tmp_path: Path, statistics: bool, window: int | None) -> None:
     rows = make_rows(np.random.default_rng(4), 20)
     for row, time in zip(rows, np.repeat(np.arange(10, 20), 2).tolist(), strict=True):
         row["timestamp_ms"] = time
@@ -92,7 +92,7 @@ def test_a_dataset_without_requests_has_no_time_line(tmp_path: Path) -> None:
         time_line(tmp_path)
 
 
-def test_a_time_line_of_another_type_is_named(tmp_path: Path) -> None:
+def test_a_timestamp_column_of_another_type_is_named(tmp_path: Path) -> None:
     for name, dtype in (("text", pa.string()), ("date", pa.timestamp("ms"))):
         table = pa.table({"timestamp_ms": pa.array([1], pa.int64()).cast(dtype)})
         file = write_file(tmp_path / name / "a.parquet", table)
@@ -104,7 +104,7 @@ def test_a_time_line_of_another_type_is_named(tmp_path: Path) -> None:
         time_line(tmp_path / "none")
 
 
-def test_a_missing_time_is_named_without_statistics(tmp_path: Path) -> None:
+def test_a_missing_timestamp_is_named_without_statistics(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(4), 6)
     rows[4]["timestamp_ms"] = None
     directory = write_dataset(tmp_path, rows, row_group_sizes=[3], statistics=False)

@@ -1,4 +1,4 @@
-"""Items made in the background: the same items, errors in order, and no remaining thread."""
+"""Prefetching gives the same items, raises errors in order, and leaves no thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from easq_rec.data.prefetch import prefetched
 
 
 class Items:
-    """Numbers; knows how many were made, in which threads, and whether it was closed."""
+    """A source of numbers that records how many were made, in which threads, and whether it was closed."""
 
     def __init__(self, count: int, *, fails_at: int | None = None) -> None:
         self.made = 0
@@ -40,7 +40,7 @@ def running() -> list[threading.Thread]:
 
 @pytest.mark.parametrize("depth", [0, 1, 5])
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_the_same_items_in_the_same_order(depth: int, count: int) -> None:
+def test_items_and_their_order_do_not_depend_on_the_depth(depth: int, count: int) -> None:
     items = Items(count)
     assert list(prefetched(items.generate(), depth)) == list(range(count))
     assert items.closed and not running()
@@ -48,7 +48,7 @@ def test_the_same_items_in_the_same_order(depth: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5])
-def test_an_error_is_raised_in_its_place(depth: int) -> None:
+def test_an_error_is_raised_in_place_of_its_item(depth: int) -> None:
     items = Items(9, fails_at=3)
     stream = prefetched(items.generate(), depth)
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
@@ -58,12 +58,12 @@ def test_an_error_is_raised_in_its_place(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_no_more_is_made_than_there_is_room_for(depth: int) -> None:
+def test_at_most_depth_items_are_prefetched(depth: int) -> None:
     items = Items(100)
     stream = prefetched(items.generate(), depth)
     assert next(stream) == 0
     deadline = time.monotonic() + 60
-    # One was taken, `depth` are ready.
+    # One item was taken, and `depth` items are ready.
     while items.made < depth + 1 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.02)
@@ -96,7 +96,7 @@ next(stream)
 """
 
 
-def test_a_process_may_end_in_the_middle_of_a_stream() -> None:
+def test_a_process_can_exit_in_the_middle_of_a_stream() -> None:
     """A daemon thread that is inside torch while the interpreter ends would abort the process."""
     done = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -28,12 +28,12 @@ REPLIES: list[dict[int, tuple[int, int]]] = [
     {},
     {2: (2, 600)},
 ]
-"""Per request, candidate -> (answer, milliseconds after the time of the first request)."""
+"""Answers of each request: candidate -> (answer, milliseconds after the time of the first request)."""
 START = 1_000_000
 
 
 def answered_rows(replies: list[dict[int, tuple[int, int]]]) -> list[Row]:
-    """Requests of three candidates, at `START` and a millisecond apart."""
+    """Requests with three candidates each, one millisecond apart, the first at `START`."""
     rng = np.random.default_rng(0)
     rows = make_rows(rng, len(replies), first_id=10)
     answered = []
@@ -91,7 +91,7 @@ def keys(answers: Answers | None) -> list[Key]:
     requests, drawn = ids(answers.requests), []
     for request, candidate in zip(answers.request_A.tolist(), answers.candidate_A.tolist(), strict=True):
         entry = answers.requests.candidates.offsets[request] + candidate
-        # A candidate's item is its number in the request as it was written.
+        # The item of a candidate is its number in the request that was written.
         drawn.append((requests[request], int(answers.requests.candidates.column("video_id")[entry])))
     return drawn
 
@@ -118,7 +118,7 @@ ALL = Replay(answers_per_step=100)
         (600, (1,), [(11, 1), (12, 1)]),
     ],
 )
-def test_an_answer_is_admitted_when_the_clock_has_reached_it(
+def test_an_answer_is_admitted_when_the_clock_reaches_it(
     answered: EncodedRequests, after_ms: int, ranked: tuple[int, ...], expected: list[Key]
 ) -> None:
     drawn = replay_of(answered, ALL, ranked=ranked).draw(START + after_ms)
@@ -128,7 +128,7 @@ def test_an_answer_is_admitted_when_the_clock_has_reached_it(
     ]
 
 
-def test_answered_candidates_come_with_their_slate_or_alone(answered: EncodedRequests) -> None:
+def test_answered_candidates_come_with_or_without_their_slate(answered: EncodedRequests) -> None:
     """The draw is the same; without slates, only answered candidates are looked up."""
     for until_ms, ranked, alone in (
         (NEVER, (0, 2), [0, 2, 0, 2, 2]),
@@ -149,21 +149,21 @@ def test_answered_candidates_come_with_their_slate_or_alone(answered: EncodedReq
         assert pruned.requests.history.lengths.tolist() == slates.requests.history.lengths.tolist()
 
 
-def test_a_draw_lists_its_answers_request_by_request(answered: EncodedRequests) -> None:
+def test_a_draw_is_sorted_by_request(answered: EncodedRequests) -> None:
     drawn = replay_of(answered, ALL, ranked=(0, 1, 2)).draw(NEVER)
     assert drawn is not None
     assert drawn.request_A.tolist() == sorted(drawn.request_A.tolist()) == [0, 0, 1, 2, 2, 2, 3]
     assert ids(drawn.requests) == [10, 11, 12, 14], "each request once, and none without answers"
 
 
-def test_answers_from_the_held_out_period_do_not_exist(answered: EncodedRequests) -> None:
+def test_answers_from_the_held_out_period_are_ignored(answered: EncodedRequests) -> None:
     for until_ms, expected in ((300, []), (301, [(10, 2)]), (401, [(10, 2), (12, 0), (12, 2)])):
         replay = replay_of(answered, ALL, until_ms=START + until_ms)
         assert len(replay) == len(expected)
         assert sorted(keys(replay.draw(NEVER))) == expected
 
 
-def test_a_clock_that_goes_back_takes_nothing_away(answered: EncodedRequests) -> None:
+def test_admitted_answers_stay_admitted_if_the_clock_goes_back(answered: EncodedRequests) -> None:
     replay = replay_of(answered, ALL)
     assert len(keys(replay.draw(START + 400))) == 3
     assert len(keys(replay.draw(START))) == 3
@@ -188,7 +188,7 @@ def test_no_answer_is_replayed_more_often_than_allowed(answered: EncodedRequests
     assert replay.draw(NEVER) is None
 
 
-def test_a_step_without_a_draw_admits_and_counts(answered: EncodedRequests) -> None:
+def test_a_step_without_a_draw_admits_answers_and_is_counted(answered: EncodedRequests) -> None:
     """Later draws depend only on their step, not on earlier draws."""
     replay, drawing = replay_of(answered, Replay(answers_per_step=2)), replay_of(answered, Replay(answers_per_step=2))
     replay.skip(NEVER)
@@ -200,7 +200,7 @@ def test_a_step_without_a_draw_admits_and_counts(answered: EncodedRequests) -> N
     assert keys(replay.draw(NEVER)) == keys(drawing.draw(NEVER))
 
 
-def test_draws_are_spread_over_the_answers(answered: EncodedRequests) -> None:
+def test_draws_are_spread_evenly_over_the_answers(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=2))
     counts = Counter(key for _ in range(300) for key in keys(replay.draw(NEVER)))
     assert len(counts) == 5
@@ -260,7 +260,7 @@ def assert_same(state: ReplayState, other: ReplayState) -> None:
     assert state.replays.tolist() == other.replays.tolist()
 
 
-def test_a_restored_state_goes_on_with_the_same_draws(answered: EncodedRequests) -> None:
+def test_a_restored_state_continues_with_the_same_draws(answered: EncodedRequests) -> None:
     config = Replay(answers_per_step=2, max_replays=5)
     clocks = [START + 100 * step for step in range(2, 12)]
     replay = replay_of(answered, config)
@@ -276,7 +276,7 @@ def test_a_restored_state_goes_on_with_the_same_draws(answered: EncodedRequests)
         assert_same(other.state, states[-1])
 
 
-def test_a_draw_leaves_earlier_states_as_they_were(answered: EncodedRequests) -> None:
+def test_a_draw_does_not_change_earlier_states(answered: EncodedRequests) -> None:
     replay = replay_of(answered, ALL)
     before = replay.state
     replay.draw(NEVER)
@@ -284,13 +284,13 @@ def test_a_draw_leaves_earlier_states_as_they_were(answered: EncodedRequests) ->
     assert replay.state.replays.tolist() == [1] * 5
 
 
-def test_a_time_without_an_answer_says_nothing(tmp_path: Path) -> None:
+def test_an_answer_time_without_an_answer_is_ignored(tmp_path: Path) -> None:
     rows = answered_rows([{}, {0: (2, 5)}])
     rows[0]["candidates"][1]["answered_at_ms"] = 7
     assert keys(replay_of(read(tmp_path, rows), ALL).draw(NEVER)) == [(11, 0)]
 
 
-def test_an_answer_in_the_moment_of_its_request_is_none_too_early(tmp_path: Path) -> None:
+def test_an_answer_at_the_time_of_its_request_is_allowed(tmp_path: Path) -> None:
     requests = read(tmp_path, answered_rows([{}, {0: (2, 1)}]))
     assert keys(replay_of(requests, ALL).draw(START + 1)) == [(11, 0)]
 
@@ -305,7 +305,7 @@ def test_an_answer_in_the_moment_of_its_request_is_none_too_early(tmp_path: Path
         ((2, 1, 1), 8, (2, 1, 1)),
     ],
 )
-def test_a_balanced_draw_has_equally_many_of_each_class(
+def test_a_balanced_draw_has_equal_numbers_of_each_class(
     tmp_path: Path, counts: tuple[int, int, int], size: int, expected: tuple[int, int, int]
 ) -> None:
     codes_ = [code for code in range(3) for _ in range(counts[code])]
@@ -322,7 +322,7 @@ def test_a_balanced_draw_has_equally_many_of_each_class(
             assert of_class.max() <= of_class.mean() + 6 * of_class.mean() ** 0.5
 
 
-def test_a_balanced_draw_that_does_not_divide_favours_no_class(tmp_path: Path) -> None:
+def test_a_balanced_draw_of_odd_size_favours_no_class(tmp_path: Path) -> None:
     requests = read(tmp_path, answered_rows([{0: (code, 1_000)} for code in (0, 2) * 30]))
     replay = replay_of(requests, Replay(answers_per_step=3, balance=True))
     shares = [Counter(codes(replay.draw(NEVER))) for _ in range(100)]
@@ -339,13 +339,13 @@ def test_statistics_for_the_log(answered: EncodedRequests) -> None:
     assert replay.state.statistics()["replay_age_hours"] == 0
     replay.draw(START + 300 + 3_600_000)
     found = replay.state.statistics()
-    # Five answers are admitted, and two draws of one were made.
+    # Five answers are admitted, and two draws of one answer were made.
     assert (found["replay_admitted"], found["replay_mean"]) == (5, 2 / 5)
     assert found["replay_max"] in (1, 2)
     assert 0.9999 < found["replay_age_hours"] <= 1
 
 
-def test_no_answers(tmp_path: Path) -> None:
+def test_a_replay_without_answers_draws_nothing(tmp_path: Path) -> None:
     for requests in (None, read(tmp_path, answered_rows([{}, {}]))):
         replay = replay_of(requests, ALL)
         assert len(replay) == 0
@@ -353,18 +353,18 @@ def test_no_answers(tmp_path: Path) -> None:
         assert replay.state.steps == 3 and replay.state.replays.tolist() == []
 
 
-def test_shuffled_answers_are_the_same_ones_of_others(answered: EncodedRequests) -> None:
-    """A control: the drawn answers and the number of answers of each class do not change."""
+def test_shuffling_permutes_answers_among_the_same_candidates(answered: EncodedRequests) -> None:
+    """A control: the drawn candidates and the number of answers of each class do not change."""
     plain, shuffled = (replay_of(answered, Replay(shuffled=shuffled)) for shuffled in (False, True))
     drawn, dealt = plain.draw(NEVER), shuffled.draw(NEVER)
     assert keys(drawn) == keys(dealt)
     assert sorted(codes(drawn)) == sorted(codes(dealt)) and plain.fingerprint != shuffled.fingerprint
 
 
-def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> None:
-    """The next day's answers extend the old ones: admitted answers keep their counts, the others are new."""
+def test_a_replay_continues_after_answers_were_added(tmp_path: Path) -> None:
+    """The answers of the next day extend the old ones: admitted answers keep their counts, all others start at zero."""
     old = read(tmp_path / "old", answered_rows(REPLIES))
-    # Later answers, and one with the time of the last old answer.
+    # All new answers arrive after the admitted ones; one has the time of the last old answer.
     new = read(tmp_path / "new", answered_rows([*REPLIES, {0: (2, 600), 1: (0, 450)}, {2: (2, 700)}]))
     config, clock = Replay(answers_per_step=3), START + 400
     before = AnswerReplay(old, config, until_ms=START + 500, ranked=(0, 2), slates=False, seed=1)
@@ -383,7 +383,7 @@ def test_a_replay_goes_on_where_the_answers_have_got_company(tmp_path: Path) -> 
     assert after.state.admitted == 4
 
 
-def test_a_replay_does_not_go_on_without_what_it_has_seen(tmp_path: Path) -> None:
+def test_a_replay_without_the_admitted_answers_is_refused(tmp_path: Path) -> None:
     config = Replay(answers_per_step=3)
     old = read(tmp_path / "old", answered_rows(REPLIES))
     before = AnswerReplay(old, config, until_ms=NEVER, ranked=(0, 2), slates=True, seed=1)

@@ -34,20 +34,20 @@ def test_another_unit_is_named_with_its_remedy(tmp_path: Path, scale: int, unit:
         split(folder, 0.2)
 
 
-def test_one_point_in_time_of_no_unit_leaves_it_open(tmp_path: Path) -> None:
-    """The error needs a whole dataset: a few broken times do not indicate another unit."""
+def test_timestamps_of_mixed_units_raise_no_error(tmp_path: Path) -> None:
+    """The error requires that a whole dataset has another unit: a few broken timestamps do not indicate one."""
     rows = make_rows(np.random.default_rng(0), 3, start_ms=NOON)
     rows[-1]["timestamp_ms"] = NOON * 1_000
     split(write_dataset(tmp_path, rows), 0.2)
 
 
 @pytest.mark.parametrize(("first", "last"), [(1_000_000, 2_000_000), (0, NOON), (NOON, NOON * 1_000), (-5, 5)])
-def test_small_numbers_and_mixtures_are_of_no_known_unit(first: int, last: int) -> None:
+def test_small_numbers_and_mixtures_have_no_known_unit(first: int, last: int) -> None:
     assert time_unit(first, last) is None
     assert unit_problem("timestamp_ms", first, last) is None
 
 
-def test_milliseconds_are_fine() -> None:
+def test_milliseconds_are_accepted() -> None:
     assert time_unit(NOON * 1_000, NOON * 1_000 + 1) == "milliseconds"
     assert unit_problem("timestamp_ms", NOON * 1_000, NOON * 1_000 + 1) is None
     assert day(NOON * 1_000) == "2024-06-01"

@@ -1,4 +1,4 @@
-"""Parts: full row groups, and nullability of fields."""
+"""The part writer: full row groups, and fields that are nullable only if they contain a null."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def optional(schema: pa.Schema) -> set[str]:
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 23])
-def test_row_groups_are_whole_and_parts_hold_a_few(tmp_path: Path, count: int) -> None:
+def test_row_groups_are_full_and_parts_have_a_fixed_number_of_them(tmp_path: Path, count: int) -> None:
     writer = PartWriter(tmp_path / "out", row_group=4, part_row_groups=2)
     for first in range(0, count, 3):
         writer.write(rows(first, min(3, count - first)))
@@ -58,8 +58,8 @@ def test_row_groups_are_whole_and_parts_hold_a_few(tmp_path: Path, count: int) -
     assert {frozenset(optional(file.schema_arrow)) for file in files} == {frozenset()}
 
 
-def test_a_field_with_its_first_null_begins_another_part(tmp_path: Path) -> None:
-    """Files written before keep their schema; later files have a nullable field."""
+def test_the_first_null_of_a_field_starts_a_new_part(tmp_path: Path) -> None:
+    """Earlier files keep their schema; in later files the field is nullable."""
     tables = [rows(0, 4), rows(4, 4, answer=None), rows(8, 4)]
     writer = PartWriter(tmp_path / "out", row_group=4)
     for table in tables:

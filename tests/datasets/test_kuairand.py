@@ -1,4 +1,4 @@
-"""KuaiRand conversion: every impression once, nothing from the future, explicit signals nowhere but in answers."""
+"""KuaiRand conversion: each impression occurs once, nothing is from the future, and no input has explicit signals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ prepare = load_script()
 
 
 def impression(user: int, video: int, second: float, play_ms: int = 0, **other: int) -> Row:
-    """A log row, `second` after the start of the log. A play of more than 7 s is valid, one of more than 18 s long."""
+    """A log row, `second` seconds after the start of the log. Plays above 7 s are valid; those above 18 s are long."""
     row = dict.fromkeys(LOG.split(","), 0)
     row |= {"user_id": user, "video_id": video, "date": 20220408, "hourmin": 900, "tab": 1, "duration_ms": 60_000}
     row |= {"time_ms": START_MS + int(1_000 * second), "play_time_ms": play_ms}
@@ -60,7 +60,7 @@ def impression(user: int, video: int, second: float, play_ms: int = 0, **other: 
 
 
 def some_impressions(count: int = 600, seed: int = 0) -> list[Row]:
-    """Bursts of impressions in random order, in 3 tabs, with repeats, replays and videos of unknown duration."""
+    """Bursts of impressions in random order, in 3 tabs, with repeated videos, long plays and unknown durations."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(count // 10):
@@ -84,7 +84,7 @@ def write(path: Path, header: str, rows: list[Row]) -> None:
 
 
 def write_raw(folder: Path, rows: list[Row], variant: str = "pure") -> Path:
-    """The files of a variant: users 0..USERS-1, videos 0..VIDEOS-1, and the rows in the logs that they belong to."""
+    """Writes the files of a variant: users 0..USERS-1, videos 0..VIDEOS-1, and each row to a log of its kind."""
     folder.mkdir(parents=True, exist_ok=True)
     standard = [row for row in rows if not row["is_rand"]]
     write(folder / f"{EARLY}_{variant}.csv", LOG, standard[::2])
@@ -120,7 +120,7 @@ def convert(raw: Path, out: Path, **options: Any) -> tuple[list[Row], list[Row],
 
 
 def expected_requests(rows: list[Row], window_ms: int, candidates: int) -> list[list[Row]]:
-    """The grouping rule, one impression after the other."""
+    """Applies the grouping rule in a loop over the impressions."""
     result: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: (row["user_id"], row["time_ms"], row["video_id"])):
         last = result[-1] if result else []
@@ -137,7 +137,7 @@ def expected_requests(rows: list[Row], window_ms: int, candidates: int) -> list[
 
 
 def check(rows: list[Row], found: list[Row], past: list[Row], window_ms: int, history: int, candidates: int) -> None:
-    """Every promise about requests, one by one."""
+    """Checks all guarantees about requests, one by one."""
     wanted = expected_requests(rows, window_ms, candidates)
     assert [row["request_id"] for row in found] == list(range(len(wanted)))
     times = [row["timestamp_ms"] for row in found]
@@ -172,10 +172,10 @@ def grade(raw: Row) -> int | None:
 
 
 @pytest.mark.parametrize(("candidates", "history", "part_rows"), [(12, 50, 10**6), (3, 4, 100)])
-def test_every_promise_on_a_small_log(
+def test_conversion_keeps_all_guarantees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, candidates: int, history: int, part_rows: int
 ) -> None:
-    """In one piece and spread over parts, slices and blocks."""
+    """The log is converted in one piece, and divided into parts and slices."""
     monkeypatch.setattr(prepare, "PART_ROWS", part_rows)
     monkeypatch.setattr(prepare, "SLICE_ROWS", part_rows)
     monkeypatch.setattr(sys.modules["kuairand_csv"], "BLOCK_BYTES", 1 << 12)
@@ -190,8 +190,8 @@ def test_every_promise_on_a_small_log(
     assert pq.ParquetFile(tmp_path / "out/requests/part-00000.parquet").metadata.row_group(0).num_rows == 16
 
 
-def test_nothing_of_the_future_reaches_a_request(tmp_path: Path) -> None:
-    """A play that goes on at the request, one that ends at its very millisecond, and one that comes later."""
+def test_a_history_has_only_plays_that_ended_before_the_request(tmp_path: Path) -> None:
+    """Left out are a play in progress at the request, one that ends in the same millisecond, and a later one."""
     now = 1_000
     rows = [
         impression(1, 10, now - 100, 20_000),
@@ -207,7 +207,7 @@ def test_nothing_of_the_future_reaches_a_request(tmp_path: Path) -> None:
     assert [(h["video_id"], h["timestamp_ms"]) for h in row["history"]] == [(10, START_MS + 920_000)]
 
 
-def test_inputs_before_a_moment_do_not_depend_on_what_came_after(tmp_path: Path) -> None:
+def test_inputs_do_not_depend_on_later_outcomes(tmp_path: Path) -> None:
     rows = some_impressions()
     moment = START_MS + 86_400_000
     outcomes = ("is_click", "long_view", "play_time_ms", *EXPLICIT)
@@ -231,8 +231,8 @@ def test_inputs_before_a_moment_do_not_depend_on_what_came_after(tmp_path: Path)
     assert inputs[0] == inputs[1]
 
 
-def test_explicit_signals_are_answers_and_nothing_else(tmp_path: Path) -> None:
-    """Without them the requests are the same, except for the truth, which only evaluation reads."""
+def test_explicit_signals_only_change_answers_and_truth(tmp_path: Path) -> None:
+    """Without explicit signals the requests are the same, except for the truth, which only evaluation reads."""
     rows = some_impressions(1_500)
     requests, answers, exposed = convert(write_raw(tmp_path / "a", rows), tmp_path / "out", reveal=0.3)
     silent = [row | dict.fromkeys(EXPLICIT, 0) for row in rows]
@@ -265,7 +265,7 @@ def test_explicit_signals_are_answers_and_nothing_else(tmp_path: Path) -> None:
     assert abs(revealed - 0.3 * signals) <= 4 * (0.3 * 0.7 * signals) ** 0.5
 
 
-def test_seed_decides_the_answers_and_order_does_not(tmp_path: Path) -> None:
+def test_answers_depend_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Path) -> None:
     rows = some_impressions()
     first = convert(write_raw(tmp_path / "a", rows), tmp_path / "a1")
     again = convert(write_raw(tmp_path / "b", rows[::-1]), tmp_path / "b1")
@@ -277,7 +277,7 @@ def test_seed_decides_the_answers_and_order_does_not(tmp_path: Path) -> None:
     assert sum(c["answer"] is not None for row in every for c in row["candidates"]) == signals
 
 
-def test_features(tmp_path: Path) -> None:
+def test_features_of_users_and_videos(tmp_path: Path) -> None:
     rows = [impression(1, 5, 3_600 * 9), impression(1, 6, 3_600 * 9 + 1), impression(99, 77, 3_600 * 23)]
     raw = write_raw(tmp_path / "raw", rows)
     found, _, exposed = convert(raw, tmp_path / "out")
@@ -286,7 +286,7 @@ def test_features(tmp_path: Path) -> None:
     onehot = {1: 2, 2: 2, 4: 0, 5: 2, 6: 2, 7: 2, 8: 2, 9: 2, 10: 2, 11: 2}
     assert known == {"tab": 1, "hour": 9, "register_days": 7, **{f"onehot_{n}": code for n, code in onehot.items()}}
     assert unknown == dict.fromkeys(known, 0) | {"tab": 1, "hour": 23}
-    # Uploaded 7 days before: 1 + log2(1 + 7).
+    # Uploaded 7 days before the request, so the age bucket is 1 + log2(1 + 7).
     five, six = found[0]["candidates"]
     assert (five["tags"], six["tags"], five["author_id"], five["video_type"], five["age"]) == ([12, 65], [6], 1, 1, 4)
     (absent,) = found[1]["candidates"]
@@ -302,7 +302,7 @@ def test_cells_that_are_empty_or_from_the_future_are_unknown(tmp_path: Path) -> 
     assert seen == [(-1, 0, 0, []), (7, 2, 1, [3, 4]), (7, 0, 0, []), (7, 0, 0, [5])]
 
 
-def test_awkward_rows_are_counted(tmp_path: Path) -> None:
+def test_unusual_rows_are_counted(tmp_path: Path) -> None:
     rows = [
         impression(0, 1, 0, -5, duration_ms=-1),
         impression(0, 2, 10, 90_000, is_like=1, is_hate=1),
@@ -322,7 +322,7 @@ def test_awkward_rows_are_counted(tmp_path: Path) -> None:
     assert numbers["played longer than the video (kept)"] == 2
     assert numbers["hated and also liked, followed, commented or forwarded"] == 1
     assert numbers["requests of users without features"] == 1 and numbers["candidates without video features"] == 1
-    # The impression that both logs hold counts as random, so that it is not trained on.
+    # An impression in both logs counts as random, so that training does not use it.
     assert [c["video_id"] for row in exposed for c in row["candidates"]] == [3]
     assert [[c["video_id"] for c in row["candidates"]] for row in found] == [[1, 2, 70], [3], [1]]
     assert found[0]["candidates"][0]["watch_ms"] == found[0]["candidates"][0]["duration_ms"] == 0
@@ -331,7 +331,7 @@ def test_awkward_rows_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["plain", "windows", "quoted", "reordered", "parts", "folder"])
-def test_forms_of_the_files(tmp_path: Path, form: str) -> None:
+def test_all_forms_of_the_files_give_the_same_result(tmp_path: Path, form: str) -> None:
     rows = some_impressions(200)
     raw = write_raw(tmp_path / "plain", rows, "27k")
     wanted = convert(raw, tmp_path / "wanted")
@@ -358,7 +358,7 @@ def test_forms_of_the_files(tmp_path: Path, form: str) -> None:
 
 
 def test_prepare_train_and_evaluate_on_random_exposures(tmp_path: Path) -> None:
-    """The commands of the card, each as a user types it."""
+    """Runs the commands of the dataset's README as a user does."""
     raw, out, run = write_raw(tmp_path / "raw", some_impressions(1_500)), tmp_path / "out", tmp_path / "run"
     easq_rec = [sys.executable, "-m", "easq_rec.cli"]
     small = ["--trainer.max-steps", "3", "--trainer.batch-size", "16", "--trainer.threads", "1"]

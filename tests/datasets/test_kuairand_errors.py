@@ -1,4 +1,4 @@
-"""KuaiRand conversion: what is wrong with a file is said in one line, and nothing is left behind."""
+"""KuaiRand conversion: an error in a file gives a message of one line, and no output remains."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refused(raw: Path, message: str) -> None:
 )
 def test_a_bad_cell_is_named(raw: Path, name: str, column: str, cell: str, message: str) -> None:
     lines = (raw / name).read_text().splitlines()
-    # The last column of the features may be quoted; all columns before it hold no comma but for a quoted one of users.
+    # Only quoted cells contain commas, so they are replaced before the line is split.
     cells = lines[2].replace('"(0,10]"', "0").replace('"12,65"', "12").split(",")
     cells[lines[0].split(",").index(column)] = cell
     lines[2] = ",".join(cells)
@@ -71,7 +71,7 @@ def test_missing_and_empty_files_are_named(raw: Path, name: str) -> None:
     refused(raw, rf"no file {name}: unpack the whole archive")
 
 
-def test_rows_of_another_width_are_named(raw: Path) -> None:
+def test_rows_with_a_wrong_number_of_cells_are_named(raw: Path) -> None:
     with (raw / LOG_NAME).open("a") as file:
         file.write("1,2,3\n")
     refused(raw, rf"{LOG_NAME}: row \d+: 3 cells: expected 19 as in the header")
@@ -86,7 +86,7 @@ def test_a_video_in_two_parts_is_named(raw: Path) -> None:
     refused(raw, r"pure_part2\.csv: row 22: video 2 is already in .*_part1\.csv: row 3: keep one of them")
 
 
-def test_headers_alone(raw: Path) -> None:
+def test_files_with_only_a_header_are_refused(raw: Path) -> None:
     for name in (USER_NAME, VIDEO_NAME, LOG_NAME, f"{LATE}_pure.csv", f"{RANDOM}_pure.csv"):
         text = (raw / name).read_text()
         (raw / name).write_text(text.splitlines()[0] + "\n")
@@ -96,7 +96,7 @@ def test_headers_alone(raw: Path) -> None:
     refused(raw, "the logs have no rows: expected at least one")
 
 
-def test_directories(raw: Path, tmp_path: Path) -> None:
+def test_invalid_directories_are_refused(raw: Path, tmp_path: Path) -> None:
     write_raw(raw, [impression(0, 0, 0)], "1k")
     refused(raw, "has pure and 1k: choose one with --variant")
     refused_name = raw / f"{LATE}_27k_part2.csv"

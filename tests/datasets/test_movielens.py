@@ -1,4 +1,4 @@
-"""MovieLens conversion: every rating event once, nothing from the future, the rating nowhere but in its answer."""
+"""MovieLens conversion: each rating event occurs once, nothing is from the future, and no input contains a rating."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ prepare = load_script()
 
 
 def write_raw(folder: Path) -> list[Event]:
-    """A small slice in the public format: tabs and bars, latin-1, bursts of several ratings in the same second."""
+    """Writes a small dataset in the public format (tabs, bars, latin-1), with several ratings in the same second."""
     rng = np.random.default_rng(1)
     events: list[Event] = []
     for user in range(1, USERS + 1):
@@ -72,7 +72,7 @@ def convert(raw: Path, out: Path, **options: Any) -> tuple[list[Row], list[Row]]
 def check(
     events: list[Event], requests: list[Row], answers: list[Row], *, rate: float, rows: slice, history: int = 50
 ) -> None:
-    """Every promise of the conversion, row by row; `rows`: the requests whose candidates are checked in full."""
+    """Checks all guarantees of the conversion; `rows`: the requests whose candidates are checked in full."""
     rating = {(user, film): value for user, film, value, _ in events}
     second = {(user, film): at for user, film, _, at in events}
     timeline: dict[int, list[tuple[int, int]]] = {}
@@ -89,7 +89,7 @@ def check(
         past = before.setdefault(user, [])
         watched = [c["video_id"] for c in row["candidates"] if c["long_view"]]
         seen.update((user, film) for film in watched)
-        # Consecutive in the timeline, and the request's time is that of the first.
+        # The watched films are consecutive in the timeline, and the request has the time of the first one.
         block = timeline[user][len(past) : len(past) + len(watched)]
         assert {film for _, film in block} == set(watched) and at == block[0][0] * 1_000
         strictly = [(when, film) for when, film in past if when * 1_000 < at]
@@ -132,7 +132,7 @@ def raw(tmp_path: Path) -> tuple[Path, list[Event]]:
 
 
 @pytest.mark.parametrize(("candidates", "watched"), [(12, 4), (3, 1), (59, 7)])
-def test_slice_keeps_every_promise(
+def test_conversion_keeps_all_guarantees(
     raw: tuple[Path, list[Event]], tmp_path: Path, candidates: int, watched: int
 ) -> None:
     folder, events = raw
@@ -172,7 +172,9 @@ def test_mapping_of_films_and_people(raw: tuple[Path, list[Event]], tmp_path: Pa
     assert users[1] == {"gender": 1, "age_group": 0, "occupation": 18}
 
 
-def test_candidate_order_tells_nothing_and_seed_tells_everything(raw: tuple[Path, list[Event]], tmp_path: Path) -> None:
+def test_output_depends_on_the_seed_and_candidate_order_reveals_no_labels(
+    raw: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
     first, again = convert(raw[0], tmp_path / "a"), convert(raw[0], tmp_path / "b")
     other = convert(raw[0], tmp_path / "c", seed=1)
     assert first == again and first != other
@@ -181,7 +183,7 @@ def test_candidate_order_tells_nothing_and_seed_tells_everything(raw: tuple[Path
     assert labels.mean(axis=0).min() > 0
 
 
-def test_answer_rate_bounds(raw: tuple[Path, list[Event]], tmp_path: Path) -> None:
+def test_answer_rates_of_zero_and_one(raw: tuple[Path, list[Event]], tmp_path: Path) -> None:
     folder, events = raw
     none, everyone = (convert(folder, tmp_path / str(rate), answer_rate=rate)[1] for rate in (0.0, 1.0))
     assert none == []
@@ -225,7 +227,7 @@ def test_repeated_rating_is_named(raw: tuple[Path, list[Event]], tmp_path: Path)
         convert(raw[0], tmp_path / "out")
 
 
-def test_changed_contents_of_the_public_size_warn(raw: tuple[Path, list[Event]]) -> None:
+def test_changed_files_of_the_public_size_give_a_warning(raw: tuple[Path, list[Event]]) -> None:
     assert prepare.checksum_warnings(raw[0]) == []
     (raw[0] / "u.user").write_bytes(b"\n" * prepare.SHA256["u.user"][0])
     (warning,) = prepare.checksum_warnings(raw[0])

@@ -1,4 +1,4 @@
-"""MovieLens conversion: the files of 1M and of 20M to 32M, and the draw of unwatched films among many."""
+"""MovieLens conversion: the files of 1M and of 20M to 32M, and random draws of unwatched films from many films."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def candidates(rows: list[Row]) -> list[Row]:
     return [c for row in rows for c in row["candidates"]]
 
 
-def test_1m(tmp_path: Path) -> None:
+def test_1m_is_converted(tmp_path: Path) -> None:
     write_1m(tmp_path / "raw")
     requests, answers = convert(tmp_path / "raw", tmp_path / "out", answer_rate=1.0)
     films = {c["video_id"]: (c["tags"], c["decade"]) for c in candidates(requests)}
@@ -63,8 +63,8 @@ def test_1m(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("windows", [False, True])
 @pytest.mark.parametrize("race_films", [10, 1_000_000])
-def test_20m(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool, race_films: int) -> None:
-    """Half stars, quoted titles, years that are missing or of a series, genres that are missing, and no users."""
+def test_20m_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool, race_films: int) -> None:
+    """The files have half stars, quoted titles, missing years, years of a series and missing genres, but no users."""
     monkeypatch.setattr(REQUESTS, "RACE_FILMS", race_films)
     raw = tmp_path / "raw"
     write_20m(raw)
@@ -80,7 +80,7 @@ def test_20m(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool, rac
     assert [row["timestamp_ms"] // 1_000 - SECOND for row in requests] == [0, 2]
 
 
-def test_rejection_keeps_every_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejection_sampling_keeps_all_guarantees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(REQUESTS, "RACE_FILMS", 0)
     monkeypatch.setattr(REQUESTS, "CHUNK", 7)
     events: list[Event] = write_raw(tmp_path / "raw")
@@ -92,8 +92,8 @@ def test_rejection_keeps_every_promise(tmp_path: Path, monkeypatch: pytest.Monke
     assert {len(row["candidates"]) for row in convert(tmp_path / "raw", tmp_path / "again")[0]} == {12}
 
 
-def test_rejection_draws_as_the_race_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How often each film is offered unwatched, over many seeds, for the last request of the log."""
+def test_rejection_and_race_draw_from_the_same_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares how often each film is drawn as unwatched for the last request of the log, over many seeds."""
     write_raw(tmp_path / "raw")
     ratings, _, films = FILES.read(tmp_path / "raw", FILES.RELEASES[0])
     options = {"answer_rate": 0.0, "candidates": 20, "watched": 4, "history": 5}
@@ -108,7 +108,7 @@ def test_rejection_draws_as_the_race_does(tmp_path: Path, monkeypatch: pytest.Mo
             ]
             offered[last] += 1
         share.append(offered / 400)
-    # Two shares of 400 draws each differ by at most 0.035 in standard deviation.
+    # The difference between two shares of 400 draws each has a standard deviation of at most 0.035.
     assert np.abs(share[0] - share[1]).max() < 4 * 0.035
     assert np.corrcoef(share)[0, 1] > 0.95 and share[0].std() > 0.1
 
@@ -141,7 +141,7 @@ def test_malformed_lines_of_20m_are_named(tmp_path: Path, name: str, line: str, 
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_do_not_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_1m(raw)
     (raw / "users.dat").write_text("1::F::1::21::48067\n")

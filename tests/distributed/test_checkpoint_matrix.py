@@ -1,8 +1,8 @@
-"""What 1, 2 and 4 ranks save under any plan, 1, 2 and 4 ranks load under any plan.
+"""A checkpoint that 1, 2 or 4 ranks save under any sharding plan loads on 1, 2 or 4 ranks under any plan.
 
-Real processes under torchrun: `worker_checkpoint.py` trains and saves on every number of ranks, then loads all that was
-saved. Tables, network and AdamW's state must be those that were saved, bit for bit; Adagrad's moments as well, unless
-the table is split between columns in another way: then they are held to a loop over columns.
+The ranks are real processes under torchrun: `worker_checkpoint.py` trains and saves with every number of ranks, then
+loads every checkpoint. Tables, network and AdamW's state must equal the saved ones bit for bit. So must Adagrad's
+moments, unless the columns of the table are split in another way: then they are compared with a loop over columns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATES = [(ranks, plan) for ranks in RANKS for plan in PLANS]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything saved, then everything loaded; the numbers of ranks side by side, since importing takes most of it."""
+    """All states, saved and then loaded. The launches run in parallel, because imports take most of the time."""
     directory = tmp_path_factory.mktemp("matrix")
     outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment = outside | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -59,14 +59,13 @@ def state(directory: Path, name: str) -> dict[str, Any]:
 @pytest.mark.distributed
 @pytest.mark.parametrize(("ranks", "plan"), STATES)
 @pytest.mark.parametrize(("from_ranks", "from_plan"), STATES)
-def test_every_plan_loads_what_any_other_saved(
+def test_every_plan_loads_the_checkpoints_of_every_plan(
     directory: Path, from_ranks: int, from_plan: str, ranks: int, plan: str
 ) -> None:
     saved = state(directory, f"{from_ranks}-{from_plan}")
     loaded = state(directory, f"{ranks}-{plan}-from-{from_ranks}-{from_plan}")
     for part in ("tables", "dense"):
         assert_equal(loaded[part], saved[part])
-    # Its step is a scalar; all else has the shape of a parameter.
     assert_equal(loaded["adamw"], saved["adamw"])
     assert loaded["moments"].keys() == saved["moments"].keys()
     for name, moment in loaded["moments"].items():
@@ -87,14 +86,14 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def by_column(moments: Tensor, before: int, after: int) -> Tensor:
-    """The mean over a part's columns of the moment of the old part that each lay in."""
+    """The moments of each new part: the mean, over its columns, of the moment of the old part that had the column."""
     old = moments.view(before, -1)
     per_column = torch.stack([old[column * before // WIDE] for column in range(WIDE)])
     return torch.cat([part.mean(0) for part in per_column.chunk(after)])
 
 
-def test_the_states_are_what_they_say(directory: Path) -> None:
-    """All tables have moved, the plans are the forced ones, and the wide tables are really split."""
+def test_the_saved_states_are_trained_and_have_the_forced_plans(directory: Path) -> None:
+    """All tables have been updated, the plans are the forced ones, and the wide tables are split."""
     tables = {
         table.name for table in (*config_of("tables").schema.tables, *config_of("tables").schema.satisfaction_tables)
     }
@@ -139,8 +138,8 @@ def test_resplitting_equals_a_loop_over_columns(before: Columns, after: Columns)
 
 
 def test_moments_of_a_grid_are_refused() -> None:
-    """The order of moments of parts that have neither all rows nor all columns is an implementation's secret."""
+    """If parts have neither all rows nor all columns, the order of their moments is not known."""
     parts = [((0, 0), (4, 8)), ((4, 0), (4, 8)), ((0, 8), (4, 8)), ((4, 8), (4, 8))]
     with pytest.raises(ValueError, match=r"video: its rows as well as its columns are split"):
         columns_of("video", parts, 8)
-    assert columns_of("video", parts[:2], 8) == [(0, 8)], "rows alone"
+    assert columns_of("video", parts[:2], 8) == [(0, 8)], "a split of rows only is accepted"

@@ -1,7 +1,7 @@
-"""Two ranks issue no more collectives in a training step than are listed here.
+"""A training step on two ranks issues no more collectives than are listed here.
 
-Each one costs latency, and the faster rank waits for the slower in it. `worker_collectives.py` trains with the real
-trainer and counts.
+Each collective adds latency, and in it the faster rank waits for the slower one. `worker_collectives.py` trains with
+the real trainer and counts the calls.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ EVERY_STEP = {
     "allreduce in training/health/finite_check.py FiniteCheck.check_loss": 1,
     "allreduce in training/averaging.py Averaging.start": 1,
 }
-"""The package's: numbers of pairs, whether all losses are finite, gradients of the dense network."""
+"""Collectives of this package: numbers of pairs, whether all losses are finite, gradients of the dense network."""
 ALIGNED_STEP = {"allgather in losses/objective.py Objective._start_exchange": 1}
-"""Values of the answers."""
+"""Additional in aligned steps: values of the answers."""
 LOGGED_STEP = {"allreduce in training/step_statistics.py step_statistics": 1}
 TORCHREC = {"quickstart_main_only": 17, "quickstart": 13, "quickstart_paper": 17}
-"""TorchRec's: sizes of all ids at once; for each module and sharding type lengths, ids, embeddings and gradients. The
-planner splits the two tables of the history's module in two ways in `quickstart_main_only` and `quickstart_paper`."""
+"""Collectives of TorchRec: one for the sizes of all ids; for each module and sharding type those of lengths, ids,
+embeddings and gradients. In `quickstart_main_only` and `quickstart_paper` the planner gives the two tables of the
+history's module different sharding types."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Step]]:
     """The counted steps of each recipe."""
     directory = tmp_path_factory.mktemp("collectives")
     world = directory / "world"
-    # Enough answers to have some in every aligned step.
+    # Enough answers that every aligned step has some.
     generate(World(requests=600, users=100, videos=200, density=500.0), world)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = subprocess.run(
@@ -64,14 +65,14 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Step]]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_collectives_of_the_package(steps: dict[str, list[Step]], recipe: str) -> None:
+def test_collectives_of_the_package_are_the_listed_ones(steps: dict[str, list[Step]], recipe: str) -> None:
     for step in steps[recipe]:
         expected = EVERY_STEP | (ALIGNED_STEP if step["aligned"] else {}) | (LOGGED_STEP if step["logged"] else {})
         assert {place: count for place, count in step["calls"].items() if " in torchrec " not in place} == expected
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_collectives_of_torchrec(steps: dict[str, list[Step]], recipe: str) -> None:
+def test_collectives_of_torchrec_do_not_exceed_the_limit(steps: dict[str, list[Step]], recipe: str) -> None:
     for step in steps[recipe]:
         calls = Counter({place: count for place, count in step["calls"].items() if " in torchrec " in place})
         assert 0 < calls.total() <= TORCHREC[recipe], calls

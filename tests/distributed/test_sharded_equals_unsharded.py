@@ -1,8 +1,8 @@
-"""Two ranks on shares of a batch train exactly as one rank does on the whole of it.
+"""Two ranks that share a batch train like one rank with the whole batch, except for rounding.
 
-Real processes, real collectives, the train pipeline and both optimizers: `worker_equivalence.py` trains every case once
-with one rank and once, under torchrun, with two. Compared are the losses (the ranks' parts add up), pair counts, dense
-gradients, and after every step all dense parameters and all tables.
+The test uses real processes, real collectives, the train pipeline and both optimizers: `worker_equivalence.py` trains
+every case with one rank and, under torchrun, with two. The test compares losses (summed over the ranks), pair counts
+and dense gradients of every step, and all dense parameters, tables and moments after it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Results = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Results]:
-    """By number of ranks; both runs at once, since importing takes most of their time."""
+    """The results by number of ranks. Both runs are parallel, because imports take most of the time."""
     directory = tmp_path_factory.mktemp("equivalence")
     outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment = outside | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -59,14 +59,14 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 def resting_tables(case: str, tables: Collection[str], step: int) -> set[str]:
-    """Where nobody answers and nothing is evidence, or no step has aligned yet, the satisfaction tower's own embeddings
-    learn nothing."""
+    """Tables without updates: those that only the satisfaction tower reads, if the case has no answers and no evidence
+    or has not made an aligned step yet."""
     untaught = case == "slate_softmax, no answers" or ("resting" in case and step == 0)
     return {table for table in tables if table.startswith("satisfaction_")} if untaught else set()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_equal_one(results: dict[int, Results], case: str) -> None:
+def test_two_ranks_train_like_one(results: dict[int, Results], case: str) -> None:
     one, two = results[1][case], results[2][case]
     assert_same(two["initial"], one["initial"], "initial", 0.0)
     for step in range(STEPS):
@@ -81,8 +81,8 @@ def test_two_ranks_equal_one(results: dict[int, Results], case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_cases_are_what_they_say(results: dict[int, Results], case: str) -> None:
-    """Something is learnt in them: without pairs, gradients or moving tables the test above would prove little."""
+def test_every_case_trains_with_its_losses(results: dict[int, Results], case: str) -> None:
+    """Comparing one and two ranks shows little unless a case has pairs, gradients and tables that change."""
     one = results[1][case]
     last = one["steps"][-1]
     unanswered = "no answers" in case or "main_only" in case
@@ -104,15 +104,15 @@ def test_the_cases_are_what_they_say(results: dict[int, Results], case: str) -> 
     assert {name for name, value in aligned["losses"].items() if value} == expected | {"whole"}
     moved = {name for name, value in last["parameters"].items() if not torch.equal(value, one["initial"][name])}
     resting = set(one["initial"]) - moved
-    # A head's bias has no gradient in pairwise losses; without answers the satisfaction tower has none either.
+    # A head's bias has no gradient in pairwise losses, and without answers the satisfaction tower has no gradients.
     still = resting_tables(case, one["shards"], STEPS)
     assert {name.split(".")[-2] for name in resting if ".embeddings." in name} == still
     assert not [name for name in resting if "head.bias" not in name and "satisfaction" not in name]
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 2e-3), ("bf16", 2e-2)])
-def test_messages_are_rounded(results: dict[int, Results], precision: str, most: float) -> None:
-    """Two ranks stray from the exact ones by as much as the format's digits allow, in the first step's gradients."""
+def test_half_precision_messages_round_the_gradients(results: dict[int, Results], precision: str, most: float) -> None:
+    """In the first step, gradients on two ranks differ from the exact ones, by no more than the format's precision."""
     exact, found = (results[2][case]["steps"][0] for case in ("easq, shared", precision))
     assert_same(found["pairs"], exact["pairs"], "pairs", 0.0)
     strayed = [
@@ -121,13 +121,13 @@ def test_messages_are_rounded(results: dict[int, Results], precision: str, most:
         if value.norm() > 1e-6
     ]
     assert len(strayed) > 30 and most / 200 < max(strayed) < most
-    # One rank sends nothing.
+    # One rank sends no messages, so nothing is rounded.
     alone = results[1]
     assert_same(alone[precision]["steps"][-1]["parameters"], alone["easq, shared"]["steps"][-1]["parameters"], "", 0.0)
 
 
 def test_tables_may_be_stored_in_half_precision(results: dict[int, Results]) -> None:
-    """What is stored is rounded, on one rank as on two; nothing else is."""
+    """Only the values of tables in FP16 are rounded, on one rank and on two."""
     exact = results[1]["easq, shared"]
     one, two = (results[ranks]["half"]["steps"][-1]["parameters"] for ranks in (1, 2))
     tables = {name: name.split(".")[-2] for name in one if ".embeddings." in name}
@@ -135,13 +135,13 @@ def test_tables_may_be_stored_in_half_precision(results: dict[int, Results]) -> 
     for name, table in tables.items():
         for found in (one[name], two[name]):
             assert bool((found.half() == found).all()) == (table in HALF), name
-        # A sum in another order may round to the next number.
+        # A sum in another order may round to a neighbouring FP16 number.
         torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=1e-4)
         torch.testing.assert_close(one[name], exact["steps"][-1]["parameters"][name], rtol=0, atol=5e-3)
 
 
-def test_tables_are_really_split(results: dict[int, Results]) -> None:
-    """The plan is the forced one, and row- and column-wise tables have shards beyond the first row or column."""
+def test_tables_are_split_as_the_plan_forces(results: dict[int, Results]) -> None:
+    """The plan is the forced one, and row-wise and column-wise tables have more than one shard."""
     for case, sharding, split in (
         ("easq, shared", "rows", {"video": [[0, 0], [32, 0]], "tag": [[0, 0], [0, 128]]}),
         ("easq, sharded by columns", "columns", {"author": [[0, 0], [4, 0]], "user": [[0, 0], [0, 128]]}),
@@ -153,5 +153,5 @@ def test_tables_are_really_split(results: dict[int, Results]) -> None:
         assert plan == {table: kind for table, kind in SHARDINGS[sharding].items() if table in tables}
         for table, offsets in split.items():
             assert found["shards"][table] == offsets
-    # Not everything lies on one rank, in any plan.
+    # No plan puts all tables on one rank.
     assert all(len({ranks for _, _, ranks in result["plan"]}) > 1 for result in results[2].values())

@@ -1,9 +1,9 @@
-"""Saves a trained state under several plans, or loads every state that was saved under every plan.
+"""Saves a trained state under several plans, or loads every saved state under every plan.
 
     torchrun --standalone --nproc_per_node N tests/distributed/worker_checkpoint.py save|load DIRECTORY
 
 DIRECTORY/N-PLAN holds the checkpoints; DIRECTORY/N-PLAN.pt is the state of N ranks as whole tensors, and
-DIRECTORY/N-PLAN-from-SOURCE.pt what came of loading SOURCE.
+DIRECTORY/N-PLAN-from-SOURCE.pt is the state after loading SOURCE.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STEPS = 3
 
 
 def config_of(plan: str) -> Config:
-    """The same model, its tables sharded in another way."""
+    """The config of the same model for every plan; only the sharding of its tables differs."""
     config = small_config("easq")
     tables = tuple(
         dataclasses.replace(table, dim=WIDE) if table.name in SPLIT else table for table in config.schema.tables

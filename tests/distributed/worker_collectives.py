@@ -1,4 +1,4 @@
-"""Trains a few steps of several recipes and writes the collectives that each step issues, by their place.
+"""Trains a few steps of several recipes and writes the collectives of each step, by the function that calls them.
 
     torchrun --standalone --nproc_per_node 2 tests/distributed/worker_collectives.py DATA DIRECTORY
 
@@ -26,13 +26,13 @@ OPTIONS = (
     *("--checkpoint.every-steps", "0"),
 )
 STEPS = (3, 4, 5)
-"""Counted steps. The train pipeline is full by then, one of two neighbouring steps aligns, and step 5 is logged."""
+"""The counted steps. The train pipeline is full by then, `quickstart` aligns every second step, step 5 is logged."""
 RUNTIME = "training/process.py"
 OURS, TORCHREC = f"{Path(easq_rec.__file__).parent}/", "/torchrec/"
 
 
 class Collectives(torch_dispatch.TorchDispatchMode):
-    """Counts the calls of c10d operators, by operator and by the function of TorchRec or of this package that calls."""
+    """Counts the calls of c10d operators, by operator and by the calling function of TorchRec or of this package."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Collectives(torch_dispatch.TorchDispatchMode):
 
 
 def _place() -> str:
-    """(file and) function of the innermost frame of TorchRec or of this package, but for the runtime's wrappers."""
+    """The innermost function of TorchRec or of this package (with its file), except the runtime's wrappers."""
     frame = sys._getframe(2)
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_qualname
@@ -58,7 +58,7 @@ def _place() -> str:
 
 
 def collectives(recipe: str, data: Path, directory: Path, runtime: Runtime) -> list[dict[str, Any]]:
-    """Of each counted step whether it aligns, and its number of calls by place."""
+    """For each counted step: whether it aligns, whether it is logged, and its number of calls by place."""
     config = parse_config([recipe, "--data", str(data), *OPTIONS], prog="")
     run_dir = directory / recipe
     run_dir.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
-"""Trains three steps of every case on as many ranks as there are, and writes what came of it.
+"""Trains three steps of every case on the ranks of the launch, and writes the results.
 
     torchrun --standalone --nproc_per_node 2 tests/distributed/worker_equivalence.py FILE
 
-The batches of all ranks together are the same whatever their number, and `test_sharded_equals_unsharded` compares what
-came of them.
+The batches of all ranks together do not depend on the number of ranks. `test_sharded_equals_unsharded` compares the
+results.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from tests.builders import excite, ragged_requests, random_answers, random_evide
 STEPS = 3
 REQUESTS, ANSWERED = 9, 6
 WIDE = 256
-"""The planner splits no column range below 128."""
+"""Wide enough for two column shards: the planner makes none narrower than 128."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is trained, and which requests and answered requests rank 0 of two gets; the rest are rank 1's."""
+    """What is trained, and how many requests and answered requests rank 0 of two gets; rank 1 gets the others."""
 
     config: Config
     requests: int = 5
@@ -49,18 +49,19 @@ class Case:
     answers: bool = True
     """False: no request is answered at all."""
     rests: bool = False
-    """The first step and the last do not align, the one between does."""
+    """True: of the three steps, only the second aligns."""
 
 
 def configs() -> dict[str, Config]:
-    """Named alignments."""
+    """The configs, by the name of the alignment."""
     easq, paper = small_config("easq"), small_config("paper")
     slate = Losses().aligned_by(satisfaction=1.0, dpo=1.0, dense=0.3)
     return {"easq": easq, "paper": paper, "slate_softmax": dataclasses.replace(easq, losses=slate)}
 
 
 HALF = ("user", "device", "video", "tag", "satisfaction_video")
-# Types take turns among the user's tables, since sharded ones answer in the order of their plan, not of the schema.
+# The user's tables alternate between types, because a sharded collection returns its features in the order of its
+# plan, not of the schema.
 SHARDINGS = {
     "rows": {
         "user": "table_wise",
@@ -97,7 +98,7 @@ SHARDINGS = {
 
 
 def sharded_by(config: Config, name: str) -> Config:
-    """The config with a way of sharding, and tables wide enough for it to split them."""
+    """The config with a sharding of `SHARDINGS`, and tables that are wide enough for its column splits."""
     wide = {"rows": {"tag"}, "columns": {"user", "age_group", "region", "device", "video", "author"}, "planner": set()}
     tables = tuple(
         dataclasses.replace(table, dim=WIDE) if table.name in wide[name] else table for table in config.schema.tables
@@ -112,10 +113,10 @@ def sharded_by(config: Config, name: str) -> Config:
 
 
 def on_one_rank(config: Config) -> Config:
-    """The reference's sharding: none, but for the column splits.
+    """The config of the reference: no sharding, except for the column splits.
 
-    Row-wise Adagrad keeps one moment per row and shard. So a split between columns is part of its arithmetic, and the
-    reference must make the same one, on its single rank.
+    Row-wise Adagrad keeps one moment per row and shard. A column split therefore changes its results, and the reference
+    must make the same split, on its single rank.
     """
     tables = (*config.schema.tables, *config.schema.satisfaction_tables)
     widths = {table.name: table.dim for table in tables}
@@ -128,7 +129,7 @@ def on_one_rank(config: Config) -> Config:
 
 
 def cases() -> dict[str, Case]:
-    """By name: alignment, situation and sharding."""
+    """The cases, named by alignment, situation and sharding."""
     situations = {
         "shared": {},
         "one rank has all answers": {"answered": ANSWERED},
@@ -164,7 +165,7 @@ def cases() -> dict[str, Case]:
 
 
 def rounded() -> dict[str, Case]:
-    """By the precision of messages between ranks; `half`: with tables stored in FP16, two of each kind of lookup."""
+    """Cases by the precision of messages between ranks; `half`: some tables of each kind of lookup are in FP16."""
     config = sharded_by(configs()["easq"], "rows")
     types = config.sharding.types
     stored = {name: TableSharding(type=kind, weights="fp16" if name in HALF else None) for name, kind in types.items()}
@@ -174,9 +175,9 @@ def rounded() -> dict[str, Case]:
 
 
 def guarded() -> Config:
-    """`easq` with everything that watches over the reference or the gates."""
+    """`easq` with L_DPO, a smoothed reference, a bound on the divergence from it, and a penalty on open gates."""
     config = small_config("with_dpo")
-    # So few that more are open at the start: the penalty's weight rises.
+    # More gates are open at the start than this share, so the weight of the penalty rises.
     tower = dataclasses.replace(config.model.main, activity=0.2)
     return dataclasses.replace(
         config,
@@ -186,7 +187,7 @@ def guarded() -> Config:
 
 
 def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
-    """This rank's share of a step."""
+    """This rank's share of the batch of a step."""
     rng = np.random.default_rng(step)
     schema, aligned = case.config.schema, not case.rests or step % 2 == 1
     stream = encode(Layout.of(schema), ragged_requests(schema, rng, REQUESTS))
@@ -214,7 +215,7 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
 
 
 def run(case: Case, runtime: Runtime) -> dict[str, object]:
-    """What there is to compare, after every step."""
+    """Trains a case; returns what is compared, after every step."""
     ranks = ProcessGroupRanks(runtime)
     config = case.config if runtime.world_size > 1 else on_one_rank(case.config)
     model = TrainingModel(config, torch.device("meta"), ranks)
@@ -254,7 +255,7 @@ def parameters(model: DistributedModelParallel) -> dict[str, Tensor]:
 
 
 def moments(model: DistributedModelParallel) -> dict[str, Tensor]:
-    """Row-wise Adagrad's state as a size of gradients: the weights would not show that gradients are scaled."""
+    """Square roots of row-wise Adagrad's moments: unlike the weights, they show a wrong scale of the gradients."""
     states = model.fused_optimizer.state_dict()["state"].values()
     found = {
         name: value
@@ -266,7 +267,7 @@ def moments(model: DistributedModelParallel) -> dict[str, Tensor]:
 
 
 def whole(tensors: dict[str, ShardedTensor]) -> dict[str, Tensor]:
-    """Tensors put together from the shards of all ranks, some of which may know nothing of a tensor."""
+    """Whole tensors, assembled from the shards of all ranks. A rank may have no shard of a tensor."""
     mine = {
         name: (tuple(value.size()), [(part.metadata.shard_offsets, part.tensor) for part in value.local_shards()])
         for name, value in tensors.items()
