@@ -7,9 +7,6 @@ moments, unless the columns of the table are split in another way: then they are
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +15,22 @@ import torch
 from torch import Tensor
 
 from easq_rec.training.checkpoint.adagrad_reshard import Columns, columns_of, resplit
+from tests.conftest import Warm
 from tests.distributed.worker_checkpoint import HALF, PLANS, SEQUENCE, SPLIT, config_of
 from tests.distributed.worker_equivalence import WIDE
 
-REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker_checkpoint.py")
 RANKS = (1, 2, 4)
 STATES = [(ranks, plan) for ranks in RANKS for plan in PLANS]
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All states, saved and then loaded. The launches run in parallel, because imports take most of the time."""
+def directory(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
+    """All states, saved and then loaded."""
     directory = tmp_path_factory.mktemp("matrix")
-    outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment = outside | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    logs = tmp_path_factory.mktemp("logs")
     for what in ("save", "load"):
-        runs = {}
         for ranks in RANKS:
-            launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks))
-            command = [sys.executable, *launcher, str(WORKER), what, str(directory)]
-            with (logs / f"{what}-{ranks}").open("w") as log:
-                runs[ranks] = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
-        try:
-            for ranks, run in runs.items():
-                assert run.wait(timeout=300) == 0, (logs / f"{what}-{ranks}").read_text()[-8_000:]
-        finally:
-            for run in runs.values():
-                run.kill()
-                run.wait()
+            warm.run(*warm.torchrun(ranks), str(WORKER), what, str(directory))
     return directory
 
 

@@ -7,9 +7,6 @@ the real trainer and counts the calls.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import pytest
 
 from easq_rec.config import World
 from easq_rec.tools.simulation.world import generate
+from tests.conftest import Warm
 from tests.distributed.worker_collectives import RECIPES
 
 pytestmark = pytest.mark.distributed
@@ -43,23 +41,13 @@ history's module different sharding types."""
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Step]]:
+def steps(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> dict[str, list[Step]]:
     """The counted steps of each recipe."""
     directory = tmp_path_factory.mktemp("collectives")
     world = directory / "world"
     # Enough answers that every aligned step has some.
     generate(World(requests=600, users=100, videos=200, density=500.0), world)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), str(world), str(directory)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-8_000:]
+    warm.run(*warm.torchrun(2), str(WORKER), str(world), str(directory))
     found: dict[str, list[Step]] = json.loads((directory / "collectives.json").read_text())
     return found
 

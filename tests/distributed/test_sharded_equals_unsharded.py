@@ -7,9 +7,6 @@ and dense gradients of every step, and all dense parameters, tables and moments 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -18,37 +15,24 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import Warm
 from tests.distributed.worker_equivalence import HALF, SHARDINGS, STEPS, cases
 
 pytestmark = pytest.mark.distributed
 
-REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker_equivalence.py")
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 CASES = tuple(cases())
 
 Results = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Results]:
-    """The results by number of ranks. Both runs are parallel, because imports take most of the time."""
+def results(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> dict[int, Results]:
+    """The results by number of ranks."""
     directory = tmp_path_factory.mktemp("equivalence")
-    outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment = outside | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    runs = {}
-    for ranks, launcher in ((1, ()), (2, TORCHRUN)):
-        command = [sys.executable, *launcher, str(WORKER), str(directory / f"{ranks}.pt")]
-        with (directory / f"{ranks}.log").open("w") as log:
-            runs[ranks] = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=log, stderr=log)
-    try:
-        for ranks, run in runs.items():
-            assert run.wait(timeout=300) == 0, (directory / f"{ranks}.log").read_text()[-8_000:]
-    finally:
-        for run in runs.values():
-            run.kill()
-            run.wait()
-    return {ranks: torch.load(directory / f"{ranks}.pt", weights_only=True) for ranks in runs}
+    for ranks, launcher in ((1, (warm.python,)), (2, warm.torchrun(2))):
+        warm.run(*launcher, str(WORKER), str(directory / f"{ranks}.pt"))
+    return {ranks: torch.load(directory / f"{ranks}.pt", weights_only=True) for ranks in (1, 2)}
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], what: str, atol: float) -> None:

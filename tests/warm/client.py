@@ -17,7 +17,9 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(sys.argv[1])
-    request = json.dumps({"arguments": sys.argv[2:], "environment": dict(os.environ), "directory": os.getcwd()}).encode()
+    request = json.dumps(
+        {"arguments": sys.argv[2:], "environment": dict(os.environ), "directory": os.getcwd()}
+    ).encode()
     socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
     connection.sendall(request)
     answers = connection.makefile()

@@ -145,7 +145,7 @@ def exit_code(request: dict[str, Any], path: list[str]) -> int:
 
 def import_everything() -> None:
     """Imports what the commands need. No module of them may start a thread at import."""
-    import torch.distributed.run
+    import torch.distributed.run  # noqa: F401
 
     import easq_rec.cli
     import easq_rec.evaluation.predict

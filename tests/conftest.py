@@ -1,0 +1,48 @@
+"""Commands in processes that tests start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.warm import REPOSITORY, warm_python
+
+
+@dataclass(frozen=True)
+class Warm:
+    """How a test starts a command without waiting for imports; see `tests.warm`."""
+
+    python: str
+    """Executable in the place of `sys.executable`."""
+    environment: dict[str, str]
+    """One thread per process. Workers of torchrun start without imports, too."""
+
+    def run(self, *command: str, timeout: float = 300, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a command in the directory of the repository, with its output captured; fails if the command fails."""
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def torchrun(self, ranks: int, *options: str) -> tuple[str, ...]:
+        """The words of a command up to its script."""
+        return (self.python, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *options)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    outside = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = {**outside, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with warm_python(environment) as python:
+        yield Warm(python, {**environment, "PYTHON_EXEC": python})
