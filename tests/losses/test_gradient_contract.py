@@ -45,8 +45,8 @@ FORMS = {
 def only(name: str, form: Loss | None = None) -> Losses:
     """Losses in which only one has an effect.
 
-    At least one loss must be computed in every step, so `main` stays on beside a loss of aligned steps. It has no pairs
-    without engagement utility.
+    At least one loss must be computed in every step. So `main` keeps its weight if the loss is only computed in aligned
+    steps. It has no pairs without engagement utility.
     """
     losses = Losses() if form is None else dataclasses.replace(Losses(), **{name: form})
     weights = dict.fromkeys(NAMES, 0.0) | {name: 1.0}

@@ -1,4 +1,4 @@
-"""metrics.jsonl has each step once, also if the run was killed and resumed."""
+"""metrics.jsonl has one consistent timeline, also if the run was killed and resumed."""
 
 from __future__ import annotations
 
