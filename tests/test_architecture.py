@@ -241,7 +241,7 @@ def test_this_repository_keeps_the_rules() -> None:
 
 
 def test_configuration_and_names_of_files_load_without_torch() -> None:
-    """They do not load torch through another package either."""
+    """Neither a direct import nor one through another package loads torch."""
     names = [f"{PACKAGE}.doctor", f"{PACKAGE}.run_directory.paths", *modules_of("config")]
     names += [f"{PACKAGE}.upstream.{name}" for name in TORCH_FREE]
     program = f"import sys, {', '.join(names)}\nprint([name for name in {sorted(TORCH)} if name in sys.modules])"

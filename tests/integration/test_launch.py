@@ -29,7 +29,7 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.integration
 def test_torchx_trains_and_prints_the_table(world: Path, tmp_path: Path) -> None:
-    """`torchx run dist.ddp -j 1x2 easq_rec/train.py RECIPE --overrides`: exit code 0, one table, from rank 0."""
+    """`torchx run dist.ddp -j 1x2 easq_rec/train.py RECIPE --overrides` prints one table, from rank 0."""
     arguments = ["easq", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "3", *SMALL]
     done = launch(str(TORCHX), "run", "dist.ddp", "-j", "1x2", "easq_rec/train.py", *arguments)
     output = done.stdout + done.stderr

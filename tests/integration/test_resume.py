@@ -52,7 +52,7 @@ def test_resumed_losses_are_bit_identical(
 def test_a_run_resumes_with_other_threads_and_moved_data(
     train: Train, losses: Losses, world: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
-    """Neither changes the data that are read or the dataset's fingerprint."""
+    """Neither the threads nor the directory changes what is read or the dataset's fingerprint."""
     parts, moved = tmp_path / "parts", tmp_path / "moved"
     train(parts, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", "7")
     shutil.copytree(world, moved)

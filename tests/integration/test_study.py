@@ -49,7 +49,7 @@ def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, environment: dict[s
 
 
 def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Two processes have the results of one process. One of them writes the results, and the other reports this."""
+    """Two processes together give the results of one process. One of them writes them, and the other reports this."""
     asked = ("rank", "--budget", "small", "--seeds", "1", "--jobs", "1")
     command = [sys.executable, "-m", "easq_rec.cli", "study", *asked, "--out", str(tmp_path / "both"), "--shared"]
     both = [

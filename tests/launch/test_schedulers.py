@@ -88,7 +88,7 @@ def test_containers_of_a_training_job(scheduler: str) -> None:
         assert node.image == "easq:1"
         assert node.mounts == [("/lustre", "/shared", False), ("claim", "/data", True)]
         assert (node.cpu, node.gpu, node.memory_mb) == (192, 8, 2048 * 983)
-        assert len(node.devices) == 32, "network interfaces of the host"
+        assert len(node.devices) == 32, "the devices are the network interfaces of the host"
 
 
 @pytest.mark.parametrize("scheduler", ["local_cwd", "slurm", "kubernetes", "aws_batch", "local_docker", "ray"])
@@ -189,7 +189,7 @@ def test_lsf_ignores_retries() -> None:
 
 
 NO_INSTANCE_TYPE = pytest.mark.filterwarnings("ignore:Cannot determine resource instance type:UserWarning")
-"""TorchX warns that several nodes on AWS Batch may be of different types. This does no harm to these replicas."""
+"""TorchX warns that several nodes on AWS Batch may be of different types. Independent replicas may be."""
 
 
 @NO_INSTANCE_TYPE

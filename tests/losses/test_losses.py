@@ -127,7 +127,7 @@ def test_evidence_moves_uncertain_pairs_most() -> None:
 
 
 def test_losses_by_hand() -> None:
-    """The candidates have scores 2, 1, 0 and utilities 0, 1, 0. So score 1 should be above scores 2 and 0."""
+    """The candidates have scores 2, 1, 0 and utilities 0, 1, 0. So two pairs count: 1 over 2, and 1 over 0."""
     score_RC = torch.tensor([[2.0, 1.0, 0.0]])
     real_RCC = real_pairs(torch.ones(1, 3, dtype=torch.bool))
     better_RCC = better_pairs(torch.tensor([[0.0, 1.0, 0.0]]), real_RCC)
@@ -228,7 +228,10 @@ def test_the_sum_over_three_ranks_equals_a_loop_over_all_answers(
 
 
 def test_gathered_values_are_constants() -> None:
-    """This holds even if the gathered tensor is the tensor of this rank. Each rank differentiates its answers once."""
+    """Gathered values are constants, even if the gathered tensor is the tensor of this rank.
+
+    Each rank differentiates its answers once.
+    """
     value = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
     label_A = torch.tensor([0, 2, 2, 0])
     found, _ = answered_pairs(value, label_A, value, label_A)

@@ -93,7 +93,7 @@ def test_the_satisfaction_stream_is_the_adapter_with_a_constant_sum(
 @given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, dtype=TYPES)
 @settings(max_examples=60, deadline=None)
 def test_a_linear_without_an_adapter(shape: list[int], inside: int, outside: int, dtype: torch.dtype) -> None:
-    """It is a plain linear in the main stream, and a constant in the satisfaction stream."""
+    """Without an adapter a linear is plain in the main stream, and a constant in the satisfaction stream."""
     torch.manual_seed(0)
     module = AdaptedLinear(inside, outside, None).to(dtype)
     initialise(module, seed=0)

@@ -132,7 +132,7 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom"])
 def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every: int) -> None:
-    """So the mean over all steps has the weights of the config. L_main is in every step."""
+    """Averaged over all steps, every loss has its weight from the config. L_main is in every step."""
     config = small_config(variant)
     rare = dataclasses.replace(config, losses=dataclasses.replace(config.losses, align_every=every))
     loss, output = model_of(rare)(random_batch(rare))

@@ -23,7 +23,7 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_every_line_has_the_step(tmp_path: Path) -> None:
-    """It is the step that the event names, or else the current step. An exception names no step."""
+    """A line has the step that the event names, or else the current step. An exception names no step."""
 
     def fails() -> None:
         with recorded(tmp_path, RUNTIME) as recorder:
@@ -62,7 +62,7 @@ def test_threads_and_signal_handlers_write_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Closing the log does not end the run either. The error is reported once.
+    """An error when the log is written or closed does not end the run. It is reported once.
 
     When there is space again, new events start on a new line.
     """

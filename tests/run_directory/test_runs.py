@@ -109,7 +109,7 @@ def test_an_exception_of_any_rank_is_a_failure(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "step None" not in said
     assert "rank 1 exception" in said and "message the disk of rank 1 is gone" in said
-    assert "RuntimeError: the disk of rank 1 is gone" in said, "the end of its traceback"
+    assert "RuntimeError: the disk of rank 1 is gone" in said, "the end of the traceback is shown"
 
 
 def test_an_incomplete_line_is_skipped_and_nothing_is_appended_to_it(tmp_path: Path) -> None:
