@@ -32,7 +32,7 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2, backbon
     """A recipe at a size of a few thousand parameters, with the world's schema and tables of width `dim`.
 
     Args:
-        backbone: one of `BACKBONES`; None: that of the recipe.
+        backbone: one of `BACKBONES`. None: the backbone of the recipe.
     """
     config = recipes.recipe(recipe)
     small = BACKBONES[backbone or type(config.model.backbone).__name__.lower()]
@@ -62,7 +62,7 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2, backbon
 
 
 def with_every_kind(schema: FeatureSchema) -> FeatureSchema:
-    """A schema with features of all kinds for users, history entries and candidates beside its own."""
+    """The schema with additional features of all kinds for users, history entries and candidates."""
     dim = schema.table(str(schema.user_ids[0].table)).dim
     tables = [Table(name=name, rows=11, dim=dim) for name in ("interest", "topic", "mood")]
     return dataclasses.replace(
@@ -128,14 +128,14 @@ def random_requests(
 
 
 def ragged_requests(schema: FeatureSchema, rng: np.random.Generator, count: int) -> RequestColumns:
-    """Random lengths; the first request has no history, the second a single candidate."""
+    """Requests of random lengths. The first request has no history, the second a single candidate."""
     histories, candidates = rng.integers(0, HISTORY + 1, count), rng.integers(2, CANDIDATES + 1, count)
     histories[:1], candidates[1:2] = 0, 1
     return random_requests(schema, rng, histories, candidates)
 
 
 def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes: Sequence[int] = (0, 2)) -> Answers:
-    """One or two answers for each of the requests, which take turns among the codes."""
+    """One or two answers for each request. The answers cycle through the codes."""
     lengths = requests.candidates.lengths
     pairs = [
         (request, int(candidate))
@@ -153,7 +153,7 @@ def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes
 def random_batch(
     config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5, aligned: bool = True
 ) -> RequestBatch:
-    """A ragged batch; with answers where the config is aligned."""
+    """A ragged batch, with answers if the config is aligned."""
     rng = np.random.default_rng(seed)
     layout = Layout.of(config.schema)
     stream = encode(layout, ragged_requests(config.schema, rng, requests))
@@ -164,7 +164,7 @@ def random_batch(
 
 
 def random_evidence(schema: FeatureSchema) -> Array:
-    """Weights of evidence of both signs, none for the first outcome, (O,)."""
+    """Evidence weights of both signs, (O,). The weight of the first outcome is 0."""
     weights: Array = 1.5 * np.cos(np.arange(len(schema.outcomes), dtype=np.float32))
     weights[0] = 0.0
     return weights
@@ -172,7 +172,10 @@ def random_evidence(schema: FeatureSchema) -> Array:
 
 @torch.no_grad()
 def excite(module: nn.Module, *, seed: int = 0) -> None:
-    """Gives what starts at a constant (adapters' B, biases, norms) random values, since zeros and ones hide errors."""
+    """Adds random values to parameters that start at a constant, such as adapters' B, biases and norms.
+
+    Zeros and ones hide errors.
+    """
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
@@ -199,7 +202,7 @@ def _column(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, c
 
 
 def _ids(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Array:
-    """Ids of a dense table are its rows; those of a hashed one are any integers, negative ones among them."""
+    """Ids of a dense table are its rows. Ids of a hashed table are any integers, including negative ones."""
     table = schema.table(str(feature.table))
     return rng.integers(0, table.rows, count) if table.id_space == "dense" else rng.integers(-(10**9), 10**9, count)
 

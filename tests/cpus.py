@@ -1,7 +1,7 @@
-"""Environments in which a process computes as it would on a lesser CPU than this one.
+"""Environments in which a process computes as on a CPU with fewer instruction sets than this one.
 
-Each library chooses its code when it is loaded, by what the CPU can do; these variables take capabilities away. The C
-library is among them: its exp and log have variants with and without fused multiplication and addition.
+Each library chooses its code when it is loaded, from the capabilities of the CPU. The variables here disable some of
+them. This includes the C library: its exp and log have variants with and without fused multiply-add.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NUMPY_FEATURES = [*NUMPY_EXTENSIONS.get("found", ()), *NUMPY_EXTENSIONS.get("not
 """CPU features for which numpy has variants of its code, whether this CPU has them or not."""
 
 AVX512 = ("AVX512", "X86_V4")
-"""How the names of numpy's features begin that need more than AVX2."""
+"""Prefixes of the names of numpy's features that need more than AVX2."""
 
 LIMITS = {
     "native": {},
@@ -35,10 +35,10 @@ LIMITS = {
         "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-FMA4,-AVX2_Usable,-FMA_Usable,-FMA4_Usable",
     },
 }
-"""Variables by kind of CPU. `native` is this one, with all that it has."""
+"""Environment variables by kind of CPU. `native` is this CPU with all its capabilities."""
 
 
 def environment(cpu: str) -> dict[str, str]:
-    """This process's environment with the limits of a kind of CPU instead of its own."""
+    """The environment of this process, with its CPU limits replaced by those of a kind of CPU."""
     names = {name for limits in LIMITS.values() for name in limits}
     return {name: value for name, value in os.environ.items() if name not in names} | LIMITS[cpu]

@@ -2,8 +2,8 @@
 
     python -m tests.golden --record      stores the losses of this checkout (`make golden`)
 
-The warm-up of L_dense is shortened so that all losses take part. Beside the losses, which are compared within rounding,
-stand digests of data, order and initial weights, which are the same on every CPU.
+The warm-up of L_dense is shortened so that all losses take part. The losses are compared within rounding. The file also
+has digests of data, order and initial weights, which are the same on every CPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAMES = ("loss_main", "loss_satisfaction", "loss_dense", "loss_evidence")
 
 
 def trajectory(directory: Path, *, cpu: str = "native") -> list[list[float | None]]:
-    """The losses of each step, None where a step has no such loss, from a run in a fresh process.
+    """The losses of each step of a run in a new process. A loss that a step does not compute is None.
 
     Args:
         cpu: the kind of CPU that the process is limited to (`tests.cpus`).
@@ -61,7 +61,7 @@ def world(directory: Path) -> Path:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Of what the seeds of `quickstart` decide (`tests.seeded`)."""
+    """Digests of what the seeds of `quickstart` determine (`tests.seeded`)."""
     return seeded.digests(quickstart(), world(directory))
 
 

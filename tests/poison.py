@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Poison(torch.autograd.Function):
-    """The value as it is, and NaN or infinity for its gradient: `Poison.apply(value, "inf")`."""
+    """Returns the value unchanged, and NaN or infinity as its gradient: `Poison.apply(value, "inf")`."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradient: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Digests of what a seed decides: data, simulated experiment, order, replayed answers and initial weights.
+"""Digests of what a seed determines: data, simulated experiment, order, replayed answers and initial weights.
 
 python -m tests.seeded      prints them for a small world, as JSON
 """
@@ -28,7 +28,7 @@ from easq_rec.training.training_model import TrainingModel
 from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 
 STEPS = 20
-"""Batches whose order is taken."""
+"""Number of batches in the digests of the order and of the replay."""
 SMALL = (
     *("--world.requests", "400", "--world.users", "80", "--world.videos", "120", "--world.density", "5000"),
     *("--world.rho", "0.2", "--trainer.batch-size", "16", "--trainer.device", "cpu", "--trainer.threads", "1"),
@@ -36,12 +36,12 @@ SMALL = (
 
 
 def digests(config: Config, directory: Path) -> dict[str, str]:
-    """Of the data in a directory, and of what training makes of them by the config's seed."""
+    """Digests of the data in a directory, and of the order, replay and initial weights that the config's seed gives."""
     return {"data": data(directory), **order(config, directory), **weights(config)}
 
 
 def data(directory: Path) -> str:
-    """Values of all columns, whatever the parts, row groups and compression of the files."""
+    """Digest of all values. It does not depend on the parts, row groups and compression of the files."""
     digest = hashlib.sha256()
     for name in ("requests", "answers"):
         table = pa.concat_tables([pq.read_table(part) for part in sorted((directory / name).glob("*.parquet"))])
@@ -52,7 +52,7 @@ def data(directory: Path) -> str:
 
 
 def order(config: Config, directory: Path) -> dict[str, str]:
-    """Of the first batches: requests with the candidates that carry evidence, and replayed answers."""
+    """Digests of the first batches: of requests and candidates with evidence, and of replayed answers."""
     stream, replay = hashlib.sha256(), hashlib.sha256()
     loader = open_sources(config, directory).loader
     for batch, state in loader.batches(loader.start(), steps=STEPS):
@@ -65,7 +65,7 @@ def order(config: Config, directory: Path) -> dict[str, str]:
 
 
 def weights(config: Config) -> dict[str, str]:
-    """Initial weights as the trainer has them: tables sharded, on one rank."""
+    """Digests of the initial weights as the trainer creates them, with sharded tables on one rank."""
     quiet()
     dense, tables = hashlib.sha256(), hashlib.sha256()
     with running(config.trainer) as runtime:
@@ -80,7 +80,7 @@ def weights(config: Config) -> dict[str, str]:
 
 
 def experiment(config: Config) -> str:
-    """Two days of a simulated experiment with people who come and leave."""
+    """Digest of two days of a simulated experiment in which users come and leave."""
     stage, digest = Stage.of(config.world), hashlib.sha256()
     arm = Arm(stage, Experiment(pool=20, slate=8), np.arange(config.world.users))
     for _ in range(2):

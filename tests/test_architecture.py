@@ -1,6 +1,6 @@
-"""The shape of the tree, enforced: imports run downward only, and no file takes a name or a size that does harm.
+"""Rules for the source tree: imports only from lower layers, and limits to the names and the sizes of files.
 
-The rules are checked on this repository and, so that they are known to bite, on small trees that break one each.
+The rules are checked on this repository. Small trees that break one rule each show that the checks can fail.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ LAYERS = (
     ("cli", "train"),
 )
 """Lowest first. A unit (a module or package directly in easq_rec) imports lower layers. Units of one layer may import
-each other as long as no circle arises. So nothing below `cli` and `train` imports `tools`."""
+each other without cycles. So no unit except `cli` and `train` imports `tools`."""
 
 SEPARATE = ("config", "kernels")
 """These do not import each other."""
 
 ALONE = {"doctor", "errors"}
-"""Import the standard library and each other only: `doctor` runs where everything else may be broken. Every unit may
-import them."""
+"""These import only the standard library and each other: `doctor` runs where everything else may be broken. Every unit
+may import them."""
 
 NO_TORCH = ("config",)
-"""Read by --help and by error messages, which must not wait seconds for torch."""
+"""These are read by --help and by error messages, which must not wait seconds for torch."""
 TORCH = {"torch", "torchrec", "fbgemm_gpu", "tensordict", "torchmetrics", "torchx"}
 
 OUTER = {"torchx_components", "benchmarks", "datasets", "tests"}
-"""Folders that use the package and that the package does not know."""
+"""Folders that import the package, and that the package does not import."""
 
 FOLDERS = (PACKAGE, "torchx_components", "benchmarks", "datasets", "tests")
 MOST_LINES = 700
@@ -70,7 +70,7 @@ def violations(root: Path) -> list[str]:
 
 
 def layer_violations(root: Path) -> Iterator[str]:
-    """Imports between the units of the package that do not run downward."""
+    """Imports between units of the package that are not from a lower layer."""
     layer_of = {unit: index for index, layer in enumerate(LAYERS) for unit in layer}
     beside: defaultdict[str, set[str]] = defaultdict(set)  # imports within a layer
     for file in python_files(root, PACKAGE):
@@ -100,7 +100,7 @@ def layer_violations(root: Path) -> Iterator[str]:
 
 
 def import_violations(root: Path) -> Iterator[str]:
-    """Imports of other packages that a unit is to do without."""
+    """Imports of other packages that a unit must not use."""
     for file in python_files(root, PACKAGE):
         unit, relative = unit_of(file, root), file.relative_to(root)
         for module in imported_modules(file, root):
@@ -120,7 +120,7 @@ def import_violations(root: Path) -> Iterator[str]:
 
 
 def name_violations(root: Path) -> Iterator[str]:
-    """Files whose name shadows another module or says nothing."""
+    """Files whose name shadows another module or has no meaning."""
     for path in sorted((root / PACKAGE).iterdir()):
         # `python easq_rec/train.py` puts easq_rec/ first on sys.path, where such a file hides the standard library's.
         if path.stem in sys.stdlib_module_names and (path.suffix == ".py" or path.is_dir()):
@@ -147,8 +147,8 @@ def class_violations(root: Path) -> Iterator[str]:
 def private_violations(root: Path) -> Iterator[str]:
     """Private names of other libraries in a module outside `easq_rec/upstream`.
 
-    A private name is another library's if nothing in the tree defines it. So one that both define is not found. Names
-    of the standard library are allowed.
+    A private name is another library's if nothing in the tree defines it. So a name that both define is not found.
+    Names of the standard library are allowed.
     """
     trees = {file: ast.parse(file.read_text(), filename=str(file)) for file in python_files(root, *FOLDERS)}
     defined = {name for tree in trees.values() for node in ast.walk(tree) for name in defined_names(node)}
@@ -167,7 +167,7 @@ def is_private(name: str) -> bool:
 
 
 def defined_names(node: ast.AST) -> Iterator[str]:
-    """Names that a statement defines, those of attributes of `self` and of fields included."""
+    """Names that a statement defines, including attributes of `self` and fields."""
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
             yield name
@@ -178,7 +178,7 @@ def defined_names(node: ast.AST) -> Iterator[str]:
 
 
 def used_names(node: ast.AST) -> Iterator[str]:
-    """Names of others' attributes and modules that an expression or an import uses."""
+    """Names of attributes and modules that an expression or an import uses, except those of the standard library."""
     match node:
         case ast.Attribute(value=ast.Name(id=owner)) if owner in sys.stdlib_module_names:
             pass
@@ -241,7 +241,7 @@ def test_this_repository_keeps_the_rules() -> None:
 
 
 def test_configuration_and_names_of_files_load_without_torch() -> None:
-    """Also not through a third package."""
+    """Neither a direct import nor one through another package loads torch."""
     names = [f"{PACKAGE}.doctor", f"{PACKAGE}.run_directory.paths", *modules_of("config")]
     names += [f"{PACKAGE}.upstream.{name}" for name in TORCH_FREE]
     program = f"import sys, {', '.join(names)}\nprint([name for name in {sorted(TORCH)} if name in sys.modules])"

@@ -1,4 +1,4 @@
-"""The doctor, on described environments and on the one that runs the tests."""
+"""The doctor on given environments and on the environment that runs the tests."""
 
 from __future__ import annotations
 
@@ -45,54 +45,54 @@ def only(problems: list[doctor.Problem]) -> doctor.Problem:
 
 @pytest.mark.parametrize("versions", [CPU, OLDER_CPU])
 @pytest.mark.parametrize("gpu", [False, True])
-def test_healthy_cpu_builds(versions: Mapping[str, str], gpu: bool) -> None:
+def test_cpu_builds_are_healthy(versions: Mapping[str, str], gpu: bool) -> None:
     assert check(versions, gpu=gpu) == []
 
 
-def test_remedies_keep_to_the_older_versions() -> None:
+def test_remedies_keep_the_older_versions() -> None:
     problem = only(check(without(OLDER_CPU, "fbgemm-gpu-cpu")))
     assert "install fbgemm-gpu-cpu==1.6.0" in problem.remedy
 
 
 @pytest.mark.parametrize(("versions", "cuda"), [(CUDA, "13.0"), (OLDER_CUDA, "12.8")])
 @pytest.mark.parametrize("gpu", [False, True])
-def test_healthy_cuda_builds(versions: Mapping[str, str], cuda: str, gpu: bool) -> None:
+def test_cuda_builds_are_healthy(versions: Mapping[str, str], cuda: str, gpu: bool) -> None:
     assert check(versions, torch_cuda=cuda, gpu=gpu) == []
 
 
 def test_cuda_torch_with_cpu_fbgemm_is_healthy_without_a_gpu() -> None:
-    # What `make setup` gives on a laptop: the usual package index has CUDA builds of torch only.
+    # `make setup` gives this on a laptop: the usual package index has only CUDA builds of torch.
     assert check(CPU | {"torch": "2.13.0"}, torch_cuda="13.0") == []
 
 
-def test_cpu_fbgemm_where_a_gpu_is_present() -> None:
+def test_cpu_fbgemm_is_a_problem_if_a_gpu_is_present() -> None:
     problem = only(check(CPU | {"torch": "2.13.0"}, torch_cuda="13.0", gpu=True))
     assert "fbgemm-gpu-cpu has no GPU kernels" in problem.what
     assert "uninstall -y fbgemm-gpu-cpu" in problem.remedy
     assert "install fbgemm-gpu==1.8.0" in problem.remedy
 
 
-def test_cuda_fbgemm_with_cpu_torch() -> None:
+def test_cuda_fbgemm_with_cpu_torch_is_a_problem() -> None:
     problem = only(check(CUDA | {"torch": "2.13.0+cpu"}))
     assert "fbgemm-gpu is a CUDA build and torch 2.13.0+cpu is a CPU build" in problem.what
     assert "install fbgemm-gpu-cpu==1.8.0" in problem.remedy
 
 
-def test_both_builds_of_fbgemm() -> None:
+def test_both_builds_of_fbgemm_are_a_problem() -> None:
     problem = only(check(CPU | {"fbgemm-gpu": "1.8.0"}))
     assert "fbgemm-gpu-cpu and fbgemm-gpu" in problem.what
     assert "uninstall -y fbgemm-gpu-cpu fbgemm-gpu" in problem.remedy
     assert "install fbgemm-gpu-cpu==1.8.0" in problem.remedy
 
 
-def test_torch_and_fbgemm_that_do_not_fit() -> None:
+def test_incompatible_torch_and_fbgemm_are_a_problem() -> None:
     problem = only(check(CPU | {"torch": "2.12.1+cpu"}))
     assert "torch 2.12.1+cpu and fbgemm-gpu-cpu 1.8.0 are incompatible" in problem.what
     assert "needs torch 2.13" in problem.what
     assert "install torch==2.13.0 fbgemm-gpu-cpu==1.8.0" in problem.remedy
 
 
-def test_torchrec_and_fbgemm_that_do_not_fit() -> None:
+def test_incompatible_torchrec_and_fbgemm_are_a_problem() -> None:
     problem = only(check(CPU | {"torchrec": "1.7.0"}))
     assert "torchrec 1.7.0 and fbgemm-gpu-cpu 1.8.0 are incompatible" in problem.what
     assert "install --no-deps torchrec==1.8.0" in problem.remedy
@@ -132,18 +132,18 @@ def test_missing_launcher_does_not_block() -> None:
 
 
 @pytest.mark.parametrize("entry_points", [{}, {"dist": "torchx.components.dist"}])
-def test_missing_entry_points(entry_points: dict[str, str]) -> None:
+def test_missing_entry_points_do_not_block(entry_points: dict[str, str]) -> None:
     problem = only(check(CPU, entry_points=entry_points))
     assert "torchx run dist.ddp" in problem.what
     assert "-e ." in problem.remedy
     assert not problem.blocks
 
 
-def test_old_python() -> None:
+def test_old_python_is_a_problem() -> None:
     assert "Python 3.10 is too old" in only(check(CPU, python=(3, 10))).what
 
 
-def test_an_empty_environment_names_everything_once() -> None:
+def test_an_empty_environment_names_every_package_once() -> None:
     named = [problem.what.split(" ")[0] for problem in check({}, entry_points={})]
     assert sorted(named) == sorted(["torch", "torchrec", "FBGEMM", *doctor.REQUIRED, *doctor.WANTED])
 
@@ -186,7 +186,7 @@ def test_the_oldest_versions_that_are_tested_are_the_last_row_for_the_cpu() -> N
 
 
 def test_libraries_load_silently_once_their_versions_are_checked() -> None:
-    """FBGEMM 1.6.0 is missing in its table of versions and says so in 6 lines at every import."""
+    """FBGEMM 1.6.0 is missing in its own table of versions, and prints 6 lines about this at every import."""
     program = "from easq_rec import doctor; doctor.require_compatible('cpu'); import fbgemm_gpu"
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
@@ -194,7 +194,7 @@ def test_libraries_load_silently_once_their_versions_are_checked() -> None:
     assert run.stdout + run.stderr == ""
 
 
-def test_require_compatible_names_all_that_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_compatible_names_all_blocking_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = without(CPU, "tyro", "torchx") | {"torch": "2.12.0+cpu"}
     monkeypatch.setattr(doctor, "installed_versions", lambda: {doctor.normalise(name): v for name, v in wrong.items()})
     with pytest.raises(doctor.EnvironmentProblem) as raised:
@@ -207,7 +207,7 @@ def test_require_compatible_names_all_that_blocks(monkeypatch: pytest.MonkeyPatc
     assert message.count("repair: ") == 2
 
 
-def test_device_cpu_does_not_mind_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_cpu_ignores_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {doctor.normalise(name): version for name, version in CPU.items()} | {"torch": "2.13.0+cu130"}
     monkeypatch.setattr(doctor, "installed_versions", lambda: versions)
     monkeypatch.setattr(doctor, "gpu_present", lambda: True)
@@ -226,7 +226,7 @@ def test_device_cpu_does_not_mind_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
         ),
     ],
 )
-def test_probe_survives_what_it_imports(program: str, what: str) -> None:
+def test_probe_survives_a_failing_import(program: str, what: str) -> None:
     _, problem = doctor.probe(program, cuda=False)
     assert problem is not None
     assert problem.what.startswith(what)

@@ -29,7 +29,7 @@ def test_the_exit_code_of_a_command_is_passed_on() -> None:
     assert exit_code(lambda: 7) == 7
 
 
-def test_a_user_error_is_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_prints_only_its_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda: raising(UserError("--data /nowhere: no such directory"))) == 2
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "easq-rec: --data /nowhere: no such directory\n")
@@ -41,7 +41,7 @@ def test_other_exceptions_are_not_caught(error: BaseException) -> None:
         exit_code(lambda: raising(error))
 
 
-def test_the_traceback_of_a_user_error_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_of_a_user_error_can_be_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EASQ_TRACEBACK", "1")
     with pytest.raises(UserError):
         exit_code(lambda: raising(UserError("a message")))
@@ -52,7 +52,9 @@ def test_the_traceback_of_a_user_error_can_be_asked_for(monkeypatch: pytest.Monk
     ("error", "code", "traceback"),
     [("UserError('a message')", 2, False), ("ValueError('a bug')", 1, True)],
 )
-def test_torchruns_error_file_says_the_same(tmp_path: Path, error: str, code: int, traceback: bool) -> None:
+def test_the_error_file_of_torchrun_has_the_same_content(
+    tmp_path: Path, error: str, code: int, traceback: bool
+) -> None:
     file = tmp_path / "error.json"
     environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(file)}
     environment.pop("EASQ_TRACEBACK", None)

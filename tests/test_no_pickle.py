@@ -10,10 +10,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "easq_rec"
 RESTRICTED = "upstream/torch_checkpoint.py"
-"""Unpickles only an allow-list of classes; `tests/upstream/test_torch_checkpoint.py` holds it to that."""
+"""Unpickles only an allow-list of classes; `tests/upstream/test_torch_checkpoint.py` checks this."""
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 READERS = {"FileSystemReader", "broadcast_object_list", "read_pickle"}
-"""Names that unpickle; `CheckpointReader` takes the place of the first, `Runtime.share` of the second."""
+"""Names that unpickle. `CheckpointReader` replaces the first, `Runtime.share` the second."""
 
 
 def violations(source: str) -> Iterator[str]:

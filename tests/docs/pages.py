@@ -1,4 +1,4 @@
-"""Examples in documentation pages: the files that a page shows, and the commands that it asks for."""
+"""Extracts the files and the commands that a documentation page shows, and runs the commands."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ DOCS = REPOSITORY / "docs"
 
 
 def shown_files(text: str) -> dict[str, str]:
-    """Content by file name: a line with the name in backticks, followed by a fenced block."""
+    """Returns file contents by name. A page shows a file as a line with its name in backticks and a fenced block."""
     found = re.findall(r"^`([\w.]+)`\n\n```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return dict(found)
 
 
 def shown_commands(text: str) -> list[str]:
-    """The lines of all `sh` blocks."""
+    """Returns the lines of all `sh` blocks."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
 def run_command(command: str, directory: Path) -> str:
-    """Runs one command of a page with this interpreter; returns what it printed."""
+    """Runs one command of a page with this interpreter and returns its output."""
     words = shlex.split(command)
     if words[0] == "easq-rec":
         words[:1] = [sys.executable, "-m", "easq_rec.cli"]
@@ -38,6 +38,6 @@ def run_command(command: str, directory: Path) -> str:
         words, cwd=directory, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    # A warning of Python, or of torch's C++ code, which begins with W and the date.
+    # Neither Python nor torch's C++ code may warn. Warnings of the latter begin with W and the date.
     assert "Warning" not in done.stderr and not re.search(r"^\[?W\d{4} ", done.stderr, re.MULTILINE), done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""Pages and figures that scripts in docs/scripts/ write are what the scripts write now."""
+"""Committed pages and figures are equal to the current output of the scripts in docs/scripts/."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_committed_file_is_current(name: str) -> None:
     assert module.FILE.read_text(encoding="utf-8") == module.content(), REMEDY
 
 
-def test_flags_are_those_of_the_command() -> None:
-    """The script derives flags from names; the command line is the judge."""
+def test_flags_are_those_of_the_command_line() -> None:
+    """The script derives the flags from the names of settings, so they are compared with the output of --help."""
     program = "import sys; from easq_rec.train import main; main(['easq', '--help'])"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "250"}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

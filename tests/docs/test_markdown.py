@@ -21,19 +21,19 @@ pages = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relativ
 
 
 def prose(text: str) -> str:
-    """The text without fenced blocks and code spans, in which brackets are no links and # begins no heading."""
+    """Returns the text without fenced blocks and code spans, where brackets are not links and # is not a heading."""
     return re.sub(r"`[^`\n]*`", "code", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
 def anchors(file: Path) -> set[str]:
-    """Anchors of the headings of a page."""
+    """Returns the anchors of the headings of a page."""
     text = re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower())).strip("-") for heading in headings}
 
 
 def broken_links(file: Path) -> list[str]:
-    """Links of a page to files or headings that do not exist."""
+    """Returns the links of a page to files or headings that do not exist."""
     broken = []
     for link in LINK.findall(prose(file.read_text())):
         target, _, anchor = link.partition("#")
@@ -47,13 +47,13 @@ def broken_links(file: Path) -> list[str]:
 
 @pages
 def test_lines_are_short(file: Path) -> None:
-    """Rows of tables excepted, which Markdown cannot wrap."""
+    """Rows of tables are exempt, because Markdown cannot wrap them."""
     lines = enumerate(file.read_text().splitlines(), 1)
     assert [number for number, line in lines if len(line) > LONGEST and not line.startswith("|")] == []
 
 
 @pages
-def test_links_lead_somewhere(file: Path) -> None:
+def test_links_have_existing_targets(file: Path) -> None:
     assert broken_links(file) == []
 
 

@@ -1,4 +1,4 @@
-"""docs/how-to/own-answers.md: the example with five stars works as written."""
+"""The example with five stars in docs/how-to/own-answers.md works as written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_both_files_declare_the_same_scale() -> None:
 
 
 @pytest.mark.integration
-def test_the_four_steps(tmp_path: Path) -> None:
+def test_the_four_steps_work_as_written(tmp_path: Path) -> None:
     for name, content in shown_files(TEXT).items():
         (tmp_path / name).write_text(content)
     printed = [run_command(command, tmp_path) for command in shown_commands(TEXT)]

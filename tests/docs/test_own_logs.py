@@ -1,4 +1,4 @@
-"""docs/how-to/own-logs.md: the small example on it works as written."""
+"""The small example in docs/how-to/own-logs.md works as written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rows(dataset: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.integration
-def test_the_five_steps(tmp_path: Path) -> None:
+def test_the_five_steps_work_as_written(tmp_path: Path) -> None:
     text = (DOCS / "how-to" / "own-logs.md").read_text()
     files, commands = shown_files(text), shown_commands(text)
     assert sorted(files) == ["answers.csv", "impressions.csv", "logs.toml", "users.csv", "videos.csv"]

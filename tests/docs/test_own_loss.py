@@ -1,4 +1,4 @@
-"""docs/how-to/own-loss.md and examples/own_loss.py: the example trains, and the page shows its code."""
+"""The example examples/own_loss.py trains, and docs/how-to/own-loss.md shows its code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = REPOSITORY / "examples" / "own_loss.py"
 
 @pytest.fixture
 def example() -> Iterator[ModuleType]:
-    """The example as a module. Its loss names its term by the name of the module."""
+    """The example, imported as the module `own_loss`: its loss refers to its term by the name of the module."""
     spec = importlib.util.spec_from_file_location("own_loss", EXAMPLE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -45,7 +45,7 @@ def test_the_page_shows_the_code_of_the_example() -> None:
 
 
 def test_the_loss_is_the_mean_over_pairs(example: ModuleType) -> None:
-    """Against a loop, in the whole objective."""
+    """The loss is equal to a loop over pairs of candidates, and the objective adds it with its weight."""
     config = example.with_hinge(small_config("main_only"), example.Hinge(weight=0.25, margin=0.5))
     batch = random_batch(config)
     model = TrainingModel(config, torch.device("cpu"))
@@ -65,13 +65,13 @@ def test_the_loss_is_the_mean_over_pairs(example: ModuleType) -> None:
     assert float(loss.detach()) == pytest.approx(total, rel=1e-5)
 
 
-def test_variants_keep_it(example: ModuleType) -> None:
+def test_variants_keep_the_added_loss(example: ModuleType) -> None:
     losses = example.with_hinge(small_config("easq"), example.Hinge(weight=0.25)).losses
     assert dataclasses.replace(losses.without_reference(), align_every=2).terms["hinge"].weight == 0.25
 
 
 @pytest.mark.integration
-def test_it_trains(tmp_path: Path) -> None:
+def test_the_example_trains(tmp_path: Path) -> None:
     run_command(f"python {EXAMPLE} --requests 1500 --max-steps 10 --run-dir run", tmp_path)
     trained = [record for record in read_records(tmp_path / "run" / "metrics.jsonl") if record.split == "train"]
     assert trained and all(record.values["loss_hinge"] > 0 for record in trained)

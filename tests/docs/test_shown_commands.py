@@ -1,4 +1,4 @@
-"""Every command line that a page or a docstring shows is one that the program accepts, and so is every setting."""
+"""Programs accept every command line that a page or a docstring shows, and every setting on a page exists."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ PROGRAMS = (
     "torchrun ",
 )
 PLACEHOLDERS = {"RECIPE": "quickstart", "NAME": "frontier", "STUDY": "frontier", "RUN_OR_STUDY...": "runs/one"}
-"""Words of a synopsis that stand for one of a few values."""
+"""Placeholders in a synopsis, each with one of its possible values."""
 OMITTED = {"--overrides", "...", "COMMAND", "OPTIONS"}
 
 
 def shown_lines(text: str) -> Iterator[str]:
-    """Command lines: in a fenced block, indented, or between backticks."""
+    """Yields the command lines in fenced blocks, in indented lines and between backticks."""
     text = text.replace("\\\n", " ")
     fenced = shown_commands(text)
     indented = [line.strip().removeprefix("$ ") for line in text.splitlines() if line.startswith("    ")]
@@ -59,7 +59,7 @@ def shown_lines(text: str) -> Iterator[str]:
 
 
 def words_of(command: str) -> list[str]:
-    """The words of a command without its comment. Of a synopsis every optional part is kept."""
+    """Returns the words of a command without its comment. The optional parts of a synopsis are kept."""
     found = shlex.split(command.replace("[", "").replace("]", ""), comments=True)
     return [PLACEHOLDERS.get(word, word) for word in found if word not in OMITTED]
 
@@ -80,7 +80,7 @@ class ParsedError(Exception):
 
 
 def accepts(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parses a command line as its program does. Raises UserError or SystemExit(2) if that is refused."""
+    """Parses a command line as its program does. Raises UserError or SystemExit(2) if the program refuses it."""
     match words_of(command):
         case ["easq-rec", "train", *rest] | ["python", "easq_rec/train.py", *rest]:
             _accept_training(rest)
@@ -117,7 +117,7 @@ def _accept_options(words: list[str]) -> None:
 
 
 def _accept_argparse(program: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starts the `main` of a module or script up to the point at which its arguments are parsed."""
+    """Runs the `main` of a module or script until it has parsed its arguments."""
     original = argparse.ArgumentParser.parse_args
 
     def stop(*args: Any, **options: Any) -> NoReturn:
@@ -140,14 +140,14 @@ def _accept_argparse(program: str, words: list[str], monkeypatch: pytest.MonkeyP
 
 
 def _reads_argv(main: Callable[..., object]) -> bool:
-    """Whether a `main` reads sys.argv by itself."""
+    """Whether a `main` reads sys.argv itself."""
     parameters = inspect.signature(main).parameters.values()
     return all(parameter.default is not inspect.Parameter.empty for parameter in parameters)
 
 
 @contextlib.contextmanager
 def _help() -> Iterator[None]:
-    """Accepts that --help leaves with exit code 0."""
+    """Accepts that --help exits with code 0."""
     try:
         yield
     except SystemExit as leaving:
@@ -156,7 +156,7 @@ def _help() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *IN_SOURCES])
-def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     if "benchmarks.data" in command:
         pytest.importorskip("pandas", reason="benchmarks.data compares with pandas, which is installed for it only")
     accepts(command, monkeypatch)
@@ -187,11 +187,11 @@ def test_commands_of_all_programs_are_found() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Settings within a sentence
+# Settings in code spans
 
 
 def fields(cls: type[Any], prefix: str = "") -> Iterator[str]:
-    """`losses.dense.weight` and the like, with the sections themselves."""
+    """Yields the full names of all settings, such as `losses.dense.weight`, and of their sections."""
     for name, hint in field_hints(cls).items():
         yield f"{prefix}{name}"
         for nested in dataclasses_of(hint).values():
@@ -204,10 +204,10 @@ FLAGS = {name.replace("_", "-") for name in KNOWN}
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(REPOSITORY)))
-def test_settings(file: Path) -> None:
+def test_settings_exist(file: Path) -> None:
     code = "\n".join(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.M | re.S)))
     if file.name.startswith("014-"):
-        # The decision shows the flags of an alternative that was not taken.
+        # The decision shows a flag of an alternative that was rejected.
         code = code.replace("--losses.2.weight", "")
     flags = {flag.rstrip(".") for flag in re.findall(r"--([a-z]+\.[\w.-]+)", code)}
     assert flags <= FLAGS, "flags that do not exist"

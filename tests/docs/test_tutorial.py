@@ -1,4 +1,4 @@
-"""docs/tutorial.md: every command on it works as written, on a smaller world."""
+"""Every command in docs/tutorial.md works as written, on a smaller world."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from tests.docs.pages import DOCS, run_command, shown_commands, shown_files
 
 SMALLER = {"--requests 20000 --users 2000 --videos 4000": "--requests 2000 --users 300 --videos 500"}
-"""Replaced in the commands, to keep the test short."""
+"""Replacements in the commands, to keep the test short."""
 
 
 @pytest.mark.integration
-def test_the_tutorial(tmp_path: Path) -> None:
+def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
     text = (DOCS / "tutorial.md").read_text()
     files, commands = shown_files(text), shown_commands(text)
     assert sorted(files) == ["logs.toml", "make_logs.py"]

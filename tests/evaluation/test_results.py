@@ -1,4 +1,4 @@
-"""The table of an evaluation, written, read again, and compared with another's."""
+"""The table of an evaluation is written, read back, and compared with the table of another evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUESTS, WIDTH = 40, 6
 
 
 def predictions(*, seed: int = 0, shuffled: bool = False) -> Predictions:
-    """Of 20 users with two requests each; request ids begin at 100."""
+    """Predictions for 20 users with two requests each. Request ids begin at 100."""
     generator = torch.Generator().manual_seed(9)
     truth_RC = torch.randint(0, 3, (REQUESTS, WIDTH), generator=generator).float()
     utility_RC = torch.randint(0, 2, (REQUESTS, WIDTH), generator=generator).float()
@@ -62,15 +62,15 @@ def test_every_metric_has_a_label() -> None:
     assert set(LABELS) == set(METRICS)
 
 
-def test_answers_lie_at_their_requests_and_those_without_one_get_a_row() -> None:
-    """Request 101 is among the predictions, 7 is not, and the second 101 must not overwrite the first."""
+def test_answers_join_their_requests_and_other_answers_get_new_rows() -> None:
+    """Request 101 has predictions and request 7 has none. The second answers of 101 must not overwrite the first."""
     table = evaluation_table(predictions(), answered([7, 101, 101], [[2, -1], [-1, 0, 1], [-1, 2]]))
     assert table["request_id"].to_pylist() == [*range(100, 140), 7, 101]
     assert table["answer"].to_pylist() == [[], [0, 1], *[[]] * 38, [2], [2]]
     assert table["answer_score"].to_pylist() == [[], [3.0, 4.0], *[[]] * 38, [0.0], [6.0]]
     ndcg = table["answer_ndcg1"].to_pylist()
     assert ndcg[:40] == [None] * 40 and ndcg[40:] == [0.0, 1.0]
-    # The rows that were added take no part in the other metrics.
+    # The new rows do not count in the other metrics.
     assert table["satisfaction_ndcg5"].to_pylist()[40:] == [None, None]
     assert table["pairs"].to_pylist()[40:] == [0, 0] and table["candidates"].to_pylist()[40:] == [2, 2]
     sums = Evaluated(origin=Origin(recipe="easq", step=1, fuse=None), table=table).sums()
@@ -80,11 +80,11 @@ def test_answers_lie_at_their_requests_and_those_without_one_get_a_row() -> None
     ours, theirs = (estimates(found, resamples=2) for found in (sums, alone))
     for name in ("satisfaction_ndcg5", "pair_accuracy", "gauc", "calibration_error"):
         assert ours[name].value == pytest.approx(theirs[name].value, abs=1e-12)
-    # Satisfied: 0 and 6; dissatisfied: 3.
+    # The scores of satisfied answers are 0 and 6, that of the dissatisfied answer is 3.
     assert ours["answer_auc"].value == 0.5 and math.isnan(theirs["answer_auc"].value)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_written_evaluation_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = stored(tmp_path / "run", answers=answered([101], [[0, 2]]))
     found, summary = read(folder), json.loads((folder / "evaluation.json").read_text())
     assert sorted(path.name for path in folder.iterdir()) == ["evaluation.json", "evaluation.parquet"]
@@ -101,9 +101,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, capsys: pytest.CaptureFix
     assert "no interval" in printed and "undefined" not in printed.replace("answer GAUC", "")
 
 
-def test_a_comparison_pairs_the_requests_whatever_their_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_comparison_pairs_requests_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, base = stored(tmp_path / "run", seed=1), stored(tmp_path / "base", seed=1, shuffled=True)
     ours, theirs, found = compare(run, base, resamples=20, seed=0)
     for name in ("satisfaction_ndcg5", "pair_accuracy", "gauc", "calibration_error"):
@@ -115,7 +113,7 @@ def test_a_comparison_pairs_the_requests_whatever_their_order(
     assert json.loads((tmp_path / "new" / "out.json").read_text())["metrics"]["answer_auc"]["run"] is None
 
 
-def test_what_cannot_be_compared_names_the_remedy(tmp_path: Path) -> None:
+def test_errors_of_a_comparison_name_the_remedy(tmp_path: Path) -> None:
     run = stored(tmp_path / "run")
     table = pq.read_table(run / "evaluation.parquet")
     other = tmp_path / "other.parquet"

@@ -1,4 +1,4 @@
-"""Whole commands, run as a user runs them, on a small world."""
+"""Fixtures for tests that run whole commands on a small world, as a user does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world of 1,500 requests, enough answers to form pairs in every batch."""
+    """A world of 1,500 requests, with enough answers to form pairs in every batch."""
     from easq_rec.config import World
     from easq_rec.tools.simulation.world import generate
 
@@ -32,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """One thread per process: the machine is shared by several."""
+    """Environment variables with one thread per process, because several processes share the machine."""
     bin_dir = str(Path(sys.executable).parent)
     return {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_dir}:{os.environ['PATH']}"}
 
@@ -42,7 +42,7 @@ Train = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def train(world: Path, environment: dict[str, str]) -> Train:
-    """train(run_dir, *arguments, ranks=1): trains `quickstart` on the small world through torchrun."""
+    """train(run_dir, *arguments, ranks=1): trains `quickstart` on the small world, with torchrun if ranks > 1."""
 
     def call(run_dir: Path, *arguments: str, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable]
@@ -65,14 +65,14 @@ def train(world: Path, environment: dict[str, str]) -> Train:
 
 
 def metrics(run_dir: Path, split: str = "train") -> list[dict[str, float]]:
-    """Lines of a run's metrics.jsonl of one split."""
+    """The lines of one split in a run's metrics.jsonl."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["split"] == split]
 
 
 @pytest.fixture(scope="session")
 def losses() -> Callable[[Path], list[tuple[float | None, ...]]]:
-    """losses(run_dir): (step, each loss) of every logged step; None where it has none, as if not aligned."""
+    """losses(run_dir): (step, each loss) of every logged step. A loss that the step did not compute is None."""
 
     def read(run_dir: Path) -> list[tuple[float | None, ...]]:
         names = ("step", "loss_main", "loss_satisfaction", "loss_dpo", "loss_dense", "loss_evidence")

@@ -1,4 +1,7 @@
-"""Other questionnaires than the paper's, by configuration only: raw log, builder, training, evaluation, inspection."""
+"""Other questionnaires than the paper's need only configuration.
+
+Covers the raw log, the builder, training, evaluation and inspection.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from tests.tools.builder.test_reading import SCHEMA
 
 
 def built(folder: Path, scale: AnswerScale) -> tuple[Path, set[int]]:
-    """A log whose answers are spelled as the scale's names, built; and the codes of the answers that were kept."""
+    """Builds a log whose answers are names of the scale. Returns the data and the codes of the answers in them."""
     log, rng = random_log(30, impressions=600, bad=False), random.Random(1)
     log["answers"] = [
         row
@@ -45,7 +48,7 @@ def built(folder: Path, scale: AnswerScale) -> tuple[Path, set[int]]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("scale", [FIVE_STARS, NO_OR_YES], ids=["five stars", "no or yes"])
-def test_from_the_raw_log_to_the_evaluation(
+def test_a_scale_works_from_the_raw_log_to_the_evaluation(
     scale: AnswerScale, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, kept = built(tmp_path, scale)
@@ -82,13 +85,13 @@ def test_from_the_raw_log_to_the_evaluation(
     capsys.readouterr()
 
 
-def test_metrics_of_answers_count_satisfied_against_dissatisfied_stars() -> None:
-    """Four and five stars above one and two; three stars are neither."""
+def test_answer_metrics_compare_satisfied_with_dissatisfied_stars() -> None:
+    """Four and five stars are satisfied, one and two are dissatisfied. Three stars are neither."""
     import torch
 
     score_N = torch.tensor([3.0, 2.0, 1.0, 9.0, 0.0])
     answer_N, lengths_R = torch.tensor([5, 1, 4, 3, 2]), torch.tensor([5])
     found = answer_columns(score_N, answer_N, lengths_R, torch.tensor([7]), scale=FIVE_STARS)
-    # Of 2 x 2 pairs the score orders (4 stars at 1.0, 1 star at 2.0) wrongly. Four answers are compared.
+    # The score orders one of 2 x 2 pairs wrongly: 4 stars at 1.0 and 1 star at 2.0. Four answers are compared.
     assert float(found["answer_gauc_won"]) == pytest.approx(4 * 3 / 4)
     assert float(found["answer_gauc_weight"]) == 4

@@ -21,7 +21,7 @@ STEPS = 40
 
 
 @pytest.mark.integration
-def test_a_run_with_hstu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_hstu_trains_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     base = base_config("small")
     trainer = dataclasses.replace(base.trainer, max_steps=STEPS, epochs=2)

@@ -1,4 +1,7 @@
-"""Bad data in a run of two ranks: it ends with the place named, or goes on without the bad rows; nobody waits."""
+"""Bad data in a run of two ranks.
+
+The run ends with an error that names the place, or continues without the bad rows. No rank hangs.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def bad_world(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.integration
-def test_a_bad_row_ends_the_run_of_all_ranks_with_its_place(train: Train, bad_world: Path, tmp_path: Path) -> None:
+def test_a_bad_row_ends_all_ranks_with_an_error_that_names_its_place(
+    train: Train, bad_world: Path, tmp_path: Path
+) -> None:
     done = train(tmp_path / "run", "--data.path", str(bad_world), ranks=2, check=False)
     assert done.returncode != 0
     place = r"part\.parquet, row group \d, row (10|100|0), column user_id: found null, expected an integer"
@@ -47,10 +52,8 @@ def test_a_bad_row_ends_the_run_of_all_ranks_with_its_place(train: Train, bad_wo
 
 
 @pytest.mark.integration
-def test_a_damaged_row_group_ends_the_run_of_all_ranks(
-    train: Train, world: Path, bad_world: Path, tmp_path: Path
-) -> None:
-    """Only one of the ranks comes upon it while the other trains."""
+def test_a_damaged_row_group_ends_all_ranks(train: Train, world: Path, bad_world: Path, tmp_path: Path) -> None:
+    """Only one rank reads the damaged row group, while the other rank trains."""
     shutil.copytree(world / "answers", tmp_path / "data" / "answers")
     table = pa.concat_tables(pq.read_table(file) for file in sorted((world / "requests").glob("*.parquet")))
     file = tmp_path / "data" / "requests" / "part.parquet"
@@ -68,7 +71,7 @@ def test_a_damaged_row_group_ends_the_run_of_all_ranks(
 
 
 @pytest.mark.integration
-def test_quarantine_takes_the_bad_rows_and_the_run_goes_on(train: Train, bad_world: Path, tmp_path: Path) -> None:
+def test_the_run_continues_when_bad_rows_are_quarantined(train: Train, bad_world: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     done = train(
         run_dir,
@@ -81,10 +84,10 @@ def test_quarantine_takes_the_bad_rows_and_the_run_goes_on(train: Train, bad_wor
     assert sorted(place) == [(row, "user_id") for row in BAD]
     assert sorted(row["request_id"] for row in rows) == list(BAD)
     logged = metrics(run_dir)
-    assert logged[-1]["quarantined_rows"] == 2, "those of the training period"
+    assert logged[-1]["quarantined_rows"] == 2, "only the bad rows of the training period count"
     final = metrics(run_dir, "final")[0]
     assert final["requests"] == 1_500 - 1_200 - 1
-    # A later evaluation in a separate process leaves out the same row.
+    # A later evaluation in a separate process omits the same row.
     out = tmp_path / "evaluated.json"
     command = [sys.executable, "-m", "easq_rec.cli", "evaluate", "--run", str(run_dir), "--out", str(out)]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)

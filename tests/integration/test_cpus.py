@@ -1,4 +1,4 @@
-"""What a seed decides has the same bits on every kind of CPU: data, order, replay and initial weights."""
+"""Data, order, replay and initial weights of a seed are bit-identical on every kind of CPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from tests import cpus, golden
 
 CAPABILITY = {"avx2": "AVX2", "default": "DEFAULT"}
-"""What torch calls the kinds of CPU that are imitated."""
+"""Names that torch gives to the imitated kinds of CPU."""
 
 
 def seeded(cpu: str) -> dict[str, Any]:
-    """What `tests.seeded` finds on a kind of CPU."""
+    """The output of `tests.seeded` on a kind of CPU."""
     command, environment = [sys.executable, "-m", "tests.seeded"], cpus.environment(cpu)
     done = subprocess.run(
         command, cwd=golden.REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -28,7 +28,7 @@ def seeded(cpu: str) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="capabilities of x86 CPUs are taken away")
-def test_every_cpu_makes_the_same_of_a_seed() -> None:
+def test_seeded_results_are_bit_identical_on_every_cpu() -> None:
     native = seeded("native")
     assert set(native["digests"]) == {"data", "order", "replay", "dense", "tables", "experiment"}
     for cpu, capability in CAPABILITY.items():

@@ -20,7 +20,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def call(environment: dict[str, str]) -> Call:
-    """call(*arguments, code=0): the console command, which must end with that code."""
+    """call(*arguments, code=0): runs the console command, which must exit with that code."""
 
     def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -51,7 +51,7 @@ def runs(train: Train, call: Call, world: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.integration
-def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: Path) -> None:
+def test_evaluate_writes_a_summary_and_a_table(runs: tuple[Path, Path], world: Path) -> None:
     from easq_rec.evaluation.results import LABELS
 
     summary = json.loads((runs[0] / "evaluation.json").read_text())
@@ -67,7 +67,7 @@ def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: P
     assert np.nanmean(table["satisfaction_ndcg5"]) == pytest.approx(summary["metrics"]["satisfaction_ndcg5"]["value"])
     gauc = sum(table["gauc_won"].to_pylist()) / sum(table["gauc_weight"].to_pylist())
     assert gauc == pytest.approx(summary["metrics"]["gauc"]["value"])
-    # All answers of the held-out period are there, and no others.
+    # The table has all answers of the held-out period and no others.
     answers = [
         (row["request_id"], candidate["answer"])
         for file in (world / "answers").rglob("*.parquet")
@@ -86,7 +86,7 @@ def test_evaluate_leaves_a_summary_and_a_table(runs: tuple[Path, Path], world: P
 
 
 @pytest.mark.integration
-def test_studies_rank_by_a_fused_score_as_evaluate_does(runs: tuple[Path, Path], call: Call) -> None:
+def test_studies_and_evaluate_rank_alike_by_a_fused_score(runs: tuple[Path, Path], call: Call) -> None:
     from easq_rec.run_directory.config_file import load_config
     from easq_rec.serving.evaluate import rank_fused
 
@@ -154,7 +154,7 @@ def test_errors_are_one_line_that_names_the_remedy(runs: tuple[Path, Path], call
 
 @pytest.mark.integration
 def test_the_best_checkpoint_is_evaluated(runs: tuple[Path, Path], train: Train, call: Call, tmp_path: Path) -> None:
-    """Not the newest: with so high a learning rate the run gets worse after a while."""
+    """The newest checkpoint is not the best one, because the run has a high learning rate and gets worse."""
     run = tmp_path / "run"
     how = ("--checkpoint.best", "engagement_ndcg5", "--checkpoint.keep", "1", "--evaluation.every-steps", "4")
     train(run, "--trainer.max-steps", "24", "--optim.dense-lr", "0.05", *how)

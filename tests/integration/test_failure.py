@@ -1,4 +1,4 @@
-"""A rank that fails: torchrun, the log of the rank and `easq-rec runs` all say why."""
+"""torchrun, the log of the rank and `easq-rec runs` all report why a rank failed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def events(run_dir: Path, rank: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.integration
-def test_a_failing_rank_says_why(
+def test_the_error_of_a_failing_rank_is_reported(
     world: Path, environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of two under torchrun: the error file that torchrun reads, and both logs."""
+    """One of two ranks fails under torchrun. Its error is in the error file of torchrun and in the log of the rank."""
     run_dir, logs = tmp_path / "run", tmp_path / "torchrun"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--log-dir", str(logs)]
     options = ["--data", str(world), "--run-dir", str(run_dir), *SMALL, "--trainer.max-steps", str(STEPS)]
@@ -51,7 +51,7 @@ def test_a_failing_rank_says_why(
     assert any(name.startswith("fbgemm") for name in start["versions"])
     assert (problem["event"], problem["level"], problem["type"]) == ("exception", "ERROR", "RuntimeError")
     assert problem["message"] == MESSAGE and "worker_planted.py" in problem["traceback"]
-    assert 0 <= problem["step"] < STEP, "batches are read ahead"
+    assert 0 <= problem["step"] < STEP, "batches are prefetched, so the batch is read before its step"
     assert events(run_dir, 0)[0]["event"] == "start"
 
     assert cli.main(["runs", "list", str(tmp_path), "--json"]) == 0

@@ -1,4 +1,4 @@
-"""A rank that hangs is named with its phase, and the job ends. A slow rank is not stopped."""
+"""If a rank hangs, the job ends and reports the rank and its phase. A slow rank does not end the job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLACES = {
     "start": ("starting, ", "preparing the data", "waiting for ranks", "in hang"),
     "end": (f"after step {STEPS}, ", "end of the run", "waiting for ranks", "in hang"),
 }
-"""What is planted: when both ranks are found, the phase of the one that hangs and of the other, and a stack entry."""
+"""By planted fault: the position of both ranks, the phases of the hanging and of the other rank, a stack entry."""
 
 
 def start(
@@ -42,8 +42,11 @@ def start(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("what", PLACES)
-def test_a_rank_that_hangs_is_named(world: Path, environment: dict[str, str], tmp_path: Path, what: str) -> None:
-    """It sleeps in its reader, or before the model is built, or after the last evaluation; the other waits for it."""
+def test_a_hanging_rank_is_named(world: Path, environment: dict[str, str], tmp_path: Path, what: str) -> None:
+    """The rank hangs in its reader, before the model is built, or after the last evaluation.
+
+    The other rank waits for it.
+    """
     when, phase, other_phase, planted = PLACES[what]
     job = start(world, environment, tmp_path / "run", what)
     _, said = job.communicate(timeout=240)
@@ -64,7 +67,7 @@ def test_a_rank_that_hangs_is_named(world: Path, environment: dict[str, str], tm
 
 @pytest.mark.integration
 def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """It cannot report itself, and torchrun would wait for it for half a minute more."""
+    """A stopped process cannot report itself, and torchrun would wait for it for another half minute."""
     run_dir = tmp_path / "run"
     job = start(world, environment, run_dir, "nothing", steps=10_000)
     until = time.monotonic() + 240
@@ -82,7 +85,7 @@ def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str
 
 
 @pytest.mark.integration
-def test_a_slow_rank_is_waited_for(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_slow_rank_does_not_end_the_job(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
     job = start(world, environment, tmp_path / "run", "slow")
     _, said = job.communicate(timeout=240)
     assert job.returncode == 0, said[-4_000:]

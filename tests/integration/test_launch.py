@@ -29,7 +29,7 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.integration
 def test_torchx_trains_and_prints_the_table(world: Path, tmp_path: Path) -> None:
-    """`torchx run dist.ddp -j 1x2 easq_rec/train.py RECIPE --overrides`: exit code 0, one table, from rank 0."""
+    """`torchx run dist.ddp -j 1x2 easq_rec/train.py RECIPE --overrides` prints one table, from rank 0."""
     arguments = ["easq", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "3", *SMALL]
     done = launch(str(TORCHX), "run", "dist.ddp", "-j", "1x2", "easq_rec/train.py", *arguments)
     output = done.stdout + done.stderr
@@ -37,14 +37,14 @@ def test_torchx_trains_and_prints_the_table(world: Path, tmp_path: Path) -> None
     assert "on 2 x cpu" in output
     tables = [line for line in output.splitlines() if "satisfaction NDCG@5" in line]
     assert len(tables) == 1
-    assert "[0]:" in tables[0], "the table is not rank 0's"
+    assert "[0]:" in tables[0], "the table is not from rank 0"
     assert "Warning" not in output
     assert (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.integration
 def test_failing_rank_fails_the_launch_and_shows_its_error(tmp_path: Path) -> None:
-    """An error in the workers: non-zero exit code, and the message is there."""
+    """After an error in the workers the exit code is not zero, and the output has the message."""
     missing = tmp_path / "nowhere"
     done = launch(str(TORCHX), "run", "dist.ddp", "-j", "1x2", "easq_rec/train.py", "easq", "--data", str(missing))
     assert done.returncode != 0
@@ -52,7 +52,7 @@ def test_failing_rank_fails_the_launch_and_shows_its_error(tmp_path: Path) -> No
 
 
 @pytest.mark.integration
-def test_script_trains_alone(world: Path, tmp_path: Path) -> None:
+def test_script_trains_without_a_launcher(world: Path, tmp_path: Path) -> None:
     """`python easq_rec/train.py` needs no launcher."""
     arguments = ["main_only", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "3"]
     done = launch(sys.executable, "easq_rec/train.py", *arguments, *SMALL)
@@ -83,7 +83,7 @@ def test_script_trains_alone(world: Path, tmp_path: Path) -> None:
     ],
 )
 def test_user_errors_are_one_line(arguments: list[str], message: str) -> None:
-    """Exit code 2 and one readable line: field, value, what is allowed."""
+    """The exit code is 2. The line names the field, its value and the allowed values."""
     done = launch(sys.executable, "-m", "easq_rec.cli", *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -92,7 +92,7 @@ def test_user_errors_are_one_line(arguments: list[str], message: str) -> None:
 
 @pytest.mark.integration
 def test_run_without_holdout_says_that_there_is_nothing_to_evaluate(world: Path, tmp_path: Path) -> None:
-    """data.holdout 0 trains on everything; the end is clean."""
+    """With data.holdout 0 the run trains on all requests and ends without an error."""
     arguments = ["easq", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "2"]
     done = launch(sys.executable, "easq_rec/train.py", *arguments, "--data.holdout", "0", *SMALL)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The walk of the README on a small slice of MovieLens-100K's format: prepare, train, evaluate."""
+"""The MovieLens commands (prepare, train, evaluate) on a small data set in the format of MovieLens-100K."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 
 def write_raw(raw: Path, *, users: int = 40, films: int = 120, ratings: int = 2_400) -> None:
-    """u.data, u.item and u.user as the public files write them."""
+    """Writes u.data, u.item, u.user and the other files in the format of the public ones."""
     rng = np.random.default_rng(0)
     raw.mkdir()
     pairs = rng.choice(users * films, ratings, replace=False)
@@ -39,7 +39,7 @@ def run(*command: str) -> str:
 
 @pytest.mark.integration
 def test_prepare_train_evaluate(tmp_path: Path) -> None:
-    """Three commands of the README; the held-out requests are the last fifth of the time line."""
+    """The three commands succeed, and the held-out requests are those of the last fifth of the period."""
     raw, data, run_dir = tmp_path / "raw", tmp_path / "data", tmp_path / "run"
     write_raw(raw)
     run(sys.executable, "datasets/movielens/prepare.py", "--raw", str(raw), "--out", str(data), "--answer-rate", "0.3")

@@ -1,4 +1,7 @@
-"""A NaN on one rank of two: nothing of it reaches the model, its batch is written, and the run does as configured."""
+"""A NaN on one of two ranks does not reach the model, and its batch is written.
+
+The run skips the step or stops, as configured.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,12 @@ def run(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("late", [False, True], ids=["at_once", "a_step_later"])
-def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: Path, late: bool) -> None:
-    """The first, before any optimizer has a state, and later ones. The run ends well, what was at fault can be read.
+def test_steps_that_are_not_finite_are_skipped(
+    world: Path, environment: dict[str, str], tmp_path: Path, late: bool
+) -> None:
+    """The first step, before any optimizer has a state, and later steps are skipped.
 
-    Steps 1 and 5 do not align, so that only one loss is named.
+    The run succeeds, and the batches of these steps can be read. Steps 1 and 5 do not align, so only one loss is named.
     """
     planted = {1: "loss", 2: "embeddings", 4: "network", 5: "loss"}
     text = ",".join(["late"] * late + [f"{what}@{step}" for step, what in planted.items()])
@@ -61,7 +66,7 @@ def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: P
     written = {path.name for path in (tmp_path / "run" / "not_finite").iterdir()}
     for step, what in planted.items():
         assert f"step {step}, rank 1: {SEEN[what]}" in done.stderr
-        # Ranks share the gradients of the network.
+        # Ranks exchange the gradients of the network, so both write their batch.
         for rank in (0, 1) if what == "network" else (1,):
             written.remove(f"step_{step:08d}_rank_{rank}.npz")
         found = read_batch(tmp_path / "run" / "not_finite" / f"step_{step:08d}_rank_1.npz")
@@ -73,8 +78,13 @@ def test_steps_are_skipped(world: Path, environment: dict[str, str], tmp_path: P
 
 @pytest.mark.integration
 @pytest.mark.parametrize("where", ["loss", "embeddings", "network"])
-def test_the_run_stops(world: Path, environment: dict[str, str], tmp_path: Path, where: str) -> None:
-    """All ranks, with one readable message each; the checkpoints so far are whole, and the run can go on from them."""
+def test_the_run_stops_at_a_step_that_is_not_finite(
+    world: Path, environment: dict[str, str], tmp_path: Path, where: str
+) -> None:
+    """All ranks stop, each with one readable message.
+
+    The checkpoints before that step are complete, and the run resumes from them.
+    """
     run_dir = tmp_path / "run"
     stopped = run(world, environment, run_dir, f"{where}@{STEP}")
     told(stopped, where)
@@ -87,10 +97,13 @@ def test_the_run_stops(world: Path, environment: dict[str, str], tmp_path: Path,
 
 @pytest.mark.integration
 @pytest.mark.parametrize("where", ["loss", "embeddings"])
-def test_the_run_stops_where_a_step_is_read_later(
+def test_the_run_stops_before_a_checkpoint_if_flags_are_read_later(
     world: Path, environment: dict[str, str], tmp_path: Path, where: str
 ) -> None:
-    """With the step after it, or, for a gradient of one rank, the one after that: before a checkpoint of either."""
+    """The run stops with the next step or, for a gradient of one rank, with the step after that.
+
+    It writes a checkpoint of neither step.
+    """
     run_dir = tmp_path / "run"
     stopped = run(world, environment, run_dir, f"late,{where}@{STEP}", "--checkpoint.every-steps", "2")
     told(stopped, where)
@@ -101,29 +114,29 @@ def told(stopped: subprocess.CompletedProcess[str], where: str) -> None:
     assert stopped.returncode != 0
     assert f"step {STEP}, rank 1: {SEEN[where]}" in stopped.stderr and "--trainer.on-not-finite skip" in stopped.stderr
     assert "To enable traceback see" not in stopped.stderr, "torchrun did not receive the error"
-    assert f'File "{REPOSITORY / "easq_rec"}' not in stopped.stderr, "a traceback that is not torchrun's"
+    assert f'File "{REPOSITORY / "easq_rec"}' not in stopped.stderr, "there is a traceback from easq_rec"
 
 
 @pytest.mark.integration
-def test_a_skipped_step_changes_nothing(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """On one rank: the checkpoint after it holds the network that the one before holds."""
+def test_a_skipped_step_does_not_change_the_network(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """On one rank, the checkpoints before and after a skipped step have the same network."""
     run_dir = tmp_path / "run"
     done = run(world, environment, run_dir, "loss@3,network@5", "--trainer.on-not-finite", "skip", ranks=1)
     assert done.returncode == 0, done.stderr
     saved = [
         (run_dir / "checkpoints" / f"step_{step:08d}" / "__0_0.distcp").read_bytes() for step in range(1, STEPS + 1)
     ]
-    # Weights, moments and the count of AdamW's steps, as they lie in the file; a step that is made changes most of it.
+    # The file has weights, moments and step counts of AdamW. A step that is not skipped changes most of its bytes.
     changed = [sum(one != two for one, two in zip(*pair, strict=True)) for pair in itertools.pairwise(saved)]
     for step in (3, 5):
         assert changed[step - 2] < 0.01 * changed[step - 1]
 
 
 @pytest.mark.integration
-def test_a_loss_of_one_rank_keeps_all_tables_as_they_are(
+def test_a_loss_that_is_not_finite_on_one_rank_changes_no_table(
     world: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """The other rank's gradients are finite, and go to tables on both."""
+    """The gradients of the other rank are finite, and are for tables on both ranks."""
     run_dir = tmp_path / "run"
     done = run(world, environment, run_dir, "loss@3", "--trainer.on-not-finite", "skip")
     assert done.returncode == 0, done.stderr

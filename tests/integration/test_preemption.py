@@ -1,4 +1,4 @@
-"""SIGTERM to two ranks: a checkpoint of the step in progress and exit code 0, wherever it finds them."""
+"""SIGTERM ends two ranks in any phase, with a checkpoint of the current step and exit code 0."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 WORKER = Path(__file__).with_name("worker_planted.py")
 GRACE_S = 10
-"""What is left to a process between SIGTERM and SIGKILL: less than any scheduler gives."""
+"""Limit from SIGTERM to the end of a rank. Every scheduler gives a process more time before SIGKILL."""
 
 
 def preempted(
     world: Path, environment: dict[str, str], run_dir: Path, options: tuple[str, ...], ready: Callable[[], bool],
     what: str = "nothing", launcher_alone: bool = False,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    """Starts two ranks, and when it is time sends both SIGTERM, or their launcher, as a scheduler does."""
+    """Starts two ranks. Once `ready` is true, sends SIGTERM to both or to their launcher, as a scheduler does."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(WORKER), what, "1", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     job = subprocess.Popen(
@@ -47,7 +47,7 @@ def preempted(
     for pid in [job.pid] if launcher_alone else found:
         os.kill(pid, signal.SIGTERM)
     out, said = job.communicate(timeout=240)
-    # By the log, since a busy machine may take long to tear down processes that have nothing to lose any more.
+    # The log has the time of the end: a busy machine may take long to end processes that have already stopped.
     for rank in (0, 1):
         logs = [json.loads(line) for line in (run_dir / "logs" / f"rank_{rank}.jsonl").read_text().splitlines()]
         (stopped,) = (line["time"] for line in logs if line["event"] == "stopped")
@@ -60,30 +60,30 @@ def last_checkpoint(run_dir: Path) -> int:
 
 
 @pytest.mark.integration
-def test_in_training_and_beside_a_save(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """Every step is saved in the background, so that the signal comes within one."""
+def test_sigterm_in_training_during_a_save(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """Every step is saved in the background, so the signal comes during a save."""
     run_dir = tmp_path / "run"
     options = ("--trainer.max-steps", "2000", "--checkpoint.every-steps", "1")
     saves = run_dir / "checkpoints"
     done = preempted(world, environment, run_dir, options, lambda: any(saves.glob(".step_*5.partial")))
     assert done.returncode == 0, done.stderr
     assert last_checkpoint(run_dir) == metrics(run_dir)[-1]["step"] < 2_000
-    assert not list(saves.glob(".*")), "nothing half-written is left"
+    assert not list(saves.glob(".*")), "no partial checkpoint is left"
     logs = [json.loads(line) for line in (run_dir / "logs" / "rank_1.jsonl").read_text().splitlines()]
     assert [line["event"] for line in logs][-1] == "stopped"
     assert {line["signal"] for line in logs if line["event"] == "signal"} == {"SIGTERM"}
 
 
 @pytest.mark.integration
-def test_in_an_evaluation(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """It would take far longer than there is time: it is left, and what it has found so far is not written."""
+def test_sigterm_in_an_evaluation(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """The evaluation would take longer than the limit. It is aborted, and its partial results are not written."""
     run_dir = tmp_path / "run"
     sizes = ("--trainer.max-steps", "2000", "--evaluation.every-steps", "3", "--evaluation.batch-size", "4")
 
     def in_evaluation() -> bool:
         log = run_dir / "metrics.jsonl"
         steps = [line["step"] for line in metrics(run_dir)] if log.exists() else []
-        # The evaluation comes after the line of its step.
+        # The evaluation starts after the line of its step is written.
         return bool(steps) and steps[-1] == 3 and time.time() - log.stat().st_mtime > 2
 
     done = preempted(world, environment, run_dir, sizes, in_evaluation, what="evaluation")
@@ -93,8 +93,8 @@ def test_in_an_evaluation(world: Path, environment: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_in_the_last_evaluation(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """The run is not finished without it; the same command makes up for it."""
+def test_sigterm_in_the_last_evaluation(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """The run is not finished without the last evaluation. The same command runs it."""
     run_dir = tmp_path / "run"
     sizes = ("--trainer.max-steps", "3", "--evaluation.batch-size", "4")
     saved = run_dir / "checkpoints" / "step_00000003"
@@ -107,8 +107,11 @@ def test_in_the_last_evaluation(world: Path, environment: dict[str, str], tmp_pa
 
 
 @pytest.mark.integration
-def test_before_the_first_step(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """The model is being built: no step is made that may be a long one, and the run goes on from where it stands."""
+def test_sigterm_before_the_first_step(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """The signal comes while the model is built.
+
+    The run makes no step, because a step may be long. The same command resumes it.
+    """
     run_dir = tmp_path / "run"
     logs = [run_dir / "logs" / f"rank_{rank}.jsonl" for rank in (0, 1)]
     options = ("--trainer.max-steps", "2")
@@ -124,8 +127,8 @@ def test_before_the_first_step(world: Path, environment: dict[str, str], tmp_pat
 
 
 @pytest.mark.integration
-def test_the_launcher_passes_it_on(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """As in a container, where only the first process gets the signal. The exit code is torchrun's, which is not 0."""
+def test_the_launcher_forwards_sigterm(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """Only the launcher gets the signal, as in a container. The exit code is that of torchrun, which is not 0."""
     run_dir = tmp_path / "run"
     log = run_dir / "metrics.jsonl"
     options = ("--trainer.max-steps", "2000")

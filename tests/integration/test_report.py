@@ -24,7 +24,7 @@ PLOTS = """[...document.querySelectorAll('figure')].map(figure => {
     .filter(box => box.width > 0 && box.height > 0);
   return [figure.querySelector('figcaption').textContent, visible.length, visible.length ? visible[0].width : 0];
 })"""
-"""Of each figure: its title, how many plots it shows, and how wide the first is."""
+"""For each figure: its title, the number of visible plots, and the width of the first."""
 OVERLAPS = """[...document.querySelectorAll('svg.plot')].flatMap(plot => {
   const boxes = [...plot.querySelectorAll('text')]
     .map(text => [text.textContent, text.getBoundingClientRect()])
@@ -33,7 +33,7 @@ OVERLAPS = """[...document.querySelectorAll('svg.plot')].flatMap(plot => {
     .filter(([, b]) => a.left + 1 < b.right && b.left + 1 < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom)
     .map(([other]) => `${one} / ${other}`));
 })"""
-"""Pairs of texts in a plot that run into one another."""
+"""Pairs of overlapping texts in a plot."""
 OPEN_ALL = "document.querySelectorAll('details').forEach(details => { details.open = true; })"
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
@@ -41,7 +41,7 @@ SMALLEST = """Math.min(...[...document.querySelectorAll('svg.plot')]
   .filter(plot => plot.getBoundingClientRect().width > 0)
   .flatMap(plot => [...plot.querySelectorAll('text')].map(text =>
     parseFloat(getComputedStyle(text).fontSize) * plot.getBoundingClientRect().width / plot.viewBox.baseVal.width)))"""
-"""Pixels of the smallest text in a plot, as it is shown."""
+"""Displayed size of the smallest text in a plot, in pixels."""
 COLOURS = """[...new Set([...document.querySelectorAll('.plot %s')]
   .map(element => getComputedStyle(element).%s).filter(colour => colour.startsWith('rgb(')))]"""
 TEXTS = COLOURS % ("text", "fill")
@@ -96,7 +96,7 @@ def runs(train: Train, world: Path, environment: dict[str, str], tmp_path_factor
 
 @pytest.fixture(scope="module")
 def studies(world: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the studies whose results are part of the repository, and of one over the small world."""
+    """The page of the studies whose results are part of the repository, and of one study of the small world."""
     folder = tmp_path_factory.mktemp("studies")
     easq_rec(environment, "study", "signal", "--data", world, "--out", folder / "signal")
     kept = [REPOSITORY / "docs" / "results" / name for name in ("frontier", "ablation", "stability")]
@@ -122,7 +122,7 @@ def test_the_page_of_runs_has_paired_differences(runs: Path) -> None:
 
 @pytest.mark.parametrize("width", [360, 1_280])
 @pytest.mark.parametrize(("which", "expected"), [("runs", IN_RUNS), ("studies", IN_STUDIES)])
-def test_a_browser_shows_every_plot_and_complains_of_nothing(
+def test_a_browser_shows_every_plot_and_reports_no_problem(
     which: str, expected: tuple[str, ...], width: int, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     page: Path = request.getfixturevalue(which)
@@ -131,7 +131,7 @@ def test_a_browser_shows_every_plot_and_complains_of_nothing(
     assert set(expected) <= set(shown), set(expected) - set(shown)
     for title in expected:
         plots, wide = shown[title]
-        # Those that are drawn for both widths show one of them.
+        # A plot that is drawn for both widths shows only one of its drawings.
         assert plots == 1 and 200 < wide < width, (title, plots, wide)
     assert browser.evaluate(OVERLAPS) == []
     assert browser.evaluate(SMALLEST) >= 10
@@ -143,7 +143,7 @@ def test_a_browser_shows_every_plot_and_complains_of_nothing(
 
 
 def test_long_names_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:
-    """Neither words without a gap nor sentences, wherever a name is shown."""
+    """Neither a long word nor a long sentence widens the page, wherever the name is shown."""
     long, words = "variant" * 20, "a long name " * 12
     cells = [{"label": name, "metrics": {}, "history": {long: [(1, 1.0), (2, 2.0)]}} for name in (long, words)]
     rows = [builders.row(name, 1.0 + at, -1.0 - at) for at, name in enumerate((long, words))]
@@ -166,16 +166,14 @@ def test_text_and_lines_are_readable_in_both_colour_schemes(
     assert background > 0.9 if scheme == "light" else background < 0.02
     texts = [browser.evaluate(BODY), *browser.evaluate(TEXTS)]
     series = browser.evaluate(STROKES)
-    # Text as the Web Content Accessibility Guidelines ask (1.4.3, level AA). Two of Okabe and Ito's colours are light,
-    # so series have markers and dashes besides.
+    # Text has the contrast that the Web Content Accessibility Guidelines require (1.4.3, level AA). Two of Okabe and
+    # Ito's colours are light, so series also have markers and dashes.
     assert len(texts) >= 3 and all(_contrast(colour, background) >= 4.5 for colour in texts), texts
     assert len(series) >= 4 and all(_contrast(colour, background) >= 2.1 for colour in series), series
 
 
-def test_the_browser_refuses_what_the_page_does_not_hold_and_tells(
-    studies: Path, browser: Browser, tmp_path: Path
-) -> None:
-    """That the tests above can fail: an image, a script and a wide element are noticed."""
+def test_the_browser_reports_external_content_and_scripts(studies: Path, browser: Browser, tmp_path: Path) -> None:
+    """The tests above can fail: the browser finds an image, a script and a wide element."""
     page = tmp_path / "page.html"
     harm = '<img src="http://127.0.0.1:9/x.png"><script>1</script><p style="width:900px">wide</p></main>'
     page.write_text(studies.read_text(encoding="utf-8").replace("</main>", harm), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A killed worker: torchrun restarts the workers, and they go on from the last checkpoint."""
+"""After a worker is killed, torchrun restarts the workers, and they resume from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ STEPS = 40
 
 
 @pytest.mark.integration
-def test_killed_worker_goes_on_from_the_checkpoint(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """kill -9 of one of two workers in mid-run: exit code 0, and every step is in the log exactly once."""
+def test_killed_worker_resumes_from_the_checkpoint(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """One of two workers is killed with SIGKILL during the run.
+
+    The exit code is 0, and every step is in the log exactly once.
+    """
     run_dir = tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts", "1"]
     script = ["easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir), *SMALL]

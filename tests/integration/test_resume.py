@@ -1,4 +1,4 @@
-"""Stop, resume, and nothing shows it: checkpoints, signals, and what may not change in between."""
+"""A resumed run gives the same results as an uninterrupted run, after a stop or a signal."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ NETWORK = "model.ranker.network."
 def test_resumed_losses_are_bit_identical(
     train: Train, losses: Losses, tmp_path: Path, ranks: int, stop: str, uninterrupted: Callable[[int], Path]
 ) -> None:
-    """Stopping at any step and resuming gives the very losses and metrics of the uninterrupted run.
+    """A run that stops at any step and is resumed has exactly the same losses and metrics as an uninterrupted run.
 
-    So do evaluations on the way, at which batches are on theirs between the ranks. Of four ranks, since a sum of two is
-    the same in any order.
+    Only the resumed run has evaluations during training, which start while batches are in transit between the ranks.
+    They do not change its losses. Four ranks are used, because a sum of two values is the same in any order.
     """
     whole, parts = uninterrupted(ranks), tmp_path / "parts"
     options = ("--trainer.max-steps", STEPS, "--evaluation.every-steps", "5")
@@ -42,17 +42,17 @@ def test_resumed_losses_are_bit_identical(
     assert f"from step {stop}" in resumed.stdout
     assert losses(parts) == losses(whole)
     dense, evidence = ([line[index] for line in losses(whole) if line[index] is not None] for index in (4, 5))
-    assert any(dense) and any(evidence), "a loss never set in: the run proves too little"
+    assert any(dense) and any(evidence), "a loss is 0 in every step, so the run proves too little"
     assert len(dense) == len(losses(whole)) // 2, "every other step is aligned"
     assert _final(parts) == _final(whole)
     assert [line["step"] for line in metrics(parts, "holdout")] == [5, 10, 15, 20]
 
 
 @pytest.mark.integration
-def test_a_run_goes_on_with_other_threads_and_from_where_its_data_have_moved_to(
+def test_a_run_resumes_with_other_threads_and_moved_data(
     train: Train, losses: Losses, world: Path, tmp_path: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
-    """Neither changes what is read, which the dataset's fingerprint holds."""
+    """Neither the threads nor the directory changes what is read or the dataset's fingerprint."""
     parts, moved = tmp_path / "parts", tmp_path / "moved"
     train(parts, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", "7")
     shutil.copytree(world, moved)
@@ -62,8 +62,8 @@ def test_a_run_goes_on_with_other_threads_and_from_where_its_data_have_moved_to(
 
 
 @pytest.mark.integration
-def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, losses: Losses, tmp_path: Path) -> None:
-    """The tower's average and the weight of the gate penalty go on from where they were."""
+def test_reference_average_and_gate_penalty_are_resumed(train: Train, losses: Losses, tmp_path: Path) -> None:
+    """The average of the satisfaction tower and the weight of the gate penalty continue from the checkpoint."""
     guards = (
         "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-answers", "3",
         "--losses.align-every", "1", "--model.main.activity", "0.5", "--optim.pathway-lr", "3",
@@ -77,7 +77,7 @@ def test_what_watches_over_the_reference_and_the_gates_is_resumed(train: Train, 
 
 @pytest.mark.integration
 def test_steering_waits_for_answers(train: Train, losses: Losses, tmp_path: Path) -> None:
-    """Long after the warm-up by steps L_dense is still out, for so many answers never come."""
+    """L_dense is still 0 after the warm-up steps, because the run never has the required number of answers."""
     train(tmp_path / "run", "--losses.warmup-answers", "1000000", "--trainer.max-steps", "10")
     assert {line[4] for line in losses(tmp_path / "run")} == {0.0, None}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -87,7 +87,7 @@ def test_steering_waits_for_answers(train: Train, losses: Losses, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Run directory of an uninterrupted run on so many ranks."""
+    """uninterrupted(ranks): the run directory of an uninterrupted run."""
     done: dict[int, Path] = {}
 
     def get(ranks: int) -> Path:
@@ -101,11 +101,14 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_leaves(
+def test_signal_saves_a_checkpoint_and_ends_the_run(
     world: Path, environment: dict[str, str], train: Train, tmp_path: Path, number: signal.Signals, losses: Losses,
     uninterrupted: Callable[[int], Path],
 ) -> None:  # fmt: skip
-    """A signal in mid-run ends it with a checkpoint and exit code 0; the resumed run goes on as if nothing was."""
+    """A signal ends the run with a checkpoint and exit code 0.
+
+    The resumed run has the losses of an uninterrupted run.
+    """
     run_dir = tmp_path / "run"
     command = [sys.executable, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     process = subprocess.Popen(
@@ -122,7 +125,7 @@ def test_signal_saves_and_leaves(
         time.sleep(0.02)
     process.send_signal(number)
     if number == signal.SIGTERM:
-        # A scheduler may signal each process, and torchrun forwards its signal.
+        # A process may get the signal twice: a scheduler may signal each process, and torchrun forwards its signal.
         process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -134,7 +137,7 @@ def test_signal_saves_and_leaves(
 
 @pytest.mark.integration
 def test_checkpoint_loads_on_another_number_of_ranks(train: Train, losses: Losses, tmp_path: Path) -> None:
-    """A run of two ranks goes on with one."""
+    """A run of two ranks resumes on one rank."""
     run_dir = tmp_path / "run"
     train(run_dir, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", "6", ranks=2)
     done = train(run_dir, "--trainer.max-steps", STEPS, ranks=1)
@@ -143,8 +146,8 @@ def test_checkpoint_loads_on_another_number_of_ranks(train: Train, losses: Losse
 
 
 @pytest.mark.integration
-def test_weights_survive_another_number_of_ranks(train: Train, tmp_path: Path) -> None:
-    """The tables and the network that two ranks saved are the ones that one rank loads: equal held-out metrics."""
+def test_weights_are_kept_on_another_number_of_ranks(train: Train, tmp_path: Path) -> None:
+    """One rank loads the tables and the network that two ranks saved, and has the same held-out metrics."""
     run_dir = tmp_path / "run"
     train(run_dir, "--trainer.max-steps", "6", ranks=2)
     saved = _final(run_dir)
@@ -154,8 +157,11 @@ def test_weights_survive_another_number_of_ranks(train: Train, tmp_path: Path) -
 
 @pytest.mark.integration
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_the_pathway_rests_where_a_step_does_not_align(train: Train, tmp_path: Path, ranks: int) -> None:
-    """Step 2 aligns, steps 1 and 3 do not: nothing moves it there, neither a gradient nor what AdamW remembers."""
+def test_the_pathway_is_unchanged_in_a_step_that_does_not_align(train: Train, tmp_path: Path, ranks: int) -> None:
+    """Step 2 aligns, steps 1 and 3 do not.
+
+    In step 3 neither a gradient nor the moments of AdamW change the pathway.
+    """
     run_dir = tmp_path / "run"
     steps = ("--trainer.max-steps", "3", "--checkpoint.every-steps", "1", "--checkpoint.keep", "3")
     train(run_dir, *steps, ranks=ranks)
@@ -163,7 +169,7 @@ def test_the_pathway_rests_where_a_step_does_not_align(train: Train, tmp_path: P
     pathway = {name for name in one if parameter_group(name) in PATHWAY}
     assert {name for name in one if not torch.equal(two[name], three[name])}.isdisjoint(pathway)
     moved = {name for name in pathway if not torch.equal(one[name], two[name])}
-    # B starts at zero, so what lies below another adapter has no gradient yet.
+    # B starts at zero, so parameters below another adapter have no gradient yet.
     assert len(moved) > 10 and {parameter_group(name) for name in moved} == set(PATHWAY)
     assert all(not torch.equal(two[name], three[name]) for name in one if parameter_group(name) == "backbone")
 
@@ -175,7 +181,7 @@ def _dense(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.integration
 def test_resume_with_another_configuration_is_refused(train: Train, tmp_path: Path) -> None:
-    """The message names the field and both values; exit code 2, no traceback."""
+    """The message names the field and both values. The exit code is 2, and there is no traceback."""
     run_dir = tmp_path / "run"
     train(run_dir, "--trainer.max-steps", "2")
     done = train(run_dir, "--trainer.max-steps", "2", "--optim.dense-lr", "0.5", check=False)
@@ -185,8 +191,8 @@ def test_resume_with_another_configuration_is_refused(train: Train, tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_interrupted_save_is_never_taken(train: Train, tmp_path: Path) -> None:
-    """What a killed save leaves behind does not bear a checkpoint's name, and the next save removes it."""
+def test_interrupted_save_is_never_loaded(train: Train, tmp_path: Path) -> None:
+    """The files of a killed save are not in a folder with the name of a checkpoint, and the next save removes them."""
     run_dir = tmp_path / "run"
     train(run_dir, "--trainer.max-steps", STEPS, "--trainer.stop-at-step", "3")
     torn = run_dir / "checkpoints" / ".step_00000024.partial"

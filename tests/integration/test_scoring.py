@@ -1,4 +1,4 @@
-"""`easq-rec score` and `evaluate` agree with the trainer, on requests that hold no outcome and no answer."""
+"""`easq-rec score` and `evaluate` agree with the trainer. `score` reads neither outcomes nor answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Train = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def easq_rec(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The console command."""
+    """Runs the console command."""
     done = subprocess.run(
         [sys.executable, "-m", "easq_rec.cli", *arguments],
         cwd=REPOSITORY,
@@ -35,7 +35,7 @@ def easq_rec(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def run_dir(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run; its adapters have left their start at zero."""
+    """A trained run, whose adapters are not zero any more."""
     run_dir = tmp_path_factory.mktemp("scored") / "run"
     train(run_dir, "--trainer.max-steps", "30", "--optim.dense-lr", "0.01")
     return run_dir
@@ -43,7 +43,10 @@ def run_dir(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.integration
 def test_scores_equal_the_trainers_and_need_no_labels(run_dir: Path, world: Path, tmp_path: Path) -> None:
-    """Merged adapters, no satisfaction tower, no outcome columns: the trainer's policy scores to 1e-5, ranks 1..C."""
+    """The scores are the trainer's policy scores to within 1e-5, and the ranks of a request are 1..C.
+
+    The scoring model has merged adapters and no satisfaction tower. Its input has no outcome columns.
+    """
     bare = tmp_path / "bare" / "requests"
     bare.mkdir(parents=True)
     table = pa.concat_tables(pq.read_table(file) for file in sorted((world / "requests").glob("*.parquet")))
@@ -82,7 +85,7 @@ def test_evaluate_equals_the_trainers_final_metrics(run_dir: Path) -> None:
 
 
 def _without_labels(table: pa.Table) -> pa.Table:
-    """Candidates with only features."""
+    """Returns the requests with only the features of their candidates."""
     kept = {"video_id", "author_id", "tags", "duration_ms"}
     candidates = [
         [{name: value for name, value in candidate.items() if name in kept} for candidate in row]

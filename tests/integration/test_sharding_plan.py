@@ -20,7 +20,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 
 def train(name: str, run_dir: Path, world: Path, environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    """Exit code and output of two ranks."""
+    """Trains on two ranks; returns the exit code and the output."""
     paths = ("--data", str(world), "--run-dir", str(run_dir), "--trainer.max-steps", "2", "--data.holdout", "0")
     done = subprocess.run(
         [sys.executable, *TORCHRUN, "easq_rec/train.py", name, *paths, *SMALL, *arguments],
@@ -35,7 +35,7 @@ def train(name: str, run_dir: Path, world: Path, environment: dict[str, str], *a
 
 
 @pytest.mark.integration
-def test_a_run_keeps_to_constraints_and_another_run_takes_its_plan(
+def test_a_run_obeys_constraints_and_another_run_uses_its_plan(
     world: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     tables = {
@@ -66,7 +66,7 @@ def test_a_run_keeps_to_constraints_and_another_run_takes_its_plan(
     assert kind == "column_wise" and ranks == [1, 0] * (width // 16)
     assert output.count("region:column_wise@1,0") == 1
 
-    # The same plan, without the constraints.
+    # A run with this plan file and without the constraints has the same plan.
     code, output = train("quickstart", second, world, environment, "--sharding.plan", str(first / "plan.json"))
     assert code == 0, output
     assert json.loads((second / "plan.json").read_text()) == plan
@@ -76,7 +76,7 @@ def test_a_run_keeps_to_constraints_and_another_run_takes_its_plan(
     ]
     assert len(losses[0]) == 2 and losses[0] == losses[1]
 
-    # A plan for two ranks is no plan for another number of them, and no rank waits for one that cannot be read.
+    # A plan for another number of ranks is refused, and no rank waits for another rank that has refused it.
     plan["ranks"] = 4
     (tmp_path / "four.json").write_text(json.dumps(plan))
     code, output = train(
@@ -88,7 +88,7 @@ def test_a_run_keeps_to_constraints_and_another_run_takes_its_plan(
 
 
 @pytest.mark.integration
-def test_tables_in_half_precision_are_said_to_be(world: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_output_names_tables_in_half_precision(world: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     tables = {"tag": TableSharding(weights="fp16")}
     config = dataclasses.replace(recipe("quickstart"), sharding=Sharding(tables=tables))
     (tmp_path / "half.json").write_text(json.dumps(to_dict(config)))

@@ -21,7 +21,7 @@ def study(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
     )
 
 
-def test_the_rank_study_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
     out = tmp_path / "rank"
     asked = ("rank", "--budget", "small", "--out", str(out))
     done = study(environment, *asked, "--seeds", "1")
@@ -49,7 +49,7 @@ def test_the_rank_study_from_end_to_end(tmp_path: Path, environment: dict[str, s
 
 
 def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Two processes write together what one process writes; one of them writes it, and the other reports that."""
+    """Two processes together give the results of one process. One of them writes them, and the other reports this."""
     asked = ("rank", "--budget", "small", "--seeds", "1", "--jobs", "1")
     command = [sys.executable, "-m", "easq_rec.cli", "study", *asked, "--out", str(tmp_path / "both"), "--shared"]
     both = [
@@ -71,13 +71,13 @@ def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]
             del cell["seconds"]
     assert found == expected and len(found["cells"]) == 3
     assert (tmp_path / "both" / "table.md").read_text() == (tmp_path / "alone" / "table.md").read_text()
-    # One that comes late, or again, has nothing to do.
+    # A process that starts after the end has nothing to do.
     late = study(environment, *asked, "--out", str(tmp_path / "both"), "--shared")
     assert late.returncode == 0 and "3 of 3 cells are already finished" in late.stdout
     assert "their results are already in" in late.stdout
 
 
-def test_the_ab_study_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
     out = tmp_path / "ab"
     asked = ("ab", "--budget", "small", "--seeds", "1", "--out", str(out))
     done = study(environment, *asked)
@@ -99,7 +99,7 @@ def test_the_ab_study_from_end_to_end(tmp_path: Path, environment: dict[str, str
     assert json.loads((out / "results.json").read_text())["ab"] == results["ab"]
 
 
-def test_the_trigger_study_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_trigger_study_runs_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
     out = tmp_path / "trigger"
     done = study(environment, "trigger", "--budget", "small", "--seeds", "1", "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -134,7 +134,7 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, envi
         (("rank", "--shared", "--resume"), "--resume"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(
+def test_errors_are_one_line(
     arguments: tuple[str, ...], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from easq_rec.cli.main import main

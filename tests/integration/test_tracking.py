@@ -1,4 +1,4 @@
-"""A training launched by TorchX reports to the tracker that its configuration names, and to none otherwise."""
+"""A run launched by TorchX reports to the tracker that its configuration names. Other runs report to none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TORCHX = Path(sys.executable).parent / "torchx"
 
 
 def configured(folder: Path) -> Path:
-    """The tracker's own configuration: its runs lie in `folder`/tracked."""
+    """Writes the configuration of a tracker that stores its runs in `folder`/tracked."""
     (folder / "tracked").mkdir()
     config = folder / "tracker.conf"
     config.write_text(f"protocol=file\nroot_path={folder / 'tracked'}\n")
@@ -28,7 +28,10 @@ def configured(folder: Path) -> Path:
 
 @pytest.mark.integration
 def test_a_run_is_tracked(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    """`torchx run` with [torchx:tracker] in its configuration, read back as `torchx tracker` does."""
+    """The configuration of `torchx run` has a section [torchx:tracker].
+
+    The tracker is read as `torchx tracker` reads it.
+    """
     run_dir, config = tmp_path / "run", configured(tmp_path)
     torchxconfig = tmp_path / ".torchxconfig"
     torchxconfig.write_text(f"[torchx:tracker]\nfsspec=\n\n[tracker:fsspec]\nconfig={config}\n")
@@ -66,7 +69,7 @@ def test_without_a_job_or_a_tracker_nothing_is_reported(
 ) -> None:
     prepare(tmp_path, monkeypatch, configured(tmp_path))
     tracking.report_end(tmp_path, state="stopped", step=1, metrics={"gauc": 0.5, "calibration": float("nan")})
-    assert count(tmp_path / "tracked") == 1, "with both it is"
+    assert count(tmp_path / "tracked") == 1, "a run with a job and a tracker is reported"
     for name in missing:
         monkeypatch.delenv(name)
     tracking.report_end(tmp_path, state="finished", step=2, metrics={})
@@ -84,11 +87,11 @@ def test_a_tracker_that_fails_does_not_end_the_run(
 
 
 def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
-    """The environment that the torchx command gives to a job."""
+    """Sets the environment that the torchx command gives to a job."""
     monkeypatch.setenv(tracking.JOB, "local_cwd://torchx/job")
     monkeypatch.setenv(tracking.TRACKERS, "fsspec")
     monkeypatch.setenv("TORCHX_TRACKER_FSSPEC_CONFIG", str(config))
-    # It keeps what it has found for as long as the process lives.
+    # This function caches its result for the life of the process.
     AppRun.run_from_env.cache_clear()
 
 

@@ -1,12 +1,16 @@
-"""`easq-rec train`, with something planted in one rank.
+"""`easq-rec train` with planted faults in one rank.
 
     worker_planted.py WHAT@STEP[,WHAT@STEP...] RANK [arguments of train]
 
-loss: NaN in a float feature of the batch, and so in the loss. network, embeddings: NaN in the gradient only, of the
-backbone's output or of the embeddings. error: reading the batch fails. hang: reading the batch never ends. slow:
-reading this batch and every later one takes two seconds. evaluation: every batch of an evaluation takes a second.
-start, end: the rank hangs before the first step, or after the last evaluation; STEP is ignored. late: every rank reads
-the flags of a step after it has made the next one, as on a GPU.
+- loss: a float feature of the batch is NaN, and so is the loss.
+- network: only the gradient of the backbone's output is NaN.
+- embeddings: only the gradient of the embeddings is NaN.
+- error: reading the batch fails.
+- hang: reading the batch never ends.
+- slow: reading this batch and every later batch takes two seconds.
+- evaluation: every batch of an evaluation takes a second. STEP is ignored.
+- start, end: the rank hangs before the first step, or after the last evaluation. STEP is ignored.
+- late: every rank reads the flags of a step after it has made the next step, as on a GPU.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ SLOW_S, FOREVER_S = 2, 3_600
 
 
 def plant(what: str, at: int) -> None:
-    """In step number `at` of this process."""
+    """Plants a fault in step number `at` of this process."""
     batches, network, backbone = TrainLoader.batches, RankingNetwork.forward, TransformerBackbone.forward
     forward = 0
 
@@ -78,7 +82,7 @@ def plant(what: str, at: int) -> None:
     def poisoned_network(self: TransformerBackbone, tokens: Tokens, stream: Stream) -> Tensor:
         nonlocal forward
         value = backbone(self, tokens, stream)
-        # The satisfaction stream passes through it as well, in a step that aligns.
+        # In a step that aligns, the satisfaction stream also passes through the backbone.
         forward += stream is Stream.MAIN and self.training
         return Poison.apply(value, "nan") if forward == at and stream is Stream.MAIN else value
 

@@ -1,4 +1,4 @@
-"""The CPU forms of the attention equal the plain one, values and gradients."""
+"""The CPU implementations of the attention equal the reference in values and gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from easq_rec.kernels.attention import _HostAttention, _PackedAttention, attend_
 @pytest.mark.parametrize("candidates_only", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("spread", [1.0, 30.0])
-def test_host_forms_equal_reference(
+def test_cpu_implementations_equal_the_reference(
     lists: int,
     requests: int,
     candidates: int,
@@ -27,7 +27,10 @@ def test_host_forms_equal_reference(
     padded: bool,
     spread: float,
 ) -> None:
-    """Ragged request tokens, only candidate queries, and logits that differ so much that shares underflow in fp32."""
+    """Covers ragged request tokens and queries of candidates only.
+
+    With `spread` 30 the logits differ so much that attention weights underflow in fp32.
+    """
     generator = torch.Generator().manual_seed(0)
     tokens = requests + candidates
     queries = candidates if candidates_only else tokens

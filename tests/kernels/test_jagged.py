@@ -1,4 +1,4 @@
-"""Padding lists and taking the padding off again: against Python loops, with gradients, down to no lists at all."""
+"""Padding and flattening lists equal Python loops in values and gradients, also for a batch without lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LENGTHS = st.lists(st.integers(0, 5), max_size=6)
 
 
 def lists_of(lengths: list[int], spare: int = 0) -> Lists:
-    """`spare`: by how much the padding is longer than the longest list, as in a part of a batch."""
+    """Lists that are padded to `spare` entries more than the longest list, as in a part of a batch."""
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     return Lists(offsets_R1=offsets, count=len(lengths), total=sum(lengths), longest=max(lengths, default=0) + spare)
 
@@ -31,8 +31,8 @@ def padded_by_loop(x_MD: Tensor, lengths: list[int], longest: int) -> Tensor:
 
 @given(lengths=LENGTHS, spare=st.integers(0, 2), width=st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
-def test_pad_and_flatten(lengths: list[int], spare: int, width: int) -> None:
-    """pad is the loop, mask says where entries are, and flatten undoes pad."""
+def test_pad_equals_a_loop_and_flatten_is_its_inverse(lengths: list[int], spare: int, width: int) -> None:
+    """pad equals the loop, mask is true at entries, and flatten is the inverse of pad."""
     lists = lists_of(lengths, spare)
     x_MD = torch.randn(sum(lengths), width)
     padded = lists.pad(x_MD)
@@ -46,7 +46,7 @@ def test_pad_and_flatten(lengths: list[int], spare: int, width: int) -> None:
 @given(lengths=LENGTHS, spare=st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
 def test_gradients(lengths: list[int], spare: int) -> None:
-    """pad passes the gradients of entries only; flatten gives the padding zero gradients."""
+    """pad passes on only the gradients of entries. flatten gives zero gradients to the padding."""
     lists = lists_of(lengths, spare)
     x_MD = torch.randn(sum(lengths), 3, requires_grad=True)
     weight_RLD = torch.randn(len(lengths), lists.longest, 3)
@@ -60,8 +60,8 @@ def test_gradients(lengths: list[int], spare: int) -> None:
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0], [2, 2], [3, 0, 1]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_types(lengths: list[int], dtype: torch.dtype) -> None:
-    """Every type in which the dense part may run, autocast's included; forward and backward."""
+def test_dtypes_are_kept(lengths: list[int], dtype: torch.dtype) -> None:
+    """Covers every dtype in which the dense part may run, including that of autocast, forward and backward."""
     lists = lists_of(lengths, spare=1)
     x_MD = torch.randn(sum(lengths), 2).to(dtype).requires_grad_()
     y_MD = lists.flatten(lists.pad(x_MD))
@@ -70,8 +70,8 @@ def test_types(lengths: list[int], dtype: torch.dtype) -> None:
     torch.testing.assert_close(x_MD.grad, torch.ones_like(x_MD), rtol=0, atol=0)
 
 
-def test_a_part_of_a_bigger_tensor() -> None:
-    """Rows sliced out of others, as the stream's and the replayed part of a batch are."""
+def test_a_slice_of_a_larger_tensor() -> None:
+    """The entries are a slice of a larger tensor, as in the streamed and in the replayed part of a batch."""
     whole_MD = torch.randn(9, 2, requires_grad=True)
     lists = lists_of([2, 0, 3], spare=2)
     padded = lists.pad(whole_MD[3:8])

@@ -1,4 +1,4 @@
-"""Products through oneDNN equal plain ones for any number of rows, and compile only a few kernels on the way."""
+"""Products through oneDNN equal plain products for any number of rows, and compile only a few kernels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ WIDTHS = st.sampled_from([1, 40, 96])
 
 
 @given(st.integers(1, 100_000))
-def test_the_grid_is_close_above(rows: int) -> None:
-    """It wastes less than a sixteenth, or eight rows, and what lies on it stays."""
+def test_grid_points_are_close(rows: int) -> None:
+    """The next grid point in each direction is less than 1/16 of the rows, or eight rows, away.
+
+    A grid point is rounded to itself.
+    """
     up, down = on_grid(rows), below_grid(rows)
     assert rows <= up < rows + max(rows / 16, 8)
     assert rows - max(rows / 16, 8) < down <= rows
@@ -29,7 +32,9 @@ def test_the_grid_is_close_above(rows: int) -> None:
 
 @given(rows=st.integers(0, 700), inside=WIDTHS, outside=WIDTHS, relu=st.booleans(), bias=st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_any_number_of_rows(rows: int, inside: int, outside: int, relu: bool, bias: bool) -> None:
+def test_products_equal_plain_products_for_any_number_of_rows(
+    rows: int, inside: int, outside: int, relu: bool, bias: bool
+) -> None:
     generator = torch.Generator().manual_seed(rows)
     x, grad = (torch.randn(rows, width, generator=generator) for width in (inside, outside))
     weight, shift = torch.randn(outside, inside, generator=generator), torch.randn(outside, generator=generator)
@@ -42,7 +47,10 @@ def test_any_number_of_rows(rows: int, inside: int, outside: int, relu: bool, bi
 
 @pytest.mark.parametrize(("inside", "outside"), [(64, 128), (128, 64)])
 def test_ragged_batches_share_kernels(inside: int, outside: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN compiles a kernel per shape and keeps it: a shape per step would be slow and grow without end."""
+    """oneDNN compiles a kernel for each shape and keeps it.
+
+    A new shape in every step would be slow, and memory would grow without limit.
+    """
     if not linear.has_onednn_linear():
         pytest.skip("this build of torch has no oneDNN linear")
     shapes: set[tuple[Any, ...]] = set()

@@ -1,4 +1,4 @@
-"""Requests of TorchX's schedulers, brought to one form, and what bash makes of their commands."""
+"""Converts the requests of TorchX's schedulers to one form, and runs their commands with stand-in programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchx.runner import get_runner
 
 REPOSITORY = Path(__file__).parents[2]
 CLIENTS = {"kubernetes": "kubernetes", "aws_batch": "boto3", "local_docker": "docker", "ray": "ray"}
-"""What a scheduler of TorchX imports."""
+"""The package that a scheduler of TorchX imports."""
 CONFIG: dict[str, dict[str, Any]] = {
     "kubernetes": {"queue": "default"},
     "aws_batch": {"queue": "gpus"},
@@ -30,13 +30,13 @@ print(json.dumps([name, *sys.argv[1:]]), flush=True)
 if name == "bsub":
     os.execvp("bash", ["bash", "-c", sys.stdin.read()])
 """
-"""A program that prints how it was called; as bsub it also runs the script that it is given."""
+"""A program that prints its name and arguments. As bsub it also runs the script on its standard input."""
 PROGRAMS = ("easq-rec", "torchrun", "srun", "bsub", "docker")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """The command that a scheduler would start. None: the request does not set it."""
+    """A command that a scheduler would start, and its resources. A value that the request does not set is None."""
 
     command: list[str]
     env: dict[str, str]
@@ -50,24 +50,24 @@ class Replica:
 
 
 def asked(scheduler: str, component: str, *arguments: str) -> Any:
-    """The request that the scheduler would be sent by `torchx run`."""
+    """The request that `torchx run` would send to the scheduler."""
     client = CLIENTS.get(scheduler)
     if client is not None:
         pytest.importorskip(client, reason=f"{scheduler} needs the package {client} (extra `cluster`)")
-    # ray ships a directory, here a small one; the others are given none.
+    # ray copies a directory to the cluster, so it gets a small one. The others get none.
     workspace = f"file://{REPOSITORY / 'torchx_components'}" if scheduler == "ray" else None
     with get_runner() as runner:
         dryrun = runner.dryrun_component(
             component, list(arguments), scheduler, cfg=dict(CONFIG.get(scheduler, {})), workspace=workspace
         )
-    assert str(dryrun), "what --dryrun prints"
+    assert str(dryrun), "--dryrun prints nothing"
     if scheduler == "ray":
         shutil.rmtree(dryrun.request.working_dir)
     return dryrun.request
 
 
 def replicas(scheduler: str, request: Any) -> list[Replica]:
-    """The replicas of a request, in order. Those of lsf are only in its script."""
+    """The replicas of a request, in order. Requests of lsf are not supported: their replicas are only in a script."""
     match scheduler:
         case "local_cwd":
             return [Replica(command=one.args, env=one.env) for role in request.role_params.values() for one in role]
@@ -119,7 +119,7 @@ def _kubernetes(pod: Any) -> Replica:
 
 
 def _aws_batch(one: Any, number: int) -> Replica:
-    """One description serves all nodes; each knows its number from its environment."""
+    """All nodes share one description. Each node reads its number from its environment."""
     needs = {need["type"]: int(need["value"]) for need in one["resourceRequirements"]}
     sources = {
         volume["name"]: volume["host"]["sourcePath"]
@@ -157,7 +157,7 @@ def _docker(one: Any) -> Replica:
 
 
 def stand_ins(folder: Path) -> Path:
-    """A new folder of programs that print how they are called."""
+    """Fills a folder with programs that print their name and arguments."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in PROGRAMS:
         (folder / name).write_text(PRINTER)
@@ -166,7 +166,7 @@ def stand_ins(folder: Path) -> Path:
 
 
 def calls(folder: Path, command: list[str], **env: str) -> list[list[str]]:
-    """How a command, run by bash, calls the programs that a job consists of, in order."""
+    """Runs a command with stand-ins for the programs of a job. Returns the words of their calls, in order."""
     env = {**env, "PATH": os.pathsep.join([str(stand_ins(folder / "programs")), os.defpath])}
     return ran(command, env)
 

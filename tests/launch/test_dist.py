@@ -1,4 +1,4 @@
-"""`dist.ddp`, seen through TorchX itself: parsing, the job it describes, and jobs that really run."""
+"""`dist.ddp` through TorchX: its arguments, the job that it describes, and jobs that run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def role(*arguments: str) -> Role:
 
 
 def torchrun(role: Role) -> list[str]:
-    """The arguments of the job's torchrun, after what bash does with the command."""
+    """The arguments of the job's torchrun, split as bash splits them."""
     assert role.entrypoint == "bash"
     assert role.args[0] == "-c"
     words = shlex.split(role.args[1])
@@ -51,14 +51,14 @@ def option(words: list[str], name: str) -> str:
 # The job
 
 
-def test_nodes_and_processes() -> None:
+def test_j_sets_nodes_and_processes() -> None:
     job = role("-j", "2x8", SCRIPT)
     assert job.num_replicas == 2
     assert option(torchrun(job), "--nnodes") == "2"
     assert option(torchrun(job), "--nproc_per_node") == "8"
 
 
-def test_elastic_nodes() -> None:
+def test_j_may_be_a_range_of_nodes() -> None:
     job = role("-j", "1:2x4", SCRIPT)
     assert (job.min_replicas, job.num_replicas) == (1, 2)
     assert option(torchrun(job), "--nnodes") == "1:2"
@@ -111,7 +111,7 @@ def test_restarts_and_retries() -> None:
     assert job.max_retries == 2
 
 
-def test_one_node_chooses_its_port_itself() -> None:
+def test_one_node_uses_a_free_port() -> None:
     words = torchrun(role("-j", "1x2", SCRIPT))
     assert option(words, "--rdzv_endpoint") == "localhost:0"
     assert option(words, "--local_addr") == "localhost"
@@ -130,7 +130,7 @@ def test_port_can_be_named() -> None:
     assert role("-j", "2x2", "--rdzv_port", "29511", SCRIPT).port_map["c10d"] == 29511
 
 
-def test_torchrun_of_this_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torchrun_of_this_interpreter_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     here = tmp_path / "an environment" / "bin"
     here.mkdir(parents=True)
     (here / "torchrun").touch(mode=0o755)
@@ -173,12 +173,12 @@ def test_user_errors(arguments: list[str], message: str) -> None:
 # What TorchX requires of components
 
 
-def test_component_complies() -> None:
+def test_component_passes_the_linter_of_torchx() -> None:
     assert validate(str(dist.__file__), "ddp") == []
 
 
 def test_helpers_do_not_break_the_listing() -> None:
-    # TorchX inspects every function of the module, and an annotation like `int | None` in any of them ends in an
+    # TorchX inspects every function of the module. An annotation like `int | None` in any of them raises an
     # AttributeError that hides all components.
     for name, _ in inspect.getmembers(dist, inspect.isfunction):
         validate(str(dist.__file__), name)
@@ -197,11 +197,11 @@ def test_entry_points_are_installed() -> None:
     assert modules["easq"] == "torchx_components.easq"
 
 
-def test_component_is_found_beside_the_builtins() -> None:
+def test_component_is_found_in_addition_to_the_builtins() -> None:
     assert inspect.getmodule(get_component("dist.ddp").fn) is dist
     found = set(get_components())
     assert {name for name in found if name.startswith("easq.")} == {"easq.bench", "easq.build", "easq.sweep"}
-    # All builtins but those of torchx.components.dist, which ours replaces.
+    # All builtins are found except those of torchx.components.dist, which the component of this project replaces.
     for module in ("metrics", "serve", "utils"):
         file = importlib.util.find_spec(f"torchx.components.{module}")
         assert file is not None
@@ -255,7 +255,7 @@ def run_job(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(("shape", "total"), [("1x2", 3.0), ("2x1", 3.0)])
-def test_runs(workspace: Path, shape: str, total: float) -> None:
+def test_a_job_runs(workspace: Path, shape: str, total: float) -> None:
     run = run_job(workspace, "-j", shape, "package/script.py")
     output = run.stdout + run.stderr
     assert run.returncode == 0, output

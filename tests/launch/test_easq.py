@@ -1,4 +1,4 @@
-"""`easq.sweep`, `easq.build` and `easq.bench`, seen through TorchX itself; a sweep and a benchmark that really run."""
+"""`easq.sweep`, `easq.build` and `easq.bench` through TorchX. A sweep and a benchmark run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUILD = ("--config", "logs.toml", "--out", "/shared/data")
 
 @pytest.fixture(autouse=True)
 def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """easq.bench looks for benchmarks/ where it is called."""
+    """Changes to the root of the checkout: easq.bench looks for benchmarks/ in the working directory."""
     monkeypatch.chdir(REPOSITORY)
 
 
@@ -38,13 +38,13 @@ def role(component: Callable[..., AppDef], *arguments: str) -> Role:
 
 
 def command(role: Role) -> str:
-    """What bash runs, without the search path in front of it."""
+    """The command that bash runs, without the search path before it."""
     assert (role.entrypoint, role.args[0]) == ("bash", "-c")
     return role.args[1][role.args[1].index("exec ") + len("exec ") :]
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.__name__)
-def test_torchx_understands_the_component(component: Callable[..., AppDef]) -> None:
+def test_component_passes_the_linter_of_torchx_and_is_documented(component: Callable[..., AppDef]) -> None:
     assert validate(str(easq.__file__), component.__name__) == []
     described = inspect.getdoc(component)
     assert described is not None
@@ -61,20 +61,20 @@ def test_helpers_do_not_break_the_listing() -> None:
 # The jobs
 
 
-def test_replicas_of_a_sweep_are_given_the_study_as_it_is() -> None:
+def test_replicas_of_a_sweep_get_the_arguments_of_the_study_unchanged() -> None:
     job = role(easq.sweep, "--n", "4", "--cpu", "8", "rank", "--out", "a $b", "--seeds", "3", "--budget", "full")
     assert (job.num_replicas, job.resource.cpu) == (4, 8)
     assert command(job) == "easq-rec study rank --out 'a $$b' --seeds 3 --budget full --shared --jobs 8"
 
 
-def test_a_replica_builds_one_partition_after_the_other() -> None:
+def test_a_replica_of_a_build_starts_with_the_partition_of_its_number() -> None:
     job = role(easq.build, "--config", "a $b.toml", "--out", "/logs", "--n", "4", "--cpu", "3", "--engine_memMB", "512")
     assert (job.num_replicas, job.resource.cpu) == (4, 3)
     assert "--config 'a $$b.toml' --out /logs --threads 3 --memory-mb 512" in command(job)
     assert command(job).endswith(" --shared --partition $$(( ${replica_id} + 1 ))/4")
 
 
-def test_a_named_host_says_how_many_run_side_by_side() -> None:
+def test_a_named_host_sets_the_number_of_jobs_and_threads() -> None:
     assert command(role(easq.sweep, "-h", "cpu_16", *SWEEP)).endswith("--jobs 16")
     assert "--threads 16 " in command(role(easq.build, "-h", "cpu_16", *BUILD))
 
@@ -91,7 +91,7 @@ def test_a_benchmark_runs_as_a_module_in_one_process() -> None:
     job = role(easq.bench, "--cpu", "4", "--threads", "1", "train_step", "--rounds", "3", "--out", "a b.json")
     assert command(job) == "python -m benchmarks.train_step --rounds 3 --out 'a b.json'"
     assert (job.num_replicas, job.resource.cpu, job.env["OMP_NUM_THREADS"]) == (1, 4, "1")
-    # Or the module would not be found in the working directory.
+    # With PYTHONSAFEPATH the module would not be found in the working directory.
     assert "PYTHONSAFEPATH" not in job.env
 
 
@@ -108,7 +108,7 @@ def test_a_benchmark_of_several_ranks_runs_under_torchrun() -> None:
     assert (job.num_replicas, job.resource.gpu, job.env["OMP_NUM_THREADS"]) == (2, 8, "14")
 
 
-def test_program_of_this_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_program_of_this_interpreter_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     here = tmp_path / "an environment" / "bin"
     here.mkdir(parents=True)
     (here / "easq-rec").touch(mode=0o755)
@@ -120,7 +120,7 @@ def test_program_of_this_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What cannot be launched
+# User errors
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_user_errors(component: Callable[..., AppDef], arguments: tuple[str, ...
     assert "\n" not in str(raised.value)
 
 
-def test_benchmarks_are_looked_for_where_the_command_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_benchmarks_are_searched_in_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LaunchError, match=r"there is no benchmarks/ here: call easq.bench from the root"):
         role(easq.bench, "train_step")
@@ -162,7 +162,7 @@ def test_benchmarks_are_looked_for_where_the_command_is_called(monkeypatch: pyte
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """torchx run, in an environment that is not activated."""
+    """Runs `torchx run` in an environment that is not activated."""
     (folder / ".torchxconfig").write_text((REPOSITORY / ".torchxconfig").read_text())
     return subprocess.run(
         [str(TORCHX), "run", *arguments],

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be checked without building an image: linted, and complete in what it copies."""
+"""Checks of the Dockerfile without building an image: it passes its linter and copies all files that it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
 def copied_first() -> list[tuple[list[str], str]]:
-    """(sources, target) of the files that are copied for `make setup`, before all others are."""
+    """(sources, target) of the files that are copied for `make setup`, before all other files."""
     lines = re.findall(r"^COPY --chown=\S+ (.+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
     *first, rest = [line.split() for line in lines]
     assert rest == [".", "."]
@@ -32,7 +32,7 @@ def test_dockerfile_passes_its_linter() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_copied_first_is_enough_to_set_up(tmp_path: Path) -> None:
+def test_files_that_are_copied_first_are_enough_for_make_setup(tmp_path: Path) -> None:
     for sources, target in copied_first():
         (tmp_path / target).mkdir(parents=True, exist_ok=True)
         for source in sources:
@@ -41,7 +41,7 @@ def test_what_is_copied_first_is_enough_to_set_up(tmp_path: Path) -> None:
         ["make", "-n", "setup", "DEVICE=cuda"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
     assert "-e '.[cuda]'" in plan and "torchrec==" in plan
-    # What the build of the package reads.
+    # The build of the package reads these files.
     settings = tomllib.loads((tmp_path / "pyproject.toml").read_text())
     project = settings["project"]
     for file in (project["readme"], *project["license-files"]):
@@ -52,14 +52,14 @@ def test_what_is_copied_first_is_enough_to_set_up(tmp_path: Path) -> None:
         assert (tmp_path / package.removesuffix("*") / "__init__.py").is_file(), package
 
 
-def test_image_has_a_python_that_the_project_supports() -> None:
+def test_image_has_a_supported_version_of_python() -> None:
     (version,) = re.findall(r"^FROM python:(\d+\.\d+)-", DOCKERFILE.read_text(), flags=re.MULTILINE)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert f"Programming Language :: Python :: {version}" in project["classifiers"]
 
 
-def test_copies_of_the_checkout_leave_out_what_is_not_its_own(tmp_path: Path) -> None:
-    """TorchX copies the directory to a job, or into an image, but for what the ignore file names."""
+def test_copies_of_the_checkout_omit_ignored_files(tmp_path: Path) -> None:
+    """TorchX copies the directory to a job or into an image, except for the files that the ignore file names."""
     assert (REPOSITORY / ".torchxignore").samefile(REPOSITORY / ".dockerignore")
     shutil.copy2(REPOSITORY / ".dockerignore", tmp_path / ".torchxignore")
     kept = ("easq_rec/train.py", "easq_rec/data/order.py", "benchmarks/data.py", "datasets/world/README.md")

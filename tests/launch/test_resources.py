@@ -1,4 +1,4 @@
-"""Named hosts: found by name in addition to TorchX's, with the numbers of the machines of that name."""
+"""Named hosts are found by name in addition to TorchX's, and have the sizes of the machines of that name."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ REPOSITORY = Path(__file__).parents[2]
         ("aws_p5en.48xlarge", 192, 8, 2048),
     ],
 )
-def test_hosts(name: str, cpu: int, gpu: int, gib: int) -> None:
+def test_sizes_of_hosts(name: str, cpu: int, gpu: int, gib: int) -> None:
     host = specs.named_resources[name]
     assert (host.cpu, host.gpu) == (cpu, gpu)
-    assert 0.95 * gib * 1024 < host.memMB < gib * 1024, "what firmware, kernel and agents leave of it"
+    assert 0.95 * gib * 1024 < host.memMB < gib * 1024, "firmware, kernel and agents need a part of the memory"
 
 
 @pytest.mark.parametrize(
     ("name", "interfaces"),
     [("aws_p4d.24xlarge", 4), ("aws_p5.48xlarge", 32), ("aws_p5e.48xlarge", 32), ("aws_p5en.48xlarge", 16)],
 )
-def test_hosts_of_aws(name: str, interfaces: int) -> None:
+def test_instance_types_and_network_interfaces_of_aws_hosts(name: str, interfaces: int) -> None:
     host = specs.named_resources[name]
     assert host.capabilities[K8S_ITYPE] == name.removeprefix("aws_")
     assert host.devices == {EFA_DEVICE: interfaces}
 
 
-def test_hosts_of_torchx_stay() -> None:
+def test_hosts_of_torchx_are_still_found() -> None:
     for name in (*NAMED_RESOURCES, "gpu.xlarge", "cpu.nano"):
         assert specs.named_resources[name].cpu > 0
 
 
-def test_every_host_is_registered_and_hides_none() -> None:
+def test_every_host_is_registered_and_replaces_no_other() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     registered = project["entry-points"]["torchx.named_resources"]
     assert not set(registered) & set(NAMED_RESOURCES)

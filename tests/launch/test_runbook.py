@@ -1,4 +1,4 @@
-"""docs/how-to/cluster.md: every command in it is one that TorchX accepts."""
+"""TorchX accepts every command in docs/how-to/cluster.md."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torchx_components import resources
 
 RUNBOOK = (REPOSITORY / "docs" / "how-to" / "cluster.md").read_text()
 COMMANDS = re.findall(r"^    (torchx run (?:.*\\\n)*.*)$", RUNBOOK, flags=re.MULTILINE)[1:]
-"""All but the first, which is the form of them."""
+"""All commands except the first, which is a template."""
 
 
-def test_every_scheduler_has_its_section() -> None:
+def test_every_scheduler_has_a_section() -> None:
     sections = re.findall(r"^## `(\w+)`", RUNBOOK, flags=re.MULTILINE)
     assert sections == ["local_cwd", "slurm", "lsf", "kubernetes", "aws_batch", "local_docker", "ray"]
     assert {shlex.split(command)[shlex.split(command).index("-s") + 1] for command in COMMANDS} == set(sections)
@@ -25,7 +25,7 @@ def test_every_scheduler_has_its_section() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split("-s ")[1].split()[0])
 @pytest.mark.filterwarnings("ignore:[\\s\\S]*Volcano:UserWarning")
-def test_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     words = shlex.split(command.replace("\\\n", " "))[2:]
     options: dict[str, str] = {}
@@ -38,7 +38,7 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip(client, reason=f"{scheduler} needs the package {client} (extra `cluster`)")
     with get_runner() as runner:
         config = runner.scheduler_run_opts(scheduler).cfg_from_str(options.get("-cfg", ""))
-        # Only ray is sent a copy of the directory without more ado.
+        # Only ray gets a copy of the directory without further options.
         workspace = f"file://{REPOSITORY / 'torchx_components'}" if scheduler == "ray" else None
         dryrun = runner.dryrun_component(words[0], words[1:], scheduler, cfg=config, workspace=workspace)
     assert str(dryrun)
@@ -46,12 +46,12 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.rmtree(dryrun.request.working_dir)
 
 
-def test_named_hosts_are_those_that_there_are() -> None:
+def test_every_host_is_named() -> None:
     own = {name for name, value in vars(resources).items() if getattr(value, "__module__", "") == resources.__name__}
     named = set(re.findall(r"`((?:[ah]\d+|cpu)_\d+|aws_\w+\.\w+)`", RUNBOOK))
     assert own <= {name.replace(".", "_") for name in named}
 
 
-def test_files_that_it_names_are_there() -> None:
+def test_linked_files_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)", RUNBOOK):
         assert (REPOSITORY / "docs" / "how-to" / target).exists(), target

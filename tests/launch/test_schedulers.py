@@ -1,8 +1,7 @@
-"""What schedulers are asked for: dry runs of the components, up to the request that a scheduler would be sent.
+"""Dry runs of the components, up to the request that a scheduler would get.
 
-No scheduler runs here. What a request says to bash is run by bash, with programs in place of srun, bsub, docker,
-torchrun and easq-rec that print how they were called: whether arguments survive all layers of quoting cannot be seen
-otherwise.
+No scheduler runs here. bash runs the commands in a request. Stand-ins for srun, bsub, docker, torchrun and easq-rec
+print their arguments, which shows whether these survive all layers of quoting.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import pytest
 from tests.launch.requests import REPOSITORY, asked, calls, ran, replicas, stand_ins, value
 
 NAMED = ("local_cwd", "slurm", "kubernetes", "aws_batch", "local_docker", "ray")
-"""All but lsf, whose request is a script."""
+"""All schedulers except lsf, whose request is a script."""
 MOUNTS = "type=bind,src=/lustre,dst=/shared,type=volume,src=claim,dst=/data,readonly"
 TRAINING = (
     *("-j", "2x8", "-h", "aws_p5.48xlarge", "--image", "easq:1", "--mounts", MOUNTS, "--rdzv_port", "29511"),
@@ -35,18 +34,21 @@ FIRST_NODE = {
     "local_docker": {},
     "ray": {"TORCHX_RANK0_HOST": "10.0.0.7"},
 }
-"""What the scheduler itself tells a job about its first node."""
+"""The variables in which a scheduler gives a job the address of its first node."""
 
 
 @pytest.fixture(autouse=True)
 def activated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Called from the checkout, in an activated environment: commands then do not begin with its directory."""
+    """Changes to the checkout and activates the environment.
+
+    In an activated environment, commands do not begin with the directory of its programs.
+    """
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 def meeting(scheduler: str, request: Any) -> list[str]:
-    """Where the nodes of a training find the first one."""
+    """The host at which each node of a training job finds the first node."""
     match scheduler:
         case "local_cwd":
             return ["localhost", "localhost"]
@@ -62,7 +64,7 @@ def meeting(scheduler: str, request: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("scheduler", NAMED)
-def test_nodes_of_a_training(scheduler: str, tmp_path: Path) -> None:
+def test_nodes_of_a_training_job(scheduler: str, tmp_path: Path) -> None:
     request = asked(scheduler, "dist.ddp", *TRAINING)
     nodes = replicas(scheduler, request)
     assert len(nodes) == 2
@@ -81,12 +83,12 @@ def test_nodes_of_a_training(scheduler: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["kubernetes", "aws_batch", "local_docker"])
-def test_containers_of_a_training(scheduler: str) -> None:
+def test_containers_of_a_training_job(scheduler: str) -> None:
     for node in replicas(scheduler, asked(scheduler, "dist.ddp", *TRAINING)):
         assert node.image == "easq:1"
         assert node.mounts == [("/lustre", "/shared", False), ("claim", "/data", True)]
         assert (node.cpu, node.gpu, node.memory_mb) == (192, 8, 2048 * 983)
-        assert len(node.devices) == 32, "network interfaces of the host"
+        assert len(node.devices) == 32, "the devices are the network interfaces of the host"
 
 
 @pytest.mark.parametrize("scheduler", ["local_cwd", "slurm", "kubernetes", "aws_batch", "local_docker", "ray"])
@@ -120,7 +122,7 @@ def test_script_for_slurm(tmp_path: Path) -> None:
 
 
 def test_script_for_lsf(tmp_path: Path) -> None:
-    """bsub submits `docker run`, which a shell on the first node, or on another one, sees in a here-document."""
+    """bsub submits `docker run` in a here-document for a shell on the first node or on another one."""
     request = asked("lsf", "dist.ddp", *TRAINING)
     folder = tmp_path / "jobs"
     folder.mkdir()
@@ -145,7 +147,7 @@ def test_script_for_lsf(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Retries: what --max_retries becomes
+# Retries: the effect of --max_retries
 
 
 def retries(scheduler: str, *options: str) -> Any:
@@ -170,12 +172,12 @@ def test_retries_of_docker() -> None:
 
 @pytest.mark.parametrize(("option", "attempts"), [(0, 1), (1, 1), (2, 2), (3, 3)])
 def test_attempts_of_aws_batch(option: int, attempts: int) -> None:
-    """TorchX gives the number of retries as that of attempts: two retries are one more attempt than the first."""
+    """TorchX sets the number of attempts to the number of retries: two retries are one attempt after the first."""
     request = retries("aws_batch", "--max_retries", str(option))
     assert request.job_def["retryStrategy"]["attempts"] == attempts
 
 
-def test_lsf_knows_no_retries() -> None:
+def test_lsf_ignores_retries() -> None:
     assert retries("lsf", "--max_retries", "2").app.roles[0].max_retries == 2
     scripts = [retries("lsf", *options) for options in (("--max_retries", "2"), ())]
     with_retries, without = (one.materialize().replace(one.app_id, "ID") for one in scripts)
@@ -187,7 +189,7 @@ def test_lsf_knows_no_retries() -> None:
 
 
 NO_INSTANCE_TYPE = pytest.mark.filterwarnings("ignore:Cannot determine resource instance type:UserWarning")
-"""TorchX warns of several nodes on AWS Batch that may be of different types, which replicas of one's own making may."""
+"""TorchX warns that several nodes on AWS Batch may be of different types. Independent replicas may be."""
 
 
 @NO_INSTANCE_TYPE
@@ -226,7 +228,9 @@ def test_replicas_for_lsf(component: str, arguments: tuple[str, ...], tmp_path: 
 
 @NO_INSTANCE_TYPE
 @pytest.mark.parametrize("scheduler", NAMED)
-def test_an_environment_that_is_not_activated(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_found_in_an_environment_that_is_not_activated(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     programs = stand_ins(tmp_path / "an environment" / "bin")
     monkeypatch.setattr(sys, "executable", str(programs / "python"))
     for component, arguments in (("easq.build", BUILD), ("dist.ddp", TRAINING)):

@@ -1,12 +1,14 @@
-"""The gradient contract: which loss moves which parameters, cell by cell, on the real training model.
+"""The gradient contract says which loss moves which parameters. Every cell is tested on the training model.
 
-The rows are data of the losses (`Loss.moves`); a new loss is tested here without a change.
+The rows come from the losses (`Loss.moves`), so a new loss is tested without a change of this file.
 
-Each loss is tested separately: the weights of the others are 0, and without engagement utility L_main has no pairs.
-Where the contract says 0 a gradient must be exactly zero or absent, elsewhere every tensor of the group must get some.
+Each loss is tested separately: the weights of the others are 0, and without engagement utility L_main has no pairs. If
+a loss must not move a group, the gradients of the group must be exactly zero or absent. Otherwise every tensor of the
+group must have a gradient that is not zero.
 
-All of it is held twice: on the plain module by autograd, and under DistributedModelParallel, where the tables have no
-gradient to look at, but row-wise Adagrad fused into backward moves a weight if and only if its gradient is not zero.
+The contract is tested by autograd on the plain module, and again under DistributedModelParallel. There the tables have
+no gradient. Instead their weights are compared: row-wise Adagrad, which is fused into backward, moves a weight if and
+only if its gradient is not zero.
 """
 
 from __future__ import annotations
@@ -37,11 +39,15 @@ NAMES = tuple(Losses().terms)
 FORMS = {
     "dpo": [DPO(policy="score_difference"), DPO(policy="slate_softmax"), DPO(policy="bernoulli")],
 }
-"""Losses with several forms; of all others the default is tested."""
+"""Losses with several forms. Other losses are tested in their default form."""
 
 
 def only(name: str, form: Loss | None = None) -> Losses:
-    """Loss weights that leave one loss. Without engagement utility, `main` has no pairs and stays for the others."""
+    """Losses in which only one has an effect.
+
+    At least one loss must be computed in every step. So `main` keeps its weight if the loss is only computed in aligned
+    steps. It has no pairs without engagement utility.
+    """
     losses = Losses() if form is None else dataclasses.replace(Losses(), **{name: form})
     weights = dict.fromkeys(NAMES, 0.0) | {name: 1.0}
     return losses.weighted(**(weights if losses.terms[name].every_step else weights | {"main": 1.0}))
@@ -52,11 +58,11 @@ ALONE = {
     for name in NAMES
     for form in FORMS.get(name, [None])
 }
-"""Losses of which one has an effect, with the utilities of `alone`."""
+"""Losses in which only one has an effect, given the utilities of `alone`."""
 
 
 def row(loss: str) -> Loss:
-    """The row of the contract: which groups a loss moves."""
+    """The loss with its row of the contract: the groups that it moves."""
     return ALONE[loss].terms[loss.split()[0]]
 
 
@@ -82,7 +88,7 @@ def alone(loss: str, backbone: str = "transformer", *, lora: LoRA | None = ADAPT
 
 
 def group(name: str) -> str:
-    """The contract's column that a parameter belongs to."""
+    """The column of the contract to which a parameter belongs."""
     if name.startswith("ranker.embeddings."):
         return "satisfaction embeddings" if ".satisfaction_" in name else "embeddings"
     if name == "ranker.network.own.weight":
@@ -98,7 +104,7 @@ def group(name: str) -> str:
 
 
 def pairwise_blind(name: str, loss: str) -> bool:
-    """A head's bias moves all scores alike, which no difference of scores sees."""
+    """Whether a parameter is a bias that shifts all scores equally, in a loss of differences of scores."""
     return name.endswith("head.bias") and loss != "dpo bernoulli"
 
 
@@ -120,7 +126,7 @@ def sharded(
     *,
     steered: bool = True,
 ) -> Gradients:
-    """Gradients under DistributedModelParallel; for a table the change of its weights in backward."""
+    """Gradients under DistributedModelParallel. For a table: the change of its weights in backward."""
     model = TrainingModel(config, torch.device("meta"))
     excite(model.ranker.network)
     prepare(model)
@@ -145,7 +151,7 @@ def runtime() -> Iterator[Runtime]:
 
 @pytest.fixture(params=["plain", "sharded"])
 def measure(request: pytest.FixtureRequest) -> Measure:
-    """Config to gradients, on the plain module and under DistributedModelParallel."""
+    """A function from a config to gradients, on the plain module and under DistributedModelParallel."""
     if request.param == "plain":
         return plain
     quiet()
@@ -153,7 +159,7 @@ def measure(request: pytest.FixtureRequest) -> Measure:
 
 
 def check(found: Gradients, column: str, moves: bool, loss: str) -> None:
-    """One cell: every tensor of the group has a gradient, or none has the least."""
+    """Checks one cell: every tensor of the group has a gradient that is not zero, or none has one."""
     names = [name for name in found if group(name) == column]
     assert names
     for name in names:
@@ -169,8 +175,8 @@ def check(found: Gradients, column: str, moves: bool, loss: str) -> None:
 @both
 @pytest.mark.parametrize("isolate", [True, False], ids=["isolated", "attached"])
 @pytest.mark.parametrize("loss", ALONE)
-def test_every_cell(measure: Measure, loss: str, isolate: bool, backbone: str) -> None:
-    """The whole table; with attached embeddings the satisfaction loss reaches them as well."""
+def test_every_cell_of_the_contract(measure: Measure, loss: str, isolate: bool, backbone: str) -> None:
+    """With attached embeddings the satisfaction loss reaches the embeddings as well."""
     found = measure(alone(loss, backbone, isolate=isolate))
     assert {group(name) for name in found} == set(GROUPS)
     moved = row(loss).moves if isolate else row(loss).moves | row(loss).moves_attached
@@ -187,8 +193,8 @@ def zero(name: str, model: TrainingModel) -> None:
 
 @both
 @pytest.mark.parametrize("half", ["lora_a", "lora_b"])
-def test_attached_embeddings_are_reached_through_adapters_alone(measure: Measure, half: str, backbone: str) -> None:
-    """With B = 0 or A = 0 the satisfaction loss finds no way to them, and still moves the satisfaction tower."""
+def test_attached_embeddings_are_reached_only_through_adapters(measure: Measure, half: str, backbone: str) -> None:
+    """With A = 0 or B = 0 the satisfaction loss does not reach the embeddings, but moves the satisfaction tower."""
     found = measure(alone("satisfaction", backbone, isolate=False), partial(zero, half))
     check(found, "satisfaction embeddings", True, "satisfaction")
     check(found, "embeddings", False, "satisfaction")
@@ -198,7 +204,7 @@ def test_attached_embeddings_are_reached_through_adapters_alone(measure: Measure
 
 
 def open_gates(model: TrainingModel) -> None:
-    """Opens every gate of the towers: a tower of two experts may start with both closed for all answers."""
+    """Opens every gate of the towers. A tower of two experts may start with both gates closed for all answers."""
     for module in model.modules():
         if isinstance(module, MoETower):
             torch.nn.init.ones_(module.router.bias)
@@ -224,8 +230,8 @@ def test_without_adapters_the_satisfaction_tower_reads_a_constant(measure: Measu
         ("hstu", ("attention_out",), ("attention_out",)),
         ("hstu", ("gate", "attention_out"), ("gate", "attention_out")),
         ("hstu", ("query", "key_value", "attention_out"), ("query", "key_value", "attention_out")),
-        # A linear without adapter is a constant of the satisfaction stream, so an adapter below one learns nothing
-        # unless the residual stream leads past it, as it does for candidate tokens.
+        # A linear without adapter is a constant of the satisfaction stream. So an adapter below it learns nothing,
+        # unless the residual stream bypasses the linear, as it does for candidate tokens.
         ("transformer", ("query", "key_value"), ()),
         ("transformer", ("ffn_in",), ()),
         ("transformer", ("input",), ("tokens.candidate",)),
@@ -236,7 +242,7 @@ def test_without_adapters_the_satisfaction_tower_reads_a_constant(measure: Measu
 def test_linears_without_adapter_are_constants(
     backbone: str, targets: tuple[LinearName, ...], learning: tuple[str, ...]
 ) -> None:
-    """With adapters on some linears only, the contract still holds and these learn as far as the loss reaches them."""
+    """With adapters on some linears only, the contract still holds, and the adapters that the loss reaches learn."""
     found = plain(alone("satisfaction", backbone, lora=LoRA(rank=3, targets=targets), isolate=False))
     for column in ("backbone", "main tower"):
         check(found, column, False, "satisfaction")
@@ -250,8 +256,8 @@ def test_linears_without_adapter_are_constants(
 
 
 @pytest.mark.parametrize("loss", [loss for loss in ALONE if row(loss).steers])
-def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
-    """Until the reference has learnt its first answers L_DPO and L_dense move nothing."""
+def test_steering_losses_move_nothing_during_the_warm_up(measure: Measure, loss: str) -> None:
+    """L_DPO and L_dense move nothing until the reference has learnt from its first answers."""
     found = measure(alone(loss), steered=False)
     for column in GROUPS:
         check(found, column, False, loss)
@@ -261,7 +267,7 @@ def test_the_warm_up_leaves_steering_out(measure: Measure, loss: str) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
 def test_streams_have_equal_values(recipe: str, seed: int, backbone: str) -> None:
-    """On the answered candidates the two streams give the same reference score."""
+    """The two streams give the same reference score to the answered candidates."""
     config = small_config(recipe, backbone=backbone)
     config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, dpo=DPO(weight=1.0), align_every=1))
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, seed=seed))

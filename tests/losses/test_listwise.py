@@ -1,4 +1,4 @@
-"""Listwise softmax against a loop over requests, and in the whole loss."""
+"""The listwise softmax equals a loop over requests, by itself and in the objective."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUESTS = st.lists(
 
 
 def loop(requests: list[list[tuple[float, float]]]) -> tuple[float, list[list[float]], int]:
-    """(sum, its gradient, number of requests that count), as the definition reads."""
+    """(sum, its gradient, number of requests that count), computed from the definition."""
     total, gradients, count = 0.0, [], 0
     for request in requests:
         if len({utility for _, utility in request}) < 2:
@@ -40,8 +40,11 @@ def loop(requests: list[list[tuple[float, float]]]) -> tuple[float, list[list[fl
 
 @given(REQUESTS)
 @settings(max_examples=80, deadline=None)
-def test_against_a_loop_over_requests(requests: list[list[tuple[float, float]]]) -> None:
-    """Values and gradients, with loud values in the padding; a request without candidates has no gradient."""
+def test_listwise_softmax_equals_a_loop_over_requests(requests: list[list[tuple[float, float]]]) -> None:
+    """Values and gradients are equal, although the padding has large values.
+
+    A request without candidates has no gradient.
+    """
     longest = max(map(len, requests)) + 1
     score_RC, utility_RC = (torch.full((len(requests), longest), 99.0, dtype=torch.float64) for _ in range(2))
     mask_RC = torch.zeros(len(requests), longest, dtype=torch.bool)
@@ -59,8 +62,8 @@ def test_against_a_loop_over_requests(requests: list[list[tuple[float, float]]])
         assert not gradient_RC[r, len(gradient) :].any()
 
 
-def test_it_replaces_or_joins_the_main_loss() -> None:
-    """In the objective it is the mean over requests with differing utilities, with its weight."""
+def test_listwise_loss_replaces_the_main_loss_or_is_added_to_it() -> None:
+    """The objective adds, with its weight, the mean over requests with different utilities."""
     config = small_config("main_only")
     batch = random_batch(config)
     utility_N = (batch.outcome_NO @ torch.tensor([outcome.weight for outcome in config.schema.outcomes])).tolist()

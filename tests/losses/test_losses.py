@@ -1,7 +1,7 @@
-"""Every loss and policy form against values worked out by hand and against loops over requests and pairs.
+"""Every loss and policy form equals values calculated by hand and loops over requests and pairs.
 
-All in float64. A loss is a sum over pairs; normalisation over ranks is the objective's affair, and is
-held to in tests/distributed as well.
+The random tests of single losses use float64. A loss is a sum over pairs. The objective normalises it over the ranks,
+which tests/distributed checks as well.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ FORMS = ("score_difference", "slate_softmax", "bernoulli")
 
 
 def nll(margin: Tensor) -> Tensor:
-    """-log sigmoid, as it is written."""
+    """-log sigmoid, computed from the definition."""
     return -(1 / (1 + (-margin).exp())).log()
 
 
 def padded(requests: list[list[tuple[float, float, float]]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(score, reference, utility, mask), each (R, C), with loud values in the padding."""
+    """(score, reference, utility, mask), each (R, C), with large values in the padding."""
     longest = max((len(request) for request in requests), default=0) + 1
     columns = torch.full((3, len(requests), longest), 99.0, dtype=torch.float64)
     mask_RC = torch.zeros(len(requests), longest, dtype=torch.bool)
@@ -54,7 +54,7 @@ def padded(requests: list[list[tuple[float, float, float]]]) -> tuple[Tensor, Te
 
 
 def assert_same(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
-    """Value and gradients."""
+    """Checks that the values and the gradients are equal."""
     torch.testing.assert_close(found, expected)
     for x in inputs:
         gradients = torch.autograd.grad(found, x, retain_graph=True)
@@ -63,7 +63,7 @@ def assert_same(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
 
 @given(REQUESTS)
 @settings(max_examples=60, deadline=None)
-def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, float, float]]]) -> None:
+def test_bpr_equals_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, float, float]]]) -> None:
     score_RC, _, utility_RC, mask_RC = padded(requests)
     better_RCC = better_pairs(utility_RC, real_pairs(mask_RC))
     found, pairs = bpr(margins(score_RC), better_RCC), better_RCC.sum()
@@ -78,8 +78,8 @@ def test_bpr_is_a_loop_over_pairs_of_a_request(requests: list[list[tuple[float, 
 
 @given(REQUESTS)
 @settings(max_examples=60, deadline=None)
-def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tuple[float, float, float]]]) -> None:
-    """Soft labels from the reference, which gets no gradient."""
+def test_dense_preference_equals_a_loop_over_unordered_pairs(requests: list[list[tuple[float, float, float]]]) -> None:
+    """The soft labels come from the reference, which gets no gradient."""
     score_RC, reference_RC, _, mask_RC = padded(requests)
     real_RCC = real_pairs(mask_RC)
     found, pairs = dense_preference(margins(score_RC), real_RCC, reference_RC), real_RCC.sum() // 2
@@ -96,8 +96,11 @@ def test_dense_preference_is_a_loop_over_unordered_pairs(requests: list[list[tup
 
 @given(REQUESTS)
 @settings(max_examples=60, deadline=None)
-def test_evidence_is_the_likelihood_of_what_was_seen(requests: list[list[tuple[float, float, float]]]) -> None:
-    """Of a pair one candidate is the satisfying one, which of them is not known, and evidence was seen of both."""
+def test_evidence_loss_is_the_likelihood_of_the_evidence(requests: list[list[tuple[float, float, float]]]) -> None:
+    """One candidate of a pair is the satisfying one, but it is not known which. Both have evidence.
+
+    The likelihood is the mean over the two cases, weighted by their probability.
+    """
     score_RC, _, evidence_RC, mask_RC = padded(requests)
     evidence_RCC = evidence_pairs(evidence_RC, mask_RC)
     found, pairs = evidence_likelihood(score_RC, evidence_RCC), (evidence_RCC > 0).sum()
@@ -112,8 +115,8 @@ def test_evidence_is_the_likelihood_of_what_was_seen(requests: list[list[tuple[f
     assert_same(found, expected, score_RC)
 
 
-def test_evidence_moves_the_unsure() -> None:
-    """The gradient of a pair is sigmoid(d) - sigmoid(d + e): small where the scores say the same already."""
+def test_evidence_moves_uncertain_pairs_most() -> None:
+    """The gradient of a pair is sigmoid(d) - sigmoid(d + e). It is small if the scores differ much."""
     score_RC = torch.tensor([[0.0, 0.0], [5.0, 0.0], [-5.0, 0.0]], requires_grad=True)
     evidence_RC, mask_RC = torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, 2, dtype=torch.bool)
     total = evidence_likelihood(score_RC, evidence_pairs(evidence_RC, mask_RC))
@@ -123,19 +126,19 @@ def test_evidence_moves_the_unsure() -> None:
     assert min(expected) == expected[0] < 0
 
 
-def test_by_hand() -> None:
-    """Scores 2, 1, 0 with utilities 0, 1, 0: the pairs (1 over 2) and (1 over 0)."""
+def test_losses_by_hand() -> None:
+    """The candidates have scores 2, 1, 0 and utilities 0, 1, 0. So two pairs count: 1 over 2, and 1 over 0."""
     score_RC = torch.tensor([[2.0, 1.0, 0.0]])
     real_RCC = real_pairs(torch.ones(1, 3, dtype=torch.bool))
     better_RCC = better_pairs(torch.tensor([[0.0, 1.0, 0.0]]), real_RCC)
     assert int(better_RCC.sum()) == 2
     total = bpr(margins(score_RC), better_RCC)
     assert float(total) == pytest.approx(math.log(1 + math.e) + math.log(1 + 1 / math.e))
-    # An indifferent reference pulls every difference to zero: -log sigmoid(d)/2 - log sigmoid(-d)/2 for d = 1, 2, 1.
+    # A constant reference pulls every difference to zero: -log sigmoid(d)/2 - log sigmoid(-d)/2 for d = 1, 2, 1.
     assert int(real_RCC.sum()) == 2 * 3
     total = dense_preference(margins(score_RC), real_RCC, torch.zeros(1, 3))
     assert float(total) == pytest.approx(sum(0.5 * math.log(2 + 2 * math.cosh(d)) for d in (1, 2, 1)))
-    # A reference that equals the score is where the gradient vanishes.
+    # The gradient is zero if the reference equals the score.
     score_RC.requires_grad_()
     (gradient,) = torch.autograd.grad(dense_preference(margins(score_RC), real_RCC, score_RC), score_RC)
     torch.testing.assert_close(gradient, torch.zeros(1, 3))
@@ -150,7 +153,7 @@ def test_by_hand() -> None:
     ],
 )
 def test_log_policy_by_hand(form: str, expected: list[float]) -> None:
-    """Scores 2 and 0 in a request of two; the third place is padding."""
+    """A request has two candidates with scores 2 and 0. The third position is padding."""
     mask_RC = torch.tensor([[True, True, False]])
     found = log_policy(torch.tensor([[2.0, 0.0, 50.0]]), mask_RC, form)
     assert found[0, :2].tolist() == pytest.approx(expected)
@@ -158,7 +161,7 @@ def test_log_policy_by_hand(form: str, expected: list[float]) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_log_policy_has_finite_gradients(form: str) -> None:
-    """Also in a request without any candidate, and with scores far out."""
+    """Gradients are finite also for a request without candidates and for very large scores."""
     score_RC = torch.tensor([[500.0, -500.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
     mask_RC = torch.tensor([[True, True, False], [False, False, False]])
     log_policy(score_RC, mask_RC, form)[mask_RC].sum().backward()
@@ -174,8 +177,8 @@ def test_an_unknown_policy_is_refused() -> None:
 @pytest.mark.parametrize(
     ("form", "blind"), [("slate_softmax", True), ("score_difference", False), ("bernoulli", False)]
 )
-def test_only_slate_softmax_is_blind_to_an_offset_of_a_request(form: str, blind: bool) -> None:
-    """Pairs across users can be satisfied by moving users' offsets, which L_main leaves free, in the other forms."""
+def test_only_slate_softmax_ignores_an_offset_of_a_request(form: str, blind: bool) -> None:
+    """In the other forms, offsets of users can satisfy pairs across users. L_main does not constrain the offsets."""
     score_RC = torch.randn(3, 4, dtype=torch.float64)
     mask_RC = torch.tensor([4, 2, 3])[:, None] > torch.arange(4)
     offset_R1 = torch.tensor([[5.0], [-3.0], [0.0]], dtype=torch.float64)
@@ -184,7 +187,7 @@ def test_only_slate_softmax_is_blind_to_an_offset_of_a_request(form: str, blind:
 
 
 def naive_answered(value: Tensor, label: list[int]) -> tuple[Tensor, int]:
-    """All ordered pairs of real answers."""
+    """The sum over all ordered pairs of answers, and their number."""
     total, count = (value * 0).sum(), 0
     for i, j in itertools.permutations(range(len(label)), 2):
         if label[i] > label[j]:
@@ -194,10 +197,10 @@ def naive_answered(value: Tensor, label: list[int]) -> tuple[Tensor, int]:
 
 @given(answers=ANSWERS, cuts=st.tuples(st.integers(0, 9), st.integers(0, 9)), spare=st.integers(0, 2))
 @settings(max_examples=100, deadline=None)
-def test_three_ranks_add_up_to_the_loop_over_all_answers(
+def test_the_sum_over_three_ranks_equals_a_loop_over_all_answers(
     answers: list[tuple[float, int]], cuts: tuple[int, int], spare: int
 ) -> None:
-    """Values, pair counts and gradients; ranks may be empty, and slots beyond a rank's answers are no answers."""
+    """Values, pair counts and gradients are equal. Ranks may have no answers, and unused slots are not answers."""
     first, second = sorted(min(cut, len(answers)) for cut in cuts)
     shares = [answers[:first], answers[first:second], answers[second:]]
     slots = max(len(share) for share in shares) + spare
@@ -225,7 +228,10 @@ def test_three_ranks_add_up_to_the_loop_over_all_answers(
 
 
 def test_gathered_values_are_constants() -> None:
-    """Even if they were not gathered but are the rank's own: each rank differentiates its answers once."""
+    """Gathered values are constants, even if the gathered tensor is the tensor of this rank.
+
+    Each rank differentiates its answers once.
+    """
     value = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64, requires_grad=True)
     label_A = torch.tensor([0, 2, 2, 0])
     found, _ = answered_pairs(value, label_A, value, label_A)
@@ -233,8 +239,8 @@ def test_gathered_values_are_constants() -> None:
 
 
 @pytest.mark.parametrize("label", [[], [2], [2, 2, 2], [0, 0]])
-def test_no_pair_is_zero_with_zero_gradients(label: list[int]) -> None:
-    """And stays part of the graph, since every rank takes part in every bucket."""
+def test_a_loss_without_pairs_is_zero_with_zero_gradients(label: list[int]) -> None:
+    """The loss stays part of the graph, so that its parameters have gradients on every rank."""
     value_A = torch.randn(len(label), requires_grad=True)
     label_A = torch.tensor(label, dtype=torch.int64)
     total, pairs = answered_pairs(value_A, label_A, value_A, label_A)
@@ -243,8 +249,11 @@ def test_no_pair_is_zero_with_zero_gradients(label: list[int]) -> None:
     assert gradient.tolist() == [0.0] * len(label)
 
 
-def test_uncertain_ranks_between() -> None:
-    """Three answers with one of each: satisfied over uncertain, uncertain over dissatisfied, satisfied over it."""
+def test_uncertain_ranks_between_satisfied_and_dissatisfied() -> None:
+    """One answer of each kind gives three pairs.
+
+    They are satisfied over uncertain, uncertain over dissatisfied, and satisfied over dissatisfied.
+    """
     value_A, label_A = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0, 1, 2])
     total, pairs = answered_pairs(value_A, label_A, value_A, label_A)
     assert int(pairs) == 3
@@ -254,8 +263,8 @@ def test_uncertain_ranks_between() -> None:
 
 
 @pytest.mark.parametrize("policy", FORMS)
-def test_the_objective_against_loops(policy: str) -> None:
-    """Every part of the whole loss of a batch, worked out from the scores of the network."""
+def test_the_objective_equals_loops(policy: str) -> None:
+    """Every part of the loss of a batch equals a loop over the scores of the network."""
     config = small_config("easq")
     weights = Losses(dpo=DPO(policy=policy, beta=0.3), dense=Dense(temperature=2.0)).weighted(
         satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4

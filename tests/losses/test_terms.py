@@ -1,4 +1,4 @@
-"""Every loss of the config has a term, which the objective computes when it is in force."""
+"""Every loss of the config has a term, which the objective computes if the loss is in force."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from easq_rec.losses.term import AnswerTerm, RequestTerm, terms_of
 
 
 @pytest.mark.parametrize("name", Losses().terms)
-def test_the_knobs_name_the_class_of_their_term(name: str) -> None:
+def test_the_config_of_a_loss_names_the_class_of_its_term(name: str) -> None:
     loss: Loss = Losses().terms[name]
     assert issubclass(pkgutil.resolve_name(loss.term), (RequestTerm, AnswerTerm))
     assert loss.label and loss.description.endswith(".") and loss.moves
 
 
 def test_a_weight_switches_a_term_on_and_off() -> None:
-    """In the order of the config. L_satis stays at weight 0, so that its parameters have gradients."""
+    """Terms are in the order of the config. L_satis stays on at weight 0, so that its parameters have gradients."""
     assert list(terms_of(Losses())) == ["main", "satisfaction", "dense"]
     assert list(terms_of(Losses().without_reference())) == ["main", "satisfaction"]
     every = dict.fromkeys(Losses().terms, 0.5)
@@ -32,7 +32,7 @@ def test_a_loss_in_every_step_is_required() -> None:
     assert Losses().weighted(main=0.0, listwise=1.0).main.weight == 0
 
 
-def test_losses_are_switched_by_what_they_need() -> None:
+def test_losses_are_switched_by_their_requirements() -> None:
     losses = Losses().weighted(direct=0.5, listwise=0.2)
     weights = {name: loss.weight for name, loss in losses.aligned_by(dpo=2.0).terms.items() if loss.weight}
     assert weights == {"main": 1.0, "dpo": 2.0, "listwise": 0.2}

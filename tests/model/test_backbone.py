@@ -1,8 +1,8 @@
 """One pass per request equals an impression-level backbone under the same mask, in values and in all gradients.
 
-The reference below follows the claim directly: every impression is a separate sequence, [user tokens, history tokens,
-candidate], every token computed in every layer, the whole attention matrix masked, and ids read one by one from the
-columns that the batch was made of. It shares nothing with the optimised path but the weights.
+In the reference below every impression is a separate sequence, [user tokens, history tokens, candidate]. It computes
+every token in every layer, masks the whole attention matrix, and reads ids one by one from the columns of the batch. It
+shares only the weights with the optimised implementation.
 
 Legend: S tokens of an impression, U user features, D token width.
 """
@@ -41,7 +41,7 @@ both = pytest.mark.parametrize("backbone", BACKBONES)
 
 
 class ImpressionRanker:
-    """The slow, obvious reference."""
+    """A slow, simple reference that scores one impression at a time."""
 
     def __init__(self, ranker: Ranker, config: Config, columns: RequestColumns, stream: Stream) -> None:
         self.ranker, self.config, self.columns, self.stream = ranker, config, columns, stream
@@ -76,7 +76,7 @@ class ImpressionRanker:
         n_SD = self.norm(block.attention_norm, x_SD)
         query = self.linear(block.query, n_SD)
         key, value = self.linear(block.key_value, n_SD).split(width, dim=1)
-        # Request tokens see request tokens; the candidate, which is last, sees all.
+        # Request tokens attend to request tokens. The candidate, which is last, attends to all.
         seen = torch.ones(tokens, tokens, dtype=torch.bool)
         seen[:-1, -1] = False
         head_width = width // block.heads
@@ -99,7 +99,7 @@ class ImpressionRanker:
         head_width = width // block.heads
         mixed = []
         for q in range(tokens):
-            # Request tokens see request tokens; the candidate, which is last, sees all.
+            # Request tokens attend to request tokens. The candidate, which is last, attends to all.
             seen = range(tokens if q == tokens - 1 else tokens - 1)
             heads = [slice(first, first + head_width) for first in range(0, width, head_width)]
             weights = [
@@ -145,7 +145,7 @@ class ImpressionRanker:
         return centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * weight + bias
 
     def own(self, parameter: Tensor) -> Tensor:
-        """A parameter that is no adapter is a constant of the satisfaction stream."""
+        """A parameter outside the adapters is a constant of the satisfaction stream."""
         return parameter if self.stream is Stream.MAIN else parameter.detach()
 
     def user_tokens(self, request: int) -> Tensor:
@@ -210,12 +210,12 @@ class ImpressionRanker:
         return self.linear(self.network.tokens.candidate, x[None])
 
     def pooled(self, owner: str, feature: Feature, column: Array | Ragged, entry: int) -> Tensor:
-        """The embeddings of an entry's ids, pooled."""
+        """The pooled embedding of an entry's ids."""
         rows = [share * self.row(owner, feature, identity) for identity, share in weighted_ids(feature, column, entry)]
         return sum(rows, start=torch.zeros(self.config.schema.table(str(feature.table)).dim))
 
     def row(self, owner: str, feature: Feature, identity: int) -> Tensor:
-        """One embedding; in the isolated satisfaction stream a constant."""
+        """One embedding. In the isolated satisfaction stream it is a constant."""
         tables = getattr(self.ranker.embeddings, owner)
         weight = getattr(tables, "embeddings" if owner == "sequence" else "embedding_bags")[feature.table].weight
         embedding = weight[identity % self.config.schema.table(str(feature.table)).rows]
@@ -252,7 +252,7 @@ def build(config: Config, *, autocast: torch.dtype | None = None) -> Ranker:
     with torch.no_grad():
         for block in ranker.network.backbone.blocks:
             if isinstance(block, HSTUBlock):
-                # Biases start so small that an error in them would hardly show.
+                # Biases start so small that an error in them would hardly change the scores.
                 block.position_P.mul_(25)
                 block.time_B.mul_(25)
     return ranker
@@ -261,7 +261,10 @@ def build(config: Config, *, autocast: torch.dtype | None = None) -> Ranker:
 def requests_and_answers(
     config: Config, histories: Sequence[int], candidates: Sequence[int], replayed: int
 ) -> tuple[RequestColumns, RequestBatch, list[tuple[int, int]]]:
-    """All requests of a batch, the last `replayed` of them answered: on one candidate, then two, then three, ..."""
+    """The requests of a batch, the batch, and its answered (request, candidate) pairs.
+
+    The last `replayed` requests are answered: the first of them on one candidate, the next on two, and so on.
+    """
     rng = np.random.default_rng(1)
     columns = random_requests(config.schema, rng, histories, candidates)
     encoded, split = encode(Layout.of(config.schema), columns), len(columns) - replayed
@@ -316,7 +319,10 @@ def check(config: Config, stream: Stream, histories: Sequence[int], candidates: 
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
 @pytest.mark.parametrize("stream", STREAMS)
 def test_ragged_requests(stream: Stream, recipe: str, layers: int, backbone: str) -> None:
-    """Histories and candidate lists of different lengths, among them none and one, in the stream and replayed."""
+    """Histories and candidate lists have different lengths, both streamed and replayed.
+
+    Some histories are empty, and some candidate lists have one entry.
+    """
     check(
         small_config(recipe, layers=layers, backbone=backbone),
         stream,
@@ -329,7 +335,7 @@ def test_ragged_requests(stream: Stream, recipe: str, layers: int, backbone: str
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_kind_of_feature(stream: Stream, recipe: str) -> None:
-    """Floats, lists of floats and weighted ids of users, history entries and candidates."""
+    """Covers floats, lists of floats and weighted ids of users, history entries and candidates."""
     config = small_config(recipe)
     config = dataclasses.replace(config, schema=with_every_kind(config.schema))
     check(config, stream, histories=[0, 3, 7, 1, 5], candidates=[4, 1, 6, 2, 3], replayed=2)
@@ -351,14 +357,14 @@ SHAPES = {
 @pytest.mark.parametrize("stream", STREAMS)
 @both
 def test_shapes(backbone: str, stream: Stream, shape: str) -> None:
-    """The shapes at which padding, masks or slices degenerate."""
+    """Covers the shapes at which padding, masks or slices are degenerate."""
     histories, candidates, replayed = SHAPES[shape]
     check(small_config("paper", backbone=backbone), stream, histories, candidates, replayed)
 
 
 @pytest.mark.parametrize("recipe", ["main_only", "movielens"])
 def test_other_structures(recipe: str) -> None:
-    """Without satisfaction pathway; and with one history id and a pooled single id, as MovieLens has it."""
+    """Covers a model without a satisfaction pathway, and MovieLens with one history id and a pooled single id."""
     config = small_config(recipe)
     if recipe == "movielens":
         config = dataclasses.replace(config, schema=config_of(recipe).schema)
@@ -371,7 +377,7 @@ def test_other_structures(recipe: str) -> None:
 )
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_single_adapter(stream: Stream, backbone: str, target: str) -> None:
-    """Adapters on one linear only: the others are constants of the satisfaction stream."""
+    """With adapters on one linear only, the others are constants of the satisfaction stream."""
     config = small_config("paper", backbone=backbone)
     assert config.model.lora is not None
     lora = dataclasses.replace(config.model.lora, targets=(target,))
@@ -389,8 +395,11 @@ def test_a_backbone_names_its_linears(name: str) -> None:
 
 
 @both
-def test_stream_alone_equals_the_stream_beside_replayed_requests(backbone: str) -> None:
-    """Where no loss needs the main stream on replayed requests it is computed for the stream alone: the same scores."""
+def test_streamed_scores_are_equal_with_and_without_replayed_requests(backbone: str) -> None:
+    """If no loss needs the main stream of replayed requests, only streamed requests have one.
+
+    This does not change their scores.
+    """
     config = small_config("easq", backbone=backbone)
     ranker = Ranker(config, torch.device("cpu"))
     excite(ranker)
@@ -402,8 +411,11 @@ def test_stream_alone_equals_the_stream_beside_replayed_requests(backbone: str) 
     torch.testing.assert_close(alone.reference.score_N, everything.reference.score_N[:3])
 
 
-def test_the_order_in_which_tables_answer_does_not_matter() -> None:
-    """Sharded tables return their features in the order of the plan, which differs between runs: keys decide."""
+def test_the_order_of_features_from_the_tables_has_no_effect() -> None:
+    """Sharded tables return features in the order of the plan, which differs between runs.
+
+    The model finds a feature by its key.
+    """
     config = small_config("paper")
     ranker = build(config).eval()
     _, batch, _ = requests_and_answers(config, [1, 0, 3], [2, 1, 4], 1)
@@ -418,8 +430,8 @@ def test_the_order_in_which_tables_answer_does_not_matter() -> None:
 
 
 @both
-def test_a_candidate_is_blind_to_the_others(backbone: str) -> None:
-    """Exchanging the other candidates of a request leaves a candidate's score as it was."""
+def test_the_score_of_a_candidate_does_not_depend_on_the_others(backbone: str) -> None:
+    """A candidate keeps its score if the other candidates of its request are replaced."""
     config = small_config("easq", backbone=backbone)
     ranker = build(config).eval()
     columns = random_requests(config.schema, np.random.default_rng(5), [4, 4], [5, 5])
@@ -437,8 +449,8 @@ def test_a_candidate_is_blind_to_the_others(backbone: str) -> None:
 
 
 @both
-def test_padding_changes_nothing(backbone: str) -> None:
-    """A request scores the same beside one with a longer history and more candidates as by itself."""
+def test_padding_has_no_effect(backbone: str) -> None:
+    """A request has the same scores by itself and with a request that has a longer history and more candidates."""
     config = small_config("easq", backbone=backbone)
     ranker = build(config).eval()
     columns = random_requests(config.schema, np.random.default_rng(5), [3, 7], [2, 6])
@@ -450,7 +462,7 @@ def test_padding_changes_nothing(backbone: str) -> None:
 
 
 def test_time_buckets() -> None:
-    """Powers of two of a second, exact at their borders."""
+    """Borders are powers of two of a second, and values at a border are in the right bucket."""
     seconds = [0, 1, 2, 3, 4, 7, 8, *(2**power - 1 for power in range(4, 24)), *(2**power for power in range(4, 32))]
     expected = [max(one, 1).bit_length() - 1 for one in seconds]
     assert time_bucket(torch.tensor(seconds, dtype=torch.float32)).tolist() == expected
@@ -460,7 +472,7 @@ def test_time_buckets() -> None:
 @both
 @pytest.mark.parametrize("recipe", ["easq", "paper"])
 def test_under_bf16_autocast(recipe: str, backbone: str) -> None:
-    """Ragged requests in low precision: scores and gradients stay near those of fp32, which leaves the network."""
+    """Scores and gradients of ragged requests are near those of fp32. The network returns its scores in fp32."""
     _, batch, _ = requests_and_answers(small_config(recipe), [0, 3, 7, 1, 5, 0, 2], [4, 1, 6, 2, 3, 1, 5], 3)
 
     def step(autocast: torch.dtype | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -477,5 +489,5 @@ def test_under_bf16_autocast(recipe: str, backbone: str) -> None:
     torch.testing.assert_close(score_N, exact_N, rtol=0.05, atol=0.05)
     flat, exact_flat = (torch.cat([gradient.flatten() for gradient in g.values()]) for g in (found, exact))
     assert flat.isfinite().all()
-    # A few of the ReLUs open or close by rounding.
+    # Rounding opens or closes a few of the ReLUs.
     assert (flat - exact_flat).norm() < 0.25 * exact_flat.norm()

@@ -1,4 +1,4 @@
-"""Fused scores against a loop over requests."""
+"""Fused scores equal a loop over requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_fused_scores_equal_a_loop(requests: list[list[tuple[float, float]]], we
     assert fused_scores(policy_N, reference_N, lengths_R, weight).tolist() == pytest.approx(want, abs=1e-9)
 
 
-def test_equal_scores_give_zeros_and_level_and_scale_do_not_matter() -> None:
+def test_equal_scores_give_zeros_and_offset_and_scale_have_no_effect() -> None:
     assert standardised(torch.full((7,), 0.1), torch.tensor([3, 0, 1, 3])).tolist() == [0.0] * 7
     score_N, lengths_R = torch.randn(20, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 10])
     moved_N = score_N * 3 + torch.tensor([5.0, -2.0]).repeat_interleave(10)

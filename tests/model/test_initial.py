@@ -1,4 +1,4 @@
-"""Initial weights: by seed and name, in whole or in parts, with the laws that their modules state."""
+"""Initial weights depend on seed and name, can be computed in parts, and follow the laws of their modules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_part_of_the_rows_equals_the_rows_of_the_whole(law: Law, width: int) -
     assert not torch.equal(values(law, 7, "other", (11, width)), whole)
 
 
-def test_laws() -> None:
+def test_values_follow_their_law() -> None:
     uniform, normal = values(Uniform(0.3), 0, "w", (400_000,)), values(Normal(0.05), 0, "w", (400_000,))
     assert uniform.abs().max() <= 0.3 and float(uniform.std()) == pytest.approx(0.3 / math.sqrt(3), rel=0.01)
     assert float(normal.std()) == pytest.approx(0.05, rel=0.01) and normal.abs().max() <= 0.05 * math.sqrt(12)
@@ -51,8 +51,8 @@ def test_laws() -> None:
     assert (values(Constant(2.5), 0, "w", (3, 2)) == 2.5).all()
 
 
-def test_the_numbers_are_pinned() -> None:
-    """The first values of two parameters: a change gives every run other weights."""
+def test_initial_values_are_pinned() -> None:
+    """A change of the first values of these parameters means that every run has other initial weights."""
     assert values(Uniform(1.0), 0, "w", (3,)).tolist() == UNIFORM
     assert values(Normal(1.0), 0, "w", (3,)).tolist() == NORMAL
 
@@ -83,7 +83,7 @@ def test_parameters_of_the_same_name_start_equal_in_every_variant(name: str) -> 
         assert torch.equal(one[key], other[key]), key
 
 
-def test_another_seed_gives_other_weights_whatever_torch_s_state_is() -> None:
+def test_weights_depend_on_the_seed_and_not_on_the_random_state_of_torch() -> None:
     torch.manual_seed(1)
     one = weights("easq", seed=3)
     torch.manual_seed(2)
@@ -92,7 +92,7 @@ def test_another_seed_gives_other_weights_whatever_torch_s_state_is() -> None:
     assert any(not torch.equal(value, other[key]) for key, value in one.items() if key.endswith("user_feature_UD"))
 
 
-def test_the_average_of_the_satisfaction_tower_starts_at_the_tower() -> None:
+def test_the_average_of_the_satisfaction_tower_starts_equal_to_the_tower() -> None:
     config = small_config("easq")
     config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, reference_smoothing=0.9))
     network = Ranker(config, torch.device("cpu")).network

@@ -1,4 +1,4 @@
-"""Adapted linears: both streams equal what they stand for, in values and gradients, and adapters may be folded in."""
+"""Both streams of an adapted linear equal their definition in values and gradients. Adapters can be merged."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def gradients(y: Tensor, x: Tensor, module: torch.nn.Module) -> dict[str, Tensor
 
 SHAPES = st.lists(st.integers(0, 4), min_size=1, max_size=3)
 TYPES = st.sampled_from([torch.float32, torch.float64])
-"""Products of the two may run through different kernels."""
+"""Products of the two dtypes may use different kernels."""
 
 
 def assert_gradients(found: dict[str, Tensor | None], expected: dict[str, Tensor | None]) -> None:
-    """Equal, and None where the reference has none."""
+    """Checks that gradients are equal, and None where the expected gradient is None."""
     for name, gradient in expected.items():
         if gradient is None:
             assert found[name] is None, name
@@ -57,7 +57,10 @@ def assert_gradients(found: dict[str, Tensor | None], expected: dict[str, Tensor
 def test_the_main_stream_is_the_sum_with_a_constant_adapter(
     shape: list[int], inside: int, outside: int, rank: int, dtype: torch.dtype
 ) -> None:
-    """h + sg(h_LoRA), for any leading shape, no rows at all included: A and B get nothing, W0, b and x those of h."""
+    """The main stream is h + sg(h_LoRA), for any leading shape, including one without rows.
+
+    A and B get no gradient. W0, b and x get the gradients of h.
+    """
     module = linear(inside, outside, rank, dtype=dtype)
     x = torch.randn(*shape, inside, dtype=dtype, requires_grad=True)
     assert module.lora_a is not None and module.lora_b is not None
@@ -73,7 +76,10 @@ def test_the_main_stream_is_the_sum_with_a_constant_adapter(
 def test_the_satisfaction_stream_is_the_adapter_with_a_constant_sum(
     shape: list[int], inside: int, outside: int, rank: int, dtype: torch.dtype
 ) -> None:
-    """sg(h) + h_LoRA: W0 and b get nothing, A, B and x those of h_LoRA."""
+    """The satisfaction stream is sg(h) + h_LoRA.
+
+    W0 and b get no gradient. A, B and x get the gradients of h_LoRA.
+    """
     module = linear(inside, outside, rank, dtype=dtype)
     x = torch.randn(*shape, inside, dtype=dtype, requires_grad=True)
     assert module.lora_a is not None and module.lora_b is not None
@@ -86,8 +92,8 @@ def test_the_satisfaction_stream_is_the_adapter_with_a_constant_sum(
 
 @given(shape=SHAPES, inside=WIDTHS, outside=WIDTHS, dtype=TYPES)
 @settings(max_examples=60, deadline=None)
-def test_without_an_adapter(shape: list[int], inside: int, outside: int, dtype: torch.dtype) -> None:
-    """A plain linear in the main stream, a constant in the satisfaction stream."""
+def test_a_linear_without_an_adapter(shape: list[int], inside: int, outside: int, dtype: torch.dtype) -> None:
+    """Without an adapter a linear is plain in the main stream, and a constant in the satisfaction stream."""
     torch.manual_seed(0)
     module = AdaptedLinear(inside, outside, None).to(dtype)
     initialise(module, seed=0)
@@ -103,10 +109,13 @@ def test_without_an_adapter(shape: list[int], inside: int, outside: int, dtype: 
 
 @given(shape=SHAPES, widths=st.tuples(WIDTHS, WIDTHS, WIDTHS), adapted=st.sampled_from(["both", "second", "none"]))
 @settings(max_examples=100, deadline=None)
-def test_the_feed_forward_net_has_a_relu_in_between(
+def test_the_feed_forward_net_has_a_relu_between_its_linears(
     shape: list[int], widths: tuple[int, int, int], adapted: str
 ) -> None:
-    """Its gradient is split between the two linears: together they equal the ReLU of autograd, in both streams."""
+    """The first linear applies the ReLU, and the second computes its gradient.
+
+    Together they equal the ReLU of autograd in both streams.
+    """
     inside, hidden, outside = widths
     torch.manual_seed(0)
     lora = LoRA(rank=2, alpha=3.0)
@@ -124,8 +133,8 @@ def test_the_feed_forward_net_has_a_relu_in_between(
             assert_gradients(gradients(fast, x, net), gradients(slow, x, net))
 
 
-def test_an_input_without_gradient() -> None:
-    """In the isolated pathway and the first layer the inputs are constants, but the parameters still learn."""
+def test_parameters_learn_if_the_input_has_no_gradient() -> None:
+    """The inputs of the isolated pathway and of the first layer are constants, but the parameters still learn."""
     module = linear(4, 3)
     x = torch.randn(5, 4, dtype=torch.float64)
     for stream, learns in ((Stream.MAIN, {"weight", "bias"}), (Stream.SATISFACTION, {"lora_a", "lora_b"})):
@@ -134,8 +143,8 @@ def test_an_input_without_gradient() -> None:
         assert {name for name, parameter in module.named_parameters() if parameter.grad is not None} == learns
 
 
-def test_a_part_of_a_bigger_tensor() -> None:
-    """An input that is no contiguous block, and an incoming gradient that is expanded."""
+def test_a_slice_of_a_larger_tensor() -> None:
+    """The input is not contiguous, and the incoming gradient is expanded."""
     module = linear(4, 3, dtype=torch.float32)
     whole = torch.randn(2, 6, 8, requires_grad=True)
     x = whole[:, 2:, ::2]
@@ -156,7 +165,7 @@ def test_streams_have_equal_values(rows: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("rows", [(64,), (4, 16), (0,)])
 def test_under_bf16_autocast(rows: tuple[int, ...]) -> None:
-    """Both streams compute in bf16 and their gradients arrive in the parameters' own type, near the exact ones."""
+    """Both streams compute in bf16. Gradients have the dtype of the parameters and are near those of fp32."""
     module = linear(8, 6, dtype=torch.float32)
     x = torch.randn(*rows, 8, requires_grad=True)
     for stream, names in ((Stream.MAIN, ("x", "weight", "bias")), (Stream.SATISFACTION, ("x", "lora_a", "lora_b"))):
@@ -182,8 +191,8 @@ def test_an_adapter_starts_at_zero_and_can_learn() -> None:
     assert found["lora_b"].any()
 
 
-def test_the_norm_is_affine_constant_in_the_satisfaction_stream() -> None:
-    """Its input still gets the gradient: what lies below is reached through the adapters."""
+def test_the_affine_parameters_of_the_norm_are_constants_of_the_satisfaction_stream() -> None:
+    """The input of the norm still gets the gradient, which reaches the adapters below."""
     norm = StreamNorm(4).double()
     excite(norm)
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
@@ -196,8 +205,11 @@ def test_the_norm_is_affine_constant_in_the_satisfaction_stream() -> None:
     assert in_satisfaction["weight"] is None and in_satisfaction["bias"] is None
 
 
-def test_a_step_merges_once() -> None:
-    """Both streams take the weights that were merged at its start; afterwards a changed adapter counts again."""
+def test_adapters_are_merged_once_per_step() -> None:
+    """Both streams use the weights that were merged at the start of the step.
+
+    After the step a change of an adapter has an effect again.
+    """
     module = linear(5, 3)
     x = torch.randn(7, 5, dtype=torch.float64)
     before = module(x, Stream.MAIN)
@@ -218,13 +230,13 @@ def test_merging_keeps_the_value() -> None:
     for stream in Stream:
         torch.testing.assert_close(merged(x, stream), module(x, stream))
     assert [name for name, _ in merged.named_parameters()] == ["weight", "bias"]
-    merged.merge()  # nothing is left to fold in
+    merged.merge()  # there is no adapter left to merge
     torch.testing.assert_close(merged(x, Stream.MAIN), module(x, Stream.MAIN))
 
 
 @pytest.mark.parametrize("targets", [None, ("query", "ffn_out")])
 def test_a_merged_ranker_serves_the_same_scores(targets: tuple[str, ...] | None) -> None:
-    """Both towers, over the whole ranker, and no adapter is left in it."""
+    """Both towers of the ranker give the same scores, and no adapter is left in it."""
     config = small_config("easq")
     if targets:
         lora = dataclasses.replace(config.model.lora, targets=targets)
@@ -241,7 +253,7 @@ def test_a_merged_ranker_serves_the_same_scores(targets: tuple[str, ...] | None)
 
 
 def test_adapters_change_the_scores() -> None:
-    """What the tests above would not see: an adapter that both streams leave out."""
+    """The tests above would not find an adapter that both streams omit."""
     config = small_config("easq")
     ranker = Ranker(config, torch.device("cpu")).eval()
     excite(ranker)

@@ -1,4 +1,4 @@
-"""The tower's one-product forward equals the sum over its experts, and no expert dies for good."""
+"""A tower computes all experts in one product, which equals the sum over its experts. No expert dies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gradients(score_N: Tensor, h_ND: Tensor, module: MoETower) -> dict[str, Tens
 @given(rows=st.integers(0, 7), dim=st.integers(2, 6), experts=SIZES, hidden=SIZES, out=SIZES, floor=st.floats(0, 0.5))
 @settings(max_examples=60, deadline=None)
 def test_forward_equals_its_reference(rows: int, dim: int, experts: int, hidden: int, out: int, floor: float) -> None:
-    """Scores, and the gradients of the input and of every parameter."""
+    """The scores and the gradients of the input and of every parameter are equal."""
     module = tower(dim, floor=floor, experts=experts, hidden=hidden, out=out)
     h_ND = (2 * torch.randn(rows, dim, dtype=torch.float64)).requires_grad_()
     fast, slow = module(h_ND).score_N, module.reference(h_ND)
@@ -45,8 +45,8 @@ def test_forward_equals_its_reference(rows: int, dim: int, experts: int, hidden:
         torch.testing.assert_close(gradient, expected[name], msg=name)
 
 
-def test_gates_are_the_router_before_the_floor() -> None:
-    """Zero says that an expert is closed, which is what the statistics count."""
+def test_gates_are_those_of_the_router_before_the_floor() -> None:
+    """A gate of zero means that the expert is closed. The statistics count these gates."""
     module = tower(floor=0.5)
     torch.nn.init.constant_(module.router.bias, 0.0)
     gate_NK = module(torch.randn(200, 6, dtype=torch.float64)).gate_NK
@@ -58,7 +58,10 @@ def test_gates_are_the_router_before_the_floor() -> None:
 
 @pytest.mark.parametrize(("floor", "alive"), [(0.01, True), (0.0, False)])
 def test_the_floor_keeps_closed_experts_learning(floor: float, alive: bool) -> None:
-    """With all router outputs negative every expert still gets gradients; without a floor none would, ever again."""
+    """If all outputs of the router are negative, every expert still gets gradients.
+
+    Without a floor no expert would ever get gradients again.
+    """
     module = tower(floor=floor)
     torch.nn.init.constant_(module.router.bias, -100.0)
     torch.nn.init.constant_(module.experts.out_KO, 0.2)
@@ -73,7 +76,7 @@ def test_the_floor_keeps_closed_experts_learning(floor: float, alive: bool) -> N
 
 
 def test_every_expert_is_open_at_the_start() -> None:
-    """A fresh tower: each gate is open for a good share of inputs, so that every expert learns from the first step."""
+    """Each gate of a new tower is open for many inputs, so that every expert learns from the first step."""
     for seed in range(5):
         torch.manual_seed(seed)
         module = MoETower(16, Tower(experts=6))

@@ -1,4 +1,4 @@
-"""What the variants do besides the default: who moves what under hard sharing, and what guards the reference."""
+"""Behaviour of the variants: gradients under hard sharing, an average as the reference, and limits to steering."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model_of(config: Config) -> TrainingModel:
 
 
 def without_engagement(config: Config) -> Config:
-    """No pair of L_main is left."""
+    """The config with outcomes of weight 0, so that L_main has no pairs."""
     outcomes = tuple(Outcome(name=outcome.name, weight=0.0) for outcome in config.schema.outcomes)
     return dataclasses.replace(config, schema=dataclasses.replace(config.schema, outcomes=outcomes))
 
@@ -60,11 +60,11 @@ def test_every_variant_trains(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", SHARING)
-def test_under_hard_sharing_the_satisfaction_loss_moves_what_is_shared(variant: str) -> None:
+def test_under_hard_sharing_the_satisfaction_loss_moves_shared_parameters(variant: str) -> None:
     config = without_engagement(small_config(variant))
     found = moved(model_of(config), config)
     assert {"embeddings", "tokens", "backbone", "satisfaction"} <= found
-    assert "main" not in found, "the main tower's own gates and experts are not the satisfaction loss's"
+    assert "main" not in found, "the satisfaction loss moves private gates or experts of the main tower"
     assert ("shared" in found) == (variant != "shared_bottom")
 
 
@@ -81,8 +81,8 @@ def test_the_direct_loss_moves_the_policy_score_and_has_no_reference() -> None:
 
 
 @pytest.mark.parametrize("own", [0, 2])
-def test_a_tower_mixes_shared_experts_like_its_own(own: int) -> None:
-    """Scores and gradients against the sum over experts, one by one."""
+def test_a_tower_combines_shared_and_private_experts(own: int) -> None:
+    """Scores and gradients equal those of a loop over the experts."""
     config = Tower(experts=own, hidden=4, out=5)
     shared, tower = Experts(3, 6, config).double(), MoETower(6, config, shared=3).double()
     initialise(shared, seed=0)
@@ -100,7 +100,10 @@ def test_a_tower_mixes_shared_experts_like_its_own(own: int) -> None:
 
 
 def test_the_reference_comes_from_an_average_of_the_tower() -> None:
-    """Before the first step it is the tower; then it moves by the share that is not kept, and only while training."""
+    """Before the first step the average equals the tower.
+
+    Each training step then moves it by the share 1 - `reference_smoothing`. Evaluation does not move it.
+    """
     config = small_config("easq")
     config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, reference_smoothing=0.9))
     model = model_of(config)
@@ -128,8 +131,8 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom"])
-def test_what_aligns_seldom_weighs_more(variant: str, every: int) -> None:
-    """Over all steps every loss weighs what the config says; L_main is in every step."""
+def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every: int) -> None:
+    """Averaged over all steps, every loss has its weight from the config. L_main is in every step."""
     config = small_config(variant)
     rare = dataclasses.replace(config, losses=dataclasses.replace(config.losses, align_every=every))
     loss, output = model_of(rare)(random_batch(rare))
@@ -142,8 +145,8 @@ def test_what_aligns_seldom_weighs_more(variant: str, every: int) -> None:
 
 
 @pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom", "paper"])
-def test_a_step_that_does_not_align_trains_the_main_loss_alone(variant: str) -> None:
-    """It gives the parameters of main_only the gradients of L_main, and those of the pathway none."""
+def test_a_step_that_does_not_align_trains_only_the_main_loss(variant: str) -> None:
+    """The parameters of `main_only` get the gradients of L_main. Those of the pathway get no gradient."""
     config = small_config(variant)
     model, alone = model_of(config), model_of(config)
     batch = random_batch(config, answered=0, aligned=False)
@@ -167,7 +170,7 @@ def test_a_step_that_does_not_align_trains_the_main_loss_alone(variant: str) -> 
 
 
 @pytest.mark.parametrize("variant", ["easq", "paper", "without_lora", "shared_bottom", "mmoe", "direct"])
-def test_the_optimizer_knows_the_pathway_by_name(variant: str) -> None:
+def test_the_optimizer_finds_the_pathway_by_name(variant: str) -> None:
     model = model_of(small_config(variant))
     pathway = {id(parameter) for parameter in model.ranker.network.pathway()}
     named = {id(parameter) for name, parameter in model.named_parameters() if parameter_group(f".{name}") in PATHWAY}
@@ -175,7 +178,7 @@ def test_the_optimizer_knows_the_pathway_by_name(variant: str) -> None:
     assert bool(pathway) == (variant != "direct")
 
 
-def test_kl_against_its_definition() -> None:
+def test_kl_equals_its_definition() -> None:
     policy, reference = torch.tensor([-3.0, 0.0, 2.0, 40.0]), torch.tensor([1.0, 0.0, -2.0, 39.0])
 
     def sigma(x: float) -> float:
@@ -190,7 +193,7 @@ def test_kl_against_its_definition() -> None:
 
 @pytest.mark.parametrize("bound", [1e-4, 1e4])
 def test_steering_shrinks_with_the_divergence_from_the_reference(bound: float) -> None:
-    """Above the bound L_dense and L_DPO weigh bound / KL of what they would; below it nothing changes."""
+    """Above the bound, L_dense and L_DPO are multiplied by bound / KL. Below the bound they do not change."""
     config = small_config("with_dpo")
     free = model_of(config)
     guarded = model_of(dataclasses.replace(config, losses=dataclasses.replace(config.losses, divergence_bound=bound)))
@@ -211,7 +214,7 @@ def test_steering_shrinks_with_the_divergence_from_the_reference(bound: float) -
 
 
 def test_a_target_activity_closes_gates() -> None:
-    """The weight of the penalty rises while too many gates are open, and is part of the state."""
+    """The weight of the penalty rises while too many gates are open. It is part of the state."""
     config = small_config("easq")
     tower = dataclasses.replace(config.model.main, activity=0.3)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, main=tower))
@@ -232,7 +235,7 @@ def test_a_target_activity_closes_gates() -> None:
     assert share() < min(start, 0.45)
 
 
-def test_uniform_penalty_against_its_definition() -> None:
+def test_gate_penalty_equals_its_definition() -> None:
     config = small_config("easq")
     tower = dataclasses.replace(config.model.main, activity=0.01)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, main=tower), losses=Losses())

@@ -1,4 +1,4 @@
-"""The log of a rank: whole lines, whatever writes them at a time, and where the disk is full."""
+"""The log of a rank has whole lines, also with concurrent writers and after a full disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_every_line_has_the_step(tmp_path: Path) -> None:
-    """The one that the event names, else that of the moment: an exception knows none."""
+    """A line has the step that the event names, or else the current step. An exception names no step."""
 
     def fails() -> None:
         with recorded(tmp_path, RUNTIME) as recorder:
@@ -62,8 +62,10 @@ def test_threads_and_signal_handlers_write_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not when the log is closed either. It is reported once; when there is space again, new events start on a new
-    line."""
+    """An error when the log is written or closed does not end the run. It is reported once.
+
+    When there is space again, new events start on a new line.
+    """
     log, before = tmp_path / "logs" / "rank_0.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
     with recorded(tmp_path, RUNTIME):
         event("start")

@@ -1,4 +1,4 @@
-"""metrics.jsonl tells one timeline, whatever was killed and resumed in between."""
+"""metrics.jsonl has one consistent timeline, also if the run was killed and resumed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_steps_after_the_checkpoint_and_torn_lines_are_removed(tmp_path: Path) -
     assert records(tmp_path) == [(1, "train"), (2, "train"), (3, "train"), (3, "holdout")]
 
 
-def test_final_metrics_are_there_once(tmp_path: Path) -> None:
+def test_final_metrics_are_written_once(tmp_path: Path) -> None:
     for _ in range(2):
         log = open_log(tmp_path, 10)
         log.metrics(10, "final", {"ndcg": 0.5})
@@ -40,7 +40,7 @@ def test_final_metrics_are_there_once(tmp_path: Path) -> None:
 
 
 def test_undefined_values_are_null_not_nan(tmp_path: Path) -> None:
-    """NaN is no JSON."""
+    """NaN and infinity are not valid JSON."""
     log = open_log(tmp_path, 0)
     log.metrics(1, "train", {"loss": float("nan"), "rate": float("inf"), "kept": 1.0})
     log.close()

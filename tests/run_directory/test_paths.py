@@ -1,4 +1,4 @@
-"""The names in a run directory, and that only one module spells them."""
+"""The names in a run directory. Only one module contains them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FILES = {
     *("report.html", "fused.json", "evaluation.json", "evaluation.parquet"),
 }
 BELOW = {"config/command_line.py": {"config.json", "checkpoints"}}
-"""Modules below `run_directory`, which cannot import it: this one looks for the schema of the run to be resumed."""
+"""Modules in a lower layer cannot import `run_directory`. This one finds the schema of the run to be resumed."""
 
 
 def spelled(source: str) -> set[str]:
-    """The names that a module spells: of files anywhere, of the folder of checkpoints as part of a path."""
+    """The names that a module contains: those of files anywhere, that of the checkpoint folder as part of a path."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -33,17 +33,17 @@ def spelled(source: str) -> set[str]:
     return found
 
 
-def test_only_one_module_spells_the_names() -> None:
+def test_only_one_module_contains_the_names() -> None:
     files = {str(file.relative_to(PACKAGE)): file.read_text() for file in PACKAGE.rglob("*.py")}
     assert spelled(files.pop("run_directory/paths.py")) == {*FILES, "checkpoints"} - {
         *("evaluation.json", "evaluation.parquet"),
-    }, "these two are composed of a name and a suffix"
+    }, "these two names are made of a stem and a suffix"
     found = {place: names for place, source in files.items() if (names := spelled(source))}
     assert found == BELOW
 
 
 def test_the_names_are_those_of_the_documentation(tmp_path: Path) -> None:
-    """Users and their scripts rely on them."""
+    """Users and their scripts rely on these names."""
     run = RunDirectory(tmp_path)
     found = [
         *(run.config, run.metrics, run.plan, run.log(3), run.checkpoint(25).path, run.tensorboard),

@@ -1,4 +1,4 @@
-"""`easq-rec runs`: how a run stands, by its own events; what cannot be read is named."""
+"""`easq-rec runs` reports the state of a run from its events, and names runs that it cannot read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def runtime(rank: int = 0) -> Runtime:
 
 
 def make_run(directory: Path, names: Sequence[str] = ("start", "finished"), **changed: object) -> Path:
-    """A run directory as the trainer leaves it, with such events of rank 0."""
+    """Writes a run directory like that of the trainer, with the given events of rank 0."""
     directory.mkdir(parents=True)
     config = json.loads(json.dumps(to_dict(recipe("quickstart"))))
     (directory / "config.json").write_text(json.dumps({**config, **changed}))
@@ -37,7 +37,7 @@ def make_run(directory: Path, names: Sequence[str] = ("start", "finished"), **ch
 
 
 def other_process(directory: Path, *, pid: int | None = None, host: str | None = None) -> RunStatus:
-    """The run, as if a process of this number or on this host had written its log."""
+    """Reads the run as if a process with this id or on this host had written its log."""
     log = directory / "logs" / "rank_0.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     changed = {name: value for name, value in (("pid", pid), ("host", host)) if value is not None}
@@ -58,19 +58,19 @@ def other_process(directory: Path, *, pid: int | None = None, host: str | None =
         ((), "unknown"),
     ],
 )
-def test_states(tmp_path: Path, names: tuple[str, ...], state: str) -> None:
+def test_the_state_follows_from_the_events(tmp_path: Path, names: tuple[str, ...], state: str) -> None:
     assert read_run(make_run(tmp_path / "run", names)).state == state
 
 
-def test_a_process_that_is_gone_was_killed(tmp_path: Path) -> None:
+def test_a_run_whose_process_has_ended_was_killed(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", ("start", "window"))
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
     assert other_process(directory, pid=done.pid).state == "killed"
 
 
-def test_a_process_that_nobody_has_buried_was_killed(tmp_path: Path) -> None:
-    """As in a container whose first process does not ask for its children."""
+def test_a_run_whose_process_is_a_zombie_was_killed(tmp_path: Path) -> None:
+    """Zombies remain in a container whose first process does not wait for its children."""
     directory = make_run(tmp_path / "run", ("start", "window"))
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert other_process(directory, pid=process.pid).state == "running"
@@ -80,7 +80,7 @@ def test_a_process_that_nobody_has_buried_was_killed(tmp_path: Path) -> None:
     process.communicate()
 
 
-def test_a_number_that_another_process_was_given_is_not_the_run(tmp_path: Path) -> None:
+def test_a_reused_process_id_is_not_the_run(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", ("start", "window"))
     log = directory / "logs" / "rank_0.jsonl"
     log.write_text(log.read_text().replace('"time": "20', '"time": "19'))
@@ -92,7 +92,7 @@ def test_a_number_that_another_process_was_given_is_not_the_run(tmp_path: Path) 
         process.wait()
 
 
-def test_on_another_host_the_last_sign_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_another_host_the_time_of_the_last_write_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = other_process(make_run(tmp_path / "run", ("start", "window")), host="elsewhere")
     assert run.state == "running"
     later = time.time() + 1_000
@@ -109,10 +109,10 @@ def test_an_exception_of_any_rank_is_a_failure(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "step None" not in said
     assert "rank 1 exception" in said and "message the disk of rank 1 is gone" in said
-    assert "RuntimeError: the disk of rank 1 is gone" in said, "the end of its traceback"
+    assert "RuntimeError: the disk of rank 1 is gone" in said, "the end of the traceback is shown"
 
 
-def test_half_a_line_is_passed_over_and_nothing_is_appended_to_it(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_skipped_and_nothing_is_appended_to_it(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", ("start", "window"))
     log = directory / "logs" / "rank_0.jsonl"
     log.write_text(log.read_text() + '{"time": "2026-')
@@ -129,7 +129,7 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     nested = make_run(tmp_path / "study" / "b", ("start", "start", "window"))
     line = {"step": 50, "split": "final", "satisfaction_ndcg5": 0.61, "engagement_ndcg5": 0.6, "gauc": 0.7}
     (nested / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    # A configuration of something else is no run.
+    # A directory with an unrelated config.json is not a run.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text("{}")
     assert cli.main(["runs", "list", str(tmp_path)]) == 0
@@ -142,8 +142,8 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found["a"]["state"] == "finished" and found["a"]["checkpoint"] is None
 
 
-def test_of_windows_in_a_row_the_newest_is_read(tmp_path: Path) -> None:
-    """A long run has thousands of them, and the answer is to come at once."""
+def test_only_the_newest_of_consecutive_windows_is_read(tmp_path: Path) -> None:
+    """A long run has thousands of windows, and the command must be fast."""
     directory = make_run(tmp_path / "run", ("start", "window", "window", "checkpoint", "window", "window", "window"))
     splits = ("train", "train", "holdout", "train", "train", "final")
     records = [json.dumps({"step": step, "split": split}) for step, split in enumerate(splits, 1)]
@@ -158,7 +158,7 @@ def test_of_windows_in_a_row_the_newest_is_read(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "good")
     (make_run(tmp_path / "bad") / "config.json").write_text("{")
     (tmp_path / "a rest" / "checkpoints").mkdir(parents=True)
@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         assert reason in said and said.count("\n") == 1
 
 
-def test_what_differs_from_the_recipe_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_from_the_recipe_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = make_run(tmp_path / "run", replay={"answers_per_step": 3})
     shard = {"rank": 1, "rows": [0, 64], "columns": [0, 16]}
     table = {"rows": 64, "dim": 16, "type": "table_wise", "kernel": "fused", "shards": [shard]}
@@ -197,7 +197,7 @@ def test_what_differs_from_the_recipe_is_shown(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_torch_is_not_loaded(tmp_path: Path) -> None:
-    """It answers at once."""
+    """The command must start fast, so it does not import torch, pyarrow or numpy."""
     make_run(tmp_path / "run")
     code = f"from easq_rec.cli.main import main; import sys; main(['runs', 'list', {str(tmp_path)!r}])"
     loaded = "print(sorted({'torch', 'pyarrow', 'numpy'} & set(sys.modules)))"
@@ -205,8 +205,8 @@ def test_torch_is_not_loaded(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
-    """As `| head` does."""
+def test_a_closed_output_pipe_is_not_an_error(tmp_path: Path) -> None:
+    """`| head` closes the pipe before the command has written all its output."""
     directory = make_run(tmp_path / "one")
     for number in range(2_000):
         (directory / f"{number:0100d}").touch()
