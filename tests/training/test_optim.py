@@ -124,7 +124,7 @@ def test_training_changes_all_dense_parameters_and_the_rows_that_are_read(runtim
     own = {table.name for table in config.schema.satisfaction_tables}
     assert tables.keys() == {table.name for table in config.schema.tables} | own and bool(own) == (recipe == "easq")
     for name in before.keys() - set(tables.values()):
-        # A head's bias changes all scores equally, and the losses depend only on differences of scores.
+        # A head's bias changes all scores equally, so it has no effect on losses of score differences.
         if not name.endswith("head.bias"):
             still = after[name] == before[name]
             assert not still.all(), name

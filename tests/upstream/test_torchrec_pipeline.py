@@ -67,7 +67,7 @@ def test_a_detached_model_can_be_called_and_the_pipeline_continues(sharded: Dist
     _, direct = sharded(ids(1))
     pipeline.attach(sharded, sparse_dist=False)
     output = pipeline.progress(batches)
-    # No step is made between the two calls, and the first batch after the pause is the second batch.
+    # No step is made between the two calls. The first batch after the pause is the second batch.
     assert torch.equal(output, direct), CHANGED.format("TrainPipelineSparseDist.detach and attach")
 
 

@@ -229,7 +229,7 @@ def active_days(stage: Stage, rank: Rank) -> tuple[float, float]:
 
 
 def test_a_better_ranker_wins_and_equal_rankers_do_not_differ() -> None:
-    """A ranker by true satisfaction raises app time and return. Two random rankers do not differ significantly."""
+    """Ranking by true satisfaction increases LT7 and app time. Two random rankers do not differ significantly."""
     wins, nothing = [], []
     for seed in range(6):
         stage = Stage.of(dataclasses.replace(WORLD, seed=seed))
