@@ -1,4 +1,4 @@
-"""One rank on CPU."""
+"""A fixture with the runtime of one rank on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mean of gradients over ranks, on one; on two it is held to an unsharded model in tests/distributed."""
+"""The mean of gradients over ranks, on one rank. tests/distributed compares two ranks with an unsharded model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def average(parameters: list[nn.Parameter]) -> None:
         averaging.finish()
 
 
-def test_what_was_not_differentiated_has_no_gradient_afterwards() -> None:
-    """With gradients of 0 AdamW would move by what it remembers."""
+def test_without_any_gradients_averaging_adds_none() -> None:
+    """With gradients of 0, the momentum of AdamW would change the parameters."""
     parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
     average(parameters)
     assert all(parameter.grad is None for parameter in parameters)
 
 
 def test_a_missing_gradient_counts_as_zero() -> None:
-    """Each keeps its place and its shape, whatever the ranks add."""
+    """The gradients of the other parameters keep their order and their shapes."""
     one, missing, two = (nn.Parameter(torch.zeros(shape)) for shape in ((3,), (2,), (2, 2)))
     one.grad, two.grad = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[4.0, 5.0], [6.0, 7.0]])
     average([one, missing, two])
@@ -36,8 +36,8 @@ def test_a_missing_gradient_counts_as_zero() -> None:
 
 
 @pytest.mark.parametrize("late", ["new", "more", "other"])
-def test_a_gradient_that_comes_late_is_not_lost(late: str) -> None:
-    """What was sent to the other ranks is not what the parameter has now: the step would be a wrong one."""
+def test_a_gradient_that_changes_during_averaging_is_an_error(late: str) -> None:
+    """The other ranks have received another value than the parameter now has, so the step would be wrong."""
     parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
     parameters[0].grad = torch.ones(3)
     with running(TrainerConfig(device="cpu", threads=1)):

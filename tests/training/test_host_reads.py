@@ -1,4 +1,4 @@
-"""Nothing in a step makes the host wait for a GPU but what the design needs."""
+"""A step makes the host wait for a GPU only where the design requires it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ LIBRARIES = ("torchrec", "fbgemm_gpu")
 
 
 class HostReads(TorchDispatchMode):
-    """Where the package asks for a number, or a shape that depends on one, or copies one: on CUDA the host waits there.
+    """Records where the package reads a number, needs a shape that depends on values, or copies a number to a tensor.
 
-    TorchRec has to know how many ids it sends to each rank, and waits for that on a separate stream.
+    On CUDA the host waits at these places. Reads by TorchRec are not recorded: it must know how many ids it sends to
+    each rank, and waits for that on a separate stream.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class HostReads(TorchDispatchMode):
         if self._reads(func, args):
             stack, packages = traceback.extract_stack(), (OURS, *LIBRARIES)
             frames = [frame for frame in stack if any(package in frame.filename for package in packages)]
-            # Of the kernel for CPU there is nothing on a GPU, and what is on the host already costs nothing.
+            # The lookup on the CPU does not run on a GPU, and reading flags that are already on the host costs nothing.
             if frames and frames[-1].filename.startswith(OURS) and "host_lookup" not in frames[-1].filename:
                 place = f"{Path(frames[-1].filename).name}: {frames[-1].line}"
                 self.places |= {place} - {"finite_check.py: return [bool(flag) for flag in self._flags.tolist()]"}
@@ -59,8 +60,10 @@ def bounded() -> Config:
 
 
 @pytest.mark.parametrize("variant", ["easq", "with_dpo", "paper", "ple", "direct", "main_only", "bounded"])
-def test_a_step_reads_nothing_on_the_host(tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the finite check reads its flags a step later, nothing is read; otherwise its flags are all that is read."""
+def test_the_host_reads_only_the_flags_of_the_finite_check(
+    tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the finite check reads its flags a step later, nothing is read. Otherwise only its flags are read."""
     config = bounded() if variant == "bounded" else small_config(variant)
     found = []
     quiet()
@@ -76,8 +79,8 @@ def test_a_step_reads_nothing_on_the_host(tmp_path: Path, variant: str, monkeypa
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_is_waited_for_nowhere(tmp_path: Path) -> None:
-    """By what CUDA itself says of synchronising calls, from the second step on."""
+def test_the_host_does_not_wait_for_cuda(tmp_path: Path) -> None:
+    """From the second step on, CUDA warns of no synchronizing call in this package."""
     quiet()
     with running(TrainerConfig(device="cuda")) as runtime, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -89,7 +92,7 @@ def test_cuda_is_waited_for_nowhere(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def synchronisations_told(told: bool) -> Iterator[None]:
-    """CUDA warns of each within."""
+    """Makes CUDA warn of every synchronizing call within the block, if `told`."""
     torch.cuda.set_sync_debug_mode("warn" if told else "default")
     try:
         yield

@@ -1,4 +1,4 @@
-"""During a run garbage is collected only at given steps, and freed blocks are kept after its first step."""
+"""During a run, garbage is collected only at given steps, and freed blocks are kept after the first step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from easq_rec.training.memory import COLLECT_EVERY_STEPS, HostMemory
 
 
 class Node:
-    """Refers to itself: only the collector frees it."""
+    """An object that refers to itself, so that only the garbage collector frees it."""
 
     def __init__(self) -> None:
         self.myself = self
 
 
-def test_only_at_its_steps() -> None:
+def test_garbage_is_collected_only_at_given_steps() -> None:
     with HostMemory() as memory:
         assert not gc.isenabled()
         node = weakref.ref(Node())
@@ -32,8 +32,8 @@ def test_only_at_its_steps() -> None:
         assert node() is None
 
 
-def test_what_is_there_before_is_left_alone() -> None:
-    """The model and the libraries need not be walked through at every collection."""
+def test_existing_objects_are_frozen_during_a_run() -> None:
+    """The collector need not visit the objects of the model and of the libraries at every collection."""
     kept = [Node() for _ in range(3)]
     with HostMemory():
         assert gc.get_freeze_count() > len(kept)
@@ -43,8 +43,8 @@ def test_what_is_there_before_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_afterwards_it_is_as_it_was(enabled: bool) -> None:
-    """Also when the run fails."""
+def test_the_state_of_the_collector_is_restored(enabled: bool) -> None:
+    """The collector is enabled again only if it was enabled before, even if the run fails."""
     before = gc.isenabled()
     try:
         gc.enable() if enabled else gc.disable()
@@ -85,7 +85,7 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this C library has no mallinfo2 (glibc 2.33)")
 def test_freed_blocks_are_kept_from_the_first_step_on() -> None:
-    """In a separate process, because blocks that other tests freed here would be reused."""
+    """The test uses a separate process, because blocks that other tests freed in this one would be reused."""
     done = subprocess.run([sys.executable, "-c", ALLOCATOR], check=True, capture_output=True, text=True)
     before_the_first_step, *later = json.loads(done.stdout)
     assert before_the_first_step

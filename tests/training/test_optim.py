@@ -1,4 +1,4 @@
-"""The learning-rate schedule by hand, and that training really moves everything it should, and nothing else."""
+"""The learning-rate schedule, compared with values computed by hand, and which parameters training changes."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ STEPS = 12
     ("step", "expected"),
     [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (6, 0.8681981), (8, 0.55), (10, 0.2318019), (12, 0.1), (99, 0.1)],
 )
-def test_cosine_after_warm_up(step: int, expected: float) -> None:
-    """Four steps up, then from 1 to a tenth over the other eight: 0.1 + 0.45 (1 + cos(pi k / 8))."""
+def test_the_cosine_schedule_with_warm_up(step: int, expected: float) -> None:
+    """The rate rises for four steps, and falls from 1 to 0.1 over the other eight: 0.1 + 0.45 (1 + cos(pi k / 8))."""
     config = Optim(warmup_steps=4, schedule="cosine")
     assert learning_rate(config, step, total_steps=12) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.25), (2, 0.75), (3, 1.0), (4, 1.0), (50, 1.0)])
-def test_constant_after_warm_up(step: int, expected: float) -> None:
+def test_the_constant_schedule_with_warm_up(step: int, expected: float) -> None:
     config = Optim(warmup_steps=4, schedule="constant")
     assert learning_rate(config, step, total_steps=12) == pytest.approx(expected)
 
 
-def test_without_warm_up() -> None:
+def test_without_warm_up_the_schedule_starts_at_its_peak() -> None:
     assert learning_rate(Optim(warmup_steps=0), 0, total_steps=10) == 1.0
     assert learning_rate(Optim(warmup_steps=0), 5, total_steps=10) == pytest.approx(0.55)
 
 
 @pytest.mark.parametrize("total_steps", [0, 3, 4])
-def test_a_run_that_ends_in_its_warm_up(total_steps: int) -> None:
-    """No division by zero, and never more than the peak."""
+def test_a_run_may_end_during_its_warm_up(total_steps: int) -> None:
+    """There is no division by zero, and the rate never exceeds its peak."""
     config = Optim(warmup_steps=4, schedule="cosine")
     assert learning_rate(config, 3, total_steps) == 1.0
     assert 0.1 <= learning_rate(config, 4, total_steps) <= 1.0
@@ -68,7 +68,7 @@ class Training:
         self.optimizers = self.train_step.optimizers
 
     def run(self, batches: list[RequestBatch], *, measured: bool = False) -> StepResult:
-        """The result of the last step."""
+        """Trains one step per batch. Returns the result of the last step."""
         stream = iter(batches)
         for number in range(1, len(batches) + 1):
             result = self.train_step(stream, StepPlan(number=number, total_steps=STEPS, measured=measured))
@@ -100,19 +100,19 @@ def rows_read(config: Config, batches: list[RequestBatch], *, stream_only: bool)
 
 
 def everything_read(table: str, config: Config, batches: list[RequestBatch]) -> set[int]:
-    """Rows of one of the satisfaction tower's own tables that any candidate reads."""
+    """Rows of a table of the satisfaction tower that any candidate reads."""
     (feature,) = (feature for feature in config.schema.satisfaction if feature.table == table)
     kjts = [batch.candidate for batch in batches if batch.candidate is not None]
     return {row for kjt in kjts for row in kjt[f"satisfaction.{feature.name}"].values().tolist()}
 
 
 @pytest.mark.parametrize("recipe", ["easq", "paper", "main_only"])
-def test_everything_moves(runtime: Runtime, recipe: str) -> None:
-    """After some steps on random batches no dense parameter is bitwise what it was, in any expert or adapter.
+def test_training_changes_all_dense_parameters_and_the_rows_that_are_read(runtime: Runtime, recipe: str) -> None:
+    """Some steps on random batches change every dense parameter, in all experts and adapters.
 
-    A table's rows have moved where a request of the stream has read them. Isolated embeddings that only replayed
-    requests have read have not, and neither has a row that nobody has read. The satisfaction tower's own move where a
-    candidate was answered or has evidence.
+    A row of a table changes if a request of the stream reads it. A row of an isolated embedding that only replayed
+    requests read does not change, nor does a row that no request reads. Rows of the satisfaction tower's tables change
+    if their candidate was answered or has evidence.
     """
     config = small_config(recipe)
     training = Training(config, runtime)
@@ -124,19 +124,19 @@ def test_everything_moves(runtime: Runtime, recipe: str) -> None:
     own = {table.name for table in config.schema.satisfaction_tables}
     assert tables.keys() == {table.name for table in config.schema.tables} | own and bool(own) == (recipe == "easq")
     for name in before.keys() - set(tables.values()):
-        # A head's bias moves all scores alike: losses of score differences do not see it.
+        # A head's bias changes all scores equally, so it has no effect on losses of score differences.
         if not name.endswith("head.bias"):
             still = after[name] == before[name]
             assert not still.all(), name
             if name.endswith(("_KHD", "_KH", "_KOH", "_KO", "lora_a", "router.weight", "user_feature_UD")):
-                # Every expert, every direction of an adapter, every user feature.
-                assert not still.flatten(1).all(1).any(), f"a part of {name} rests"
+                # Every expert, every direction of an adapter and every user feature must change.
+                assert not still.flatten(1).all(1).any(), f"a part of {name} has not changed"
     certain = rows_read(config, batches, stream_only=True)
     possible = rows_read(config, batches, stream_only=False) if recipe == "paper" else certain
     for table, name in tables.items():
         moved = set((after[name] != before[name]).any(1).nonzero().flatten().tolist())
-        # A request whose candidates all have the same utility forms no pair of L_main, hence the allowance without
-        # L_dense, which knows no ties.
+        # A request whose candidates all have the same utility forms no pair of L_main. L_dense has no ties. Without
+        # L_dense, rows that only such requests read may therefore stay unchanged.
         if table in own:
             assert moved and moved <= everything_read(table, config, batches), table
         elif recipe == "easq":
@@ -147,7 +147,7 @@ def test_everything_moves(runtime: Runtime, recipe: str) -> None:
 
 
 def test_learning_rates_reach_both_optimizers(runtime: Runtime) -> None:
-    """The first step of either optimizer is its learning rate times about a sign: half the factor, half the step."""
+    """The first step of both optimizers is about the learning rate times a sign, so it is proportional to the rate."""
     config = small_config("easq")
     moves = []
     for warmup in (1, 4):
@@ -162,8 +162,8 @@ def test_learning_rates_reach_both_optimizers(runtime: Runtime) -> None:
         torch.testing.assert_close(moves[1][name] * 4, move, rtol=1e-2, atol=1e-6, msg=name)
 
 
-def test_clipping_bounds_the_dense_step(runtime: Runtime) -> None:
-    """AdamW is blind to the scale of one gradient, so its first moment is looked at: (1 - beta1) times the gradient."""
+def test_clipping_bounds_the_dense_gradient(runtime: Runtime) -> None:
+    """AdamW's first step does not depend on the scale of the gradient. Its first moment is (1 - beta1) times it."""
     config = small_config("easq")
     norms = []
     for bound in (None, 1e-3):
@@ -176,8 +176,8 @@ def test_clipping_bounds_the_dense_step(runtime: Runtime) -> None:
     assert norms[1] == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_weight_decay_is_decoupled_and_spares_tables(runtime: Runtime) -> None:
-    """A parameter without gradient shrinks by lr * decay; a table row that nobody reads stays."""
+def test_weight_decay_is_decoupled(runtime: Runtime) -> None:
+    """A parameter whose gradient is 0 shrinks by the factor 1 - lr * decay."""
     config = dataclasses.replace(small_config("easq"), optim=Optim(dense_lr=0.1, weight_decay=0.5, warmup_steps=0))
     training = Training(config, runtime)
     with torch.no_grad():
@@ -187,8 +187,8 @@ def test_weight_decay_is_decoupled_and_spares_tables(runtime: Runtime) -> None:
     assert float(bias.detach()) == pytest.approx(2.0 * (1 - 0.1 * 0.5))
 
 
-def test_parameter_groups_and_norms(runtime: Runtime) -> None:
-    """Norms of all groups are measured when asked for, before clipping."""
+def test_gradient_norms_are_measured_for_each_parameter_group(runtime: Runtime) -> None:
+    """If a step is measured, the norms of all groups are measured before clipping."""
     config = small_config("easq")
     training = Training(dataclasses.replace(config, optim=Optim(clip_norm=1e-3, warmup_steps=0)), runtime)
     names = [name for name, _ in training.model.named_parameters() if ".embeddings." not in name]
@@ -200,8 +200,8 @@ def test_parameter_groups_and_norms(runtime: Runtime) -> None:
     assert float(torch.stack(list(norms.values())).norm()) > 0.01
 
 
-def test_the_pathway_may_have_a_learning_rate_of_its_own(runtime: Runtime) -> None:
-    """AdamW's first step is its learning rate, whatever the gradient: three times as far only for the pathway."""
+def test_the_pathway_may_have_a_separate_learning_rate(runtime: Runtime) -> None:
+    """AdamW's first step equals its learning rate. With a factor of 3, only the pathway's step is 3 times as large."""
     config = small_config("easq")
     steps = {}
     for factor in (1.0, 3.0):
@@ -219,8 +219,8 @@ def test_the_pathway_may_have_a_learning_rate_of_its_own(runtime: Runtime) -> No
         torch.testing.assert_close(steps[3.0][name], expected, rtol=1e-3, atol=1e-7, msg=name)
 
 
-def test_the_state_before_the_first_step_is_that_of_a_fresh_adamw(runtime: Runtime) -> None:
-    """AdamW makes its own when it finds none; ours must give the same first steps, and be there before them."""
+def test_the_initial_state_equals_that_of_a_new_adamw(runtime: Runtime) -> None:
+    """AdamW creates a missing state in its first step. Ours exists before it, and must give the same first steps."""
     config = small_config("easq")
     ours, fresh = Training(config, runtime), Training(config, runtime)
     state = ours.optimizers.combined.state_dict()["state"]

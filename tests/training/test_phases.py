@@ -26,7 +26,7 @@ def test_an_inner_phase_interrupts_the_outer_one() -> None:
     assert milliseconds["ms_inner_one"] == pytest.approx(20, abs=5)
     assert milliseconds["ms_other"] == pytest.approx(15, abs=5)
     assert sum(milliseconds.values()) == pytest.approx(1_000 * elapsed / 2)
-    assert set(phases.take_window(1)[0]) == {"ms_other"}, "a window begins anew"
+    assert set(phases.take_window(1)[0]) == {"ms_other"}, "a new window starts at 0"
 
 
 def test_a_switched_phase_ends_with_its_block() -> None:
@@ -39,7 +39,7 @@ def test_a_switched_phase_ends_with_its_block() -> None:
     assert phases.current.names == () and str(phases.current) == "between two phases"
 
 
-def test_an_error_leaves_no_phase_behind() -> None:
+def test_an_error_ends_all_phases() -> None:
     phases = Phases()
 
     def fail() -> None:
@@ -66,8 +66,8 @@ def test_progress_counts_phases_within_a_step() -> None:
         assert (phases.current.step, phases.current.entered) == (4, 2)
 
 
-def test_a_collective_of_this_package_is_a_phase_of_its_own() -> None:
-    """Seen from another thread while it waits."""
+def test_a_collective_of_this_package_is_a_separate_phase() -> None:
+    """Another thread sees the phase while the collective waits."""
     phases, over = Phases(), threading.Event()
     work = SimpleNamespace(wait=over.wait)
     exchange = Exchange(work, phases)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The process group: what it holds when a collective is done."""
+"""The process group holds no tensor when a collective has returned."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from easq_rec.training.process import running
 from easq_rec.upstream.torch_tensors import holders
 
 
-def test_no_thread_holds_a_value_that_the_ranks_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gloo's thread needs the interpreter to let go of a tensor; one that comes too late aborts the process."""
+def test_no_thread_holds_a_tensor_after_agree_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo's thread needs the interpreter to release a tensor. If it does so during shutdown, the process aborts."""
     passed: list[torch.Tensor] = []
     all_reduce = dist.all_reduce
 
@@ -26,7 +26,7 @@ def test_no_thread_holds_a_value_that_the_ranks_agreed_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(dist, "all_reduce", spy)
     interval = sys.getswitchinterval()
     with running(TrainerConfig(device="cpu")) as runtime:
-        # The thread gets no turn unless it is given one.
+        # With this interval, Gloo's thread runs only while this thread sleeps or waits.
         sys.setswitchinterval(100)
         try:
             for value in range(5_000):

@@ -1,4 +1,4 @@
-"""A training step: the gradient hook between network and tables, and what a plan decides."""
+"""A training step: the gradient hook between network and tables, and the effect of a plan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def training_step(config: Config, runtime: Runtime, directory: Path) -> tuple[Tr
 def test_the_gradients_of_the_network_are_complete_at_the_hook(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, aligned: bool
 ) -> None:
-    """When the first gradient reaches the tables, all gradients of the network are final: they are averaged then."""
+    """Averaging starts when the first gradient reaches the tables, so all gradients of the network must be final."""
     config = small_config(variant)
     model, step = training_step(config, runtime, tmp_path)
     network = model.ranker.network
@@ -65,7 +65,7 @@ def test_the_gradients_of_the_network_are_complete_at_the_hook(
         calls.clear()
 
 
-def test_the_tables_get_what_the_hook_returns(
+def test_the_tables_get_the_gradient_that_the_hook_returns(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config("main_only")
@@ -81,7 +81,7 @@ def test_the_tables_get_what_the_hook_returns(
     assert moved[0] > 3 and moved[1] == 0
 
 
-def test_a_plan_steers_and_measures(runtime: Runtime, tmp_path: Path) -> None:
+def test_a_plan_decides_whether_a_step_steers_and_measures(runtime: Runtime, tmp_path: Path) -> None:
     config = small_config("easq")
     losses, norms = [], []
     for flag in (True, False):
@@ -90,12 +90,12 @@ def test_a_plan_steers_and_measures(runtime: Runtime, tmp_path: Path) -> None:
         result = step(iter([random_batch(config)]), plan)
         losses.append(float(result.output.loss.detach()))
         norms.append(result.gradient_norms)
-    assert losses[0] != losses[1], "L_dense is part of one"
+    assert losses[0] != losses[1], "only one of the losses includes L_dense"
     assert norms[0] and not norms[1]
 
 
-def test_the_pathway_is_unchanged_by_a_step_that_does_not_align(runtime: Runtime, tmp_path: Path) -> None:
-    """Not even AdamW's momentum moves it."""
+def test_a_step_without_alignment_does_not_change_the_pathway(runtime: Runtime, tmp_path: Path) -> None:
+    """The momentum of AdamW does not change the pathway either."""
     config = small_config("easq")
     model, step = training_step(config, runtime, tmp_path)
     batches = iter([random_batch(config), random_batch(config, aligned=False, answered=0)])
@@ -108,8 +108,8 @@ def test_the_pathway_is_unchanged_by_a_step_that_does_not_align(runtime: Runtime
         assert torch.equal(value, before[name]) == unchanged, name
 
 
-def test_the_phases_of_a_step(runtime: Runtime, tmp_path: Path) -> None:
-    """All of them take time, and the rank is in none afterwards."""
+def test_the_phases_of_a_step_are_measured(runtime: Runtime, tmp_path: Path) -> None:
+    """Every phase takes time, and no phase is active after the step."""
     config = small_config("easq")
     _, step = training_step(config, runtime, tmp_path)
     runtime.phases.take_window(1)
@@ -123,7 +123,9 @@ def test_the_phases_of_a_step(runtime: Runtime, tmp_path: Path) -> None:
     ("step", "admitted", "steered", "measured"),
     [(9, 5, False, True), (10, 4, False, False), (10, 5, True, False), (19, 5, True, True)],
 )
-def test_a_plan_follows_the_warm_up_and_the_log(step: int, admitted: int, steered: bool, measured: bool) -> None:
+def test_a_plan_follows_the_warm_up_and_the_logging_interval(
+    step: int, admitted: int, steered: bool, measured: bool
+) -> None:
     """Steering needs 10 finished steps and 5 admitted answers; every tenth step is measured."""
     config = small_config("easq")
     losses = dataclasses.replace(config.losses, dense_warmup_steps=10, warmup_answers=5)

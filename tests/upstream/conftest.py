@@ -1,4 +1,4 @@
-"""A small sharded model on one rank."""
+"""Fixtures with a small sharded model on one rank."""
 
 from __future__ import annotations
 

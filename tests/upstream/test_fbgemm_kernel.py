@@ -1,4 +1,4 @@
-"""FBGEMM's kernel still has the parts of which pooled views are made. `test_host_lookup.py` compares whole lookups."""
+"""FBGEMM's kernel still has the attributes that pooled views use. `test_host_lookup.py` compares whole lookups."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kernel() -> SplitTableBatchedEmbeddingBagsCodegen:
     return made
 
 
-def test_features_name_their_tables(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
+def test_features_are_mapped_to_their_tables(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
     assert list(tables_of_features(kernel)) == [0, 1, 1], CHANGED.format("feature_table_map")
 
 
@@ -58,14 +58,14 @@ def test_a_view_updates_weights_and_moments_of_the_kernel(kernel: SplitTableBatc
     )
 
 
-def test_the_kernel_is_as_it_was(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
+def test_a_view_does_not_change_the_kernel(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
     ids, offsets = torch.tensor([1, 2, 3]), torch.tensor([0, 1, 2, 3])
     before = kernel(ids, offsets).detach().clone()
     pooled_view(kernel, 0)
     assert torch.equal(kernel(ids, offsets), before), CHANGED.format("what a shallow copy of the kernel shares")
 
 
-def test_moments_have_their_name_in_the_state_of_the_fused_optimizer(sharded: DistributedModelParallel) -> None:
+def test_moments_have_the_expected_name_in_the_state_of_the_fused_optimizer(sharded: DistributedModelParallel) -> None:
     names = [name for values in sharded.fused_optimizer.state_dict()["state"].values() for name in values]
     assert sorted(name for name in names if name.endswith(MOMENT)) == [f"bag{MOMENT}", f"sequence{MOMENT}"], (
         CHANGED.format("the names of row-wise Adagrad's moments")

@@ -1,4 +1,4 @@
-"""pyarrow's reader still takes indices of leaf columns."""
+"""The reader of pyarrow still accepts indices of leaf columns."""
 
 from __future__ import annotations
 

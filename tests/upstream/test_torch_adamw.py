@@ -1,4 +1,4 @@
-"""torch's fused AdamW still has this state, and still skips a step when its flag says so."""
+"""The fused AdamW of torch still has the expected state, and still skips a step if its flag is set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_set_flag_changes_neither_parameter_nor_state() -> None:
     assert same, CHANGED.format("found_inf: a flag of 1 does not skip the update")
 
 
-def test_the_initial_state_is_that_of_adamw() -> None:
+def test_the_initial_state_equals_that_of_adamw() -> None:
     ours, theirs = with_gradient(), with_gradient()
     given, made = adamw(ours), adamw(theirs)
     given.state[ours] = initial_state(ours)

@@ -1,4 +1,4 @@
-"""The reader of checkpoints runs no code from a file, and still knows the classes that torch writes."""
+"""The reader of checkpoints runs no code from a file, and still allows the classes that torch writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load(state: dict[str, Any], path: Path) -> None:
 
 
 class Recorder(pickle.Unpickler):
-    """Keeps the names that a pickle looks up."""
+    """Records the names that a pickle looks up."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -51,7 +51,7 @@ def test_the_allowed_names_are_those_that_torch_writes(tmp_path: Path) -> None:
     assert not unused, CHANGED.format(f"the metadata of a checkpoint ({sorted(unused)} are not in it)")
 
 
-def test_the_metadata_that_torch_writes_are_read(tmp_path: Path) -> None:
+def test_the_metadata_that_torch_writes_can_be_read(tmp_path: Path) -> None:
     save({"weight": torch.ones(2, 3)}, tmp_path)
     try:
         reader = CheckpointReader(tmp_path)
@@ -76,7 +76,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
-def test_tensors_of_every_type_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_tensors_of_every_type_are_loaded_unchanged(tmp_path: Path, dtype: torch.dtype) -> None:
     value, found = torch.arange(6).view(2, 3).to(dtype), torch.zeros(2, 3, dtype=dtype)
     save({"model": {"weight": value}}, tmp_path)
     load({"model": {"weight": found}}, tmp_path)
@@ -92,10 +92,10 @@ def test_metadata_that_would_run_code_is_refused(tmp_path: Path) -> None:
         load({"weight": torch.zeros(2)}, tmp_path)
     assert not target.exists()
     pickle.loads(attack)
-    assert target.exists(), "the attack works where nothing restricts it"
+    assert target.exists(), "the attack works with an unrestricted unpickler"
 
 
-def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+def test_state_that_is_not_a_tensor_is_refused(tmp_path: Path) -> None:
     """torch.distributed.checkpoint would unpickle it without restriction."""
     target = tmp_path / "attacked"
     save({"weight": torch.ones(2), "extra": Attack(target)}, tmp_path / "saved")
@@ -104,14 +104,14 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_other_content_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_metadata_is_refused(tmp_path: Path) -> None:
     for content in (pickle.dumps(torch.Size([2])), b"no pickle", b""):
         (tmp_path / ".metadata").write_bytes(content)
         with pytest.raises(ValueError, match="not the metadata of a checkpoint"):
             CheckpointReader(tmp_path).read_metadata()
 
 
-def test_the_random_state_comes_back(tmp_path: Path) -> None:
+def test_the_random_state_is_restored(tmp_path: Path) -> None:
     torch.manual_seed(7)
     torch.rand(3)
     write_random_state(tmp_path / "rng_0.npy", torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint still names its files so that their writers are known."""
+"""The names of the files of torch.distributed.checkpoint still contain the rank that wrote them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_a_checkpoint_is_metadata_and_shards_of_rank_0(tmp_path: Path) -> None:
     assert {place.relative_path for place in stored.values()} <= shards, CHANGED.format("the names of shards")
 
 
-def test_the_rank_is_the_first_number() -> None:
-    """The names with which rank 11 writes, by the plan that torch makes for it."""
+def test_the_rank_is_the_first_number_in_the_name_of_a_shard() -> None:
+    """The prefix of the files of rank 11 is taken from the plan that torch makes for it."""
     from torch.distributed.checkpoint import FileSystemWriter, SavePlan
 
     plans = FileSystemWriter("unused").prepare_global_plan([SavePlan([]) for _ in range(12)])

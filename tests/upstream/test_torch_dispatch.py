@@ -1,4 +1,4 @@
-"""Operators still carry the names and schemas that the counters of work and collectives read."""
+"""Operators still have the names and schemas that the counters of work and of collectives read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANGED = "torch has changed {}: adapt easq_rec/upstream/torch_dispatch.py"
 
 
 class Seen(torch_dispatch.TorchDispatchMode):
-    """The operators that run within it."""
+    """Records the operators that run within the context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def operators(call: Callable[[], object]) -> list[Any]:
     return seen.operators
 
 
-def test_operators_are_seen_under_their_names() -> None:
+def test_operators_have_the_expected_names() -> None:
     x = torch.ones(2, 2)
     found = operators(lambda: torch.addmm(x, x, x))
     assert [torch_dispatch.name(one) for one in found] == ["addmm"], CHANGED.format("OpOverload._opname")
@@ -41,7 +41,7 @@ def test_operators_are_seen_under_their_names() -> None:
     )
 
 
-def test_views_are_known_by_their_schema() -> None:
+def test_views_are_recognized_by_their_schema() -> None:
     x = torch.ones(2, 2)
     calls = {lambda: x.t(): True, lambda: x[0]: True, lambda: x + x: False, lambda: x.add_(1): False}
     for call, expected in calls.items():
@@ -60,7 +60,7 @@ def test_views_are_known_by_their_schema() -> None:
         lambda x: torch.tensor(1.0),
     ],
 )
-def test_reads_by_the_host_are_seen(call: Callable[[Tensor], object]) -> None:
+def test_reads_by_the_host_are_detected(call: Callable[[Tensor], object]) -> None:
     x = torch.tensor([2.0, 0.0, 1.0])
     found = set(operators(lambda: call(x))) & set(torch_dispatch.HOST_READS)
     assert found, CHANGED.format("the operators for which the host waits")

@@ -1,4 +1,4 @@
-"""torchrun still shows the text that is put into its error file."""
+"""torchrun still shows the text that is written to its error file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easq_rec.upstream import torch_error_file
 CHANGED = "torch has changed {}: adapt easq_rec/upstream/torch_error_file.py"
 
 
-def test_torchrun_shows_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_shows_the_text_in_the_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
     try:

@@ -1,4 +1,4 @@
-"""torch's unnamed operators still compute what the kernels need."""
+"""The private operators of torch still compute what the kernels need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_relu_backward_masks_the_gradient_in_place() -> None:
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_onednn_linear_is_a_linear_layer(relu: bool) -> None:
+def test_onednn_linear_equals_a_linear_layer(relu: bool) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch has no oneDNN")
     assert torch_operators.has_onednn_linear(), CHANGED.format("mkldnn._linear_pointwise")

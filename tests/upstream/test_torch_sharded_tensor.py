@@ -1,4 +1,4 @@
-"""Sharded tables are still ShardedTensors, whose shards carry their offsets."""
+"""Sharded tables are still ShardedTensors, and their shards still have offsets."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from easq_rec.upstream.torch_tensors import holders, version
 CHANGED = "torch has changed {}: adapt easq_rec/upstream/torch_tensors.py"
 
 
-def test_the_version_grows_with_every_write_and_with_no_read() -> None:
+def test_every_write_increases_the_version_and_no_read_does() -> None:
     x = torch.zeros(3)
     versions = [version(x)]
     for write in (lambda: x.add_(1), lambda: x[:2].mul_(2), lambda: x.detach().zero_()):
@@ -20,7 +20,7 @@ def test_the_version_grows_with_every_write_and_with_no_read() -> None:
     assert version(x) == versions[-1], CHANGED.format("Tensor._version")
 
 
-def test_holders_are_references_from_python_together_and_each_from_c() -> None:
+def test_holders_counts_all_python_references_as_one_and_each_c_reference() -> None:
     x = torch.zeros(3, requires_grad=True)
     same = x
     assert holders(same) == 1, CHANGED.format("Tensor._use_count")

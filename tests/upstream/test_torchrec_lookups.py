@@ -1,4 +1,4 @@
-"""TorchRec's sharded collections still hold the kernels whose lookup is replaced on the CPU."""
+"""The sharded collections of TorchRec still contain the kernels whose lookup is replaced on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.upstream.conftest import ids
 CHANGED = "TorchRec has changed {}: adapt easq_rec/upstream/torchrec_lookups.py"
 
 
-def test_a_replaced_forward_is_what_a_lookup_calls(sharded: DistributedModelParallel) -> None:
+def test_a_lookup_calls_the_replaced_forward(sharded: DistributedModelParallel) -> None:
     kernels = unpooled_cpu_kernels(sharded)
     assert len(kernels) == 1, CHANGED.format("where a ShardedEmbeddingCollection keeps its lookups")
     (kernel,) = kernels

@@ -1,4 +1,4 @@
-"""TorchRec's pipeline still drives a step as `training.step` expects, in the stages that benchmarks time."""
+"""The pipeline of TorchRec still runs a step as `training.step` expects, in the stages that benchmarks measure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANGED = "TorchRec has changed {}: adapt easq_rec/upstream/torchrec_pipeline.py
 
 
 class Driven:
-    """The optimizer and the forward function of a pipeline, which write down their calls."""
+    """The optimizer and the forward function of a pipeline. Both record their calls."""
 
     def __init__(self, model: DistributedModelParallel) -> None:
         self.model = model
@@ -44,7 +44,7 @@ class Driven:
         self.calls.append("step")
 
 
-def test_a_step_calls_these_four_and_returns_the_second_output(sharded: DistributedModelParallel) -> None:
+def test_a_step_calls_the_four_methods_in_order_and_returns_the_output(sharded: DistributedModelParallel) -> None:
     driven = Driven(sharded)
     pipeline = TrainPipelineSparseDist(sharded, driven, CPU, custom_model_fwd=driven.forward)
     batches = iter([ids(seed) for seed in range(3)])
@@ -58,7 +58,7 @@ def test_a_step_calls_these_four_and_returns_the_second_output(sharded: Distribu
         pipeline.progress(batches)
 
 
-def test_a_detached_model_can_be_called_and_the_pipeline_goes_on(sharded: DistributedModelParallel) -> None:
+def test_a_detached_model_can_be_called_and_the_pipeline_continues(sharded: DistributedModelParallel) -> None:
     driven = Driven(sharded)
     pipeline = TrainPipelineSparseDist(sharded, driven, CPU, custom_model_fwd=driven.forward)
     batches = iter([ids(seed) for seed in range(4)])
@@ -67,7 +67,7 @@ def test_a_detached_model_can_be_called_and_the_pipeline_goes_on(sharded: Distri
     _, direct = sharded(ids(1))
     pipeline.attach(sharded, sparse_dist=False)
     output = pipeline.progress(batches)
-    # Nothing is trained between the two: the batch after the pause is the second.
+    # No step is made between the two calls. The first batch after the pause is the second batch.
     assert torch.equal(output, direct), CHANGED.format("TrainPipelineSparseDist.detach and attach")
 
 
@@ -80,7 +80,7 @@ PIPELINES: dict[type[Any], set[str]] = {
     TrainPipelineFusedSparseDist: {*SPARSE, "start_embedding_lookup"},
     PrefetchTrainPipelineSparseDist: {*SPARSE, "_prefetch"},
 }
-"""Methods of each pipeline."""
+"""The expected stage methods of each pipeline."""
 
 
 @pytest.mark.parametrize("kind", PIPELINES, ids=lambda kind: kind.__name__)

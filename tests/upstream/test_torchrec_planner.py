@@ -1,6 +1,6 @@
-"""TorchRec's planner still asks its partitioner for ranks, and remembers what it found.
+"""The planner of TorchRec still gets ranks from its partitioner, and still stores the best options.
 
-`tests/training/sharding/test_constraints.py` pins tables in whole plans.
+`tests/training/sharding/test_constraints.py` tests pinned tables in whole plans.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def test_pinned_tables_fill_the_memory_of_their_rank() -> None:
     pytest.fail(CHANGED.format("how Storage is subtracted"))
 
 
-def test_pins_and_the_found_options() -> None:
+def test_the_planner_uses_pins_and_stores_the_best_options() -> None:
     planner = pinning_planner(2**30)
     plan = planned(planner)
     assert plan["one"].ranks == plan["two"].ranks == [2], CHANGED.format("how a planner calls its partitioner")

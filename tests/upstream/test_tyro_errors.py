@@ -1,4 +1,4 @@
-"""tyro still prints its errors in the box that is read here."""
+"""tyro still prints its errors in the box that `one_line` reads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def error_of(kind: type[object], *arguments: str) -> str:
         (Required, [], "Missing from prog: --size INT (required)"),
     ],
 )
-def test_an_error_is_its_message(kind: type[object], arguments: list[str], expected: str) -> None:
+def test_an_error_is_reduced_to_its_message(kind: type[object], arguments: list[str], expected: str) -> None:
     assert error_of(kind, *arguments) == expected, CHANGED.format("the box of its errors")
 
 

@@ -1,4 +1,4 @@
-"""Small raw logs as plain Python rows, with everything in them that goes wrong in real ones, and a build of them."""
+"""Small raw logs as Python rows, with the errors that occur in real logs, and builds of these logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from easq_rec.tools.builder.scatter import Partition
 
 Row = dict[str, Any]
 Log = dict[str, list[Row]]
-"""Table name: rows."""
+"""Rows by table name."""
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -44,7 +44,7 @@ OPTIONS = {"bad": 0, "so so": 1, "good": 2}
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """The TOML of a build of these tables, parsed; `changes` are merged into it, table by table."""
+    """The parsed TOML of a build of these tables. `changes` are merged into it as in `merge`."""
     values: dict[str, Any] = {
         "impressions": {
             "path": "impressions.parquet",
@@ -87,7 +87,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Changes in place; None takes a key out."""
+    """Merges `changes` into `values` in place, table by table. None removes a key. `options` is replaced as a whole."""
     for key, value in changes.items():
         if value is None:
             values.pop(key, None)
@@ -98,7 +98,7 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
 
 
 def sessions(**changes: Any) -> dict[str, Any]:
-    """The same for a log without request ids."""
+    """The parsed TOML of a build of a log without request ids, in which impressions are grouped into sessions."""
     values = config(
         impressions={"columns": {"request_id": None}},
         answers={"columns": {"request_id": None}},
@@ -109,7 +109,11 @@ def sessions(**changes: Any) -> dict[str, Any]:
 
 
 def random_log(seed: int, *, impressions: int = 120, bad: bool = True) -> Log:
-    """A log in which times and keys collide, versions lie before and after, and answers go astray."""
+    """A random log.
+
+    Impressions have equal times and keys, versions of users and videos are from before and after an impression, and
+    some answers match no impression. If `bad` is set, some values are invalid.
+    """
     rng = random.Random(seed)
     log: Log = {"impressions": [], "answers": [], "users": [], "videos": []}
     times = sorted(START_MS + rng.randrange(3 * HOUR_MS // 500) * 500 for _ in range(impressions))
@@ -121,7 +125,7 @@ def random_log(seed: int, *, impressions: int = 120, bad: bool = True) -> Log:
                 "vid": rng.randrange(14),
                 "at": at,
                 "watched": float(rng.choice([0, 500, 3_000, 7_000, 7_001, 30_000])),
-                # Request ids of a user rise with time, mostly.
+                # Request ids of a user mostly increase with time.
                 "rid": 1_000 * user + (number + rng.randrange(12)) // 12,
                 "asked": rng.choice([0, 1]),
                 "liked": rng.random() < 0.3,
@@ -165,14 +169,14 @@ def random_log(seed: int, *, impressions: int = 120, bad: bool = True) -> Log:
 
 
 def write_log(folder: Path, log: Log) -> None:
-    """The tables as Parquet files."""
+    """Writes the tables as Parquet files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in log.items():
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[name]), folder / f"{name}.parquet", row_group_size=50)
 
 
 def write_csv(folder: Path, name: str, rows: list[Row]) -> None:
-    """One table as a CSV file; lists with | between the items."""
+    """Writes one table as a CSV file. The items of a list are separated by |."""
     columns = {}
     for field in SCHEMAS[name]:
         values = [row[field.name] for row in rows]
@@ -204,7 +208,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def quarantined(out: Path) -> list[tuple[str, str]]:
-    """(table, reason) of every quarantined row, sorted; each must be JSON."""
+    """The sorted (table, reason) of all quarantined rows. Each row must be valid JSON."""
     rows = read_rows(out / "quarantine")
     for row in rows:
         json.loads(row["row"])

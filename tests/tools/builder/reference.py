@@ -1,4 +1,4 @@
-"""The builder's contract as plain loops over rows: slow, obvious, and written without a look at its code."""
+"""A reference implementation of the builder in plain loops over rows, written independently of its code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Found = list[tuple[str, str]]
 
 
 def reference(log: Log, build: Build) -> tuple[list[Row], list[Row], Found]:
-    """(requests, answered requests, quarantined (table, reason)) of a log of `logs.SCHEMAS`."""
+    """Requests, answered requests, and (table, reason) of the quarantined rows, of a log of `logs.SCHEMAS`."""
     lost: Found = []
     assert build.users is not None and build.videos is not None
     users = versions(log["users"], "uid", bad_user, "users", lost, timed=build.users.columns.valid_from is not None)
@@ -77,7 +77,7 @@ def bad_video(row: Row) -> str | None:
 def versions(
     rows: list[Row], key: str, bad: Any, table: str, lost: Found, *, timed: bool
 ) -> dict[int, list[tuple[float, Row]]]:
-    """Good rows by key with the time from which they hold, oldest first; of equally old ones only the last."""
+    """Valid rows by key, each with its start time, oldest first. Of rows with equal times only the last is kept."""
     found: dict[int, dict[float, Row]] = {}
     for row in rows:
         reason = bad(row)
@@ -133,7 +133,7 @@ def triggered(row: Row) -> bool:
 
 
 def attribute(answers: list[Row], shown: list[Row], build: Build, lost: Found) -> None:
-    """Puts `answer` and `answered_at` on impressions."""
+    """Adds `answer` and `answered_at` to the answered impressions."""
     rules = build.answers
     assert rules is not None
     about: dict[int, list[Row]] = {}
@@ -204,7 +204,7 @@ def as_request(request: Row, everything: list[Row], build: Build, *, answers: bo
 
 
 def order_of(row: Row, build: Build) -> tuple[int, ...]:
-    """Decides among equally old history entries: the order of requests, then of the log."""
+    """Sort key of history entries with equal times: the order of requests, then of the log."""
     return (row["rid"], row["number"]) if build.impressions.columns.request_id else (row["number"],)
 
 

@@ -1,4 +1,4 @@
-"""Every input row is accounted for, with its reason; formats, units and types of the raw tables."""
+"""Every input row is kept, or quarantined with a reason. Formats, units and types of the raw tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def counts(out: Path) -> dict[str, int]:
 
 
 def small_log(impressions: int = 3) -> Log:
-    """A user, two videos, one request of them per minute."""
+    """One user, two videos, and a request with one impression per minute."""
     row = {"asked": 1, "liked": True, "rate": 0.5, "watched": 8_000.0}
     return {
         "impressions": [
@@ -60,9 +60,9 @@ def test_every_row_is_counted(tmp_path: Path) -> None:
         assert found["answers.kept"] == len(answered) - answered.count(None)
 
 
-def test_stages_of_the_questionnaire(tmp_path: Path) -> None:
+def test_stages_of_the_questionnaire_are_counted(tmp_path: Path) -> None:
     log = small_log(4)
-    log["impressions"][1]["watched"] = 7_000.0  # neither longer than 7 s nor beyond half of 20 s
+    log["impressions"][1]["watched"] = 7_000.0  # does not trigger: neither above 7 s nor above half of 20 s
     log["impressions"][2] |= {"watched": 7_001.0, "asked": 0}
     log["answers"] += [
         {"uid": 1, "vid": 1 + n % 2, "at": START_MS + 9 * 10**5, "said": "bad", "rid": n} for n in (1, 2)
@@ -107,7 +107,7 @@ def test_unknown_users_and_videos_may_have_defaults(tmp_path: Path) -> None:
     assert (counts(out)["impressions.unknown_users"], counts(out)["impressions.unknown_videos"]) == (1, 1)
 
 
-def test_csv_gives_what_parquet_gives(tmp_path: Path) -> None:
+def test_csv_and_parquet_give_the_same_datasets(tmp_path: Path) -> None:
     log = random_log(1)
     log["impressions"] = [row for row in log["impressions"] if row["watched"] == row["watched"]]  # CSV has no NaN
     for folder in ("a", "b"):
@@ -149,8 +149,8 @@ def test_bad_cells_of_csv_are_quarantined(tmp_path: Path) -> None:
         assert len(read_rows(out / "requests")) == 1
 
 
-def test_nan_in_parquet_is_found(tmp_path: Path) -> None:
-    """Also where the file's statistics, which ignore NaN, seem to say that there is none."""
+def test_nan_in_parquet_is_quarantined(tmp_path: Path) -> None:
+    """NaN is found although the statistics of a Parquet file ignore it."""
     log = small_log()
     log["impressions"][0]["rate"] = log["impressions"][1]["watched"] = log["videos"][1]["score"] = float("nan")
     write_log(tmp_path, log)
@@ -160,8 +160,8 @@ def test_nan_in_parquet_is_found(tmp_path: Path) -> None:
     assert ("videos", "score is not a finite number") in found
 
 
-def test_numbers_beyond_all_bounds_are_bad_rows(tmp_path: Path) -> None:
-    """In seconds they overflow on the way to milliseconds."""
+def test_out_of_range_numbers_are_quarantined(tmp_path: Path) -> None:
+    """Values in seconds that overflow when they are converted to milliseconds are bad rows, not errors."""
     log = small_log()
     write_log(tmp_path, log)
     table = pa.Table.from_pylist(log["impressions"])
@@ -194,7 +194,7 @@ def in_unit(log: Log, unit: str) -> dict[str, pa.Table]:
 
 
 @pytest.mark.parametrize("unit", ["s", "us", "timestamp"])
-def test_units_of_time(tmp_path: Path, unit: str) -> None:
+def test_all_time_units_give_the_same_datasets(tmp_path: Path, unit: str) -> None:
     log = random_log(2, bad=False)
     write_log(tmp_path / "ms", log)
     (tmp_path / unit).mkdir()
@@ -214,7 +214,7 @@ def test_units_of_time(tmp_path: Path, unit: str) -> None:
     assert read_rows(a / "answers") == read_rows(b / "answers")
 
 
-def test_directories_globs_and_hive_partitions(tmp_path: Path) -> None:
+def test_directories_globs_and_hive_partitions_are_read(tmp_path: Path) -> None:
     log = random_log(3, bad=False)
     write_log(tmp_path, log)
     expected = read_rows(run_build(tmp_path, config()) / "requests")
@@ -267,7 +267,7 @@ def test_text_ids_are_hashed(tmp_path: Path) -> None:
 def test_answers_may_leave_out_the_user(tmp_path: Path) -> None:
     log = random_log(7, bad=False)
     for row in log["impressions"]:
-        row["rid"] = row["rid"] * 10 + row["uid"]  # of one user each
+        row["rid"] = row["rid"] * 10 + row["uid"]  # unique to one user
     for row in log["answers"]:
         row["rid"] = row["rid"] * 10 + row["uid"]
     write_log(tmp_path, log)
@@ -288,7 +288,7 @@ def test_answers_may_leave_out_the_user(tmp_path: Path) -> None:
     assert quarantined(without) == quarantined(with_user)
 
 
-def test_request_ids_of_several_users_are_counted(tmp_path: Path) -> None:
+def test_request_ids_shared_by_users_are_counted(tmp_path: Path) -> None:
     log = small_log(2)
     log["impressions"].append({**log["impressions"][0], "uid": 2})
     log["users"].append({**log["users"][0], "uid": 2})

@@ -1,4 +1,4 @@
-"""The builder gives what plain loops over rows give, on logs in which everything goes wrong."""
+"""The builder gives the same results as the reference implementation, on random logs with errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def without_made_up_ids(rows: list[Row], values: dict[str, Any]) -> list[Row]:
-    """Rows in a canonical order; the builder invents the request ids of sessions."""
+    """Rows in a canonical order, without the request ids of sessions, because the builder generates those."""
     if "request_id" not in values["impressions"]["columns"]:
         rows = [{**row, "request_id": None} for row in rows]
     return sorted(rows, key=lambda row: (row["timestamp_ms"], row["user_id"], row["candidates"][0]["slot"]))
@@ -44,7 +44,7 @@ def without_made_up_ids(rows: list[Row], values: dict[str, Any]) -> list[Row]:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_reference(tmp_path: Path, case: str, seed: int) -> None:
+def test_the_builder_equals_the_reference(tmp_path: Path, case: str, seed: int) -> None:
     values = CASES[case]
     log = random_log(seed)
     write_log(tmp_path, log)
@@ -56,8 +56,8 @@ def test_equals_the_reference(tmp_path: Path, case: str, seed: int) -> None:
     assert len(answers) > (5 if case != "other rules" else 1)
 
 
-def test_the_logs_hold_every_case(tmp_path: Path) -> None:
-    """Otherwise the test above proves little."""
+def test_the_random_logs_contain_every_case(tmp_path: Path) -> None:
+    """Without full histories and these reasons for quarantine the comparison with the reference would prove little."""
     reasons = set()
     for values in CASES.values():
         for seed in range(3):

@@ -1,4 +1,4 @@
-"""The log that the benchmarks measure with: the builder takes all of it, and the engines that are compared agree."""
+"""The log of the benchmarks: the builder accepts it, and the compared engines give the same result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_builder_takes_all_of_it(log: Path, tmp_path: Path) -> None:
+def test_the_builder_quarantines_only_duplicates(log: Path, tmp_path: Path) -> None:
     build = load(log / "logs.toml")
     run(build, base=log, out=tmp_path / "out", partition=Partition(), progress=lambda line: None)
     counts = json.loads((tmp_path / "out" / "build.json").read_text())["counts"]
@@ -33,7 +33,7 @@ def test_the_builder_takes_all_of_it(log: Path, tmp_path: Path) -> None:
     assert counts["answers.kept"] > 0 and counts["history.entries"] > 10_000
 
 
-def test_engines_agree(log: Path, tmp_path: Path) -> None:
+def test_engines_give_the_same_sums(log: Path, tmp_path: Path) -> None:
     threads = pa.cpu_count()
     found = {}
     for name, (engine, form) in ENGINES.items():

@@ -1,4 +1,4 @@
-"""Floats, lists of floats and weighted ids from raw tables to a training run on the drafted schema."""
+"""Floats, lists of floats and weighted ids, from raw tables to a training run with the drafted schema."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def config() -> dict[str, Any]:
 
 
 def write(folder: Path, *, csv: bool = False) -> dict[tuple[str, int], logs.Row]:
-    """A log with the features; video 13 is in no table. Returns the rows of users and videos by (table, key)."""
+    """Writes a log with the features. Video 13 is in no table. Returns the rows of users and videos by (table, key)."""
     rng = np.random.default_rng(0)
     log = logs.random_log(0, bad=False)
     log["users"] = [{"uid": user, "since": 0, "region": 1, "likes": [1, 2]} for user in range(6)]
@@ -79,7 +79,7 @@ def cell(value: Any) -> str:
 
 
 @pytest.mark.parametrize("csv", [False, True])
-def test_features_of_every_kind_are_those_of_the_raw_tables(tmp_path: Path, csv: bool) -> None:
+def test_features_of_every_kind_equal_the_raw_tables(tmp_path: Path, csv: bool) -> None:
     raw = write(tmp_path, csv=csv)
     values = config()
     values["videos"]["path"] = "videos.csv" if csv else "videos.parquet"
@@ -129,7 +129,7 @@ def test_bad_values_of_raw_tables_are_quarantined(tmp_path: Path, column: str, v
     assert ("users", reason) in logs.quarantined(logs.run_build(tmp_path, config()))
 
 
-def test_columns_and_configs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_invalid_columns_and_configs_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     for name, spec, message in (
         ("taste", {"column": "interests", "type": "floats", "length": 3}, "expected a list of numbers, or text"),
@@ -150,7 +150,7 @@ def test_columns_and_configs_that_do_not_fit_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.integration
-def test_the_drafted_schema_trains(tmp_path: Path) -> None:
+def test_training_runs_with_the_drafted_schema(tmp_path: Path) -> None:
     write(tmp_path)
     out = logs.run_build(tmp_path, config())
     made = drafted(out / "requests", out / "answers")

@@ -1,4 +1,4 @@
-"""Nothing from after a request's time may be in its row: neither planted rows, nor anything that could be seen."""
+"""The row of a request contains nothing from after the time of the request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUTCOMES = ("watch_ms", "long_view", "like", "rate")
 
 
 def plant(log: Log, after_ms: int, seed: int) -> Log:
-    """The same log with another future: whatever was not known at `after_ms` is different, in every table."""
+    """A copy of the log in which everything that was unknown at `after_ms` is different, in every table."""
     rng = random.Random(seed)
     planted = copy.deepcopy(log)
     for row in planted["users"]:
@@ -44,7 +44,7 @@ def plant(log: Log, after_ms: int, seed: int) -> Log:
         if row["at"] > after_ms:
             row["vid"] = rng.choice(ids)
         if row["at"] + row["watched"] > after_ms:
-            # Still running or to come: how it ends is the future.
+            # The impression is still running at `after_ms`, or starts later, so its outcome is unknown.
             row |= {"watched": row["watched"] + 4_321.0, "liked": not row["liked"]}
     for row in planted["answers"]:
         if row["at"] > after_ms:
@@ -53,7 +53,7 @@ def plant(log: Log, after_ms: int, seed: int) -> Log:
 
 
 def seen(rows: list[Row], served_ms: dict[int, int], until_ms: int) -> list[dict[str, Any]]:
-    """What a model is given of the requests made by then: all but the outcomes, and the candidates served by then."""
+    """The inputs of a model until `until_ms`: the requests and candidates served by then, without outcomes."""
     names = ("video_id", "author_id", "tags", "quality", "duration_ms", "slot")
     found = []
     for row in rows:
@@ -68,7 +68,7 @@ def seen(rows: list[Row], served_ms: dict[int, int], until_ms: int) -> list[dict
 
 @pytest.mark.parametrize("values", [config(), sessions()], ids=["request ids", "sessions"])
 @pytest.mark.parametrize("hours", [1.0, 1.7])
-def test_another_future_leaves_requests_as_they_were(tmp_path: Path, values: dict[str, Any], hours: float) -> None:
+def test_requests_do_not_depend_on_later_events(tmp_path: Path, values: dict[str, Any], hours: float) -> None:
     log = random_log(5, impressions=200, bad=False)
     after_ms = START_MS + int(hours * HOUR_MS)
     served_ms = {row["slot"]: row["at"] for row in log["impressions"]}
@@ -82,7 +82,7 @@ def test_another_future_leaves_requests_as_they_were(tmp_path: Path, values: dic
     assert len(found[0]) > 15 and any(row["history"] for row in found[0])
 
 
-def test_nothing_planted_is_found_before_its_time(tmp_path: Path) -> None:
+def test_planted_versions_are_not_used_before_their_time(tmp_path: Path) -> None:
     log = plant(random_log(6, impressions=200, bad=False), START_MS + 2 * HOUR_MS, 3)
     write_log(tmp_path, log)
     out = run_build(tmp_path, config())
@@ -102,11 +102,11 @@ def test_nothing_planted_is_found_before_its_time(tmp_path: Path) -> None:
             assert any(end <= at for end in ends[row["user_id"], entry["video_id"]])
         for entry in row["candidates"]:
             assert entry.get("answered_at_ms") is None or entry["answered_at_ms"] >= at
-    assert later > 10, "the planted versions do take effect after their time"
+    assert later > 10, "the planted versions are used after their time"
 
 
-def test_a_watch_counts_from_its_end(tmp_path: Path) -> None:
-    """To the millisecond: known when the request is made, or not."""
+def test_an_impression_enters_the_history_when_its_watch_ends(tmp_path: Path) -> None:
+    """A watch that ends in the millisecond of a request is in its history; one that ends a millisecond later is not."""
     video = {"since": START_MS, "maker": 1, "length": 10_000, "tags": [], "score": 0.0}
     common = {"asked": 0, "liked": False, "rate": 0.0}
     rows = [

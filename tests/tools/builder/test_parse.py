@@ -1,4 +1,4 @@
-"""The TOML file and the command: what is wrong is listed at once, with its place and the remedy."""
+"""The TOML file and the command. All errors are listed at once, each with its place and a remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def problems(**changes: Any) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def test_a_sound_file() -> None:
+def test_a_valid_file_is_parsed() -> None:
     build = parse(config(), "logs.toml")
     assert build.impressions.outcomes == {
         "like": Field(column="liked", type="flag"),
@@ -97,7 +97,7 @@ def test_contradictions_are_refused(changes: dict[str, Any], expected: str) -> N
     assert any(line.startswith(expected) for line in problems(**changes)), problems(**changes)
 
 
-def test_columns_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_columns_and_wrong_types_are_listed(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(0))
     values = config(
         impressions={"columns": {"watch": "watchtime"}, "time_unit": "timestamp", "features": {"slot": "region"}},
@@ -120,7 +120,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     for text, expected in (("[impressions", "invalid TOML"), ("x = 1\n[users]\n", "does not describe a build")):
         (tmp_path / "a.toml").write_text(text)
         with pytest.raises(ValueError, match=expected):
@@ -133,14 +133,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         run_build(tmp_path, config())
 
 
-def test_partitions() -> None:
+def test_partitions_are_parsed() -> None:
     assert parse_partition("2/3") == Partition(index=1, of=3)
     for text in ("0/3", "4/3", "3", "1/0", "-1/2", "a/b"):
         with pytest.raises(ValueError, match=r"is not allowed: I/N with I from 1 to N"):
             parse_partition(text)
 
 
-def test_the_trigger_rule() -> None:
+def test_the_trigger_rule_excludes_its_thresholds() -> None:
     import numpy as np
 
     rule = Questionnaire(trigger_watch_s=7.0, trigger_progress=0.5)
@@ -148,7 +148,7 @@ def test_the_trigger_rule() -> None:
     assert rule.triggered(watch, length).tolist() == [False, True, False, True, False]
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_builds_the_partitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_log(tmp_path, random_log(0))
     (tmp_path / "logs.toml").write_text(TOML)
     command = ["data", "build", "--config", str(tmp_path / "logs.toml"), "--out", str(tmp_path / "out")]
@@ -170,19 +170,19 @@ def test_errors_of_the_command_are_readable(tmp_path: Path, capsys: pytest.Captu
     assert "Unrecognized options: biuld (Available subcommands: world, build, inspect)" in capsys.readouterr().err
 
 
-def test_the_builder_needs_no_torch() -> None:
+def test_the_builder_does_not_import_torch() -> None:
     program = "import sys, easq_rec.cli.main, easq_rec.tools.builder.command; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 
 
-def test_merge_takes_out_what_is_none() -> None:
+def test_merge_removes_keys_that_are_none() -> None:
     values = {"a": {"b": 1, "c": 2}}
     merge(values, {"a": {"b": None}})
     assert values == {"a": {"c": 2}}
 
 
-def test_the_guide_shows_a_sound_file_with_the_defaults() -> None:
+def test_the_file_in_the_documentation_is_valid_and_has_the_defaults() -> None:
     guide = (Path(__file__).parents[3] / "docs" / "reference" / "raw-logs.md").read_text()
     values = tomllib.loads(guide.split("```toml\n")[1].split("```")[0])
     build = parse(values, "the guide")

@@ -1,4 +1,4 @@
-"""Partitions of users: together they are the whole, and their files lie in order of time."""
+"""Partitions of users: together they equal a build without partitions, and their files are in time order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def in_order(rows: list[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("values", [config(), sessions()], ids=["request ids", "sessions"])
-def test_three_partitions_are_one(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_three_partitions_give_the_same_rows_as_one(tmp_path: Path, values: dict[str, Any]) -> None:
     write_log(tmp_path, random_log(10, impressions=200))
     one, three = run_build(tmp_path, values, out="one"), run_build(tmp_path, values, parts=3, out="three")
     for name in ("requests", "answers"):
@@ -42,7 +42,7 @@ def test_three_partitions_are_one(tmp_path: Path, values: dict[str, Any]) -> Non
     assert files == {"part-1-of-3", "part-2-of-3", "part-3-of-3"}
 
 
-def test_the_number_of_buckets_changes_nothing(tmp_path: Path) -> None:
+def test_the_rows_do_not_depend_on_the_number_of_buckets(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(11))
     few = run_build(tmp_path, config(engine={"bucket_impressions": 1_000}), out="few")
     many = run_build(tmp_path, config(engine={"bucket_impressions": 2}), out="many")
@@ -50,7 +50,7 @@ def test_the_number_of_buckets_changes_nothing(tmp_path: Path) -> None:
         assert in_order(read_rows(few / name)) == in_order(read_rows(many / name))
 
 
-def test_one_partition_is_in_order_of_time(tmp_path: Path) -> None:
+def test_one_partition_is_in_time_order(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(12, impressions=200))
     out = run_build(tmp_path, config(output={"slice_h": 1}))
     for name in ("requests", "answers"):
@@ -61,13 +61,13 @@ def test_one_partition_is_in_order_of_time(tmp_path: Path) -> None:
     ]  # fmt: skip
     for file in (out / "requests").rglob("*.parquet"):
         times = pq.read_table(file)["timestamp_ms"].to_pylist()
-        assert len({time // HOUR_MS for time in times}) == 1, "a file lies in one slice"
+        assert len({time // HOUR_MS for time in times}) == 1, "a file contains requests of one time slice only"
         sizes = [pq.read_metadata(file).row_group(n).num_rows for n in range(pq.read_metadata(file).num_row_groups)]
         assert len(sizes) <= 2 and set(sizes[:-1]) <= {3}
         assert pq.read_metadata(file).row_group(0).column(0).compression == "ZSTD"
 
 
-def test_row_groups_of_several_partitions_begin_in_order_of_time(tmp_path: Path) -> None:
+def test_row_groups_of_several_partitions_start_in_time_order(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(13, impressions=300))
     values = config(output={"slice_h": 24, "file_row_groups": None, "hive": True}, engine={"bucket_impressions": 1_000})
     out = run_build(tmp_path, values, parts=3)
@@ -79,14 +79,14 @@ def test_row_groups_of_several_partitions_begin_in_order_of_time(tmp_path: Path)
     assert {file.parent.name for file in files} == {"date=2023-11-14", "date=2023-11-15"}
 
 
-def test_hours_are_folders_of_hive(tmp_path: Path) -> None:
+def test_hours_are_hive_folders(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(13))
     out = run_build(tmp_path, config(output={"slice_h": 6, "hive": True}))
     folders = sorted(str(file.parent.relative_to(out / "requests")) for file in (out / "requests").rglob("*.parquet"))
     assert set(folders) == {"date=2023-11-14/hour=18", "date=2023-11-15/hour=00"}
 
 
-def test_nothing_appears_before_the_last_partition(tmp_path: Path) -> None:
+def test_the_output_is_published_after_the_last_partition(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(14))
     from easq_rec.tools.builder.publish import run
     from easq_rec.tools.builder.scatter import Partition
@@ -102,7 +102,7 @@ def test_nothing_appears_before_the_last_partition(tmp_path: Path) -> None:
     assert not (tmp_path / ".out.build").exists()
 
 
-def test_replicas_that_run_together_publish_once(tmp_path: Path) -> None:
+def test_concurrent_replicas_publish_one_output(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(15))
     (tmp_path / "logs.toml").write_text(TOML)
     replicas = [

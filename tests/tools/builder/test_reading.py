@@ -1,4 +1,4 @@
-"""What the builder writes is what the reader takes: rows, batches, and a training step."""
+"""The reader accepts the output of the builder: rows, batches, and training steps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SCHEMA = FeatureSchema(
 
 @pytest.fixture(scope="module", params=[1, 3])
 def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built log, in one partition and in three."""
+    """A log that was built in one or in three partitions."""
     folder = tmp_path_factory.mktemp("data")
     write_log(folder, random_log(30, impressions=300))
     return run_build(folder, config(output={"file_row_groups": None}), parts=request.param)
@@ -77,7 +77,7 @@ def test_answers_are_read(data: Path) -> None:
     assert len(columns) > 10
 
 
-def test_it_can_be_trained_on(data: Path, tmp_path: Path) -> None:
+def test_training_runs_on_built_data(data: Path, tmp_path: Path) -> None:
     from easq_rec.tools.simulation.default_data import prepare_data
     from easq_rec.training.session import train
 

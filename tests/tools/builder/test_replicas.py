@@ -1,4 +1,4 @@
-"""Replicas of a build: run by TorchX, and the partitions of a lost replica."""
+"""Replicas of a build: a run with TorchX, and how the partitions of a lost replica are built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TORCHX = Path(sys.executable).with_name("torchx")
 
 
 @pytest.mark.integration
-def test_three_replicas_build_what_one_process_builds(tmp_path: Path) -> None:
+def test_three_replicas_build_the_same_rows_as_one_process(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(40))
     (tmp_path / "logs.toml").write_text(TOML)
     (tmp_path / ".torchxconfig").write_text((REPOSITORY / ".torchxconfig").read_text())
@@ -42,7 +42,7 @@ def test_three_replicas_build_what_one_process_builds(tmp_path: Path) -> None:
     assert len(found) > 20
 
 
-def test_one_replica_builds_the_partitions_of_those_that_are_lost(tmp_path: Path) -> None:
+def test_a_replica_builds_the_partitions_of_lost_replicas(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(41))
     from easq_rec.tools.builder.publish import run
     from easq_rec.tools.builder.scatter import Partition
@@ -72,7 +72,7 @@ def test_a_replica_waits_for_a_partition_that_another_is_building(tmp_path: Path
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(timeout=8)
         assert (area / "part-1-of-2").is_dir() and not (area / "part-2-of-2").exists()
-    # The other one has ended and left nothing.
+    # The other replica has ended without building its partition.
     output, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0 and "train on it with --data" in output
     assert (tmp_path / "out" / "requests").is_dir()

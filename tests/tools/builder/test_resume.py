@@ -1,4 +1,4 @@
-"""Killed at any point, a build leaves nothing that could be taken for a dataset, and goes on where it was."""
+"""A build that is killed at any point leaves no incomplete dataset, and the next build resumes it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ POINTS = (
 def kill(folder: Path, point: str, out: str = "out") -> None:
     command = [sys.executable, "-c", KILLED, str(folder), out, *point.split()]
     done = subprocess.run(command, cwd=REPOSITORY, check=False)
-    assert done.returncode == -signal.SIGKILL, "the build came to its end: the point does not exist"
+    assert done.returncode == -signal.SIGKILL, "the build completed: it did not reach this point"
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -67,7 +67,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log and its build without an interruption."""
+    """A log and its uninterrupted build."""
     folder = tmp_path_factory.mktemp("whole")
     write_log(folder, random_log(20))
     run_build(folder, config(), out="whole")
@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("number", range(len(POINTS)), ids=POINTS)
-def test_a_killed_build_goes_on(whole: Path, number: int) -> None:
+def test_a_killed_build_is_resumed(whole: Path, number: int) -> None:
     out = whole / f"out{number}"
     kill(whole, POINTS[number], out.name)
     assert out.exists() == (POINTS[number] == "os rename 6 after")
@@ -86,7 +86,7 @@ def test_a_killed_build_goes_on(whole: Path, number: int) -> None:
     assert not (whole / f".{out.name}.build").exists()
 
 
-def test_what_is_finished_is_kept(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_buckets_are_not_built_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_log(tmp_path, random_log(20))
     kill(tmp_path, "os rename 3 after")
     built: list[int] = []
@@ -106,7 +106,7 @@ def test_what_is_finished_is_kept(whole: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("change", ["config", "inputs"])
-def test_another_build_starts_afresh(tmp_path: Path, change: str) -> None:
+def test_a_changed_build_starts_over(tmp_path: Path, change: str) -> None:
     write_log(tmp_path, random_log(20))
     kill(tmp_path, "os rename 3 after")
     values = config(requests={"max_history": 1}) if change == "config" else config()
@@ -116,11 +116,11 @@ def test_another_build_starts_afresh(tmp_path: Path, change: str) -> None:
     assert contents(out / "requests") == contents(run_build(tmp_path, values, out="again") / "requests")
 
 
-def test_a_finished_output_is_left_alone(tmp_path: Path) -> None:
+def test_a_finished_output_is_not_changed(tmp_path: Path) -> None:
     write_log(tmp_path, random_log(20))
     before = contents(run_build(tmp_path, config()))
     assert contents(run_build(tmp_path, config())) == before
-    assert run_build(tmp_path, config(engine={"threads": 2})), "resources make no other build"
+    assert run_build(tmp_path, config(engine={"threads": 2})), "settings of the engine do not make another build"
     with pytest.raises(ValueError, match=r"out: is another build \(config differ\): delete it or choose another name"):
         run_build(tmp_path, config(requests={"max_history": 1}))
     (tmp_path / "notes").mkdir()

@@ -1,4 +1,4 @@
-"""As-of lookups, joint codes and ranges against loops over rows."""
+"""As-of lookups, joint codes and ranges, compared with loops over rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def ints(values: list[int]) -> np.ndarray:
 
 @settings(max_examples=200, deadline=None)
 @given(rows=ROWS, wanted=ROWS)
-def test_the_last_version_at_or_before_a_time(rows: list[tuple[int, int]], wanted: list[tuple[int, int]]) -> None:
+def test_find_returns_the_last_version_at_or_before_a_time(
+    rows: list[tuple[int, int]], wanted: list[tuple[int, int]]
+) -> None:
     versions = Versions(ints([key for key, _ in rows]), ints([time for _, time in rows]))
     found = versions.find(ints([key for key, _ in wanted]), ints([time for _, time in wanted]))
     for (key, time), row in zip(wanted, found.tolist(), strict=True):
@@ -33,26 +35,28 @@ def test_the_last_version_at_or_before_a_time(rows: list[tuple[int, int]], wante
 
 @settings(max_examples=100, deadline=None)
 @given(keys=st.lists(KEYS, max_size=20), wanted=st.lists(KEYS, max_size=20))
-def test_static_rows_always_hold(keys: list[int], wanted: list[int]) -> None:
+def test_static_rows_are_valid_at_all_times(keys: list[int], wanted: list[int]) -> None:
     found = Versions(ints(keys)).find(ints(wanted)).tolist()
     assert found == [max((n for n, k in enumerate(keys) if k == key), default=NONE) for key in wanted]
 
 
 @settings(max_examples=100, deadline=None)
 @given(left=ROWS, right=ROWS)
-def test_joint_codes_are_equal_where_rows_are(left: list[tuple[int, int]], right: list[tuple[int, int]]) -> None:
+def test_joint_codes_are_equal_exactly_where_rows_are_equal(
+    left: list[tuple[int, int]], right: list[tuple[int, int]]
+) -> None:
     columns = [[ints([row[n] for row in rows]) for n in (0, 1)] for rows in (left, right)]
     codes = np.concatenate(joint_codes(columns[0], columns[1])).tolist()
     rows = left + right
     assert [[a == b for b in codes] for a in codes] == [[a == b for b in rows] for a in rows]
 
 
-def test_ranges() -> None:
+def test_ragged_concatenates_ranges() -> None:
     assert ragged(ints([5, 0, 9]), ints([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
     assert ragged(ints([]), ints([])).tolist() == []
 
 
-def test_hashes_tell_columns_apart() -> None:
+def test_hashes_are_unique_and_depend_on_the_order_of_columns() -> None:
     count = 50_000
     hashes = mixed(np.arange(count) // 100, np.arange(count) % 100)
     assert len(np.unique(hashes)) == count

@@ -1,4 +1,4 @@
-"""What the figures draw, and the SVG that a page gets."""
+"""The content of figures, and the SVG that is embedded in a page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def estimate(value: float, half: float = 1.0) -> Estimate:
 
 
 def strokes(axes: Axes, marker: str) -> list[float]:
-    """Where the intervals of a figure end with a stroke, on the axis that they run along."""
+    """Positions of the strokes at the ends of the intervals of a figure, along the axis of the intervals."""
     lines = [line for line in axes.lines if line.get_marker() == marker]
     return [float(value) for line in lines for value in (line.get_ydata() if marker == "_" else line.get_xdata())]
 
@@ -48,7 +48,7 @@ def test_series_differ_by_more_than_their_colour() -> None:
     assert len(set(LIGHT.values())) == len(LIGHT) and set(LIGHT) == set(DARK)
 
 
-def test_bars_begin_at_zero_and_a_missing_one_has_no_length() -> None:
+def test_bars_start_at_zero_and_missing_bars_have_no_length() -> None:
     groups = {"satisfaction": [estimate(4.0), estimate(-2.0)], "engagement": [estimate(-1.0), estimate(math.nan)]}
     for above in (False, True):
         figure = draw_bars(["easq", "paper"], groups, width=400, xlabel="%", marks=[3.0], names_above=above)
@@ -62,7 +62,7 @@ def test_bars_begin_at_zero_and_a_missing_one_has_no_length() -> None:
         assert [name.get_text() for name in names] == ["easq", "paper"]
 
 
-def test_an_interval_that_leaves_the_plot_is_cut_and_has_no_stroke_there() -> None:
+def test_an_interval_beyond_the_plot_is_clipped_and_has_no_end_strokes() -> None:
     figure = draw_bars(["one", "two"], {"change": [estimate(1.0, 0.5), estimate(2.0, 500.0)]}, width=400, xlabel="%")
     (axes,) = figure.axes
     assert strokes(axes, "|") == [0.5, 1.5] and stems(axes) == 2
@@ -71,7 +71,7 @@ def test_an_interval_that_leaves_the_plot_is_cut_and_has_no_stroke_there() -> No
     assert all(low <= value <= high for line in axes.lines[:4] for value in line.get_xdata())
 
 
-def test_the_frontier_joins_a_series_and_leaves_unknown_intervals_out() -> None:
+def test_the_frontier_connects_a_series_and_omits_unknown_intervals() -> None:
     spots = [Spot(x=estimate(-2.0), y=estimate(4.0), note="0.3"), Spot(x=UNKNOWN, y=estimate(9.0), note="1")]
     family = Family(name="fused", style=1, spots=spots)
     figure = draw_frontier([family], size=(330, 400), xlabel="paid", ylabel="gained", origin="main_only")
@@ -82,7 +82,7 @@ def test_the_frontier_joins_a_series_and_leaves_unknown_intervals_out() -> None:
     assert {text.get_text() for text in axes.texts} == {"main_only", "0.3", "1"}
 
 
-def test_notes_that_find_no_room_are_left_out_and_others_do_not_overlap() -> None:
+def test_notes_do_not_overlap_and_are_omitted_if_there_is_no_room() -> None:
     spots = [Spot(x=estimate(0.01 * at), y=estimate(0.0), note=f"point {at}") for at in range(40)]
     figure = draw_frontier(
         [Family(name="a", style=0, spots=spots)], size=(330, 400), xlabel="x", ylabel="y", origin="base"
@@ -93,7 +93,7 @@ def test_notes_that_find_no_room_are_left_out_and_others_do_not_overlap() -> Non
         assert not box.count_overlaps(boxes[index + 1 :])
 
 
-def test_lines_have_their_points_intervals_and_measured_ticks() -> None:
+def test_lines_show_points_intervals_and_ticks_at_the_measured_values() -> None:
     points = [(1e-5, 1.0), (1e-3, 2.0), (1e-1, 3.0)]
     estimates = [estimate(value) for _, value in points[:2]] + [UNKNOWN]
     lines = [Line(name=name, style=style, points=points, estimates=estimates) for style, name in enumerate("ab")]
@@ -102,13 +102,13 @@ def test_lines_have_their_points_intervals_and_measured_ticks() -> None:
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-05", "0.001", "0.1"]
     first, second = (line for line in axes.lines if line.get_label() in ("a", "b"))
-    # Moved aside from each other, around the value that was measured.
+    # The two series are moved to both sides of the measured value, so that they do not overlap.
     for left, x, right in zip(first.get_xdata(), (x for x, _ in points), second.get_xdata(), strict=True):
         assert left < x < right and math.isclose(left * right, x * x)
     assert stems(axes) == 4 and strokes(axes, "_") == [0.0, 2.0, 1.0, 3.0] * 2
 
 
-def test_a_mean_lies_before_its_courses_and_a_mark_within_the_plot() -> None:
+def test_a_mean_is_drawn_over_its_curves_and_a_mark_is_inside_the_plot() -> None:
     faint = [[(1.0, 0.0), (2.0, 1.0)], [(1.0, 2.0), (2.0, 5.0)]]
     line = Line(name="easq", style=0, points=[(1.0, 1.0), (2.0, 3.0)], faint=faint)
     figure = draw_lines({"KL": [line]}, size=SIZE, xlabel="step", marks={"KL": 9.0})
@@ -117,7 +117,7 @@ def test_a_mean_lies_before_its_courses_and_a_mark_within_the_plot() -> None:
     assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 9
 
 
-def test_a_long_course_becomes_a_short_path() -> None:
+def test_a_long_curve_becomes_a_short_path() -> None:
     points = [(float(step), math.sin(step) + math.sin(step / 5_000)) for step in range(50_000)]
     figure = draw_lines({"loss": [Line(name="run", style=0, points=points)]}, size=SIZE, xlabel="step")
     assert len(svg(figure, "loss", "")) < 40_000
@@ -137,7 +137,7 @@ def test_tick_labels_are_short(value: float, text: str) -> None:
     assert tick_label(value) == text
 
 
-def test_a_name_is_cut_and_loses_what_no_font_can_print() -> None:
+def test_long_names_are_truncated_and_unprintable_characters_are_replaced() -> None:
     assert short_name("paper") == "paper" and short_name("a\x00b\nc\ud800") == "a?b?c?"
     assert len(short_name("variant" * 20)) == 40 and short_name("variant" * 20).endswith("…")
 
@@ -153,7 +153,7 @@ def hostile_svgs() -> list[str]:
     return [svg(figure, "<title>", "a & b") for figure in figures]
 
 
-def test_an_svg_stands_in_a_page_without_names_fixed_colours_or_markup_from_names() -> None:
+def test_an_svg_has_no_ids_no_fixed_colours_and_no_markup_from_names() -> None:
     for picture in [*hostile_svgs(), line_sample(3), bar_sample(1)]:
         root = ElementTree.fromstring(picture)
         used = {name for element in root.iter() for name in element.attrib}
@@ -162,7 +162,7 @@ def test_an_svg_stands_in_a_page_without_names_fixed_colours_or_markup_from_name
         assert "<script" not in picture and "url(" not in picture
         styles = " ".join(element.get("style", "") for element in root.iter())
         assert not re.search(r"#[0-9a-f]{3}", styles) and "var(--s" in styles and "font-family" not in styles
-        # Every text and every shape has a colour of the page, never the browser's black.
+        # Every text and every shape has a colour of the page, not the browser's default black.
         shapes = [element for element in root.iter() if element.tag in ("path", "text")]
         assert all("fill:" in element.get("style", "") for element in shapes)
         assert all("var(--" in element.get("style", "") for element in shapes)
@@ -176,7 +176,7 @@ def test_an_svg_has_an_accessible_name_and_description() -> None:
     assert any("</text><script>" in (element.text or "") for element in root.iter("text"))
 
 
-def test_equal_figures_give_equal_files_whatever_the_users_settings(tmp_path: Path) -> None:
+def test_equal_figures_give_equal_files_with_any_user_settings(tmp_path: Path) -> None:
     first = hostile_svgs()
     with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 30, "svg.fonttype": "path"}):
         assert hostile_svgs() == first
@@ -186,7 +186,7 @@ def test_equal_figures_give_equal_files_whatever_the_users_settings(tmp_path: Pa
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_figure_on_its_own_has_title_and_legend_and_one_of_a_page_has_neither() -> None:
+def test_a_standalone_figure_has_title_and_legend_and_one_in_a_page_has_neither() -> None:
     groups = {"satisfaction": [estimate(1.0)], "engagement": [estimate(2.0)]}
     alone = draw_bars(["a"], groups, width=500, xlabel="%", title="Bars")
     (legend,) = alone.legends
@@ -198,7 +198,7 @@ def test_a_figure_on_its_own_has_title_and_legend_and_one_of_a_page_has_neither(
 
 
 def test_figures_without_data_are_empty_and_not_an_error() -> None:
-    """A study may have measured nothing yet, or nothing but the base."""
+    """A study may have measured nothing yet, or only the base variant."""
     assert not draw_bars([], {"satisfaction": []}, width=500, xlabel="%", title="Bars").axes[0].patches
     figure = draw_frontier([], size=(500, 400), xlabel="x", ylabel="y", origin="main_only", title="Frontier")
     assert [text.get_text() for text in figure.axes[0].texts] == ["main_only"]

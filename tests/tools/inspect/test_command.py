@@ -1,4 +1,4 @@
-"""`easq-rec data inspect` as a user calls it: report, files, errors; and its draft trains."""
+"""The command `easq-rec data inspect`: its report, files and errors, and training with its draft."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inspected(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an inspection of the world writes."""
+    """The directory that an inspection of the world writes."""
     out = tmp_path_factory.mktemp("out") / "a" / "b"
     assert cli.main(["data", "inspect", str(world), "--out", str(out)]) == 0
     return out
@@ -51,10 +51,10 @@ def data_directory(root: Path, *, start_ms: int = 1_704_067_200_000) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is printed and written
+# Printed and written output
 
 
-def test_everything_is_written(inspected: Path) -> None:
+def test_all_files_are_written(inspected: Path) -> None:
     assert {file.name for file in inspected.iterdir()} == {
         "schema.toml",
         "report.json",
@@ -66,7 +66,7 @@ def test_everything_is_written(inspected: Path) -> None:
     load_schema(inspected / "schema.toml")
 
 
-def test_the_report_holds_the_datasets_numbers(world: Path, inspected: Path) -> None:
+def test_the_report_contains_the_statistics_of_the_datasets(world: Path, inspected: Path) -> None:
     report = json.loads((inspected / "report.json").read_text())
     requests = report["datasets"]["requests"]
     assert sum(requests["group_rows"]) == 1_500
@@ -83,7 +83,7 @@ def test_the_report_holds_the_datasets_numbers(world: Path, inspected: Path) -> 
     assert report["advice"] == []
 
 
-def test_the_text_is_aligned_and_plain(tmp_path: Path, capsys: Output) -> None:
+def test_the_text_is_aligned_and_has_no_escape_sequences(tmp_path: Path, capsys: Output) -> None:
     assert inspect(data_directory(tmp_path / "data"), tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -91,7 +91,7 @@ def test_the_text_is_aligned_and_plain(tmp_path: Path, capsys: Output) -> None:
     table = lines[lines.index("Ids and other integers") + 1 :]
     table = table[: table.index("")]
     assert len(table) > 10
-    # The negative numbers end in one column, since they are flush right.
+    # The counts of negative numbers are right-aligned, so they end in the same column as the header.
     ends = {line.index("negative") + len("negative") for line in table[:1]}
     assert ends == {len(line[: line.index("  dense")].rstrip()) for line in table if "  dense" in line}
     for text in (
@@ -106,7 +106,7 @@ def test_the_text_is_aligned_and_plain(tmp_path: Path, capsys: Output) -> None:
     assert f"next: easq-rec train easq --data {tmp_path / 'data'} --schema {tmp_path / 'out' / 'schema.toml'}" in out
 
 
-def test_a_dataset_of_its_own_is_inspected(tmp_path: Path, capsys: Output) -> None:
+def test_a_single_dataset_is_inspected(tmp_path: Path, capsys: Output) -> None:
     folder = data_directory(tmp_path / "data") / "requests"
     assert inspect(folder, tmp_path / "out") == 0
     out = capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_a_dataset_of_its_own_is_inspected(tmp_path: Path, capsys: Output) -> No
     assert "no column answer" in out and "next:" not in out
 
 
-def test_what_is_odd_is_named(tmp_path: Path, capsys: Output) -> None:
+def test_suspicious_data_are_reported(tmp_path: Path, capsys: Output) -> None:
     rng = np.random.default_rng(0)
     rows = make_rows(rng, 90, start_ms=1_704_067_200)
     for row in rows:
@@ -145,7 +145,7 @@ def test_what_is_odd_is_named(tmp_path: Path, capsys: Output) -> None:
         assert message in out, message
 
 
-def test_with_a_schema_everything_it_refuses_is_listed(tmp_path: Path, capsys: Output) -> None:
+def test_data_that_a_given_schema_refuses_are_listed(tmp_path: Path, capsys: Output) -> None:
     data = data_directory(tmp_path / "data")
     file = tmp_path / "own.toml"
     file.write_text(schema_to_toml(SCHEMA))
@@ -190,7 +190,7 @@ def test_a_dataset_without_rows_gets_a_report(tmp_path: Path, capsys: Output) ->
         ("schema", "own.toml is not a feature schema"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, capsys: Output, damage: str, message: str) -> None:
+def test_bad_input_gives_one_message_and_exit_code_2(tmp_path: Path, capsys: Output, damage: str, message: str) -> None:
     data, out, more = data_directory(tmp_path / "data"), tmp_path / "out", ()
     match damage:
         case "nowhere":
@@ -218,19 +218,19 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, capsys: Output
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The draft trains
+# Training with the draft
 
 
 @pytest.mark.integration
-def test_the_draft_trains_and_its_run_needs_the_file_no_more(world: Path, inspected: Path, tmp_path: Path) -> None:
-    """Stop and resume without the file, evaluation, and a refusal of another schema."""
+def test_training_with_the_draft_resumes_without_the_schema_file(world: Path, inspected: Path, tmp_path: Path) -> None:
+    """The run stops, refuses another schema, and resumes and is evaluated without the schema file."""
     schema, run = tmp_path / "schema.toml", tmp_path / "run"
     schema.write_bytes((inspected / "schema.toml").read_bytes())
     small = ["--trainer.batch-size", "64", "--trainer.threads", "1", "--logging.tensorboard", "False"]
     argv = ["train", "quickstart", "--data", str(world), "--run-dir", str(run), "--trainer.max-steps", "2", *small]
 
     def call(*commands: list[str]) -> subprocess.CompletedProcess[str]:
-        """Several commands in one process, which loads torch once; the first that fails ends it."""
+        """Runs several commands in one process, so that torch is loaded once. The first failure ends the process."""
         program = "import json, sys\nfrom easq_rec.cli.main import main\n"
         program += "sys.exit(next((code for argv in json.loads(sys.argv[1]) if (code := main(argv))), 0))"
         command = [sys.executable, "-c", program, json.dumps(commands)]
@@ -251,5 +251,5 @@ def test_the_draft_trains_and_its_run_needs_the_file_no_more(world: Path, inspec
     resumed = call(argv, ["evaluate", "--run", str(run)], score)
     assert resumed.returncode == 0, resumed.stderr
     assert "from step 1" in resumed.stdout
-    assert resumed.stdout.count("satisfaction NDCG@5") == 2, "after training, and by evaluate"
+    assert resumed.stdout.count("satisfaction NDCG@5") == 2, "printed after training, and by evaluate"
     assert (tmp_path / "scores.parquet").exists()

@@ -1,4 +1,4 @@
-"""The inferred schema: columns that become features, columns that never do, and tables that fit the ids."""
+"""The drafted schema: which columns become features, which do not, and how large the tables are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUMBERS = np.random.default_rng(5)
 
 
 def with_columns(tmp_path: Path, **columns: tuple[pa.DataType, Any]) -> Draft:
-    """The draft of 40 small requests with more candidate columns: name = (type, what makes a value)."""
+    """The draft of 40 small requests with additional candidate columns: name = (type, function that makes a value)."""
     rows = make_rows(np.random.default_rng(0), 40)
     for row in rows:
         for candidate in row["candidates"]:
@@ -51,7 +51,7 @@ def names(made: Draft, group: str = "candidate") -> set[str]:
     return {feature.name for feature in made.features[group]}
 
 
-def test_the_worlds_draft_has_the_features_of_its_recipe(tmp_path: Path) -> None:
+def test_the_draft_of_the_world_has_the_features_of_its_recipe(tmp_path: Path) -> None:
     generate(World(requests=600, users=90, videos=300, density=2_000.0), tmp_path / "world")
     made = drafted(tmp_path / "world" / "requests", tmp_path / "world" / "answers")
     assert made.problems == []
@@ -78,7 +78,7 @@ def test_the_worlds_draft_has_the_features_of_its_recipe(tmp_path: Path) -> None
         assert f"#   {path}: {why}\n" in made.toml()
 
 
-def test_the_contracts_columns_and_odd_types(tmp_path: Path) -> None:
+def test_usable_columns_become_features_and_others_are_left_out(tmp_path: Path) -> None:
     made = with_columns(tmp_path)
     assert names(made, "user") == {"user_id", "age", "region", "interests"}
     assert names(made) == {"video_id", "author_id", "tags", "genres", "category_code", "duration_ms", "quality"}
@@ -94,21 +94,21 @@ def test_the_contracts_columns_and_odd_types(tmp_path: Path) -> None:
     "name",
     ["watch_ratio", "play_time_ms", "total_play", "dwell_s", "stay_time", "progress", "completion", "view_seconds"],
 )
-def test_what_is_known_after_the_impression_is_no_feature(tmp_path: Path, name: str) -> None:
+def test_columns_known_only_after_the_impression_are_not_features(tmp_path: Path, name: str) -> None:
     made = with_columns(tmp_path, **{name: (pa.float32(), lambda: float(NUMBERS.random()))})
     assert "describes the impression" in made.left_out[f"candidates.{name}"]
     assert name not in names(made)
 
 
 @pytest.mark.parametrize("name", ["answer", "answered_at_ms", "shown", "true_grade"])
-def test_the_questionnaire_and_the_truth_are_no_features(tmp_path: Path, name: str) -> None:
+def test_questionnaire_and_ground_truth_columns_are_not_features(tmp_path: Path, name: str) -> None:
     made = with_columns(tmp_path, **{name: (pa.int64(), lambda: int(NUMBERS.integers(3)))})
     assert "never a feature" in made.left_out[f"candidates.{name}"]
     assert all(outcome.name != name for outcome in made.outcomes)
 
 
-def test_a_number_that_gives_an_outcome_away_is_no_feature(tmp_path: Path) -> None:
-    """Whatever its name is."""
+def test_a_number_that_leaks_an_outcome_is_not_a_feature(tmp_path: Path) -> None:
+    """A column that is strongly correlated with an outcome is left out, whatever its name is."""
     rows = make_rows(np.random.default_rng(0), 40)
     for row in rows:
         for candidate in row["candidates"]:
@@ -117,7 +117,7 @@ def test_a_number_that_gives_an_outcome_away_is_no_feature(tmp_path: Path) -> No
     assert "with candidates.long_view: a consequence of it?" in made.left_out["candidates.quality"]
 
 
-def test_columns_of_0_and_1_without_a_known_name_are_left_to_the_reader(tmp_path: Path) -> None:
+def test_binary_columns_without_a_known_name_are_left_for_the_user_to_declare(tmp_path: Path) -> None:
     made = with_columns(
         tmp_path,
         odd=(pa.int8(), lambda: int(NUMBERS.integers(2))),
@@ -127,7 +127,7 @@ def test_columns_of_0_and_1_without_a_known_name_are_left_to_the_reader(tmp_path
     assert Outcome(name="is_hate", weight=-1.0) in made.outcomes
 
 
-def test_without_known_outcomes_those_are_taken(tmp_path: Path) -> None:
+def test_without_known_outcomes_unknown_binary_columns_become_outcomes(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 40)
     fields = [field for field in candidate_fields() if field.name not in ("like", "long_view")]
     base = arrow_schema().set(
@@ -155,7 +155,7 @@ def test_columns_with_bad_values_are_left_out_with_their_count(tmp_path: Path) -
     assert "null: fill them" in made.left_out["candidates.nothing"]
 
 
-def test_floats_are_scaled_by_what_they_look_like(tmp_path: Path) -> None:
+def test_the_transform_of_a_float_depends_on_its_distribution(tmp_path: Path) -> None:
     made = with_columns(
         tmp_path,
         price=(pa.float64(), lambda: float(NUMBERS.lognormal(5, 2))),
@@ -174,7 +174,7 @@ def test_floats_are_scaled_by_what_they_look_like(tmp_path: Path) -> None:
 def with_request_columns(
     tmp_path: Path, user: dict[str, tuple[pa.DataType, Any]], history: dict[str, tuple[pa.DataType, Any]]
 ) -> Draft:
-    """The draft of 20 small requests with more columns of users and of history entries: name = (type, value)."""
+    """The draft of 20 small requests with additional columns of users and history entries: name = (type, value)."""
     base = arrow_schema()
     fields = [pa.field(name, dtype) for name, (dtype, _) in user.items()]
     schema = base.set(base.get_field_index("user"), pa.field("user", pa.struct([*base.field("user").type, *fields])))
@@ -225,7 +225,7 @@ def test_weighted_ids_are_features_unless_the_reader_refuses_them(tmp_path: Path
     assert "user.gone" not in names(made, "user")
 
 
-def test_lists_of_floats_need_one_length(tmp_path: Path) -> None:
+def test_lists_of_floats_must_have_equal_lengths(tmp_path: Path) -> None:
     turns = iter(range(10**6))
     made = with_columns(
         tmp_path,
@@ -240,8 +240,8 @@ def test_lists_of_floats_need_one_length(tmp_path: Path) -> None:
     assert Feature(name="content", kind="float_list", length=2) in made.features["candidate"]
 
 
-def test_tables_of_other_groups_do_not_share_a_name(tmp_path: Path) -> None:
-    """A user's region and a candidate's are other ids; a history's video and a candidate's are the same."""
+def test_groups_share_a_table_only_for_the_same_ids(tmp_path: Path) -> None:
+    """Regions of users and of candidates are different ids. Videos of history entries and candidates are the same."""
     made = with_columns(
         tmp_path,
         region=(pa.int16(), lambda: int(NUMBERS.integers(9))),
@@ -253,7 +253,7 @@ def test_tables_of_other_groups_do_not_share_a_name(tmp_path: Path) -> None:
     assert tables["history", "video_id"] == tables["candidate", "video_id"]
 
 
-def test_tables_hold_the_ids_of_answers_too(tmp_path: Path) -> None:
+def test_tables_include_the_ids_of_answers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = make_rows(rng, 30)
     late = make_answers(rng, make_rows(rng, 1, first_id=99))
@@ -265,7 +265,7 @@ def test_tables_hold_the_ids_of_answers_too(tmp_path: Path) -> None:
     assert (alone.ids["region"], both.ids["region"]) == (5, 6)
 
 
-def test_rows_leave_room_for_more_ids() -> None:
+def test_tables_have_room_for_more_ids() -> None:
     assert [table_rows(ids) for ids in (0, 1, 12, 13, 100, 102, 103, 819, 820)] == [
         16,
         16,
@@ -283,7 +283,7 @@ def test_rows_leave_room_for_more_ids() -> None:
         assert rows >= 1.25 * ids or rows == 16
 
 
-def test_what_makes_training_impossible_is_said(tmp_path: Path) -> None:
+def test_problems_that_prevent_training_are_listed(tmp_path: Path) -> None:
     base = arrow_schema()
     entry = [field for field in base.field("history").type.value_type if field.name != "watch_ratio"]
     schema = base.set(base.get_field_index("history"), pa.field("history", pa.list_(pa.struct(entry))))

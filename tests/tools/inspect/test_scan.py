@@ -1,4 +1,4 @@
-"""What a scan says of random small datasets equals plain Python loops over their rows."""
+"""The statistics of a scan equal those of plain Python loops over the rows of small random datasets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.tools.inspect.queries import duplicates, refusals, scanned
 
 
 def values_of(rows: list[Row], path: str) -> Iterator[Any]:
-    """All values of a column, nulls included; those of lists too."""
+    """All values of a column, including nulls. A column of history or candidates has one value for each entry."""
     group, _, name = path.rpartition(".")
     for row in rows:
         entries = row[group] if group in ("history", "candidates") else [row[group] if group else row]
@@ -146,7 +146,7 @@ def test_stages_equal_plain_loops(tmp_path: Path, seed: int) -> None:
         assert low <= value <= high
 
 
-def test_disorder_is_counted_and_placed(tmp_path: Path) -> None:
+def test_disorder_is_counted_and_located(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 12)
     for index, row in enumerate(rows):
         row["timestamp_ms"] = 1_000 * index
@@ -173,7 +173,7 @@ def test_spans_count_every_request_once(tmp_path: Path, days: float) -> None:
     assert sum(spans.counts) == 300 and spans.counts[0] and spans.counts[-1]
 
 
-def test_links_are_the_correlations_of_known_values(tmp_path: Path) -> None:
+def test_links_are_the_correlations_of_finite_values(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     rows = make_rows(rng, 200)
     for row in rows:
@@ -197,28 +197,28 @@ def test_links_are_the_correlations_of_known_values(tmp_path: Path) -> None:
     assert "candidates.watch_ms" not in links, "a constant has no correlation"
 
 
-def test_nulls_where_the_contract_wants_lists_are_counted(tmp_path: Path) -> None:
+def test_nulls_in_place_of_lists_and_structs_are_counted(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 9)
     rows[1]["history"] = rows[4]["candidates"] = rows[5]["user"] = None
     rows[2]["candidates"] = [None, *rows[2]["candidates"]]
     found = scanned(write_dataset(tmp_path, rows, row_group_sizes=[4]))
     assert found.null_structs == {"history": 1, "candidates": 1, "candidates[]": 1, "user": 1}
-    assert found.lengths["history"].lists == found.lengths["candidates"].lists == 8, "null is not empty"
+    assert found.lengths["history"].lists == found.lengths["candidates"].lists == 8, "a null list is not an empty list"
     assert found.columns["user.region"].nulls == 1
     assert found.columns["candidates.video_id"].nulls == 1
     assert found.columns["candidates.like"].nulls == 1
 
 
-def test_a_dataset_without_rows_is_read(tmp_path: Path) -> None:
+def test_a_dataset_without_rows_is_scanned(tmp_path: Path) -> None:
     found = scanned(write_file(tmp_path / "a.parquet", arrow_schema().empty_table()).parent)
     assert (found.rows, found.candidates, found.spans) == (0, 0, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Files that are not fit
+# Unusable files
 
 
-def test_files_of_different_columns_are_named(tmp_path: Path) -> None:
+def test_files_with_different_columns_are_named(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 4)
     first = write_file(tmp_path / "a.parquet", to_table(rows))
     other = to_table(rows, arrow_schema().remove(1)).cast(
@@ -233,7 +233,7 @@ def test_files_of_different_columns_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_integers_of_different_widths_are_taken_together(tmp_path: Path) -> None:
+def test_integers_of_different_widths_are_combined(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 4)
     write_file(tmp_path / "a.parquet", to_table(rows))
     wide = arrow_schema().set(
@@ -247,7 +247,7 @@ def test_integers_of_different_widths_are_taken_together(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet at all" * 20])
-def test_garbage_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     write_dataset(tmp_path, make_rows(np.random.default_rng(0), 2))
     (tmp_path / "z.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"z.parquet: not a readable Parquet file"):
@@ -263,7 +263,7 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
         scanned(tmp_path)
 
 
-def test_a_dataset_needs_a_time(tmp_path: Path) -> None:
+def test_a_dataset_needs_an_integer_timestamp(tmp_path: Path) -> None:
     at = arrow_schema().get_field_index("timestamp_ms")
     write_file(tmp_path / "a.parquet", arrow_schema().remove(at).empty_table())
     with pytest.raises(ValueError, match=r"a.parquet: a dataset needs an integer column timestamp_ms; there is none"):
@@ -275,11 +275,11 @@ def test_a_dataset_needs_a_time(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Over the whole dataset
+# Checks of the whole dataset
 
 
 @pytest.mark.parametrize("low", [0, -50])
-def test_duplicates_are_found_and_placed_across_files(tmp_path: Path, low: int) -> None:
+def test_duplicates_are_found_and_located_across_files(tmp_path: Path, low: int) -> None:
     rng = np.random.default_rng(3)
     rows = make_rows(rng, 60)
     places: dict[int, list[str]] = {}
@@ -295,12 +295,12 @@ def test_duplicates_are_found_and_placed_across_files(tmp_path: Path, low: int) 
     assert found.examples == {id_: places[id_][:2] for id_ in repeated[:5]}
 
 
-def test_ids_without_duplicates(tmp_path: Path) -> None:
+def test_unique_ids_have_no_duplicates(tmp_path: Path) -> None:
     found = duplicates(write_dataset(tmp_path, make_rows(np.random.default_rng(0), 9)))
     assert found == Duplicates(extra_rows=0, examples={})
 
 
-def test_every_refusal_of_a_schema_is_counted(tmp_path: Path) -> None:
+def test_every_row_that_a_schema_refuses_is_counted(tmp_path: Path) -> None:
     rows = make_rows(np.random.default_rng(0), 40)
     for index in (3, 4, 30):
         rows[index]["user"]["region"] = 5
@@ -310,7 +310,7 @@ def test_every_refusal_of_a_schema_is_counted(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path, rows, file_sizes=[25], row_group_sizes=[10])
     found = refusals(folder, Layout.of(SCHEMA))
     assert found.columns is None
-    # Row 4 is bad twice, and counts at the first check; the repeated id lies in another row group.
+    # Row 4 has two bad values, and counts only at the first check. The repeated ids are in different row groups.
     assert [(bad.column, bad.rows) for bad in found.rows] == [("user.region", 3), ("candidates.quality", 1)]
     region = "row group 0, row 3, column user.region: found 5, expected 0..4 (dense table 'region')"
     assert found.rows[0].first.endswith(region)
@@ -326,10 +326,10 @@ def test_columns_that_a_schema_refuses_are_listed(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Shapes and places of data
+# Structure and location of data
 
 
-def test_nested_lists_and_names_that_need_quotes(tmp_path: Path) -> None:
+def test_nested_lists_and_names_that_need_quotes_are_scanned(tmp_path: Path) -> None:
     entry = pa.struct([("it's", pa.int64()), ("ids", pa.list_(pa.int16())), ("deep", pa.struct([("x", pa.float64())]))])
     lists = [[{"it's": 4, "ids": [1, None, 1], "deep": {"x": 2.5}}], [None, {"it's": 6, "ids": None, "deep": None}]]
     rows = [{'a "b"': 1, "timestamp_ms": 5, "outer": [{"inner": inner}, {"inner": None}]} for inner in lists]
@@ -347,7 +347,7 @@ def test_nested_lists_and_names_that_need_quotes(tmp_path: Path) -> None:
 
 
 def plain(stats: DatasetStats) -> dict[str, Any]:
-    """Plain values without the location. Floats are rounded, since two threads add in any order."""
+    """Plain values without the location. Floats are rounded, because two threads add them in any order."""
     text = json.dumps(asdict(replace(stats, location="")))
     values: dict[str, Any] = json.loads(text, parse_float=lambda number: f"{float(number):.9g}")
     return values
@@ -365,8 +365,8 @@ def test_unsigned_ids_beyond_int64_are_counted(tmp_path: Path) -> None:
     assert (found.columns["id"].maximum, found.columns["id"].distinct) == (2**64 - 1, 3)
 
 
-def test_remote_files_give_the_figures_of_local_ones(tmp_path: Path) -> None:
-    """Through fsspec, in names that SQL could take for wildcards."""
+def test_remote_files_give_the_same_statistics_as_local_files(tmp_path: Path) -> None:
+    """Remote files are read with fsspec. The local path contains characters that SQL could take for wildcards."""
     rows = make_rows(np.random.default_rng(0), 40)
     rows[30]["request_id"] = rows[2]["request_id"]
     local = write_dataset(tmp_path / "what?" / "a [b]*", rows, file_sizes=[15], row_group_sizes=[4])

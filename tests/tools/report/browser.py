@@ -98,7 +98,7 @@ class Browser:
         file.write_bytes(base64.b64decode(taken["data"]))
 
     def _next(self) -> dict[str, Any]:
-        """The next message; events are kept."""
+        """Returns the next message, and stores it if it is an event."""
         deadline = time.monotonic() + SECONDS
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._answers], [], [], max(deadline - time.monotonic(), 0))
@@ -128,7 +128,7 @@ class Browser:
 
 @contextmanager
 def started(program: str) -> Iterator[Browser]:
-    """A browser that ends with the block."""
+    """A browser that is stopped at the end of the block."""
     from_us, commands = os.pipe()
     answers, to_us = os.pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:

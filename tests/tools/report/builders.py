@@ -16,7 +16,7 @@ def run(folder: Path, *, name: str = "quickstart", steps: int = 4, **changes: An
     """A finished run of a recipe.
 
     Args:
-        changes: of the config's top level.
+        changes: fields to replace at the top level of the config.
     """
     folder.mkdir(parents=True)
     config = json.loads(json.dumps(to_dict(recipe(name)))) | changes
@@ -33,7 +33,7 @@ def run(folder: Path, *, name: str = "quickstart", steps: int = 4, **changes: An
 
 
 def estimate(value: float, half: float | None = 1.0) -> dict[str, Any]:
-    """A change as in results.json. half=None: its interval is unknown."""
+    """A change as stored in results.json. If `half` is None, its interval is unknown."""
     low, high = (None, None) if half is None else (value - half, value + half)
     return {"value": value, "low": low, "high": high, "count": 5}
 
@@ -55,7 +55,7 @@ def study(folder: Path, **changes: Any) -> Path:
     """A study with a base and one variant.
 
     Args:
-        changes: of the results.
+        changes: fields of the results to replace.
     """
     folder.mkdir(parents=True)
     check = {"what": "gain", "measured": estimate(2.0), "wanted": "above", "threshold": 1.5, "unit": "%"}

@@ -1,4 +1,4 @@
-"""The page: what it says about runs and studies, that names are escaped, and errors that name place and remedy."""
+"""The report page: its content for runs and studies, escaping of names, and errors that name place and remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ATTRIBUTES = {
     *("aria-hidden", "aria-label", "charset", "class", "content", "d", "href", "http-equiv", "id", "lang", "name"),
     *("role", "scope", "style", "tabindex", "transform", "viewbox", "x", "y"),
 }
-"""All that a page has: neither src nor on..., nor any other that loads or runs something."""
+"""All attributes that a page may have. None of them loads or runs anything, as src and on... do."""
 HOSTILE = '"><script src="http://evil.example/x.js"></script><img src=x onerror=alert(1)>'
 
 
@@ -37,13 +37,13 @@ def written(*directories: Path) -> str:
     return report(directories, directories[0] / "page.html").read_text(encoding="utf-8")
 
 
-def test_labels_are_those_of_the_evaluation() -> None:
+def test_labels_equal_those_of_the_evaluation() -> None:
     from easq_rec.evaluation.results import LABELS
 
     assert HELD_OUT == LABELS
 
 
-def test_a_run_is_reported_with_its_departures_curves_and_remedy(tmp_path: Path) -> None:
+def test_a_run_is_reported_with_changed_settings_curves_and_remedy(tmp_path: Path) -> None:
     config = json.loads((builders.run(tmp_path / "plain") / "config.json").read_text())
     dense = config["losses"]["dense"] | {"weight": 0.77}
     run = builders.run(tmp_path / "one", losses=config["losses"] | {"dense": dense})
@@ -57,7 +57,7 @@ def test_a_run_is_reported_with_its_departures_curves_and_remedy(tmp_path: Path)
     assert "0 throughout: L_DPO." in page and "Figures (all points)" in page
 
 
-def test_an_unfinished_run_says_so_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_marked_and_a_truncated_line_is_ignored(tmp_path: Path) -> None:
     run = builders.run(tmp_path / "one", steps=3)
     file = run / "metrics.jsonl"
     whole = file.read_text().splitlines(keepends=True)
@@ -66,7 +66,7 @@ def test_an_unfinished_run_says_so_and_a_torn_line_is_left_out(tmp_path: Path) -
     assert "3, not finished" in page and "Not from the end of training: one at step 3." in page
 
 
-def test_runs_stand_side_by_side_with_differences_to_the_first(tmp_path: Path) -> None:
+def test_runs_are_compared_with_the_first_run(tmp_path: Path) -> None:
     first, other = builders.run(tmp_path / "a"), builders.run(tmp_path / "b", name="quickstart_main_only")
     file = other / "metrics.jsonl"
     file.write_text(file.read_text().replace('"gauc": 0.6', '"gauc": 0.65'))
@@ -77,13 +77,13 @@ def test_runs_stand_side_by_side_with_differences_to_the_first(tmp_path: Path) -
     assert "model.satisfaction.experts" in page
 
 
-def test_names_are_as_long_as_they_must_be() -> None:
+def test_names_are_the_shortest_that_are_distinct() -> None:
     paths = [Path("/x/one/run"), Path("/x/two/run"), Path("/x/two/other")]
     assert distinct_names(paths) == ["one/run", "two/run", "two/other"]
     assert distinct_names(paths[1:]) == ["run", "other"]
 
 
-def test_departures_from_different_recipes_are_seen() -> None:
+def test_settings_that_differ_from_their_recipes_are_found() -> None:
     defaults = recipe_defaults("quickstart")
     assert defaults is not None and defaults["losses.dense.weight"] == 0.3 and recipe_defaults("custom") is None
     first = {"recipe": "quickstart", "losses": {"dense": {"weight": 0.3}}, "run_dir": "a"}
@@ -93,7 +93,7 @@ def test_departures_from_different_recipes_are_seen() -> None:
     assert not setting.chosen(0) and setting.chosen(1)
 
 
-def test_a_study_is_reported_with_verdict_plots_and_circumstances(tmp_path: Path) -> None:
+def test_a_study_is_reported_with_verdict_plots_and_environment(tmp_path: Path) -> None:
     page = written(builders.study(tmp_path / "study"))
     for text in ("How much?", "? undecided", "It gains.", "+2.0% [+1.0, +3.0]", "claimed above +1.5%", "A note."):
         assert text in page, text
@@ -105,7 +105,7 @@ def test_a_study_is_reported_with_verdict_plots_and_circumstances(tmp_path: Path
     assert "-1.0% [-2.0, +0.0]</td>" in page
 
 
-def test_knob_curves_and_the_default_of_both_of_them(tmp_path: Path) -> None:
+def test_curves_over_a_setting_include_the_default_and_may_be_logarithmic(tmp_path: Path) -> None:
     rows = [
         builders.row("K1=6 K2=2", 1.0, -1.0, series="K2 (K1 = 6)", x=2.0),
         builders.row("K1=6 K2=4", 2.0, -1.0, series="K2 (K1 = 6)", x=4.0),
@@ -115,7 +115,7 @@ def test_knob_curves_and_the_default_of_both_of_them(tmp_path: Path) -> None:
     assert "Over the experts" in page and "K1 (K2 = 2) goes from 3 at 4 to 1 at 6" in page
     sparsity = [builders.row(f"easq {x}", 1.0, -1.0, series="easq", x=x) for x in (1e-5, 1e-3, 1e-1)]
     page = written(builders.study(tmp_path / "sparsity", study="sparsity", rows=sparsity))
-    # Ticks at equal distances: the axis is logarithmic.
+    # The ticks are at equal distances, because the axis is logarithmic.
     curve = page[page.index("Over the answers per triggered impression") :]
     found = {
         text: float(x) for x, text in re.findall(r'x="([\d.]+)"[^>]*>([^<]*)</text>', curve[: curve.index("</svg>")])
@@ -124,7 +124,7 @@ def test_knob_curves_and_the_default_of_both_of_them(tmp_path: Path) -> None:
     assert left < middle and abs((middle - left) - (right - middle)) < 0.3
 
 
-def test_courses_of_cells_are_averaged_where_all_have_them(tmp_path: Path) -> None:
+def test_curves_of_cells_are_averaged_over_common_steps(tmp_path: Path) -> None:
     def cell(world: int, margins: list[tuple[int, float]]) -> dict[str, object]:
         history = {"answers_train_margin": margins, "answers_holdout_margin": [(step, 1.0) for step, _ in margins]}
         return {"label": "easq", "world_seed": world, "seconds": 1.0, "metrics": {"gauc": None}, "history": history}
@@ -136,7 +136,7 @@ def test_courses_of_cells_are_averaged_where_all_have_them(tmp_path: Path) -> No
     assert mean_course([[(1.0, 2.0), (2.0, 3.0)], [(2.0, 5.0)]]) == [(2.0, 4.0)]
 
 
-def test_the_divergence_that_a_claim_allows_is_drawn(tmp_path: Path) -> None:
+def test_the_limit_of_a_claim_about_divergence_is_drawn(tmp_path: Path) -> None:
     check = {"what": "KL", "measured": builders.estimate(1.0), "wanted": "below", "threshold": 0.5, "outcome": "fails"}
     verdict = {"claim": "Below.", "outcome": "fails", "checks": [check | {"unit": "nats"}]}
     cell = {
@@ -149,7 +149,7 @@ def test_the_divergence_that_a_claim_allows_is_drawn(tmp_path: Path) -> None:
     assert page.count("stroke-dasharray:4,3") == 1 and "The dashed line is what the claim allows." in page
 
 
-def test_an_online_test_and_settings_are_tables(tmp_path: Path) -> None:
+def test_an_online_test_and_settings_are_shown_as_tables(tmp_path: Path) -> None:
     change = builders.estimate(5.0)
     online = {
         "arms": [
@@ -174,7 +174,7 @@ def test_an_online_test_and_settings_are_tables(tmp_path: Path) -> None:
     assert "+1.00 [unknown]" in page and ">0.25</td>" in page and ">yes</td>" in page
 
 
-def test_lifts_of_the_signal_study(tmp_path: Path) -> None:
+def test_lifts_of_the_signal_study_are_shown(tmp_path: Path) -> None:
     lift = {"behaviour": "like", "answers": 40, "occurrences": 9, "rate": 0.225, "average": 0.15}
     rows = [
         lift | {"answer": "satisfied", "lift_percent": builders.estimate(50.0), "average_over": "all impressions"},
@@ -185,8 +185,8 @@ def test_lifts_of_the_signal_study(tmp_path: Path) -> None:
     assert "22.50%" in page and "-40.0% [unknown]" in page and page.count("stroke-dasharray:4,3") == 2
 
 
-def test_whatever_comes_from_files_is_text(tmp_path: Path) -> None:
-    """Names, labels, sentences and keys of every kind, in a run and in a study."""
+def test_text_from_files_is_escaped(tmp_path: Path) -> None:
+    """Names, labels, sentences and keys of a run and of a study cannot add markup to the page."""
     run = builders.run(tmp_path / "run<i>", recipe=HOSTILE, schema_file=HOSTILE, **{HOSTILE: HOSTILE})
     lines = [{"step": step, "split": "train", HOSTILE: 1.0 * step, "ms_" + HOSTILE: 1.0} for step in (1, 2)]
     lines.append({"step": 2, "split": "final", HOSTILE: 0.5})
@@ -221,7 +221,7 @@ def test_whatever_comes_from_files_is_text(tmp_path: Path) -> None:
 
 
 class Attributes(HTMLParser):
-    """(element, attribute, value) of a page."""
+    """Collects (element, attribute, value) of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class Attributes(HTMLParser):
 
 
 def check_self_contained(page: str) -> None:
-    """Nothing in the page refers to anything outside of it, and nothing in it can run. Names of elements are unique."""
+    """Checks that the page refers to nothing outside of it and runs no code, and that ids of elements are unique."""
     found = Attributes(page).found
     assert ("meta", "content", POLICY) in found
     assert {name for _, name, _ in found} <= ATTRIBUTES
@@ -245,13 +245,13 @@ def check_self_contained(page: str) -> None:
     assert "url(" not in style and "@import" not in style and "http" not in style
 
 
-def test_pages_of_equal_content_are_equal(tmp_path: Path) -> None:
+def test_equal_content_gives_equal_pages(tmp_path: Path) -> None:
     study = builders.study(tmp_path / "study")
     pages = [re.sub(r"Written [^.]*\.", "", written(study)) for _ in range(2)]
     assert pages[0] == pages[1]
 
 
-def test_verdicts_are_those_that_the_studies_have_published() -> None:
+def test_verdicts_equal_those_that_the_studies_have_published() -> None:
     directories = sorted((REPOSITORY / "docs" / "results").iterdir())
     assert len(directories) > 5
     for source in read_sources(directories):
@@ -261,7 +261,7 @@ def test_verdicts_are_those_that_the_studies_have_published() -> None:
 
 
 def test_the_templates_are_part_of_the_package() -> None:
-    """setuptools puts no file into a wheel besides modules unless pyproject.toml names it."""
+    """setuptools adds only modules to a wheel, and other files only if pyproject.toml names them."""
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     folder = importlib.resources.files("easq_rec.tools.report")
     with importlib.resources.as_file(folder) as path:
@@ -269,11 +269,11 @@ def test_the_templates_are_part_of_the_package() -> None:
         assert listed == set((path / "templates").iterdir()) and len(listed) == 5
 
 
-def test_halves_of_surrogate_pairs_do_not_stop_the_page(tmp_path: Path) -> None:
+def test_unpaired_surrogates_are_replaced(tmp_path: Path) -> None:
     assert "half ?" in written(builders.study(tmp_path / "study", notes=["half \ud800"]))
 
 
-def test_a_long_history_stays_small(tmp_path: Path) -> None:
+def test_the_page_of_a_long_run_is_small(tmp_path: Path) -> None:
     run = builders.run(tmp_path / "long", steps=20_000)
     assert len(written(run)) < 500_000
 
@@ -303,7 +303,7 @@ Break = Callable[[Path], object]
         (lambda run: (run / "report.html").mkdir(), "a directory; name the HTML file"),
     ],
 )
-def test_what_cannot_be_reported_is_one_line(
+def test_input_that_cannot_be_reported_gives_a_one_line_error(
     harm: Break, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = builders.run(tmp_path / "run")
@@ -321,7 +321,7 @@ def test_what_cannot_be_reported_is_one_line(
         ((".", "./tests/.."), "given twice"),
     ],
 )
-def test_bad_arguments_are_one_line(
+def test_bad_arguments_give_a_one_line_error(
     arguments: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
@@ -330,7 +330,7 @@ def test_bad_arguments_are_one_line(
     assert reason in error and len(error.splitlines()) == 1
 
 
-def test_the_page_lies_in_the_first_directory_and_its_path_is_printed(
+def test_the_page_is_written_to_the_first_directory_and_its_path_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, study = builders.run(tmp_path / "run"), builders.study(tmp_path / "study")
@@ -341,7 +341,7 @@ def test_the_page_lies_in_the_first_directory_and_its_path_is_printed(
     assert (tmp_path / "new" / "page.html").exists()
 
 
-def test_a_report_without_evaluations_needs_no_torch(tmp_path: Path) -> None:
+def test_a_report_without_evaluations_does_not_import_torch(tmp_path: Path) -> None:
     run, study = builders.run(tmp_path / "run"), builders.study(tmp_path / "study")
     program = (
         "import sys; from easq_rec.cli.main import main; main(['report', *sys.argv[1:]]);"

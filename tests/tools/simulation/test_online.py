@@ -1,4 +1,4 @@
-"""The simulated experiment: its dynamics against loops, its log, and its power to distinguish rankers."""
+"""The simulated experiment: its dynamics compared with loops, its log, and its power to distinguish rankers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def simulated(
     return arm, [served for served, _ in days], [sums for _, sums in days]
 
 
-def test_examination_is_that_of_a_loop() -> None:
+def test_examination_equals_a_loop() -> None:
     dynamics, rng = Dynamics(leave_bias=-1.5, leave_satisfaction=1.2, skip=-0.7), np.random.default_rng(0)
     long_view, satisfy, draw = rng.random((300, 5)) < 0.5, rng.normal(size=(300, 5)), rng.random((300, 5))
     seen, left = examine(dynamics, long_view, satisfy, draw)
@@ -82,17 +82,17 @@ def test_examination_is_that_of_a_loop() -> None:
     assert seen.min() == 1 and seen.max() == 5 and 0 < left.mean() < 1
 
 
-def test_satisfying_slates_are_seen_to_their_end_more_often() -> None:
+def test_users_see_more_of_satisfying_slates() -> None:
     rng, watched = np.random.default_rng(1), np.ones((5_000, 12), dtype=bool)
     draw = rng.random((5_000, 12))
     lengths = [examine(Dynamics(), watched, np.full(draw.shape, z), draw)[0].mean() for z in (-1.0, 0.0, 1.0)]
     assert lengths[0] < lengths[1] - 0.5 < lengths[2] - 1.0
-    # A video that nobody watches counts as `skip`, however good it would have been.
+    # A video without a long view counts as `skip`, whatever its satisfaction is.
     skipped = examine(Dynamics(), ~watched, np.full(draw.shape, 3.0), draw)[0]
     assert skipped.mean() == examine(Dynamics(), watched, np.full(draw.shape, Dynamics().skip), draw)[0].mean()
 
 
-def test_memory_return_and_churn_are_those_of_a_loop() -> None:
+def test_memory_return_and_churn_equal_a_loop() -> None:
     dynamics, rng = Dynamics(churn_bias=-1.0), np.random.default_rng(2)
     activity = np.exp(rng.normal(size=60))
     population = Population(dynamics, activity)
@@ -119,11 +119,11 @@ def test_memory_return_and_churn_are_those_of_a_loop() -> None:
     assert population.return_probability == pytest.approx(chances)
 
 
-def test_users_fall_into_disjoint_groups_of_equal_size_by_the_world_s_seed() -> None:
+def test_groups_are_disjoint_of_equal_size_and_determined_by_the_seed() -> None:
     config = World(users=101)
     one, two = groups(config)
     assert sorted([*one, *two]) == list(range(101)) and abs(len(one) - len(two)) == 1
-    # Not the first and the last.
+    # The groups are random, not the first and the last users.
     assert 30 < one.mean() < 70 and not np.array_equal(one, np.arange(51))
     assert np.array_equal(groups(config)[0], one)
     assert not np.array_equal(groups(dataclasses.replace(config, seed=1))[0], one)
@@ -138,8 +138,8 @@ def test_the_same_seed_gives_the_same_days(stage: Stage) -> None:
     assert simulated(stage, by_engagement, half=1)[2] != days
 
 
-def test_two_rankers_meet_the_same_day(stage: Stage) -> None:
-    """Who comes on the first day, when, to which candidates and with which outcomes, is not up to the ranker."""
+def test_the_first_day_does_not_depend_on_the_ranker(stage: Stage) -> None:
+    """The users of the first day, their times, candidates and outcomes do not depend on the ranker."""
     pools: list[Round] = []
 
     def keeping(rank: Rank) -> Rank:
@@ -157,13 +157,13 @@ def test_two_rankers_meet_the_same_day(stage: Stage) -> None:
     assert len(first) == 2
     for field in dataclasses.fields(Round):
         assert np.array_equal(getattr(pools[first[0]], field.name), getattr(pools[first[1]], field.name)), field.name
-    # Later in the session, those who are still there with either ranker draw from the same candidates.
+    # Users who make the next request of the session with both rankers get the same candidates.
     second = pools[first[0] + 1], pools[first[1] + 1]
     both, one, two = np.intersect1d(second[0].user_id, second[1].user_id, return_indices=True)
     assert len(both) > 5 and np.array_equal(second[0].video[one], second[1].video[two])
 
 
-def test_slates_are_in_the_order_of_the_score_unless_explored(stage: Stage) -> None:
+def test_slates_are_ordered_by_score_unless_explored(stage: Stage) -> None:
     never, always = (dataclasses.replace(EXPERIMENT, explore=share) for share in (0.0, 1.0))
     ordered = simulated(stage, by_engagement, experiment=never)[1][0].requests.true_engagement
     assert (np.diff(ordered, axis=1) <= 0).all()
@@ -172,7 +172,7 @@ def test_slates_are_in_the_order_of_the_score_unless_explored(stage: Stage) -> N
     assert ordered.mean() > explored.mean() + 0.1
 
 
-def test_what_is_logged_is_what_was_seen(stage: Stage) -> None:
+def test_histories_answers_and_sums_count_only_seen_impressions(stage: Stage) -> None:
     arm, served, days = simulated(stage, by_engagement)
     history: dict[int, list[int]] = {}
     start = stage.histories.read(arm.users)
@@ -208,13 +208,13 @@ def test_what_is_logged_is_what_was_seen(stage: Stage) -> None:
     assert sum(sums.answers for sums in days) > 20 and len({tuple(day.seen) for day in served}) > 1
 
 
-def test_an_arm_leaves_the_stage_as_it_was(stage: Stage) -> None:
+def test_an_arm_does_not_change_the_stage(stage: Stage) -> None:
     before = stage.histories.video.copy()
     simulated(stage, by_engagement)
     assert np.array_equal(stage.histories.video, before)
 
 
-def test_a_day_on_which_nobody_comes(stage: Stage) -> None:
+def test_a_day_without_active_users_has_no_requests(stage: Stage) -> None:
     deserted = dataclasses.replace(EXPERIMENT, dynamics=Dynamics(return_bias=-100.0))
     _, served, days = simulated(stage, by_engagement, experiment=deserted)
     assert all(len(day.seen) == 0 for day in served)
@@ -222,14 +222,14 @@ def test_a_day_on_which_nobody_comes(stage: Stage) -> None:
 
 
 def active_days(stage: Stage, rank: Rank) -> tuple[float, float]:
-    """(LT7, seconds in the app per user-day) of the measured week, over both halves."""
+    """Means of LT7 and of seconds in the app per user-day, in the measured week and over both halves."""
     arms = [simulated(stage, rank, half) for half in (0, 1)]
     lt7 = np.mean([np.sum(arm.active_days[-7:], axis=0).mean() for arm, _, _ in arms])
     return float(lt7), float(np.mean([day.stay_s / day.users for _, _, days in arms for day in days[-7:]]))
 
 
-def test_a_better_ranker_wins_and_one_like_the_other_does_not() -> None:
-    """Ranked by true satisfaction people stay and come back; two rankers at random do not differ beyond chance."""
+def test_a_better_ranker_wins_and_equal_rankers_do_not_differ() -> None:
+    """Ranking by true satisfaction increases LT7 and app time. Two random rankers do not differ significantly."""
     wins, nothing = [], []
     for seed in range(6):
         stage = Stage.of(dataclasses.replace(WORLD, seed=seed))
@@ -251,6 +251,6 @@ def test_a_better_ranker_wins_and_one_like_the_other_does_not() -> None:
         ({"requests": 0}, "experiment.requests"),
     ],
 )
-def test_what_no_experiment_can_be(wrong: dict[str, Any], reason: str) -> None:
+def test_invalid_experiments_are_refused(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Experiment(**wrong)

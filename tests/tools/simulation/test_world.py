@@ -24,7 +24,7 @@ SMALL = World(requests=3_000, users=200, videos=400, candidates=6, history=9, de
 
 
 def list_of(element: pa.DataType) -> pa.DataType:
-    """A list as Parquet names its child."""
+    """A list type whose child is named as in Parquet."""
     return pa.list_(pa.field("element", element))
 
 
@@ -88,7 +88,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_files_have_the_contract_s_columns_and_types(small: Path) -> None:
+def test_files_have_the_columns_and_types_of_the_contract(small: Path) -> None:
     requests, answers = parts(small / "requests"), parts(small / "answers")
     for part in requests:
         assert part.schema_arrow.equals(row_schema(CANDIDATE))
@@ -143,11 +143,11 @@ def test_history_is_exactly_what_the_user_watched_before(small: Path) -> None:
             for candidate in row["candidates"]
             if candidate["long_view"]
         )
-    assert longest > 3 * SMALL.history, "the ring buffer has to go round for this test to mean anything"
+    assert longest > 3 * SMALL.history, "the ring buffer must wrap around for this test to be meaningful"
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_ring_buffer_shorter_than_a_request(length: int) -> None:
+def test_the_ring_buffer_may_be_shorter_than_a_request(length: int) -> None:
     histories = world.Histories(users=3, length=length)
     expected: dict[int, list[int]] = {0: [], 1: [], 2: []}
     rng = np.random.default_rng(length)
@@ -165,7 +165,7 @@ def test_ring_buffer_shorter_than_a_request(length: int) -> None:
         ]
 
 
-def test_only_watched_impressions_are_answered_and_only_later(small: Path) -> None:
+def test_only_triggered_impressions_are_answered_and_only_later(small: Path) -> None:
     requests = {row["request_id"]: row for row in read(small / "requests").to_pylist()}
     table = read(small / "answers")
     assert (np.diff(table["timestamp_ms"].to_numpy()) > 0).all()
@@ -187,19 +187,19 @@ def test_only_watched_impressions_are_answered_and_only_later(small: Path) -> No
                 assert 60_000 <= at - row["timestamp_ms"] <= 2 * 86_400_000
                 count += 1
         assert count >= 1
-        assert row == requests[row["request_id"]], "an answered request is the whole request"
+        assert row == requests[row["request_id"]], "an answered request has all columns and candidates of the request"
         answered += count
     assert abs(answered / triggered - SMALL.answer_rate) < 4 * (SMALL.answer_rate / triggered) ** 0.5
 
 
-def test_same_seed_same_bytes_other_seed_other_world(small: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_the_bytes_of_a_world(small: Path, tmp_path: Path) -> None:
     world.generate(SMALL, tmp_path / "again")
     assert digest(tmp_path / "again") == digest(small)
     world.generate(dataclasses.replace(SMALL, seed=6), tmp_path / "other")
     assert not read(tmp_path / "other" / "requests").equals(read(small / "requests"))
 
 
-def test_no_answers_at_all_still_leave_a_schema(tmp_path: Path) -> None:
+def test_a_world_without_answers_still_has_their_schema(tmp_path: Path) -> None:
     world.ensure(dataclasses.replace(SMALL, requests=50, density=0.0), tmp_path / "silent")
     table = read(tmp_path / "silent" / "answers")
     assert table.num_rows == 0 and table.schema.equals(row_schema(CANDIDATE + ANSWER, answered=False))
@@ -213,7 +213,7 @@ def test_no_answers_at_all_still_leave_a_schema(tmp_path: Path) -> None:
         World(requests=40, users=3, videos=12, candidates=11),
     ],
 )
-def test_tiny_worlds(tiny: World, tmp_path: Path) -> None:
+def test_tiny_worlds_can_be_generated(tiny: World, tmp_path: Path) -> None:
     world.ensure(tiny, tmp_path / "tiny")
     table = read(tmp_path / "tiny" / "requests")
     assert table.num_rows == tiny.requests and (np.diff(table["timestamp_ms"].to_numpy()) > 0).all()
@@ -221,7 +221,7 @@ def test_tiny_worlds(tiny: World, tmp_path: Path) -> None:
         assert len({candidate["video_id"] for candidate in row["candidates"]}) == tiny.candidates
 
 
-def test_large_rounds_are_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_rounds_are_split_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "ROW_GROUP", 64)
     world.generate(dataclasses.replace(SMALL, requests=1_200), tmp_path / "parts")
     found = parts(tmp_path / "parts" / "requests")
@@ -229,7 +229,7 @@ def test_large_rounds_are_cut_into_parts(tmp_path: Path, monkeypatch: pytest.Mon
     assert pa.concat_tables([part.read() for part in found])["request_id"].to_pylist() == list(range(1_200))
 
 
-def test_ensure_keeps_what_is_there_and_refuses_another_world(small: Path, tmp_path: Path) -> None:
+def test_ensure_keeps_an_existing_world_and_refuses_another(small: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in small.rglob("*")}
     world.ensure(SMALL, small)
     assert {path: path.stat().st_mtime_ns for path in small.rglob("*")} == before
@@ -264,7 +264,7 @@ def test_publishing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(world, "_write", write)
 
     def overtaken(source: Path, target: Path) -> None:
-        """Another process publishes just before."""
+        """Simulates another process that publishes the world just before this rename."""
         monkeypatch.setattr(os, "rename", rename)
         world.generate(config, out)
         (out / "world.json").touch()
@@ -286,7 +286,7 @@ def test_fast_candidates_follow_the_exact_policy(videos: int) -> None:
         return np.bincount(drawn.ravel(), minlength=videos) / drawn.size
 
     fast, exact = latents.candidates(rng, users, 4), latents._candidates_exact(rng, users, 4)
-    # Total variation between two samples: what is left is chance.
+    # The total variation distance of two samples is not 0, because of chance.
     assert 0.5 * np.abs(shares(fast) - shares(exact)).sum() < 0.05
     assert 0.5 * np.abs(shares(fast[:, :1]) - shares(exact[:, :1])).sum() < 0.10
 
@@ -299,7 +299,7 @@ def outcomes(config: World) -> tuple[Latents, dict[str, NDArray[Any]]]:
 
 
 def ndcg_at_5(score: NDArray[Any], relevance: NDArray[Any]) -> float:
-    """Mean over requests (rows), linear gains."""
+    """Mean NDCG@5 over requests (rows), with linear gains."""
     discount = 1 / np.log2(np.arange(2, 7))
     top = np.take_along_axis(relevance, np.argsort(-score, axis=1, kind="stable")[:, :5], axis=1)
     best = -np.sort(-relevance, axis=1)[:, :5]
@@ -307,8 +307,8 @@ def ndcg_at_5(score: NDArray[Any], relevance: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_calibration(seed: int) -> None:
-    """Behaviour of answered impressions as in the paper's Figure 3; grades, and how far engagement is from them."""
+def test_behaviour_grades_and_engagement_are_calibrated(seed: int) -> None:
+    """Behaviour by answer is as in the paper's Figure 3. Grades and their relation to engagement are as intended."""
     config = World(requests=20_000, users=2_000, videos=4_000, density=10_000.0, seed=seed)
     latents, log = outcomes(config)
     answered = log["answer"] != world.NO_ANSWER
@@ -332,7 +332,7 @@ def test_calibration(seed: int) -> None:
     by_engagement = ndcg_at_5(log["true_engagement"], log["true_satisfaction"])
     assert chance + 0.05 < by_engagement < 0.8
 
-    # Ids predict clickbait: the author explains much of it, and satisfaction falls with it while watching rises.
+    # Ids predict clickbait: it depends strongly on the author. It lowers satisfaction and raises engagement.
     by_author = np.bincount(latents.author, weights=latents.clickbait) / np.maximum(np.bincount(latents.author), 1)
     assert np.corrcoef(by_author[latents.author], latents.clickbait)[0, 1] > 0.6
     bait = latents.clickbait[log["video"]].ravel()
@@ -374,7 +374,7 @@ def test_rho_is_the_correlation_of_satisfaction_and_engagement(rho: float) -> No
     assert likes[0] < -0.25 and likes[1] > 0.4
 
 
-def test_a_correlation_that_no_weight_gives_is_refused() -> None:
+def test_an_unattainable_correlation_is_refused() -> None:
     config = World(requests=100, users=500, videos=1_000, rho=0.99)
     with pytest.raises(ValueError, match=r"world.rho=0.99 is not allowed: between -0\.\d+ and 0\.\d+ with these users"):
         calibrate(draw_latents(config), config)

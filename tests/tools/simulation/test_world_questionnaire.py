@@ -1,4 +1,4 @@
-"""The questionnaire of the world: other thresholds, response by watching, a separate random stream, identity."""
+"""The questionnaire of the world: thresholds, response rates, a separate random stream, and the world's identity."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_only_impressions_beyond_a_threshold_are_asked_about(watch_s: float, pro
             shown += int(log["shown"][row, column])
             answered += int(log["answer"][row, column] != NO_ANSWER)
             asked_short += int(log["shown"][row, column] and not log["long_view"][row, column])
-    assert shown == triggered, "density 2000 shows it on every triggered impression"
+    assert shown == triggered, "with density 2000 the questionnaire is shown on every triggered impression"
     assert abs(answered / triggered - config.answer_rate) < 4 * (config.answer_rate / triggered) ** 0.5
     assert (asked_short > 0) == (watch_s < 7.0)
 
 
-def test_drawn_apart_the_questionnaire_does_not_touch_the_log() -> None:
+def test_a_questionnaire_with_a_separate_seed_does_not_change_the_log() -> None:
     apart = dataclasses.replace(SMALL, questionnaire_seed=0)
     wide = dataclasses.replace(apart, trigger_watch_s=0.0, density=1_000.0)
     (_, one), (_, two) = simulated(apart), simulated(wide)
@@ -64,12 +64,12 @@ def test_drawn_apart_the_questionnaire_does_not_touch_the_log() -> None:
     for name in set(one) - told:
         assert np.array_equal(one[name], two[name]), name
     assert not np.array_equal(one["shown"], two["shown"])
-    # Whoever is asked by both says the same.
+    # Impressions that are answered with both settings have the same answer.
     both = (one["answer"] != NO_ANSWER) & (two["answer"] != NO_ANSWER)
     assert both.sum() > 100 and np.array_equal(one["answer"][both], two["answer"][both])
     assert np.array_equal(one["answered_at_ms"][both], two["answered_at_ms"][both])
     assert not np.array_equal(simulated(dataclasses.replace(apart, questionnaire_seed=1))[1]["answer"], one["answer"])
-    # Among the log's draws it does: one answer more, and what follows is another log.
+    # Without a separate seed the questionnaire uses the random stream of the log: another density changes the log.
     assert not np.array_equal(
         simulated(dataclasses.replace(SMALL, density=1_000.0))[1]["video"], simulated(SMALL)[1]["video"]
     )
@@ -78,11 +78,11 @@ def test_drawn_apart_the_questionnaire_does_not_touch_the_log() -> None:
     assert apart.requests_identity != dataclasses.replace(apart, seed=6).requests_identity
 
 
-def test_who_watched_more_answers_more_readily() -> None:
+def test_users_who_watched_more_answer_more_often() -> None:
     config = dataclasses.replace(SMALL, requests=8_000, density=200.0, response=0.2)
     config = dataclasses.replace(config, trigger_watch_s=0.0, response_progress=2.0)
     watch, duration = np.array([0, 5_000, 10_000, 12_000]), np.full(4, 10_000)
-    # Odds of 0.2 / 0.8, times exp(-1), 1 and exp(1); what is watched again counts no more.
+    # Odds of 0.2 / 0.8, times exp(-1), 1 and exp(1). Watching more than the whole video does not raise them further.
     odds = 0.25 * np.exp([-1.0, 0.0, 1.0, 1.0])
     assert answer_rate(config, watch, duration) == pytest.approx(config.shown_rate * odds / (1 + odds))
     assert answer_rate(dataclasses.replace(config, response_progress=0.0), watch, duration) == config.answer_rate
@@ -94,7 +94,7 @@ def test_who_watched_more_answers_more_readily() -> None:
     assert rates[0] < 0.13 and rates[1] == pytest.approx(0.2, abs=0.03) and rates[2] > 0.35
 
 
-def test_every_knob_is_part_of_a_worlds_identity(tmp_path: Path) -> None:
+def test_every_setting_is_part_of_the_identity_of_a_world(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, requests=50)
     world.generate(config, tmp_path / "world")
     stored = json.loads((tmp_path / "world" / "world.json").read_text())
@@ -108,13 +108,13 @@ def test_every_knob_is_part_of_a_worlds_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["trigger_watch_s", "trigger_progress", "response_progress", "questionnaire_seed"])
-def test_no_knob_is_negative(name: str) -> None:
+def test_negative_settings_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"world.{name}=-1 is not allowed"):
         World(**{name: -1})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", [4, 9])
-def test_columns_of_a_round_are_what_a_reader_gives_of_its_file(most: int, tmp_path: Path) -> None:
+def test_columns_of_a_round_equal_those_read_from_its_file(most: int, tmp_path: Path) -> None:
     latents = draw_latents(SMALL)
     (part, *_) = world.simulate(dataclasses.replace(SMALL, requests=2_000), latents, calibrate(latents, SMALL))
     later = list(world.simulate(SMALL, latents, calibrate(latents, SMALL)))[-1]
@@ -137,7 +137,7 @@ def test_columns_of_a_round_are_what_a_reader_gives_of_its_file(most: int, tmp_p
         assert np.array_equal(tags[0].column("values"), tags[1].column("values"))
 
 
-def test_only_the_first_candidates_are_written_where_lengths_say_so() -> None:
+def test_lengths_limit_the_candidates_that_are_written() -> None:
     latents = draw_latents(SMALL)
     part = next(iter(world.simulate(SMALL, latents, calibrate(latents, SMALL))))
     lengths = np.arange(len(part.user_id)) % (SMALL.candidates + 1)

@@ -1,4 +1,4 @@
-"""Cells that a stand-in for the trainer runs in a moment."""
+"""Cells of a small study, and a stand-in for the trainer that runs a cell quickly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ fused = {weight: {**values, "gauc": 0.5 + float(weight)} for weight in sys.argv[
 (run_dir / "fused.json").write_text(json.dumps(fused))
 (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "final", **values, "gauc": None}) + "\\n")
 """.replace("METRICS", repr(METRICS))
-"""Waits for a file `go` in the data directory before it ends, except for main_only; fails at weight 13."""
+"""Stand-in for the trainer. Waits for a file `go` in the data directory, except for main_only. Fails at weight 13."""
 PROGRAM = (sys.executable, "-c", TRAINER)
 
 
@@ -51,7 +51,7 @@ def cells(data: Path, *weights: float, seeds: int = 1) -> list[Cell]:
 
 
 def fusing(data: Path) -> list[Cell]:
-    """main_only, and easq evaluated by two fused scores as well."""
+    """main_only and easq; easq is also evaluated with two fused scores."""
     return [
         dataclasses.replace(cell, fuse=(0.25, 1.0) if cell.variant != "main_only" else ()) for cell in cells(data, 1.0)
     ]
@@ -66,7 +66,7 @@ def study(
 
 
 def started(data: Path) -> dict[str, list[int]]:
-    """Process ids of every cell, as often as it was started."""
+    """Process ids by cell, one for each time that the cell was started."""
     found: dict[str, list[int]] = {}
     for line in (data / "started").read_text().splitlines():
         name, pid = line.split()
@@ -77,12 +77,12 @@ def started(data: Path) -> dict[str, list[int]]:
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "nothing happened for a minute"
+        assert time.monotonic() < end, "the condition did not become true within a minute"
         time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:
-    """A zombie, which nobody has waited for yet, does not run."""
+    """Whether a process runs. A zombie, which its parent has not waited for, does not run."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Studies `ab` and `trigger`: their grids, and what they conclude from cells whose figures are known."""
+"""Studies `ab` and `trigger`: their grids, and their conclusions from cells with known metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OFFLINE = dict.fromkeys(comparison.METRICS.values(), 0.5)
 
 
 def ab_runs(stay: Callable[[str, int], float], *, seeds: int = 3) -> list[Run]:
-    """Cells in which everything is 2, but for the time in the app."""
+    """Runs in which every weekly metric is 2, except the time in the app."""
     runs = []
     for cell in ab.STUDY.cells(base_config("small"), range(seeds), "small"):
         seed = cell.config.world.seed
@@ -38,7 +38,7 @@ def ab_runs(stay: Callable[[str, int], float], *, seeds: int = 3) -> list[Run]:
     return runs
 
 
-def test_arms_differ_by_what_they_are_to_differ_by() -> None:
+def test_arms_differ_only_as_intended() -> None:
     cells = {cell.variant: cell for cell in ab.STUDY.cells(base_config("full"), [4], "full")}
     assert list(cells) == ["main_only", "main_only, again", "easq", "easq, fused 0.5", "paper"]
     base, again = cells["main_only"].config, cells["main_only, again"].config
@@ -47,7 +47,7 @@ def test_arms_differ_by_what_they_are_to_differ_by() -> None:
     given = {variant: json.loads(cell.arguments[0]) for variant, cell in cells.items()}
     assert {variant: values["fuse"] for variant, values in given.items() if values["fuse"]} == {"easq, fused 0.5": 0.5}
     assert all(from_dict(Experiment, values["experiment"]) == Experiment() for values in given.values())
-    # The digest follows what is served and every constant of the dynamics.
+    # The digest depends on the served score and on every constant of the dynamics.
     fused, plain = cells["easq, fused 0.5"], cells["easq"]
     assert fused.config == plain.config and fused.digest != plain.digest
     other = Experiment(dynamics=dataclasses.replace(Experiment().dynamics, skip=-0.4))
@@ -55,13 +55,13 @@ def test_arms_differ_by_what_they_are_to_differ_by() -> None:
     assert changed.digest != plain.digest != dataclasses.replace(plain, program="another").digest
 
 
-def test_what_an_experiment_says() -> None:
+def test_the_study_ab_concludes_from_known_metrics() -> None:
     gains = {"main_only": (0, 0, 0), "main_only, again": (0.1, -0.2, 0.05), "easq": (1.0, 1.2, 1.1)}
     found = StudyComparison(ab_runs(lambda variant, seed: (100 + 10 * seed) * (1 + gains[variant][seed] / 100)))
     findings = ab.STUDY.conclude(found, "small")
     checks = findings.verdict.checks
     assert checks[0].measured.value == pytest.approx(1.1) and checks[0].outcome == "holds"
-    # LT7 is the same everywhere: not +0.2%.
+    # LT7 is the same in all arms, so it does not gain the claimed 0.2%.
     assert [check.outcome for check in checks] == ["holds", "fails", "holds", "holds"]
     assert findings.verdict.outcome == "fails" and "around +0%" in findings.verdict.text()
     values = json.loads(json.dumps(findings.extra["ab"], allow_nan=False))
@@ -76,7 +76,7 @@ def test_what_an_experiment_says() -> None:
     assert set(findings.plots) == {"ab.png", "days.png", "frontier.png"}
 
 
-def test_a_difference_of_the_base_from_itself_is_seen() -> None:
+def test_a_difference_between_two_base_arms_is_detected() -> None:
     gains = {"main_only": (0, 0, 0), "main_only, again": (1.0, 1.2, 1.1), "easq": (3.0, 3.1, 2.9)}
     found = StudyComparison(ab_runs(lambda variant, seed: 100 + gains[variant][seed]))
     assert [check.outcome for check in ab.STUDY.conclude(found, "small").verdict.checks][2] == "fails"
@@ -105,7 +105,9 @@ def test_rules_vary_one_threshold_at_a_time_on_the_same_requests() -> None:
     assert len(set(rules)) == 8 and all(progress == 0.5 or watch_s == 7.0 for watch_s, progress in rules)
     assert {world.response_progress for world in worlds} == {trigger.READINESS}
     assert len({cell.pair for cell in cells}) == 1
-    assert all(world.shown_rate < 1 for world in worlds), "where all are asked, a rule cannot ask as many as another"
+    assert all(world.shown_rate < 1 for world in worlds), (
+        "with a shown_rate of 1, rules cannot show equally many prompts"
+    )
 
 
 def test_rules_show_equally_many_prompts() -> None:
@@ -125,7 +127,7 @@ def test_rules_show_equally_many_prompts() -> None:
     assert shown == pytest.approx([shown[0]] * 3, rel=0.03)
 
 
-def test_the_paper_s_rule_is_held_against_the_best_other() -> None:
+def test_the_rule_of_the_paper_is_compared_with_the_best_other_rule() -> None:
     def run(cell: Cell, seed: int) -> Run:
         level = {"main_only": 0.40, "easq, 7 s or 0.5": 0.44, "easq, 0 s or 0.5": 0.45}[cell.variant]
         asked = {f"{trigger.PREFIX}{name}": 1.0 + seed for name in trigger.COLUMNS}

@@ -1,4 +1,4 @@
-"""Study `signal`: lifts against a loop over impressions, their intervals, and other people's data."""
+"""Study `signal`: lifts compared with a loop over impressions, their intervals, and data that lack columns."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def impressions(folder: Path) -> list[dict[str, Any]]:
     found = []
     for file in sorted(folder.glob("*.parquet")):
-        # Not ParquetDataset: nested columns of row groups are read as they lie.
+        # Files are read one by one, not as a dataset, so that nested columns are read as they are stored.
         for row in pq.read_table(file, columns=["candidates"]).to_pylist():
             found += row["candidates"]
     return found
 
 
-def test_lifts_are_those_of_a_loop(world: Path) -> None:
+def test_lifts_equal_a_loop(world: Path) -> None:
     asked: Counter[str] = Counter()
     after: Counter[tuple[int, str]] = Counter()
     behaviours = ("like", "follow", "comment", "forward", "returned")
@@ -57,7 +57,7 @@ def test_lifts_are_those_of_a_loop(world: Path) -> None:
         assert lift.change.low <= lift.change.value < lift.change.high
 
 
-def test_row_groups_do_not_matter(world: Path, tmp_path: Path) -> None:
+def test_lifts_do_not_depend_on_row_groups(world: Path, tmp_path: Path) -> None:
     for name in ("requests", "answers"):
         (tmp_path / name).mkdir()
         table = pa.concat_tables([pq.read_table(file) for file in sorted((world / name).glob("*.parquet"))])
@@ -67,8 +67,8 @@ def test_row_groups_do_not_matter(world: Path, tmp_path: Path) -> None:
         assert dataclasses.astuple(one.change) == pytest.approx(dataclasses.astuple(other.change))
 
 
-def test_the_interval_is_that_of_resampled_requests(tmp_path: Path) -> None:
-    """The delta method against a bootstrap over requests whose impressions are strongly alike."""
+def test_the_interval_agrees_with_a_bootstrap_over_requests(tmp_path: Path) -> None:
+    """The delta method is compared with a bootstrap over requests whose impressions are strongly correlated."""
     rng = np.random.default_rng(0)
     rows = []
     for _ in range(400):
@@ -97,7 +97,7 @@ def test_the_interval_is_that_of_resampled_requests(tmp_path: Path) -> None:
     assert found.change.high == pytest.approx(high, abs=0.1 * width)
 
 
-def test_data_without_watch_times_are_held_against_all_impressions(tmp_path: Path) -> None:
+def test_without_watch_times_lifts_are_relative_to_all_impressions(tmp_path: Path) -> None:
     rows = [
         [
             {"like": 1, "answer": 2},
@@ -112,14 +112,14 @@ def test_data_without_watch_times_are_held_against_all_impressions(tmp_path: Pat
     lifts = {lift.answer: lift for lift in found.lifts}
     assert lifts["satisfied"].average == pytest.approx(1 / 3)
     assert lifts["satisfied"].change.value == pytest.approx(200)
-    # None of 6: the rate is at most 3 / 6 with 95% confidence.
+    # No occurrence in 6 answers: the rate is at most 3 / 6 with 95% confidence.
     nothing = lifts["dissatisfied"].change
     assert (nothing.value, nothing.low, nothing.high) == pytest.approx((-100, -100, 50))
     assert "all impressions" in signal.verdict(found, "full").claim
     assert any("null in 6" in note for note in signal.notes(found))
 
 
-def test_a_behaviour_that_is_asked_about_is_left_out(tmp_path: Path) -> None:
+def test_a_behaviour_of_all_answered_impressions_is_left_out(tmp_path: Path) -> None:
     rows = [[{"long_view": 1, "answer": answer}, {"long_view": 0, "answer": None}] for answer in (0, 2) * 6]
     write(tmp_path, rows)
     found = measure([tmp_path])
@@ -127,7 +127,7 @@ def test_a_behaviour_that_is_asked_about_is_left_out(tmp_path: Path) -> None:
     assert signal.verdict(found, "full").outcome == "undecided" and signal.figures(found)
 
 
-def test_without_answers_nothing_is_decided(tmp_path: Path) -> None:
+def test_without_answers_the_verdict_is_undecided(tmp_path: Path) -> None:
     write(tmp_path, [[{"like": 1, "answer": None}, {"like": 0, "answer": None}]])
     found = measure([tmp_path])
     assert all(math.isnan(lift.change.value) for lift in found.lifts)
@@ -136,7 +136,7 @@ def test_without_answers_nothing_is_decided(tmp_path: Path) -> None:
     assert signal.figures(found)
 
 
-def test_data_that_say_nothing_are_refused(tmp_path: Path) -> None:
+def test_data_without_behaviours_or_answers_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "one", [[{"video_id": 1, "answer": 2}]])
     with pytest.raises(ValueError, match="none of the columns like, follow"):
         measure([tmp_path / "one"])
@@ -146,7 +146,7 @@ def test_data_that_say_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def write(out: Path, rows: list[list[dict[str, Any]]]) -> None:
-    """The same requests as requests/ and as answers/, the first without the answers."""
+    """Writes the same requests to requests/, without the answers, and to answers/."""
     for name in ("requests", "answers"):
         (out / name).mkdir(parents=True)
         kept = [

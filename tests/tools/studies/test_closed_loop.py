@@ -1,4 +1,4 @@
-"""A model in the closed loop: what it serves by, what it is trained on, and when."""
+"""A model in the closed loop: the scores that it serves by, and when it is trained on which data."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from tests.builders import excite
 
 EXPERIMENT = Experiment(warmup_days=0, pool=12, slate=6, requests=2)
 STEPS = 8
-"""On the log; the learning rate's warm-up takes 5 of them."""
+"""Training steps on the log. The warm-up of the learning rate takes 5 of them."""
 
 
 def small(variant: str = "easq") -> Config:
-    """A cell that takes a second or two."""
+    """The config of a cell that takes a second or two."""
     config = base_config("small")
     world = World(requests=400, users=80, videos=120, history=6, density=5_000.0, days=1.0)
     config = dataclasses.replace(config, world=world, data=dataclasses.replace(config.data, max_history=6))
@@ -59,8 +59,8 @@ def ranker() -> Ranker:
 
 
 @pytest.mark.parametrize("fuse", [None, 0.7])
-def test_serving_scores_as_evaluation_does(fuse: float | None, ranker: Ranker, tmp_path: Path) -> None:
-    """Without the detour over files, and in batches that do not divide the requests."""
+def test_serving_gives_the_same_scores_as_evaluation(fuse: float | None, ranker: Ranker, tmp_path: Path) -> None:
+    """Serving encodes requests without writing files, in batches whose size does not divide their number."""
     config = small()
     stage = Stage.of(config.world)
     part = list(simulate(config.world, stage.latents, stage.calibration))[-1]
@@ -74,7 +74,7 @@ def test_serving_scores_as_evaluation_does(fuse: float | None, ranker: Ranker, t
     np.testing.assert_allclose(found.ravel(), wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_averages_count_everybody_on_each_day() -> None:
+def test_averages_count_every_user_on_each_day() -> None:
     def day(users: int, **values: float) -> Day:
         zero = {field.name: 0 for field in dataclasses.fields(Day)}
         return Day(**(zero | values | {"users": users}))  # type: ignore[arg-type]
@@ -88,14 +88,14 @@ def test_averages_count_everybody_on_each_day() -> None:
 
 
 class Watched:
-    """What a run of the closed loop trained on."""
+    """Records what a run of the closed loop trains on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # So late that many arrive on another day.
+        # The delay is so long that many answers arrive on a later day.
         monkeypatch.setattr(world_outcomes, "DELAY_MEDIAN_MS", 8 * 3_600_000)
         self.opened: list[tuple[Sources, dataset.Period]] = []
         self.requests: list[EncodedRequests] = []
-        """Of each source, in the order of its stream."""
+        """Requests of each source, in the order of its stream."""
         self.served: list[closed_loop.Served] = []
         self.replayed: list[tuple[int, int, int]] = []
         """(clock, latest arrival among the answers drawn, answers admitted) of every draw."""
@@ -136,7 +136,7 @@ class Watched:
 
 
 def trained(config: Config, folder: Path, experiment: Experiment = EXPERIMENT) -> list[dict[str, float]]:
-    """Lines of metrics.jsonl of a cell that was run in this process."""
+    """Runs a cell in this process, and returns the lines of its metrics.jsonl."""
     ensure(config.world, folder / "world")
     data = dataclasses.replace(config.data, path=str(folder / "world"))
     config = dataclasses.replace(config, run_dir=str(folder / "run"), data=data)
@@ -145,12 +145,12 @@ def trained(config: Config, folder: Path, experiment: Experiment = EXPERIMENT) -
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_an_arm_learns_from_its_own_days_when_they_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_trains_on_each_of_its_days_after_the_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, seen = small(), Watched(monkeypatch)
     trained(config, tmp_path)
     start = Stage.of(config.world).start_ms
     assert len(seen.served) == 2 * EXPERIMENT.days
-    # Of each half: what of the log was held out, and all days but the last.
+    # Each half is trained on the held-out part of the log, and then on all days but the last.
     assert len(seen.opened) == 2 * EXPERIMENT.days
     log = pq.read_table(tmp_path / "world" / "requests")["request_id"].to_numpy()
     for half in (0, 1):
@@ -161,17 +161,17 @@ def test_an_arm_learns_from_its_own_days_when_they_are_over(tmp_path: Path, monk
         for day, ((_, period), stream) in enumerate(zip(days, streams, strict=True)):
             served = seen.served[half * EXPERIMENT.days + day]
             assert period.start_ms == start + day * DAY_MS and period.end_ms == period.start_ms + DAY_MS
-            # Each request once, in the order of time; what nobody saw is not trained on.
+            # Each request is read once, in time order. Candidates that the user did not see are not trained on.
             assert np.array_equal(stream.scalars["request_id"], served.requests.request_id)
             assert np.array_equal(stream.candidates.lengths, served.seen)
-    # Users of the two halves never mix.
+    # The two halves have no users in common.
     halves = [
         {int(user) for day in seen.served[half * 7 : half * 7 + 7] for user in day.requests.user_id} for half in (0, 1)
     ]
     assert halves[0] and halves[1] and not halves[0] & halves[1]
 
 
-def test_an_answer_is_not_trained_on_before_it_has_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_not_trained_on_before_it_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, seen = small(), Watched(monkeypatch)
     trained(config, tmp_path)
     assert all(arrived <= clock for clock, arrived, _ in seen.replayed)
@@ -182,7 +182,7 @@ def test_an_answer_is_not_trained_on_before_it_has_arrived(tmp_path: Path, monke
     column = answers.candidates.column
     given = np.repeat(answers.timestamp_ms, answers.candidates.lengths)[column("answer") >= 0]
     arrived = column("answered_at_ms")[column("answer") >= 0]
-    # Some of a day arrive after it: they are not yet there when it is trained on, and are on a day that follows.
+    # Some answers of a day arrive after it. They are absent when it is trained on, and present on a later day.
     day = periods[2]
     late = (given >= day.start_ms) & (given < day.end_ms) & (arrived >= day.end_ms)
     assert late.sum() > 0
@@ -190,19 +190,17 @@ def test_an_answer_is_not_trained_on_before_it_has_arrived(tmp_path: Path, monke
     assert replay is not None and replay._time.max() < day.end_ms
     following = sources.loader._replay
     assert following is not None and set(arrived[late & (arrived < periods[-1].end_ms)]) & set(following._time)
-    # The replay goes on from where the log, then each day, has left it; the second half begins after the log again.
+    # The replay continues from the log, and then from day to day. The second half starts after the log again.
     every = config.losses.align_every
     again = np.flatnonzero(np.diff(seen.draws) != every) + 1
     assert seen.draws[0] == every and [seen.draws[index] for index in again] == [STEPS + every]
     assert len(seen.draws) > 20
-    # The learning rate stays at the end of the schedule.
+    # The learning rate keeps the last value of its schedule.
     assert seen.rates == {0.0, 0.1}
 
 
-def test_both_halves_start_from_the_ranker_that_the_log_has_taught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also: metrics of the days, then of the week, in addition to those of the log."""
+def test_both_halves_start_from_the_ranker_trained_on_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics of the log, of the days and of the week are all written."""
     starts: list[torch.Tensor] = []
     before: list[torch.Tensor] = []
     serve, continue_training = ServedByModel.__call__, Trainer.continue_training
@@ -221,13 +219,13 @@ def test_both_halves_start_from_the_ranker_that_the_log_has_taught(
     monkeypatch.setattr(ServedByModel, "__call__", watched)
     monkeypatch.setattr(Trainer, "continue_training", going_on)
     lines = trained(small("main_only"), tmp_path)
-    # Each half begins with the checkpoint of the log.
+    # Each half starts from the checkpoint of the training on the log.
     config = small("main_only")
     taught = load_ranker(config, latest_of(tmp_path / "run"), policy_only=False)
     halves = (before[0], before[EXPERIMENT.days])
     assert all(torch.equal(start, parameters(taught.network)) for start in halves)
     assert not torch.equal(before[1], before[0])
-    # What serves the first day of either half is the same; what serves any other day is not.
+    # The same parameters serve the first day of both halves. Other parameters serve every other day.
     same = [index for index, value in enumerate(starts) if torch.equal(value, starts[0])]
     gaps = np.flatnonzero(np.diff(same) > 1)
     assert len(gaps) == 1 and same[0] == 0 and len(starts) - len(same) > 10
@@ -250,7 +248,7 @@ def test_the_same_cell_gives_the_same_days(tmp_path: Path) -> None:
     assert measured(one) == measured(two) and len(measured(one)) == 7
 
 
-def test_encoded_layouts_of_serving_hold_no_outcome() -> None:
+def test_encoded_requests_for_serving_contain_no_outcomes() -> None:
     config = small()
     stage = Stage.of(config.world)
     part = next(iter(simulate(config.world, stage.latents, stage.calibration)))
@@ -262,7 +260,7 @@ def test_encoded_layouts_of_serving_hold_no_outcome() -> None:
     }
 
 
-def test_a_day_without_requests_is_refused(tmp_path: Path) -> None:
+def test_a_period_without_requests_is_refused(tmp_path: Path) -> None:
     config = small()
     ensure(config.world, tmp_path / "world")
     with pytest.raises(ValueError, match="requests has no requests from 5 to before 9 ms"):

@@ -1,4 +1,4 @@
-"""Intervals, relative metrics and verdicts, against numbers that were computed by hand or by others."""
+"""Intervals, relative metrics and verdicts, compared with values computed by hand or by SciPy."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def run(variant: str, seed: int, value: float, *, engagement: float = 0.5, train
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 30, 199])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
-def test_the_t_quantile_is_that_of_scipy(degrees: int, confidence: float) -> None:
+def test_the_t_quantile_equals_that_of_scipy(degrees: int, confidence: float) -> None:
     assert t_quantile(confidence, degrees) == pytest.approx(stats.t.ppf((1 + confidence) / 2, degrees), rel=1e-9)
 
 
-def test_the_t_interval_is_that_of_scipy() -> None:
+def test_the_t_interval_equals_that_of_scipy() -> None:
     values = [0.3, -1.2, 2.5, 0.9, 0.1]
     found = t_interval([*values, math.nan])
     low, high = stats.t.interval(0.95, 4, loc=statistics.mean(values), scale=stats.sem(values))
@@ -45,7 +45,7 @@ def test_the_t_interval_is_that_of_scipy() -> None:
     assert found.count == 5
 
 
-def test_one_world_says_nothing_of_the_spread() -> None:
+def test_the_interval_of_one_world_is_unknown() -> None:
     assert t_interval([2.0]) == Estimate(value=2.0, low=-math.inf, high=math.inf, count=1)
     assert t_interval([]).text() == "not measured" and "unknown" in t_interval([2.0]).text()
 
@@ -71,8 +71,8 @@ def test_training_seeds_of_one_world_count_once() -> None:
     assert change.count == 2 and change.value == pytest.approx((10 + 20) / 2)
 
 
-def test_fused_serving_is_a_variant_of_its_own() -> None:
-    """Compared with the base as it is served, by the policy score."""
+def test_fused_serving_is_a_separate_variant() -> None:
+    """Fused serving is compared with the base variant, which is served by its policy score."""
     aligned = [run("easq", seed, 0.5) for seed in (0, 1)]
     aligned = [
         dataclasses.replace(one, fused={"0.5": {**one.metrics, "satisfaction_ndcg5": value}})
@@ -84,7 +84,7 @@ def test_fused_serving_is_a_variant_of_its_own() -> None:
     assert found.change("easq, fused 0.5", "satisfaction").value == pytest.approx(20.0)
 
 
-def test_stability_reads_courses() -> None:
+def test_stability_computes_its_measures_from_training_curves() -> None:
     one = dataclasses.replace(
         run("paper", 0, 0.5),
         history={
@@ -103,7 +103,7 @@ def test_stability_reads_courses() -> None:
     assert check.text() == "KL: +0.70 nats [-1.84, +3.24], claimed below +0.5 nats: undecided"
 
 
-def test_a_metric_that_is_not_defined_is_left_out() -> None:
+def test_undefined_metrics_are_left_out() -> None:
     runs = [run("main_only", 0, 0.5), run("main_only", 1, math.nan), run("easq", 0, 0.6), run("easq", 1, 0.6)]
     change = StudyComparison(runs).change("easq", "satisfaction")
     assert change.count == 1 and change.value == pytest.approx(20)
@@ -134,7 +134,7 @@ def verdict(*outcomes: float) -> Verdict:
     return Verdict(claim="It rises", checks=checks, budget="small")
 
 
-def test_a_verdict_needs_all_of_its_checks() -> None:
+def test_a_verdict_holds_only_if_all_checks_hold() -> None:
     outcomes: Sequence[tuple[tuple[float, ...], str]] = [
         ((2, 2), "holds"),
         ((2, 0), "undecided"),
@@ -152,7 +152,7 @@ def test_lambda2_finds_plateau_and_degradation() -> None:
     runs = [run("main_only", seed, 0.5) for seed in range(3)]
     for x, (name, level) in enumerate(levels.items()):
         for seed in range(3):
-            # On the plateau the worlds disagree on which is better.
+            # On the plateau, the worlds disagree about which weight is better.
             value = level + (noise[seed] if name == "3" else 0)
             made = run(name, seed, value, engagement=0.5 - 0.01 * x)
             runs.append(dataclasses.replace(made, cell=dataclasses.replace(made.cell, x=float(x + 1))))
@@ -165,8 +165,8 @@ def test_lambda2_finds_plateau_and_degradation() -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_concludes_from_what_there_is(name: str) -> None:
-    """Also where all cells of a variant, or all cells, have failed."""
+def test_every_study_concludes_from_incomplete_results(name: str) -> None:
+    """A study gives a verdict even if all cells of a variant, or all cells, have failed."""
     study = STUDIES[name]
     cells = study.cells(base_config("small"), [0, 1], "small")
     metrics = dict.fromkeys(METRICS.values(), 0.5)
@@ -178,5 +178,5 @@ def test_every_study_concludes_from_what_there_is(name: str) -> None:
             assert findings.verdict.outcome == "undecided"
 
 
-def test_parts_bear_the_name_of_what_they_are_part_of() -> None:
+def test_names_of_ablations_start_with_their_variant() -> None:
     assert {label.split("_")[0] for label in PARTS} == {"easq", "paper"}

@@ -35,7 +35,7 @@ def test_a_grid_has_every_variant_on_every_world() -> None:
     ]
 
 
-def test_the_digest_follows_the_config(cell: Cell) -> None:
+def test_the_digest_depends_on_the_config_but_not_on_variant_and_run_directory(cell: Cell) -> None:
     assert cell.digest == dataclasses.replace(cell, variant="other").digest
     moved = dataclasses.replace(cell, config=dataclasses.replace(cell.config, run_dir="elsewhere"))
     assert cell.digest == moved.digest
@@ -53,7 +53,7 @@ def test_cells_are_paired_by_their_data(cell: Cell) -> None:
     assert on_data.pair != changed(on_data, trainer={"seed": 1}).pair
 
 
-def test_names_are_file_names(cell: Cell) -> None:
+def test_cell_names_are_valid_file_names(cell: Cell) -> None:
     assert dataclasses.replace(cell, variant="a b/c", setting="rate 1e-05").name == "a_b_c_rate_1e-05--world_3"
     assert changed(cell, trainer={"seed": 9}).name == "easq--world_3_seed_9"
 
@@ -75,7 +75,7 @@ def test_every_study_has_its_base_on_every_world(name: str, budget: Budget) -> N
     assert len({cell.digest for cell in cells}) == len(cells)
 
 
-def test_the_full_grids_are_those_that_were_announced() -> None:
+def test_the_full_grids_have_the_expected_values() -> None:
     base = base_config("full")
     by_name = {name: study.cells(base, [0], "full") for name, study in STUDIES.items()}
     weights = {(c.policy, c.weight) for c in (c.config.losses.dpo for c in by_name["lambda2"] if c.variant != BASE)}

@@ -1,4 +1,4 @@
-"""What a questionnaire asked, against a loop over impressions."""
+"""Statistics of a questionnaire, compared with a loop over impressions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [row for file in sorted(folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
 
 
-def test_figures_are_those_of_a_loop(directory: Path) -> None:
+def test_statistics_equal_a_loop(directory: Path) -> None:
     impressions = triggered = shown = 0
     grades = {True: [0] * 5, False: [0] * 5}
     of_user: dict[bool, dict[int, list[float]]] = {True: defaultdict(list), False: defaultdict(list)}
@@ -73,7 +73,7 @@ def test_figures_are_those_of_a_loop(directory: Path) -> None:
     assert found["like_ratio"] == pytest.approx(rates[2] / rates[0]) and found["returned_ratio"] > 2
 
 
-def test_without_answers_nothing_is_known_of_them(tmp_path: Path) -> None:
+def test_without_answers_their_statistics_are_nan(tmp_path: Path) -> None:
     world = World(requests=50, users=20, videos=60, density=0.0)
     generate(world, tmp_path / "silent")
     found = measure(world, tmp_path / "silent")
@@ -81,7 +81,7 @@ def test_without_answers_nothing_is_known_of_them(tmp_path: Path) -> None:
     assert all(np.isnan(found[name]) for name in ("response_percent", "agreement", "overlap_percent", "like_ratio"))
 
 
-def test_auc_and_overlap_by_hand() -> None:
-    # Positives 1, 3; negatives 1, 2: won (tie half) 0.5 + 0 + 1 + 1 of 4.
+def test_auc_and_overlap_equal_values_computed_by_hand() -> None:
+    # Positives have grades 1 and 3, negatives 1 and 2. Ties count half: 0.5 + 0 + 1 + 1 of 4 pairs are in order.
     assert auc(np.array([0.0, 1, 0, 1]), np.array([0.0, 1, 1, 0])) == 2.5 / 4
     assert overlap(np.array([1.0, 1]), np.array([10.0, 30])) == 0.75

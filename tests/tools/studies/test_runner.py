@@ -1,4 +1,4 @@
-"""Cells side by side, results that survive kill -9, and what is refused."""
+"""The runner: parallel cells, results that survive SIGKILL, and outputs that are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_cell_is_run_and_its_result_kept(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_cell_is_run_and_its_result_is_stored(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (data / "go").touch()
     runs, failed = study(tmp_path / "out", data, 1.0, 2.0)
     assert [run.cell.variant for run in runs] == ["main_only", "dense 1", "dense 2"] and not failed
@@ -40,7 +42,7 @@ def test_every_cell_is_run_and_its_result_kept(tmp_path: Path, data: Path, capsy
     assert stored["digest"] == runs[1].cell.digest and stored["metrics"]["gauc"] is None
 
 
-def test_fused_rankings_are_kept_with_the_cell(tmp_path: Path, data: Path) -> None:
+def test_metrics_of_fused_scores_are_stored_with_the_cell(tmp_path: Path, data: Path) -> None:
     (data / "go").touch()
     for resume in (False, True):
         with opened(tmp_path / "out", study="test", budget="small", resume=resume) as store:
@@ -50,8 +52,8 @@ def test_fused_rankings_are_kept_with_the_cell(tmp_path: Path, data: Path) -> No
     assert len(started(data)) == 2 and all(len(pids) == 1 for pids in started(data).values())
 
 
-def test_a_cell_may_have_a_program_of_its_own(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is given its arguments, and whose later metrics are added to those of the training."""
+def test_a_cell_may_have_a_custom_program(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program gets the arguments of the cell. The metrics that it adds later are stored with those of training."""
     program = tmp_path / "own_program.py"
     program.write_text(
         "import sys, json; from pathlib import Path\n"
@@ -81,7 +83,7 @@ def test_a_cell_may_have_a_program_of_its_own(tmp_path: Path, data: Path, monkey
         Runner(store, jobs=1).run([dataclasses.replace(own, arguments=("2",))])
 
 
-def test_a_study_that_is_killed_loses_the_running_cells_alone(tmp_path: Path, data: Path) -> None:
+def test_a_killed_study_loses_only_the_running_cells(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
     program = (
         "import sys; from pathlib import Path; from tests.tools.studies.builders import study; "
@@ -109,7 +111,7 @@ def test_a_study_that_is_killed_loses_the_running_cells_alone(tmp_path: Path, da
     }
 
 
-def test_a_cell_that_fails_is_shown_and_the_others_go_on(
+def test_a_failed_cell_is_reported_and_the_others_continue(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (data / "go").touch()
@@ -117,12 +119,12 @@ def test_a_cell_that_fails_is_shown_and_the_others_go_on(
     assert [run.cell.variant for run in runs] == ["main_only", "dense 1"] and failed == ["dense_13--seed_0"]
     shown = capsys.readouterr().out
     assert "dense 13 seed 0: failed with exit code 3; the end of" in shown and "\n    the table is gone" in shown
-    # It is run again; the others are not.
+    # A resumed study runs only the failed cell again.
     study(tmp_path / "out", data, 13.0, 1.0, resume=True)
     assert [len(pids) for _, pids in sorted(started(data).items())] == [1, 2, 1]
 
 
-def test_more_cells_may_be_added(tmp_path: Path, data: Path) -> None:
+def test_a_resumed_study_may_have_more_cells(tmp_path: Path, data: Path) -> None:
     (data / "go").touch()
     study(tmp_path / "out", data, 1.0)
     runs, _ = study(tmp_path / "out", data, 1.0, 2.0, resume=True)
@@ -143,7 +145,7 @@ def test_a_cell_with_another_config_is_refused(tmp_path: Path, data: Path) -> No
         study(tmp_path / "out", data, resume=True)
 
 
-def test_an_output_that_holds_something_is_refused(tmp_path: Path, data: Path) -> None:
+def test_outputs_that_cannot_be_used_are_refused(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
     study(out, data)
     with pytest.raises(ValueError, match=r"out is not empty: add --resume"):

@@ -1,4 +1,4 @@
-"""Several processes in one directory: every cell is run once, and a process that is killed loses nothing but time."""
+"""Several processes share one directory: every cell is run once, and others run the cells of a killed process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, data: Path) -> Iterator[Start]:
-    """start(*weights): a separate process that runs these cells, two at a time, in tmp_path/out."""
+    """A function start(*weights), which starts a process that runs these cells, two at a time, in tmp_path/out."""
     processes = []
 
     def call(*weights: float) -> subprocess.Popen[str]:
@@ -57,7 +57,7 @@ def start(tmp_path: Path, data: Path) -> Iterator[Start]:
 
 
 def result(process: subprocess.Popen[str]) -> list[list[str]]:
-    """Names of the cells that it has results of, and of those that failed."""
+    """Names of the cells of which the process has results, and of those that failed."""
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     return list(json.loads(output.splitlines()[-1]))
@@ -66,7 +66,7 @@ def result(process: subprocess.Popen[str]) -> list[list[str]]:
 def test_every_cell_is_run_once_and_all_processes_have_its_result(data: Path, start: Start) -> None:
     weights = (1.0, 2.0, 3.0, 4.0, 5.0)
     both = [start(*weights), start(*weights)]
-    # Two processes at two cells each.
+    # Each of the two processes runs two cells at a time, and main_only has already ended.
     wait_for(lambda: len(started(data)) == 5 if (data / "started").exists() else False)
     (data / "go").touch()
     names = ["main_only--seed_0", *(f"dense_{weight:g}--seed_0" for weight in weights)]
@@ -82,7 +82,7 @@ def test_cells_of_a_killed_process_are_run_by_another(tmp_path: Path, data: Path
     before = kept.stat().st_mtime_ns
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    # The cells run a second time, once the processes of the first have gone.
+    # The cells are run again after the processes of the first run have exited.
     wait_for(lambda: [len(pids) for _, pids in sorted(started(data).items())] == [2, 2, 1])
     assert not any(is_running(pids[0]) for pids in started(data).values())
     (data / "go").touch()
@@ -93,8 +93,8 @@ def test_cells_of_a_killed_process_are_run_by_another(tmp_path: Path, data: Path
     assert len(result(again)[0]) == 3 and [len(pids) for _, pids in sorted(started(data).items())] == [2, 2, 1]
 
 
-def test_nobody_takes_a_cell_whose_own_process_is_still_there(tmp_path: Path, data: Path, start: Start) -> None:
-    """SIGSTOP keeps the cell from noticing that its study is gone."""
+def test_a_cell_is_not_run_again_while_its_process_exists(tmp_path: Path, data: Path, start: Start) -> None:
+    """SIGSTOP keeps the process of the cell from noticing that its study was killed."""
     killed = start(1.0)
     kept = tmp_path / "out" / "cells" / "main_only--seed_0.json"
     wait_for(lambda: kept.exists() and len(started(data)) == 2)
@@ -119,7 +119,7 @@ def test_a_cell_that_fails_is_tried_once_by_each_process(data: Path, start: Star
     assert [len(pids) for _, pids in sorted(started(data).items())] == [1, 2, 1]
 
 
-def test_a_file_system_without_locks_is_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(file: object, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -128,7 +128,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, data: Path, monkey
         study(tmp_path / "out", data, 1.0, shared=True)
 
 
-def test_a_directory_is_shared_by_those_that_say_so(tmp_path: Path, data: Path, start: Start) -> None:
+def test_a_directory_is_shared_only_if_requested(tmp_path: Path, data: Path, start: Start) -> None:
     sharing = start(1.0)
     wait_for(lambda: (tmp_path / "out" / "study.json").exists())
     with pytest.raises(ValueError, match="another process is using it"):

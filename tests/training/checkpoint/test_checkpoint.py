@@ -1,4 +1,4 @@
-"""Checkpoints on one rank: what the background writes, what a failing disk does, and what the next start takes."""
+"""Checkpoints on one rank: writing in the background, a full disk, damaged files, and what the next start loads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _quiet() -> None:
 
 
 class Run:
-    """A model that trains, and its checkpoints in RUN/checkpoints."""
+    """A model that is trained, and its checkpoints in `run_dir`/checkpoints."""
 
     def __init__(self, run_dir: Path, runtime: Runtime, *, keep: int = 2, config: Config | None = None) -> None:
         config = dataclasses.replace(config or small_config("easq"), checkpoint=Checkpoint(keep=keep))
@@ -49,7 +49,7 @@ class Run:
         self.checkpoints = Checkpointer(RunDirectory(run_dir).checkpoints, config, runtime)
 
     def train(self) -> None:
-        """One step."""
+        """Trains one step."""
         self.optimizers.before_step(self.step, 100)
         self.train_step.zero_grad()
         loss, _ = self.train_step.forward(random_batch(self.config, self.step))
@@ -87,10 +87,10 @@ def _leaves(values: dict[str, object], where: str) -> Iterator[tuple[str, torch.
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_a_loaded_checkpoint_is_the_state_it_was_taken_of(
+def test_a_loaded_checkpoint_equals_the_saved_state(
     tmp_path: Path, runtime: Runtime, background: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training goes on before it is written, and moves every table and the whole network."""
+    """Training continues before the checkpoint is written, and changes more than 90% of the tensors."""
     run = Run(tmp_path, runtime)
     write, trained = run.checkpoints._write, threading.Event()
     if background:
@@ -122,7 +122,7 @@ def test_a_loaded_checkpoint_is_the_state_it_was_taken_of(
 
 
 def flip(name: str) -> Damage:
-    """One bit of a file changes."""
+    """Flips one bit of a file."""
 
     def damage(path: Path) -> None:
         (file,) = path.glob(name)
@@ -134,7 +134,7 @@ def flip(name: str) -> Damage:
 
 
 def cut(name: str) -> Damage:
-    """The second half of a file is missing."""
+    """Removes the second half of a file."""
 
     def damage(path: Path) -> None:
         (file,) = path.glob(name)
@@ -166,7 +166,7 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_set_aside(
     tmp_path: Path, runtime: Runtime, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The one before is taken, loudly; the step can be saved again; what is damaged is kept."""
+    """The previous checkpoint is loaded with a warning. The damaged one is kept, and its step can be saved again."""
     damage, problem = DAMAGES[name]
     run = Run(tmp_path, runtime)
     for _ in range(2):
@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_set_aside(
     newest = tmp_path / "checkpoints" / "step_00000002"
     damage(newest)
     content = {file.name: file.read_bytes() for file in newest.iterdir()}
-    assert latest_of(tmp_path).path.name == "step_00000001", "evaluation falls back as well, and changes nothing"
+    assert latest_of(tmp_path).path.name == "step_00000001", "evaluation also falls back, and changes no file"
     assert newest.exists() and problem in capsys.readouterr().err
     found = run.checkpoints.latest()
     assert found is not None and found.path.name == "step_00000001"
@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_set_aside(
     assert run.checkpoints.latest() == CheckpointDirectory(newest) and not capsys.readouterr().err
 
 
-def test_where_every_checkpoint_is_damaged_the_run_does_not_start_anew(tmp_path: Path, runtime: Runtime) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path: Path, runtime: Runtime) -> None:
     run = Run(tmp_path, runtime)
     run.train()
     run.save()
@@ -201,7 +201,7 @@ def test_where_every_checkpoint_is_damaged_the_run_does_not_start_anew(tmp_path:
 
 @contextlib.contextmanager
 def full_disk(room: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes: a write fails as it does where the disk is full."""
+    """Limits the size of files to `room` bytes, so that writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
@@ -212,7 +212,7 @@ def full_disk(room: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("room", [100, 5_000])
 @pytest.mark.parametrize("background", [True, False])
-def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint_whole(
+def test_a_full_disk_neither_stops_the_run_nor_damages_the_old_checkpoint(
     tmp_path: Path, runtime: Runtime, room: int, background: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(tmp_path, runtime)
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint_whole(
     assert run.names == ["step_00000001", "step_00000003"]
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path: Path, runtime: Runtime) -> None:
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path, runtime: Runtime) -> None:
     run = Run(tmp_path, runtime, keep=2)
     for score in (0.3, 0.7, None, 0.5, 0.7):
         run.train()
@@ -249,7 +249,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, runtime: Runtime) -> N
     assert run.names == ["step_00000005", "step_00000006"]
 
 
-def test_other_tables_are_refused(tmp_path: Path, runtime: Runtime) -> None:
+def test_a_checkpoint_with_other_tables_is_refused(tmp_path: Path, runtime: Runtime) -> None:
     run = Run(tmp_path, runtime)
     run.train()
     run.save()
@@ -273,7 +273,7 @@ def test_other_tables_are_refused(tmp_path: Path, runtime: Runtime) -> None:
     )
 
 
-def test_another_format_is_refused_and_left_alone(tmp_path: Path, runtime: Runtime) -> None:
+def test_a_checkpoint_of_another_format_is_refused_and_kept(tmp_path: Path, runtime: Runtime) -> None:
     run = Run(tmp_path, runtime)
     run.train()
     run.save()

@@ -1,4 +1,4 @@
-"""A sharded model that trains with finite checks, in which a batch or gradient that is not finite can be planted."""
+"""Training of a sharded model with finite checks. A batch or a gradient can be made non-finite at given steps."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ STEPS = 7
 
 
 class CheckedTraining:
-    """Trains as the trainer does.
+    """Trains a sharded model as the trainer does.
 
     Args:
-        planted: by step, "loss" for a batch that makes the loss NaN, "embeddings" for infinite gradients of what the
-            tables returned, "network" for an infinite gradient of the input of the main tower.
+        planted: what is not finite, by step: "loss" for a batch that makes the loss NaN, "embeddings" for infinite
+            gradients of the outputs of the tables, "network" for an infinite gradient of the input of the main tower.
+        stops: whether the run is to stop at such a step.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class CheckedTraining:
         network.main.register_forward_pre_hook(lambda _, inputs: (self._poison_network(inputs[0]), *inputs[1:]))
         self.outcomes: list[StepOutcome] = []
         self.read_after: list[int] = []
-        """Steps made when each outcome was read."""
+        """Number of finished steps when each outcome was read."""
         self.reported: dict[int, str] = {}
         self.states: list[dict[str, Tensor]] = []
 
@@ -71,7 +72,7 @@ class CheckedTraining:
         return dataclasses.replace(batch, float_NF=bad) if self._planted.get(step) == "loss" else batch
 
     def run(self, within: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
-        """All steps, each in the given context."""
+        """Runs all steps, each in the given context."""
         stream = iter([self._batch_of(step) for step in range(1, STEPS + 1)])
         for step in range(1, STEPS + 1):
             with within():

@@ -1,7 +1,7 @@
-"""What a loss or gradient that is not finite does to a step, where the host reads of it at once, as on CPU, and where
-it reads of it a step later, as on a GPU.
+"""Steps with a loss or a gradient that is not finite.
 
-What the ranks tell each other is held to real ones in tests/integration/test_not_finite.py.
+The host reads the flags of a step at once, as on the CPU, or one step later, as on a GPU. The exchange between ranks is
+tested in tests/integration/test_not_finite.py, with real ranks.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
     return int(request.param)
 
 
-def test_a_step_that_is_skipped_moves_nothing(runtime: Runtime, tmp_path: Path, late: int) -> None:
-    """A loss moves nothing at all. A gradient of the tables moves no table. One of the network goes on to the tables,
-    except those of the satisfaction tower, whose gradients do not pass through it. Everything else trains as usual."""
+def test_parameters_with_a_non_finite_gradient_do_not_change(runtime: Runtime, tmp_path: Path, late: int) -> None:
+    """A non-finite loss changes no parameter, and a non-finite gradient of the tables changes no table.
+
+    A non-finite gradient of the network also reaches the tables, except those of the satisfaction tower, whose
+    gradients do not pass through the network. Parameters that it does not reach are trained as usual.
+    """
     planted = {1: "loss", 3: "embeddings", 5: "network"}
     training = CheckedTraining(small_config(), runtime, tmp_path, planted=planted)
     training.run()
@@ -62,8 +65,8 @@ def test_a_step_that_is_skipped_moves_nothing(runtime: Runtime, tmp_path: Path, 
                 assert changed == {name for name in tables if "satisfaction" in name}
 
 
-def test_the_first_step_may_be_the_one(runtime: Runtime, tmp_path: Path, late: int) -> None:
-    """Before any optimizer has a state: the second is then as the first would have been, with its learning rate."""
+def test_the_first_step_may_be_skipped(runtime: Runtime, tmp_path: Path, late: int) -> None:
+    """If the first step is skipped, weights and optimizer states stay as they were initialized."""
     config = small_config()
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, schedule="constant"))
     skipped = CheckedTraining(config, runtime, tmp_path, planted={1: "loss"})
@@ -74,8 +77,8 @@ def test_the_first_step_may_be_the_one(runtime: Runtime, tmp_path: Path, late: i
     assert moved(fresh, skipped.states[0]) == set()
 
 
-def test_the_run_is_to_stop(runtime: Runtime, tmp_path: Path, late: int) -> None:
-    """A loss is reported with its step, a gradient with the next step, which changes nothing."""
+def test_a_run_that_is_to_stop_reports_the_step_and_the_problem(runtime: Runtime, tmp_path: Path, late: int) -> None:
+    """A loss is reported at its step. A gradient is reported at the next step, which changes nothing."""
     loss = CheckedTraining(small_config(), runtime, tmp_path / "loss", planted={3: "loss"}, stops=True)
     loss.run()
     assert list(loss.reported) == [3] and loss.reported[3].startswith("step 3, rank 0: the loss (main")
@@ -86,8 +89,10 @@ def test_the_run_is_to_stop(runtime: Runtime, tmp_path: Path, late: int) -> None
     assert moved(gradient.states[2], gradient.states[3]) == set()
 
 
-def test_late_is_the_same_training(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit."""
+def test_reading_flags_later_gives_the_same_training(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States and outcomes are bit-identical if the host reads the flags one step later."""
     found = []
     for late in (0, 1):
         monkeypatch.setattr(finite_check, "read_delay", lambda device, late=late: late)

@@ -1,4 +1,4 @@
-"""What watchdogs conclude from the positions of the ranks."""
+"""How watchdogs find the ranks that hang from the positions of all ranks."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def runtime(rank: int = 0, ranks: int = 2) -> Runtime:
 @pytest.mark.parametrize(
     ("positions", "gone", "suspects"),
     [
-        # One waits for the other, whatever their steps.
+        # One rank waits for the other, whatever their steps are.
         ([position(0, 4, WAITING), position(1, 5)], set(), [1]),
-        # Both wait: the one that is behind hangs.
+        # Both ranks wait: the one that is behind hangs.
         ([position(0, 5, WAITING), position(1, 4, WAITING)], set(), [1]),
         ([position(0, None, WAITING), position(1, 0, WAITING)], set(), [0]),
-        # No rank waits: the same.
+        # No rank waits: the one that is behind hangs.
         ([position(0, 5), position(1, 4)], set(), [1]),
-        # In the same step the one that has entered fewer phases hangs: the other waits inside TorchRec.
+        # In the same step, the rank that has entered fewer phases hangs: the other waits inside TorchRec.
         ([position(0, 5, "forward", 4), position(1, 5, "data", 3)], set(), [1]),
-        # Nothing distinguishes them.
+        # Nothing distinguishes the ranks, so both are suspects.
         ([position(0, 5, "backward"), position(1, 5, "backward")], set(), [0, 1]),
-        # A process whose file does not change hangs, wherever it was last seen.
+        # A process whose file does not change hangs, whatever its last position is.
         ([position(0, 5), position(1, 5, WAITING)], {1}, [1]),
-        # A rank has written nothing at all.
+        # A rank that has written no position hangs.
         ([position(0, 0)], set(), [1]),
     ],
 )
-def test_suspects(positions: list[Position], gone: set[int], suspects: list[int]) -> None:
+def test_suspects_are_found_and_reported(positions: list[Position], gone: set[int], suspects: list[int]) -> None:
     assert find_suspects(positions, gone, 2) == suspects
     text = report(positions, suspects, gone, 8.0)
     names = f"rank {suspects[0]} hangs" if len(suspects) == 1 else "one of ranks 0, 1 hangs"
@@ -65,12 +65,12 @@ def test_a_report_names_the_phase_of_every_rank() -> None:
     assert text.endswith("last seen starting, for 9 s in phase data")
 
 
-def test_silence_is_what_does_not_change(tmp_path: Path) -> None:
-    """No clock is compared: those of two hosts may differ by minutes."""
+def test_a_rank_is_silent_if_its_file_does_not_change(tmp_path: Path) -> None:
+    """Clocks are not compared, because those of two hosts may differ by minutes."""
     mine, other = Board(tmp_path / "run" / "logs", "a", 3), Board(tmp_path / "run" / "logs", "a", 3)
     for rank in (0, 1):
         other.write(position(rank, 1))
-    # From an earlier start of the run.
+    # A position of an earlier start of the run is ignored.
     other.write(dataclasses.replace(position(2, 7), job="before"))
     mine.read()
     assert set(mine.positions) == {0, 1}
@@ -80,10 +80,10 @@ def test_silence_is_what_does_not_change(tmp_path: Path) -> None:
     assert mine.silent() == {1} and mine.positions[0].beat == 2
     mine.forget()
     mine.read()
-    assert mine.silent() == {0}, "nothing is known of it any more"
+    assert mine.silent() == {0}, "after forget, a change of its file has not been seen yet"
 
 
-def test_nothing_is_left_of_a_run_that_came_to_nothing(tmp_path: Path) -> None:
+def test_remove_deletes_the_position_and_empty_directories(tmp_path: Path) -> None:
     board = Board(tmp_path / "run" / "logs", "a", 2)
     board.write(position(0, 1))
     (tmp_path / "kept").touch()
@@ -99,8 +99,8 @@ def test_one_rank_prints_the_whole_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["host", "parent", "pid"])
-def test_a_process_of_somebody_else_is_never_killed(field: str) -> None:
-    """It bears the number that a rank had: on another host, of another launcher, or because that was given out anew."""
+def test_a_process_that_is_not_a_rank_is_never_killed(field: str) -> None:
+    """The process has the pid of a rank, but on another host, with another launcher, or because the pid was reused."""
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         rank = dataclasses.replace(position(1, 1), host=socket.gethostname(), pid=bystander.pid, parent=os.getppid())
@@ -114,17 +114,17 @@ def test_a_process_of_somebody_else_is_never_killed(field: str) -> None:
 
 
 @pytest.mark.parametrize("recovers", [True, False])
-def test_a_rank_that_goes_on_in_time_does_not_hang(
+def test_a_rank_that_continues_in_time_is_not_reported(
     recovers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It may enter its next phase while the ranks compare their positions."""
+    """A rank may enter its next phase while the ranks compare their positions."""
     exits: list[int] = []
     monkeypatch.setattr(os, "_exit", exits.append)
     rank = runtime()
     watchdog = Watchdog(tmp_path, rank, "a", 6.0)
 
     class Comparing:
-        """What the watchdog waits for while the ranks write their positions."""
+        """Stand-in for the event that the watchdog waits for while the ranks write their positions."""
 
         def wait(self, seconds: float) -> bool:
             if recovers:

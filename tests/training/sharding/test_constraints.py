@@ -1,4 +1,4 @@
-"""Per-table constraints and plan files, in one process: the planner needs no ranks to plan for them."""
+"""Per-table constraints and plan files, in one process, because the planner can plan for ranks that do not run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def where(plan: ShardingPlan) -> dict[str, tuple[str, list[int], list[list[int]]
     }
 
 
-def test_pinned_tables_lie_where_they_are_pinned() -> None:
+def test_pinned_tables_are_placed_on_their_ranks() -> None:
     found = where(
         planned(
             config_with(
@@ -93,8 +93,8 @@ def test_pinned_tables_lie_where_they_are_pinned() -> None:
     assert found["author"][:2] == ("row_wise", [0, 1, 2, 3])
 
 
-def test_the_others_are_balanced_around_pinned_tables() -> None:
-    """Three wide tables avoid the rank of a pinned fourth one, each on a separate rank."""
+def test_other_tables_are_balanced_around_pinned_tables() -> None:
+    """Three wide tables are placed on the three ranks to which the fourth one is not pinned."""
     whole = {name: TableSharding(type="table_wise") for name in WIDE}
     config = config_with(**(whole | {"user": TableSharding(type="table_wise", ranks=(1,))}))
     (user,), _ = options(config, "user", room=2**30)
@@ -103,14 +103,14 @@ def test_the_others_are_balanced_around_pinned_tables() -> None:
     assert sorted(found[name][1][0] for name in WIDE) == [0, 1, 2, 3]
 
 
-def test_a_pinned_table_that_has_no_room_is_an_error() -> None:
+def test_a_pinned_table_without_enough_memory_is_an_error() -> None:
     config = config_with(user=TableSharding(type="table_wise", ranks=(1,)))
     with pytest.raises(PlannerError, match="Table user is pinned to rank 1, which has too little memory for it"):
         PinningPartitioner(pins(config)).partition(*options(config, "user", room=1_000))
 
 
 def options(config: Config, table: str, *, room: int) -> tuple[list[ShardingOption], Topology]:
-    """All ways to shard a table on ranks with so many bytes, and these ranks."""
+    """All sharding options of a table on ranks with `room` bytes of memory, and the topology of these ranks."""
     topology = Topology(world_size=RANKS, compute_device="cpu", ddr_cap=room)
     enumerator = EmbeddingEnumerator(topology=topology, batch_size=512, constraints=constraints(config, CPU, RANKS))
     space = enumerator.enumerate(embeddings(config), [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()])
@@ -152,14 +152,14 @@ def options(config: Config, table: str, *, room: int) -> tuple[list[ShardingOpti
         ),
     ],
 )
-def test_what_the_device_does_not_support_is_refused(
+def test_unsupported_constraints_are_refused(
     table: str, fixed: TableSharding, device: torch.device, message: str
 ) -> None:
     with pytest.raises(ValueError, match=r"sharding.tables" + message):
         constraints(config_with(**{table: fixed}), device, RANKS)
 
 
-def test_tables_without_columns_to_split_keep_out_of_column_types() -> None:
+def test_column_types_are_offered_only_for_tables_with_enough_columns() -> None:
     found = constraints(config_with(tag=TableSharding(min_partition=4)), CPU, RANKS)
     assert found["author"].sharding_types == ["table_wise", "row_wise"]
     assert found["satisfaction_tag"].sharding_types == ["table_wise"]
@@ -169,7 +169,7 @@ def test_tables_without_columns_to_split_keep_out_of_column_types() -> None:
     assert forced["author"].sharding_types == ["column_wise"]
 
 
-def test_grid_sharding_is_for_sums() -> None:
+def test_grid_sharding_is_allowed_only_for_sum_pooling() -> None:
     assert allowed_types(config_with().schema, table("user"), CUDA)[-1] == "grid_shard"
     assert "grid_shard" not in allowed_types(config_with().schema, table("tag"), CUDA)
     assert "grid_shard" not in allowed_types(config_with().schema, table("satisfaction_tag"), CUDA)
@@ -196,7 +196,7 @@ VARIED = {
 }
 
 
-def test_a_plan_file_gives_the_plan_back(tmp_path: Path) -> None:
+def test_a_plan_is_unchanged_after_writing_and_reading(tmp_path: Path) -> None:
     config = config_with(**VARIED)
     plan = planned(config)
     write(tmp_path / "plan.json", plan, config)
@@ -219,10 +219,10 @@ def tables_that_allow(kind: str, device: torch.device) -> list[str]:
         if tables_that_allow(kind, device)
     ],
 )
-def test_every_type_and_kernel_comes_back_from_a_file(
+def test_plans_of_every_type_and_kernel_are_unchanged_after_reading(
     tmp_path: Path, device: torch.device, kind: str, kernel: str
 ) -> None:
-    """A resumed run has exactly the plan that its checkpoint was written under."""
+    """A resumed run has exactly the plan with which its checkpoint was written."""
     per_host = 2 if device == CUDA else RANKS
     shape = ClusterShape(device=device.type, ranks=RANKS, ranks_per_host=per_host)
     fixed = TableSharding(
@@ -281,7 +281,7 @@ def test_every_type_and_kernel_comes_back_from_a_file(
         ),
     ],
 )
-def test_a_plan_file_that_does_not_fit_is_refused(
+def test_a_plan_file_that_does_not_match_the_run_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     config, path = config_with(**VARIED), tmp_path / "plan.json"
@@ -293,7 +293,7 @@ def test_a_plan_file_that_does_not_fit_is_refused(
         read(path, config)
 
 
-def test_columns_of_one_table_stay_within_a_host(tmp_path: Path) -> None:
+def test_table_column_wise_shards_must_be_on_one_host(tmp_path: Path) -> None:
     config, path = config_with(**VARIED), tmp_path / "plan.json"
     two_hosts = dataclasses.replace(SHAPE, ranks_per_host=2)
     write(path, planned(config, per_host=2), config, two_hosts)
@@ -305,7 +305,7 @@ def test_columns_of_one_table_stay_within_a_host(tmp_path: Path) -> None:
         read(path, config, two_hosts)
 
 
-def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_plan_is_refused(tmp_path: Path) -> None:
     config = config_with()
     for text in ("{", "[]", '{"format": 1}'):
         (tmp_path / "other.json").write_text(text)

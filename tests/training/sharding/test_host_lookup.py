@@ -1,4 +1,4 @@
-"""The pooled view of an unpooled CPU kernel: the same values, the same updates, the same state."""
+"""The pooled view of an unpooled CPU kernel has the same values, updates and state as the kernel."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def kernel() -> SplitTableBatchedEmbeddingBagsCodegen:
 
 @pytest.mark.parametrize("lengths", [[2, 0, 3, 1, 4, 2], [0, 0, 0, 0, 2, 1], [3, 1, 0, 2, 0, 0], [0] * 6])
 def test_pooled_lookup_equals_unpooled(lengths: list[int]) -> None:
-    """Repeated ids, absent features and tables, a learning rate that moves; weights and momenta stay equal."""
+    """Weights and momenta stay equal with repeated ids, absent features and tables, and a changing learning rate."""
     slow, fast = kernel(), kernel()
     lookup = pooled_lookup(fast)
     generator = torch.Generator().manual_seed(1)
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     first, total = int(offsets[4]), int(offsets[-1])
     for step in range(4):
-        # Few distinct ids, so that most occur several times: the exact update adds their gradients up first.
+        # There are few distinct ids, so that most occur several times. The exact update first adds up their gradients.
         ids = torch.cat(
             [
                 torch.randint(0, 3, (first,), generator=generator),
