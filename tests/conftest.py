@@ -37,7 +37,7 @@ class Warm:
 
     def torchrun(self, ranks: int, *options: str) -> tuple[str, ...]:
         """The words of a command up to its script."""
-        return (self.python, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *options)
+        return (self.python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *options)
 
 
 @pytest.fixture(scope="session")

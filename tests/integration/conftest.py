@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Warm
+
 REPOSITORY = Path(__file__).parents[2]
 
 SMALL = (
@@ -41,25 +43,13 @@ Train = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def train(world: Path, environment: dict[str, str]) -> Train:
-    """train(run_dir, *arguments, ranks=1): trains `quickstart` on the small world, with torchrun if ranks > 1."""
+def train(world: Path, warm: Warm) -> Train:
+    """train(run_dir, *arguments, ranks=1): trains `quickstart` on the small world, under torchrun for several ranks."""
 
     def call(run_dir: Path, *arguments: str, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
-        launcher = [sys.executable]
-        if ranks > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-        command = [*launcher, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
-        done = subprocess.run(
-            [*command, *SMALL, *arguments],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert not check or done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        launcher = warm.torchrun(ranks) if ranks > 1 else (warm.python,)
+        command = ("easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir))
+        return warm.run(*launcher, *command, *SMALL, *arguments, check=check)
 
     return call
 

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.conftest import REPOSITORY, metrics
+from tests.conftest import Warm
+from tests.integration.conftest import metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -71,7 +71,9 @@ def test_a_damaged_row_group_ends_all_ranks(train: Train, world: Path, bad_world
 
 
 @pytest.mark.integration
-def test_the_run_continues_when_bad_rows_are_quarantined(train: Train, bad_world: Path, tmp_path: Path) -> None:
+def test_the_run_continues_when_bad_rows_are_quarantined(
+    train: Train, bad_world: Path, tmp_path: Path, warm: Warm
+) -> None:
     run_dir = tmp_path / "run"
     done = train(
         run_dir,
@@ -89,6 +91,5 @@ def test_the_run_continues_when_bad_rows_are_quarantined(train: Train, bad_world
     assert final["requests"] == 1_500 - 1_200 - 1
     # A later evaluation in a separate process omits the same row.
     out = tmp_path / "evaluated.json"
-    command = [sys.executable, "-m", "easq_rec.cli", "evaluate", "--run", str(run_dir), "--out", str(out)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    warm.run(warm.python, "-m", "easq_rec.cli", "evaluate", "--run", str(run_dir), "--out", str(out))
     assert json.loads(out.read_text())["requests"] == final["requests"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,26 +11,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.conftest import REPOSITORY, SMALL, metrics
+from tests.conftest import Warm
+from tests.integration.conftest import SMALL, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def call(environment: dict[str, str]) -> Call:
+def call(warm: Warm) -> Call:
     """call(*arguments, code=0): runs the console command, which must exit with that code."""
 
     def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "easq_rec.cli", *map(str, arguments)],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = warm.run(warm.python, "-m", "easq_rec.cli", *map(str, arguments), check=False)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Warning" not in done.stderr and "Traceback" not in done.stderr, done.stderr
         return done

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from easq_rec.cli import main as cli
-from tests.integration.conftest import REPOSITORY, SMALL
+from tests.conftest import Warm
+from tests.integration.conftest import SMALL
 
 WORKER = Path(__file__).with_name("worker_planted.py")
 STEP, STEPS = 4, 8
@@ -24,21 +23,13 @@ def events(run_dir: Path, rank: int) -> list[dict[str, Any]]:
 
 @pytest.mark.integration
 def test_the_error_of_a_failing_rank_is_reported(
-    world: Path, environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, warm: Warm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of two ranks fails under torchrun. Its error is in the error file of torchrun and in the log of the rank."""
     run_dir, logs = tmp_path / "run", tmp_path / "torchrun"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--log-dir", str(logs)]
     options = ["--data", str(world), "--run-dir", str(run_dir), *SMALL, "--trainer.max-steps", str(STEPS)]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), f"error@{STEP}", "1", "quickstart", *options],
-        cwd=REPOSITORY,
-        env={**environment, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    launcher = warm.torchrun(2, "--log-dir", str(logs))
+    done = warm.run(*launcher, str(WORKER), f"error@{STEP}", "1", "quickstart", *options, check=False)
     assert done.returncode != 0 and f"RuntimeError: {MESSAGE}" in done.stderr
 
     (file,) = logs.glob("*/attempt_0/1/error.json")

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Warm
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 WORKER = Path(__file__).with_name("worker_planted.py")
@@ -24,16 +24,13 @@ PLACES = {
 """By planted fault: the position of both ranks, the phases of the hanging and of the other rank, a stack entry."""
 
 
-def start(
-    world: Path, environment: dict[str, str], run_dir: Path, what: str, steps: int = STEPS
-) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(WORKER), f"{what}@{STEP}", "1", "quickstart", "--data", str(world)]
+def start(world: Path, warm: Warm, run_dir: Path, what: str, steps: int = STEPS) -> subprocess.Popen[str]:
+    command = [*warm.torchrun(2), str(WORKER), f"{what}@{STEP}", "1", "quickstart", "--data", str(world)]
     limits = ("--trainer.max-steps", str(steps), "--trainer.timeout-s", str(PATIENCE_S))
     return subprocess.Popen(
         [*command, "--run-dir", str(run_dir), *SMALL, *limits],
         cwd=REPOSITORY,
-        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        env=warm.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -42,13 +39,13 @@ def start(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("what", PLACES)
-def test_a_hanging_rank_is_named(world: Path, environment: dict[str, str], tmp_path: Path, what: str) -> None:
+def test_a_hanging_rank_is_named(world: Path, warm: Warm, tmp_path: Path, what: str) -> None:
     """The rank hangs in its reader, before the model is built, or after the last evaluation.
 
     The other rank waits for it.
     """
     when, phase, other_phase, planted = PLACES[what]
-    job = start(world, environment, tmp_path / "run", what)
+    job = start(world, warm, tmp_path / "run", what)
     _, said = job.communicate(timeout=240)
     assert job.returncode != 0
     assert "rank 1 hangs" in said, said[-4_000:]
@@ -66,10 +63,10 @@ def test_a_hanging_rank_is_named(world: Path, environment: dict[str, str], tmp_p
 
 
 @pytest.mark.integration
-def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_stopped_process_is_named_and_ended(world: Path, warm: Warm, tmp_path: Path) -> None:
     """A stopped process cannot report itself, and torchrun would wait for it for another half minute."""
     run_dir = tmp_path / "run"
-    job = start(world, environment, run_dir, "nothing", steps=10_000)
+    job = start(world, warm, run_dir, "nothing", steps=10_000)
     until = time.monotonic() + 240
     while not (run_dir / "metrics.jsonl").exists() or len(metrics(run_dir)) < 3:
         assert time.monotonic() < until and job.poll() is None
@@ -85,8 +82,8 @@ def test_a_stopped_process_is_named_and_ended(world: Path, environment: dict[str
 
 
 @pytest.mark.integration
-def test_a_slow_rank_does_not_end_the_job(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    job = start(world, environment, tmp_path / "run", "slow")
+def test_a_slow_rank_does_not_end_the_job(world: Path, warm: Warm, tmp_path: Path) -> None:
+    job = start(world, warm, tmp_path / "run", "slow")
     _, said = job.communicate(timeout=240)
     assert job.returncode == 0, said[-4_000:]
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, STEPS + 1))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 
 from benchmarks.chaos import tensors
 from easq_rec.data.batch_file import read_batch
+from tests.conftest import Warm
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 WORKER = Path(__file__).with_name("worker_planted.py")
@@ -27,27 +27,17 @@ SEEN = {
 
 
 def run(
-    world: Path, environment: dict[str, str], run_dir: Path, planted: str, *options: str, ranks: int = 2
+    world: Path, warm: Warm, run_dir: Path, planted: str, *options: str, ranks: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(WORKER), planted, str(ranks - 1), "quickstart", "--data", str(world)]
+    launcher = warm.torchrun(ranks) if ranks > 1 else (warm.python,)
+    command = (str(WORKER), planted, str(ranks - 1), "quickstart", "--data", str(world), "--run-dir", str(run_dir))
     steps = ("--trainer.max-steps", str(STEPS), "--checkpoint.every-steps", "1", "--checkpoint.keep", "9")
-    return subprocess.run(
-        [*command, "--run-dir", str(run_dir), *SMALL, *steps, *options],
-        cwd=REPOSITORY,
-        env={**environment, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    return warm.run(*launcher, *command, *SMALL, *steps, *options, check=False)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("late", [False, True], ids=["at_once", "a_step_later"])
-def test_steps_that_are_not_finite_are_skipped(
-    world: Path, environment: dict[str, str], tmp_path: Path, late: bool
-) -> None:
+def test_steps_that_are_not_finite_are_skipped(world: Path, warm: Warm, tmp_path: Path, late: bool) -> None:
     """The first step, before any optimizer has a state, and later steps are skipped.
 
     The run succeeds, and the batches of these steps can be read. Steps 1 and 5 do not align, so only one loss is named.
@@ -56,7 +46,7 @@ def test_steps_that_are_not_finite_are_skipped(
     text = ",".join(["late"] * late + [f"{what}@{step}" for step, what in planted.items()])
     # A checkpoint waits for the finite checks of all steps before it.
     options = ("--trainer.on-not-finite", "skip", *(("--checkpoint.every-steps", "100") if late else ()))
-    done = run(world, environment, tmp_path / "run", text, *options)
+    done = run(world, warm, tmp_path / "run", text, *options)
     assert done.returncode == 0, done.stderr
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -78,19 +68,17 @@ def test_steps_that_are_not_finite_are_skipped(
 
 @pytest.mark.integration
 @pytest.mark.parametrize("where", ["loss", "embeddings", "network"])
-def test_the_run_stops_at_a_step_that_is_not_finite(
-    world: Path, environment: dict[str, str], tmp_path: Path, where: str
-) -> None:
+def test_the_run_stops_at_a_step_that_is_not_finite(world: Path, warm: Warm, tmp_path: Path, where: str) -> None:
     """All ranks stop, each with one readable message.
 
     The checkpoints before that step are complete, and the run resumes from them.
     """
     run_dir = tmp_path / "run"
-    stopped = run(world, environment, run_dir, f"{where}@{STEP}")
+    stopped = run(world, warm, run_dir, f"{where}@{STEP}")
     told(stopped, where)
     saved = sorted(path.name for path in (run_dir / "checkpoints").iterdir() if not path.name.startswith("."))
     assert saved[:2] == ["step_00000001", "step_00000002"] and len(saved) <= STEP
-    going = run(world, environment, run_dir, "nothing", "--trainer.on-not-finite", "skip", ranks=1)
+    going = run(world, warm, run_dir, "nothing", "--trainer.on-not-finite", "skip", ranks=1)
     assert going.returncode == 0, going.stderr
     assert [line["step"] for line in metrics(run_dir)] == list(range(1, STEPS + 1))
 
@@ -98,14 +86,14 @@ def test_the_run_stops_at_a_step_that_is_not_finite(
 @pytest.mark.integration
 @pytest.mark.parametrize("where", ["loss", "embeddings"])
 def test_the_run_stops_before_a_checkpoint_if_flags_are_read_later(
-    world: Path, environment: dict[str, str], tmp_path: Path, where: str
+    world: Path, warm: Warm, tmp_path: Path, where: str
 ) -> None:
     """The run stops with the next step or, for a gradient of one rank, with the step after that.
 
     It writes a checkpoint of neither step.
     """
     run_dir = tmp_path / "run"
-    stopped = run(world, environment, run_dir, f"late,{where}@{STEP}", "--checkpoint.every-steps", "2")
+    stopped = run(world, warm, run_dir, f"late,{where}@{STEP}", "--checkpoint.every-steps", "2")
     told(stopped, where)
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_00000002"]
 
@@ -118,10 +106,10 @@ def told(stopped: subprocess.CompletedProcess[str], where: str) -> None:
 
 
 @pytest.mark.integration
-def test_a_skipped_step_does_not_change_the_network(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_skipped_step_does_not_change_the_network(world: Path, warm: Warm, tmp_path: Path) -> None:
     """On one rank, the checkpoints before and after a skipped step have the same network."""
     run_dir = tmp_path / "run"
-    done = run(world, environment, run_dir, "loss@3,network@5", "--trainer.on-not-finite", "skip", ranks=1)
+    done = run(world, warm, run_dir, "loss@3,network@5", "--trainer.on-not-finite", "skip", ranks=1)
     assert done.returncode == 0, done.stderr
     saved = [
         (run_dir / "checkpoints" / f"step_{step:08d}" / "__0_0.distcp").read_bytes() for step in range(1, STEPS + 1)
@@ -133,12 +121,10 @@ def test_a_skipped_step_does_not_change_the_network(world: Path, environment: di
 
 
 @pytest.mark.integration
-def test_a_loss_that_is_not_finite_on_one_rank_changes_no_table(
-    world: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_on_one_rank_changes_no_table(world: Path, warm: Warm, tmp_path: Path) -> None:
     """The gradients of the other rank are finite, and are for tables on both ranks."""
     run_dir = tmp_path / "run"
-    done = run(world, environment, run_dir, "loss@3", "--trainer.on-not-finite", "skip")
+    done = run(world, warm, run_dir, "loss@3", "--trainer.on-not-finite", "skip")
     assert done.returncode == 0, done.stderr
     before, after, later = (dict(tensors(run_dir / "checkpoints" / f"step_{step:08d}")) for step in (2, 3, 4))
     assert before.keys() == after.keys() == later.keys()

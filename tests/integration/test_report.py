@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 import pytest
 
 from easq_rec.tools.report.command import report
+from tests.conftest import Warm
 from tests.integration.conftest import REPOSITORY
 from tests.tools.report import builders
 from tests.tools.report.browser import Browser, find, started
@@ -63,22 +63,12 @@ IN_STUDIES = (
 )
 
 
-def easq_rec(environment: dict[str, str], *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "easq_rec.cli", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def easq_rec(warm: Warm, *arguments: object) -> str:
+    return warm.run(warm.python, "-m", "easq_rec.cli", *map(str, arguments)).stdout
 
 
 @pytest.fixture(scope="module")
-def runs(train: Train, world: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(train: Train, world: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of two trained and evaluated runs."""
     folder = tmp_path_factory.mktemp("report")
     run, base = folder / "run", folder / "base"
@@ -86,21 +76,21 @@ def runs(train: Train, world: Path, environment: dict[str, str], tmp_path_factor
     train(run, *short, "--losses.dense-warmup-steps", "2")
     config = [*("--data", world, "--run-dir", base), *short, "--trainer.batch-size", "16"]
     few = ("--logging.every-steps", "1", "--logging.tensorboard", "False", "--trainer.threads", "1")
-    easq_rec(environment, "train", "quickstart_main_only", *config, *few)
+    easq_rec(warm, "train", "quickstart_main_only", *config, *few)
     for directory in (run, base):
-        easq_rec(environment, "evaluate", "--run", directory, "--resamples", 50)
-    told = easq_rec(environment, "report", run, base)
+        easq_rec(warm, "evaluate", "--run", directory, "--resamples", 50)
+    told = easq_rec(warm, "report", run, base)
     assert told == f"report in {run / 'report.html'}\n"
     return run / "report.html"
 
 
 @pytest.fixture(scope="module")
-def studies(world: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def studies(world: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the studies whose results are part of the repository, and of one study of the small world."""
     folder = tmp_path_factory.mktemp("studies")
-    easq_rec(environment, "study", "signal", "--data", world, "--out", folder / "signal")
+    easq_rec(warm, "study", "signal", "--data", world, "--out", folder / "signal")
     kept = [REPOSITORY / "docs" / "results" / name for name in ("frontier", "ablation", "stability")]
-    easq_rec(environment, "report", *kept, folder / "signal", "--out", folder / "page.html")
+    easq_rec(warm, "report", *kept, folder / "signal", "--out", folder / "page.html")
     return folder / "page.html"
 
 

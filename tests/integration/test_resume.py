@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from benchmarks.chaos import tensors
 from easq_rec.training.optim import PATHWAY, parameter_group
+from tests.conftest import Warm
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -102,7 +102,7 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Cal
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_a_checkpoint_and_ends_the_run(
-    world: Path, environment: dict[str, str], train: Train, tmp_path: Path, number: signal.Signals, losses: Losses,
+    world: Path, warm: Warm, train: Train, tmp_path: Path, number: signal.Signals, losses: Losses,
     uninterrupted: Callable[[int], Path],
 ) -> None:  # fmt: skip
     """A signal ends the run with a checkpoint and exit code 0.
@@ -110,11 +110,11 @@ def test_signal_saves_a_checkpoint_and_ends_the_run(
     The resumed run has the losses of an uninterrupted run.
     """
     run_dir = tmp_path / "run"
-    command = [sys.executable, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
+    command = [warm.python, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     process = subprocess.Popen(
         [*command, *SMALL, "--trainer.max-steps", STEPS],
         cwd=REPOSITORY,
-        env=environment,
+        env=warm.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

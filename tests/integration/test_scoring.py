@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,23 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.integration.conftest import REPOSITORY, metrics
+from tests.conftest import Warm
+from tests.integration.conftest import metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def easq_rec(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the console command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "easq_rec.cli", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +28,7 @@ def run_dir(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.integration
-def test_scores_equal_the_trainers_and_need_no_labels(run_dir: Path, world: Path, tmp_path: Path) -> None:
+def test_scores_equal_the_trainers_and_need_no_labels(run_dir: Path, world: Path, tmp_path: Path, warm: Warm) -> None:
     """The scores are the trainer's policy scores to within 1e-5, and the ranks of a request are 1..C.
 
     The scoring model has merged adapters and no satisfaction tower. Its input has no outcome columns.
@@ -52,7 +38,18 @@ def test_scores_equal_the_trainers_and_need_no_labels(run_dir: Path, world: Path
     table = pa.concat_tables(pq.read_table(file) for file in sorted((world / "requests").glob("*.parquet")))
     pq.write_table(_without_labels(table), bare / "part.parquet", row_group_size=400)
     output = tmp_path / "scores.parquet"
-    easq_rec("score", "--run", str(run_dir), "--input", str(bare.parent), "--output", str(output))
+    warm.run(
+        warm.python,
+        "-m",
+        "easq_rec.cli",
+        "score",
+        "--run",
+        str(run_dir),
+        "--input",
+        str(bare.parent),
+        "--output",
+        str(output),
+    )
     scores = pq.read_table(output)
     assert scores.column_names == ["request_id", "video_id", "score", "rank"]
     expected = _training_scores(run_dir, world)
@@ -74,11 +71,11 @@ def test_scores_equal_the_trainers_and_need_no_labels(run_dir: Path, world: Path
 
 
 @pytest.mark.integration
-def test_evaluate_equals_the_trainers_final_metrics(run_dir: Path) -> None:
+def test_evaluate_equals_the_trainers_final_metrics(run_dir: Path, warm: Warm) -> None:
     """The unsharded policy has the metrics that the sharded trainer wrote."""
     final = metrics(run_dir, "final")[0]
     out = run_dir / "evaluated.json"
-    easq_rec("evaluate", "--run", str(run_dir), "--out", str(out))
+    warm.run(warm.python, "-m", "easq_rec.cli", "evaluate", "--run", str(run_dir), "--out", str(out))
     evaluated = json.loads(out.read_text())
     for name, value in evaluated.items():
         assert final[name] == pytest.approx(value, abs=1e-4), name

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,30 +11,19 @@ import pytest
 from easq_rec.config import Sharding, TableSharding
 from easq_rec.config.recipes import recipe
 from easq_rec.config.serialization import to_dict
-from tests.integration.conftest import REPOSITORY, SMALL
+from tests.conftest import Warm
+from tests.integration.conftest import SMALL
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
-
-def train(name: str, run_dir: Path, world: Path, environment: dict[str, str], *arguments: str) -> tuple[int, str]:
+def train(name: str, run_dir: Path, world: Path, warm: Warm, *arguments: str) -> tuple[int, str]:
     """Trains on two ranks; returns the exit code and the output."""
     paths = ("--data", str(world), "--run-dir", str(run_dir), "--trainer.max-steps", "2", "--data.holdout", "0")
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, "easq_rec/train.py", name, *paths, *SMALL, *arguments],
-        cwd=REPOSITORY,
-        env={**environment, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), environment.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = warm.run(*warm.torchrun(2), "easq_rec/train.py", name, *paths, *SMALL, *arguments, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.integration
-def test_a_run_obeys_constraints_and_another_run_uses_its_plan(
-    world: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_a_run_obeys_constraints_and_another_run_uses_its_plan(world: Path, tmp_path: Path, warm: Warm) -> None:
     tables = {
         "user": TableSharding(type="table_wise", ranks=(1,)),
         "region": TableSharding(type="column_wise", min_partition=8, ranks=(1, 0)),
@@ -47,7 +33,7 @@ def test_a_run_obeys_constraints_and_another_run_uses_its_plan(
     config = dataclasses.replace(recipe("quickstart"), sharding=Sharding(tables=tables))
     (tmp_path / "constrained.json").write_text(json.dumps(to_dict(config)))
     first, second = tmp_path / "first", tmp_path / "second"
-    code, output = train(str(tmp_path / "constrained.json"), first, world, environment)
+    code, output = train(str(tmp_path / "constrained.json"), first, world, warm)
     assert code == 0, output
     plan = json.loads((first / "plan.json").read_text())
     assert {name: plan[name] for name in ("device", "ranks", "ranks_per_host")} == {
@@ -67,7 +53,7 @@ def test_a_run_obeys_constraints_and_another_run_uses_its_plan(
     assert output.count("region:column_wise@1,0") == 1
 
     # A run with this plan file and without the constraints has the same plan.
-    code, output = train("quickstart", second, world, environment, "--sharding.plan", str(first / "plan.json"))
+    code, output = train("quickstart", second, world, warm, "--sharding.plan", str(first / "plan.json"))
     assert code == 0, output
     assert json.loads((second / "plan.json").read_text()) == plan
     losses = [
@@ -79,19 +65,17 @@ def test_a_run_obeys_constraints_and_another_run_uses_its_plan(
     # A plan for another number of ranks is refused, and no rank waits for another rank that has refused it.
     plan["ranks"] = 4
     (tmp_path / "four.json").write_text(json.dumps(plan))
-    code, output = train(
-        "quickstart", tmp_path / "third", world, environment, "--sharding.plan", f"{tmp_path}/four.json"
-    )
+    code, output = train("quickstart", tmp_path / "third", world, warm, "--sharding.plan", f"{tmp_path}/four.json")
     assert code != 0
     assert f"sharding.plan='{tmp_path}/four.json' is for ranks=4: this run has 2" in output
     assert "Traceback" not in output.split("torch/distributed")[0]
 
 
 @pytest.mark.integration
-def test_the_output_names_tables_in_half_precision(world: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_output_names_tables_in_half_precision(world: Path, tmp_path: Path, warm: Warm) -> None:
     tables = {"tag": TableSharding(weights="fp16")}
     config = dataclasses.replace(recipe("quickstart"), sharding=Sharding(tables=tables))
     (tmp_path / "half.json").write_text(json.dumps(to_dict(config)))
-    code, output = train(str(tmp_path / "half.json"), tmp_path / "run", world, environment)
+    code, output = train(str(tmp_path / "half.json"), tmp_path / "run", world, warm)
     assert code == 0, output
     assert "  tag:table_wise,fp16@" in output and output.count("fp16") == 1

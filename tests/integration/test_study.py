@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import Warm
 
 pytestmark = pytest.mark.integration
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def study(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "easq_rec.cli", "study", *arguments]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+def study(warm: Warm, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return warm.run(warm.python, "-m", "easq_rec.cli", "study", *arguments, check=False)
 
 
-def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     out = tmp_path / "rank"
     asked = ("rank", "--budget", "small", "--out", str(out))
-    done = study(environment, *asked, "--seeds", "1")
+    done = study(warm, *asked, "--seeds", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         "3/3 " in done.stdout and "world 0: satisfaction ." in done.stdout and "undecided: No other rank" in done.stdout
@@ -41,25 +39,26 @@ def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, environment: dict[s
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert not list((out / "runs").glob("*/checkpoints"))
 
-    again = study(environment, *asked, "--seeds", "1")
+    again = study(warm, *asked, "--seeds", "1")
     assert again.returncode == 2 and "is not empty: add --resume" in again.stderr
-    resumed = study(environment, *asked, "--seeds", "1", "--resume")
+    resumed = study(warm, *asked, "--seeds", "1", "--resume")
     assert resumed.returncode == 0 and "3 of 3 cells are already finished" in resumed.stdout
     assert json.loads((out / "results.json").read_text())["cells"] == results["cells"]
 
 
-def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_two_processes_share_a_study(tmp_path: Path, warm: Warm) -> None:
     """Two processes together give the results of one process. One of them writes them, and the other reports this."""
     asked = ("rank", "--budget", "small", "--seeds", "1", "--jobs", "1")
-    command = [sys.executable, "-m", "easq_rec.cli", "study", *asked, "--out", str(tmp_path / "both"), "--shared"]
+    command = [warm.python, "-m", "easq_rec.cli", "study", *asked, "--out", str(tmp_path / "both"), "--shared"]
     both = [
-        subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(command, cwd=REPOSITORY, env=warm.environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     outputs = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sorted("their results are already in" in output for output in outputs) == [False, True]
     assert sorted("undecided: No other rank" in output for output in outputs) == [False, True]
-    alone = study(environment, *asked, "--out", str(tmp_path / "alone"))
+    alone = study(warm, *asked, "--out", str(tmp_path / "alone"))
     assert alone.returncode == 0, alone.stdout + alone.stderr
 
     found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("both", "alone"))
@@ -72,15 +71,15 @@ def test_two_processes_share_a_study(tmp_path: Path, environment: dict[str, str]
     assert found == expected and len(found["cells"]) == 3
     assert (tmp_path / "both" / "table.md").read_text() == (tmp_path / "alone" / "table.md").read_text()
     # A process that starts after the end has nothing to do.
-    late = study(environment, *asked, "--out", str(tmp_path / "both"), "--shared")
+    late = study(warm, *asked, "--out", str(tmp_path / "both"), "--shared")
     assert late.returncode == 0 and "3 of 3 cells are already finished" in late.stdout
     assert "their results are already in" in late.stdout
 
 
-def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     out = tmp_path / "ab"
     asked = ("ab", "--budget", "small", "--seeds", "1", "--out", str(out))
-    done = study(environment, *asked)
+    done = study(warm, *asked)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((out / "results.json").read_text())
     arms = {arm["label"]: arm["metrics"] for arm in results["ab"]["arms"]}
@@ -94,14 +93,14 @@ def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, environment: dict[str
     assert "| main_only, again |" in (out / "table.md").read_text()
     # One cell is lost: only this cell runs again, with the same result.
     (out / "cells" / "easq--world_0.json").unlink()
-    resumed = study(environment, *asked, "--resume")
+    resumed = study(warm, *asked, "--resume")
     assert resumed.returncode == 0 and "2 of 3 cells are already finished" in resumed.stdout
     assert json.loads((out / "results.json").read_text())["ab"] == results["ab"]
 
 
-def test_the_trigger_study_runs_from_end_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_trigger_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     out = tmp_path / "trigger"
-    done = study(environment, "trigger", "--budget", "small", "--seeds", "1", "--out", str(out))
+    done = study(warm, "trigger", "--budget", "small", "--seeds", "1", "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((out / "results.json").read_text())
     paper, wide = results["settings"]
@@ -113,9 +112,9 @@ def test_the_trigger_study_runs_from_end_to_end(tmp_path: Path, environment: dic
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, environment: dict[str, str]) -> None:
+def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, warm: Warm) -> None:
     out = tmp_path / "signal"
-    done = study(environment, "signal", "--data", str(world), "--out", str(out))
+    done = study(warm, "signal", "--data", str(world), "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((out / "results.json").read_text())
     assert {row["behaviour"] for row in results["rows"]} >= {"like", "follow"}

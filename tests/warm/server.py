@@ -104,6 +104,8 @@ def run(request: dict[str, Any], path: list[str]) -> None:
     if arguments[0] == "-u":
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         arguments = arguments[1:]
+    # Processes that the command starts are warm, too.
+    sys.executable = os.environ.get("PYTHON_EXEC", sys.executable)
     added = [folder for folder in os.environ.get("PYTHONPATH", "").split(":") if folder]
     what, *rest = arguments
     first = "" if what in ("-m", "-c") else str(Path(what).resolve().parent)
@@ -150,7 +152,9 @@ def import_everything() -> None:
     import easq_rec.cli
     import easq_rec.evaluation.predict
     import easq_rec.serving.score
+    import easq_rec.tools.report.page
     import easq_rec.tools.simulation.default_data
+    import easq_rec.tools.studies.cell
     import easq_rec.training.session  # noqa: F401
 
 

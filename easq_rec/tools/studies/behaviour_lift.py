@@ -67,10 +67,13 @@ class Lift:
     behaviour: str
     answer: str
     occurrences: int
-    """Rate of the behaviour among impressions with this answer."""
+    """Number of impressions with both the behaviour and this answer."""
     answers: int
+    """Number of impressions with this answer."""
     rate: float
+    """Rate of the behaviour among impressions with this answer."""
     average: float
+    """Rate of the behaviour among all impressions."""
     change: Estimate
     """In percent."""
 
