@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -21,18 +22,21 @@ class Warm:
     environment: dict[str, str]
     """One thread per process. Workers of torchrun start without imports, too."""
 
-    def run(self, *command: str, timeout: float = 300, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the directory of the repository, with its output captured; fails if the command fails."""
+    def run(
+        self, *command: str, directory: Path = REPOSITORY, timeout: float = 300, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command with its output captured; fails if the command fails."""
         done = subprocess.run(
             command,
-            cwd=REPOSITORY,
+            cwd=directory,
             env=self.environment,
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
-        assert not check or done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        said = f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert not check or done.returncode == 0, said
         return done
 
     def torchrun(self, ranks: int, *options: str) -> tuple[str, ...]:

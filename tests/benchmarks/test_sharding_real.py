@@ -14,10 +14,12 @@ from benchmarks.sharding.real import real
 from benchmarks.sharding.workload import PROOF, config_of, share, whole_batch
 from easq_rec.model.embeddings import RequestEmbeddings
 from easq_rec.model.initial import initialise
+from tests.conftest import Warm
 
 
 @pytest.mark.distributed
-def test_cases_are_compared_with_the_unsharded_model_on_two_ranks() -> None:
+def test_cases_are_compared_with_the_unsharded_model_on_two_ranks(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON_EXEC", warm.python)
     names = ["planner", "row_wise", "grid_shard", "grid_shard, means too", "table_wise", "table_wise, fp16 messages"]
     (run,) = real(["1x2"], rounds=1, steps=1, proof_steps=2, cases=names, out=None)["runs"]
     equal = {name: proof["equal"] for name, proof in run["proofs"].items()}

@@ -25,6 +25,7 @@ from easq_rec.kernels.linear import ONEDNN_WORK, linear
 from easq_rec.tools.simulation.world import generate
 from easq_rec.training.loop import Trainer
 from easq_rec.training.process import running
+from tests.conftest import Warm
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,10 @@ def config_of(data: Path) -> Config:
 
 
 @pytest.mark.distributed
-def test_one_and_two_ranks_are_measured(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_and_two_ranks_are_measured(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHON_EXEC", warm.python)
     out, trace = tmp_path / "out.json", tmp_path / "trace.json"
     sizes = ["--rounds", "1", "--warm-up", "2", "--windows", "2", "--steps", "2", "--pipelines", "sparse_dist", "base"]
     shape = ["--ranks", "1", "2", "--scaling", "per_rank", "--ceiling-seconds", "0.01"]

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos import MOMENTS, in_plain_terms, kill_runs
+from tests.conftest import Warm
 
 
 @pytest.mark.integration
-def test_killed_run_ends_like_an_uninterrupted_run(tmp_path: Path) -> None:
+def test_killed_run_ends_like_an_uninterrupted_run(tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON_EXEC", warm.python)
     runs, differences = kill_runs(tmp_path, ranks=2, kills=4, seed=1)
     assert not differences
     assert sum(one.total for one in runs) == 4 and not any(one.hung for one in runs)

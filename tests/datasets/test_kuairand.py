@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+from tests.conftest import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "datasets" / "kuairand" / "prepare.py"
@@ -357,18 +358,17 @@ def test_all_forms_of_the_files_give_the_same_result(tmp_path: Path, form: str) 
     assert convert(raw, tmp_path / "out") == wanted
 
 
-def test_prepare_train_and_evaluate_on_random_exposures(tmp_path: Path) -> None:
+def test_prepare_train_and_evaluate_on_random_exposures(tmp_path: Path, warm: Warm) -> None:
     """Runs the commands of the dataset's README as a user does."""
     raw, out, run = write_raw(tmp_path / "raw", some_impressions(1_500)), tmp_path / "out", tmp_path / "run"
-    easq_rec = [sys.executable, "-m", "easq_rec.cli"]
+    easq_rec = [warm.python, "-m", "easq_rec.cli"]
     small = ["--trainer.max-steps", "3", "--trainer.batch-size", "16", "--trainer.threads", "1"]
     steps = (
-        [sys.executable, str(SCRIPT), "--raw", str(raw), "--out", str(out), "--reveal", "0.5"],
+        [warm.python, str(SCRIPT), "--raw", str(raw), "--out", str(out), "--reveal", "0.5"],
         [*easq_rec, "train", "kuairand", "--data", str(out), "--run-dir", str(run), *small],
         [*easq_rec, "evaluate", "--run", str(run), "--data", str(out / "random")],
     )
     for step in steps:
-        done = subprocess.run(step, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = warm.run(*step)
     assert "held-out requests of 4 users, ranked by the policy score" in done.stdout
     assert "satisfaction NDCG@5" in done.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.datasets.test_movielens import ROOT, Event, check, convert, prepare, write_raw
+from tests.conftest import Warm
+from tests.datasets.test_movielens import Event, check, convert, prepare, write_raw
 
 FILES, REQUESTS = sys.modules["movielens_files"], sys.modules["movielens_requests"]
 SECOND = 1_000_000_000
@@ -165,17 +165,9 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("recipe", ["movielens", "movielens_20m"])
-def test_train_on_20m(tmp_path: Path, recipe: str) -> None:
+def test_train_on_20m(tmp_path: Path, recipe: str, warm: Warm) -> None:
     write_20m(tmp_path / "raw")
     convert(tmp_path / "raw", tmp_path / "out", answer_rate=1.0, watched=1, candidates=3)
-    command = [sys.executable, "-m", "easq_rec.cli", "train", recipe, "--data", str(tmp_path / "out")]
-    small = ["--trainer.max-steps", "2", "--trainer.batch-size", "2", "--trainer.threads", "1", "--data.holdout", "0.3"]
-    done = subprocess.run(
-        [*command, "--run-dir", str(tmp_path / "run"), "--logging.tensorboard", "False", *small],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    data = ("--data", str(tmp_path / "out"), "--data.holdout", "0.3", "--run-dir", str(tmp_path / "run"))
+    small = ("--trainer.max-steps", "2", "--trainer.batch-size", "2", "--trainer.threads", "1")
+    warm.run(warm.python, "-m", "easq_rec.cli", "train", recipe, *data, *small, "--logging.tensorboard", "False")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.conftest import Warm
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -25,19 +24,14 @@ def shown_commands(text: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
-def run_command(command: str, directory: Path) -> str:
-    """Runs one command of a page with this interpreter and returns its output."""
+def run_command(command: str, directory: Path, warm: Warm) -> str:
+    """Runs one command of a page and returns its output."""
     words = shlex.split(command)
     if words[0] == "easq-rec":
-        words[:1] = [sys.executable, "-m", "easq_rec.cli"]
+        words[:1] = [warm.python, "-m", "easq_rec.cli"]
     elif words[0] == "python":
-        words[0] = sys.executable
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, cwd=directory, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        words[0] = warm.python
+    done = warm.run(*words, directory=directory)
     # Neither Python nor torch's C++ code may warn. Warnings of the latter begin with W and the date.
     assert "Warning" not in done.stderr and not re.search(r"^\[?W\d{4} ", done.stderr, re.MULTILINE), done.stderr
     return done.stdout

@@ -11,6 +11,7 @@ import pytest
 from easq_rec.config.answer_scale import FIVE_STARS
 from easq_rec.config.schema_file import parse_schema
 from easq_rec.run_directory.config_file import load_config
+from tests.conftest import Warm
 from tests.docs.pages import DOCS, run_command, shown_commands, shown_files
 
 TEXT = (DOCS / "how-to" / "own-answers.md").read_text()
@@ -23,10 +24,10 @@ def test_both_files_declare_the_same_scale() -> None:
 
 
 @pytest.mark.integration
-def test_the_four_steps_work_as_written(tmp_path: Path) -> None:
+def test_the_four_steps_work_as_written(tmp_path: Path, warm: Warm) -> None:
     for name, content in shown_files(TEXT).items():
         (tmp_path / name).write_text(content)
-    printed = [run_command(command, tmp_path) for command in shown_commands(TEXT)]
+    printed = [run_command(command, tmp_path, warm) for command in shown_commands(TEXT)]
     answered = [
         candidate["answer"]
         for file in (tmp_path / "data" / "answers").rglob("*.parquet")

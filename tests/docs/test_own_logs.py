@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import Warm
 from tests.docs.pages import DOCS, run_command, shown_commands, shown_files
 
 
@@ -15,7 +16,7 @@ def rows(dataset: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.integration
-def test_the_five_steps_work_as_written(tmp_path: Path) -> None:
+def test_the_five_steps_work_as_written(tmp_path: Path, warm: Warm) -> None:
     text = (DOCS / "how-to" / "own-logs.md").read_text()
     files, commands = shown_files(text), shown_commands(text)
     assert sorted(files) == ["answers.csv", "impressions.csv", "logs.toml", "users.csv", "videos.csv"]
@@ -23,7 +24,7 @@ def test_the_five_steps_work_as_written(tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     for command in commands:
-        run_command(command, tmp_path)
+        run_command(command, tmp_path, warm)
     requests = [row["candidates"] for row in rows(tmp_path / "data" / "requests")]
     assert len(requests) == 6 and sum(map(len, requests)) == 13
     answered = [candidate for row in rows(tmp_path / "data" / "answers") for candidate in row["candidates"]]

@@ -17,6 +17,7 @@ import torch
 from easq_rec.run_directory.metrics_file import read_records
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, small_config
+from tests.conftest import Warm
 from tests.docs.pages import DOCS, REPOSITORY, run_command
 
 EXAMPLE = REPOSITORY / "examples" / "own_loss.py"
@@ -71,7 +72,7 @@ def test_variants_keep_the_added_loss(example: ModuleType) -> None:
 
 
 @pytest.mark.integration
-def test_the_example_trains(tmp_path: Path) -> None:
-    run_command(f"python {EXAMPLE} --requests 1500 --max-steps 10 --run-dir run", tmp_path)
+def test_the_example_trains(tmp_path: Path, warm: Warm) -> None:
+    run_command(f"python {EXAMPLE} --requests 1500 --max-steps 10 --run-dir run", tmp_path, warm)
     trained = [record for record in read_records(tmp_path / "run" / "metrics.jsonl") if record.split == "train"]
     assert trained and all(record.values["loss_hinge"] > 0 for record in trained)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import Warm
 from tests.docs.pages import DOCS, run_command, shown_commands, shown_files
 
 SMALLER = {"--requests 20000 --users 2000 --videos 4000": "--requests 2000 --users 300 --videos 500"}
@@ -14,7 +15,7 @@ SMALLER = {"--requests 20000 --users 2000 --videos 4000": "--requests 2000 --use
 
 
 @pytest.mark.integration
-def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
+def test_the_tutorial_works_as_written(tmp_path: Path, warm: Warm) -> None:
     text = (DOCS / "tutorial.md").read_text()
     files, commands = shown_files(text), shown_commands(text)
     assert sorted(files) == ["logs.toml", "make_logs.py"]
@@ -23,7 +24,7 @@ def test_the_tutorial_works_as_written(tmp_path: Path) -> None:
     for full, small in SMALLER.items():
         assert any(full in command for command in commands), full
         commands = [command.replace(full, small) for command in commands]
-    printed = {command: run_command(command, tmp_path) for command in commands}
+    printed = {command: run_command(command, tmp_path, warm) for command in commands}
     for name in ("data build", "data inspect", "train", "evaluate", "compare", "report", "score"):
         assert any(command.startswith(f"easq-rec {name}") for command in commands), name
     assert "answer AUC" in printed["easq-rec compare runs/aligned runs/main_only"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.integration.conftest import REPOSITORY, SMALL, metrics
+from tests.conftest import Warm
+from tests.integration.conftest import SMALL, metrics
 
 
 def write_raw(raw: Path, *, users: int = 40, films: int = 120, ratings: int = 2_400) -> None:
@@ -30,23 +29,18 @@ def write_raw(raw: Path, *, users: int = 40, films: int = 120, ratings: int = 2_
     (raw / "u.genre").write_text("".join(f"genre{index}|{index}\n" for index in range(19)))
 
 
-def run(*command: str) -> str:
-    """Runs a command at the root of the checkout; it must succeed."""
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.integration
-def test_prepare_train_evaluate(tmp_path: Path) -> None:
+def test_prepare_train_evaluate(tmp_path: Path, warm: Warm) -> None:
     """The three commands succeed, and the held-out requests are those of the last fifth of the period."""
     raw, data, run_dir = tmp_path / "raw", tmp_path / "data", tmp_path / "run"
     write_raw(raw)
-    run(sys.executable, "datasets/movielens/prepare.py", "--raw", str(raw), "--out", str(data), "--answer-rate", "0.3")
-    easq_rec = [sys.executable, "-m", "easq_rec.cli"]
+    warm.run(
+        warm.python, "datasets/movielens/prepare.py", "--raw", str(raw), "--out", str(data), "--answer-rate", "0.3"
+    )
+    easq_rec = [warm.python, "-m", "easq_rec.cli"]
     arguments = ["--data", str(data), "--run-dir", str(run_dir), "--trainer.max-steps", "6"]
-    run(*easq_rec, "train", "movielens", *arguments, *SMALL)
-    table = run(*easq_rec, "evaluate", "--run", str(run_dir))
+    warm.run(*easq_rec, "train", "movielens", *arguments, *SMALL)
+    table = warm.run(*easq_rec, "evaluate", "--run", str(run_dir)).stdout
     for label in ("satisfaction NDCG@5", "satisfaction NDCG@10", "pair accuracy", "engagement NDCG@5"):
         assert label in table
     final = metrics(run_dir, "final")[0]

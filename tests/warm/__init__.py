@@ -33,17 +33,26 @@ def warm_python(environment: dict[str, str]) -> Iterator[str]:
     """
     # Not below pytest's directory: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory() as folder:
-        socket, python = Path(folder, "socket"), Path(folder, "python")
+        socket, python, errors = Path(folder, "socket"), Path(folder, "python"), Path(folder, "stderr")
         client = shlex.join([sys.executable, "-SI", str(HERE / "client.py"), str(socket)])
         python.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
         python.chmod(0o755)
         command = [sys.executable, "-m", "tests.warm.server", str(socket)]
-        server = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        with errors.open("w") as log:
+            server = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert server.stdin is not None and server.stdout is not None
         try:
-            assert server.stdout.readline() == "ready\n", "the server could not import the package"
+            assert server.stdout.readline() == "ready\n", f"the imports failed\n{errors.read_text()}"
+            # A command that starts with the real interpreter would print it.
+            assert not errors.read_text(), f"the imports warn\n{errors.read_text()}"
             yield str(python)
         finally:
             # The server ends with the end of its standard input, and ends its children before.

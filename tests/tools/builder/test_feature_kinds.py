@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from easq_rec.config.schema import Feature
+from tests.conftest import Warm
 from tests.docs.pages import run_command
 from tests.tools.builder import logs
 from tests.tools.inspect.queries import drafted
@@ -150,7 +151,7 @@ def test_invalid_columns_and_configs_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_training_runs_with_the_drafted_schema(tmp_path: Path) -> None:
+def test_training_runs_with_the_drafted_schema(tmp_path: Path, warm: Warm) -> None:
     write(tmp_path)
     out = logs.run_build(tmp_path, config())
     made = drafted(out / "requests", out / "answers")
@@ -168,5 +169,6 @@ def test_training_runs_with_the_drafted_schema(tmp_path: Path) -> None:
         "easq-rec train easq --schema schema.toml --data out --run-dir run --trainer.batch-size 8 "
         "--trainer.max-steps 4 --trainer.device cpu",
         tmp_path,
+        warm,
     )
-    run_command("easq-rec data inspect out --out inspect --schema schema.toml", tmp_path)
+    run_command("easq-rec data inspect out --out inspect --schema schema.toml", tmp_path, warm)
