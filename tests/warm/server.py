@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from easq_rec import doctor
+
 STANDARD_STREAMS = (0, 1, 2)
 
 
@@ -147,6 +149,8 @@ def exit_code(request: dict[str, Any], path: list[str]) -> int:
 
 def import_everything() -> None:
     """Imports what the commands need. No module of them may start a thread at import."""
+    # It also silences a message that FBGEMM 1.6 logs at import.
+    doctor.require_compatible("cpu")
     import torch.distributed.run  # noqa: F401
 
     import easq_rec.cli
