@@ -187,6 +187,19 @@ def test_weight_decay_is_decoupled(runtime: Runtime) -> None:
     assert float(bias.detach()) == pytest.approx(2.0 * (1 - 0.1 * 0.5))
 
 
+def test_weight_decay_does_not_change_tables(runtime: Runtime) -> None:
+    """In the first step, tables with and without weight decay of the network are equal."""
+    config = small_config("easq")
+    tables = []
+    for decay in (0.0, 0.5):
+        training = Training(dataclasses.replace(config, optim=Optim(weight_decay=decay, warmup_steps=0)), runtime)
+        training.run([random_batch(config, 0)])
+        values = training.model.named_parameters()
+        tables.append({name: value.detach().clone() for name, value in values if ".embeddings." in name})
+    without, decayed = tables
+    assert without and all(torch.equal(value, decayed[name]) for name, value in without.items())
+
+
 def test_gradient_norms_are_measured_for_each_parameter_group(runtime: Runtime) -> None:
     """If a step is measured, the norms of all groups are measured before clipping."""
     config = small_config("easq")
