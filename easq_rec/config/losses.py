@@ -74,11 +74,27 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pointwise(Loss):
+    """Cross-entropy of every outcome of every candidate, on an output of its own."""
+
+    weight: float = 1.0
+    """Weight of the cross-entropy of the outcomes; 0 switches it off. It needs model.policy_score=expected_utility."""
+
+    term = "easq_rec.losses.pointwise:PointwiseTerm"
+    label = "L_point"
+    description = "The policy predicts every outcome of a candidate."
+    moves = POLICY
+    every_step = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class MainBPR(Loss):
     """Bayesian personalised ranking of a request's candidates by engagement utility (Rendle et al. 2009)."""
 
     weight: float = 1.0
     """Weight of the pairwise engagement loss on the policy score; 0 switches it off."""
+    pairs: Literal["equal", "utility"] = "utility"
+    """Weight of a pair. equal: 1 (the paper). utility: the difference of the two utilities."""
 
     term = "easq_rec.losses.main_bpr:MainBPRTerm"
     label = "L_main"
@@ -205,6 +221,7 @@ class Listwise(Loss):
 class Losses:
     """The training loss: the weighted sum of these losses. Fields of type `Loss` are its terms."""
 
+    pointwise: Pointwise = Pointwise()
     main: MainBPR = MainBPR()
     satisfaction: Satisfaction = Satisfaction()
     dpo: DPO = DPO()

@@ -67,13 +67,21 @@ class Model:
     backbone: Backbone = Transformer()
     """Turns the tokens of a request into one vector per candidate."""
     main: Tower = Tower(experts=6)
-    """Main tower: its output is the policy score, which is served."""
+    """Main tower: it computes the policy score, which is served."""
+    policy_score: Literal["single", "expected_utility"] = "expected_utility"
+    """single: one output of the main tower, trained by comparisons (the paper). expected_utility: one output per
+    outcome, trained by `losses.pointwise`; the score is the log odds of their expected utility."""
     satisfaction: Tower | None = Tower(experts=2)
     """Satisfaction tower: its output is the reference score. None: no satisfaction pathway."""
     lora: LoRA | None = LoRA()
     """Adapters. None: the satisfaction tower reads the main representation as a constant."""
     isolate_embeddings: bool = True
     """True: the satisfaction loss does not reach the embeddings; False: it does, through the adapters (the paper)."""
+    quantiles: int = 16
+    """Pieces of a float feature with encoding `quantiles`."""
+    user_tokens: Literal["each", "one"] = "each"
+    """each: one token per user feature. one: one token of all user features, which makes requests of many user features
+    and few candidates cheaper."""
     pathway: Literal["adapters", "shared"] = "adapters"
     """Parameters that the satisfaction loss trains. adapters: only the satisfaction pathway (EASQ). shared: also
     backbone and embeddings, as the main loss does: multi-task learning by hard sharing."""
@@ -88,6 +96,7 @@ class Model:
 
     def __post_init__(self) -> None:
         require(self.dim >= 1, "model.dim", self.dim, "at least 1")
+        require(self.quantiles >= 1, "model.quantiles", self.quantiles, "at least 1")
         heads = self.backbone.heads
         require(self.dim % heads == 0, "model.backbone.heads", heads, f"a divisor of model.dim={self.dim}")
         linears = ("input", *sorted(self.backbone.linears))

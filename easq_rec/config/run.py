@@ -298,6 +298,9 @@ class Config:
             allowed = "0 without a satisfaction tower (model.satisfaction)"
             for name, loss in self.losses.terms.items():
                 require(loss.weight == 0 or not loss.reference, f"losses.{name}.weight", loss.weight, allowed)
+        if self.model.policy_score == "single":
+            pointwise, allowed = self.losses.pointwise.weight, "0 with model.policy_score='single'"
+            require(pointwise == 0, "losses.pointwise.weight", pointwise, allowed)
         self.sharding.check(self.schema)
 
     @property

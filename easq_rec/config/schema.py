@@ -58,6 +58,9 @@ class Feature:
     """Applied to each number of `float` and `float_list`."""
     length: int | None = None
     """Numbers in each `float_list`; None for other kinds."""
+    encoding: Literal["standard", "quantiles", "raw"] = "standard"
+    """How a number enters the network. standard: minus the mean, over the standard deviation, of the training data.
+    quantiles: as `model.quantiles` numbers between quantiles of the training data. raw: as it is."""
 
     @property
     def column(self) -> str:
@@ -81,6 +84,19 @@ class Outcome:
 
     name: str
     weight: float
+    """Weight in the utility; negative for an outcome such as a hate."""
+    kind: Literal["binary", "amount"] = "binary"
+    """binary: 0 or 1, whose probability is predicted. amount: 0 or more, such as a watch time, whose expectation is
+    predicted."""
+    unit: float = 1.0
+    """An amount is divided by this number when it is read, for example 10000 for a watch time in units of 10 s."""
+
+    def __post_init__(self) -> None:
+        require(self.unit > 0, f"outcome {self.name}: unit", self.unit, "more than 0")
+        if self.kind == "binary":
+            require(self.unit == 1.0, f"outcome {self.name}: unit", self.unit, "1 for a binary outcome")
+        else:
+            require(self.weight >= 0, f"outcome {self.name}: weight", self.weight, "0 or more for an amount")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from easq_rec.config import HSTU, Config, Losses, Tower
-from easq_rec.config.losses import DPO
+from easq_rec.config.losses import DPO, MainBPR
 
 
 def main_only(config: Config) -> Config:
@@ -56,8 +56,13 @@ def paper(config: Config) -> Config:
     return _changed(
         config,
         schema={"satisfaction_dim": 0},
-        model={"isolate_embeddings": False},
-        losses=replace(losses, dpo=DPO(weight=6.0, policy="score_difference", beta=0.1), warmup_answers=0),
+        model={"isolate_embeddings": False, "policy_score": "single"},
+        losses=replace(
+            losses.weighted(pointwise=0.0),
+            main=MainBPR(pairs="equal"),
+            dpo=DPO(weight=6.0, policy="score_difference", beta=0.1),
+            warmup_answers=0,
+        ),
     )
 
 

@@ -58,7 +58,8 @@ def encode(layout: Layout, requests: RequestColumns) -> EncodedRequests:
         children[feature_key(feature)] = encoded(feature, candidates.children[feature.column])
     for outcome in schema.outcomes:
         if outcome.name in candidates.children:
-            children[outcome_key(outcome.name)] = candidates.column(outcome.name)
+            values = candidates.column(outcome.name)
+            children[outcome_key(outcome.name)] = values if outcome.unit == 1.0 else values / np.float32(outcome.unit)
     return EncodedRequests(
         scalars=scalars,
         lists=lists,

@@ -28,7 +28,10 @@ from easq_rec.config.schema import Feature, Table
 from easq_rec.data.bad_rows import Place, check, no_nulls, nulls
 from easq_rec.data.columns import Array, Ragged, Rows
 
-Kind = Literal["id", "id_list", "weighted_id_list", "float", "float_list", "optional_float", "answer", "optional_time"]
+Kind = Literal[
+    "id", "id_list", "weighted_id_list", "float", "float_list", "flag", "amount", "optional_float", "answer",
+    "optional_time",
+]  # fmt: skip
 
 NO_TIME = -1
 """Stands for a null in an optional time."""
@@ -68,6 +71,8 @@ class Column:
             "weighted_id_list": "a list of structs of an integer id and a number weight",
             "float": "a number or boolean",
             "float_list": "a list of numbers",
+            "flag": "a number or boolean",
+            "amount": "a number",
             "optional_float": "a number (null: unknown)",
             "answer": f"an integer (null, {self.answers.expected})" if self.answers is not None else "",
             "optional_time": "an integer (null or milliseconds)",
@@ -82,11 +87,11 @@ class Column:
                 return is_list(dtype) and pa.types.is_integer(dtype.value_type)
             case "weighted_id_list":
                 return is_weighted_list(dtype)
-            case "float":
+            case "float" | "flag":
                 return _is_number(dtype) or pa.types.is_boolean(dtype)
             case "float_list":
                 return is_number_list(dtype)
-            case "optional_float":
+            case "optional_float" | "amount":
                 return _is_number(dtype)
 
 
@@ -118,6 +123,15 @@ def read(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> A
             return floats
         case "float":
             return _numbers(array, column.path, place, owner)
+        case "flag":
+            flags = _numbers(array, column.path, place, owner)
+            allowed = "0 or 1 (an outcome of kind amount may be any number of 0 or more)"
+            check((flags != 0) & (flags != 1), flags, column.path, place, owner, allowed)
+            return flags
+        case "amount":
+            amounts = _numbers(array, column.path, place, owner)
+            check(amounts < 0, amounts, column.path, place, owner, "a number of 0 or more")
+            return amounts
         case "float_list":
             return _number_lists(array, column, place, owner)
         case "weighted_id_list":

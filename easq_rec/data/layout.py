@@ -39,7 +39,10 @@ class Layout:
         columns += [_feature(schema, f"history.{f.column}", f) for f in schema.history]
         columns += [_feature(schema, f"candidates.{f.column}", f) for f in schema.candidate]
         if outcomes:
-            columns += [Column(path=f"candidates.{outcome.name}", kind="float") for outcome in schema.outcomes]
+            columns += [
+                Column(path=f"candidates.{outcome.name}", kind="flag" if outcome.kind == "binary" else "amount")
+                for outcome in schema.outcomes
+            ]
         if answers:
             columns += [
                 Column(path="candidates.answer", kind="answer", answers=schema.answers),

@@ -25,6 +25,7 @@ class Sources:
 
     loader: TrainLoader
     reader: RequestReader
+    train: RequestDataset
     holdout: RequestDataset
     truth: str | None
     """Candidate column with graded truth, if the held-out data have one."""
@@ -111,6 +112,7 @@ def open_sources(
             config.schema, reader, replay, align_every=config.losses.align_every, prefetch=data.prefetch
         ),
         reader=reader,
+        train=train,
         holdout=holdout,
         truth=truth,
         answers=answers,

@@ -12,14 +12,14 @@ from easq_rec.losses.pairs import RequestPairs
 from easq_rec.losses.term import LossInputs, RequestTerm
 
 
-def bpr(margin_RCC: Tensor, better_RCC: Tensor) -> Tensor:
+def bpr(margin_RCC: Tensor, weight_RCC: Tensor) -> Tensor:
     """-log sigmoid(s_i - s_j), summed over pairs of a request with utility_i > utility_j (Rendle et al. 2009).
 
     Args:
         margin_RCC: `margins` of the policy scores.
-        better_RCC: True at these pairs.
+        weight_RCC: weights of these pairs, 0 or False at all others.
     """
-    return (margin_RCC * better_RCC).sum()
+    return (margin_RCC * weight_RCC).sum()
 
 
 class MainBPRTerm(RequestTerm):
@@ -27,7 +27,8 @@ class MainBPRTerm(RequestTerm):
         self.config = config
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.better_RCC.sum()
+        return pairs.mask_RC.sum() if self.config.pairs == "utility" else pairs.better_RCC.sum()
 
     def total(self, inputs: LossInputs) -> Tensor:
-        return bpr(inputs.margin_RCC, inputs.pairs.better_RCC)
+        pairs = inputs.pairs
+        return bpr(inputs.margin_RCC, pairs.gain_RCC if self.config.pairs == "utility" else pairs.better_RCC)

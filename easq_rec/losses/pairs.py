@@ -41,6 +41,11 @@ class RequestPairs:
         return better_pairs(self.utility_RC, self.real_RCC)
 
     @cached_property
+    def gain_RCC(self) -> Tensor:
+        """Engagement utility of i minus that of j; 0 where that is negative or at padding."""
+        return (self.utility_RC[:, :, None] - self.utility_RC[:, None, :]).clamp(min=0) * self.real_RCC
+
+    @cached_property
     def evidence_SEE(self) -> Tensor:
         """Evidence for i minus evidence for j, a log-likelihood ratio; 0 where that is negative or at padding."""
         lists = self.evidence_lists

@@ -21,6 +21,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from easq_rec.config.schema import Feature, FeatureSchema, Table, weighted
 from easq_rec.data.batch import RequestBatch
 from easq_rec.errors import UserError
+from easq_rec.model.floats import EncodedFloats
 from easq_rec.model.initial import Law, Normal
 
 TABLE_LAW = Normal(0.05)
@@ -77,9 +78,9 @@ class Embedded:
 
     @staticmethod
     def of(
-        schema: FeatureSchema, batch: RequestBatch, user: Any, sequence: Any, candidate: Any, *, satisfaction: bool
+        schema: FeatureSchema, floats: EncodedFloats, user: Any, sequence: Any, candidate: Any, *, satisfaction: bool
     ) -> Embedded:
-        """Puts what `RequestEmbeddings` returned into the order of the schema.
+        """Puts what `RequestEmbeddings` returned into the order of the schema, and the float features behind it.
 
         Args:
             satisfaction: whether `candidate` has the satisfaction tower's embeddings.
@@ -98,9 +99,9 @@ class Embedded:
         ]
         history_HE = sum(history[1:], start=history[0])
         return Embedded(
-            user_RM=torch.cat([user_RM, batch.user_float_RF], dim=-1) if schema.user_floats else user_RM,
-            history_HG=torch.cat([history_HE, batch.history_float_HF], dim=-1) if schema.history_floats else history_HE,
-            candidate_NF=torch.cat([*features, batch.float_NF], dim=-1),
+            user_RM=torch.cat([user_RM, floats.user_RF], dim=-1) if schema.user_floats else user_RM,
+            history_HG=torch.cat([history_HE, floats.history_HF], dim=-1) if schema.history_floats else history_HE,
+            candidate_NF=torch.cat([*features, floats.candidate_NF], dim=-1),
             satisfaction_NP=torch.cat(own, dim=-1) if own else None,
         )
 

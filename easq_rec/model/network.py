@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +94,8 @@ class RankingNetwork(nn.Module):
         self.tokens = Tokenizer(schema, config, max(max_history, 1))
         self.backbone = build_backbone(config, max(max_history, 1))
         shared = config.shared_experts
-        self.main = MoETower(config.dim, config.main, shared=shared)
+        outcomes = schema.outcomes if config.policy_score == "expected_utility" else None
+        self.main = MoETower(config.dim, config.main, shared=shared, outcomes=outcomes)
         self.satisfaction: MoETower | None = None
         self.smoothed: MoETower | None = None
         self.own: nn.Linear | None = None
@@ -192,7 +194,9 @@ class RankingNetwork(nn.Module):
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
         return BatchPart(
-            embedded=Embedded.of(self.schema, batch, user, sequence, candidate, satisfaction=self.own is not None),
+            embedded=Embedded.of(
+                self.schema, self.tokens.numbers(batch), user, sequence, candidate, satisfaction=self.own is not None
+            ),
             histories=histories,
             candidates=Lists(
                 offsets_R1=batch.candidate_offsets_R1,
@@ -284,4 +288,4 @@ def _recency(histories: Lists) -> Tensor:
 
 def _float(output: TowerOutput) -> TowerOutput:
     """Converts autocast scores to fp32, because their differences are small."""
-    return TowerOutput(score_N=output.score_N.float(), gate_NK=output.gate_NK.float())
+    return dataclasses.replace(output, score_N=output.score_N.float(), gate_NK=output.gate_NK.float())

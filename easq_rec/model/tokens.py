@@ -6,6 +6,7 @@ T = S + C, E table dim, D token width, F numbers of float features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from easq_rec.config import Model
-from easq_rec.config.schema import FeatureSchema, numbers
+from easq_rec.config.schema import FeatureSchema
+from easq_rec.data.batch import RequestBatch
 from easq_rec.kernels.jagged import Lists
+from easq_rec.model.floats import EncodedFloats, FloatEncoder
 from easq_rec.model.initial import Law, Normal
 from easq_rec.model.lora import AdaptedLinear, Stream, adapter
 
 RATIO_BUCKETS = 16
-AGE_BUCKETS = 32
+AGE_BUCKETS = 56
+"""Half-octaves from a second to 2^28 s, which is 8.5 years."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +53,36 @@ class Tokens:
 
 
 class Tokenizer(nn.Module):
-    """One token per user id feature, one for all floats of the user, one per history entry and one per candidate."""
+    """User tokens, one token per history entry and one per candidate.
+
+    With `model.user_tokens="each"` each id feature of the user has a token, and all its floats together have one. With
+    "one", one token holds all features of the user.
+    """
 
     def __init__(self, schema: FeatureSchema, config: Model, max_history: int) -> None:
         super().__init__()
         dims = {table.name: table.dim for table in schema.tables}
         self.user_dim = dims[str(schema.user_ids[0].table)]
         self.history_dim = history_dim = dims[str(schema.history_ids[0].table)]
-        candidate_dim = sum(dims[str(f.table)] for f in schema.candidate if f.table) + numbers(schema.floats)
-        self.user = AdaptedLinear(self.user_dim, config.dim, adapter(config, "input"))
-        user_floats, history_floats = numbers(schema.user_floats), numbers(schema.history_floats)
-        self.user_float: AdaptedLinear | None = None
-        if user_floats:
-            self.user_float = AdaptedLinear(user_floats, config.dim, adapter(config, "input"))
+        self.user_numbers = FloatEncoder(schema.user_floats, config.quantiles)
+        self.history_numbers = FloatEncoder(schema.history_floats, config.quantiles)
+        self.candidate_numbers = FloatEncoder(schema.floats, config.quantiles)
+        candidate_dim = sum(dims[str(f.table)] for f in schema.candidate if f.table) + self.candidate_numbers.width
         self.user_width = len(schema.user_ids) * self.user_dim
-        user_tokens = len(schema.user_ids) + (1 if user_floats else 0)
+        self.one_user_token = config.user_tokens == "one"
+        self.user_float: AdaptedLinear | None = None
+        if self.one_user_token:
+            user_tokens, user_dim = 1, self.user_width + self.user_numbers.width
+        else:
+            user_tokens, user_dim = len(schema.user_ids), self.user_dim
+            if self.user_numbers.width:
+                user_tokens += 1
+                self.user_float = AdaptedLinear(self.user_numbers.width, config.dim, adapter(config, "input"))
+        self.user = AdaptedLinear(user_dim, config.dim, adapter(config, "input"))
         self.user_feature_UD = nn.Parameter(torch.empty(user_tokens, config.dim))
         self.history_float: AdaptedLinear | None = None
-        if history_floats:
-            self.history_float = AdaptedLinear(history_floats, history_dim, adapter(config, "input"))
+        if self.history_numbers.width:
+            self.history_float = AdaptedLinear(self.history_numbers.width, history_dim, adapter(config, "input"))
         self.history = AdaptedLinear(history_dim, config.dim, adapter(config, "input"))
         # Applied directly to the concatenated embeddings of a candidate and its float features.
         self.candidate = AdaptedLinear(candidate_dim, config.dim, adapter(config, "input"))
@@ -78,9 +93,19 @@ class Tokenizer(nn.Module):
     def laws(self) -> Mapping[str, Law]:
         return {"user_feature_UD": Normal(0.02), "context.weight": Normal(0.02)}
 
+    def numbers(self, batch: RequestBatch) -> EncodedFloats:
+        """The float features of a batch as the network reads them."""
+        return EncodedFloats(
+            user_RF=self.user_numbers(batch.user_float_RF),
+            history_HF=self.history_numbers(batch.history_float_HF),
+            candidate_NF=self.candidate_numbers(batch.float_NF),
+        )
+
     def users(self, embedded_RM: Tensor, stream: Stream) -> Tensor:
         """Embeddings side by side, then floats, to (R, U, D)."""
         feature_UD = self.user_feature_UD if stream is Stream.MAIN else self.user_feature_UD.detach()
+        if self.one_user_token:
+            return self.user(embedded_RM, stream)[:, None] + feature_UD
         if self.user_float is None:
             return self.user(embedded_RM.unflatten(-1, (-1, self.user_dim)), stream) + feature_UD
         embedded_RM, float_RF = embedded_RM.tensor_split([self.user_width], dim=-1)
@@ -95,13 +120,11 @@ class Tokenizer(nn.Module):
             age_H: seconds from the entry to the request.
             ratio_H: watch ratio.
         """
-        # Ages range from seconds to years: half-octave buckets up to 2^16 s (18 h), then one bucket.
-        age = (2 * torch.log2(1 + age_H.clamp(min=0))).long().clamp_(max=AGE_BUCKETS - 1)
         ratio = (ratio_H * 8).long().clamp_(0, RATIO_BUCKETS - 1)
         return torch.stack(
             [
                 recency_H.clamp(max=self.max_history - 1),
-                age + self.max_history,
+                age_bucket(age_H) + self.max_history,
                 ratio + self.max_history + AGE_BUCKETS,
             ],
             dim=1,
@@ -115,3 +138,13 @@ class Tokenizer(nn.Module):
             return self.history(embedded_HG + context_HE, stream)
         embedded_HE, float_HF = embedded_HG.tensor_split([self.history_dim], dim=-1)
         return self.history(embedded_HE + context_HE + self.history_float(float_HF, stream), stream)
+
+
+def age_bucket(age_H: Tensor) -> Tensor:
+    """2 log2(1 + age), rounded down, for ages in seconds; int64. The last bucket takes all that are older.
+
+    It compares the exponent and the mantissa of the float, which is exact on every CPU; a logarithm is not.
+    """
+    mantissa_H, exponent_H = torch.frexp(1 + age_H.clamp(min=0))
+    bucket_H = 2 * (exponent_H - 1) + (mantissa_H >= math.sqrt(0.5))
+    return bucket_H.long().clamp_(max=AGE_BUCKETS - 1)

@@ -1,11 +1,11 @@
-"""A tower: small MLP experts behind a ReLU router, and a linear head.
+"""A tower: small MLP experts behind a ReLU router, and linear heads.
 
 Legend: N candidates, D token width, K experts, H hidden width, O output width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config import Tower
+from easq_rec.config.schema import Outcome
 from easq_rec.kernels.experts import mix_experts
 from easq_rec.model.initial import Constant, Law, kaiming, xavier
+from easq_rec.model.utility import ExpectedUtility, PredictedOutcomes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class TowerOutput:
     """Scores and gates."""
 
     score_N: Tensor
+    outcomes: PredictedOutcomes | None = None
+    """Prediction of each outcome; None if the tower computes its score directly."""
     gate_NK: Tensor
     """The router's ReLU output before the floor is added: zero for a closed expert (ReMoE, arXiv 2412.14711)."""
 
@@ -51,16 +55,20 @@ class MoETower(nn.Module):
 
     Args:
         shared: number of shared experts, which are an argument of `forward`.
+        outcomes: the head has one output per outcome, and the score is their expected utility; None: one output.
     """
 
-    def __init__(self, dim: int, config: Tower, *, shared: int = 0) -> None:
+    def __init__(self, dim: int, config: Tower, *, shared: int = 0, outcomes: Sequence[Outcome] | None = None) -> None:
         super().__init__()
         count = config.experts + shared
         self.floor = config.gate_floor
         self.norm = nn.LayerNorm(dim)
         self.router = nn.Linear(dim, count)
         self.experts = Experts(config.experts, dim, config) if config.experts else None
-        self.head = nn.Linear(config.out, 1)
+        # Two names: parameters of the same name start equal in every variant, so they must have the same shape.
+        self.head = nn.Linear(config.out, 1) if outcomes is None else None
+        self.heads = nn.Linear(config.out, len(outcomes)) if outcomes is not None else None
+        self.utility = ExpectedUtility(outcomes) if outcomes is not None else None
 
     def laws(self) -> Mapping[str, Law]:
         # Gates start open for most inputs, so that every expert gets gradients from the first step.
@@ -71,18 +79,28 @@ class MoETower(nn.Module):
         n_ND = self.norm(h_ND)
         open_NK = F.relu(self.router(n_ND))
         mixed_NO = mix_experts(n_ND, open_NK + self.floor, *self._parameters_of(shared))
-        return TowerOutput(score_N=self.head(F.relu(mixed_NO)).squeeze(-1), gate_NK=open_NK)
+        score_N, outcomes = self._score(F.relu(mixed_NO))
+        return TowerOutput(score_N=score_N, outcomes=outcomes, gate_NK=open_NK)
 
     def reference(self, h_ND: Tensor, shared: Experts | None = None) -> Tensor:
         """The same scores, expert by expert: the slow reference of `forward`."""
         n_ND = self.norm(h_ND)
         gate_NK = F.relu(self.router(n_ND)) + self.floor
-        mixed_NO = h_ND.new_zeros(len(h_ND), self.head.in_features)
+        mixed_NO = h_ND.new_zeros(len(h_ND), self._parameters_of(shared)[-1].shape[1])
         parameters = zip(*(stacked.unbind() for stacked in self._parameters_of(shared)), strict=True)
         for k, (in_HD, in_H, out_OH, out_O) in enumerate(parameters):
             hidden_NH = F.relu(F.linear(n_ND, in_HD, in_H))
             mixed_NO = mixed_NO + gate_NK[:, k : k + 1] * F.linear(hidden_NH, out_OH, out_O)
-        return self.head(F.relu(mixed_NO)).squeeze(-1)
+        return self._score(F.relu(mixed_NO))[0]
+
+    def _score(self, x_NO: Tensor) -> tuple[Tensor, PredictedOutcomes | None]:
+        """(score, predicted outcomes) of the mixed output of the experts."""
+        if self.head is not None:
+            return self.head(x_NO).squeeze(-1), None
+        assert self.heads is not None and self.utility is not None
+        # In bf16, candidates with similar utility would have equal scores.
+        outcomes = PredictedOutcomes(logit_NO=self.heads(x_NO).float(), amount_O=self.utility.amount_O)
+        return self.utility(outcomes.logit_NO), outcomes
 
     def _parameters_of(self, shared: Experts | None) -> list[Tensor]:
         """Stacked parameters of all experts; the shared experts are last."""

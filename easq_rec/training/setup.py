@@ -22,6 +22,7 @@ from easq_rec.run_directory.plan_file import write_plan
 from easq_rec.run_directory.progress_file import Progress
 from easq_rec.run_directory.run_log import RunLog
 from easq_rec.training.checkpoint.checkpointer import Checkpointer
+from easq_rec.training.float_statistics import fit_floats
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.holdout_evaluation import HoldoutEvaluation
 from easq_rec.training.memory import HostMemory
@@ -95,6 +96,8 @@ def set_up(
     if latest is not None:
         start = checkpoints.load(latest, sharded, train_step.optimizers)
         event("resumed", step=start.step, checkpoint=latest.path.name)
+    else:
+        fit_floats(model.ranker.network.tokens, sources.train, config.schema)
 
     stopping = StopAgreement(stop_request, runtime, finite_check, checkpoints)
     log = RunLog(run_dir, config.logging, first_step=start.step, total_steps=total_steps, speaks=runtime.leads)

@@ -109,7 +109,8 @@ def test_unusual_names_and_numbers_round_trip(name: str, weight: float) -> None:
 
 def test_integer_weights_become_floats() -> None:
     """1 and 1.0 are equal in Python but differ in the text of config.json, with which a resumed run is compared."""
-    assert json.dumps(to_dict(parse_schema(GOOD, ""))["outcomes"]) == '[{"name": "like", "weight": 1.0}]'
+    (outcome,) = to_dict(parse_schema(GOOD, ""))["outcomes"]
+    assert json.dumps(outcome["weight"]) == "1.0"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

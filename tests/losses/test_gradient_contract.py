@@ -2,8 +2,8 @@
 
 The rows come from the losses (`Loss.moves`), so a new loss is tested without a change of this file.
 
-Each loss is tested separately: the weights of the others are 0, and without engagement utility L_main has no pairs. If
-a loss must not move a group, the gradients of the group must be exactly zero or absent. Otherwise every tensor of the
+Each loss is tested separately: the weights of the others are 0, and if all outcomes are equal L_main has no pairs. If a
+loss must not move a group, the gradients of the group must be exactly zero or absent. Otherwise every tensor of the
 group must have a gradient that is not zero.
 
 The contract is tested by autograd on the plain module, and again under DistributedModelParallel. There the tables have
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from easq_rec.config import Config, LinearName, LoRA, Losses, TrainerConfig
 from easq_rec.config.losses import DPO, Group, Loss
-from easq_rec.config.schema import Outcome
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model.lora import AdaptedLinear
 from easq_rec.model.towers import MoETower
@@ -46,7 +45,7 @@ def only(name: str, form: Loss | None = None) -> Losses:
     """Losses in which only one has an effect.
 
     At least one loss must be computed in every step. So `main` keeps its weight if the loss is only computed in aligned
-    steps. It has no pairs without engagement utility.
+    steps. It has no pairs if all outcomes are equal, as in `batch_of`.
     """
     losses = Losses() if form is None else dataclasses.replace(Losses(), **{name: form})
     weights = dict.fromkeys(NAMES, 0.0) | {name: 1.0}
@@ -58,7 +57,7 @@ ALONE = {
     for name in NAMES
     for form in FORMS.get(name, [None])
 }
-"""Losses in which only one has an effect, given the utilities of `alone`."""
+"""Losses in which only one has an effect, given the batch of `batch_of`."""
 
 
 def row(loss: str) -> Loss:
@@ -76,15 +75,16 @@ Measure = Callable[..., Gradients]
 def alone(loss: str, backbone: str = "transformer", *, lora: LoRA | None = ADAPTERS, isolate: bool = True) -> Config:
     """A config in which only one loss is not zero."""
     config = small_config(backbone=backbone)
-    outcomes = config.schema.outcomes
-    if not row(loss).every_step:
-        outcomes = tuple(Outcome(name=outcome.name, weight=0.0) for outcome in outcomes)
-    return dataclasses.replace(
-        config,
-        schema=dataclasses.replace(config.schema, outcomes=outcomes),
-        losses=ALONE[loss],
-        model=dataclasses.replace(config.model, isolate_embeddings=isolate, lora=lora),
-    )
+    model = dataclasses.replace(config.model, isolate_embeddings=isolate, lora=lora)
+    return dataclasses.replace(config, losses=ALONE[loss], model=model)
+
+
+def batch_of(config: Config) -> RequestBatch:
+    """A batch whose outcomes are all equal if a loss is tested that is only computed in aligned steps."""
+    batch = random_batch(config, requests=8, answered=6)
+    if any(loss.weight and not loss.every_step for loss in config.losses.terms.values()):
+        return dataclasses.replace(batch, outcome_NO=torch.zeros_like(batch.outcome_NO))
+    return batch
 
 
 def group(name: str) -> str:
@@ -105,7 +105,7 @@ def group(name: str) -> str:
 
 def pairwise_blind(name: str, loss: str) -> bool:
     """Whether a parameter is a bias that shifts all scores equally, in a loss of differences of scores."""
-    return name.endswith("head.bias") and loss != "dpo bernoulli"
+    return name.endswith(".head.bias") and loss != "dpo bernoulli"
 
 
 def plain(
@@ -115,7 +115,7 @@ def plain(
     model = TrainingModel(config, torch.device("cpu"))
     excite(model)
     prepare(model)
-    model(random_batch(config, requests=8, answered=6), steered)[0].backward()
+    model(batch_of(config), steered)[0].backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
@@ -136,7 +136,7 @@ def sharded(
     tables = set(wrapped.fused_optimizer.params)
     assert {group(name) for name in tables} == {"embeddings", "satisfaction embeddings"}
     before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters() if name in tables}
-    wrapped(random_batch(config, requests=8, answered=6), steered)[0].backward()
+    wrapped(batch_of(config), steered)[0].backward()
     return {
         name: parameter.detach() - before[name] if name in tables else parameter.grad
         for name, parameter in wrapped.named_parameters()

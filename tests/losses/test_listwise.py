@@ -70,7 +70,7 @@ def test_listwise_loss_replaces_the_main_loss_or_is_added_to_it() -> None:
     ends = batch.candidate_offsets_R1.tolist()
     for weights in ({"main": 0.0, "listwise": 0.5}, {"main": 1.0, "listwise": 0.5}):
         torch.manual_seed(0)
-        weighted = dataclasses.replace(config, losses=config.losses.weighted(**weights))
+        weighted = dataclasses.replace(config, losses=config.losses.weighted(pointwise=0.0, **weights))
         model = TrainingModel(weighted, torch.device("cpu"))
         excite(model)
         loss, output = model(batch)

@@ -12,13 +12,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from easq_rec.config import Losses
 from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
-from easq_rec.config.losses import DPO, Dense
+from easq_rec.config.losses import DPO, Dense, MainBPR
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.dense import dense_preference
 from easq_rec.losses.dpo import log_policy
@@ -262,13 +263,16 @@ def test_uncertain_ranks_between_satisfied_and_dissatisfied() -> None:
     assert THREE_ANSWERS.ranked(between=False) == (0, 2)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal pairs", "pairs by utility"])
 @pytest.mark.parametrize("policy", FORMS)
-def test_the_objective_equals_loops(policy: str) -> None:
+def test_the_objective_equals_loops(policy: str, weighted: bool) -> None:
     """Every part of the loss of a batch equals a loop over the scores of the network."""
     config = small_config("easq")
-    weights = Losses(dpo=DPO(policy=policy, beta=0.3), dense=Dense(temperature=2.0)).weighted(
-        satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4
-    )
+    weights = Losses(
+        main=MainBPR(pairs="utility" if weighted else "equal"),
+        dpo=DPO(policy=policy, beta=0.3),
+        dense=Dense(temperature=2.0),
+    ).weighted(pointwise=0.6, satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4)
     model = TrainingModel(dataclasses.replace(config, losses=weights), torch.device("cpu"))
     excite(model)
     batch = random_batch(config)
@@ -284,7 +288,8 @@ def test_the_objective_equals_loops(policy: str) -> None:
     for first, last in slices[: batch.stream.requests]:
         for i, j in itertools.permutations(range(first, last), 2):
             if utility_N[i] > utility_N[j]:
-                main.append(nll(score_N[i] - score_N[j]))
+                gain = utility_N[i] - utility_N[j] if weighted else 1.0
+                main.append(gain * nll(score_N[i] - score_N[j]))
             if trigger_N[i] and trigger_N[j] and evidence_N[i] > evidence_N[j]:
                 d, e = reference_N[i] - reference_N[j], evidence_N[i] - evidence_N[j]
                 evidence.append(nll(-d) - nll(-d - e))
@@ -308,8 +313,14 @@ def test_the_objective_equals_loops(policy: str) -> None:
     satisfaction, pairs = naive_answered(reference_N[batch.answered_A], label)
     dpo, _ = naive_answered(margin_A, label)
     assert pairs > 4
+    stream = batch.stream.candidates
+    predicted = output.network.main.outcomes
+    assert predicted is not None
+    probability_NO = predicted.logit_NO.detach()[:stream].sigmoid()
+    pointwise = F.binary_cross_entropy(probability_NO, batch.outcome_NO[:stream], reduction="sum")
     expected = {
-        "main": torch.stack(main).mean(),
+        "pointwise": pointwise / stream,
+        "main": torch.stack(main).sum() / (stream if weighted else len(main)),
         "dense": torch.stack(dense).mean(),
         "evidence": torch.stack(evidence).mean(),
         "satisfaction": satisfaction / pairs,
@@ -317,13 +328,19 @@ def test_the_objective_equals_loops(policy: str) -> None:
     }
     for name, value in expected.items():
         torch.testing.assert_close(output.losses[name], value, rtol=1e-5, atol=1e-6, msg=name)
-    whole = expected["main"] + 0.7 * expected["satisfaction"] + 2.0 * expected["dpo"] + 0.4 * expected["dense"]
+    whole = (
+        0.6 * expected["pointwise"]
+        + expected["main"]
+        + 0.7 * expected["satisfaction"]
+        + 2.0 * expected["dpo"]
+        + 0.4 * expected["dense"]
+    )
     whole = whole + 0.9 * expected["evidence"]
     torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
     # L_DPO and L_dense have no effect during the warm-up.
     torch.testing.assert_close(
         model(batch, steered=False)[0].detach(),
-        expected["main"] + 0.7 * expected["satisfaction"] + 0.9 * expected["evidence"],
+        whole - 2.0 * expected["dpo"] - 0.4 * expected["dense"],
         rtol=1e-5,
         atol=1e-6,
     )

@@ -20,23 +20,23 @@ def test_the_config_of_a_loss_names_the_class_of_its_term(name: str) -> None:
 
 def test_a_weight_switches_a_term_on_and_off() -> None:
     """Terms are in the order of the config. L_satis stays on at weight 0, so that its parameters have gradients."""
-    assert list(terms_of(Losses())) == ["main", "satisfaction", "dense"]
-    assert list(terms_of(Losses().without_reference())) == ["main", "satisfaction"]
+    assert list(terms_of(Losses())) == ["pointwise", "main", "satisfaction", "dense"]
+    assert list(terms_of(Losses().without_reference())) == ["pointwise", "main", "satisfaction"]
     every = dict.fromkeys(Losses().terms, 0.5)
     assert list(terms_of(Losses().weighted(**every))) == list(every)
 
 
 def test_a_loss_in_every_step_is_required() -> None:
     with pytest.raises(ValueError, match="at least one loss that is computed in every step"):
-        Losses().weighted(main=0.0)
-    assert Losses().weighted(main=0.0, listwise=1.0).main.weight == 0
+        Losses().weighted(pointwise=0.0, main=0.0)
+    assert Losses().weighted(pointwise=0.0, main=0.0, listwise=1.0).main.weight == 0
 
 
 def test_losses_are_switched_by_their_requirements() -> None:
     losses = Losses().weighted(direct=0.5, listwise=0.2)
     weights = {name: loss.weight for name, loss in losses.aligned_by(dpo=2.0).terms.items() if loss.weight}
-    assert weights == {"main": 1.0, "dpo": 2.0, "listwise": 0.2}
+    assert weights == {"pointwise": 1.0, "main": 1.0, "dpo": 2.0, "listwise": 0.2}
     weights = {name: loss.weight for name, loss in losses.without_reference().terms.items() if loss.weight}
-    assert weights == {"main": 1.0, "direct": 0.5, "listwise": 0.2}
+    assert weights == {"pointwise": 1.0, "main": 1.0, "direct": 0.5, "listwise": 0.2}
     assert losses.learns_from_answers and not losses.aligned_by().learns_from_answers
     assert losses.aligned_by(dpo=1.0).slates and not losses.slates

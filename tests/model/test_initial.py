@@ -78,7 +78,7 @@ def test_bounds_are_those_of_torch() -> None:
 def test_parameters_of_the_same_name_start_equal_in_every_variant(name: str) -> None:
     one, other = weights("easq"), weights(name)
     shared = [key for key in one.keys() & other.keys() if one[key].shape == other[key].shape]
-    assert "network.main.head.weight" in shared and len(shared) > 20
+    assert "network.tokens.candidate.weight" in shared and len(shared) > 20
     for key in shared:
         assert torch.equal(one[key], other[key]), key
 

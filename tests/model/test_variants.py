@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from easq_rec.config import Config, Losses, Tower
-from easq_rec.config.schema import Outcome
 from easq_rec.config.variants import VARIANTS
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.divergence import bernoulli_kl
@@ -32,15 +32,15 @@ def model_of(config: Config) -> TrainingModel:
 
 
 def without_engagement(config: Config) -> Config:
-    """The config with outcomes of weight 0, so that L_main has no pairs."""
-    outcomes = tuple(Outcome(name=outcome.name, weight=0.0) for outcome in config.schema.outcomes)
-    return dataclasses.replace(config, schema=dataclasses.replace(config.schema, outcomes=outcomes))
+    """The config without L_point. If all outcomes are equal, as in `moved`, L_main has no pairs."""
+    return dataclasses.replace(config, losses=config.losses.weighted(pointwise=0.0))
 
 
 def moved(model: TrainingModel, config: Config) -> set[str]:
-    """Parts of the ranker that get a gradient from one batch."""
+    """Parts of the ranker that get a gradient from one batch whose outcomes are all equal."""
     model.zero_grad()
-    model(random_batch(config, requests=8, answered=6))[0].backward()
+    batch = random_batch(config, requests=8, answered=6)
+    model(dataclasses.replace(batch, outcome_NO=torch.zeros_like(batch.outcome_NO)))[0].backward()
     return {
         name.split(".")[1] if name.startswith("ranker.embeddings") else name.split(".")[2]
         for name, parameter in model.named_parameters()
@@ -132,12 +132,13 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom"])
 def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every: int) -> None:
-    """Averaged over all steps, every loss has its weight from the config. L_main is in every step."""
+    """Averaged over all steps, every loss has its weight from the config. L_main and L_point are in every step."""
     config = small_config(variant)
     rare = dataclasses.replace(config, losses=dataclasses.replace(config.losses, align_every=every))
     loss, output = model_of(rare)(random_batch(rare))
     parts = {name: float(value) for name, value in output.losses.items()}
-    weights = {name: (1 if name == "main" else every) * rare.losses.terms[name].weight for name in parts}
+    terms = rare.losses.terms
+    weights = {name: (1 if terms[name].every_step else every) * terms[name].weight for name in parts}
     assert len([weight for weight in weights.values() if weight]) > 1
     assert float(loss.detach()) == pytest.approx(
         sum(weight * parts[name] for name, weight in weights.items()), abs=1e-5
@@ -145,21 +146,32 @@ def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every
 
 
 @pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom", "paper"])
-def test_a_step_that_does_not_align_trains_only_the_main_loss(variant: str) -> None:
-    """The parameters of `main_only` get the gradients of L_main. Those of the pathway get no gradient."""
+def test_a_step_that_does_not_align_trains_only_on_engagement(variant: str) -> None:
+    """The parameters of `main_only` get the gradients of L_main and L_point. Those of the pathway get no gradient."""
     config = small_config(variant)
     model, alone = model_of(config), model_of(config)
     batch = random_batch(config, answered=0, aligned=False)
     loss, output = model(batch)
-    assert output.losses.keys() == {"main"} and float(loss.detach()) == float(output.losses["main"]) > 0
+    engagement = {name for name, term in config.losses.in_force.items() if term.every_step}
+    assert output.losses.keys() == engagement and "main" in engagement
+    assert float(loss.detach()) == pytest.approx(sum(float(value) for value in output.losses.values()))
     assert output.network.reference is output.network.answered is output.network.evidence is None
     loss.backward()
     full = alone(random_batch(config, answered=0))[1]
     lists = full.network.candidates
     utility_N = batch.outcome_NO @ alone.comparison.utility_O
-    better_RCC = better_pairs(lists.pad(utility_N[:, None]).squeeze(-1), real_pairs(lists.mask()))
+    utility_RC, real_RCC = lists.pad(utility_N[:, None]).squeeze(-1), real_pairs(lists.mask())
+    better_RCC = better_pairs(utility_RC, real_RCC)
     margin_RCC = margins(lists.pad(full.network.main.score_N[:, None]).squeeze(-1))
-    (bpr(margin_RCC, better_RCC) / better_RCC.sum()).backward()
+    if config.losses.main.pairs == "equal":
+        expected = bpr(margin_RCC, better_RCC) / better_RCC.sum()
+    else:
+        gain_RCC = (utility_RC[:, :, None] - utility_RC[:, None, :]).clamp(min=0) * better_RCC
+        expected = bpr(margin_RCC, gain_RCC) / len(utility_N)
+    if predicted := full.network.main.outcomes:
+        entropy = F.binary_cross_entropy_with_logits(predicted.logit_NO, batch.outcome_NO, reduction="sum")
+        expected = expected + entropy / len(utility_N)
+    expected.backward()
     resting = {id(parameter) for parameter in model.ranker.network.pathway()}
     for (name, parameter), other in zip(model.named_parameters(), alone.parameters(), strict=True):
         if id(parameter) in resting:

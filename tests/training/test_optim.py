@@ -79,13 +79,14 @@ class Training:
 
 
 def rows_read(config: Config, batches: list[RequestBatch], *, stream_only: bool) -> dict[str, set[int]]:
-    """Rows of each table that requests with at least two candidates read (others form no pair)."""
+    """Rows of each table that requests read. Without L_point, only requests with at least two candidates form pairs."""
     schema = config.schema
     rows: dict[str, set[int]] = {table.name: set() for table in (*schema.tables, *schema.satisfaction_tables)}
     for batch in batches:
         counts = batch.candidate_offsets_R1.diff().tolist()
         last = batch.stream.requests if stream_only else batch.total.requests
-        requests = [request for request in range(last) if counts[request] > 1]
+        least = 1 if config.losses.pointwise.weight else 2
+        requests = [request for request in range(last) if counts[request] >= least]
         for group, kjt in (("user", batch.user), ("", batch.sequence), ("candidate", batch.candidate)):
             assert kjt is not None
             owners = np.repeat(np.arange(len(counts)), counts) if group == "candidate" else np.arange(len(counts))
