@@ -62,7 +62,8 @@ def test_the_loss_is_the_mean_over_pairs(example: ModuleType) -> None:
     ]
     assert int(output.pairs["hinge"]) == len(costs) > 1
     assert float(output.losses["hinge"]) == pytest.approx(sum(costs) / len(costs), rel=1e-5)
-    total = float(output.losses["main"]) + 0.25 * float(output.losses["hinge"])
+    engagement = float(output.losses["pointwise"]) + float(output.losses["main"])
+    total = engagement + 0.25 * float(output.losses["hinge"])
     assert float(loss.detach()) == pytest.approx(total, rel=1e-5)
 
 

@@ -20,7 +20,7 @@ from tests.integration.conftest import REPOSITORY, SMALL, metrics
 WORKER = Path(__file__).with_name("worker_planted.py")
 STEP, STEPS = 3, 7
 SEEN = {
-    "loss": "the loss (main) is not finite",
+    "loss": "the loss (pointwise, main) is not finite",
     "embeddings": "the gradient of embeddings is not finite",
     "network": "the gradient of embeddings is not finite",
 }

@@ -47,7 +47,7 @@ def test_parameters_with_a_non_finite_gradient_do_not_change(runtime: Runtime, t
     assert training.read_after == [min(step + late, STEPS) for step in range(1, STEPS + 1)]
     problems = {one.step: one.problem for one in training.outcomes if one.problem is not None}
     assert problems.keys() == planted.keys()
-    assert problems[1].startswith("the loss (main")
+    assert problems[1].startswith("the loss (pointwise, main")
     assert problems[3] == problems[5] == "the gradient of embeddings"
     assert training.finite_check.skipped_steps == 3 and not training.reported
     assert len(list(tmp_path.iterdir())) == 3
@@ -81,7 +81,7 @@ def test_a_run_that_is_to_stop_reports_the_step_and_the_problem(runtime: Runtime
     """A loss is reported at its step. A gradient is reported at the next step, which changes nothing."""
     loss = CheckedTraining(small_config(), runtime, tmp_path / "loss", planted={3: "loss"}, stops=True)
     loss.run()
-    assert list(loss.reported) == [3] and loss.reported[3].startswith("step 3, rank 0: the loss (main")
+    assert list(loss.reported) == [3] and loss.reported[3].startswith("step 3, rank 0: the loss (pointwise, main")
     gradient = CheckedTraining(small_config(), runtime, tmp_path / "gradient", planted={3: "embeddings"}, stops=True)
     gradient.run()
     assert list(gradient.reported) == [4]
