@@ -33,7 +33,7 @@ step 8. A learning rate changed by 10% differs by more than 4e-4 in step 4."""
 TOLERANCE_LATER = 0.05
 """Largest absolute difference in the later steps, in which AdamW amplifies rounding: where the true gradient is almost
 0, rounding decides its sign, and AdamW takes a full step."""
-NAMES = ("loss_main", "loss_satisfaction", "loss_dense", "loss_evidence")
+NAMES = ("loss_pointwise", "loss_main", "loss_satisfaction", "loss_dense", "loss_evidence")
 
 
 def trajectory(directory: Path, *, cpu: str = "native") -> list[list[float | None]]:

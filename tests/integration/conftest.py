@@ -65,7 +65,7 @@ def losses() -> Callable[[Path], list[tuple[float | None, ...]]]:
     """losses(run_dir): (step, each loss) of every logged step. A loss that the step did not compute is None."""
 
     def read(run_dir: Path) -> list[tuple[float | None, ...]]:
-        names = ("step", "loss_main", "loss_satisfaction", "loss_dpo", "loss_dense", "loss_evidence")
+        names = ("step", "loss_main", "loss_satisfaction", "loss_dpo", "loss_dense", "loss_evidence", "loss_pointwise")
         return [tuple(line.get(name) for name in names) for line in metrics(run_dir)]
 
     return read

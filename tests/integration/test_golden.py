@@ -31,7 +31,7 @@ def test_quickstart_follows_the_golden_trajectory(cpu: str, tmp_path: Path) -> N
         assert [value is None for value in actual] == [value is None for value in expected], f"step {step}"
         given, stored_values = ([value for value in values if value is not None] for values in (actual, expected))
         assert given == pytest.approx(stored_values, abs=tolerance, rel=0), f"step {step}"
-    dense, evidence = ([step[index] for step in found if step[index] is not None] for index in (2, 3))
+    dense, evidence = ([step[index] for step in found if step[index] is not None] for index in (3, 4))
     assert len(dense) == len(evidence) == golden.STEPS // 2, "every other step is aligned"
     assert any(loss > 0 for loss in dense), "L_dense is 0 in every step"
     assert any(loss < 0 for loss in evidence), "L_evidence is not negative in any step"
