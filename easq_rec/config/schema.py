@@ -122,7 +122,8 @@ class Count:
         # The name is also that of a file.
         named = re.fullmatch(r"[A-Za-z0-9_-]+", self.name) is not None
         require(named, "count: name", self.name, "letters, digits, _ and -")
-        require(len(set(self.keys)) == len(self.keys), f"count {self.name}: keys", self.keys, "different columns")
+        different = len(set(self.keys)) == len(self.keys) and not {"shown", "happened"}.intersection(self.keys)
+        require(different, f"count {self.name}: keys", self.keys, "different columns, other than shown and happened")
         positive = self.half_life_h is None or self.half_life_h > 0
         require(positive, f"count {self.name}: half_life_h", self.half_life_h, "more than 0, or none")
 
