@@ -84,6 +84,7 @@ def with_every_kind(schema: FeatureSchema) -> FeatureSchema:
             *schema.candidate,
             Feature(name="topics", kind="weighted_id_list", table="topic"),
             Feature(name="moods", kind="weighted_id_list", table="mood", pooling="mean"),
+            Feature(name="rate", kind="count"),
         ),
     )
 
@@ -199,6 +200,9 @@ def _column(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, c
         case "float_list":
             assert feature.length is not None
             return rng.normal(size=(count, feature.length)).astype(np.float32)
+        case "count":
+            shown = rng.integers(0, 100, count)
+            return np.stack([shown, shown * rng.random(count), rng.random(count)], axis=1).astype(np.float32)
 
 
 def _ids(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Array:

@@ -1,4 +1,4 @@
-"""`easq-rec data world`, `build` and `inspect`: the two datasets, generated, built from raw logs, and described."""
+"""`easq-rec data world`, `build`, `inspect` and `counts`: the two datasets, generated, built, described, extended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from easq_rec.config import World
+from easq_rec.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,44 @@ class InspectCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CountsCommand:
+    """Add what happened before each request to its candidates: decayed counts and rates of outcomes, by id.
+
+    The schema declares them, by a TOML file or a recipe."""
+
+    directory: Annotated[str, tyro.conf.Positional]
+    """Holds requests/ and answers/; a path or a URL."""
+    out: Path
+    """Directory to write: the same data with more columns of the candidates, and the table counts/."""
+    schema: Path | None = None
+    """TOML file with the counts."""
+    recipe: str | None = None
+    """Recipe with the counts, such as kuairand_counts."""
+
+    def run(self) -> int:
+        from easq_rec.config.command_line import find_recipe
+        from easq_rec.config.schema_file import load_schema
+        from easq_rec.tools.counts.command import add_counts
+
+        if self.schema is not None and self.recipe is None:
+            declared = load_schema(self.schema)
+        elif self.recipe is not None and self.schema is None:
+            declared = find_recipe(self.recipe).schema
+        else:
+            raise UserError("data counts: give one of --schema FILE.toml and --recipe NAME")
+        print(add_counts(self.directory, self.out, declared))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataCommands:
-    """Generate, build and inspect data."""
+    """Generate, build, inspect and extend data."""
 
     command: (
         Annotated[WorldCommand, tyro.conf.subcommand("world")]
         | Annotated[BuildCommand, tyro.conf.subcommand("build")]
         | Annotated[InspectCommand, tyro.conf.subcommand("inspect")]
+        | Annotated[CountsCommand, tyro.conf.subcommand("counts")]
     )
 
     def run(self) -> int:

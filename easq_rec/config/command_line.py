@@ -40,7 +40,7 @@ def parse_config(argv: Sequence[str], *, prog: str) -> Config:
         default = dataclasses.replace(load_json(Config, Path(name)), run_dir=None)
         name = default.recipe
     else:
-        default = _recipe(name)
+        default = find_recipe(name)
     if schema_file is not None:
         default = dataclasses.replace(default, schema=load_schema(schema_file), schema_file=str(schema_file))
     description = (
@@ -71,11 +71,13 @@ def _take_schema(argv: list[str]) -> Path | None:
     return Path(file)
 
 
-def _recipe(name: str) -> Config:
+def find_recipe(name: str) -> Config:
+    """The config of a recipe. Raises UserError that lists the known names."""
     try:
         return recipe(name)
     except KeyError:
-        known = f"one of {', '.join(RECIPES)}, or BASE_VARIANT such as quickstart_ple, BASE one of {', '.join(BASES)}"
+        combined = f"BASE_VARIANT such as quickstart_ple or quickstart_ple_counts, BASE one of {', '.join(BASES)}"
+        known = f"one of {', '.join(RECIPES)}, or {combined}"
         raise UserError(f"unknown recipe {name!r}: {known}") from None
 
 

@@ -21,7 +21,7 @@ from easq_rec.config import (
     World,
 )
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
-from easq_rec.config.variants import VARIANTS
+from easq_rec.config.variants import ADDITIONS, VARIANTS
 
 
 def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
@@ -199,9 +199,17 @@ BASES: dict[str, Callable[[], Config]] = {
 
 
 def recipe(name: str) -> Config:
-    """The config of `BASE`, of `VARIANT` at the size of `easq`, or of `BASE_VARIANT`. Raises KeyError for others."""
+    """The config of `BASE`, of `VARIANT` at the size of `easq`, of `BASE_VARIANT`, or of one of these and `_ADDITION`.
+
+    Raises KeyError for others.
+    """
     if name in BASES:
         return BASES[name]()
+    if name in ADDITIONS:
+        return dataclasses.replace(ADDITIONS[name](easq()), recipe=name)
+    for addition, change in ADDITIONS.items():
+        if name.endswith(f"_{addition}"):
+            return dataclasses.replace(change(recipe(name.removesuffix(f"_{addition}"))), recipe=name)
     if name in VARIANTS:
         return dataclasses.replace(VARIANTS[name](easq()), recipe=name)
     for base, made in BASES.items():
@@ -211,5 +219,5 @@ def recipe(name: str) -> Config:
     raise KeyError(name)
 
 
-RECIPES = (*BASES, *VARIANTS)
-"""What `easq-rec train RECIPE` accepts; `BASE_VARIANT` names any combination."""
+RECIPES = (*BASES, *VARIANTS, *ADDITIONS)
+"""What `easq-rec train RECIPE` accepts; `BASE_VARIANT` and `BASE_VARIANT_ADDITION` name any combination."""

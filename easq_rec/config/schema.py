@@ -7,6 +7,7 @@ without torch.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,10 +47,11 @@ class Feature:
     """One input column of the model."""
 
     name: str
-    kind: Literal["id", "id_list", "weighted_id_list", "float", "float_list"] = "id"
-    """weighted_id_list: ids with weights of 0 or more; float_list: `length` numbers, such as a content embedding."""
+    kind: Literal["id", "id_list", "weighted_id_list", "float", "float_list", "count"] = "id"
+    """weighted_id_list: ids with weights of 0 or more; float_list: `length` numbers, such as a content embedding;
+    count: how often an outcome happened before, of a candidate: a column that `easq-rec data counts` writes."""
     table: str | None = None
-    """Embedding table that the ids index; None for floats."""
+    """Embedding table that the ids index; None for floats and counts."""
     source: str | None = None
     """Column (struct field) to read; None: the feature's name."""
     pooling: Literal["sum", "mean"] = "sum"
@@ -61,13 +63,28 @@ class Feature:
     encoding: Literal["standard", "quantiles", "raw"] = "standard"
     """How a number enters the network. standard: minus the mean, over the standard deviation, of the training data.
     quantiles: as `model.quantiles` numbers between quantiles of the training data. raw: as it is."""
+    smoothing: float = 20.0
+    """Impressions at the overall rate that are added to a `count` before its rate is taken."""
 
     @property
     def column(self) -> str:
         return self.source or self.name
 
+    @property
+    def numbers(self) -> int:
+        """Numbers that the model reads; ids are looked up and have none. A count has two: the logit of its smoothed
+        rate, and the logarithm of its impressions."""
+        match self.kind:
+            case "float":
+                return 1
+            case "float_list":
+                return self.length or 0
+            case "count":
+                return 2
+        return 0
+
     def __post_init__(self) -> None:
-        if self.kind in ("float", "float_list"):
+        if self.kind in ("float", "float_list", "count"):
             require(self.table is None, f"feature {self.name}: table", self.table, f"None for kind {self.kind!r}")
         else:
             require(self.table is not None, f"feature {self.name}: table", self.table, "a table for an id feature")
@@ -76,6 +93,10 @@ class Feature:
             require(given, f"feature {self.name}: length", self.length, "the numbers in each list, at least 1")
         else:
             require(self.length is None, f"feature {self.name}: length", self.length, f"None for kind {self.kind!r}")
+        if self.kind == "count":
+            scaled = self.transform != "identity"
+            require(not scaled, f"feature {self.name}: transform", self.transform, "'identity' for kind 'count'")
+        require(self.smoothing > 0, f"feature {self.name}: smoothing", self.smoothing, "more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +121,30 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Count:
+    """How often an outcome happened in earlier impressions with the same ids. `easq-rec data counts` computes it."""
+
+    name: str
+    """Candidate column that is written."""
+    outcome: str
+    """Candidate column with the outcome: 0 or 1."""
+    keys: tuple[str, ...] = ()
+    """Id columns of the candidates (`video_id`, `tags`), of the request (`user_id`) and of its user (`user.region`).
+    Impressions are counted for each combination of their ids; none: all impressions together."""
+    half_life_h: float | None = None
+    """Hours until an impression counts half; None: it always counts as one."""
+
+    def __post_init__(self) -> None:
+        # The name is also that of a file.
+        named = re.fullmatch(r"[A-Za-z0-9_-]+", self.name) is not None
+        require(named, "count: name", self.name, "letters, digits, _ and -")
+        different = len(set(self.keys)) == len(self.keys) and not {"shown", "happened"}.intersection(self.keys)
+        require(different, f"count {self.name}: keys", self.keys, "different columns, other than shown and happened")
+        positive = self.half_life_h is None or self.half_life_h > 0
+        require(positive, f"count {self.name}: half_life_h", self.half_life_h, "more than 0, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureSchema:
     """The features of users, history entries and candidates, and the outcomes of candidates.
 
@@ -121,6 +166,11 @@ class FeatureSchema:
     """Meaning of the questionnaire's answers."""
     satisfaction_dim: int = 8
     """Width of the separate embeddings of each candidate id feature that only the satisfaction tower reads; 0: none."""
+    counts: tuple[Count, ...] = ()
+    """Columns that `easq-rec data counts` adds to the candidates. A feature of kind `count` reads one of them."""
+    count_bucket_minutes: int = 60
+    """Counts of a request hold what was known when the bucket of time with the request began: the length of these
+    buckets, in minutes."""
 
     def __post_init__(self) -> None:
         problems = [f"{name}={value!r} is not allowed: {allowed}" for name, value, allowed in self._violations()]
@@ -161,6 +211,7 @@ class FeatureSchema:
             yield "schema.history: id lists", lists, "none: one id per history entry"
         if not self.outcomes:
             yield "schema.outcomes", self.outcomes, "at least one outcome"
+        yield from self._miscounted()
         outcomes = [outcome.name for outcome in self.outcomes]
         if self.trigger is not None and self.trigger not in outcomes:
             yield "schema.trigger", self.trigger, f"an outcome of the schema, {outcomes}, or None"
@@ -172,6 +223,24 @@ class FeatureSchema:
                     if first != owner:
                         allowed = f"a separate table: {feature.table} already serves the {first} features"
                         yield f"schema: table of {owner} feature {feature.name}", feature.table, allowed
+
+    def _miscounted(self) -> Iterator[tuple[str, object, str]]:
+        """Faults of the counts and of the features that read them."""
+        if self.count_bucket_minutes < 1:
+            yield "schema.count_bucket_minutes", self.count_bucket_minutes, "at least 1"
+        for group in ("user", "history"):
+            misplaced = [feature.name for feature in getattr(self, group) if feature.kind == "count"]
+            if misplaced:
+                yield f"schema.{group}: counts", misplaced, "none: counts are features of candidates"
+        names = [count.name for count in self.counts]
+        if len(set(names)) != len(names):
+            yield "schema.counts", names, "unique names"
+        used = {self.item, *(outcome.name for outcome in self.outcomes)}
+        used |= {feature.column for feature in self.candidate if feature.kind != "count"}
+        used |= {name for count in self.counts for name in (count.outcome, *count.keys)}
+        taken = sorted(used.intersection(names))
+        if taken:
+            yield "schema.counts", taken, "names that no other column of the candidates has"
 
     @cached_property
     def user_ids(self) -> tuple[Feature, ...]:
@@ -220,7 +289,7 @@ class FeatureSchema:
 
     @cached_property
     def floats(self) -> tuple[Feature, ...]:
-        """Candidate features that are numbers."""
+        """Candidate features that are numbers or counts."""
         return tuple(f for f in self.candidate if f.table is None)
 
     @cached_property
@@ -243,8 +312,8 @@ class FeatureSchema:
 
 
 def numbers(features: tuple[Feature, ...]) -> int:
-    """Numbers that the float features among some features have together."""
-    return sum(feature.length or 1 for feature in features if feature.table is None)
+    """Numbers that the features among some that are not ids have together."""
+    return sum(feature.numbers for feature in features)
 
 
 def weighted(features: tuple[Feature, ...]) -> bool:

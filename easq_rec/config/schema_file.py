@@ -1,6 +1,6 @@
 """Reads and writes a feature schema as a TOML file, for logs without a recipe. One error lists all problems.
 
-item = "video_id"             also: trigger, satisfaction_dim
+item = "video_id"             also: trigger, satisfaction_dim, count_bucket_minutes
 
 [answers]                     optional; default: dissatisfied, uncertain, satisfied
 names = ["no", "yes"]         also: first, uncertain, dissatisfied, satisfied
@@ -17,6 +17,11 @@ table = "video"
 [[outcomes]]
 name = "long_view"
 weight = 1.0
+
+[[counts]]                    optional; also: half_life_h
+name = "video_rate"
+outcome = "long_view"
+keys = ["video_id"]
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from typing import Any
 from easq_rec.config.parse import entry_place, parse, read_text, remedy, toml_values
 from easq_rec.config.schema import FeatureSchema
 
-GROUPS = ("tables", "user", "history", "candidate", "outcomes")
+GROUPS = ("tables", "user", "history", "candidate", "outcomes", "counts")
 """Lists of tables in the file, in file order."""
 
 
@@ -55,7 +60,7 @@ def schema_to_toml(
         notes: comment above an entry, by (list, name): ("candidate", "video_id").
     """
     lines = [*_comment(header), f"item = {_literal(schema.item)}"]
-    for key in ("trigger", "satisfaction_dim"):
+    for key in ("trigger", "satisfaction_dim", "count_bucket_minutes"):
         if getattr(schema, key) != getattr(FeatureSchema, key):
             lines.append(f"{key} = {_literal(getattr(schema, key))}")
     if schema.answers != FeatureSchema.answers:

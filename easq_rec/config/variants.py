@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from easq_rec.config import HSTU, Config, Losses, Tower
+from easq_rec.config.counts import usual_counts, with_counts
 from easq_rec.config.losses import DPO, MainBPR
 
 
@@ -118,6 +119,12 @@ def hstu(config: Config) -> Config:
     return _changed(config, model={"backbone": HSTU(heads=backbone.heads, layers=backbone.layers)})
 
 
+def counts(config: Config) -> Config:
+    """Features that count what happened before, by video, author, user and tab. `easq-rec data counts` adds their
+    columns to the data."""
+    return dataclasses.replace(config, schema=with_counts(config.schema, usual_counts(config.schema)))
+
+
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
     return lambda config: change(paper(config))
 
@@ -138,6 +145,8 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
     **{change.__name__: change for change in (*EASQ_CHANGED, hstu)},
 }
 """Variants by name; names that do not begin with `paper` change the default alignment."""
+ADDITIONS: dict[str, Callable[[Config], Config]] = {counts.__name__: counts}
+"""Changes of any config, also of a variant, by name."""
 
 
 def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) -> Config:

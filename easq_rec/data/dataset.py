@@ -94,15 +94,15 @@ class RequestDataset:
         """Requests in the period."""
         return sum(group.kept for group in self.row_groups)
 
-    def check_time_order(self) -> None:
-        """Raises UserError if a row group begins before the previous row group."""
+    def check_time_order(self, reader: str = "data.shuffle=False") -> None:
+        """Raises UserError if a row group begins before the previous row group; `reader` is what needs the order."""
         groups = [group for group in self.row_groups if group.kept]
         for before, group in pairwise(groups):
             if group.first_ms < before.first_ms:
                 raise UserError(
                     f"{files.display_name(group.file)}, row group {group.index}: begins at {group.first_ms}, before "
                     f"the previous row group (file {files.display_name(before.file)}, at {before.first_ms}): "
-                    "data.shuffle=False reads files in the order of their names, which must be time order"
+                    f"{reader} reads files in the order of their names, which must be time order"
                 )
 
     def read(self, group: RowGroup) -> RequestColumns:
@@ -137,6 +137,10 @@ class RequestDataset:
             placed = np.full(len(rows), -1)
             placed[good] = np.arange(len(good))
             return columns, placed
+
+    def stored(self, group: RowGroup) -> pa.Table:
+        """A row group as stored, with all of its columns. Raises UserError as `read` does for files."""
+        return self._table(group, None)
 
     def _set_aside(self, group: RowGroup, bad: BadRows, rows: Rows, *, of: int) -> None:
         """Quarantines rows. Raises `bad` without a quarantine, and UserError if every row of the row group is bad."""

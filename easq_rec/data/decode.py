@@ -23,7 +23,7 @@ def decode(table: pa.Table, layout: Layout, place: Place, *, max_history: int) -
     lists: dict[str, Ragged] = {}
     ragged: dict[str, Ragged] = {}
     for field in table.schema:
-        array = _one_chunk(table.column(field.name))
+        array = one_chunk(table.column(field.name))
         if pa.types.is_struct(array.type):
             no_nulls(array, field.name, place, "a struct")
             for name, child in _fields(array):
@@ -79,7 +79,8 @@ def _struct_list(array: pa.Array, name: str, columns: dict[str, Column], place: 
     return Ragged(offsets=starts, children=children)
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The column of a row group as one array, without a copy if it is one."""
     if column.num_chunks == 1:
         return column.chunk(0)
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -44,11 +44,10 @@ def is_dir(location: Location) -> bool:
         raise UserError(f"{display_name(location)}: cannot be reached: {error}") from error
 
 
-def parquet_files(directory: Location) -> list[str]:
-    """Names of all Parquet files below a folder, sorted, relative to it, without unfinished files.
+def all_files(directory: Location) -> list[str]:
+    """Names of all files below a folder, sorted, relative to it, without unfinished files.
 
-    Raises:
-        UserError: there are no files, or the filesystem cannot be reached.
+    Raises UserError if the filesystem cannot be reached.
     """
     filesystem, path = _resolve(str(directory))
     try:
@@ -58,7 +57,16 @@ def parquet_files(directory: Location) -> list[str]:
     # Some filesystems return names with an extra leading slash.
     start = len(path.strip("/")) + 1 if path.strip("/") else 0
     names = [info.path.lstrip("/")[start:] for info in found if info.type == pafs.FileType.File]
-    names = sorted(name for name in names if name.endswith(".parquet") and _committed(name))
+    return sorted(filter(_committed, names))
+
+
+def parquet_files(directory: Location) -> list[str]:
+    """Names of all Parquet files below a folder, sorted, relative to it, without unfinished files.
+
+    Raises:
+        UserError: there are no files, or the filesystem cannot be reached.
+    """
+    names = [name for name in all_files(directory) if name.endswith(".parquet")]
     if not names:
         raise UserError(
             f"{display_name(directory)} has no Parquet files: --data must be the folder with requests/ and answers/"

@@ -7,7 +7,8 @@ All code that depends on the kind of a column is in this file. The reader (`deco
 - `encode` with what `read` returned: ids become table rows, numbers are transformed,
 - `lookup` with encoded ids, to look them up in a table.
 
-Weighted ids lie in a file as ``list<struct<id, weight>>`` and not as two lists, which could differ in length.
+Weighted ids lie in a file as ``list<struct<id, weight>>`` and not as two lists, which could differ in length. A count
+is a ``struct<shown, happened, prior>``: impressions, those in which the outcome happened, and the overall rate.
 
 A column with one value per entry is an array, a column of lists is `Ragged`.
 """
@@ -29,7 +30,7 @@ from easq_rec.data.bad_rows import Place, check, no_nulls, nulls
 from easq_rec.data.columns import Array, Ragged, Rows
 
 Kind = Literal[
-    "id", "id_list", "weighted_id_list", "float", "float_list", "flag", "amount", "optional_float", "answer",
+    "id", "id_list", "weighted_id_list", "float", "float_list", "count", "flag", "amount", "optional_float", "answer",
     "optional_time",
 ]  # fmt: skip
 
@@ -40,6 +41,10 @@ VALUES = "values"
 """Child of a `Ragged` column that holds the ids,"""
 WEIGHTS = "weights"
 """and the one that holds their weights."""
+COUNT_FIELDS = ("shown", "happened", "prior")
+"""Fields of a count, in the order of the columns that `read` returns."""
+LEAST_RATE = 1e-6
+"""Rates nearer to 0 or 1 count as this far from them, so that their logits are finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,7 @@ class Column:
             "float_list": "a list of numbers",
             "flag": "a number or boolean",
             "amount": "a number",
+            "count": "a struct of the numbers shown, happened and prior, as `easq-rec data counts` writes",
             "optional_float": "a number (null: unknown)",
             "answer": f"an integer (null, {self.answers.expected})" if self.answers is not None else "",
             "optional_time": "an integer (null or milliseconds)",
@@ -91,12 +97,14 @@ class Column:
                 return _is_number(dtype) or pa.types.is_boolean(dtype)
             case "float_list":
                 return is_number_list(dtype)
+            case "count":
+                return is_count(dtype)
             case "optional_float" | "amount":
                 return _is_number(dtype)
 
 
 def read(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> Array | Ragged:
-    """A checked column: int64 (ids, times), int8 (answers), float32, or lists of them.
+    """A checked column: int64 (ids, times), int8 (answers), float32, or lists of them. A count is float32, (n, 3).
 
     Args:
         owner: row of the table that holds each entry; None: entry i is that of row i.
@@ -134,6 +142,8 @@ def read(array: pa.Array, column: Column, place: Place, owner: Rows | None) -> A
             return amounts
         case "float_list":
             return _number_lists(array, column, place, owner)
+        case "count":
+            return _counts(array, column.path, place, owner)
         case "weighted_id_list":
             return _weighted_ids(array, column, place, owner)
         case "id":
@@ -162,6 +172,8 @@ def encode(feature: Feature, table: Table | None, column: Array | Ragged) -> Arr
             return Ragged(offsets=column.offsets, children={VALUES: rows, WEIGHTS: weights})
         case "float" | "float_list":
             return _transformed(feature, _flat(column))
+        case "count":
+            return _rate_and_number(feature, _flat(column))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +232,14 @@ def is_weighted_list(dtype: pa.DataType) -> bool:
         return False
     fields = {field.name: field.type for field in dtype.value_type}
     return pa.types.is_integer(fields.get("id", pa.null())) and _is_number(fields.get("weight", pa.null()))
+
+
+def is_count(dtype: pa.DataType) -> bool:
+    """Whether an Arrow type is a struct that has the numbers of a count."""
+    if not pa.types.is_struct(dtype):
+        return False
+    fields = {field.name: field.type for field in dtype}
+    return all(_is_number(fields.get(name, pa.null())) for name in COUNT_FIELDS)
 
 
 def offsets(array: pa.Array) -> Rows:
@@ -307,6 +327,25 @@ def _number_lists(array: pa.Array, column: Column, place: Place, owner: Rows | N
     check(lengths != column.length, found, column.path, place, owner, expected)
     rows = np.arange(len(array)) if owner is None else owner
     return _numbers(array.flatten(), column.path, place, np.repeat(rows, lengths)).reshape(-1, column.length)
+
+
+def _counts(array: pa.Array, path: str, place: Place, owner: Rows | None) -> npt.NDArray[np.float32]:
+    """(entries, 3): shown, happened, prior."""
+    no_nulls(array, path, place, f"a struct of {', '.join(COUNT_FIELDS)}", owner)
+    shown, happened, prior = (_numbers(array.field(name), f"{path}.{name}", place, owner) for name in COUNT_FIELDS)
+    check(shown < 0, shown, f"{path}.shown", place, owner, "a number of 0 or more")
+    wrong = (happened < 0) | (happened > shown)
+    check(wrong, happened, f"{path}.happened", place, owner, "a number from 0 to `shown`")
+    check((prior < 0) | (prior > 1), prior, f"{path}.prior", place, owner, "a rate from 0 to 1")
+    return np.stack([shown, happened, prior], axis=1)
+
+
+def _rate_and_number(feature: Feature, count: Array) -> npt.NDArray[np.float32]:
+    """(entries, 2): the logit of the rate with `smoothing` impressions at the overall rate, and log(1 + shown)."""
+    shown, happened, prior = count.astype(np.float64).T
+    rate = (happened + feature.smoothing * prior) / (shown + feature.smoothing)
+    rate = np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)
+    return np.stack([np.log(rate / (1 - rate)), np.log1p(shown)], axis=1).astype(np.float32)
 
 
 def _float32(numbers: Array) -> npt.NDArray[np.float32]:

@@ -18,8 +18,10 @@ from easq_rec.config.serialization import from_dict, load_json, to_dict
 from easq_rec.config.variants import VARIANTS
 from easq_rec.errors import UserError
 
+COMBINED = [f"{base}_{variant}" for base in BASES for variant in VARIANTS]
 
-@pytest.mark.parametrize("name", [*RECIPES, *(f"{base}_{variant}" for base in BASES for variant in VARIANTS)])
+
+@pytest.mark.parametrize("name", [*RECIPES, *COMBINED, *(f"{base}_counts" for base in BASES), "kuairand_paper_counts"])
 def test_config_round_trips_through_json(name: str) -> None:
     config = recipe(name)
     assert config.recipe == name

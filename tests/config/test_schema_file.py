@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from easq_rec.config import command_line as arguments
-from easq_rec.config.recipes import BASES, easq, world_schema
-from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.recipes import BASES, easq, recipe, world_schema
+from easq_rec.config.schema import Count, Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.schema_file import load_schema, parse_schema, schema_to_toml
-from easq_rec.config.serialization import to_dict
+from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.errors import UserError
 from easq_rec.run_directory import config_file
 from tests.data.builders import SCHEMA
@@ -53,6 +53,25 @@ weight = 1
 """
 
 
+COUNTED = """
+[[candidate]]
+name = "popularity"
+kind = "count"
+source = "likes"
+smoothing = 5
+
+[[counts]]
+name = "likes"
+outcome = "like"
+keys = ["video_id", "user.region"]
+half_life_h = 24
+
+[[counts]]
+name = "all-likes_7d"
+outcome = "like"
+"""
+
+
 def problems(text: str) -> list[str]:
     """The lines of the error message for a schema text, without the first line."""
     with pytest.raises(ValueError) as caught:
@@ -86,7 +105,21 @@ def test_top_level_keys_round_trip() -> None:
     assert parse_schema(schema_to_toml(schema), "") == schema
 
 
-@pytest.mark.parametrize("schema", [*(base().schema for base in BASES.values()), SCHEMA])
+def test_counts_round_trip() -> None:
+    schema = parse_schema(f"count_bucket_minutes = 15\n{GOOD}{COUNTED}", "schema.toml")
+    assert schema.count_bucket_minutes == 15
+    assert schema.candidate[-1] == Feature(name="popularity", kind="count", source="likes", smoothing=5.0)
+    assert schema.counts == (
+        Count(name="likes", outcome="like", keys=("video_id", "user.region"), half_life_h=24.0),
+        Count(name="all-likes_7d", outcome="like"),
+    )
+    assert parse_schema(schema_to_toml(schema), "") == schema
+    assert from_dict(FeatureSchema, json.loads(json.dumps(to_dict(schema)))) == schema
+
+
+@pytest.mark.parametrize(
+    "schema", [*(base().schema for base in BASES.values()), recipe("kuairand_counts").schema, SCHEMA]
+)
 def test_a_written_schema_loads_to_an_equal_schema(schema: FeatureSchema, tmp_path: Path) -> None:
     file = tmp_path / "schema.toml"
     file.write_text(schema_to_toml(schema), encoding="utf-8")
@@ -140,11 +173,22 @@ def test_integer_weights_become_floats() -> None:
         ("\n[[tables]]", "item = 3\n[[tables]]", "item: is 3, expected text in quotes"),
         ("\n[[tables]]", "satisfaction_dim = 8.0\n[[tables]]", "satisfaction_dim: is 8.0, expected a whole number"),
         ('name = "user"', 'name = "video"', "[[tables]] #2: name: 'video' is already that of #1: choose another"),
+        ('name = "likes"', 'name = "a/b"', "[[counts]] #1: count: name='a/b' is not allowed: letters, digits, _ and -"),
+        ('name = "likes"', 'name = "video_id"', "schema.counts=['video_id'] is not allowed: names that no"),
+        ('name = "likes"', 'name = "like"', "schema.counts=['like'] is not allowed: names that no other column"),
+        ('name = "all-likes_7d"', 'name = "likes"', "[[counts]] #2: name: 'likes' is already that of #1: choose"),
+        ('outcome = "like"', "", '[[counts]] #1: outcome: missing: add outcome = "..."'),
+        ("half_life_h = 24", "half_life_h = 0", "[[counts]] #1: count likes: half_life_h=0.0 is not allowed: more"),
+        ('"user.region"]', '"video_id"]', "[[counts]] #1: count likes: keys=('video_id', 'video_id') is not allow"),
+        ('keys = ["video_id", "user.region"]', 'keys = "video_id"', "[[counts]] #1: keys: is 'video_id', expected a"),
+        ("smoothing = 5", "smoothing = 0", "[[candidate]] #3: feature popularity: smoothing=0.0 is not allowed: more"),
+        ("\n[[tables]]", "count_bucket_minutes = 0\n[[tables]]", "schema.count_bucket_minutes=0 is not allowed: at"),
     ],
 )  # fmt: skip
 def test_a_problem_is_named_with_place_and_remedy(old: str, new: str, expected: str) -> None:
-    assert old in GOOD
-    assert any(line.startswith(expected) for line in problems(GOOD.replace(old, new, 1)))
+    text = GOOD + COUNTED
+    assert old in text
+    assert any(line.startswith(expected) for line in problems(text.replace(old, new, 1)))
 
 
 def test_all_problems_are_in_one_message() -> None:

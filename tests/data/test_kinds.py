@@ -1,4 +1,4 @@
-"""Floats, lists of floats and weighted ids are read, encoded and batched like plain loops over rows, or refused."""
+"""Floats, lists of floats, weighted ids and counts: equal to plain loops over rows, or refused."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ SCHEMA = FeatureSchema(
         Feature(name="topics", kind="weighted_id_list", table="topic"),
         Feature(name="tags", kind="id_list", table="tag", pooling="mean"),
         Feature(name="price", kind="float"),
+        Feature(name="rate", kind="count", source="likes", smoothing=2.5),
+        Feature(name="rougher", kind="count", source="likes"),
     ),
     outcomes=(Outcome(name="like", weight=1.0),),
 )
@@ -66,7 +68,10 @@ def arrow_schema(numbers: Callable[[int], pa.DataType]) -> pa.Schema:
     user = [("age", pa.int16()), ("taste", numbers(2)), ("interests", weighted(pa.float64(), more=True))]
     entry = [("video_id", pa.int64()), ("content", numbers(3)), ("price", pa.float64())]
     times = [("timestamp_ms", pa.int64()), ("watch_ratio", pa.float32())]
+    # The fields of a count may have any order and number type, and others may lie between them.
+    count = [("prior", pa.float64()), ("note", pa.string()), ("happened", pa.float32()), ("shown", pa.int32())]
     candidate = [*entry, ("topics", weighted(pa.int8())), ("tags", pa.list_(pa.int64())), ("like", pa.int8())]
+    candidate.insert(2, ("likes", pa.struct(count)))
     ids = [("request_id", pa.int64()), ("user_id", pa.int64()), ("timestamp_ms", pa.int64())]
     lists = {"history": entry + times, "candidates": candidate}
     columns = [(name, pa.list_(pa.struct(fields))) for name, fields in lists.items()]
@@ -94,6 +99,11 @@ def make_rows(rng: np.random.Generator, count: int) -> list[Row]:
     def entry() -> dict[str, Any]:
         return {"video_id": int(rng.integers(-99, 99)), "content": numbers(3), "price": float(rng.normal())}
 
+    def likes() -> dict[str, Any]:
+        shown = int(rng.choice([0, 1, 7, 10**6]))
+        happened = float(np.float32(shown * rng.choice([0.0, 0.3, 1.0])))
+        return {"shown": shown, "happened": happened, "prior": float(rng.choice([0.0, 0.25, 1.0])), "note": ""}
+
     return [
         {
             "request_id": number,
@@ -103,6 +113,7 @@ def make_rows(rng: np.random.Generator, count: int) -> list[Row]:
             "history": [{**entry(), "timestamp_ms": number, "watch_ratio": 0.5} for _ in range(rng.integers(4))],
             "candidates": [
                 {**entry(), "topics": pairs(0, 6, [0, 1, 3]), "tags": [3, 4, 7][: rng.integers(4)], "like": 1}
+                | {"likes": likes()}
                 for _ in range(rng.integers(1, 4))
             ],
         }
@@ -133,9 +144,19 @@ def floats(features: tuple[Feature, ...], entry: dict[str, Any]) -> list[float]:
     found = []
     for feature in features:
         value = entry[feature.column]
+        if feature.kind == "count":
+            found += [logit(feature, value), math.log1p(value["shown"])]
+            continue
         for number in value if isinstance(value, list) else [value]:
             found.append(math.log1p(max(number, 0)) if feature.transform == "log1p" else number)
     return found
+
+
+def logit(feature: Feature, count: dict[str, float]) -> float:
+    """Of the smoothed rate, which is kept a millionth away from 0 and 1."""
+    smoothed = (count["happened"] + feature.smoothing * count["prior"]) / (count["shown"] + feature.smoothing)
+    rate = min(max(smoothed, 1e-6), 1 - 1e-6)
+    return math.log(rate / (1 - rate))
 
 
 def lookups(kjt: KeyedJaggedTensor) -> dict[str, list[list[tuple[int, float]]]]:
@@ -201,7 +222,7 @@ def test_a_blank_request_has_zeros(tmp_path: Path) -> None:
     batch = collate(SCHEMA, columns.take(np.zeros(0, np.int64)))
     assert batch.user_float_RF.tolist() == [[0.0] * 3]
     assert batch.history_float_HF.shape == (0, 4)
-    assert batch.float_NF.tolist() == [[0.0] * 4]
+    assert batch.float_NF.tolist() == [[0.0] * 8]
 
 
 def test_candidates_that_the_satisfaction_tower_does_not_read_have_no_weights(tmp_path: Path) -> None:
@@ -247,6 +268,13 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("candidates.content", "candidates.content", [0.0, 0.0, INFINITE], "found inf, expected a finite number"),
     ("candidates.topics.id", "candidates.topics", [{"id": 6, "weight": 1}], "found 6, expected 0..5 (dense table"),
     ("candidates.topics.weight", "candidates.topics", [{"id": 1, "weight": -2}], "found -2.0, expected a weight of 0"),
+    ("candidates.likes", "candidates.likes", None, "found null, expected a struct of shown, happened, prior"),
+    ("candidates.likes.prior", "candidates.likes.prior", None, "found null, expected a number"),
+    ("candidates.likes.prior", "candidates.likes.prior", 1.5, "found 1.5, expected a rate from 0 to 1"),
+    ("candidates.likes.prior", "candidates.likes.prior", NAN, "found nan, expected a finite number (float32)"),
+    ("candidates.likes.shown", "candidates.likes.shown", -1, "found -1.0, expected a number of 0 or more"),
+    ("candidates.likes.happened", "candidates.likes.happened", 1e7, "found 1e+07, expected a number from 0 to"),
+    ("candidates.likes.happened", "candidates.likes.happened", -0.5, "found -0.5, expected a number from 0 to"),
 ]
 
 
@@ -287,6 +315,25 @@ def test_columns_of_other_types_are_refused(tmp_path: Path, name: str, dtype: pa
         RequestDataset(directory, LAYOUT)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "problem"),
+    [
+        (
+            pa.float32(),
+            "is float, expected a struct of the numbers shown, happened and prior, as `easq-rec data counts`",
+        ),
+        (pa.struct([("shown", pa.int64()), ("happened", pa.int64())]), ", expected a struct of the numbers"),
+        (None, "candidates.likes: missing, expected a struct of the numbers"),
+    ],
+)
+def test_a_column_that_is_no_count_is_refused(tmp_path: Path, dtype: pa.DataType | None, problem: str) -> None:
+    fields = [field for field in PLAIN.field("candidates").type.value_type if field.name != "likes"]
+    fields += [] if dtype is None else [pa.field("likes", dtype)]
+    schema = PLAIN.set(PLAIN.get_field_index("candidates"), pa.field("candidates", pa.list_(pa.struct(fields))))
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        RequestDataset(write_dataset(tmp_path, [], schema=schema), LAYOUT)
+
+
 def refused(**group: tuple[Feature, ...]) -> str:
     parts: dict[str, Any] = {name: getattr(SCHEMA, name) for name in ("tables", "user", "history", "candidate")}
     with pytest.raises(ValueError, match="is not allowed") as caught:
@@ -308,4 +355,14 @@ def test_contradictory_schemas_are_refused() -> None:
     assert "schema.history: id lists=['topics']" in refused(history=(*SCHEMA.history, weighted_entry))
     assert "at least one id feature" in refused(user=SCHEMA.user_floats)
     short = Feature(name="start", source="taste", kind="float_list", length=1)
+    count = Feature(name="rate", source="price", kind="count")
+    assert "the kind and the length of price, which reads the same" in refused(candidate=(*SCHEMA.candidate, count))
+    for group in ("user", "history"):
+        assert f"schema.{group}: counts=['rate'] is not allowed" in refused(**{group: (*getattr(SCHEMA, group), count)})
+    with pytest.raises(ValueError, match="feature a: table='user' is not allowed: None for kind 'count'"):
+        Feature(name="a", kind="count", table="user")
+    with pytest.raises(ValueError, match="feature a: smoothing=0 is not allowed: more than 0"):
+        Feature(name="a", kind="count", smoothing=0)
+    with pytest.raises(ValueError, match="feature a: transform='log1p' is not allowed: 'identity' for kind 'count'"):
+        Feature(name="a", kind="count", transform="log1p")
     assert "the kind and the length of taste, which reads the same column" in refused(user=(*SCHEMA.user, short))

@@ -238,6 +238,10 @@ def numbers(feature: Feature, column: Array | Ragged, entry: int) -> list[float]
     """The numbers of an entry, transformed."""
     assert not isinstance(column, Ragged)
     values = np.atleast_1d(column[entry])
+    if feature.kind == "count":
+        shown, happened, prior = values.tolist()
+        rate = (happened + feature.smoothing * prior) / (shown + feature.smoothing)
+        return [math.log(rate / (1 - rate)), math.log(1 + shown)]
     return [float(np.log1p(np.float32(value))) if feature.transform == "log1p" else float(value) for value in values]
 
 

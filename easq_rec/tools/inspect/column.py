@@ -20,7 +20,7 @@ QUANTITY = re.compile(
     r"|^(num|n|count|duration|length|price)(_|$)"
 )
 """Names of integers that are quantities rather than ids."""
-UNCOUNTED = ("request_id", "timestamp_ms", "answered_at_ms")
+UNCOUNTED = ("request_id", "timestamp_ms", "answered_at_ms", "known_ms")
 """Last parts of paths of integers that are neither features nor table ids, so distinct values are not counted."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.schema_file import schema_to_toml
+from easq_rec.data.kinds import COUNT_FIELDS
 from easq_rec.tools.inspect.column import LISTS, ColumnStats
 from easq_rec.tools.inspect.scan import DatasetStats
 
@@ -42,6 +43,8 @@ LIKED = {
 VIEW = "long_view"
 """The outcome that triggers the questionnaire."""
 QUESTIONNAIRE = ("answer", "answered_at_ms", "shown")
+KNOWN = "known_ms"
+"""When the outcome of a candidate was known. `easq-rec data counts` reads it."""
 AFTERWARDS = re.compile(
     r"(?i)(^|_)(watch|watched|play|played|playing|view|viewed|dwell|stay|finish|progress|complet\w*)(_|$)"
 )
@@ -115,9 +118,10 @@ def draft(requests: DatasetStats, answers: DatasetStats | None, count_ids: Calla
             made.problems.append(f"{path} is {found}: the reader needs it as {' or '.join(kinds)}")
         elif column.nulls or column.nan or column.infinite:
             made.problems.append(f"{path}: {_broken(column)}: the reader refuses those rows")
-    weighted = _weighted_lists(requests)
-    _request_features(made, columns, weighted)
+    weighted, counts = _weighted_lists(requests), _counts(columns)
+    _request_features(made, columns, weighted, counts)
     _candidate_features(made, requests, weighted)
+    _use_counts(made, requests, counts)
     for name in dict.fromkeys(made.table_of.values()):
         paths = [path for path, table in made.table_of.items() if table == name]
         stats = [columns[path] for path in paths]
@@ -148,6 +152,34 @@ def _weighted_lists(requests: DatasetStats) -> dict[str, tuple[ColumnStats, Colu
     return found
 
 
+def _counts(columns: Mapping[str, ColumnStats]) -> dict[str, list[ColumnStats]]:
+    """The columns of each candidate struct that is a count, by its path."""
+    groups: dict[str, dict[str, ColumnStats]] = {}
+    for column in columns.values():
+        groups.setdefault(column.group, {})[column.name] = column
+    return {
+        path: [fields[name] for name in COUNT_FIELDS]
+        for path, fields in groups.items()
+        if path.startswith("candidates.")
+        and all(name in fields and fields[name].kind in ("float", "integer") for name in COUNT_FIELDS)
+    }
+
+
+def _use_counts(made: Draft, requests: DatasetStats, counts: Mapping[str, list[ColumnStats]]) -> None:
+    """Makes a feature of each count, if the reader accepts all of its numbers."""
+    for path, fields in counts.items():
+        nulls = requests.null_structs.get(path, 0)
+        broken = f"{nulls:,} null" if nulls else next(filter(None, map(_broken, fields)), "")
+        name = path.removeprefix("candidates.")
+        if broken:
+            made.left_out[path] = f"{broken}: fill them, and run this again"
+        else:
+            made.features["candidate"].append(Feature(name=name, kind="count"))
+            shown, _, prior = (field.mean or 0 for field in fields)
+            about = f"mean of {shown:,.6g} earlier impressions, overall rate {prior:.3%}."
+            made.notes["candidate", name] = f"{about} Declare it in [[counts]] for `easq-rec data counts`."
+
+
 def _use_weighted(made: Draft, group: str, path: str, ids: ColumnStats, weights: ColumnStats) -> None:
     """Makes a feature of a list of structs, if the reader accepts all ids and weights."""
     broken = _broken(ids) or _broken(weights)
@@ -162,12 +194,15 @@ def _use_weighted(made: Draft, group: str, path: str, ids: ColumnStats, weights:
 
 
 def _request_features(
-    made: Draft, columns: dict[str, ColumnStats], weighted: Mapping[str, tuple[ColumnStats, ColumnStats]]
+    made: Draft,
+    columns: dict[str, ColumnStats],
+    weighted: Mapping[str, tuple[ColumnStats, ColumnStats]],
+    counts: Collection[str],
 ) -> None:
     """Features of user and history."""
     for path, column in columns.items():
         group = "user" if path == "user_id" else column.group
-        if group in weighted or group == "candidates" or (path in REQUIRED and path != "user_id"):
+        if group in weighted or group in counts or group == "candidates" or (path in REQUIRED and path != "user_id"):
             continue
         reason = _no_request_feature(column, group)
         if reason is not None:
@@ -247,6 +282,8 @@ def _no_candidate_value(column: ColumnStats) -> str | None:
     """Why a column of the candidates is neither a feature nor an outcome; None: it may be one."""
     if column.name in QUESTIONNAIRE or column.name.startswith("true_"):
         return "belongs to the questionnaire or the evaluation, and is never a feature"
+    if column.name == KNOWN:
+        return "is when the outcome was known, and never a feature"
     if column.kind == "other":
         return _unusable(column)
     if column.kind == "float_list" and _length(column) is None:

@@ -85,7 +85,7 @@ class Inspection:
         for path, column in found.columns.items():
             if column.minimum is None or column.maximum is None or column.kind != "integer":
                 continue
-            if column.name in (TIME, "answered_at_ms"):
+            if column.name in (TIME, "answered_at_ms", "known_ms"):
                 problem = unit_problem(path, int(column.minimum), int(column.maximum))
                 if problem is not None:
                     yield problem

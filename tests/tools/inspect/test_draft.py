@@ -100,7 +100,7 @@ def test_columns_known_only_after_the_impression_are_not_features(tmp_path: Path
     assert name not in names(made)
 
 
-@pytest.mark.parametrize("name", ["answer", "answered_at_ms", "shown", "true_grade"])
+@pytest.mark.parametrize("name", ["answer", "answered_at_ms", "shown", "true_grade", "known_ms"])
 def test_questionnaire_and_ground_truth_columns_are_not_features(tmp_path: Path, name: str) -> None:
     made = with_columns(tmp_path, **{name: (pa.int64(), lambda: int(NUMBERS.integers(3)))})
     assert "never a feature" in made.left_out[f"candidates.{name}"]
@@ -223,6 +223,30 @@ def test_weighted_ids_are_features_unless_the_reader_refuses_them(tmp_path: Path
     assert "20 NaN" in made.left_out["user.broken"]
     assert "one id, or numbers" in made.left_out["history.past"]
     assert "user.gone" not in names(made, "user")
+
+
+COUNT = pa.struct([("shown", pa.float32()), ("happened", pa.float32()), ("prior", pa.float32())])
+
+
+def test_counts_are_features_unless_the_reader_refuses_them(tmp_path: Path) -> None:
+    turns = iter(range(10**6))
+
+    def count(**other: float | None) -> dict[str, float | None]:
+        return {"shown": 40.0, "happened": 7.0, "prior": 0.25, **other}
+
+    made = with_columns(
+        tmp_path,
+        video_like=(COUNT, count),
+        broken=(COUNT, lambda: count(prior=float("nan"))),
+        gone=(COUNT, lambda: count() if next(turns) else None),
+        other=(pa.struct([("shown", pa.float32()), ("size", pa.float32())]), lambda: {"shown": 1.0, "size": 2.0}),
+    )
+    counts = [feature for feature in made.features["candidate"] if feature.kind == "count"]
+    assert counts == [Feature(name="video_like", kind="count")]
+    assert "mean of 40 earlier impressions, overall rate 25.000%" in made.notes["candidate", "video_like"]
+    assert " NaN: fill them" in made.left_out["candidates.broken"]
+    assert "1 null: fill them" in made.left_out["candidates.gone"]
+    assert "lies in a nested struct" in made.left_out["candidates.other.size"]
 
 
 def test_lists_of_floats_must_have_equal_lengths(tmp_path: Path) -> None:

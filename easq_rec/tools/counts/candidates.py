@@ -1,0 +1,162 @@
+"""Candidates of a row group as arrays, and row groups with more columns of the candidates.
+
+Shape suffixes: R requests, N candidates of all requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from easq_rec.config.schema import FeatureSchema
+from easq_rec.data.bad_rows import Place, check, no_nulls
+from easq_rec.data.columns import Array, Ragged, Rows
+from easq_rec.data.counts import CountedImpressions
+from easq_rec.data.dataset import TIME
+from easq_rec.data.decode import one_chunk
+from easq_rec.data.kinds import A_LIST, COUNT_FIELDS, Column, is_list, offsets, read
+from easq_rec.data.layout import Layout, leaf_types
+from easq_rec.errors import UserError
+
+CANDIDATES = "candidates"
+KNOWN, WATCHED = "candidates.known_ms", "candidates.watch_ms"
+COUNT = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in COUNT_FIELDS])
+"""Arrow type of a count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The candidates of a row group."""
+
+    request_ms_N: Rows
+    """Time of the request of each."""
+    impressions: CountedImpressions
+    """Their ids; outcomes and the times at which they were known if they were read, else none."""
+
+
+def count_layout(schema: FeatureSchema, file_schema: pa.Schema, where: str, *, outcomes: bool) -> Layout:
+    """The columns that counts need.
+
+    Args:
+        file_schema: of one file; keys may be integers or lists of integers there.
+        where: names the file.
+        outcomes: whether outcomes and their times are read, too.
+
+    Raises:
+        UserError: a count has two keys that are lists, or the candidates already have a column with its name.
+    """
+    types = dict(leaf_types(file_schema))
+    paths = {key: key_path(key) for count in schema.counts for key in count.keys}
+    lists = {key for key, path in paths.items() if is_list(types.get(path, pa.null()))}
+    for count in schema.counts:
+        several = lists.intersection(count.keys)
+        if len(several) > 1:
+            raise UserError(f"count {count.name}: keys {sorted(several)} are lists: one key of a count may be a list")
+        path = f"{CANDIDATES}.{count.name}"
+        if any(found == path or found.startswith(f"{path}.") for found in types):
+            raise UserError(f"{where}: already has a column {path}: start from data without it, or rename the count")
+    columns = [Column(path=TIME, kind="id")]
+    columns += [Column(path=path, kind="id_list" if key in lists else "id") for key, path in paths.items()]
+    if outcomes:
+        names = dict.fromkeys(count.outcome for count in schema.counts)
+        columns += [Column(path=f"{CANDIDATES}.{name}", kind="float") for name in names]
+        time = next((path for path in (KNOWN, WATCHED) if path in types), None)
+        columns += [] if time is None else [Column(path=time, kind="id")]
+    return Layout(schema=schema, columns=tuple({column.path: column for column in columns}.values()))
+
+
+def key_path(key: str) -> str:
+    """Path of the column of a key."""
+    return key if key == "user_id" or key.startswith("user.") else f"{CANDIDATES}.{key}"
+
+
+def read_candidates(table: pa.Table, layout: Layout, place: Place) -> Candidates:
+    """Reads a row group.
+
+    Raises:
+        BadRows: a null, an outcome that is not from 0 to 1, or one that was known before its request.
+    """
+    columns = {column.path: column for column in layout.columns}
+    lists = one_chunk(table.column(CANDIDATES))
+    no_nulls(lists, CANDIDATES, place, A_LIST)
+    lengths_R = np.diff(offsets(lists))
+    owner_N = np.repeat(np.arange(len(lists)), lengths_R)
+    entries = lists.flatten()
+    no_nulls(entries, CANDIDATES, place, "a struct", owner_N)
+
+    def value(path: str) -> Array | Ragged:
+        """A column of the candidates, or of the requests and repeated for their candidates."""
+        column, (group, _, name) = columns[path], path.rpartition(".")
+        if group == CANDIDATES:
+            return read(entries.field(name), column, place, owner_N)
+        array = one_chunk(table.column(group or name))
+        if group:
+            no_nulls(array, group, place, "a struct")
+            array = array.field(name)
+        found = read(array, column, place, None)
+        return found.take(owner_N) if isinstance(found, Ragged) else found[owner_N]
+
+    def number(path: str) -> Array:
+        found = value(path)
+        assert not isinstance(found, Ragged)
+        return found
+
+    request_ms_N = number(TIME)
+    counts = layout.schema.counts
+    ids = {key: value(key_path(key)) for key in dict.fromkeys(key for count in counts for key in count.keys)}
+    outcomes: dict[str, Array] = {}
+    for name in dict.fromkeys(count.outcome for count in counts):
+        path = f"{CANDIDATES}.{name}"
+        if path in columns:
+            outcomes[name] = number(path)
+            wrong = (outcomes[name] < 0) | (outcomes[name] > 1)
+            check(wrong, outcomes[name], path, place, owner_N, "an outcome from 0 to 1")
+    known_ms_N = request_ms_N
+    if KNOWN in columns:
+        known_ms_N = number(KNOWN)
+        early = known_ms_N < request_ms_N
+        check(early, known_ms_N, KNOWN, place, owner_N, "a time at or after the request's timestamp_ms")
+    elif WATCHED in columns:
+        watched_N = number(WATCHED)
+        check(watched_N < 0, watched_N, WATCHED, place, owner_N, "0 or more milliseconds")
+        # The times within a request are not known. Videos are watched one after another, so the end of the last watch
+        # is never too early for any of them.
+        together_R = np.zeros(len(lists), np.int64)
+        np.add.at(together_R, owner_N, watched_N)
+        known_ms_N = request_ms_N + together_R[owner_N]
+    return Candidates(
+        request_ms_N=request_ms_N, impressions=CountedImpressions(ids=ids, known_ms=known_ms_N, outcomes=outcomes)
+    )
+
+
+def with_counts(table: pa.Table, columns: Mapping[str, npt.NDArray[np.float32]]) -> pa.Table:
+    """The row group with more columns of the candidates, each (N, 3)."""
+    schema = counted_schema(table.schema, columns)
+    lists = one_chunk(table.column(CANDIDATES))
+    entries = lists.flatten()
+    dtype = schema.field(CANDIDATES).type
+    children = [entries.field(index) for index in range(entries.type.num_fields)]
+    for column in columns.values():
+        numbers = [pa.array(np.ascontiguousarray(part)) for part in column.T]
+        children.append(pa.StructArray.from_arrays(numbers, fields=list(COUNT)))
+    struct = pa.StructArray.from_arrays(children, fields=list(dtype.value_type))
+    wide = pa.types.is_large_list(dtype)
+    starts = pa.array(offsets(lists), pa.int64() if wide else pa.int32())
+    joined = (pa.LargeListArray if wide else pa.ListArray).from_arrays(starts, struct, type=dtype)
+    place = schema.get_field_index(CANDIDATES)
+    return table.set_column(place, schema.field(place), joined).cast(schema)
+
+
+def counted_schema(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """The schema of a file with more columns of the candidates."""
+    place = schema.get_field_index(CANDIDATES)
+    field = schema.field(place)
+    entry = field.type.value_field
+    more = [pa.field(name, COUNT, nullable=False) for name in names]
+    entry = entry.with_type(pa.struct([*entry.type, *more]))
+    dtype = pa.large_list(entry) if pa.types.is_large_list(field.type) else pa.list_(entry)
+    return schema.set(place, field.with_type(dtype))
