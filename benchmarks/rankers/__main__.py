@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.rankers.impressions import Floats, Impressions, flatten, read, without_outcomes
+from benchmarks.rankers.plot import draw
 from benchmarks.rankers.quality import METRICS, Estimate, Truth, difference, quality
 from benchmarks.rankers.worker import PEERS, RANDOM_PEERS, Job
 from benchmarks.report import hardware, publish
@@ -318,6 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as work:
         result = compare(args.data, seeds=args.seeds, rankers=args.rankers, recipes=args.recipes, work=Path(work))
     publish(result, args.out)
+    if args.out is not None and result["rows"]:
+        title = f"{result['held_out']['impressions']:,} held-out impressions, mean of {args.seeds} seeds, 95% intervals"
+        draw(result["rows"], args.out.with_suffix(".png"), title=title)
     print(table(result["rows"]), file=sys.stderr)
     return 0
 
