@@ -367,7 +367,5 @@ def test_failures_are_one_line(data: Path, warm: Warm) -> None:
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     monkeypatch.setitem(LIBRARIES, "din", "no-such-distribution")
-    with pytest.raises(
-        UserError, match=r"--rankers din: needs the package no-such-distribution: pip"
-    ):
+    with pytest.raises(UserError, match=r"--rankers din: needs the package no-such-distribution: pip"):
         main(["--data", str(data), "--rankers", "popularity", "din"])
