@@ -18,6 +18,7 @@ ROW, AROUND, WIDTH = 26.0, 110.0, 900.0
 CHANCE = 0.5
 
 
+@house_style()
 def draw(rows: Mapping[str, Mapping[str, Any]], file: Path, *, title: str) -> None:
     """Draws one point per ranker, best AUC on top.
 
@@ -25,28 +26,27 @@ def draw(rows: Mapping[str, Mapping[str, Any]], file: Path, *, title: str) -> No
         rows: by name of the ranker, the values that the benchmark publishes.
     """
     names = sorted(rows, key=lambda name: -rows[name]["auc"]["value"])
-    with house_style():
-        figure, panels = blank((WIDTH, AROUND + ROW * len(names)), panels=len(PANELS), title=title)
-        for axes, (metric, label) in zip(panels, PANELS, strict=True):
-            found = {name: _estimate(rows[name][metric]) for name in names}
-            ends = [end for one in found.values() for end in (one.low, one.high)]
-            axes.set_xlim(limits([CHANCE, *(one.value for one in found.values())], ends))
-            axes.set_ylim(len(names) - 0.5, -0.5)
-            for kind, color, marker in KINDS:
-                places = [place for place, name in enumerate(names) if rows[name]["kind"] == kind]
-                chosen = [found[names[place]] for place in places]
-                whiskers(axes, places, chosen, vertical=False, color=color, alpha=0.8)
-                values = [one.value for one in chosen]
-                said = "recipes of easq-rec" if kind == "recipe" else "peers"
-                if places:
-                    axes.plot(values, places, linestyle="none", marker=marker, color=color, label=said)
-            axes.axvline(CHANCE, color=LIGHT["muted"], linewidth=1)
-            axes.set_xlabel(label, loc="right")
-            axes.grid(visible=False, axis="y")
-            shown = [short_name(name) for name in names] if metric == PANELS[0][0] else []
-            axes.set_yticks(range(len(shown)), shown, color=LIGHT["text"])
-        legend(figure, panels[0])
-        save_png(figure, file)
+    figure, panels = blank((WIDTH, AROUND + ROW * len(names)), panels=len(PANELS), title=title)
+    for axes, (metric, label) in zip(panels, PANELS, strict=True):
+        found = {name: _estimate(rows[name][metric]) for name in names}
+        ends = [end for one in found.values() for end in (one.low, one.high)]
+        axes.set_xlim(limits([CHANCE, *(one.value for one in found.values())], ends))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        for kind, color, marker in KINDS:
+            places = [place for place, name in enumerate(names) if rows[name]["kind"] == kind]
+            chosen = [found[names[place]] for place in places]
+            whiskers(axes, places, chosen, vertical=False, color=color, alpha=0.8)
+            values = [one.value for one in chosen]
+            said = "recipes of easq-rec" if kind == "recipe" else "peers"
+            if places:
+                axes.plot(values, places, linestyle="none", marker=marker, color=color, label=said)
+        axes.axvline(CHANCE, color=LIGHT["muted"], linewidth=1)
+        axes.set_xlabel(label, loc="right")
+        axes.grid(visible=False, axis="y")
+        shown = [short_name(name) for name in names] if metric == PANELS[0][0] else []
+        axes.set_yticks(range(len(shown)), shown, color=LIGHT["text"])
+    legend(figure, panels[0])
+    save_png(figure, file)
 
 
 def _estimate(value: Mapping[str, float | None]) -> Estimate:

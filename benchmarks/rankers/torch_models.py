@@ -34,7 +34,8 @@ BATCH = 512
 MOST_HISTORY = 50
 """The most recent entries that are read, as in the project's own recipes."""
 BUCKETS = 20
-EPOCHS = 5
+DROPOUT = 0.2
+EPOCHS = 3
 """A try ends after this many epochs, and each of them is a possible choice."""
 
 
@@ -53,8 +54,8 @@ class LibraryModel:
     def tries(self, train: Impressions, valid: Impressions) -> Iterator[tuple[Settings, Floats]]:
         inputs = Inputs(train)
         train_input, valid_input = inputs.of(train), inputs.of(valid)
-        for rate, decay in itertools.product((1e-3, 3e-3), (1e-6, 1e-5, 1e-4)):
-            settings = {"rate": rate, "weight_decay": decay, "dropout": 0.2}
+        for rate, decay in itertools.product((1e-3, 3e-3), (1e-5, 1e-4, 1e-3)):
+            settings = {"rate": rate, "weight_decay": decay}
             training = _Training(self._kind, inputs, settings, seed=0)
             for epoch in range(1, EPOCHS + 1):
                 training.epoch(train_input, train.labels)
@@ -114,7 +115,7 @@ class _Training:
         torch.manual_seed(seed)
         self._generator = torch.Generator().manual_seed(seed)
         optimizer = {"lr": settings["rate"], "weight_decay": settings["weight_decay"]}
-        self._trainer = trainer(_model(kind, inputs, settings["dropout"]), optimizer_params=optimizer)
+        self._trainer = trainer(_model(kind, inputs), optimizer_params=optimizer)
 
     def epoch(self, columns: dict[str, Tensor], label_N: np.ndarray[Any, Any]) -> None:
         order_N = torch.randperm(len(label_N), generator=self._generator)
@@ -142,7 +143,7 @@ class Batches:
             yield {name: column[chosen_B] for name, column in self.columns.items()}, self.label_N[chosen_B]
 
 
-def _model(kind: Kind, inputs: Inputs, dropout: float) -> nn.Module:
+def _model(kind: Kind, inputs: Inputs) -> nn.Module:
     ranking, feature = _library("models.ranking"), _library("basic.features")
     # The library's default of 0.0001 lets a factorization machine start from products of nearly nothing.
     start = _library("basic.initializers").RandomNormal(0, 0.01)
@@ -161,14 +162,14 @@ def _model(kind: Kind, inputs: Inputs, dropout: float) -> nn.Module:
             return FactorizationMachine([*map(sparse, inputs.single), *tags])
         case "deepfm":
             found = [*map(sparse, inputs.single), *tags]
-            model: nn.Module = ranking.DeepFM(found, found, mlp_params={"dims": [128, 64], "dropout": dropout})
+            model: nn.Module = ranking.DeepFM(found, found, mlp_params={"dims": [128, 64], "dropout": DROPOUT})
             return model
         case "din":
             model = ranking.DIN(
                 features=[*(sparse(name) for name in inputs.single if name not in inputs.history), *tags],
                 history_features=[sequence(f"history_{name}", name, "concat", name) for name in inputs.history],
                 target_features=[sparse(name) for name in inputs.history],
-                mlp_params={"dims": [128, 64], "dropout": dropout},
+                mlp_params={"dims": [128, 64], "dropout": DROPOUT},
                 attention_mlp_params={"dims": [36], "use_softmax": False},
             )
             return model

@@ -2,15 +2,17 @@
 
     python -m benchmarks.rankers.worker JOB.json
 
-The job is a file that `benchmarks.rankers` writes. The result goes to files beside it: NAME.scores.npy and NAME.json.
+The job is a file that `benchmarks.rankers` writes. The result goes to files beside it: JOB.result.json, and
+JOB.scores.npy with the scores of the held-out impressions.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,7 +123,10 @@ def peak_rss_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
-def main(path: Path) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", type=Path, metavar="JOB.json")
+    path: Path = parser.parse_args(argv).job
     job = Job(**json.loads(path.read_text()))
     score_N = None
     match job.kind:
@@ -141,4 +146,4 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(Path(sys.argv[1]))))
+    sys.exit(exit_code(main))

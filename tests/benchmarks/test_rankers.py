@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.rankers.__main__ import HOLDOUT, LIBRARIES, Splits, main, write_splits
+from benchmarks.rankers.__main__ import LIBRARIES, main
 from benchmarks.rankers.boosting import Encoder, LightGBM, history_columns
 from benchmarks.rankers.counts import Counts, DurationBuckets, NaiveBayes, Popularity
 from benchmarks.rankers.impressions import NOT_INPUTS, Impressions, flatten, read
+from benchmarks.rankers.launch import Workers
 from benchmarks.rankers.quality import Truth, quality
+from benchmarks.rankers.splits import HOLDOUT, Splits, write_splits
 from benchmarks.rankers.torch_models import Inputs, LibraryModel
 from benchmarks.rankers.worker import Job, Ranker, tune
 from easq_rec.data.dataset import split
@@ -293,7 +295,7 @@ def auc_of(score_N: Any, held: Impressions) -> float:
 def test_library_models_learn_what_counts_cannot(plain: Splits, name: str) -> None:
     pytest.importorskip("lightgbm" if name == "lightgbm" else "torch_rechub", reason="needs the extra `rankers`")
     ranker: Ranker = LightGBM() if name == "lightgbm" else LibraryModel(name)
-    nets = {"rate": 1e-2, "weight_decay": 1e-6, "dropout": 0.0, "epochs": 10}
+    nets = {"rate": 1e-2, "weight_decay": 1e-6, "epochs": 10}
     trees = {"strength": 3.0, "leaves": 31, "least": 20, "rate": 0.1, "rounds": 300}
     settings = trees if name == "lightgbm" else nets
     train, held = read(plain.train), read(plain.test)
@@ -356,6 +358,21 @@ def test_the_command_compares_peers_and_recipes(data: Path, tmp_path: Path, warm
         assert row["auc"]["low"] <= row["auc"]["value"] <= row["auc"]["high"]
         assert row["train_impressions_per_cpu_second"] > 0 and row["peak_rss_mib"] > 10
     assert "| `popularity` | 0." in done.stderr and (tmp_path / "rankers.png").stat().st_size > 10_000
+
+
+def test_a_peer_is_trained_again_only_if_something_changed(splits: Splits, tmp_path: Path) -> None:
+    workers = Workers(tmp_path, {"lightgbm": "4.6"})
+    job = Job(ranker="popularity", kind="fit", train=str(splits.train), held=str(splits.test), settings={"strength": 3})
+    first, score_N = workers.run(job)
+    assert score_N is not None and len(score_N) == len(splits.held)
+    moved = tmp_path / "moved.parquet"
+    moved.write_bytes(splits.train.read_bytes())
+    again, _ = workers.run(replace(job, train=str(moved)))
+    assert again == first
+    early = replace(job, train=str(splits.early))
+    for other, changed in ((workers, early), (Workers(tmp_path, {"lightgbm": "4.7"}), job)):
+        result, _ = other.run(changed)
+        assert result != first
 
 
 def test_failures_are_one_line(data: Path, warm: Warm) -> None:
