@@ -187,12 +187,12 @@ def compare(
     """Trains and scores everything; returns the result as JSON values.
 
     Args:
-        temporary: an empty folder for the files of the splits.
-        work: folder of the trainings, see `Workers`.
+        temporary: an empty folder for the files of the splits and of the recipes' trainings.
+        work: folder of the peers' trainings, see `Workers`.
     """
     begin = time.perf_counter()
     libraries = _versions(rankers)
-    splits, workers = write_splits(data, temporary / "splits"), Workers(work, libraries)
+    splits, workers = write_splits(data, temporary / "splits"), Workers(work, temporary, libraries)
     rows = {name: run_peer(name, splits, workers, seeds) for name in rankers}
     rows |= {recipe: run_recipe(recipe, splits, workers, seeds) for recipe in recipes}
     train = read(splits.train)

@@ -26,13 +26,14 @@ class Workers:
     """Starts the jobs.
 
     Args:
-        folder: takes the files of the jobs. A peer's job whose result is there is not run again: its name is a digest
-            of the job, the data, the versions and the peers' code.
+        folder: takes the files of the peers' jobs. One whose result is there is not run again: its name is a digest of
+            the job, the data, the versions and the peers' code.
+        temporary: takes the files of the recipes' jobs, which have large checkpoints.
         versions: of the libraries of the peers.
     """
 
-    def __init__(self, folder: Path, versions: Mapping[str, str]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, temporary: Path, versions: Mapping[str, str]) -> None:
+        self._folder, self._temporary = folder, temporary
         here = Path(__file__).parent
         self._code = [repr(sorted(versions.items())), *((here / name).read_text() for name in PEER_SOURCES)]
         self._recipes = 0
@@ -40,22 +41,23 @@ class Workers:
 
     def run(self, job: Job) -> tuple[dict[str, Any], Floats | None]:
         """(result, scores) of a job. Raises UserError if that is how the job ends."""
-        path = self._folder / f"{self._name(job)}.json"
+        path = self._path(job)
         result, scores = path.with_suffix(".result.json"), path.with_suffix(".scores.npy")
-        if job.kind == "recipe" or not result.exists():
+        if not result.exists():
             print(f"{job.kind:>7} {job.ranker}, seed {job.seed}", file=sys.stderr, flush=True)
             path.write_text(json.dumps(dataclasses.asdict(job)))
             self._start(path, job.ranker)
         return json.loads(result.read_text()), np.load(scores) if scores.exists() else None
 
-    def _name(self, job: Job) -> str:
+    def _path(self, job: Job) -> Path:
         if job.kind == "recipe":
             # The whole package decides what a recipe learns, so it is trained in every call.
             self._recipes += 1
-            return f"recipe-{os.getpid()}-{self._recipes}"
+            return self._temporary / f"recipe-{self._recipes}.json"
         # The paths of the files do not matter, but their contents do.
         values = dataclasses.asdict(job) | {name: _digest(Path(getattr(job, name))) for name in ("train", "held")}
-        return f"{job.kind}-{job.ranker}-{hashlib.sha256(json.dumps([values, self._code]).encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(json.dumps([values, self._code]).encode()).hexdigest()[:16]
+        return self._folder / f"{job.kind}-{job.ranker}-{digest}.json"
 
     def _start(self, path: Path, ranker: str) -> None:
         command = [sys.executable, "-m", "benchmarks.rankers.worker", str(path)]

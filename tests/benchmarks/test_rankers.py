@@ -29,7 +29,7 @@ from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.intervals import estimates
 from easq_rec.serving.evaluate import evaluate
 from tests.conftest import Warm
-from tests.datasets.test_kuairand import impression, prepare, some_impressions, write_raw
+from tests.datasets.test_kuairand import REAL, impression, prepare, some_impressions, write_raw
 
 TINY = "kuairand_main_only --trainer.max-steps 4 --trainer.batch-size 16"
 
@@ -291,6 +291,21 @@ def auc_of(score_N: Any, held: Impressions) -> float:
     return quality([score_N], truth, probability=True, resamples=2)["auc"].value
 
 
+@pytest.mark.skipif(
+    not any(REAL.glob("log_standard_*_pure.csv")),
+    reason="no logs of KuaiRand-Pure: set EASQ_KUAIRAND to the directory that holds log_standard_*_pure.csv",
+)
+def test_counts_order_real_logs(tmp_path: Path) -> None:
+    """Both orders hold on any part of the log: users differ more than videos, and videos more than chance."""
+    prepare.prepare(REAL, tmp_path / "out")
+    found = write_splits(tmp_path / "out", tmp_path / "splits")
+    train, held = read(found.train), read(found.test)
+    popular = Popularity().fit(train, {"strength": 10.0}, seed=0)(held)
+    strengths = {"video": 10.0, "user": 3.0, "tab": 10.0, "duration": 10.0}
+    bayes = NaiveBayes().fit(train, strengths, seed=0)(held)
+    assert 0.6 < auc_of(popular, found.held) < 0.7 < auc_of(bayes, found.held) < 0.76
+
+
 @pytest.mark.parametrize("name", ["lightgbm", "fm", "deepfm", "din"])
 def test_library_models_learn_what_counts_cannot(plain: Splits, name: str) -> None:
     pytest.importorskip("lightgbm" if name == "lightgbm" else "torch_rechub", reason="needs the extra `rankers`")
@@ -361,7 +376,7 @@ def test_the_command_compares_peers_and_recipes(data: Path, tmp_path: Path, warm
 
 
 def test_a_peer_is_trained_again_only_if_something_changed(splits: Splits, tmp_path: Path) -> None:
-    workers = Workers(tmp_path, {"lightgbm": "4.6"})
+    workers = Workers(tmp_path / "kept", tmp_path, {"lightgbm": "4.6"})
     job = Job(ranker="popularity", kind="fit", train=str(splits.train), held=str(splits.test), settings={"strength": 3})
     first, score_N = workers.run(job)
     assert score_N is not None and len(score_N) == len(splits.held)
@@ -370,7 +385,7 @@ def test_a_peer_is_trained_again_only_if_something_changed(splits: Splits, tmp_p
     again, _ = workers.run(replace(job, train=str(moved)))
     assert again == first
     early = replace(job, train=str(splits.early))
-    for other, changed in ((workers, early), (Workers(tmp_path, {"lightgbm": "4.7"}), job)):
+    for other, changed in ((workers, early), (Workers(tmp_path / "kept", tmp_path, {"lightgbm": "4.7"}), job)):
         result, _ = other.run(changed)
         assert result != first
 
