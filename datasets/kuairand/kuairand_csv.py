@@ -26,6 +26,12 @@ Types = Mapping[str, pa.DataType]
 VARIANTS = ("pure", "1k", "27k")
 STANDARD = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08")
 RANDOM = "log_random_4_22_to_5_08"
+WITHOUT = {
+    STANDARD[0]: "no requests before 22 April; histories begin on 22 April and are shorter at the start",
+    STANDARD[1]: "no requests and no answers from 22 April on",
+    RANDOM: "no dataset random/, so nothing can be evaluated on random exposures",
+}
+"""Log in time order: what the datasets lack if it is missing."""
 BLOCK_BYTES = 1 << 25
 MAX_ID = 2**31 - 2
 MAX_TIME_MS = 2**41
@@ -70,7 +76,9 @@ class Files:
 
     variant: str
     logs: tuple[Path, ...]
-    """Standard logs in time order, then the random one."""
+    """Standard logs in time order, then the random one; at least one standard log."""
+    missing: tuple[str, ...]
+    """Logs that are not there: keys of WITHOUT."""
     users: Path
     videos: tuple[Path, ...]
 
@@ -102,7 +110,10 @@ def rows_of(index: Int, ids: Int) -> Int:
 
 
 def find_files(raw: Path, variant: str | None) -> Files:
-    """The files in `raw` or `raw/data`; ValueError names what is missing."""
+    """The files in `raw` or `raw/data`.
+
+    Logs may be missing, as long as one standard log is there. ValueError names any other file that is missing.
+    """
     folder = raw / "data" if (raw / "data").is_dir() else raw
     found = [name for name in VARIANTS if any(folder.glob(f"log_*_{name}.csv")) or any(folder.glob(f"*_{name}_*.csv"))]
     if variant is None and len(found) > 1:
@@ -110,20 +121,37 @@ def find_files(raw: Path, variant: str | None) -> Files:
     if variant is None and not found:
         raise ValueError(f"--raw {raw}: no file {STANDARD[0]}_VARIANT.csv: expected an unpacked KuaiRand archive")
     chosen = variant or found[0]
-    logs = [part for name in (*STANDARD, RANDOM) for part in _parts(folder, f"{name}_{chosen}")]
-    (users,) = _parts(folder, f"user_features_{chosen}")[:1]
-    videos = _parts(folder, f"video_features_basic_{chosen}")
-    return Files(variant=chosen, logs=tuple(logs), users=users, videos=tuple(videos))
+    logs = {name: _parts(folder, f"{name}_{chosen}") for name in WITHOUT}
+    if not any(logs[name] for name in STANDARD):
+        names = " or ".join(f"{name}_{chosen}.csv" for name in STANDARD)
+        raise ValueError(f"--raw {folder}: no file {names}: at least one standard log is needed")
+    (users,) = _needed(folder, f"user_features_{chosen}")[:1]
+    videos = _needed(folder, f"video_features_basic_{chosen}")
+    return Files(
+        variant=chosen,
+        logs=tuple(path for paths in logs.values() for path in paths),
+        missing=tuple(name for name, paths in logs.items() if not paths),
+        users=users,
+        videos=tuple(videos),
+    )
+
+
+def _needed(folder: Path, stem: str) -> list[Path]:
+    """The files of `_parts`; ValueError if there are none."""
+    found = _parts(folder, stem)
+    if not found:
+        raise ValueError(f"--raw {folder}: no file {stem}.csv: unpack the whole archive")
+    return found
 
 
 def _parts(folder: Path, stem: str) -> list[Path]:
-    """STEM.csv, or STEM_part1.csv, STEM_part2.csv and so on."""
+    """STEM.csv, or STEM_part1.csv, STEM_part2.csv and so on; no files if the folder has none of them."""
     whole = folder / f"{stem}.csv"
     parts = {int(path.stem.rpartition("part")[2]): path for path in folder.glob(f"{stem}_part[0-9]*.csv")}
     if whole.is_file() and parts:
         raise ValueError(f"{whole}: both this file and its parts {sorted(parts)} exist: remove one or the other")
     if not whole.is_file() and not parts:
-        raise ValueError(f"--raw {folder}: no file {whole.name}: unpack the whole archive")
+        return []
     absent = set(range(1, max(parts, default=0) + 1)) - set(parts)
     if absent:
         raise ValueError(f"--raw {folder}: no file {stem}_part{min(absent)}.csv: unpack the whole archive")

@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from kuairand_csv import (
+    RANDOM,
     RANDOM_EXPOSURE,
     VARIANTS,
+    WITHOUT,
     Files,
     Int,
     Users,
@@ -146,7 +148,10 @@ def prepare(
     history: int = 50,
     variant: str | None = None,
 ) -> str:
-    """Writes `out` atomically and returns a summary; windows are in seconds."""
+    """Writes `out` atomically and returns a summary; windows are in seconds.
+
+    Logs that are missing are named on stderr, each in one line that says what the datasets lack without it.
+    """
     limits: tuple[tuple[str, float, bool, str], ...] = (
         ("reveal", reveal, 0 <= reveal <= 1, "between 0 and 1"),
         ("seed", seed, 0 <= seed < 2**63, "0 or more"),
@@ -160,6 +165,8 @@ def prepare(
             raise UserError(f"--{name} {value}: expected {expected}")
     check_unused(out)
     files = find_files(raw, variant)
+    for name in files.missing:
+        print(f"missing: {name}_{files.variant}.csv: {WITHOUT[name]}", file=sys.stderr, flush=True)
     standard = Grouping(
         window_ms=1_000 * (WINDOW_S[files.variant] if window is None else window),
         candidates=candidates,
@@ -183,6 +190,9 @@ def prepare(
         )
         merge(grouped["standard"], users, videos, (requests, answers), counts)
         merge(grouped["random"], users, videos, (exposed,), counts)
+        if RANDOM in files.missing and not exposed.rows:
+            # Without the log of random exposures an empty dataset would look as if nothing had been exposed.
+            shutil.rmtree(folder / "random")
         shutil.rmtree(spill)
     counts.update({"requests": requests.rows, "requests with answers": answers.rows, "random requests": exposed.rows})
     return "\n".join([f"{out}: KuaiRand-{files.variant}", *(f"  {n:>13,}  {name}" for name, n in counts.items())])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import os
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +20,7 @@ from tests.conftest import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "datasets" / "kuairand" / "prepare.py"
+REAL = Path(os.environ.get("EASQ_KUAIRAND", ROOT.parent / "shared" / "data" / "kuairand-pure-even"))
 LOG = (
     "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
     "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"
@@ -356,6 +360,76 @@ def test_all_forms_of_the_files_give_the_same_result(tmp_path: Path, form: str) 
             (tmp_path / "above").mkdir()
             raw = raw.rename(tmp_path / "above" / "data").parent
     assert convert(raw, tmp_path / "out") == wanted
+
+
+@pytest.mark.parametrize(
+    ("missing", "kept", "said"),
+    [
+        (EARLY, {"requests", "answers", "random"}, "no requests before 22 April; histories begin on 22 April"),
+        (LATE, {"requests", "answers", "random"}, "no requests and no answers from 22 April on"),
+        (RANDOM, {"requests", "answers"}, "no dataset random/"),
+    ],
+)
+def test_a_missing_log_is_named_and_the_others_are_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: str, kept: set[str], said: str
+) -> None:
+    raw = write_raw(tmp_path / "raw", rows := some_impressions())
+    (raw / f"{missing}_pure.csv").unlink()
+    prepare.prepare(raw, tmp_path / "out", window=300)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("missing: "))
+    assert line.startswith(f"missing: {missing}_pure.csv: {said}")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == kept
+    standard = [row for row in rows if not row["is_rand"]]
+    there = {EARLY: standard[1::2], LATE: standard[::2], RANDOM: standard}[missing]
+    check(there, read(tmp_path / "out" / "requests"), there, 300_000, 50, 12)
+
+
+def test_a_random_log_without_rows_is_an_empty_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write_raw(tmp_path / "raw", [impression(0, 1, 0), impression(0, 2, 1)])
+    (raw / f"{EARLY}_pure.csv").unlink()
+    _, _, exposed = convert(raw, tmp_path / "out")
+    assert exposed == [] and f"missing: {RANDOM}" not in capsys.readouterr().err
+
+
+def test_a_complete_archive_misses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(write_raw(tmp_path / "raw", some_impressions(50)), tmp_path / "out")
+    assert "missing" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not any(REAL.glob("log_standard_*_pure.csv")),
+    reason="no logs of KuaiRand-Pure: set EASQ_KUAIRAND to the directory that holds log_standard_*_pure.csv",
+)
+def test_real_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = sorted(REAL.glob("log_*_pure.csv"))
+    with ExitStack() as stack:
+        raw = [row for log in logs for row in csv.DictReader(stack.enter_context(log.open()))]
+    rows: list[Row] = [{name: int(cell) for name, cell in row.items()} for row in raw]
+    requests, answers, exposed = tmp_path / "out/requests", tmp_path / "out/answers", tmp_path / "out/random"
+    prepare.prepare(REAL, tmp_path / "out")
+    said = capsys.readouterr().err
+    for name in (EARLY, LATE, RANDOM):
+        assert (f"missing: {name}_pure.csv" in said) == (not any(REAL.glob(f"{name}_pure*.csv")))
+    assert exposed.exists() == any(REAL.glob(f"{RANDOM}_pure*.csv"))
+    unique: dict[tuple[int, int, int], Row] = {}
+    for row in rows:
+        # The public log repeats rows; the first one counts.
+        unique.setdefault((row["user_id"], row["time_ms"], row["video_id"]), row)
+    standard = [row for row in unique.values() if not row["is_rand"]]
+    found = read(requests)
+    assert len(found) > 10_000 and 0 < len(read(answers)) < len(found)
+    # A part of the users is enough for the slow reference.
+    users = set(sorted({row["user_id"] for row in standard})[::20])
+    some = [row for row in standard if row["user_id"] in users]
+    written = [row for row in found if row["user_id"] in users]
+    wanted = expected_requests(some, 86_400_000, 12)
+    by_start = {(group[0]["user_id"], group[0]["time_ms"], group[0]["video_id"]): group for group in wanted}
+    assert len(written) == len(by_start) == len(wanted)
+    for row in written:
+        group = by_start[row["user_id"], row["timestamp_ms"], row["candidates"][0]["video_id"]]
+        assert [(c["video_id"], c["valid_play"], c["long_view"]) for c in row["candidates"]] == [
+            (line["video_id"], line["is_click"], line["long_view"]) for line in group
+        ]
 
 
 def test_prepare_train_and_evaluate_on_random_exposures(tmp_path: Path, warm: Warm) -> None:

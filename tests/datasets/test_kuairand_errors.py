@@ -61,14 +61,24 @@ def test_a_bad_cell_is_named(raw: Path, name: str, column: str, cell: str, messa
 
 
 @pytest.mark.parametrize("name", [LOG_NAME, f"{LATE}_pure.csv", f"{RANDOM}_pure.csv", USER_NAME, VIDEO_NAME])
-def test_missing_and_empty_files_are_named(raw: Path, name: str) -> None:
+def test_empty_files_are_named(raw: Path, name: str) -> None:
     text = (raw / name).read_text()
     (raw / name).write_text("")
     refused(raw, rf"{name}: the file is empty: expected a header with ")
     (raw / name).write_text(text.replace("_id", "_key", 2))
     refused(raw, rf"{name}: no column \w+_id(, \w+_id)?: found ")
+
+
+@pytest.mark.parametrize("name", [USER_NAME, VIDEO_NAME])
+def test_missing_feature_files_are_named(raw: Path, name: str) -> None:
     (raw / name).unlink()
     refused(raw, rf"no file {name}: unpack the whole archive")
+
+
+def test_logs_without_a_standard_one_are_refused(raw: Path) -> None:
+    for name in (EARLY, LATE):
+        (raw / f"{name}_pure.csv").unlink()
+    refused(raw, rf"no file {EARLY}_pure\.csv or {LATE}_pure\.csv: at least one standard log is needed")
 
 
 def test_rows_with_a_wrong_number_of_cells_are_named(raw: Path) -> None:
