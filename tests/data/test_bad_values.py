@@ -69,6 +69,7 @@ BAD: list[tuple[str, Change, str]] = [
     ("candidates.quality", _set("candidates.quality", float("inf")), "found inf, expected a finite number"),
     ("candidates.quality", _set("candidates.quality", float("-inf")), "found -inf, expected a finite number"),
     ("candidates.quality", _set("candidates.quality", -1e300), "found -1e+300, expected a finite number"),
+    ("candidates.long_view", _set("candidates.long_view", 2), "found 2.0, expected 0 or 1 (an outcome of kind amount"),
     ("candidates.like", _set("candidates.like", None), "found null, expected a number"),
     ("candidates.answer", _set("candidates.answer", 3), "found 3, expected null, 0, 1 or 2"),
     ("candidates.answer", _set("candidates.answer", -2), "found -2, expected null, 0, 1 or 2"),

@@ -16,10 +16,12 @@ import pytest
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.batch_file import read_batch, write_batch
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import EncodedRequests, encode
+from easq_rec.data.kinds import Column, read
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from tests.data.builders import Row, write_dataset
@@ -366,3 +368,16 @@ def test_contradictory_schemas_are_refused() -> None:
     with pytest.raises(ValueError, match="feature a: transform='log1p' is not allowed: 'identity' for kind 'count'"):
         Feature(name="a", kind="count", transform="log1p")
     assert "the kind and the length of taste, which reads the same column" in refused(user=(*SCHEMA.user, short))
+
+
+def test_outcomes_are_flags_or_amounts() -> None:
+    """Other values are bad rows."""
+    place = Place(file="part.parquet", row_group=0)
+    flag, amount = Column(path="candidates.like", kind="flag"), Column(path="candidates.watch_ms", kind="amount")
+    assert read(pa.array([True, False]), flag, place, None).tolist() == [1.0, 0.0]  # type: ignore[union-attr]
+    with pytest.raises(BadRows) as bad:
+        read(pa.array([0, 1, 3]), flag, place, None)
+    assert "found 3.0, expected 0 or 1" in str(bad.value) and "row 2" in str(bad.value)
+    assert read(pa.array([0, 2_500]), amount, place, None).tolist() == [0.0, 2_500.0]  # type: ignore[union-attr]
+    with pytest.raises(BadRows, match=r"found -1.0, expected a number of 0 or more"):
+        read(pa.array([5, -1]), amount, place, None)

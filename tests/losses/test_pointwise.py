@@ -28,6 +28,15 @@ def test_the_loss_of_an_amount_is_least_at_its_mean() -> None:
     assert logit.grad is not None and float(logit.grad) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_an_amount_is_divided_by_its_unit() -> None:
+    config = small_config("easq")
+    amounts = [Outcome(name="long_view", weight=1.0, kind="amount", unit=unit) for unit in (1.0, 1_000.0)]
+    schemas = [dataclasses.replace(config.schema, outcomes=(amount,), trigger=None) for amount in amounts]
+    plain, divided = (random_batch(dataclasses.replace(config, schema=schema)).outcome_NO for schema in schemas)
+    torch.testing.assert_close(divided, plain / 1_000)
+    assert plain.any()
+
+
 def test_every_candidate_counts() -> None:
     """Also the candidate of a request with one."""
     config = small_config("easq")
