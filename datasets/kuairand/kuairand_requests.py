@@ -151,6 +151,7 @@ def build(rows: Columns, past: Columns, grouping: Grouping, *, ask: bool) -> pa.
                 ends - starts,
                 _struct(
                     **{name: rows[name][shown] for name in ("video", "flags", "play_ms", "duration_ms")},
+                    known_ms=known_ms(rows)[shown],
                     answered_at_ms=answered,
                 ),
             ),
@@ -186,6 +187,7 @@ def to_tables(part: pa.Table, first_id: int, users: Users, videos: Videos, count
         "valid_play": (flags & CLICK > 0).astype(np.int8),
         "long_view": (flags & LONG_VIEW > 0).astype(np.int8),
         "watch_ms": candidate["play_ms"].astype(np.int64),
+        "known_ms": candidate["known_ms"],
         "true_satisfaction": pa.array(grade.astype(np.float32), mask=~(satisfied | hated)),
     }
     head = {

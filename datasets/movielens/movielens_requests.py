@@ -39,6 +39,8 @@ class Requests:
     film: Int
     rating: NDArray[np.float32]
     """Rating of the candidate, NO_RATING if unwatched."""
+    known_ms: Int
+    """When it was known whether the candidate was watched: at its rating, or at the request's last one."""
     answered_at_ms: Int
     """0: no answer."""
 
@@ -76,6 +78,7 @@ def build(
         film, event, counts = draw.candidates(chunk)
         own = event >= 0
         answered = own & revealed[event]
+        last = np.repeat(chunk.end - 1, counts)
         yield Requests(
             request_id=first + np.arange(len(chunk.start)),
             user_id=ratings.user[chunk.start],
@@ -85,6 +88,7 @@ def build(
             candidate_count=counts,
             film=film,
             rating=np.where(own, ratings.rating[event], np.float32(NO_RATING)),
+            known_ms=ratings.timestamp_s[np.where(own, event, last)] * 1_000,
             answered_at_ms=np.where(answered, ratings.timestamp_s[event] * 1_000 + ANSWER_DELAY_MS, 0),
         )
 
@@ -189,7 +193,7 @@ def only_answered(requests: Requests) -> Requests:
     row = np.repeat(np.arange(len(requests.request_id)), requests.candidate_count)
     keep = np.zeros(len(requests.request_id), dtype=bool)
     keep[row[requests.answered_at_ms > 0]] = True
-    of_candidate = ("film", "rating", "answered_at_ms")
+    of_candidate = ("film", "rating", "known_ms", "answered_at_ms")
     return Requests(
         **{
             field.name: getattr(requests, field.name)[keep[row] if field.name in of_candidate else keep]
@@ -217,6 +221,7 @@ def to_table(requests: Requests, ratings: Ratings, people: People, films: Films,
         "tags": _lists(genre.sum(axis=1), pa.array(np.nonzero(genre)[1])),
         "decade": films.decade[requests.film],
         "long_view": watched.astype(np.int8),
+        "known_ms": requests.known_ms,
         "true_satisfaction": pa.array(rating.astype(np.float32), mask=~watched),
     }
     if answers:

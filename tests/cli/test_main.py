@@ -24,7 +24,7 @@ from easq_rec.tools.studies.options import StudyName
 
 COMMANDS = (
     ("train", "quickstart"), ("evaluate",), ("compare",), ("score",), ("data", "world"), ("data", "build"),
-    ("data", "inspect"), ("study",), ("report",), ("runs", "list"), ("runs", "show"), ("doctor",),
+    ("data", "inspect"), ("data", "counts"), ("study",), ("report",), ("runs", "list"), ("runs", "show"), ("doctor",),
 )  # fmt: skip
 HEAVY = {"torch", "torchrec", "pyarrow", "numpy", "duckdb", "matplotlib"}
 
@@ -139,5 +139,5 @@ def test_a_usage_error_is_one_line_on_any_terminal(encoding: str) -> None:
     command = [sys.executable, "-m", "easq_rec.cli", "data", "biuld"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    offer = "(Available subcommands: world, build, inspect) (--help lists all fields)"
+    offer = "(Available subcommands: world, build, inspect, counts) (--help lists all fields)"
     assert (done.returncode, done.stderr) == (2, f"easq-rec: Unrecognized options: biuld {offer}\n")

@@ -159,6 +159,7 @@ def check(rows: list[Row], found: list[Row], past: list[Row], window_ms: int, hi
                 raw["long_view"],
             )
             assert (c["watch_ms"], c["duration_ms"]) == (raw["play_time_ms"], raw["duration_ms"])
+            assert c["known_ms"] == raw["time_ms"] + raw["play_time_ms"]
             assert c["true_satisfaction"] == grade(raw)
         known = sorted(
             (raw["time_ms"] + raw["play_time_ms"], raw["video_id"])
@@ -230,7 +231,7 @@ def test_inputs_do_not_depend_on_later_outcomes(tmp_path: Path) -> None:
         assert 10 < len(early) < len(requests)
         for row in early:
             for c in row["candidates"]:
-                for outcome in ("valid_play", "long_view", "watch_ms", "true_satisfaction"):
+                for outcome in ("valid_play", "long_view", "watch_ms", "known_ms", "true_satisfaction"):
                     del c[outcome]
         inputs.append(early)
     assert inputs[0] == inputs[1]
@@ -248,7 +249,7 @@ def test_explicit_signals_only_change_answers_and_truth(tmp_path: Path) -> None:
         for c in row["candidates"]:
             assert set(c) == {
                 *("video_id", "author_id", "tags", "duration_ms", "video_type", "age"),
-                *("valid_play", "long_view", "watch_ms", "true_satisfaction"),
+                *("valid_play", "long_view", "watch_ms", "known_ms", "true_satisfaction"),
             }
             del c["true_satisfaction"]
     assert requests == plain and exposed == plain_exposed

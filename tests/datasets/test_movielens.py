@@ -92,6 +92,9 @@ def check(
         # The watched films are consecutive in the timeline, and the request has the time of the first one.
         block = timeline[user][len(past) : len(past) + len(watched)]
         assert {film for _, film in block} == set(watched) and at == block[0][0] * 1_000
+        known = {film: when * 1_000 for when, film in block}
+        last = max(known.values())
+        assert [c["known_ms"] for c in row["candidates"]] == [known.get(c["video_id"], last) for c in row["candidates"]]
         strictly = [(when, film) for when, film in past if when * 1_000 < at]
         assert [(h["timestamp_ms"] // 1_000, h["video_id"]) for h in row["history"]] == strictly[-history:]
         assert all(h["watch_ratio"] == 1.0 for h in row["history"])

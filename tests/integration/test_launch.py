@@ -74,8 +74,11 @@ def test_script_trains_without_a_launcher(world: Path, tmp_path: Path) -> None:
         (["train", "--data", "/nowhere"], "--data /nowhere: no such directory"),
         (["evaluate", "--run", "/nowhere"], "--run /nowhere: no config.json in it"),
         (["frobnicate"], "Unrecognized options: frobnicate (Available subcommands: train, evaluate, compare"),
-        (["data", "frobnicate"], "Unrecognized options: frobnicate (Available subcommands: world, build, inspect)"),
-        (["data"], "Expected one of {world, build, inspect}"),
+        (
+            ["data", "frobnicate"],
+            "Unrecognized options: frobnicate (Available subcommands: world, build, inspect, counts)",
+        ),
+        (["data"], "Expected one of {world, build, inspect, counts}"),
         (["evaluate"], "Missing from easq-rec evaluate: --run PATH"),
         (["evaluate", "--run", "x", "--bst"], "Unrecognized options: --bst (Perhaps you meant: --best)"),
         (["data", "world", "--out", "x", "--requests", "0"], "easq-rec: world.requests=0 is not allowed: at least 1"),

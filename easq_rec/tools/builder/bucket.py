@@ -215,6 +215,9 @@ class Bucket:
                 return pa.array(self._ratio[rows])
             case "long_view":
                 return pa.array(self._triggered[rows].astype(np.int8))
+            case "known_ms":
+                # When the watch has ended, as for histories.
+                return pa.array(self._column["timestamp_ms"][rows] + self._column["watch_ms"][rows])
             case "answer" | "answered_at_ms":
                 none = self._replies.answer[rows] == NO_ANSWER
                 return pa.array(getattr(self._replies, name)[rows], dtype, mask=none)

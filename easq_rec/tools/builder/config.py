@@ -17,7 +17,9 @@ TimeUnit = Literal["s", "ms", "us", "timestamp"]
 Unit = Literal["s", "ms", "us"]
 IdType = Literal["integer", "text"]
 
-RESERVED = ("video_id", "duration_ms", "watch_ms", "timestamp_ms", "watch_ratio", "answer", "answered_at_ms")
+RESERVED = (
+    "video_id", "duration_ms", "watch_ms", "known_ms", "timestamp_ms", "watch_ratio", "answer", "answered_at_ms"
+)  # fmt: skip
 """Names that the data contract reserves for candidate and history columns."""
 
 

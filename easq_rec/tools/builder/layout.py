@@ -32,6 +32,7 @@ def dataset_schema(build: Build, *, answers: bool) -> pa.Schema:
         pa.field("duration_ms", pa.int32()),
         *_fields(build.impressions.features),
         pa.field("watch_ms", pa.int32()),
+        pa.field("known_ms", pa.int64()),
         *([] if "long_view" in build.impressions.outcomes else [pa.field("long_view", pa.int8())]),
         *_fields(build.impressions.outcomes),
     ]

@@ -33,7 +33,7 @@ from easq_rec.tools.builder.scatter import Partition
 from easq_rec.tools.builder.summary import check_balance, summary
 from easq_rec.tools.builder.tables import connect, literal, open_tables
 
-FORMAT = 1
+FORMAT = 2
 """Must be raised when the same config and inputs would give other files."""
 DESCRIPTION = "build.json"
 FINGERPRINT = "fingerprint.json"

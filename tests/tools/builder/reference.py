@@ -217,6 +217,7 @@ def candidate(row: Row, *, answers: bool) -> Row:
         "duration_ms": row["video"]["length"],
         "slot": row["slot"],
         "watch_ms": row["watched"],
+        "known_ms": row["at"] + row["watched"],
         "long_view": int(triggered(row)),
         "like": int(row["liked"]),
         "rate": float(np.float32(row["rate"])),
