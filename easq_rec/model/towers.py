@@ -53,6 +53,8 @@ class Experts(nn.Module):
 class MoETower(nn.Module):
     """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), over the tower's experts and shared experts.
 
+    A single expert has no router, and its gate is always 1.
+
     Args:
         shared: number of shared experts, which are an argument of `forward`.
         outcomes: the head has one output per outcome, and the score is their expected utility; None: one output.
@@ -63,7 +65,7 @@ class MoETower(nn.Module):
         count = config.experts + shared
         self.floor = config.gate_floor
         self.norm = nn.LayerNorm(dim)
-        self.router = nn.Linear(dim, count)
+        self.router = nn.Linear(dim, count) if count > 1 else None
         self.experts = Experts(config.experts, dim, config) if config.experts else None
         # Two names: parameters of the same name start equal in every variant, so they must have the same shape.
         self.head = nn.Linear(config.out, 1) if outcomes is None else None
@@ -72,26 +74,34 @@ class MoETower(nn.Module):
 
     def laws(self) -> Mapping[str, Law]:
         # Gates start open for most inputs, so that every expert gets gradients from the first step.
-        return {"router.bias": Constant(1.0 / self.router.out_features)}
+        return {} if self.router is None else {"router.bias": Constant(1.0 / self.router.out_features)}
 
     def forward(self, h_ND: Tensor, shared: Experts | None = None) -> TowerOutput:
         """Scores (N,) of representations (N, D)."""
         n_ND = self.norm(h_ND)
-        open_NK = F.relu(self.router(n_ND))
-        mixed_NO = mix_experts(n_ND, open_NK + self.floor, *self._parameters_of(shared))
+        open_NK, gate_NK = self._gates(n_ND)
+        mixed_NO = mix_experts(n_ND, gate_NK, *self._parameters_of(shared))
         score_N, outcomes = self._score(F.relu(mixed_NO))
         return TowerOutput(score_N=score_N, outcomes=outcomes, gate_NK=open_NK)
 
     def reference(self, h_ND: Tensor, shared: Experts | None = None) -> Tensor:
         """The same scores, expert by expert: the slow reference of `forward`."""
         n_ND = self.norm(h_ND)
-        gate_NK = F.relu(self.router(n_ND)) + self.floor
+        _, gate_NK = self._gates(n_ND)
         mixed_NO = h_ND.new_zeros(len(h_ND), self._parameters_of(shared)[-1].shape[1])
         parameters = zip(*(stacked.unbind() for stacked in self._parameters_of(shared)), strict=True)
         for k, (in_HD, in_H, out_OH, out_O) in enumerate(parameters):
             hidden_NH = F.relu(F.linear(n_ND, in_HD, in_H))
             mixed_NO = mixed_NO + gate_NK[:, k : k + 1] * F.linear(hidden_NH, out_OH, out_O)
         return self._score(F.relu(mixed_NO))[0]
+
+    def _gates(self, n_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """(output of the router before the floor is added, gates), both (N, K)."""
+        if self.router is None:
+            one_N1 = n_ND.new_ones(len(n_ND), 1)
+            return one_N1, one_N1
+        open_NK = F.relu(self.router(n_ND))
+        return open_NK, open_NK + self.floor
 
     def _score(self, x_NO: Tensor) -> tuple[Tensor, PredictedOutcomes | None]:
         """(score, predicted outcomes) of the mixed output of the experts."""

@@ -83,3 +83,12 @@ def test_every_expert_is_open_at_the_start() -> None:
         initialise(module, seed=seed)
         share_K = (module(torch.randn(400, 16)).gate_NK > 0).double().mean(0)
         assert (share_K > 0.3).all()
+
+
+def test_a_single_expert_has_no_router_and_is_always_open() -> None:
+    module = MoETower(6, Tower(experts=1, hidden=4, out=5)).double()
+    initialise(module, seed=0)
+    assert not [name for name, _ in module.named_parameters() if "router" in name]
+    output = module(torch.randn(20, 6, dtype=torch.float64))
+    assert (output.gate_NK == 1).all() and output.gate_NK.shape == (20, 1)
+    assert bool(output.score_N.std() > 0)
