@@ -20,6 +20,7 @@ from easq_rec.config import (
     Transformer,
     World,
 )
+from easq_rec.config.losses import MainBPR
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.variants import ADDITIONS, VARIANTS
 
@@ -113,7 +114,8 @@ def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 <<
             Feature(name="tags", kind="id_list", table="tag", pooling="mean"),
             Feature(name="video_type", table="video_type"),
             Feature(name="age", table="age"),
-            Feature(name="duration_ms", kind="float", transform="log1p"),
+            # Whether a play counts as valid depends on the duration by thresholds.
+            Feature(name="duration_ms", kind="float", transform="log1p", encoding="quantiles"),
         ),
         outcomes=(Outcome(name="long_view", weight=1.0), Outcome(name="valid_play", weight=0.5)),
     )
@@ -186,9 +188,13 @@ def kuairand() -> Config:
         recipe="kuairand",
         schema=kuairand_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
-        # Likes and similar actions are answers here, not outcomes.
-        losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, dense=0.3),
-        optim=Optim(pathway_lr=2.0),
+        # A request has 13 user features and often one candidate: a token for each of them is most of the cost.
+        model=Model(user_tokens="one"),
+        # Pairs within these short requests do not help. Likes and similar actions are answers here, not outcomes.
+        losses=Losses(main=MainBPR(weight=0.0), warmup_answers=100, align_every=2).aligned_by(
+            satisfaction=1.0, dense=0.3
+        ),
+        optim=Optim(table_lr=0.1, pathway_lr=2.0),
     )
 
 
