@@ -59,11 +59,11 @@ def paper(config: Config) -> Config:
         schema={"satisfaction_dim": 0},
         model={"isolate_embeddings": False, "policy_score": "single"},
         losses=replace(
-            losses.weighted(pointwise=0.0),
+            losses,
             main=MainBPR(pairs="equal"),
             dpo=DPO(weight=6.0, policy="score_difference", beta=0.1),
             warmup_answers=0,
-        ),
+        ).weighted(pointwise=0.0),
     )
 
 

@@ -57,9 +57,11 @@ class FloatEncoder(nn.Module):
         count = len(self.encodings)
         pieces = [index for index, encoding in enumerate(self.encodings) if encoding == "quantiles"]
         self.width = count - len(pieces) + len(pieces) * quantiles
-        self.register_buffer("mean_F", torch.zeros(count))
-        self.register_buffer("deviation_F", torch.ones(count))
-        self.register_buffer("edges_KE", torch.linspace(-2.0, 2.0, quantiles + 1).repeat(len(pieces), 1))
+        # Without features there is nothing to save.
+        self.register_buffer("mean_F", torch.zeros(count), persistent=count > 0)
+        self.register_buffer("deviation_F", torch.ones(count), persistent=count > 0)
+        edges_KE = torch.linspace(-2.0, 2.0, quantiles + 1).repeat(len(pieces), 1)
+        self.register_buffer("edges_KE", edges_KE, persistent=bool(pieces))
         limits = [LIMIT if encoding == "standard" else math.inf for encoding in self.encodings]
         self.register_buffer("limit_F", torch.tensor(limits), persistent=False)
         plain = [index for index in range(count) if index not in pieces]

@@ -171,7 +171,11 @@ def test_the_pathway_is_unchanged_in_a_step_that_does_not_align(train: Train, tm
     moved = {name for name in pathway if not torch.equal(one[name], two[name])}
     # B starts at zero, so parameters below another adapter have no gradient yet.
     assert len(moved) > 10 and {parameter_group(name) for name in moved} == set(PATHWAY)
-    assert all(not torch.equal(two[name], three[name]) for name in one if parameter_group(name) == "backbone")
+    assert all(
+        not torch.equal(two[name], three[name])
+        for name in one
+        if parameter_group(name) == "backbone" and "_numbers." not in name
+    )
 
 
 def _dense(checkpoint: Path) -> dict[str, torch.Tensor]:
