@@ -27,7 +27,7 @@ def test_quickstart_follows_the_golden_trajectory(cpu: str, tmp_path: Path) -> N
     found = golden.trajectory(tmp_path, cpu=cpu)
     assert len(found) == len(stored["losses"]) == golden.STEPS
     for step, (expected, actual) in enumerate(zip(stored["losses"], found, strict=True), start=1):
-        tolerance = golden.TOLERANCE if step <= golden.EXACT_STEPS[cpu] else golden.TOLERANCE_LATER
+        tolerance = golden.TOLERANCE if step <= golden.EXACT_STEPS else golden.TOLERANCE_LATER
         assert [value is None for value in actual] == [value is None for value in expected], f"step {step}"
         given, stored_values = ([value for value in values if value is not None] for values in (actual, expected))
         assert given == pytest.approx(stored_values, abs=tolerance, rel=0), f"step {step}"
