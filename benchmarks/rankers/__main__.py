@@ -5,8 +5,8 @@
 
 The last fifth of the time line is held out, by the split that training uses. Label: a valid play or a long view. Each
 peer's settings are chosen on the last fifth of the training period; then it trains on the whole period. No peer gets a
-file with held-out outcomes, and no recipe with more than one such request. Every training runs in a process of its
-own, on one thread. Prints one JSON line, and a table on stderr; draws AUC and GAUC to a PNG next to --out.
+file with held-out outcomes, and no recipe with more than one such request. Every training runs in a separate process,
+on one thread. Prints one JSON line, and a table on stderr; draws AUC and GAUC to a PNG next to --out.
 
 A recipe may bring options: --recipes kuairand 'kuairand_main_only --trainer.epochs 2'. With --work, trainings of peers
 are kept in a folder, and a later call with the same data and the same code of the peers does not repeat them.

@@ -29,7 +29,7 @@ MOST_ROUNDS = 600
 PATIENCE = 40
 """Rounds without a better log loss on the validation part, after which a try ends."""
 PAIRS = (("user_id", "tab"), ("video_id", "tab"), ("user_id", "duration"), ("user_id", "author_id"))
-"""Pairs of keys with an encoding of their own, in addition to those of single keys."""
+"""Pairs of keys that are encoded together. Each key is also encoded separately."""
 CATEGORIES = 64
 """An id feature with more values than this is encoded; the others are categories of the trees."""
 

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, one after another."""
+"""Starts a separate process for each job, one after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One piece of work in a process of its own, so that its memory and CPU time are its own.
+"""Runs one job in a separate process, so that its memory and CPU time can be measured.
 
     python -m benchmarks.rankers.worker JOB.json
 

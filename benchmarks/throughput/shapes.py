@@ -12,7 +12,7 @@ from easq_rec.config import Config
 
 Scaling = Literal["per_rank", "global", "independent"]
 """Quantity that stays constant with more ranks: requests per rank, or requests in total. `independent`: requests per
-rank, where every rank is a run of its own that waits for no other."""
+rank, where the ranks are separate runs that do not wait for each other."""
 
 
 @dataclass(frozen=True, kw_only=True)

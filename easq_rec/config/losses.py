@@ -75,7 +75,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Pointwise(Loss):
-    """Cross-entropy of every outcome of every candidate, on an output of its own."""
+    """Cross-entropy of every outcome of every candidate, with one output of the main tower per outcome."""
 
     weight: float = 1.0
     """Weight of the cross-entropy of the outcomes; 0 switches it off. It needs model.policy_score=expected_utility."""

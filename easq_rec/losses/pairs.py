@@ -43,13 +43,13 @@ class RequestPairs:
     @cached_property
     def gain_RCC(self) -> Tensor:
         """Engagement utility of i minus that of j; 0 where that is negative or at padding."""
-        return (self.utility_RC[:, :, None] - self.utility_RC[:, None, :]).clamp(min=0) * self.real_RCC
+        return positive_differences(self.utility_RC, self.mask_RC)
 
     @cached_property
     def evidence_SEE(self) -> Tensor:
         """Evidence for i minus evidence for j, a log-likelihood ratio; 0 where that is negative or at padding."""
         lists = self.evidence_lists
-        return evidence_pairs(lists.pad(self.evidence_E[:, None]).squeeze(-1), lists.mask())
+        return positive_differences(lists.pad(self.evidence_E[:, None]).squeeze(-1), lists.mask())
 
 
 def real_pairs(mask_RC: Tensor) -> Tensor:
@@ -63,10 +63,14 @@ def better_pairs(utility_RC: Tensor, real_RCC: Tensor) -> Tensor:
     return (utility_RC[:, :, None] > utility_RC[:, None, :]) & real_RCC
 
 
-def evidence_pairs(evidence_SE: Tensor, mask_SE: Tensor) -> Tensor:
-    """Evidence for the first candidate of each pair minus that for the second, and 0 if it is negative, (S, E, E)."""
-    more_SEE = (evidence_SE[:, :, None] - evidence_SE[:, None, :]).clamp(min=0)
-    return more_SEE * (mask_SE[:, :, None] & mask_SE[:, None, :])
+def positive_differences(value_RC: Tensor, mask_RC: Tensor) -> Tensor:
+    """Value of the first candidate of each pair minus that of the second, (R, C, C); 0 if negative or at padding.
+
+    Args:
+        mask_RC: True at candidates, False at padding.
+    """
+    more_RCC = (value_RC[:, :, None] - value_RC[:, None, :]).clamp(min=0)
+    return more_RCC * (mask_RC[:, :, None] & mask_RC[:, None, :])
 
 
 def margins(score_RC: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from easq_rec.config.schema import Feature, numbers
 
 LIMIT = 5.0
 """A standardised number is clipped to this many standard deviations, so that an outlier cannot dominate a batch."""
+SMALLEST = torch.finfo(torch.float32).tiny
+"""Divides by an empty piece. A larger constant, such as 1e-6, would flatten a feature whose values are all small."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class FloatEncoder(nn.Module):
         low_KQ, high_KQ = self.edges_KE[:, :-1], self.edges_KE[:, 1:]
         above_KQ = value_F[..., self.pieces_K, None] - low_KQ
         # Frequent values make equal edges. The piece between them is a step.
-        piece_KQ = (above_KQ / (high_KQ - low_KQ).clamp(min=1e-6)).clamp(0.0, 1.0)
+        piece_KQ = (above_KQ / (high_KQ - low_KQ).clamp(min=SMALLEST)).clamp(0.0, 1.0)
         return torch.cat([scaled_F[..., self.plain_F], piece_KQ.flatten(-2)], dim=-1)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config.schema import Outcome
+from easq_rec.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class ExpectedUtility(nn.Module):
     the score is log U.
 
     Raises:
-        ValueError: all weights are 0.
+        UserError: all weights are 0.
     """
 
     log_weight_O: Tensor
@@ -48,7 +49,8 @@ class ExpectedUtility(nn.Module):
         super().__init__()
         weight_O = torch.tensor([outcome.weight for outcome in outcomes])
         if not weight_O.any():
-            raise ValueError(f"schema.outcomes: all weights are 0, so that no candidate is better: {outcomes}")
+            names = ", ".join(outcome.name for outcome in outcomes)
+            raise UserError(f"schema.outcomes: all weights are 0 ({names}): give at least one outcome a weight")
         self.bounded = all(outcome.kind == "binary" for outcome in outcomes)
         self.register_buffer("log_weight_O", weight_O.abs().log(), persistent=False)
         self.register_buffer("sign_O", torch.where(weight_O < 0, -1.0, 1.0), persistent=False)

@@ -25,7 +25,7 @@ from easq_rec.losses.dense import dense_preference
 from easq_rec.losses.dpo import log_policy
 from easq_rec.losses.evidence import evidence_likelihood
 from easq_rec.losses.main_bpr import bpr
-from easq_rec.losses.pairs import better_pairs, evidence_pairs, margins, real_pairs
+from easq_rec.losses.pairs import better_pairs, margins, positive_differences, real_pairs
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, random_evidence, small_config
 
@@ -103,7 +103,7 @@ def test_evidence_loss_is_the_likelihood_of_the_evidence(requests: list[list[tup
     The likelihood is the mean over the two cases, weighted by their probability.
     """
     score_RC, _, evidence_RC, mask_RC = padded(requests)
-    evidence_RCC = evidence_pairs(evidence_RC, mask_RC)
+    evidence_RCC = positive_differences(evidence_RC, mask_RC)
     found, pairs = evidence_likelihood(score_RC, evidence_RCC), (evidence_RCC > 0).sum()
     expected, count = (score_RC * 0).sum(), 0
     for r, request in enumerate(requests):
@@ -120,7 +120,7 @@ def test_evidence_moves_uncertain_pairs_most() -> None:
     """The gradient of a pair is sigmoid(d) - sigmoid(d + e). It is small if the scores differ much."""
     score_RC = torch.tensor([[0.0, 0.0], [5.0, 0.0], [-5.0, 0.0]], requires_grad=True)
     evidence_RC, mask_RC = torch.tensor([[1.0, 0.0]] * 3), torch.ones(3, 2, dtype=torch.bool)
-    total = evidence_likelihood(score_RC, evidence_pairs(evidence_RC, mask_RC))
+    total = evidence_likelihood(score_RC, positive_differences(evidence_RC, mask_RC))
     (gradient_RC,) = torch.autograd.grad(total, score_RC)
     expected = [1 / (1 + math.exp(-d)) - 1 / (1 + math.exp(-d - 1)) for d in (0, 5, -5)]
     assert gradient_RC[:, 0].tolist() == pytest.approx(expected, abs=1e-6)

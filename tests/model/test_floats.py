@@ -78,3 +78,11 @@ def test_age_buckets_are_half_octaves() -> None:
     expected = [min(int(2 * np.log2(1 + max(age, 0))), AGE_BUCKETS - 1) for age in ages.tolist()]
     assert age_bucket(ages).tolist() == expected
     assert len(set(expected)) > 7 and age_bucket(torch.tensor([365 * 86_400.0])) < AGE_BUCKETS - 1
+
+
+def test_pieces_of_tiny_numbers_rise_from_0_to_1() -> None:
+    values = np.linspace(0, 1e-8, 101, dtype=np.float32)[:, None]
+    encoder = FloatEncoder((PIECES,), quantiles=4)
+    encoder.fit(values)
+    assert encoder(torch.tensor([[1e-8]])).tolist() == [[1.0] * 4]
+    assert encoder(torch.tensor([[0.5e-8]]))[0, :2].tolist() == [1.0, pytest.approx(1.0, abs=1e-3)]
