@@ -173,6 +173,10 @@ class Optim:
 
     table_lr: float = 0.05
     """Peak learning rate of the tables."""
+    table_eps: float = 1e-8
+    """Added to the root of a row's accumulated squared gradient, by which its step is divided. With a small number a
+    row moves by the whole learning rate at its first gradient. With a larger one, the rows of rare ids move less than
+    those of frequent ids: a regularisation by frequency."""
     dense_lr: float = 1e-3
     """Peak learning rate of the dense parameters."""
     pathway_lr: float = 1.0
@@ -189,6 +193,7 @@ class Optim:
 
     def __post_init__(self) -> None:
         require(self.table_lr > 0, "optim.table_lr", self.table_lr, "more than 0")
+        require(self.table_eps > 0, "optim.table_eps", self.table_eps, "more than 0")
         require(self.dense_lr > 0, "optim.dense_lr", self.dense_lr, "more than 0")
         require(self.pathway_lr > 0, "optim.pathway_lr", self.pathway_lr, "more than 0")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")

@@ -55,7 +55,11 @@ def shard(
             the tables do not fit into memory.
     """
     rounding = codecs(messages or config.sharding.messages)
-    fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": config.optim.table_lr, "eps": 1e-8}
+    fused = {
+        "optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        "learning_rate": config.optim.table_lr,
+        "eps": config.optim.table_eps,
+    }
     sharders: list[ModuleSharder[nn.Module]] = [
         EmbeddingBagCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=rounding),
         EmbeddingCollectionSharder(fused_params=dict(fused), qcomm_codecs_registry=rounding),
