@@ -68,8 +68,9 @@ def fit_temperature(logit_N: Tensor, outcome_N: Tensor, weight_N: Tensor, *, amo
     mean, spread = logit_N.mean(), logit_N.std().clamp(min=1e-9)
     standard_N, amount_O = (logit_N - mean) / spread, torch.tensor(amount)
     slope = torch.stack([spread, mean]).requires_grad_(True)
-    exact = {"tolerance_grad": 1e-10, "tolerance_change": 1e-14}
-    optimizer = torch.optim.LBFGS([slope], max_iter=200, line_search_fn="strong_wolfe", **exact)
+    optimizer = torch.optim.LBFGS(
+        [slope], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         optimizer.zero_grad()

@@ -30,7 +30,8 @@ def draw_reliability(lines: Sequence[Line], *, size: tuple[float, float], xlabel
     for line in lines:
         style = look(line.style)
         xs, ys = zip(*line.points, strict=True)
-        whiskers(axes, xs, line.estimates, vertical=True, color=style["color"], alpha=0.6)
+        if line.estimates:
+            whiskers(axes, xs, line.estimates, vertical=True, color=style["color"], alpha=0.6)
         axes.plot(xs, ys, **style, label=short_name(line.name))
     axes.set_xlabel(xlabel, loc="right")
     axes.set_ylabel(ylabel)

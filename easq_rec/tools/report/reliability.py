@@ -25,7 +25,7 @@ REMARK = (
 
 def reliability(runs: Sequence[RunFiles]) -> PlotGroup:
     """A panel for each outcome that an evaluated run predicts, with a line for each run."""
-    names = list(dict.fromkeys(name for run in runs for name in run.reliability))
+    names = list(dict.fromkeys(name for run in runs for name, bins in run.reliability.items() if bins))
     plots = [_plot(name, {index: run for index, run in enumerate(runs) if run.reliability.get(name)}) for name in names]
     legend = line_legend({run.name: index for index, run in enumerate(runs)})
     return PlotGroup(title="Reliability of the predicted outcomes", remarks=[REMARK], legend=legend, plots=plots)
