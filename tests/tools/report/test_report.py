@@ -331,6 +331,12 @@ Break = Callable[[Path], object]
             ),
             "not an evaluation",
         ),
+        (
+            lambda run: (run / "evaluation.json").write_text(
+                '{"metrics": {}, "outcomes": {"like": [{"predicted": 0.1}]}}'
+            ),
+            "not an evaluation (KeyError('observed'))",
+        ),
         (lambda run: (run / "results.json").write_text('{"rows": []}'), "not what `easq-rec study` writes"),
         (lambda run: [path.unlink() for path in run.iterdir()] + [(run / "study.json").write_text("{}")], "--resume"),
         (lambda run: (run / "report.html").mkdir(), "a directory; name the HTML file"),
