@@ -89,8 +89,9 @@ def values(logit_N: Tensor, outcome: Outcome) -> Tensor:
 
 
 def weights(outcome_N: Tensor, outcome: Outcome) -> Tensor:
-    """How many candidates of the whole log each candidate of a thinned log stands for, (N,)."""
-    return torch.where(outcome_N > 0, 1.0, 1 / outcome.negatives_kept).double()
+    """How many candidates of the whole log each candidate of a thinned log stands for, (N,), float64."""
+    one_N = torch.ones_like(outcome_N, dtype=torch.float64)
+    return one_N.masked_fill_(outcome_N <= 0, 1 / outcome.negatives_kept)
 
 
 def bins_of(value_N: Tensor, count: int) -> Tensor:
