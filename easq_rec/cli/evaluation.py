@@ -1,11 +1,11 @@
-"""`easq-rec evaluate`, `compare` and `score`: what a trained run is worth, and its rankings."""
+"""`easq-rec evaluate`, `compare`, `calibrate` and `score`: what a trained run is worth, and its rankings."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,12 @@ class EvaluateCommand:
     """Serve z(policy) + FUSE * z(reference), each score standardised within its request; None: the policy score."""
     best: bool = False
     """Use the checkpoint with the best evaluation during training (--checkpoint.best), not the newest."""
+    calibrated: bool = False
+    """Apply the maps of easq-rec calibrate to the predicted outcomes, and evaluate only the requests after those that
+    they were fitted to."""
+    all_negatives: bool = False
+    """The data hold all negatives, although the schema says that the training data keep only a share
+    (negatives_kept)."""
     name: str = "evaluation"
     """Name of the two files that are written into the run directory."""
     resamples: int = 1_000
@@ -43,11 +49,18 @@ class EvaluateCommand:
         from easq_rec.serving.evaluate import evaluate
 
         _require_resamples(self.resamples)
-        evaluated = evaluate(self.run_dir, self.data, fuse=self.fuse, best=self.best)
+        evaluated = evaluate(
+            self.run_dir,
+            self.data,
+            fuse=self.fuse,
+            best=self.best,
+            calibrated=self.calibrated,
+            thinned=not self.all_negatives,
+        )
         intervals = estimates(evaluated.sums(), resamples=self.resamples, seed=self.seed)
         results.print_evaluation(evaluated, intervals, CONFIDENCE)
         how: dict[str, object] = {"data": self.data, "confidence": CONFIDENCE, "method": "BCa bootstrap over users"}
-        how |= {"resamples": self.resamples, "seed": self.seed}
+        how |= {"resamples": self.resamples, "seed": self.seed, "all_negatives": self.all_negatives}
         results.write(evaluated, intervals, self.run_dir, self.name, how)
         file = self.run_dir / self.name
         print(f"\nall figures in {file}.json, by request in {file}.parquet")
@@ -84,6 +97,60 @@ class CompareCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrateCommand:
+    """Fit maps that calibrate the predicted outcomes to the earlier held-out requests, and try them on the later ones.
+
+    Writes RUN/calibration.json, for --calibrated of easq-rec evaluate and score. The maps belong to one checkpoint."""
+
+    run_dir: Annotated[Path, tyro.conf.arg(name="run")]
+    """Run directory."""
+    data: str | None = None
+    """Directory or URL with requests/; None: the one that the run was trained on."""
+    method: Literal["temperature", "isotonic"] = "temperature"
+    """temperature: scale and bias of the logit (Platt). isotonic: any map that never falls; it needs more
+    candidates."""
+    share: float = 0.5
+    """Share of the held-out period, from its start, whose requests the maps are fitted to."""
+    best: bool = False
+    """Use the checkpoint with the best evaluation during training, not the newest."""
+    all_negatives: bool = False
+    """The data hold all negatives, although the schema says that the training data keep only a share
+    (negatives_kept)."""
+    resamples: int = 1_000
+    """Bootstrap resamples of the users."""
+    seed: int = 0
+    """Seed of the resamples."""
+
+    def run(self) -> int:
+        doctor.require_compatible()
+        from easq_rec.evaluation.compare import print_calibrated
+        from easq_rec.evaluation.metrics.intervals import differences
+        from easq_rec.run_directory.calibration_file import write_calibration
+        from easq_rec.serving.calibrate import calibrate
+
+        _require_resamples(self.resamples)
+        require(0 < self.share < 1, "--share", self.share, "more than 0 and less than 1")
+        found = calibrate(
+            self.run_dir,
+            self.data,
+            method=self.method,
+            share=self.share,
+            best=self.best,
+            thinned=not self.all_negatives,
+        )
+        calibration = found.calibration
+        print(
+            f"step {calibration.step:,}: {self.method} fitted to {calibration.candidates:,} candidates of the earlier "
+            f"held-out requests, tried on {found.requests:,} later requests"
+        )
+        print_calibrated(differences(found.after, found.before, resamples=self.resamples, seed=self.seed))
+        for name in found.unfitted:
+            print(f"  {name}: not calibrated, too few earlier candidates with or without it")
+        print(f"\nwritten to {write_calibration(self.run_dir, calibration)}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreCommand:
     """Rank requests without outcomes by the policy score, or by a fused score; adapters are merged."""
 
@@ -92,12 +159,17 @@ class ScoreCommand:
     input: str
     """Directory or URL with the requests' Parquet files (or with requests/ in it)."""
     output: Path
-    """Parquet file to write: request_id, the item's id, score, rank."""
+    """Parquet file to write: request_id, the item's id, score, rank, and with --outcomes one column per outcome."""
     fuse: float | None = None
     """Rank by z(policy) + FUSE * z(reference), each standardised within its request; None: by the policy score, and the
     satisfaction tower is left out."""
     best: bool = False
     """Use the checkpoint with the best evaluation during training, not the newest."""
+    outcomes: bool = False
+    """Also write the predicted outcomes, in columns of their names: the probability, or the expectation of an
+    amount."""
+    calibrated: bool = False
+    """Apply the maps of easq-rec calibrate to the predicted outcomes; score and rank stay as they are."""
 
     def run(self) -> int:
         doctor.require_compatible()
@@ -105,7 +177,16 @@ class ScoreCommand:
         from easq_rec.serving.score import score
 
         config = load_config(self.run_dir)
-        requests = score(config, self.run_dir, self.input, self.output, fuse=self.fuse, best=self.best)
+        requests = score(
+            config,
+            self.run_dir,
+            self.input,
+            self.output,
+            fuse=self.fuse,
+            best=self.best,
+            outcomes=self.outcomes,
+            calibrated=self.calibrated,
+        )
         print(f"{requests:,} requests ranked in {self.output}")
         return 0
 

@@ -11,7 +11,7 @@ import tyro
 
 from easq_rec import __version__, doctor, train
 from easq_rec.cli.data import DataCommands
-from easq_rec.cli.evaluation import CompareCommand, EvaluateCommand, ScoreCommand
+from easq_rec.cli.evaluation import CalibrateCommand, CompareCommand, EvaluateCommand, ScoreCommand
 from easq_rec.cli.report import ReportCommand
 from easq_rec.cli.runs import RunsCommands
 from easq_rec.cli.study import StudyCommand
@@ -39,6 +39,7 @@ Command = (
     Annotated[TrainCommand, tyro.conf.subcommand("train")]
     | Annotated[EvaluateCommand, tyro.conf.subcommand("evaluate")]
     | Annotated[CompareCommand, tyro.conf.subcommand("compare")]
+    | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[ScoreCommand, tyro.conf.subcommand("score")]
     | Annotated[DataCommands, tyro.conf.subcommand("data")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]

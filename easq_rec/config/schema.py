@@ -111,12 +111,20 @@ class Outcome:
     predicted."""
     unit: float = 1.0
     """An amount is divided by this number when it is read, for example 10000 for a watch time in units of 10 s."""
+    negatives_kept: float = 1.0
+    """Share of the candidates without this binary outcome that the log kept, when it was thinned at random. Training
+    fits the thinned log. Predicted probability and policy score are those of the whole log. They are exact where a
+    candidate was dropped because this outcome did not happen; a log that drops candidates without any outcome makes
+    them exact only for an outcome that every other outcome implies."""
 
     def __post_init__(self) -> None:
         require(self.unit > 0, f"outcome {self.name}: unit", self.unit, "more than 0")
+        kept, share = self.negatives_kept, "more than 0 and at most 1"
+        require(0 < kept <= 1, f"outcome {self.name}: negatives_kept", kept, share)
         if self.kind == "binary":
             require(self.unit == 1.0, f"outcome {self.name}: unit", self.unit, "1 for a binary outcome")
         else:
+            require(kept == 1.0, f"outcome {self.name}: negatives_kept", kept, "1 for an amount")
             require(self.weight >= 0, f"outcome {self.name}: weight", self.weight, "0 or more for an amount")
 
 

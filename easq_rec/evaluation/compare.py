@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.intervals import CONFIDENCE, Difference, Interval, differences
-from easq_rec.evaluation.results import LABELS, Evaluated, format_interval, read
+from easq_rec.evaluation.results import LABELS, Evaluated, format_interval, label, metric_names, read
 
 OF_THE_DATA = ("request_id", "user_id", "candidates", "pairs", "engagement_pairs", "answer")
 """Columns that depend only on the data: two evaluations of the same requests agree in them."""
@@ -41,15 +41,34 @@ def print_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Dif
         print(
             f"  {who:<5}{evaluated.origin.recipe}, step {evaluated.origin.step:,}, ranked by {evaluated.origin.served}"
         )
-    print(f"\n  {'':<26}{'run':>8}{'base':>8}   {'difference':<30}relative to base")
-    for name, label in LABELS.items():
+    names = metric_names(found)
+    width = max(26, *(len(label(name)) + 2 for name in names))
+    print(f"\n  {'':<{width}}{'run':>8}{'base':>8}   {'difference':<30}relative to base")
+    for name in names:
         entry = found[name]
         values = "".join(
             f"{'-' if math.isnan(value) else format(value, '.4f'):>8}" for value in (entry.run, entry.base)
         )
         # The relative change of a gap near 0 is meaningless.
         relative = "" if name == "calibration_gap" else format_interval(entry.relative, sign=True, percent=True)
-        print(f"  {label:<26}{values}   {format_interval(entry.difference, sign=True)}  {relative}".rstrip())
+        print(f"  {label(name):<{width}}{values}   {format_interval(entry.difference, sign=True)}  {relative}".rstrip())
+
+
+def print_calibrated(found: Mapping[str, Difference]) -> None:
+    """Prints the metrics of the predicted outcomes without and with maps, and their difference.
+
+    Args:
+        found: with maps (the run) against without (the base).
+    """
+    names = [name for name in metric_names(found) if name not in LABELS]
+    width = max(26, *(len(label(name)) + 2 for name in names))
+    print(f"\n  {'':<{width}}{'before':>8}{'after':>8}   difference")
+    for name in names:
+        entry = found[name]
+        values = "".join(
+            f"{'-' if math.isnan(value) else format(value, '.4f'):>8}" for value in (entry.base, entry.run)
+        )
+        print(f"  {label(name):<{width}}{values}   {format_interval(entry.difference, sign=True)}".rstrip())
 
 
 def write_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Difference], out: Path) -> None:
@@ -66,7 +85,7 @@ def write_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Dif
                 "difference": _entry(found[name].difference),
                 "relative": _entry(found[name].relative),
             }
-            for name in LABELS
+            for name in metric_names(found)
         },
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ Legend: R requests, N candidates, A answers, O outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from easq_rec.config import Config
 from easq_rec.config.answer_scale import NO_ANSWER
+from easq_rec.config.schema import Outcome
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.dataset import Period, RequestDataset
 from easq_rec.data.encode import EncodedRequests
 from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
 from easq_rec.errors import UserError
-from easq_rec.evaluation.metrics import RankingMetrics, ranking_metrics
+from easq_rec.evaluation.metrics import RankingMetrics, outcome_columns, ranking_metrics
 from easq_rec.model.fusion import fused_scores
 from easq_rec.model.ranker import Scores
 
@@ -41,10 +42,20 @@ class Predictions:
     lengths_R: Tensor
     user_R: Tensor
     request_id_R: Tensor
+    logit_NO: Tensor | None = None
+    """Predicted outcomes, corrected for thinned negatives; None if the model does not predict outcomes."""
+    outcome_NO: Tensor | None = None
+    """What happened; None with `logit_NO`."""
 
     def metrics(self) -> RankingMetrics:
         """Ranking metrics of the policy score."""
         return ranking_metrics(self.main_N, self.truth_N, self.utility_N, self.lengths_R, self.user_R)
+
+    def outcome_columns(self, outcomes: Sequence[Outcome], *, thinned: bool = True) -> dict[str, Tensor]:
+        """Sums by request from which the calibration of each outcome is computed; none without predicted outcomes."""
+        if self.logit_NO is None or self.outcome_NO is None:
+            return {}
+        return outcome_columns(self.logit_NO, self.outcome_NO, self.lengths_R, outcomes, thinned=thinned)
 
 
 def batches(
@@ -93,9 +104,19 @@ def predict(
                 lengths_R=lengths_R,
                 user_R=torch.from_numpy(batch.keys.user_id_R[:requests]),
                 request_id_R=torch.from_numpy(batch.keys.request_id_R[:requests]),
+                **_outcomes(scores, batch),
             )
         )
     return _concat(parts)
+
+
+def _outcomes(scores: Scores, batch: RequestBatch) -> dict[str, Tensor]:
+    """Predicted and observed outcomes of the stream's candidates, on the CPU."""
+    if scores.outcomes is None:
+        return {}
+    candidates = batch.stream.candidates
+    logit_NO = scores.outcomes.corrected_NO[:candidates].float().cpu()
+    return {"logit_NO": logit_NO, "outcome_NO": batch.outcome_NO[:candidates]}
 
 
 def served(scores: Scores, lengths_R: Tensor, fuse: float | None) -> Tensor:
@@ -123,7 +144,8 @@ def gather(mine: Predictions) -> Predictions:
 def _concat(parts: list[Predictions]) -> Predictions:
     if not parts:
         raise UserError("there are no held-out requests: raise data.holdout or use a longer log")
-    names = [field.name for field in fields(Predictions)]
+    # All parts come from the same model, so they have the same fields.
+    names = [field.name for field in fields(Predictions) if getattr(parts[0], field.name) is not None]
     return Predictions(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
+from easq_rec.config.schema import Outcome
 from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.data.columns import Array
 from easq_rec.errors import UserError
@@ -36,6 +37,7 @@ from easq_rec.evaluation.metrics.by_request import (
 )
 from easq_rec.evaluation.metrics.calibration import BINS
 from easq_rec.evaluation.metrics.intervals import AnswerScores, Interval, UserSums
+from easq_rec.evaluation.metrics.outcomes import OBSERVED, PREDICTED, WEIGHT, outcome_names
 from easq_rec.evaluation.predict import AnswerPredictions, Predictions
 
 NAME = "evaluation"
@@ -43,6 +45,8 @@ NAME = "evaluation"
 FORMAT = 2
 METADATA = b"easq_rec"
 """Metadata key of the Parquet file for the origin of the evaluation."""
+NORMAL = 1.96
+"""Half the width of a 95% interval, in standard errors."""
 DISTRIBUTIONS = ("numpy", "pyarrow", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu")
 
 LABELS = {
@@ -55,10 +59,15 @@ LABELS = {
     "answer_auc": "answer AUC",
     "answer_gauc": "answer GAUC",
     **{f"answer_ndcg{k}": f"answer NDCG@{k}" for k in CUTOFFS},
-    "calibration_error": "calibration error",
-    "calibration_gap": "calibration gap",
+    "calibration_error": "pair calibration error",
+    "calibration_gap": "pair calibration gap",
 }
-"""Labels for printed tables, in row order."""
+"""Labels for printed tables, in row order. Those of the outcomes follow: see `label`."""
+OUTCOME_LABELS = {
+    "outcome_calibration_error": "calibration error",
+    "outcome_log_loss": "log loss",
+    "outcome_ratio": "predicted / observed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,8 @@ class Origin:
     """Weight of the reference score in the served score; None: the policy score is served."""
     answers: AnswerScale = THREE_ANSWERS
     """The scale of the held-out answers."""
+    calibration: str | None = None
+    """How the predicted outcomes were calibrated; None: they are as the model predicts them."""
 
     @property
     def served(self) -> str:
@@ -104,6 +115,10 @@ class Evaluated:
         compared_A = satisfied_A | np.isin(code_A, self.origin.answers.dissatisfied_codes)
         return AnswerScores(score_A=score_A[compared_A], satisfied_A=satisfied_A[compared_A], user_A=user_A[compared_A])
 
+    def outcomes(self) -> list[str]:
+        """Names of the outcomes that the run predicts."""
+        return outcome_names(self.table.column_names)
+
     def counts(self) -> dict[str, int]:
         """Numbers of evaluated requests, users and answers."""
         code_A = self.table["answer"].combine_chunks().flatten().to_numpy()
@@ -128,15 +143,69 @@ class Evaluated:
             for k, (predicted, observed, pairs) in enumerate(zip(*sums, strict=True))
         ]
 
+    def outcome_reliability(self) -> dict[str, list[dict[str, float]]]:
+        """For each outcome and each bin of its predictions: mean prediction, mean outcome with its 95% interval over
+        users, and the candidates that the bin stands for. Empty bins are left out."""
+        user_R = np.unique(_column(self.table, "user_id"), return_inverse=True)[1]
+        return {name: self._reliability_of(name, user_R) for name in self.outcomes()}
+
+    def _reliability_of(self, name: str, user_R: Array) -> list[dict[str, float]]:
+        predicted_RK, observed_RK, weight_RK = (
+            _column(self.table, f"{part}{name}") for part in (PREDICTED, OBSERVED, WEIGHT)
+        )
+        found: list[dict[str, float]] = []
+        for predicted_R, observed_R, weight_R in zip(predicted_RK.T, observed_RK.T, weight_RK.T, strict=True):
+            weight = float(weight_R.sum())
+            if not weight:
+                continue
+            observed = float(observed_R.sum()) / weight
+            # The linearised ratio of two sums over users: a user's candidates resemble each other.
+            deviation_U = np.bincount(user_R, observed_R - observed * weight_R)
+            half = NORMAL * float(np.sqrt((deviation_U**2).sum())) / weight
+            found.append(
+                {
+                    "predicted": float(predicted_R.sum()) / weight,
+                    "observed": observed,
+                    "low": max(observed - half, 0.0),
+                    "high": observed + half,
+                    "candidates": weight,
+                }
+            )
+        return found
+
+
+def label(name: str) -> str:
+    """The label of a metric; that of an outcome's metric begins with the name of the outcome."""
+    for kind, shown in OUTCOME_LABELS.items():
+        if name.startswith(f"{kind}_"):
+            return f"{name.removeprefix(f'{kind}_')}: {shown}"
+    return LABELS[name]
+
+
+def metric_names(found: Mapping[str, object]) -> list[str]:
+    """The metrics in the order of printed tables, those of the outcomes last and outcome by outcome."""
+    outcomes = [name.removeprefix("outcome_ratio_") for name in found if name.startswith("outcome_ratio_")]
+    ours = (f"{kind}_{outcome}" for outcome in outcomes for kind in OUTCOME_LABELS)
+    return [*LABELS, *(name for name in ours if name in found)]
+
 
 def evaluation_table(
-    predictions: Predictions, answered: AnswerPredictions | None, *, scale: AnswerScale = THREE_ANSWERS
+    predictions: Predictions,
+    answered: AnswerPredictions | None,
+    *,
+    scale: AnswerScale = THREE_ANSWERS,
+    outcomes: Sequence[Outcome] = (),
+    thinned: bool = True,
 ) -> pa.Table:
     """One row per held-out request.
 
-    Columns: request_id, user_id, candidates; the NDCGs (null if undefined) and the sums in `QUOTIENTS` and
-    `CALIBRATION`; `answer` and `answer_score`, lists over the answered candidates. An answered request that is not
-    among the predictions gets a separate row, which only the metrics of answers use.
+    Columns: request_id, user_id, candidates; the NDCGs (null if undefined), the sums in `QUOTIENTS` and `CALIBRATION`
+    and those of `outcome_columns`; `answer` and `answer_score`, lists over the answered candidates. An answered request
+    that is not among the predictions gets a separate row, which only the metrics of answers use.
+
+    Args:
+        outcomes: the outcomes of the schema, for the calibration of the predicted ones; empty: it is left out.
+        thinned: as in `outcome_columns`.
     """
     columns = {
         name: value.numpy()
@@ -149,6 +218,9 @@ def evaluation_table(
             policy_N=predictions.main_N,
         ).items()
     }
+    if outcomes:
+        found = predictions.outcome_columns(outcomes, thinned=thinned)
+        columns |= {name: value.numpy() for name, value in found.items()}
     columns |= {"request_id": predictions.request_id_R.numpy(), "user_id": predictions.user_R.numpy()}
     columns["candidates"] = predictions.lengths_R.numpy().astype(np.int32)
     if answered is None:
@@ -214,6 +286,7 @@ def write(
         how: other values for the summary (run, data, resamples, ...).
     """
     origin = {"recipe": evaluated.origin.recipe, "step": evaluated.origin.step, "fuse": evaluated.origin.fuse}
+    origin |= {"calibration": evaluated.origin.calibration}
     summary = {
         **how,
         **origin,
@@ -221,10 +294,11 @@ def write(
         **evaluated.counts(),
         "metrics": {
             key: {"value": _plain(found.value), "low": _plain(found.low), "high": _plain(found.high)}
-            for key in LABELS
+            for key in metric_names(intervals)
             for found in (intervals[key],)
         },
         "reliability": evaluated.reliability(),
+        "outcomes": evaluated.outcome_reliability(),
         "versions": versions(),
     }
     kept = json.dumps({"format": FORMAT, **origin, "answers": to_dict(evaluated.origin.answers)}).encode()
@@ -236,9 +310,10 @@ def write(
 
 
 def plain_values(evaluated: Evaluated, intervals: Mapping[str, Interval]) -> dict[str, float]:
-    """The values that the trainer logs (`RankingMetrics`), by name."""
+    """The values that the trainer logs (`RankingMetrics`, and the calibration of the outcomes), by name."""
     counts = evaluated.counts()
     names = [field.name for field in fields(RankingMetrics)]
+    names += [name for name in metric_names(intervals) if name not in LABELS]
     return {name: intervals[name].value if name in intervals else counts[name] for name in names}
 
 
@@ -270,6 +345,7 @@ def read(source: Path) -> Evaluated:
         step=kept["step"],
         fuse=kept["fuse"],
         answers=from_dict(AnswerScale, kept["answers"], "answers"),
+        calibration=kept.get("calibration"),
     )
     return Evaluated(origin=origin, table=table)
 
@@ -282,8 +358,12 @@ def print_evaluation(evaluated: Evaluated, intervals: Mapping[str, Interval], co
         f"{counts['requests']:,} held-out requests of {counts['users']:,} users, ranked by {evaluated.origin.served}; "
         f"{answers:,} answers; {confidence:.0%} intervals"
     )
-    for name, label in LABELS.items():
-        print(f"  {label:<26}{format_interval(intervals[name])}".rstrip())
+    if evaluated.origin.calibration is not None:
+        print(f"predicted outcomes are calibrated ({evaluated.origin.calibration})")
+    names = metric_names(intervals)
+    width = max(26, *(len(label(name)) + 2 for name in names))
+    for name in names:
+        print(f"  {label(name):<{width}}{format_interval(intervals[name])}".rstrip())
 
 
 def format_interval(found: Interval, *, sign: bool = False, percent: bool = False) -> str:

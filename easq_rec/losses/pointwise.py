@@ -29,7 +29,10 @@ def outcome_losses(logit_NO: Tensor, outcome_NO: Tensor, amount_O: Tensor) -> Te
 
 
 class PointwiseTerm(RequestTerm):
-    """Compares nothing: every candidate of the stream counts, also that of a request with one."""
+    """Compares nothing: every candidate of the stream counts, also that of a request with one.
+
+    It reads the logits without the correction for thinned negatives, because it fits the thinned log.
+    """
 
     def __init__(self, config: Pointwise) -> None:
         self.config = config

@@ -15,6 +15,7 @@ from easq_rec.data.batch import RequestBatch
 from easq_rec.model.embeddings import RequestEmbeddings
 from easq_rec.model.initial import initialise
 from easq_rec.model.network import NetworkOutput, RankingNetwork
+from easq_rec.model.utility import PredictedOutcomes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Scores:
     """Policy score: what is served."""
     satisfaction_N: Tensor | None
     """Reference score; None without a satisfaction tower."""
+    outcomes: PredictedOutcomes | None = None
+    """What the main tower predicts of each outcome; None if it computes the policy score directly."""
 
 
 class Ranker(nn.Module):
@@ -63,5 +66,9 @@ class Ranker(nn.Module):
         """Scores of every candidate, in eval mode."""
         assert not self.training, "score() ranks all requests alike: call eval() first"
         output = self(batch)
-        reference = output.reference
-        return Scores(main_N=output.main.score_N, satisfaction_N=reference.score_N if reference is not None else None)
+        main, reference = output.main, output.reference
+        return Scores(
+            main_N=main.score_N,
+            satisfaction_N=reference.score_N if reference is not None else None,
+            outcomes=main.outcomes,
+        )

@@ -109,8 +109,8 @@ class MoETower(nn.Module):
             return self.head(x_NO).squeeze(-1), None
         assert self.heads is not None and self.utility is not None
         # In bf16, candidates with similar utility would have equal scores.
-        outcomes = PredictedOutcomes(logit_NO=self.heads(x_NO).float(), amount_O=self.utility.amount_O)
-        return self.utility(outcomes.logit_NO), outcomes
+        outcomes = self.utility.predicted(self.heads(x_NO).float())
+        return self.utility(outcomes), outcomes
 
     def _parameters_of(self, shared: Experts | None) -> list[Tensor]:
         """Stacked parameters of all experts; the shared experts are last."""

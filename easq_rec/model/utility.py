@@ -21,12 +21,21 @@ class PredictedOutcomes:
     """What the main tower predicts of the outcomes."""
 
     logit_NO: Tensor
+    """Fits the log that training reads, in which negatives may be thinned. The losses of the outcomes read it."""
     amount_O: Tensor
     """True at amounts, False at binary outcomes."""
+    log_kept_O: Tensor | None = None
+    """log of `Outcome.negatives_kept`; None: all negatives were kept."""
+
+    @property
+    def corrected_NO(self) -> Tensor:
+        """The logits for the whole log. A log that keeps the share k of its negatives has 1/k times the odds."""
+        return self.logit_NO if self.log_kept_O is None else self.logit_NO + self.log_kept_O
 
     def values(self) -> Tensor:
-        """Probability of each binary outcome and expectation of each amount, (N, O)."""
-        return torch.where(self.amount_O, self.logit_NO.exp(), self.logit_NO.sigmoid())
+        """Probability of each binary outcome and expectation of each amount in the whole log, (N, O)."""
+        logit_NO = self.corrected_NO
+        return torch.where(self.amount_O, logit_NO.exp(), logit_NO.sigmoid())
 
 
 class ExpectedUtility(nn.Module):
@@ -37,6 +46,10 @@ class ExpectedUtility(nn.Module):
     at which gradients vanish, and for a single binary outcome it is the logit. With an amount, U has no maximum, and
     the score is log U.
 
+    The logits are first corrected for thinned negatives (`Outcome.negatives_kept`): the score weighs what happens among
+    all candidates, and losses of the score train the score that is served. A thinned log would give a rare outcome with
+    few negatives left too much weight beside the others.
+
     Raises:
         UserError: all weights are 0.
     """
@@ -44,6 +57,7 @@ class ExpectedUtility(nn.Module):
     log_weight_O: Tensor
     sign_O: Tensor
     amount_O: Tensor
+    log_kept_O: Tensor | None
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         super().__init__()
@@ -55,9 +69,16 @@ class ExpectedUtility(nn.Module):
         self.register_buffer("log_weight_O", weight_O.abs().log(), persistent=False)
         self.register_buffer("sign_O", torch.where(weight_O < 0, -1.0, 1.0), persistent=False)
         self.register_buffer("amount_O", torch.tensor([o.kind == "amount" for o in outcomes]), persistent=False)
+        kept_O = torch.tensor([outcome.negatives_kept for outcome in outcomes])
+        self.register_buffer("log_kept_O", kept_O.log() if bool((kept_O < 1).any()) else None, persistent=False)
 
-    def forward(self, logit_NO: Tensor) -> Tensor:
+    def predicted(self, logit_NO: Tensor) -> PredictedOutcomes:
+        """The outcomes that the logits of a tower predict."""
+        return PredictedOutcomes(logit_NO=logit_NO, amount_O=self.amount_O, log_kept_O=self.log_kept_O)
+
+    def forward(self, outcomes: PredictedOutcomes) -> Tensor:
         """(N,)."""
+        logit_NO = outcomes.corrected_NO
         signed_NO = logit_NO * self.sign_O
         log_value_NO = torch.where(self.amount_O, logit_NO, F.logsigmoid(signed_NO))
         utility_N = (log_value_NO + self.log_weight_O).logsumexp(-1)

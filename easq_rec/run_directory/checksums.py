@@ -24,6 +24,11 @@ def write_checksums(checkpoint: CheckpointDirectory, found: Mapping[str, Mapping
     checkpoint.checksums.write_text(json.dumps({"files": found}, indent=1) + "\n")
 
 
+def digest_of(checkpoint: CheckpointDirectory) -> str:
+    """SHA-256 of the checksums: two checkpoints have the same one only if all of their files are equal."""
+    return _sha256(checkpoint.checksums)
+
+
 def damage(checkpoint: CheckpointDirectory, *, share: int = 0, shares: int = 1) -> str | None:
     """What is wrong with the files of a checkpoint; None if every file matches its checksum.
 

@@ -87,6 +87,11 @@ class RunDirectory:
         return self.path / f"{EVALUATION}.parquet"
 
     @property
+    def calibration(self) -> Path:
+        """Maps of the predicted outcomes of one checkpoint, see `calibration_file`."""
+        return self.path / "calibration.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -12,6 +12,8 @@ from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, Record, read_rec
 from easq_rec.run_directory.paths import RunDirectory
 
 Point = tuple[float, float]
+BIN = ("predicted", "observed", "low", "high", "candidates")
+"""What is known of a bin of predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,13 @@ class RunFiles:
     """At least one."""
     evaluation: dict[str, Any] | None
     """The content of evaluation.json; None where `easq-rec evaluate` was not run."""
+
+    @property
+    def reliability(self) -> dict[str, list[dict[str, float]]]:
+        """For each predicted outcome and each bin of its predictions: `predicted`, `observed`, `low`, `high` and
+        `candidates`; empty where the run was not evaluated."""
+        found: dict[str, list[dict[str, float]]] = (self.evaluation or {}).get("outcomes", {})
+        return found
 
     @property
     def evaluated(self) -> bool:
@@ -101,6 +110,11 @@ def _evaluation(file: Path) -> dict[str, Any] | None:
                 end: entry[end] if entry[end] is None else float(entry[end]) for end in ("value", "low", "high")
             }
             for name, entry in content["metrics"].items()
+        }
+        # Evaluations of earlier versions have no outcomes.
+        content["outcomes"] = {
+            str(name): [{key: float(one[key]) for key in BIN} for one in bins]
+            for name, bins in content.get("outcomes", {}).items()
         }
         return content
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -13,10 +14,13 @@ from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import open_holdout, world_directory
+from easq_rec.errors import UserError
 from easq_rec.evaluation import predict as evaluation
 from easq_rec.evaluation import results as evaluation_files
+from easq_rec.evaluation.calibration_fit import apply_maps
 from easq_rec.evaluation.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model.ranker import Ranker
+from easq_rec.run_directory.calibration_file import OutcomeCalibration, read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.config_file import load_config
 from easq_rec.run_directory.paths import RunDirectory
@@ -27,7 +31,13 @@ CPU = torch.device("cpu")
 
 
 def evaluate(
-    run_dir: Path, data: files.Location | None, *, fuse: float | None = None, best: bool = False
+    run_dir: Path,
+    data: files.Location | None,
+    *,
+    fuse: float | None = None,
+    best: bool = False,
+    calibrated: bool = False,
+    thinned: bool = True,
 ) -> evaluation_files.Evaluated:
     """Evaluates a run's newest checkpoint on held-out requests and answers.
 
@@ -35,15 +45,32 @@ def evaluate(
         data: location with requests/ and, optionally, answers/; None: the run's training data.
         fuse: weight of the reference score in the served score; None: the policy score is served.
         best: evaluate the checkpoint that `checkpoint.best` kept.
+        calibrated: apply the maps of `easq-rec calibrate`, and evaluate only requests after those that they were
+            fitted to.
+        thinned: the data lack the negatives that `Outcome.negatives_kept` says; False: they have all.
 
     Raises:
-        UserError: the run has no such checkpoint, or no satisfaction tower to fuse with.
+        UserError: the run has no such checkpoint, no satisfaction tower to fuse with, or no map for the checkpoint; or
+            there are no requests to evaluate.
     """
     config = load_config(run_dir)
-    directory = data or config.data.path or world_directory(config)
+    directory = data_of(config, data)
     answers = files.join(directory, "answers")
-    period, quarantine = _held_out(config, directory), _quarantine(config, run_dir)
-    ranker, predictions = _predict(config, run_dir, directory, fuse, best=best)
+    period, quarantine = held_out(config, directory), _quarantine(config, run_dir)
+    checkpoint = checkpoint_of(run_dir, best=best)
+    maps = read_calibration(run_dir, checkpoint) if calibrated else None
+    if maps is not None:
+        period = Period(start_ms=max(period.start_ms, maps.until_ms), end_ms=period.end_ms)
+        if period.start_ms >= period.end_ms:
+            raise UserError(
+                f"--calibrated: {files.display_name(directory)} has no requests after those that the maps were fitted "
+                f"to (timestamp_ms {maps.until_ms} and later): name later data, or run `easq-rec calibrate` again with "
+                "a smaller --share"
+            )
+    ranker = load_served(config, run_dir, fuse, best=best)
+    predictions = predictions_of(ranker, config, run_dir, directory, period, fuse)
+    if maps is not None:
+        predictions = calibrated_predictions(predictions, maps, config)
     answered = None
     if files.is_dir(answers):
         layout = Layout.of(config.schema, answers=True)
@@ -52,33 +79,65 @@ def evaluate(
         ).read_all()
         if found is not None:
             answered = evaluation.predict_answers(ranker.score, encode(layout, found), config, CPU, fuse=fuse)
-    checkpoint = checkpoint_of(run_dir, best=best)
     scale = config.schema.answers
-    origin = evaluation_files.Origin(recipe=config.recipe, step=checkpoint.step, fuse=fuse, answers=scale)
-    table = evaluation_files.evaluation_table(predictions, answered, scale=scale)
+    origin = evaluation_files.Origin(
+        recipe=config.recipe,
+        step=checkpoint.step,
+        fuse=fuse,
+        answers=scale,
+        calibration=maps.method if maps is not None else None,
+    )
+    table = evaluation_files.evaluation_table(
+        predictions, answered, scale=scale, outcomes=config.schema.outcomes, thinned=thinned
+    )
     return evaluation_files.Evaluated(origin=origin, table=table)
 
 
 def rank_fused(config: Config, fuse: float) -> RankingMetrics:
     """Ranking metrics of a run with weight `fuse` of the reference score in the served score."""
-    directory = config.data.path or world_directory(config)
-    _, found = _predict(config, Path(str(config.run_dir)), directory, fuse)
+    directory, run_dir = data_of(config, None), Path(str(config.run_dir))
+    ranker = load_served(config, run_dir, fuse)
+    found = predictions_of(ranker, config, run_dir, directory, held_out(config, directory), fuse)
     return ranking_metrics(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
 
 
-def _predict(
-    config: Config, run_dir: Path, directory: files.Location, fuse: float | None, *, best: bool = False
-) -> tuple[Ranker, evaluation.Predictions]:
-    """The ranker of a checkpoint, and its predictions for the held-out requests."""
+def predictions_of(
+    ranker: Ranker,
+    config: Config,
+    run_dir: Path,
+    directory: files.Location,
+    period: Period,
+    fuse: float | None = None,
+) -> evaluation.Predictions:
+    """The predictions of a run's ranker for the requests of a period.
+
+    Raises:
+        UserError: there are none.
+    """
     quiet()
-    requests, period = files.join(directory, "requests"), _held_out(config, directory)
+    requests = files.join(directory, "requests")
     holdout, truth = open_holdout(config, requests, period, quarantine=_quarantine(config, run_dir))
-    ranker = load_served(config, run_dir, fuse, best=best)
     stream = evaluation.batches(holdout, config, truth=truth)
-    return ranker, evaluation.predict(ranker.score, stream, config, CPU, fuse=fuse)
+    return evaluation.predict(ranker.score, stream, config, CPU, fuse=fuse)
 
 
-def _held_out(config: Config, directory: files.Location) -> Period:
+def calibrated_predictions(
+    predictions: evaluation.Predictions, calibration: OutcomeCalibration, config: Config
+) -> evaluation.Predictions:
+    """Predictions with calibrated outcomes. Scores stay as they are: the losses of alignment shape the policy score,
+    and a map that is fitted to outcomes would undo a part of what they do."""
+    assert predictions.logit_NO is not None
+    logit_NO = apply_maps(calibration.maps, predictions.logit_NO, config.schema.outcomes)
+    return dataclasses.replace(predictions, logit_NO=logit_NO)
+
+
+def data_of(config: Config, data: files.Location | None) -> files.Location:
+    """The location that holds requests/: the given one, or that of the run's training data."""
+    return data or config.data.path or world_directory(config)
+
+
+def held_out(config: Config, directory: files.Location) -> Period:
+    """The held-out part of the time line."""
     return split(files.join(directory, "requests"), config.data.holdout)[1]
 
 

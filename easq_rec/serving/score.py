@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,16 @@ import torch
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.batch import RequestBatch
+from easq_rec.data.columns import Array, Rows
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
 from easq_rec.errors import UserError
+from easq_rec.evaluation.calibration_fit import apply_maps
+from easq_rec.evaluation.calibration_map import OutcomeMap
+from easq_rec.evaluation.metrics.outcomes import values
 from easq_rec.evaluation.predict import batches, served
-from easq_rec.model.ranker import Ranker
+from easq_rec.model.ranker import Ranker, Scores
+from easq_rec.run_directory.calibration_file import read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.paths import CheckpointDirectory
 from easq_rec.training.checkpoint.checkpointer import load_unsharded
@@ -79,6 +85,8 @@ def score(
     *,
     fuse: float | None = None,
     best: bool = False,
+    outcomes: bool = False,
+    calibrated: bool = False,
 ) -> int:
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
@@ -87,6 +95,13 @@ def score(
         output: the Parquet file to write; a rename publishes it when it is complete.
         fuse: weight of the reference score in a fused score; None: the policy score.
         best: use the checkpoint that `checkpoint.best` kept, not the newest.
+        outcomes: also write a column for each outcome: its probability, or the expectation of an amount, in the unit of
+            the log.
+        calibrated: apply the maps of `easq-rec calibrate` to these columns. Score and rank stay as they are.
+
+    Raises:
+        UserError: the input is missing or does not fit the schema; the run has no such checkpoint, predicts no
+            outcomes, or has no map for the checkpoint.
     """
     quiet()
     requests = files.join(source, "requests")
@@ -94,24 +109,54 @@ def score(
     if not files.is_dir(directory):
         raise UserError(f"--input {files.display_name(source)}: no such directory")
     dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
-    ranker = load_served(config, run_dir, fuse, best=best)
     columns = pa.schema(
         [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
     )
+    maps: dict[str, OutcomeMap] | None = None
+    if calibrated and not outcomes:
+        raise UserError("--calibrated changes the predicted outcomes only: give --outcomes, too, which writes them")
+    if outcomes:
+        columns = _with_outcomes(columns, config, run_dir)
+        checkpoint = checkpoint_of(run_dir, best=best)
+        maps = read_calibration(run_dir, checkpoint).maps if calibrated else {}
+    ranker = load_served(config, run_dir, fuse, best=best)
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
         for batch in batches(dataset, config, truth=None):
-            writer.write_table(_ranked(ranker, batch, columns, fuse))
+            writer.write_table(_ranked(ranker, batch, config, columns, fuse, maps))
     partial.rename(output)
     return len(dataset)
 
 
-def _ranked(ranker: Ranker, batch: RequestBatch, columns: pa.Schema, fuse: float | None) -> pa.Table:
-    """The candidates of a batch, ordered by request, best first; equal scores keep the request's order."""
+def _with_outcomes(columns: pa.Schema, config: Config, run_dir: Path) -> pa.Schema:
+    """The columns of a score file and one for each outcome."""
+    if config.model.policy_score != "expected_utility":
+        raise UserError(f"--outcomes: {run_dir} (recipe {config.recipe!r}) predicts no outcomes: omit --outcomes")
+    names = [outcome.name for outcome in config.schema.outcomes]
+    taken = sorted(set(names).intersection(columns.names))
+    if taken:
+        raise UserError(f"--outcomes: the outcomes {taken} have the names of other columns: rename them in the schema")
+    return pa.schema([*columns, *((name, pa.float32()) for name in names)])
+
+
+def _ranked(
+    ranker: Ranker,
+    batch: RequestBatch,
+    config: Config,
+    columns: pa.Schema,
+    fuse: float | None,
+    maps: Mapping[str, OutcomeMap] | None,
+) -> pa.Table:
+    """The candidates of a batch, ordered by request, best first; equal scores keep the request's order.
+
+    Args:
+        maps: of the predicted outcomes; None: outcomes are not written.
+    """
     count = batch.stream.candidates
     lengths = batch.candidate_offsets_R1.diff()[: batch.stream.requests]
-    score_N, lengths_R = served(ranker.score(batch), lengths, fuse).float().numpy(), lengths.numpy()
+    scores = ranker.score(batch)
+    score_N, lengths_R = served(scores, lengths, fuse).float().numpy(), lengths.numpy()
     request_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
     order_N = np.lexsort((-score_N, request_N))
     starts_R = np.cumsum(lengths_R) - lengths_R
@@ -122,6 +167,18 @@ def _ranked(ranker: Ranker, batch: RequestBatch, columns: pa.Schema, fuse: float
             batch.keys.item_N[:count][order_N],
             score_N[order_N],
             rank_N.astype(np.int32),
+            *(_outcome_columns(scores, config, maps, order_N) if maps is not None else ()),
         ],
         schema=columns,
     )
+
+
+def _outcome_columns(scores: Scores, config: Config, maps: Mapping[str, OutcomeMap], order_N: Rows) -> list[Array]:
+    """Calibrated probability, or expectation in the unit of the log, of each outcome, (N,) each."""
+    assert scores.outcomes is not None
+    outcomes = config.schema.outcomes
+    logit_NO = apply_maps(maps, scores.outcomes.corrected_NO[: len(order_N)], outcomes)
+    return [
+        (values(logit_NO[:, o], outcome) * outcome.unit).numpy()[order_N].astype(np.float32)
+        for o, outcome in enumerate(outcomes)
+    ]

@@ -13,6 +13,7 @@ from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.sources import Sources
 from easq_rec.evaluation import predict as evaluation
+from easq_rec.evaluation.metrics import outcome_metrics
 from easq_rec.model.ranker import Ranker, Scores
 from easq_rec.run_directory.events import event
 from easq_rec.run_directory.run_log import RunLog
@@ -84,6 +85,7 @@ class HoldoutEvaluation:
             with runtime.phases(WAITING):
                 predictions = evaluation.gather(part)
             metrics = {name: float(value) for name, value in asdict(predictions.metrics()).items()}
+            metrics |= outcome_metrics(predictions.outcome_columns(config.schema.outcomes))
             if sources.answers is not None:
                 for name, period in (("train", sources.train_period), ("holdout", sources.holdout_period)):
                     answers = evaluation.sample_answers(sources.answers, period, limit=ANSWERS_EVALUATED)

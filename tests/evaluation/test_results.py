@@ -11,16 +11,30 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from easq_rec.config.schema import Outcome
 from easq_rec.evaluation.compare import compare, print_comparison, write_comparison
 from easq_rec.evaluation.metrics.intervals import METRICS, estimates
 from easq_rec.evaluation.predict import AnswerPredictions, Predictions
-from easq_rec.evaluation.results import LABELS, Evaluated, Origin, evaluation_table, print_evaluation, read, write
+from easq_rec.evaluation.results import (
+    LABELS,
+    Evaluated,
+    Origin,
+    evaluation_table,
+    plain_values,
+    print_evaluation,
+    read,
+    write,
+)
 
 REQUESTS, WIDTH = 40, 6
 
 
+OUTCOMES = (Outcome(name="like", weight=1.0), Outcome(name="watch_s", weight=0.1, kind="amount"))
+
+
 def predictions(*, seed: int = 0, shuffled: bool = False) -> Predictions:
-    """Predictions for 20 users with two requests each. Request ids begin at 100."""
+    """Predictions for 20 users with two requests each. Request ids begin at 100. The score is the logit of a like, and
+    a like is worth one unit of utility; predicted amounts are all 1."""
     generator = torch.Generator().manual_seed(9)
     truth_RC = torch.randint(0, 3, (REQUESTS, WIDTH), generator=generator).float()
     utility_RC = torch.randint(0, 2, (REQUESTS, WIDTH), generator=generator).float()
@@ -34,6 +48,8 @@ def predictions(*, seed: int = 0, shuffled: bool = False) -> Predictions:
         lengths_R=torch.full((REQUESTS,), WIDTH),
         user_R=rows % 20,
         request_id_R=100 + rows,
+        logit_NO=torch.stack([score_RC[rows].flatten(), torch.zeros(REQUESTS * WIDTH)], 1),
+        outcome_NO=utility_RC[rows].flatten()[:, None].repeat(1, 2),
     )
 
 
@@ -51,7 +67,7 @@ def answered(request_ids: list[int], answers: list[list[int]]) -> AnswerPredicti
 def stored(folder: Path, *, seed: int = 0, shuffled: bool = False, answers: AnswerPredictions | None = None) -> Path:
     evaluated = Evaluated(
         origin=Origin(recipe="easq", step=7, fuse=None),
-        table=evaluation_table(predictions(seed=seed, shuffled=shuffled), answers),
+        table=evaluation_table(predictions(seed=seed, shuffled=shuffled), answers, outcomes=OUTCOMES),
     )
     folder.mkdir()
     write(evaluated, estimates(evaluated.sums(), resamples=50), folder, "evaluation", {"resamples": 50})
@@ -99,6 +115,46 @@ def test_a_written_evaluation_is_read_back(tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "40 held-out requests of 20 users, ranked by the policy score; 2 answers" in printed
     assert "no interval" in printed and "undefined" not in printed.replace("answer GAUC", "")
+
+
+def test_predicted_outcomes_are_part_of_a_written_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Request 7 has no predictions, so it changes nothing."""
+    folder = stored(tmp_path / "run", answers=answered([7], [[2, -1]]))
+    found, summary = read(folder), json.loads((folder / "evaluation.json").read_text())
+    assert found.outcomes() == ["like", "watch_s"]
+    data = predictions()
+    assert data.logit_NO is not None and data.outcome_NO is not None
+    value_N, like_N = data.logit_NO[:, 0].double().sigmoid(), data.outcome_NO[:, 0].double()
+    metrics = summary["metrics"]
+    loss = -(like_N * value_N.log() + (1 - like_N) * (1 - value_N).log()).mean().item()
+    assert metrics["outcome_log_loss_like"]["value"] == pytest.approx(loss)
+    assert metrics["outcome_ratio_like"]["value"] == pytest.approx((value_N.sum() / like_N.sum()).item())
+    assert metrics["outcome_ratio_watch_s"]["value"] == pytest.approx(1 / like_N.mean().item())
+    assert "outcome_log_loss_watch_s" not in metrics
+    like, (watch,) = summary["outcomes"]["like"], summary["outcomes"]["watch_s"]
+    assert [one["candidates"] for one in like] == [24] * 10
+    assert sum(one["predicted"] * 24 for one in like) == pytest.approx(value_N.sum().item())
+    error = sum(abs(one["predicted"] - one["observed"]) for one in like) / 10
+    assert metrics["outcome_calibration_error_like"]["value"] == pytest.approx(error)
+    # All amounts are in one bin; its interval is that of a mean over users of 12 candidates each.
+    by_user = like_N.view(2, 20, WIDTH).sum((0, 2)) / (2 * WIDTH)
+    half = 1.96 * ((by_user - by_user.mean()) ** 2).sum().sqrt().item() / 20
+    assert watch == pytest.approx(
+        {
+            "predicted": 1.0,
+            "observed": by_user.mean().item(),
+            "low": by_user.mean().item() - half,
+            "high": by_user.mean().item() + half,
+            "candidates": 240,
+        }
+    )
+    intervals = estimates(found.sums(), resamples=50)
+    print_evaluation(found, intervals, 0.95)
+    printed = capsys.readouterr().out
+    assert "  like: calibration error" in printed and "  watch_s: predicted / observed" in printed
+    assert plain_values(found, intervals)["outcome_log_loss_like"] == pytest.approx(loss)
 
 
 def test_a_comparison_pairs_requests_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ def environment() -> dict[str, str]:
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +53,19 @@ def train(world: Path, warm: Warm) -> Train:
         return warm.run(*launcher, *command, *SMALL, *arguments, check=check)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def call(warm: Warm) -> Call:
+    """call(*arguments, code=0): runs the console command, which must exit with that code."""
+
+    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = warm.run(warm.python, "-m", "easq_rec.cli", *map(str, arguments), check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Warning" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
 
 
 def metrics(run_dir: Path, split: str = "train") -> list[dict[str, float]]:

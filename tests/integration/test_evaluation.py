@@ -11,24 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import Warm
 from tests.integration.conftest import SMALL, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def call(warm: Warm) -> Call:
-    """call(*arguments, code=0): runs the console command, which must exit with that code."""
-
-    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = warm.run(warm.python, "-m", "easq_rec.cli", *map(str, arguments), check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Warning" not in done.stderr and "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +34,11 @@ def test_evaluate_writes_a_summary_and_a_table(runs: tuple[Path, Path], world: P
 
     summary = json.loads((runs[0] / "evaluation.json").read_text())
     table = pq.read_table(runs[0] / "evaluation.parquet")
-    assert set(summary["metrics"]) == set(LABELS)
+    kinds = ("outcome_calibration_error", "outcome_log_loss", "outcome_ratio")
+    predicted = [f"{kind}_{name}" for kind in kinds for name in ("long_view", "like", "follow")]
+    assert set(summary["metrics"]) == {*LABELS, *predicted} and set(summary["outcomes"]) == {
+        *("long_view", "like", "follow"),
+    }
     for name in ("satisfaction_ndcg5", "engagement_ndcg1", "user_pair_accuracy", "gauc", "answer_auc", "answer_ndcg5"):
         found = summary["metrics"][name]
         assert found["low"] < found["value"] < found["high"], name

@@ -13,7 +13,7 @@ from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory, dama
 PACKAGE = Path(__file__).parents[2] / "easq_rec"
 FILES = {
     *("config.json", "metrics.jsonl", "plan.json", "progress.json", "checksums.json"),
-    *("report.html", "fused.json", "evaluation.json", "evaluation.parquet"),
+    *("report.html", "fused.json", "evaluation.json", "evaluation.parquet", "calibration.json"),
 }
 BELOW = {"config/command_line.py": {"config.json", "checkpoints"}}
 """Modules in a lower layer cannot import `run_directory`. This one finds the schema of the run to be resumed."""

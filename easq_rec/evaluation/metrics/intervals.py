@@ -10,7 +10,7 @@ Shape suffixes:
     B  resamples of a block, or all resamples
     M  metrics
     Q  metrics that are quotients of sums
-    K  calibration bins
+    K  calibration bins (of pairs, or of one outcome)
     A  compared answers, satisfied or dissatisfied, by ascending score
 """
 
@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.by_request import CALIBRATION, MEANS, QUOTIENTS
 from easq_rec.evaluation.metrics.calibration import BINS
+from easq_rec.evaluation.metrics.outcomes import LOSS, OBSERVED, PREDICTED, WEIGHT, outcome_names
 from easq_rec.evaluation.metrics.segments import Order, won_pairs
 
 Floats = NDArray[np.float64]
 Method = Literal["bca", "percentile"]
 
 METRICS = (*MEANS, *QUOTIENTS, "calibration_gap", "calibration_error", "answer_auc")
-"""All metrics with an interval, in the order of axis M."""
+"""The metrics of every run. `UserSums.names` has those of the outcomes as well."""
 RESAMPLES = 1_000
 CONFIDENCE = 0.95
 LEAST_USERS = 10
@@ -80,7 +81,8 @@ class UserSums:
 
     Args:
         user_R: user id of each request.
-        columns: the columns of `request_columns` and `answer_columns`; without a column its metric is undefined.
+        columns: the columns of `request_columns`, `answer_columns` and `outcome_columns`; without a column its metric
+            is undefined, and without the columns of outcomes their metrics do not exist.
         answers: answers for the AUC over all answers; their users are among `user_R`.
     """
 
@@ -105,12 +107,28 @@ class UserSums:
         nothing_RK = np.zeros((len(user_R), BINS))
         predicted_RK, observed_RK, pairs_RK = (columns.get(name, nothing_RK) for name in CALIBRATION)
         gap_RK = predicted_RK - observed_RK
-        self._pairs_U = summed(pairs_RK.sum(1))
-        # Quotients first, then the gap of each bin; the gaps sum to the calibration gap.
+        quotients = [*MEANS, *QUOTIENTS, "calibration_gap"]
         top.append(summed(gap_RK.sum(1)))
-        bottom.append(self._pairs_U)
+        bottom.append(summed(pairs_RK.sum(1)))
+        # Name, gap of each bin, and the sum of the weights, of every expected calibration error.
+        errors = [("calibration_error", gap_RK, bottom[-1])]
+        for name in outcome_names(columns):
+            predicted_RK, observed_RK, weight_RK = (columns[f"{part}{name}"] for part in (PREDICTED, OBSERVED, WEIGHT))
+            errors.append((f"outcome_calibration_error_{name}", predicted_RK - observed_RK, summed(weight_RK.sum(1))))
+            if f"{LOSS}{name}" in columns:
+                quotients.append(f"outcome_log_loss_{name}")
+                top.append(summed(columns[f"{LOSS}{name}"]))
+                bottom.append(errors[-1][2])
+            quotients.append(f"outcome_ratio_{name}")
+            top.append(summed(predicted_RK.sum(1)))
+            bottom.append(summed(observed_RK.sum(1)))
         self._quotients = len(top)
-        top += [summed(gap_R) for gap_R in gap_RK.T]
+        self._bins = [gap_RK.shape[1] for _, gap_RK, _ in errors]
+        # Quotients first, then the gaps of the bins of each error.
+        top += [summed(gap_R) for _, gap_RK, _ in errors for gap_R in gap_RK.T]
+        bottom += [weight_U for _, _, weight_U in errors]
+        self.names = (*quotients, *(name for name, _, _ in errors), "answer_auc")
+        """All metrics, in the order of axis M."""
         self._top = np.stack(top, axis=1)
         self._bottom = np.stack(bottom, axis=1)
         self._answers = _AnswerPairs(answers, self.user_U) if answers is not None and len(answers.score_A) else None
@@ -136,17 +154,16 @@ class UserSums:
 
     def contributing(self) -> NDArray[np.int64]:
         """(M,): number of users that contribute to each metric."""
-        counts_Q = (self._bottom > 0).sum(0)
         answered = self._answers.users if self._answers is not None else 0
-        return np.array([*counts_Q, counts_Q[-1], answered])
+        return np.array([*(self._bottom > 0).sum(0), answered])
 
     def _assembled(self, top: Floats, bottom: Floats, auc: Floats) -> Floats:
         quotients = self._quotients
+        gaps = np.split(np.abs(top[:, quotients:]), np.cumsum(self._bins)[:-1], axis=1)
+        sums = np.concatenate([top[:, :quotients], *(gap.sum(1, keepdims=True) for gap in gaps)], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             # 0 / 0 gives the NaN of an undefined metric.
-            values = top[:, :quotients] / bottom
-            error = np.abs(top[:, quotients:]).sum(1) / bottom[:, -1]
-        return np.concatenate([values, error[:, None], auc[:, None]], axis=1)
+            return np.concatenate([sums / bottom, auc[:, None]], axis=1)
 
 
 class _AnswerPairs:
@@ -208,7 +225,7 @@ def estimates(
     """Every metric of one run with its interval."""
     value_M, (replicate_BM,) = _point(sums), _replicates([sums], resamples, seed)
     enough_M = sums.contributing() >= LEAST_USERS
-    return _intervals(value_M, replicate_BM, sums.jackknife(), enough_M, confidence, method)
+    return _intervals(sums.names, value_M, replicate_BM, sums.jackknife(), enough_M, confidence, method)
 
 
 def differences(
@@ -220,25 +237,28 @@ def differences(
     confidence: float = CONFIDENCE,
     method: Method = "bca",
 ) -> dict[str, Difference]:
-    """Paired differences of every metric, absolute and relative to the base.
+    """Paired differences of every metric that both runs have, absolute and relative to the base.
 
     Raises:
         UserError: the two runs have different users.
     """
     if not np.array_equal(run.user_U, base.user_U):
         raise UserError("the two runs were evaluated on different users: evaluate both on the same data")
-    run_M, base_M = _point(run), _point(base)
+    names = [name for name in run.names if name in base.names]
+    ours, theirs = ([sums.names.index(name) for name in names] for sums in (run, base))
+    run_M, base_M = _point(run)[ours], _point(base)[theirs]
     run_BM, base_BM = _replicates([run, base], resamples, seed)
-    run_UM, base_UM = run.jackknife(), base.jackknife()
-    enough_M = np.minimum(run.contributing(), base.contributing()) >= LEAST_USERS
-    absolute = _intervals(run_M - base_M, run_BM - base_BM, run_UM - base_UM, enough_M, confidence, method)
+    run_BM, base_BM = run_BM[:, ours], base_BM[:, theirs]
+    run_UM, base_UM = run.jackknife()[:, ours], base.jackknife()[:, theirs]
+    enough_M = np.minimum(run.contributing()[ours], base.contributing()[theirs]) >= LEAST_USERS
+    absolute = _intervals(names, run_M - base_M, run_BM - base_BM, run_UM - base_UM, enough_M, confidence, method)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative_M, relative_BM, relative_UM = run_M / base_M - 1, run_BM / base_BM - 1, run_UM / base_UM - 1
     relative_M[~np.isfinite(relative_M)] = np.nan
-    relative = _intervals(relative_M, relative_BM, relative_UM, enough_M, confidence, method)
+    relative = _intervals(names, relative_M, relative_BM, relative_UM, enough_M, confidence, method)
     return {
         name: Difference(run=float(run_M[m]), base=float(base_M[m]), difference=absolute[name], relative=relative[name])
-        for m, name in enumerate(METRICS)
+        for m, name in enumerate(names)
     }
 
 
@@ -273,6 +293,7 @@ def _acceleration(jackknife_U: Floats) -> float:
 
 
 def _intervals(
+    names: Sequence[str],
     value_M: Floats,
     replicate_BM: Floats,
     jackknife_UM: Floats,
@@ -285,7 +306,7 @@ def _intervals(
         name: interval(float(value_M[m]), replicate_BM[:, m], jackknife_UM[:, m], confidence, method)
         if enough_M[m]
         else Interval(value=float(value_M[m]), low=np.nan, high=np.nan)
-        for m, name in enumerate(METRICS)
+        for m, name in enumerate(names)
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from easq_rec.config import Losses
 
 CUTOFFS = (1, 5, 10)
@@ -16,10 +18,17 @@ HELD_OUT = {
     "answer_auc": "answer AUC",
     "answer_gauc": "answer GAUC",
     **{f"answer_ndcg{k}": f"answer NDCG@{k}" for k in CUTOFFS},
-    "calibration_error": "calibration error",
-    "calibration_gap": "calibration gap",
+    "calibration_error": "pair calibration error",
+    "calibration_gap": "pair calibration gap",
 }
 """Equal to the labels of `easq_rec.evaluation.results`, which need torch. A test compares them."""
+
+OUTCOME = {
+    "outcome_calibration_error": "calibration error",
+    "outcome_log_loss": "log loss",
+    "outcome_ratio": "predicted / observed",
+}
+"""Metrics of each predicted outcome, whose name follows. Equal to those of `easq_rec.evaluation.results`."""
 
 ONLINE = {
     "stay_s": "app stay time, s per user-day",
@@ -66,4 +75,15 @@ _LABELS = {**HELD_OUT, **TRAINING, **ANSWERS, **ONLINE}
 
 def label(name: str) -> str:
     """The label of a metric; an unknown metric keeps its name."""
+    for kind, shown in OUTCOME.items():
+        if name.startswith(f"{kind}_"):
+            return f"{name.removeprefix(f'{kind}_')}: {shown}"
     return _LABELS.get(name) or name.replace("_", " ")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The metrics of held-out requests among some names: those of every run first, then outcome by outcome."""
+    found = list(names)
+    outcomes = [name.removeprefix("outcome_ratio_") for name in found if name.startswith("outcome_ratio_")]
+    ours = [*HELD_OUT, *(f"{kind}_{outcome}" for outcome in outcomes for kind in OUTCOME)]
+    return [name for name in ours if name in found]

@@ -11,7 +11,7 @@ from easq_rec import doctor
 from easq_rec.run_directory.formatting import NONE, metric, signed
 from easq_rec.run_directory.metrics_file import FINAL
 from easq_rec.run_directory.run_files import RunFiles
-from easq_rec.tools.report.names import HELD_OUT, label
+from easq_rec.tools.report.names import in_order, label
 from easq_rec.tools.report.parts import PageTable, strong
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def held_out(runs: Sequence[RunFiles]) -> HeldOut:
 
 def _evaluated(runs: Sequence[RunFiles]) -> PageTable:
     found = [run.evaluation["metrics"] for run in runs if run.evaluation is not None]
-    names = [name for name in HELD_OUT if any(name in entries for entries in found)]
+    names = in_order(dict.fromkeys(name for entries in found for name in entries))
     rows = [[label(name), *(_with_interval(entries.get(name)) for entries in found)] for name in names]
     headings = ["metric", *(run.name for run in runs)]
     return PageTable(caption="Held-out metrics with intervals", headings=headings, rows=rows)
@@ -96,7 +96,7 @@ def _differences(run: RunFiles, base: RunFiles) -> PairedDifferences:
         f"Paired under the same {RESAMPLES:,} resamples of {ours.counts()['users']:,} users, 95% intervals; {run.name} "
         f"is ranked by {ours.origin.served}, {base.name} by {theirs.origin.served}."
     )
-    rows = [_difference(name, found[name]) for name in HELD_OUT if name in found]
+    rows = [_difference(name, found[name]) for name in in_order(found)]
     headings = ["metric", run.name, base.name, "difference", "relative"]
     table = PageTable(caption=f"{title}, paired differences", headings=headings, rows=rows)
     return PairedDifferences(title=title, remark=remark, table=table)
@@ -131,7 +131,8 @@ def _logged(runs: Sequence[RunFiles]) -> tuple[list[str], PageTable | None]:
         remarks.append(f"None yet: {', '.join(none)}.")
     values = {name: record.values for name, record in records.items()}
     names = list(dict.fromkeys(name for record in values.values() for name in record))
-    ordered = [*(name for name in HELD_OUT if name in names), *(name for name in names if name not in HELD_OUT)]
+    known = in_order(names)
+    ordered = [*known, *(name for name in names if name not in known)]
     first, *others = values
     headings = ["metric", first]
     for name in others:

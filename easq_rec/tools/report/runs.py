@@ -14,6 +14,7 @@ from easq_rec.run_directory.metrics_file import FINAL, TRAIN
 from easq_rec.run_directory.run_files import RunFiles
 from easq_rec.tools.report import configs
 from easq_rec.tools.report.parts import PageTable, PlotGroup, code, strong
+from easq_rec.tools.report.reliability import reliability
 from easq_rec.tools.report.run_curves import curves
 from easq_rec.tools.report.run_metrics import HeldOut, held_out
 
@@ -47,7 +48,7 @@ def runs_view(runs: Sequence[RunFiles]) -> RunsView:
         config=table,
         whole_configs=[(run.name, _whole(run)) for run in runs],
         metrics=held_out(runs),
-        curves=curves(runs),
+        curves=[*([reliability(runs)] if any(run.reliability for run in runs) else []), *curves(runs)],
     )
 
 
@@ -97,7 +98,8 @@ def _evaluation(run: RunFiles) -> str:
     if found is None:
         return NONE
     counted = ", ".join(f"{_plain(found.get(name))} {name}" for name in ("requests", "users") if name in found)
-    return f"step {_plain(found.get('step'))}, ranked by {found.get('served')}; {counted}"
+    calibration = f", outcomes calibrated ({found['calibration']})" if found.get("calibration") else ""
+    return f"step {_plain(found.get('step'))}, ranked by {found.get('served')}{calibration}; {counted}"
 
 
 def _versions(run: RunFiles) -> str:

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from easq_rec.evaluation.metrics import intervals
+from easq_rec.config.schema import Outcome
+from easq_rec.evaluation.metrics import intervals, outcome_columns
 from easq_rec.evaluation.metrics.by_request import CALIBRATION, MEANS, QUOTIENTS, answer_columns, request_columns
 from easq_rec.evaluation.metrics.intervals import METRICS, AnswerScores, UserSums, differences, estimates, interval
 
 USERS = 40
+OUTCOMES = (
+    Outcome(name="like", weight=1.0, negatives_kept=0.5),
+    Outcome(name="watch_s", weight=0.1, kind="amount"),
+)
 
 
 class Data:
@@ -44,6 +49,8 @@ class Data:
 
     def columns(self) -> dict[str, NDArray[np.float64]]:
         found = request_columns(self.score_N, self.truth_N, self.utility_N, self.lengths_R, self.user_R)
+        logit_NO, outcome_NO = (torch.stack([of_N, of_N], 1) for of_N in (self.score_N - 2, self.utility_N))
+        found |= outcome_columns(logit_NO, outcome_NO, self.lengths_R, OUTCOMES)
         found |= answer_columns(self.score_N, self.answer_N, self.lengths_R, self.user_R)
         return {name: value.numpy() for name, value in found.items()}
 
@@ -58,7 +65,17 @@ def slow_metrics(data: Data, users: NDArray[np.int64]) -> list[float]:
     found = [float(np.nanmean(columns[name][rows])) for name in MEANS]
     found += [float(columns[top][rows].sum() / columns[bottom][rows].sum()) for top, bottom in QUOTIENTS.values()]
     predicted, observed, pairs = (columns[name][rows].sum(0) for name in CALIBRATION)
-    found += [(predicted - observed).sum() / pairs.sum(), np.abs(predicted - observed).sum() / pairs.sum()]
+    found.append((predicted - observed).sum() / pairs.sum())
+    errors = [np.abs(predicted - observed).sum() / pairs.sum()]
+    for outcome in ("like", "watch_s"):
+        predicted, observed, weight = (
+            columns[f"outcome_{part}_{outcome}"][rows].sum(0) for part in ("predicted", "observed", "weight")
+        )
+        if outcome == "like":
+            found.append(columns["outcome_loss_like"][rows].sum() / weight.sum())
+        found.append(predicted.sum() / observed.sum())
+        errors.append(np.abs(predicted - observed).sum() / weight.sum())
+    found += errors
     asked = np.concatenate([np.flatnonzero(answers.user_A == user) for user in users])
     return [*found, float(roc_auc_score(answers.satisfied_A[asked], answers.score_A[asked]))]
 
@@ -81,7 +98,7 @@ def test_the_jackknife_equals_a_loop_that_leaves_out_each_user() -> None:
     data = Data()
     sums = data.sums()
     without_UM = sums.jackknife()
-    assert without_UM.shape == (len(sums), len(METRICS))
+    assert without_UM.shape == (len(sums), len(sums.names))
     for u, user in enumerate(sums.user_U):
         rest = sums.user_U[sums.user_U != user]
         assert without_UM[u].tolist() == pytest.approx(slow_metrics(data, rest), abs=1e-12)
@@ -164,6 +181,25 @@ def test_one_user_and_nothing_at_all_have_no_interval() -> None:
     assert math.isnan(found["gauc"].value) and math.isnan(found["answer_auc"].value)
     nobody = estimates(UserSums(np.zeros(0, np.int64), {}))
     assert all(math.isnan(entry.value) and math.isnan(entry.low) for entry in nobody.values())
+
+
+def test_the_metrics_of_outcomes_follow_the_others_and_have_intervals() -> None:
+    sums = Data().sums()
+    ours = [name for name in sums.names if name not in METRICS]
+    assert ours == [
+        *("outcome_log_loss_like", "outcome_ratio_like", "outcome_ratio_watch_s"),
+        *("outcome_calibration_error_like", "outcome_calibration_error_watch_s"),
+    ]
+    found = estimates(sums, resamples=200)
+    assert all(found[name].low < found[name].value < found[name].high for name in ours if "error" not in name)
+
+
+def test_runs_that_predict_different_outcomes_are_compared_in_those_of_both() -> None:
+    data = Data()
+    others = {name: value for name, value in data.columns().items() if not name.endswith("_like")}
+    found = differences(data.sums(), UserSums(data.user_R.numpy(), others, data.answers()), resamples=5)
+    assert set(found) == {*METRICS, "outcome_ratio_watch_s", "outcome_calibration_error_watch_s"}
+    assert all(entry.run == entry.base for entry in found.values())
 
 
 def test_runs_over_different_users_are_an_error() -> None:

@@ -18,6 +18,7 @@ from easq_rec.tools.figures.bars import draw_bars
 from easq_rec.tools.figures.frontier import Family, Spot, draw_frontier
 from easq_rec.tools.figures.lines import Line, draw_lines
 from easq_rec.tools.figures.png import save_png
+from easq_rec.tools.figures.reliability import draw_reliability
 from easq_rec.tools.figures.style import DARK, LIGHT, SERIES, limits, look, short_name, tick_label
 from easq_rec.tools.figures.svg import bar_sample, line_sample, svg
 
@@ -204,3 +205,20 @@ def test_figures_without_data_are_empty_and_not_an_error() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["main_only"]
     figure = draw_lines({"a": [], "b": []}, size=SIZE, xlabel="x", ticks=[], logarithmic=True, title="Lines")
     assert len(figure.axes) == 2
+
+
+def test_reliability_has_a_diagonal_between_equal_limits() -> None:
+    points = [(0.05, 0.1), (0.3, 0.25), (0.6, 0.7)]
+    found = [Estimate(value=y, low=y - 0.02, high=y + 0.02, count=50) for _, y in points]
+    figure = draw_reliability(
+        [Line(name="run", style=0, points=points, estimates=found), Line(name="b", style=1, points=[(0.2, 0.2)])],
+        size=SIZE,
+        xlabel="predicted",
+        ylabel="observed",
+    )
+    (axes,) = figure.axes
+    assert axes.get_xlim() == axes.get_ylim() and axes.get_xlim()[0] >= 0 and axes.get_xlim()[1] > 0.7
+    diagonal = axes.lines[0]
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == list(axes.get_xlim())
+    drawn = {line.get_label(): list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.lines}
+    assert drawn["run"] == points and drawn["b"] == [(0.2, 0.2)] and stems(axes) == 3

@@ -32,6 +32,14 @@ def run(folder: Path, *, name: str = "quickstart", steps: int = 4, **changes: An
     return folder
 
 
+def bins(points: list[tuple[float, float]]) -> list[dict[str, float]]:
+    """Bins of (mean prediction, mean outcome), as stored in evaluation.json."""
+    return [
+        {"predicted": predicted, "observed": observed, "low": observed - 0.05, "high": observed + 0.05, "candidates": 9}
+        for predicted, observed in points
+    ]
+
+
 def estimate(value: float, half: float | None = 1.0) -> dict[str, Any]:
     """A change as stored in results.json. If `half` is None, its interval is unknown."""
     low, high = (None, None) if half is None else (value - half, value + half)

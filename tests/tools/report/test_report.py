@@ -17,7 +17,7 @@ import pytest
 from easq_rec.cli.main import main
 from easq_rec.tools.report.command import report
 from easq_rec.tools.report.configs import notable, recipe_defaults
-from easq_rec.tools.report.names import HELD_OUT
+from easq_rec.tools.report.names import HELD_OUT, OUTCOME, in_order, label
 from easq_rec.tools.report.page import POLICY
 from easq_rec.tools.report.sources import distinct_names, read_sources
 from easq_rec.tools.report.study_files import StudyFiles
@@ -38,9 +38,34 @@ def written(*directories: Path) -> str:
 
 
 def test_labels_equal_those_of_the_evaluation() -> None:
-    from easq_rec.evaluation.results import LABELS
+    from easq_rec.evaluation import results
 
-    assert HELD_OUT == LABELS
+    assert HELD_OUT == results.LABELS and OUTCOME == results.OUTCOME_LABELS
+    names = ["outcome_ratio_b", "gauc", "outcome_ratio_a", "outcome_log_loss_b", "unknown"]
+    values = dict.fromkeys([*names, *HELD_OUT])
+    assert in_order(values) == results.metric_names(values)
+    assert in_order(names) == ["gauc", "outcome_log_loss_b", "outcome_ratio_b", "outcome_ratio_a"]
+    assert label("outcome_log_loss_b") == results.label("outcome_log_loss_b") == "b: log loss"
+
+
+def test_reliability_has_a_panel_for_each_outcome_and_a_line_for_each_run(tmp_path: Path) -> None:
+    """One run was not evaluated, and another does not predict one of the outcomes."""
+    runs = [builders.run(tmp_path / name) for name in ("a", "b", "c")]
+    error = {"value": 0.0125, "low": 0.01, "high": 0.02}
+    for run, outcomes in ((runs[0], {"like": [(0.1, 0.2), (0.4, 0.3)]}), (runs[2], {"like": [(0.3, 0.3)], "hate": []})):
+        content = {
+            "metrics": {"outcome_calibration_error_like": error, "outcome_ratio_like": error},
+            "outcomes": {name: builders.bins(points) for name, points in outcomes.items()},
+            "calibration": "isotonic",
+        }
+        (run / "evaluation.json").write_text(json.dumps(content))
+    page = written(*runs)
+    assert "Reliability of the predicted outcomes" in page and "outcomes calibrated (isotonic)" in page
+    assert "<figcaption>like</figcaption>" in page and "<figcaption>hate</figcaption>" not in page
+    assert "Calibration error: a 0.0125, c 0.0125." in page
+    assert '<th scope="row">like: calibration error</th>' in page.replace("_<wbr>", "_")
+    rows = re.findall(r'<th scope="row">([ac])</th><td class="n">(0.\d)</td><td class="n">(0.\d)</td>', page)
+    assert rows == [("a", "0.1", "0.2"), ("a", "0.4", "0.3"), ("c", "0.3", "0.3")]
 
 
 def test_a_run_is_reported_with_changed_settings_curves_and_remedy(tmp_path: Path) -> None:
@@ -191,7 +216,15 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     lines = [{"step": step, "split": "train", HOSTILE: 1.0 * step, "ms_" + HOSTILE: 1.0} for step in (1, 2)]
     lines.append({"step": 2, "split": "final", HOSTILE: 0.5})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run / "evaluation.json").write_text(json.dumps({"metrics": {}, "served": HOSTILE, "versions": {HOSTILE: HOSTILE}}))
+    bins = {HOSTILE: builders.bins([(0.1, 0.2), (0.4, 0.3)])}
+    content = {
+        "metrics": {},
+        "served": HOSTILE,
+        "versions": {HOSTILE: HOSTILE},
+        "outcomes": bins,
+        "calibration": HOSTILE,
+    }
+    (run / "evaluation.json").write_text(json.dumps(content))
     rows = [builders.row(HOSTILE, 1.0, -1.0, series=HOSTILE, x=1.0), builders.row("b", 1.0, 2.0, series=HOSTILE, x=2.0)]
     cell = {"label": HOSTILE, "world_seed": HOSTILE, "metrics": {}, "history": {HOSTILE: [(1, 1.0), (2, 2.0)]}}
     check = {"measured": builders.estimate(1.0), "wanted": "above", "threshold": 0.0}
@@ -297,6 +330,12 @@ Break = Callable[[Path], object]
                 '{"metrics": {"gauc": {"value": "x", "low": 0, "high": 1}}}'
             ),
             "not an evaluation",
+        ),
+        (
+            lambda run: (run / "evaluation.json").write_text(
+                '{"metrics": {}, "outcomes": {"like": [{"predicted": 0.1}]}}'
+            ),
+            "not an evaluation (KeyError('observed'))",
         ),
         (lambda run: (run / "results.json").write_text('{"rows": []}'), "not what `easq-rec study` writes"),
         (lambda run: [path.unlink() for path in run.iterdir()] + [(run / "study.json").write_text("{}")], "--resume"),
