@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import statistics
 import time
@@ -131,13 +132,19 @@ def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = Fals
     )
 
 
-def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragged: bool = False) -> RequestBatch:
+Requests = Callable[[int, np.random.Generator], RequestColumns]
+"""Makes so many random requests of a workload."""
+
+
+def random_batch(
+    config: Config, rng: np.random.Generator, number: int, *, requests_of: Requests = random_requests
+) -> RequestBatch:
     """A training batch, the `number`th from 0; with answers if its step aligns."""
     answers, layout, evidence_O = None, Layout.of(config.schema), None
     aligned = config.aligned and (number + 1) % config.losses.align_every == 0
     if aligned:
         count, evidence_O = config.replay.answers_per_step, np.array([0.0, EVIDENCE], np.float32)
-        requests = encode(layout, random_requests(count, rng, ragged=ragged))
+        requests = encode(layout, requests_of(count, rng))
         # One answer per request; the replay returns only answered candidates.
         lists = requests.candidates
         answers = Answers(
@@ -148,7 +155,7 @@ def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragge
         )
     return collate(
         config.schema,
-        encode(layout, random_requests(REQUESTS, rng, ragged=ragged)),
+        encode(layout, requests_of(REQUESTS, rng)),
         answers,
         evidence_O=evidence_O,
         aligned=aligned,
@@ -160,17 +167,19 @@ class Step:
 
     Args:
         batches: how many different ones take turns.
-        ragged: their requests have lists of different lengths.
+        requests_of: makes their requests.
     """
 
-    def __init__(self, config: Config, runtime: Runtime, *, batches: int = 8, ragged: bool = False) -> None:
+    def __init__(
+        self, config: Config, runtime: Runtime, *, batches: int = 8, requests_of: Requests = random_requests
+    ) -> None:
         rng = np.random.default_rng(0)
         self._config = config
         model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime))
         self.model = shard(model, config, runtime)
         finite_check = FiniteCheck(runtime, Path("not_finite"), stops=False)
         self._train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
-        made = [random_batch(config, rng, number, ragged=ragged) for number in range(batches)]
+        made = [random_batch(config, rng, number, requests_of=requests_of) for number in range(batches)]
         self._batches: Iterator[RequestBatch] = itertools.cycle(made)
         self._sizes = itertools.cycle([batch.stream.candidates for batch in made])
         self._step = 0
@@ -248,7 +257,7 @@ def memory_of(config: Config, runtime: Runtime) -> dict[str, float]:
 
 def ragged_steps(config: Config, runtime: Runtime, *, steps: int = 100) -> dict[str, float]:
     """Batches with different list lengths each time: kernels that depend on shapes must not be compiled again."""
-    step = Step(config, runtime, batches=steps + 5, ragged=True)
+    step = Step(config, runtime, batches=steps + 5, requests_of=functools.partial(random_requests, ragged=True))
     measure(step, 5)
     impressions, seconds = measure(step, steps)
     return {
