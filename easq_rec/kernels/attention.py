@@ -151,9 +151,11 @@ class _PackedAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.heads, ctx.scale = heads, (query.shape[-1] // heads) ** -0.5
         q, k, v = _pack(query * ctx.scale, heads), _pack(key, heads), _pack(value, heads)
-        logit = torch.bmm(q, k.transpose(1, 2)).add_(_block_mask(query.shape[1], key.shape[1], requests, query.dtype))
+        logit, mask = torch.bmm(q, k.transpose(1, 2)), _block_mask(query.shape[1], key.shape[1], requests, query.dtype)
         if bias is not None:
-            logit.view(-1, heads, *logit.shape[1:]).add_(F.pad(bias, (0, key.shape[1] - requests)))
+            # One mask for all heads, so that one pass over the logits is enough.
+            mask = mask + F.pad(bias, (0, key.shape[1] - requests))
+        logit.view(-1, heads, *logit.shape[1:]).add_(mask)
         share = torch.softmax(logit, -1)
         ctx.save_for_backward(q, k, v, share)
         return _unpack(torch.bmm(share, v), heads)

@@ -215,7 +215,8 @@ def _step(rows: int) -> int:
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
     y = F.linear(x, weight, bias)
-    return F.relu(y) if relu else y
+    # In place: no other tensor reads the product.
+    return y.relu_() if relu else y
 
 
 def _by_onednn(x: Tensor, width: int) -> bool:
