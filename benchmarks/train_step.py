@@ -9,7 +9,9 @@ Runs in turn, in one process on one thread, on the reference workload (128 reque
 - easq_bf16:    easq with the dense part under bf16 autocast
 - easq_medium:  easq with torch.set_float32_matmul_precision("medium")
 
-    python -m benchmarks.train_step [--rounds 9] [--steps 20] [--out FILE.json]
+    python -m benchmarks.train_step [--workload reference|kuairand] [--rounds 9] [--steps 20] [--out FILE.json]
+
+`--workload kuairand` measures this project's step on short requests instead (`benchmarks.kuairand_workload`).
 
 Prints one JSON line: impressions per CPU second (median over rounds, in which all variants take turns), the ratios, the
 CPU time of easq relative to main_only, the same step on ragged batches, peak RSS of easq compared with its tables and
@@ -38,6 +40,7 @@ from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
+from easq_rec.kernels import packing
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
@@ -168,12 +171,20 @@ class Step:
     Args:
         batches: how many different ones take turns.
         requests_of: makes their requests.
+        packed: whether short requests may share rows (`easq_rec.kernels.packing`).
     """
 
     def __init__(
-        self, config: Config, runtime: Runtime, *, batches: int = 8, requests_of: Requests = random_requests
+        self,
+        config: Config,
+        runtime: Runtime,
+        *,
+        batches: int = 8,
+        requests_of: Requests = random_requests,
+        packed: bool = True,
     ) -> None:
         rng = np.random.default_rng(0)
+        self._saving = packing.SAVING if packed else 0.0
         self._config = config
         model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime))
         self.model = shard(model, config, runtime)
@@ -187,6 +198,7 @@ class Step:
     def __call__(self) -> int:
         """Impressions trained on."""
         torch.set_float32_matmul_precision(self._config.trainer.matmul)
+        packing.SAVING = self._saving
         self._step += 1
         self._train_step(self._batches, StepPlan(number=self._step, total_steps=1_000))
         return next(self._sizes)
@@ -268,11 +280,18 @@ def ragged_steps(config: Config, runtime: Runtime, *, steps: int = 100) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=("reference", "kuairand"), default="reference")
+    parser.add_argument("--data", type=Path, help="kuairand: converted log to read instead of random requests")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20, help="steps of ours per round; baselines make 1")
     parser.add_argument("--skip-baselines", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.workload == "kuairand":
+        from benchmarks.kuairand_workload import measured
+
+        publish(measured(args.data, rounds=args.rounds, steps=args.steps), args.out)
+        return
     config = reference_config()
     with running(config.trainer) as runtime:
         memory = memory_of(config, runtime)
