@@ -155,7 +155,7 @@ class _PackedAttention(torch.autograd.Function):
         if bias is not None:
             # One mask for all heads, so that one pass over the logits is enough.
             mask = mask + F.pad(bias, (0, key.shape[1] - requests))
-        logit.view(-1, heads, *logit.shape[1:]).add_(mask)
+        logit.view(len(query), heads, *logit.shape[1:]).add_(mask)
         share = torch.softmax(logit, -1)
         ctx.save_for_backward(q, k, v, share)
         return _unpack(torch.bmm(share, v), heads)

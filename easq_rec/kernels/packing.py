@@ -26,7 +26,7 @@ from easq_rec.kernels.jagged import Lists
 
 SAVING = 0.8
 """Requests are packed if the packed tensor has at most this share of the padded tensor's slots."""
-REQUEST_SLOTS = 48
+REQUEST_SLOTS = 24
 """A row has room for this many request tokens, or for the longest request. With less room more slots stay unused, with
 more room attention multiplies more pairs of different requests."""
 UNUSED = -1

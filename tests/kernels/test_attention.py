@@ -12,7 +12,7 @@ from easq_rec.kernels.attention import _HostAttention, _PackedAttention, attend_
 
 @pytest.mark.parametrize(
     ("lists", "requests", "candidates", "heads", "width"),
-    [(3, 5, 4, 2, 8), (2, 3, 1, 4, 16), (1, 1, 2, 1, 4), (0, 3, 2, 2, 8), (4, 7, 3, 2, 6)],
+    [(3, 5, 4, 2, 8), (2, 3, 0, 2, 8), (2, 3, 1, 4, 16), (1, 1, 2, 1, 4), (0, 3, 2, 2, 8), (4, 7, 3, 2, 6)],
 )
 @pytest.mark.parametrize("candidates_only", [False, True])
 @pytest.mark.parametrize("masked", ["nothing", "padding", "other requests"])
