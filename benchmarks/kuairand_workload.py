@@ -32,7 +32,7 @@ from benchmarks.train_step import Requests, Step, measure, random_batch, rate
 from easq_rec.config import Config
 from easq_rec.config.recipes import kuairand
 from easq_rec.config.variants import main_only
-from easq_rec.data.batch import RequestBatch
+from easq_rec.data.batch import RequestBatch, sequence_keys
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
@@ -192,7 +192,7 @@ def tables_and_collate(
     def look_up(batch: RequestBatch) -> None:
         user, sequence, candidate = embeddings(batch)
         found: list[Tensor] = [user.values(), candidate.values()]
-        found += [sequence[key].values() for key in sequence]
+        found += [sequence[key].values() for key in sequence_keys(config.schema)]
         sum((values.sum() for values in found), start=torch.zeros(())).backward()
 
     for batch in made[:10]:
