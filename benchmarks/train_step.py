@@ -9,7 +9,9 @@ Runs in turn, in one process on one thread, on the reference workload (128 reque
 - easq_bf16:    easq with the dense part under bf16 autocast
 - easq_medium:  easq with torch.set_float32_matmul_precision("medium")
 
-    python -m benchmarks.train_step [--rounds 9] [--steps 20] [--out FILE.json]
+    python -m benchmarks.train_step [--workload reference|kuairand] [--rounds 9] [--steps 20] [--out FILE.json]
+
+`--workload kuairand` measures this project's step on short requests instead (`benchmarks.kuairand_workload`).
 
 Prints one JSON line: impressions per CPU second (median over rounds, in which all variants take turns), the ratios, the
 CPU time of easq relative to main_only, the same step on ragged batches, peak RSS of easq compared with its tables and
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import statistics
 import time
@@ -37,6 +40,7 @@ from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Ragged, RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
+from easq_rec.kernels import packing
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
@@ -131,13 +135,19 @@ def random_requests(count: int, rng: np.random.Generator, *, ragged: bool = Fals
     )
 
 
-def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragged: bool = False) -> RequestBatch:
+Requests = Callable[[int, np.random.Generator], RequestColumns]
+"""Makes so many random requests of a workload."""
+
+
+def random_batch(
+    config: Config, rng: np.random.Generator, number: int, *, requests_of: Requests = random_requests
+) -> RequestBatch:
     """A training batch, the `number`th from 0; with answers if its step aligns."""
     answers, layout, evidence_O = None, Layout.of(config.schema), None
     aligned = config.aligned and (number + 1) % config.losses.align_every == 0
     if aligned:
         count, evidence_O = config.replay.answers_per_step, np.array([0.0, EVIDENCE], np.float32)
-        requests = encode(layout, random_requests(count, rng, ragged=ragged))
+        requests = encode(layout, requests_of(count, rng))
         # One answer per request; the replay returns only answered candidates.
         lists = requests.candidates
         answers = Answers(
@@ -148,7 +158,7 @@ def random_batch(config: Config, rng: np.random.Generator, number: int, *, ragge
         )
     return collate(
         config.schema,
-        encode(layout, random_requests(REQUESTS, rng, ragged=ragged)),
+        encode(layout, requests_of(REQUESTS, rng)),
         answers,
         evidence_O=evidence_O,
         aligned=aligned,
@@ -160,17 +170,27 @@ class Step:
 
     Args:
         batches: how many different ones take turns.
-        ragged: their requests have lists of different lengths.
+        requests_of: makes their requests.
+        packed: whether short requests may share rows (`easq_rec.kernels.packing`).
     """
 
-    def __init__(self, config: Config, runtime: Runtime, *, batches: int = 8, ragged: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        runtime: Runtime,
+        *,
+        batches: int = 8,
+        requests_of: Requests = random_requests,
+        packed: bool = True,
+    ) -> None:
         rng = np.random.default_rng(0)
+        self._saving = packing.SAVING if packed else 0.0
         self._config = config
         model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime))
         self.model = shard(model, config, runtime)
         finite_check = FiniteCheck(runtime, Path("not_finite"), stops=False)
         self._train_step = TrainingStep(self.model, config.optim, runtime, finite_check)
-        made = [random_batch(config, rng, number, ragged=ragged) for number in range(batches)]
+        made = [random_batch(config, rng, number, requests_of=requests_of) for number in range(batches)]
         self._batches: Iterator[RequestBatch] = itertools.cycle(made)
         self._sizes = itertools.cycle([batch.stream.candidates for batch in made])
         self._step = 0
@@ -178,6 +198,7 @@ class Step:
     def __call__(self) -> int:
         """Impressions trained on."""
         torch.set_float32_matmul_precision(self._config.trainer.matmul)
+        packing.SAVING = self._saving
         self._step += 1
         self._train_step(self._batches, StepPlan(number=self._step, total_steps=1_000))
         return next(self._sizes)
@@ -248,7 +269,7 @@ def memory_of(config: Config, runtime: Runtime) -> dict[str, float]:
 
 def ragged_steps(config: Config, runtime: Runtime, *, steps: int = 100) -> dict[str, float]:
     """Batches with different list lengths each time: kernels that depend on shapes must not be compiled again."""
-    step = Step(config, runtime, batches=steps + 5, ragged=True)
+    step = Step(config, runtime, batches=steps + 5, requests_of=functools.partial(random_requests, ragged=True))
     measure(step, 5)
     impressions, seconds = measure(step, steps)
     return {
@@ -259,11 +280,18 @@ def ragged_steps(config: Config, runtime: Runtime, *, steps: int = 100) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=("reference", "kuairand"), default="reference")
+    parser.add_argument("--data", type=Path, help="kuairand: converted log to read instead of random requests")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20, help="steps of ours per round; baselines make 1")
     parser.add_argument("--skip-baselines", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.workload == "kuairand":
+        from benchmarks.kuairand_workload import measured
+
+        publish(measured(args.data, rounds=args.rounds, steps=args.steps), args.out)
+        return
     config = reference_config()
     with running(config.trainer) as runtime:
         memory = memory_of(config, runtime)

@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from easq_rec.cpu_flags import cpu_flags, slow_bf16
 from easq_rec.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -360,6 +361,9 @@ def main() -> int:
     threads = f", {seen['threads']} torch threads" if "threads" in seen else ""
     limit = f" (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})" if "OMP_NUM_THREADS" in os.environ else ""
     print(f"  CPU              {available_cores()} cores{threads}{limit}, {memory:.0f} GiB of memory")
+
+    if slow := slow_bf16(cpu_flags()):
+        print(f"  bf16             {slow}")
 
     print("\nproblems" if problems else "\nhealthy: no problems")
     for problem in problems:

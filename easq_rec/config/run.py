@@ -217,7 +217,8 @@ class TrainerConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA if there is a GPU, else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: the dense part runs under autocast; tables and optimizer state stay fp32."""
+    """bf16: the dense part runs under autocast; tables and optimizer state stay fp32. Slow on a CPU without bf16
+    instructions."""
     matmul: Literal["highest", "high", "medium"] = "highest"
     """torch.set_float32_matmul_precision: below 'highest', fp32 products may use TF32 (CUDA) or bf16 (CPU)."""
     threads: int | None = None

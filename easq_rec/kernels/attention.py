@@ -5,8 +5,8 @@ log-sum-exp of the candidate's request logits and o the logit of its own key. It
 a = sigmoid(o - L), and the softmax mixture over the request tokens has the weight 1 - a. So all queries share one
 product with the request keys.
 
-Legend: R requests, S request tokens, C candidates, Q queries (S + C, or only C), T = S + C, D width, G heads,
-E = D / G.
+Legend: R rows, each of one request or of several (`kernels.packing`), S request tokens, C candidates, T = S + C,
+Q queries (T, or only C), V queries with a mask of their own (Q or 1), D width, G heads, E = D / G.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKED_LOGITS = 1 << 19
 
 
 def attend(
-    query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R11S: Tensor | None, heads: int
+    query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R1VS: Tensor | None, heads: int
 ) -> Tensor:
     """Multi-head attention under the block mask. Chooses the form for the device and the size.
 
@@ -34,7 +34,8 @@ def attend(
         key_RTD: keys of all tokens.
         value_RTD: values of all tokens.
         requests: S, the number of request tokens, padding included.
-        bias_R11S: 0 at request tokens and -inf at their padding; None: no padding.
+        bias_R1VS: 0 where a query sees a request token, else -inf. V is Q, or 1: the same for all queries of a row.
+            Every query must see one. None: all see all.
         heads: G.
 
     Returns:
@@ -43,21 +44,21 @@ def attend(
     if query_RQD.device.type == "cpu" and query_RQD.dtype == torch.float32:
         logits = heads * query_RQD.shape[0] * query_RQD.shape[1] * key_RTD.shape[1]
         function = _PackedAttention if logits <= PACKED_LOGITS else _HostAttention
-        mixed: Tensor = function.apply(query_RQD, key_RTD, value_RTD, requests, bias_R11S, heads)
+        mixed: Tensor = function.apply(query_RQD, key_RTD, value_RTD, requests, bias_R1VS, heads)
         return mixed
-    return attend_reference(query_RQD, key_RTD, value_RTD, requests, bias_R11S, heads)
+    return attend_reference(query_RQD, key_RTD, value_RTD, requests, bias_R1VS, heads)
 
 
 def attend_reference(
-    query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R11S: Tensor | None, heads: int
+    query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R1VS: Tensor | None, heads: int
 ) -> Tensor:
     """`attend` in plain operators. It runs on GPUs and in low precision, and tests hold the CPU forms equal to it."""
     key, value = _heads(key_RTD, heads), _heads(value_RTD, heads)
     query = _heads(query_RQD, heads) * (query_RQD.shape[-1] // heads) ** -0.5
     first = query.shape[2] - (key.shape[2] - requests)
     logit_RGQS = query @ key[:, :, :requests].transpose(2, 3)
-    if bias_R11S is not None:
-        logit_RGQS = logit_RGQS + bias_R11S
+    if bias_R1VS is not None:
+        logit_RGQS = logit_RGQS + bias_R1VS
     own_RGC1 = (query[:, :, first:] * key[:, :, requests:]).sum(-1, keepdim=True)
     share_RGCS1 = torch.cat([logit_RGQS[:, :, first:], own_RGC1], dim=-1).softmax(-1).to(value.dtype)
     request_value = value[:, :, :requests]
@@ -150,9 +151,11 @@ class _PackedAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.heads, ctx.scale = heads, (query.shape[-1] // heads) ** -0.5
         q, k, v = _pack(query * ctx.scale, heads), _pack(key, heads), _pack(value, heads)
-        logit = torch.bmm(q, k.transpose(1, 2)).add_(_block_mask(query.shape[1], key.shape[1], requests, query.dtype))
+        logit, mask = torch.bmm(q, k.transpose(1, 2)), _block_mask(query.shape[1], key.shape[1], requests, query.dtype)
         if bias is not None:
-            logit.view(-1, heads, *logit.shape[1:]).add_(F.pad(bias, (0, key.shape[1] - requests)))
+            # One mask for all heads, so that one pass over the logits is enough.
+            mask = mask + F.pad(bias, (0, key.shape[1] - requests))
+        logit.view(len(query), heads, *logit.shape[1:]).add_(mask)
         share = torch.softmax(logit, -1)
         ctx.save_for_backward(q, k, v, share)
         return _unpack(torch.bmm(share, v), heads)

@@ -2,8 +2,8 @@
 
 It has three advantages over `F.linear`:
 
-- On CPU, fp32 products run through oneDNN. On some processors it is much faster than the BLAS that torch calls
-  (`benchmarks/kernels.py` measures both).
+- On CPUs with AVX-512, large fp32 products run through oneDNN. On some of these processors it is much faster than the
+  BLAS that torch calls (`benchmarks/kernels.py` measures both). On others, and for small products, it is not.
 - Another weight can give the value while the gradients are those of `weight`. The merged adapters of both gradient
   streams need this.
 - A ReLU between two linears needs no pass over memory. The first linear (`relu`) applies it while it computes its
@@ -75,8 +75,22 @@ def constant_linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = Fal
     return linear(x, weight, bias, relu=relu)
 
 
-ONEDNN_WORK = 1 << 20
-"""Smallest number of multiplications for which oneDNN is used: its fixed cost per call is higher than that of BLAS."""
+ONEDNN_WORK = 1 << 24
+"""Smallest number of multiplications for which oneDNN is used. Its fixed cost per call is higher than that of BLAS, and
+it compiles a kernel for each new shape, which takes longer than a smaller product."""
+
+
+def onednn_pays(capability: str) -> bool:
+    """Whether large fp32 products should run through oneDNN, from the name of the vector instructions that torch uses.
+
+    Measured where both are equally wide (AVX2), BLAS is as fast, and needs no kernel for each shape. The rule reads
+    flags and no clock, so that a run which is resumed on the same machine makes the same products.
+    """
+    return capability == "AVX512" and has_onednn_linear()
+
+
+ONEDNN = onednn_pays(torch.backends.cpu.get_cpu_capability())
+"""Whether this process uses oneDNN for large products."""
 
 
 def autocast(*tensors: Any) -> Any:
@@ -201,9 +215,10 @@ def _step(rows: int) -> int:
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
     y = F.linear(x, weight, bias)
-    return F.relu(y) if relu else y
+    # In place: no other tensor reads the product.
+    return y.relu_() if relu else y
 
 
 def _by_onednn(x: Tensor, width: int) -> bool:
     work = x.numel() * width
-    return work >= ONEDNN_WORK and x.dtype == torch.float32 and x.device.type == "cpu" and has_onednn_linear()
+    return ONEDNN and work >= ONEDNN_WORK and x.dtype == torch.float32 and x.device.type == "cpu"

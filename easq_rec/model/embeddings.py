@@ -115,6 +115,10 @@ def _collection(
 def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) -> list[EmbeddingBagConfig]:
     """One bag per table, with the features of the group that read it. In a weighted collection all bags are sums, since
     the weights of a batch make the means (`easq_rec.data.kinds.lookup`)."""
+    means = {table.name: _pooled_by_mean(table, features) for table in tables}
+    # FBGEMM looks up tables of the same pooling together. A bag of one id is its own sum and its own mean, so tables
+    # that are only read by single ids take the pooling of the others.
+    other = True in means.values() and False not in means.values()
     configs = []
     for table in tables:
         readers = [feature for feature in features if feature.table == table.name]
@@ -123,17 +127,26 @@ def _bags(tables: tuple[Table, ...], group: str, features: tuple[Feature, ...]) 
         poolings = {feature.pooling for feature in readers if feature.kind == "id_list"}
         if len(poolings) > 1:
             raise UserError(f"schema: features of table {table.name!r} use poolings {sorted(poolings)}: choose one")
+        mean = other if means[table.name] is None else means[table.name]
         configs.append(
             EmbeddingBagConfig(
                 name=table.name,
                 num_embeddings=table.rows,
                 embedding_dim=table.dim,
                 feature_names=[f"{group}.{feature.name}" for feature in readers],
-                pooling=PoolingType.MEAN if poolings == {"mean"} and not weighted(features) else PoolingType.SUM,
+                pooling=PoolingType.MEAN if mean else PoolingType.SUM,
                 init_fn=_leave,
             )
         )
     return configs
+
+
+def _pooled_by_mean(table: Table, features: tuple[Feature, ...]) -> bool | None:
+    """Whether the table's bags are means; None: it does not matter, because every bag has one id."""
+    if weighted(features):
+        return False
+    poolings = {f.pooling for f in features if f.table == table.name and f.kind == "id_list"}
+    return poolings == {"mean"} if poolings else None
 
 
 def _sequences(schema: FeatureSchema) -> list[EmbeddingConfig]:

@@ -98,13 +98,13 @@ class AdaptedLinear(nn.Module):
 @contextlib.contextmanager
 def merged_once(linears: Sequence[AdaptedLinear]) -> Iterator[None]:
     """A block in which the adapters do not change, so that both streams use the same merged weights."""
-    with torch.no_grad():
-        for linear_ in linears:
-            linear_._value = linear_.merged()
+    adapted = [linear_ for linear_ in linears if linear_.lora_a is not None]
+    for linear_ in adapted:
+        linear_._value = linear_.merged()
     try:
         yield
     finally:
-        for linear_ in linears:
+        for linear_ in adapted:
             linear_._value = None
 
 

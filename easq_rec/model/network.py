@@ -180,9 +180,8 @@ class RankingNetwork(nn.Module):
         user_RUD = self.tokens.users(embedded.user_RM, stream)
         history_HD = self.tokens.histories(embedded.history_HG, part.context_H3, stream)
         candidate_ND = self.tokens.candidate(embedded.candidate_NF, stream)
-        x_RTD = torch.cat([user_RUD, histories.pad(history_HD), candidates.pad(candidate_ND)], dim=1)
-        tokens = Tokens(x_RTD=x_RTD, users=user_RUD.shape[1], histories=histories, age_H=part.age_H)
-        return candidates.flatten(self.backbone(tokens, stream))
+        tokens = Tokens.of(user_RUD, history_HD, candidate_ND, histories, candidates, part.age_H)
+        return tokens.flatten(self.backbone(tokens, stream))
 
     def _whole(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> BatchPart:
         total = batch.total

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from easq_rec.config import Model
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import RequestBatch
 from easq_rec.kernels.jagged import Lists
+from easq_rec.kernels.packing import Packing
 from easq_rec.model.floats import EncodedFloats, FloatEncoder
 from easq_rec.model.initial import Law, Normal
 from easq_rec.model.lora import AdaptedLinear, Stream, adapter
@@ -28,28 +30,73 @@ AGE_BUCKETS = 56
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The tokens of R requests, padded, and what a backbone must know of them."""
+    """The tokens of R requests in rows, and what a backbone must know of them.
+
+    Each request has a row, as long as the longest request; or short requests share rows (`kernels.packing`).
+    """
 
     x_RTD: Tensor
-    """User tokens, history tokens (oldest first), then candidate tokens."""
+    """Rows of S request tokens (user tokens, then history tokens, oldest first), then C candidate tokens."""
     users: int
     """U, the number of user tokens per request; at least one."""
     histories: Lists
     """How the history entries are distributed over requests."""
+    candidates: Lists
+    """How the candidates are distributed over requests."""
     age_H: Tensor
     """Seconds from the history entry to the request, float32. Candidates have age 0, user tokens have none."""
+    packing: Packing | None
+    """Where the tokens of requests that share rows lie; None: each request has a row."""
+
+    @staticmethod
+    def of(
+        user_RUD: Tensor,
+        history_HD: Tensor,
+        candidate_ND: Tensor,
+        histories: Lists,
+        candidates: Lists,
+        age_H: Tensor,
+    ) -> Tokens:
+        """Puts the tokens of requests into rows, in the form that takes less room."""
+        users = user_RUD.shape[1]
+        packing = Packing.of(users, histories, candidates)
+        if packing is None:
+            x_RTD = torch.cat([user_RUD, histories.pad(history_HD), candidates.pad(candidate_ND)], dim=1)
+        else:
+            x_RTD = packing.pack(torch.cat([user_RUD.flatten(0, 1), history_HD, candidate_ND]))
+        return Tokens(
+            x_RTD=x_RTD, users=users, histories=histories, candidates=candidates, age_H=age_H, packing=packing
+        )
 
     @property
     def requests(self) -> int:
-        """S, the number of request tokens per request, padding included."""
-        return self.users + self.histories.longest
+        """S, the number of request tokens of a row, padding included."""
+        return self.users + self.histories.longest if self.packing is None else self.packing.requests
 
     def mask(self) -> Tensor | None:
-        """(R, S), True at real request tokens; None: no padding. The first one of a request is always real."""
+        """Which request tokens a query sees: (R, 1, S) if each request has a row, (R, T, S) if requests share rows;
+        None: all. Every query sees at least one."""
+        if self.packing is not None:
+            return self.packing.visible()
         if self.histories.full:
             return None
         users = torch.ones(self.histories.count, self.users, dtype=torch.bool, device=self.x_RTD.device)
-        return torch.cat([users, self.histories.mask()], dim=1)
+        return torch.cat([users, self.histories.mask()], dim=1)[:, None]
+
+    def spread(self, value_H: Tensor) -> Tensor:
+        """A number of each history entry where requests share rows, 0 at other slots, (H,) to (R, T)."""
+        assert self.packing is not None
+        before, after = self.histories.count * self.users, self.candidates.total
+        return F.pad(value_H, (before, after))[self.packing.token_PT].view(self.packing.request_PT.shape)
+
+    def is_user(self) -> Tensor:
+        """True at user tokens where requests share rows, (R, T)."""
+        assert self.packing is not None
+        return (self.packing.token_PT < self.histories.count * self.users).view(self.packing.request_PT.shape)
+
+    def flatten(self, h_RCD: Tensor) -> Tensor:
+        """What a backbone computed for candidates, without padding, (R, C, D) to (N, D)."""
+        return self.candidates.flatten(h_RCD) if self.packing is None else self.packing.flatten(h_RCD)
 
 
 class Tokenizer(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 WAITING = "waiting for ranks"
@@ -38,12 +38,17 @@ class CurrentPhase:
 
 
 class Phases:
-    """The phases of one rank. The thread that trains enters them; any thread may read `current`."""
+    """The phases of one rank. The thread that trains enters them; any thread may read `current`.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds that `take_window` reports. A benchmark on a shared machine takes CPU time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._now = clock
         self.current = CurrentPhase(step=None, entered=0, names=(), since=time.monotonic())
         self._seconds: dict[str, float] = {}
-        self._clock = self._window_start = time.perf_counter()
+        self._clock = self._window_start = clock()
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -95,7 +100,7 @@ class Phases:
 
     def _account(self) -> None:
         """Adds the time since the last change to the innermost phase."""
-        now = time.perf_counter()
+        now = self._now()
         if self.current.names:
             name = self.current.names[-1]
             self._seconds[name] = self._seconds.get(name, 0.0) + now - self._clock

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from easq_rec.config import Config
+from easq_rec.config import Config, TrainerConfig
 from easq_rec.config.schema import require
+from easq_rec.cpu_flags import cpu_flags, slow_bf16
 from easq_rec.data import files
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import Sources, open_sources
@@ -128,7 +129,7 @@ def set_up(
 
 
 def announce(setup: Setup, config: Config, runtime: Runtime) -> None:
-    """Prints where the tables lie and what is trained."""
+    """Prints where the tables lie, what is trained, and whether the CPU is slow at it."""
     half = half_tables(config)
     plan = "  ".join(
         f"{table}:{kind}{',fp16' if table in half else ''}@{ranks}" for table, kind, ranks in plan_table(setup.model)
@@ -139,3 +140,15 @@ def announce(setup: Setup, config: Config, runtime: Runtime) -> None:
         f"training {where}to step {setup.total_steps} on {runtime.world_size} x {runtime.device.type}, "
         f"{config.trainer.batch_size} requests per step and rank"
     )
+    if warning := slow_precision(config.trainer, runtime.device, cpu_flags()):
+        setup.log.say(f"warning: {warning}")
+
+
+def slow_precision(trainer: TrainerConfig, device: torch.device, flags: frozenset[str]) -> str | None:
+    """A line that says that the run's precision is slow on this CPU, and what to do; None if it is not.
+
+    Args:
+        flags: of the CPU (`easq_rec.cpu_flags`).
+    """
+    asks_for_bf16 = trainer.precision == "bf16" or trainer.matmul == "medium"
+    return slow_bf16(flags) if asks_for_bf16 and device.type == "cpu" else None

@@ -18,22 +18,25 @@ def tables_of_features(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> list[in
     return tables
 
 
-def pooled_view(kernel: SplitTableBatchedEmbeddingBagsCodegen, feature: int) -> SplitTableBatchedEmbeddingBagsCodegen:
-    """The table of one feature as a kernel that sums bags.
+def pooled_view(
+    kernel: SplitTableBatchedEmbeddingBagsCodegen, features: list[int]
+) -> SplitTableBatchedEmbeddingBagsCodegen:
+    """The tables of some features, which have one width, as a kernel that sums bags: (bags, tables * width).
 
     A shallow copy: it shares weights, optimizer state and learning rate with the kernel.
     """
     view = copy.copy(kernel)
     view._buffers = dict(kernel._buffers)
     view._modules = dict(kernel._modules)
-    rows, dim = int(kernel.rows_per_table[feature]), int(kernel.D_offsets[feature + 1] - kernel.D_offsets[feature])
+    count, dim = len(features), int(kernel.D_offsets[features[0] + 1] - kernel.D_offsets[features[0]])
+    rows = [0, *(int(kernel.rows_per_table[feature]) for feature in features)]
     view.pooling_mode, view.is_nobag, view.mixed_D = PoolingMode.SUM, False, False
-    view.feature_table_map = [0]
-    view.total_D = view.max_D = dim
-    view.D_offsets = torch.tensor([0, dim], dtype=kernel.D_offsets.dtype)
-    view.hash_size_cumsum = torch.tensor([0, rows], dtype=kernel.hash_size_cumsum.dtype)
-    view.rows_per_table = kernel.rows_per_table[feature : feature + 1]
-    view.feature_dims = torch.tensor([dim])
+    view.feature_table_map = list(range(count))
+    view.total_D, view.max_D = count * dim, dim
+    view.D_offsets = torch.arange(count + 1, dtype=kernel.D_offsets.dtype) * dim
+    view.hash_size_cumsum = torch.tensor(rows, dtype=kernel.hash_size_cumsum.dtype).cumsum(0)
+    view.rows_per_table = kernel.rows_per_table[features]
+    view.feature_dims = torch.full((count,), dim)
     for name in ("weights_offsets", "weights_placements", "momentum1_offsets", "momentum1_placements"):
-        setattr(view, name, getattr(kernel, name)[feature : feature + 1])
+        setattr(view, name, getattr(kernel, name)[features])
     return view

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easq_rec.kernels import linear
-from easq_rec.kernels.linear import ONEDNN_WORK, below_grid, on_grid, product, weight_gradient
+from easq_rec.kernels.linear import below_grid, on_grid, product, weight_gradient
+from tests import cpus
 
 WIDTHS = st.sampled_from([1, 40, 96])
 
@@ -39,10 +42,34 @@ def test_products_equal_plain_products_for_any_number_of_rows(
     x, grad = (torch.randn(rows, width, generator=generator) for width in (inside, outside))
     weight, shift = torch.randn(outside, inside, generator=generator), torch.randn(outside, generator=generator)
     expected = F.linear(x, weight, shift if bias else None)
-    found = product(x, weight, shift if bias else None, relu=relu)
-    assert found.is_contiguous()
-    torch.testing.assert_close(found, expected.relu() if relu else expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(weight_gradient(grad, x), grad.t() @ x, rtol=1e-5, atol=1e-4)
+    with pytest.MonkeyPatch.context() as patch:
+        # Small sizes, which tests can afford, on any CPU.
+        patch.setattr(linear, "ONEDNN", linear.has_onednn_linear())
+        patch.setattr(linear, "ONEDNN_WORK", 1 << 20)
+        found = product(x, weight, shift if bias else None, relu=relu)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, expected.relu() if relu else expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(weight_gradient(grad, x), grad.t() @ x, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("capability", "pays"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_the_flags_of_the_cpu_choose_the_library(capability: str, pays: bool) -> None:
+    """Without AVX-512 a product of any size runs through BLAS."""
+    assert linear.onednn_pays(capability) == (pays and linear.has_onednn_linear())
+
+
+def test_a_process_that_is_limited_to_avx2_uses_no_onednn() -> None:
+    code = """
+import torch
+from easq_rec.kernels import linear
+def forbidden(*args, **options): raise AssertionError("oneDNN")
+linear.onednn_linear = forbidden
+x = torch.randn(9_000, 64)
+linear.product(x, torch.randn(256, 64), None)
+linear.weight_gradient(torch.randn(9_000, 256), x)
+"""
+    for cpu in ("avx2", "default"):
+        subprocess.run([sys.executable, "-c", code], env=cpus.environment(cpu), check=True, timeout=120)
 
 
 @pytest.mark.parametrize(("inside", "outside"), [(64, 128), (128, 64)])
@@ -61,9 +88,11 @@ def test_ragged_batches_share_kernels(inside: int, outside: int, monkeypatch: py
         return kernel(x, weight, *rest, **options)
 
     monkeypatch.setattr(linear, "onednn_linear", counting)
+    monkeypatch.setattr(linear, "ONEDNN", True)
+    monkeypatch.setattr(linear, "ONEDNN_WORK", 1 << 20)
     weight = torch.randn(outside, inside)
     x, grad = torch.randn(4_096, inside), torch.randn(4_096, outside)
-    first = ONEDNN_WORK // (inside * outside)
+    first = linear.ONEDNN_WORK // (inside * outside)
     limit = (512 - first) // 8 + 1 + 3 * 16
     for rows in range(first, 4_097, 3):
         product(x[:rows], weight, None)

@@ -29,6 +29,7 @@ from easq_rec.data.batch import Answers, RequestBatch, collate
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
+from easq_rec.kernels import packing
 from easq_rec.model.backbones.hstu import HSTUBlock, time_bucket
 from easq_rec.model.backbones.transformer import TransformerBlock
 from easq_rec.model.lora import AdaptedLinear, Stream, StreamNorm
@@ -37,6 +38,15 @@ from easq_rec.model.tokens import AGE_BUCKETS, RATIO_BUCKETS
 from tests.builders import BACKBONES, excite, random_requests, small_config, with_every_kind
 
 STREAMS = [Stream.MAIN, Stream.SATISFACTION]
+
+
+@pytest.fixture(autouse=True, params=["a row for each request", "shared rows"])
+def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with both forms of the tokens, whichever is cheaper. Shared rows take two or three requests."""
+    monkeypatch.setattr(packing, "SAVING", 0.0 if request.param == "a row for each request" else 100.0)
+    monkeypatch.setattr(packing, "REQUEST_SLOTS", 25)
+
+
 both = pytest.mark.parametrize("backbone", BACKBONES)
 
 

@@ -38,14 +38,14 @@ def test_features_are_mapped_to_their_tables(kernel: SplitTableBatchedEmbeddingB
 
 def test_a_view_sums_rows_of_its_table(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
     table = kernel.split_embedding_weights()[1].clone()
-    found = pooled_view(kernel, 1)(torch.tensor([8, 2, 5]), torch.tensor([0, 2, 3]))
+    found = pooled_view(kernel, [1])(torch.tensor([8, 2, 5]), torch.tensor([0, 2, 3]))
     assert torch.equal(found, torch.stack([table[8] + table[2], table[5]])), CHANGED.format("its lookup of bags")
 
 
 def test_a_view_updates_weights_and_moments_of_the_kernel(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
     before = [weight.clone() for weight in kernel.split_embedding_weights()]
     kernel.set_learning_rate(0.25)
-    pooled_view(kernel, 1)(torch.tensor([3]), torch.tensor([0, 1])).sum().backward()
+    pooled_view(kernel, [1])(torch.tensor([3]), torch.tensor([0, 1])).sum().backward()
     first, second = kernel.split_embedding_weights()
     assert torch.equal(first, before[0]), CHANGED.format("weights_offsets")
     # The gradient is 1 in every column, so Adagrad's step is the learning rate.
@@ -61,7 +61,7 @@ def test_a_view_updates_weights_and_moments_of_the_kernel(kernel: SplitTableBatc
 def test_a_view_does_not_change_the_kernel(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
     ids, offsets = torch.tensor([1, 2, 3]), torch.tensor([0, 1, 2, 3])
     before = kernel(ids, offsets).detach().clone()
-    pooled_view(kernel, 0)
+    pooled_view(kernel, [0])
     assert torch.equal(kernel(ids, offsets), before), CHANGED.format("what a shallow copy of the kernel shares")
 
 

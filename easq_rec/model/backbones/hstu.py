@@ -13,8 +13,9 @@ What differs from the paper: request tokens see each other in both directions, s
 the distance; the sum is divided by the number of visible tokens, not by a constant, so that padding changes nothing;
 logits are scaled by 1 / sqrt(E), as in the Transformer.
 
-Legend: R requests, S request tokens, U user tokens, L history tokens, C candidates, T = S + C, D token width, G heads,
-E = D / G, P relative positions, B time buckets, X = P * B.
+Legend: R rows of tokens, each of one request or of several, S request tokens, U user tokens, L history tokens, C
+candidates, T = S + C, V queries with pairs of their own, D token width, G heads, E = D / G, P relative positions,
+B time buckets, X = P * B.
 """
 
 from __future__ import annotations
@@ -96,20 +97,21 @@ class HSTUBlock(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Distances:
-    """Which bias each pair of query and key has, and which keys are padding. The same for all blocks and heads.
+    """Which bias each pair of query and key has, and which keys a query sees. The same for all blocks and heads.
 
-    A pair is one index into the biases (P, B) as a flat list: relative position * B + time bucket. All candidates of a
-    request are at the same distance from its tokens, so they share one row of pairs.
+    A pair is one index into the biases (P, B) as a flat list: relative position * B + time bucket. If each request has
+    a row, all its candidates are at the same distance from its tokens, and share one row of pairs.
     """
 
     pair_RVS: Tensor
-    """Pairs of a query and a request token, int64. V = S + 1 queries: the request tokens, then any candidate."""
+    """Pairs of a query and a request token, int64. V queries: the request tokens, then one for all candidates of the
+    row, or one for each."""
     own_pair: int
     """The pair of a token with itself."""
-    mask_RS1: Tensor | None
-    """True at real request tokens; None: no padding."""
-    count_R11: Tensor
-    """Number of real request tokens, int64."""
+    mask_RVS: Tensor | None
+    """True where a query sees a request token, with V as above or 1; None: all see all."""
+    count_RV1: Tensor
+    """Number of request tokens that a query sees, int64; V as in `mask_RVS`."""
 
     @classmethod
     def of(cls, tokens: Tokens, max_history: int) -> Distances:
@@ -118,20 +120,35 @@ class Distances:
         The candidate has position 0 and age 0, the newest history entry has position 1. Pairs with a user token have
         neither a relative position nor a relative time; they share the last position.
         """
-        histories, users, mask_RS = tokens.histories, tokens.users, tokens.mask()
+        histories, users, mask_RVS = tokens.histories, tokens.users, tokens.mask()
         length_R = histories.offsets_R1.diff()
-        position_RL = length_R[:, None] - torch.arange(histories.longest, device=length_R.device)
-        age_RL = histories.pad(tokens.age_H[:, None]).squeeze(-1)
-        # Queries are the history entries, then the candidate.
-        steps_RQL = F.pad(position_RL, (0, 1))[:, :, None] - position_RL[:, None]
-        seconds_RQL = F.pad(age_RL, (0, 1))[:, :, None] - age_RL[:, None]
-        pair_RQL = (steps_RQL.clamp(-max_history, max_history) + max_history) * TIME_BUCKETS + time_bucket(seconds_RQL)
-        return cls(
-            pair_RVS=F.pad(pair_RQL, (users, 0, users, 0), value=(2 * max_history + 1) * TIME_BUCKETS),
-            own_pair=max_history * TIME_BUCKETS,
-            mask_RS1=None if mask_RS is None else mask_RS[..., None],
-            count_R11=(length_R + users)[:, None, None],
-        )
+        nowhere = (2 * max_history + 1) * TIME_BUCKETS
+        if tokens.packing is None:
+            position_RL = length_R[:, None] - torch.arange(histories.longest, device=length_R.device)
+            age_RL = histories.pad(tokens.age_H[:, None]).squeeze(-1)
+            # Queries are the history entries, then the candidate.
+            pair_RQL = _pairs(F.pad(position_RL, (0, 1)), position_RL, F.pad(age_RL, (0, 1)), age_RL, max_history)
+            pair_RVS = F.pad(pair_RQL, (users, 0, users, 0), value=nowhere)
+            count_RV1 = (length_R + users)[:, None, None]
+        else:
+            assert mask_RVS is not None
+            newest_H = torch.repeat_interleave(histories.offsets_R1[1:], length_R, output_size=histories.total)
+            position_H = newest_H - torch.arange(histories.total, device=length_R.device)
+            position_RT = tokens.spread(position_H)
+            age_RT = tokens.spread(tokens.age_H)
+            user_RT = tokens.is_user()
+            requests = tokens.requests
+            pair_RVS = _pairs(position_RT, position_RT[:, :requests], age_RT, age_RT[:, :requests], max_history)
+            pair_RVS = pair_RVS.masked_fill_(user_RT[:, :, None] | user_RT[:, None, :requests], nowhere)
+            count_RV1 = mask_RVS.sum(-1, keepdim=True)
+        return cls(pair_RVS=pair_RVS, own_pair=max_history * TIME_BUCKETS, mask_RVS=mask_RVS, count_RV1=count_RV1)
+
+
+def _pairs(query_RV: Tensor, key_RS: Tensor, query_age_RV: Tensor, key_age_RS: Tensor, max_history: int) -> Tensor:
+    """Pairs of queries and keys by their positions and ages, (R, V, S)."""
+    steps_RVS = query_RV[:, :, None] - key_RS[:, None]
+    seconds_RVS = query_age_RV[:, :, None] - key_age_RS[:, None]
+    return (steps_RVS.clamp(-max_history, max_history) + max_history) * TIME_BUCKETS + time_bucket(seconds_RVS)
 
 
 def time_bucket(seconds: Tensor) -> Tensor:
@@ -160,27 +177,34 @@ def attend_pointwise(
     """
     requests = distances.pair_RVS.shape[-1]
     first = query_RQD.shape[1] - (key_RTD.shape[1] - requests)
+    mask_RVS, count_R1V1 = distances.mask_RVS, distances.count_RV1[:, None]
     request_value, own_value = value_RTD[:, :requests], value_RTD[:, requests:]
-    if distances.mask_RS1 is not None:
+    if mask_RVS is not None and mask_RVS.shape[1] == 1:
         # Without softmax, a value of zero is all that a mask needs.
-        request_value = request_value * distances.mask_RS1
+        request_value, mask_RVS = request_value * mask_RVS.transpose(1, 2), None
     query = _heads(query_RQD, heads) * (query_RQD.shape[-1] // heads) ** -0.5
     key, own_key = _heads(key_RTD[:, :requests], heads), _heads(key_RTD[:, requests:], heads)
     value, own_value = _heads(request_value, heads), _heads(own_value, heads)
-    # index_select has a deterministic and fast gradient on CPU.
-    pair_RVS = distances.pair_RVS if first else distances.pair_RVS[:, -1:]
-    bias_R1VS = bias_X.index_select(0, pair_RVS.flatten()).view(pair_RVS.shape)[:, None]
 
-    def from_requests(query_RGQE: Tensor, bias_R1QS: Tensor) -> Tensor:
-        return F.silu(query_RGQE @ key.transpose(2, 3) + bias_R1QS).to(value.dtype) @ value
+    def from_requests(query_RGQE: Tensor, queries: slice) -> Tensor:
+        """Mixed values of request tokens, not yet divided. `queries`: those of `distances`."""
+        pair_RVS = distances.pair_RVS[:, queries]
+        # index_select has a deterministic and fast gradient on CPU.
+        bias_R1VS = bias_X.index_select(0, pair_RVS.flatten()).view(pair_RVS.shape)[:, None]
+        weight_RGQS = F.silu(query_RGQE @ key.transpose(2, 3) + bias_R1VS)
+        if mask_RVS is not None:
+            weight_RGQS = weight_RGQS * mask_RVS[:, None, queries]
+        return weight_RGQS.to(value.dtype) @ value
 
-    candidate = query[:, :, first:]
+    def counts(queries: slice) -> Tensor:
+        return count_R1V1[:, :, queries] if count_R1V1.shape[2] > 1 else count_R1V1
+
+    candidate, of_candidates = query[:, :, first:], slice(requests, None)
     own_RGC1 = F.silu((candidate * own_key).sum(-1, keepdim=True) + bias_X[distances.own_pair]).to(value.dtype)
-    mixed = from_requests(candidate, bias_R1VS[:, :, -1:]) + own_RGC1 * own_value
-    count_R111 = distances.count_R11[:, None]
-    mixed = mixed / (count_R111 + 1)
+    mixed = (from_requests(candidate, of_candidates) + own_RGC1 * own_value) / (counts(of_candidates) + 1)
     if first:
-        mixed = torch.cat([from_requests(query[:, :, :first], bias_R1VS[:, :, :-1]) / count_R111, mixed], dim=2)
+        of_requests = slice(requests)
+        mixed = torch.cat([from_requests(query[:, :, :first], of_requests) / counts(of_requests), mixed], dim=2)
     return mixed.transpose(1, 2).reshape(query_RQD.shape)
 
 

@@ -4,7 +4,8 @@ Block mask: request tokens see request tokens; a candidate sees the request toke
 So request tokens are computed once, candidates are extra queries with one extra key, and the last layer computes
 candidate queries only. Values and gradients equal those of an impression-level Transformer under the same mask.
 
-Legend: R requests, S request tokens, C candidates, T = S + C, D token width.
+Legend: R rows of tokens (one per request, or shared by several), S request tokens, C candidates, T = S + C, V queries
+with a mask of their own (T, or 1 if all queries of a row have the same), D token width.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class TransformerBackbone(nn.Module):
 
     def forward(self, tokens: Tokens, stream: Stream) -> Tensor:
         """Representations of the candidates, (R, C, D)."""
-        x_RTD, mask_RS, bias_R11S = tokens.x_RTD, tokens.mask(), None
-        if mask_RS is not None:
-            bias_R11S = torch.zeros_like(mask_RS, dtype=x_RTD.dtype).masked_fill_(~mask_RS, -math.inf)[:, None, None]
+        x_RTD, mask_RVS, bias_R1VS = tokens.x_RTD, tokens.mask(), None
+        if mask_RVS is not None:
+            bias_R1VS = torch.zeros_like(mask_RVS, dtype=x_RTD.dtype).masked_fill_(~mask_RVS, -math.inf)[:, None]
         for index, block in enumerate(self.blocks):
-            x_RTD = block(x_RTD, tokens.requests, bias_R11S, stream, index == len(self.blocks) - 1)
+            x_RTD = block(x_RTD, tokens.requests, bias_R1VS, stream, index == len(self.blocks) - 1)
         return x_RTD
 
 
@@ -53,14 +54,16 @@ class TransformerBlock(nn.Module):
         self.ffn_out = AdaptedLinear(ffn, dim, adapter(config, "ffn_out"))
 
     def forward(
-        self, x_RTD: Tensor, requests: int, bias_R11S: Tensor | None, stream: Stream, candidates_only: bool
+        self, x_RTD: Tensor, requests: int, bias_R1VS: Tensor | None, stream: Stream, candidates_only: bool
     ) -> Tensor:
         """(R, T, D) to (R, T, D), or to (R, C, D) with `candidates_only`."""
         n_RTD = self.attention_norm(x_RTD, stream)
         key_RTD, value_RTD = self.key_value(n_RTD, stream).chunk(2, dim=-1)
         if candidates_only:
             x_RTD, n_RTD = x_RTD[:, requests:], n_RTD[:, requests:]
+            if bias_R1VS is not None and bias_R1VS.shape[2] > 1:
+                bias_R1VS = bias_R1VS[:, :, requests:]
         query_RTD = self.query(n_RTD, stream)
-        mixed = attend(query_RTD, key_RTD, value_RTD, requests, bias_R11S, self.heads)
+        mixed = attend(query_RTD, key_RTD, value_RTD, requests, bias_R1VS, self.heads)
         x_RTD = x_RTD + self.attention_out(mixed, stream)
         return x_RTD + feed_forward(self.ffn_in, self.ffn_out, self.ffn_norm(x_RTD, stream), stream)

@@ -30,17 +30,26 @@ def pooled_lookup(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> Callable[...
     """A forward function that is equal to that of the kernel: (indices, offsets) to (number of indices, D)."""
     unpooled = kernel.forward
     features = tables_of_features(kernel)
-    # The features of a table, and therefore their indices, are contiguous: one lookup per table is enough.
+    # The features of a table, and therefore their indices, are contiguous: a table needs one lookup at most.
     tables = sorted(set(features))
-    views = [pooled_view(kernel, features.index(table)) for table in tables]
-    last_feature = [len(features) - features[::-1].index(table) for table in tables]
+    first_features = [features.index(table) for table in tables]
+    views = [pooled_view(kernel, [feature]) for feature in first_features]
+    together = pooled_view(kernel, first_features)
+    next_feature = torch.tensor([len(features) - features[::-1].index(table) for table in tables])
 
     def forward(indices: Tensor, offsets: Tensor, *args: object, **kwargs: object) -> Tensor:
         if not indices.numel():
             # There is nothing to look up, but the output must take part in the collectives of the backward pass.
             return unpooled(indices, offsets, *args, **kwargs)
         bags = (offsets.numel() - 1) // len(features)
-        ends = offsets[torch.tensor(last_feature) * bags].tolist()
+        ends = offsets[next_feature * bags].tolist()
+        lengths = {end - begin for begin, end in zip([0, *ends], ends, strict=False)}
+        if len(lengths) == 1:
+            # Usual: each entry has one id for each table. Then one lookup with one bag per entry is enough.
+            (entries,) = lengths
+            pooled = together(indices, torch.arange(len(indices) + 1, dtype=indices.dtype))
+            side_by_side = pooled.view(entries, len(tables), -1)
+            return side_by_side.transpose(0, 1).flatten(0, 1)
         parts, begin = [], 0
         for view, end in zip(views, ends, strict=True):
             if end > begin:
