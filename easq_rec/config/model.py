@@ -26,15 +26,15 @@ class Tower:
     out: int = 64
     """Output width of each expert."""
     gate_floor: float = 0.01
-    """Added to every gate; without it, a gate whose ReLU is 0 for all inputs never opens again."""
-    activity: float | None = None
-    """Target share of open gates. The weight of an L1 penalty adapts to the distance from it (ReMoE's adaptive L1,
-    arXiv 2412.14711); None: no penalty."""
+    """Added to every gate, so that a closed expert still learns."""
+    activity: float | None = 0.8
+    """Share of the candidates for which each gate shall be open. Training moves the router's biases towards it, without
+    a loss (arXiv 2408.15664). None: biases are trained by gradients, and gates may close for all inputs."""
 
     def __post_init__(self) -> None:
         require(self.experts >= 0, "tower.experts", self.experts, "0 or more")
         if self.activity is not None:
-            require(0 < self.activity <= 1, "tower.activity", self.activity, "above 0 and at most 1, or None")
+            require(0 < self.activity < 1, "tower.activity", self.activity, "between 0 and 1, or None")
         require(self.hidden >= 1, "tower.hidden", self.hidden, "at least 1")
         require(self.out >= 1, "tower.out", self.out, "at least 1")
         require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
