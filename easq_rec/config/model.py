@@ -17,9 +17,9 @@ from easq_rec.config.schema import require
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A mixture of small MLP experts behind a ReLU router."""
+    """A small MLP, or a mixture of several behind a ReLU router."""
 
-    experts: int
+    experts: int = 1
     """Number of experts that only this tower uses (K1 for the main tower, K2 for the satisfaction tower)."""
     hidden: int = 64
     """Hidden width of each expert."""
@@ -37,7 +37,13 @@ class Tower:
             require(0 < self.activity < 1, "tower.activity", self.activity, "between 0 and 1, or None")
         require(self.hidden >= 1, "tower.hidden", self.hidden, "at least 1")
         require(self.out >= 1, "tower.out", self.out, "at least 1")
-        require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
+        allowed = "0 or more" if self.activity is None else "above 0 with tower.activity"
+        require(
+            self.gate_floor > 0 or (self.activity is None and self.gate_floor == 0),
+            "tower.gate_floor",
+            self.gate_floor,
+            allowed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +72,12 @@ class Model:
     """Width d of a token."""
     backbone: Backbone = Transformer()
     """Turns the tokens of a request into one vector per candidate."""
-    main: Tower = Tower(experts=6)
+    main: Tower = Tower()
     """Main tower: it computes the policy score, which is served."""
     policy_score: Literal["single", "expected_utility"] = "expected_utility"
     """single: one output of the main tower, trained by comparisons (the paper). expected_utility: one output per
     outcome, trained by `losses.pointwise`; the score is the log odds of their expected utility."""
-    satisfaction: Tower | None = Tower(experts=2)
+    satisfaction: Tower | None = Tower()
     """Satisfaction tower: its output is the reference score. None: no satisfaction pathway."""
     lora: LoRA | None = LoRA()
     """Adapters. None: the satisfaction tower reads the main representation as a constant."""

@@ -56,7 +56,8 @@ class Experts(nn.Module):
 class MoETower(nn.Module):
     """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), over the tower's experts and shared experts.
 
-    A single expert has no router, and its gate is always 1.
+    A single expert has no router, and its gate is always 1. With a target activity the gates of a candidate add up to
+    1; without one, a gate is what the router returns.
 
     Args:
         shared: number of shared experts, which are an argument of `forward`.
@@ -107,7 +108,11 @@ class MoETower(nn.Module):
             one_N1 = n_ND.new_ones(len(n_ND), 1)
             return one_N1, one_N1
         open_NK = F.relu(self.router(n_ND))
-        return open_NK, open_NK + self.floor
+        gate_NK = open_NK + self.floor
+        if isinstance(self.router, Router):
+            # The number of open gates must not scale the output. Even if all are closed, the floors are not 0.
+            gate_NK = gate_NK / gate_NK.sum(1, keepdim=True)
+        return open_NK, gate_NK
 
     def _score(self, x_NO: Tensor) -> tuple[Tensor, PredictedOutcomes | None]:
         """(score, predicted outcomes) of the mixed output of the experts."""

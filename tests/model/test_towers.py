@@ -54,6 +54,7 @@ def test_forward_equals_its_reference(
     rows: int, dim: int, experts: int, hidden: int, out: int, floor: float, activity: float | None
 ) -> None:
     """The scores and the gradients of the input and of every parameter are equal."""
+    floor = floor if activity is None else floor + 1e-3
     module = tower(dim, floor=floor, experts=experts, hidden=hidden, out=out, activity=activity)
     h_ND = (2 * torch.randn(rows, dim, dtype=torch.float64)).requires_grad_()
     fast, slow = module(h_ND).score_N, module.reference(h_ND)
