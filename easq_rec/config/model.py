@@ -28,8 +28,9 @@ class Tower:
     gate_floor: float = 0.01
     """Added to every gate, so that a closed expert still learns."""
     activity: float | None = 0.8
-    """Share of the candidates for which each gate shall be open. Training moves the router's biases towards it, without
-    a loss (arXiv 2408.15664). None: biases are trained by gradients, and gates may close for all inputs."""
+    """Share of the candidates for which each gate of several experts shall be open. Training moves the router's biases
+    towards it, without a loss (arXiv 2408.15664). None: biases are trained by gradients, and gates may close for all
+    candidates."""
 
     def __post_init__(self) -> None:
         require(self.experts >= 0, "tower.experts", self.experts, "0 or more")
@@ -37,13 +38,11 @@ class Tower:
             require(0 < self.activity < 1, "tower.activity", self.activity, "between 0 and 1, or None")
         require(self.hidden >= 1, "tower.hidden", self.hidden, "at least 1")
         require(self.out >= 1, "tower.out", self.out, "at least 1")
-        allowed = "0 or more" if self.activity is None else "above 0 with tower.activity"
-        require(
-            self.gate_floor > 0 or (self.activity is None and self.gate_floor == 0),
-            "tower.gate_floor",
-            self.gate_floor,
-            allowed,
-        )
+        if self.activity is None:
+            require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
+        else:
+            # The gates of a candidate are divided by their sum.
+            require(self.gate_floor > 0, "tower.gate_floor", self.gate_floor, "above 0, unless tower.activity is None")
 
 
 @dataclass(frozen=True, kw_only=True)
