@@ -40,7 +40,7 @@ class Router(nn.Module):
 
     bias_K: Tensor
     count: Tensor
-    sum_D: Tensor
+    mean_D: Tensor
     square_D: Tensor
 
     def __init__(self, dim: int, experts: int, activity: float) -> None:
@@ -51,7 +51,7 @@ class Router(nn.Module):
         self.register_buffer("bias_K", torch.full((experts,), NormalDist().inv_cdf(activity) * START_STD))
         # As if one candidate of mean 0 and variance 1 had been seen.
         self.register_buffer("count", torch.ones((), dtype=torch.float64))
-        self.register_buffer("sum_D", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("mean_D", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("square_D", torch.ones(dim, dtype=torch.float64))
 
     @property
@@ -65,10 +65,9 @@ class Router(nn.Module):
 
     def forward(self, n_ND: Tensor) -> Tensor:
         """Outputs (N, K) of representations (N, D), which get no gradient."""
-        mean_D = self.sum_D / self.count
-        variance_D = (self.square_D / self.count - mean_D.square()).clamp(min=0)
+        variance_D = (self.square_D - self.mean_D.square()).clamp(min=0)
         scale_D = (variance_D + EPSILON).rsqrt()
-        z_ND = (n_ND.detach() - mean_D.to(n_ND.dtype)) * scale_D.to(n_ND.dtype)
+        z_ND = (n_ND.detach() - self.mean_D.to(n_ND.dtype)) * scale_D.to(n_ND.dtype)
         return F.linear(z_ND, self.weight, self.bias_K)
 
     @torch.no_grad()
@@ -91,8 +90,11 @@ class Router(nn.Module):
         open_K, sum_D, square_D, count_1 = sum_X.split([experts, dim, dim, 1])
         count = count_1.squeeze()
         rests = (skip > 0) | (count == 0)
+        past = MEMORY * self.count
+        total = past + count
         # Not a product with 0: sums of a skipped step may be NaN.
-        for average, value in ((self.count, count), (self.sum_D, sum_D), (self.square_D, square_D)):
-            average.copy_(torch.where(rests, average, MEMORY * average + value))
+        for mean_D, new_D in ((self.mean_D, sum_D), (self.square_D, square_D)):
+            mean_D.copy_(torch.where(rests, mean_D, (past * mean_D + new_D) / total))
+        self.count.copy_(torch.where(rests, self.count, total))
         move_K = RATE * (self.activity - open_K / count.clamp(min=1))
         self.bias_K.copy_(torch.where(rests, self.bias_K, self.bias_K + move_K.to(self.bias_K.dtype)))
