@@ -82,6 +82,9 @@ class Model:
     """Adapters. None: the satisfaction tower reads the main representation as a constant."""
     isolate_embeddings: bool = True
     """True: the satisfaction loss does not reach the embeddings; False: it does, through the adapters (the paper)."""
+    table_std: float = 0.05
+    """Standard deviation of the initial values of the tables. The larger it is, the more the start of a rare id
+    remains in its score."""
     quantiles: int = 16
     """Pieces of a float feature with encoding `quantiles`."""
     user_tokens: Literal["each", "one"] = "each"
@@ -101,6 +104,7 @@ class Model:
 
     def __post_init__(self) -> None:
         require(self.dim >= 1, "model.dim", self.dim, "at least 1")
+        require(self.table_std >= 0, "model.table_std", self.table_std, "0 or more")
         require(self.quantiles >= 1, "model.quantiles", self.quantiles, "at least 1")
         heads = self.backbone.heads
         require(self.dim % heads == 0, "model.backbone.heads", heads, f"a divisor of model.dim={self.dim}")

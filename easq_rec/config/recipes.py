@@ -190,14 +190,17 @@ def kuairand() -> Config:
     return Config(
         recipe="kuairand",
         schema=kuairand_schema(),
-        data=Data(path=None, holdout=0.2, max_history=50),
+        # The log is small: the whole of it is shuffled together.
+        data=Data(path=None, holdout=0.2, max_history=50, shuffle_row_groups=128),
         # A request has 13 user features and often one candidate: a token for each of them is most of the cost.
-        model=Model(user_tokens="one"),
+        model=Model(user_tokens="one", table_std=0.01),
         # Pairs within these short requests do not help. Likes and similar actions are answers here, not outcomes.
         losses=Losses(main=MainBPR(weight=0.0), warmup_answers=100, align_every=2).aligned_by(
             satisfaction=1.0, dense=0.3
         ),
-        optim=Optim(table_lr=0.1, pathway_lr=2.0),
+        # Most ids are rare: their rows start small and move little. One epoch with a decaying rate would learn little
+        # from the last requests.
+        optim=Optim(table_lr=0.02, schedule="constant", warmup_steps=10, pathway_lr=2.0),
     )
 
 

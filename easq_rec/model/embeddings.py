@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from easq_rec.config import Model
 from easq_rec.config.schema import Feature, FeatureSchema, Table, weighted
 from easq_rec.data.batch import RequestBatch
 from easq_rec.errors import UserError
 from easq_rec.model.floats import EncodedFloats
 from easq_rec.model.initial import Law, Normal
-
-TABLE_LAW = Normal(0.05)
-"""Small and independent of the table's size: a new id should have little influence."""
 
 
 class RequestEmbeddings(nn.Module):
@@ -35,10 +33,14 @@ class RequestEmbeddings(nn.Module):
         satisfaction: add the tables that only the satisfaction tower reads to the candidates' bags: an extra lookup
             costs less than an extra module.
         device: `meta` to leave the memory to DistributedModelParallel.
+        std: standard deviation of the initial values.
     """
 
-    def __init__(self, schema: FeatureSchema, device: torch.device, *, satisfaction: bool) -> None:
+    def __init__(
+        self, schema: FeatureSchema, device: torch.device, *, satisfaction: bool, std: float = Model.table_std
+    ) -> None:
         super().__init__()
+        self.std = std
         self.user = _collection(_bags(schema.tables, "user", schema.user), schema.user, device)
         self.sequence = EmbeddingCollection(tables=_sequences(schema), device=device)
         bags = _bags(schema.tables, "candidate", schema.pooled)
@@ -47,7 +49,7 @@ class RequestEmbeddings(nn.Module):
         self.candidate = _collection(bags, schema.pooled, device) if bags else None
 
     def laws(self) -> Mapping[str, Law]:
-        return dict.fromkeys((name for name, _ in self.named_parameters()), TABLE_LAW)
+        return dict.fromkeys((name for name, _ in self.named_parameters()), Normal(self.std))
 
     def forward(self, batch: RequestBatch) -> tuple[Any, Any, Any]:
         """(KeyedTensor of users, JaggedTensors by key of the sequence ids, KeyedTensor of candidates or None)."""

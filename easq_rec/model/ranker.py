@@ -44,7 +44,9 @@ class Ranker(nn.Module):
     def __init__(self, config: Config, device: torch.device, *, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         satisfaction = config.model.satisfaction is not None
-        self.embeddings = RequestEmbeddings(config.schema, device, satisfaction=satisfaction)
+        self.embeddings = RequestEmbeddings(
+            config.schema, device, satisfaction=satisfaction, std=config.model.table_std
+        )
         self.network = RankingNetwork(
             config.schema,
             config.model,

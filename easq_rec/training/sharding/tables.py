@@ -19,8 +19,7 @@ from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.errors import UserError
-from easq_rec.model.embeddings import TABLE_LAW
-from easq_rec.model.initial import values
+from easq_rec.model.initial import Normal, values
 from easq_rec.run_directory.plan_file import ClusterShape, parse_plan, plan_text, read_plan
 from easq_rec.training.process import Runtime
 from easq_rec.training.sharding.comm_codecs import codecs
@@ -81,7 +80,7 @@ def shard(
     )
     if runtime.device.type == "cpu":
         use_pooled_kernels(wrapped)
-    initialise_tables(wrapped, seed=config.trainer.seed)
+    initialise_tables(wrapped, seed=config.trainer.seed, std=config.model.table_std)
     return wrapped
 
 
@@ -180,11 +179,12 @@ def _place_dense(model: nn.Module, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def initialise_tables(model: nn.Module, *, seed: int) -> None:
+def initialise_tables(model: nn.Module, *, seed: int, std: float) -> None:
     """Gives the sharded tables their initial values, which are the same under every plan.
 
     A table has the name that it has in an unsharded model.
     """
+    law = Normal(std)
     for name, value in model.state_dict().items():
         if not isinstance(value, ShardedTensor):
             continue
@@ -193,7 +193,7 @@ def initialise_tables(model: nn.Module, *, seed: int) -> None:
             rows, width = local.tensor.shape
             for begin in range(0, rows, INIT_ROWS):
                 end = min(begin + INIT_ROWS, rows)
-                part = values(TABLE_LAW, seed, name, value.size(), rows=slice(first_row + begin, first_row + end))
+                part = values(law, seed, name, value.size(), rows=slice(first_row + begin, first_row + end))
                 local.tensor[begin:end] = part[:, first_column : first_column + width]
 
 
