@@ -74,15 +74,15 @@ class Feature:
 
     @property
     def numbers(self) -> int:
-        """Numbers that the model reads; ids are looked up and have none. A count has two: the logit of its smoothed
-        rate, and the logarithm of its impressions."""
+        """Numbers in the batch; ids are looked up and have none. A count has three: the logit of its smoothed rate, the
+        logarithm of its impressions, and the logit of the overall rate, which only `Model.residual` reads."""
         match self.kind:
             case "float":
                 return 1
             case "float_list":
                 return self.length or 0
             case "count":
-                return 2
+                return 3
         return 0
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from easq_rec.config.schema import Count, FeatureSchema, NumberRange
-from easq_rec.config.serialization import load_json, to_dict
+from easq_rec.config.serialization import from_dict, load_json, to_dict
 from easq_rec.data import files
 from easq_rec.data.columns import Rows
 from easq_rec.data.count_lookup import check_declarations
@@ -27,6 +27,7 @@ from easq_rec.errors import UserError
 FOLDER = "counts"
 """Name of the folder, beside `requests/`."""
 DESCRIPTION = "counts.json"
+WHAT = "the description of counts"
 SHOWN, HAPPENED = "shown", "happened"
 
 
@@ -83,7 +84,7 @@ def read_counts(folder: Path) -> PublishedCounts:
     Raises:
         UserError: a file is missing, damaged, or does not hold what `counts.json` declares.
     """
-    described = load_json(CountTable, folder / DESCRIPTION, "the description of counts")
+    described = load_json(CountTable, folder / DESCRIPTION, WHAT)
     overall = {entry.name: entry for entry in described.overall}
     states = []
     for minutes, counts in by_interval(described.counts, described.bucket_minutes).items():
@@ -115,30 +116,34 @@ def _restore(state: CountState, count: Count, file: Path, every: OverallCount | 
     state.restore(together, {}, np.array([every.shown]), np.array([every.happened]))
 
 
-def copy_counts(directory: files.Location, schema: FeatureSchema, target: Path) -> bool:
-    """Copies the table that lies beside the data, so that a run is complete for serving.
-
-    Args:
-        directory: with requests/, and counts/ if `easq-rec data counts` wrote it.
-        schema: of the run.
-        target: folder to write; it appears when it is complete.
-
-    Returns:
-        Whether there is a table.
+def counts_beside(directory: files.Location, schema: FeatureSchema) -> str | None:
+    """The folder with the published counts of a data directory, if a schema reads counts and there is one.
 
     Raises:
-        UserError: the table is damaged, or its declarations are not those of the schema.
+        UserError: its declarations are not those of the schema.
     """
     source = files.join(directory, FOLDER)
     if not schema.count_features or not files.is_dir(source):
-        return False
+        return None
+    where = files.display_name(source)
+    try:
+        with files.open_file(files.join(source, DESCRIPTION)) as file:
+            values = json.loads(file.read())
+    except (ValueError, pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{where}/{DESCRIPTION}: cannot be read: {error}") from error
+    check_declarations(from_dict(CountTable, values, f"{where}/{DESCRIPTION} is not {WHAT}"), schema, where)
+    return source
+
+
+def copy_counts(source: files.Location, target: Path) -> None:
+    """Copies published counts to a folder of this machine, which appears when it is complete.
+
+    Raises UserError if a file cannot be read.
+    """
     with published(target) as folder:
-        folder.mkdir(exist_ok=True)
         for name in files.all_files(source):
             try:
                 with files.open_file(files.join(source, name)) as file:
                     file.download(str(folder / name))
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(f"{files.display_name(source)}/{name}: cannot be copied: {error}") from error
-        check_declarations(read_counts(folder), schema, files.display_name(source))
-    return True

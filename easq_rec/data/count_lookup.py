@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from easq_rec.config.schema import FeatureSchema
+from easq_rec.config.schema import Count, FeatureSchema, NumberRange
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.count_keys import CANDIDATES, key_columns, key_ids
 from easq_rec.data.counts import MINUTE_MS, by_bucket, take
@@ -25,7 +26,20 @@ def missing_counts(schema: FeatureSchema, file_schema: pa.Schema) -> bool:
     return bool(schema.count_features) and not present.intersection(f.column for f in schema.count_features)
 
 
-def check_declarations(counts: PublishedCounts, schema: FeatureSchema, where: str) -> None:
+class Declared(Protocol):
+    """What a table says of its counts."""
+
+    @property
+    def counts(self) -> tuple[Count, ...]: ...
+
+    @property
+    def ranges(self) -> tuple[NumberRange, ...]: ...
+
+    @property
+    def bucket_minutes(self) -> int: ...
+
+
+def check_declarations(counts: Declared, schema: FeatureSchema, where: str) -> None:
     """Holds a table of counts equal to a schema, which says what the model was trained on.
 
     Raises:

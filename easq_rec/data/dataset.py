@@ -198,6 +198,11 @@ class RequestDataset:
         return RequestColumns.concat(parts) if parts else None
 
 
+def first_schema(directory: files.Location) -> pa.Schema:
+    """Schema of a dataset's first file. Raises UserError if there are no files, or it cannot be read."""
+    return _footer(parquet_files(directory)[0]).schema
+
+
 def time_line(directory: files.Location) -> tuple[int, int]:
     """(first, last) request timestamp of a dataset in milliseconds, from the Parquet footers if they have it."""
     bounds = [
