@@ -19,7 +19,7 @@ def test_a_schema_with_counts_has_a_feature_for_each() -> None:
     schema = with_counts(plain, counts)
     assert schema.counts == counts
     assert [(feature.column, feature.kind) for feature in schema.floats[-2:]] == [("all", "count"), ("rate", "count")]
-    assert numbers(schema.floats) == numbers(plain.floats) + 2 * len(counts)
+    assert numbers(schema.floats) == numbers(plain.floats) + 3 * len(counts)
     assert dataclasses.replace(schema, counts=(), candidate=plain.candidate) == plain
 
 

@@ -84,7 +84,7 @@ def _dataset(name: str) -> str | None:
 
 
 def _run(logs: list[Log], schema: FeatureSchema, frozen_ms: Sequence[int]) -> PublishedCounts:
-    """Goes through the buckets of time; returns the counts for the bucket after the last one."""
+    """Goes through the buckets of time; returns the counts for the bucket after the last request."""
     publisher = Publisher(schema, frozen_ms)
     # disable=None: no bar unless there is a terminal.
     with tqdm(total=sum(log.requests for log in logs), unit=" requests", desc="counts", disable=None) as progress:
@@ -95,7 +95,8 @@ def _run(logs: list[Log], schema: FeatureSchema, frozen_ms: Sequence[int]) -> Pu
                 log.fill(publisher)
     for log in logs:
         log.close(publisher)
-    return publisher.publish(publisher.now_ms + schema.count_bucket_minutes * MINUTE_MS)
+    width = schema.count_bucket_minutes * MINUTE_MS
+    return publisher.publish((max(log.last_ms for log in logs) // width + 1) * width)
 
 
 def _copy(source: str, target: Path) -> None:

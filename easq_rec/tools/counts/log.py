@@ -51,6 +51,8 @@ class Log:
         self._held: deque[_Held] = deque()
         self._writer = _Writer(location, out, self._names)
         self.requests = len(self._dataset)
+        self.last_ms = max((group.last_ms for group in self._dataset.row_groups), default=0)
+        """Time of the last request."""
         self.candidates = 0
         """Candidates that have been read so far."""
 

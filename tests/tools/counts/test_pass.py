@@ -230,7 +230,7 @@ def test_the_reader_accepts_the_counts(tmp_path: Path) -> None:
     columns = RequestDataset(tmp_path / "out" / "requests", layout).read_all()
     assert columns is not None
     numbers = encode(layout, columns).candidates.column("feature.video")
-    assert numbers.shape[1] == 2 and np.isfinite(numbers).all() and numbers.std(axis=0).min() > 0
+    assert numbers.shape[1] == 3 and np.isfinite(numbers).all() and numbers.std(axis=0).min() > 0
     assert "known_ms" not in columns.candidates.children
 
 
