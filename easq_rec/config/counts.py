@@ -12,9 +12,13 @@ SMOOTHING = 10.0
 DURATION = NumberRange(
     name="duration",
     column="duration_ms",
-    edges=(8_000.0, 12_000.0, 18_000.0, 27_000.0, 45_000.0, 75_000.0, 120_000.0, 240_000.0),
+    edges=tuple(1_000.0 * s for s in (7, 9, 11, 13, 15, 18, 22, 27, 33, 40, 50, 60, 75, 95, 120, 160, 220, 300, 450)),
 )
-"""The length of a video, for which a rate depends on it most."""
+"""The length of a video, on which many rates depend."""
+DURATION_CLASS = NumberRange(
+    name="duration_class", column="duration_ms", edges=(12_000.0, 20_000.0, 45_000.0, 100_000.0)
+)
+"""Few ranges, because a user has few impressions."""
 USUAL_KEYS = (
     ("video_id",),
     ("author_id",),
@@ -24,7 +28,7 @@ USUAL_KEYS = (
     ("duration", "user.tab"),
     ("user_id",),
     ("user_id", "user.tab"),
-    ("user_id", "duration"),
+    ("user_id", "duration_class"),
 )
 """What is shown, and in which part of the app; the user, where, and with which videos."""
 OF_USERS = "user_id"
@@ -81,9 +85,9 @@ def usual_counts(schema: FeatureSchema) -> tuple[Count, ...]:
 
 
 def usual_ranges(schema: FeatureSchema) -> tuple[NumberRange, ...]:
-    """The range of the duration, if it is a feature."""
+    """The ranges of the duration, if it is a feature."""
     floats = {feature.column for feature in schema.candidate if feature.kind == "float"}
-    return (DURATION,) if DURATION.column in floats else ()
+    return tuple(one for one in (DURATION, DURATION_CLASS) if one.column in floats)
 
 
 def with_usual_counts(schema: FeatureSchema) -> FeatureSchema:

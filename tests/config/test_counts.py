@@ -42,7 +42,7 @@ def test_usual_counts_are_those_of_columns_that_the_schema_reads() -> None:
         ("author_id",),
         ("tags",),
         ("user_id",),
-        ("user_id", "duration"),
+        ("user_id", "duration_class"),
     }
     assert {count.name for count in usual_counts(movielens_schema())} == {
         f"{key}_long_view" for key in ("video", "tags", "user")

@@ -22,6 +22,10 @@ class Publisher:
 
     def __init__(self, schema: FeatureSchema, frozen_ms: Sequence[int]) -> None:
         self._schema = schema
+        width_ms = schema.count_bucket_minutes * MINUTE_MS
+        # A time is that of its whole bucket. It is not that of a longer interval: a count that is published once per
+        # day stays as it was frozen before until the hour of the next freezing.
+        frozen_ms = [ms // width_ms * width_ms for ms in frozen_ms]
         self._series = [
             _Series(counts, minutes, times)
             for frozen, times in ((False, ()), (True, frozen_ms))
@@ -89,6 +93,6 @@ class _Series:
             self.state.add(self.waiting.take_before(start_ms), start_ms)
 
     def _due(self, now_ms: int) -> Iterator[int]:
-        """The times of freezing up to the bucket of a time."""
-        while self._frozen_ms and self.state.bucket_ms(self._frozen_ms[0]) <= self.state.bucket_ms(now_ms):
+        """The times of freezing up to a time."""
+        while self._frozen_ms and self._frozen_ms[0] <= now_ms:
             yield self._frozen_ms.popleft()

@@ -74,7 +74,7 @@ def wanted(rows: list[Row], row: Row, candidate: Row, count: Count, frozen_ms: l
     """By the slow reference: the log up to the publication that a request sees, decayed to the request's bucket."""
     width = (count.bucket_minutes or BUCKET) * MINUTE_MS
     bucket = row["timestamp_ms"] // width
-    frozen = [ms // width for ms in frozen_ms if count.frozen and ms // width <= bucket]
+    frozen = [ms // width for ms in frozen_ms if count.frozen and ms // WIDTH <= row["timestamp_ms"] // WIDTH]
     entries = iter(impressions(rows))
     log = [
         dataclasses.replace(entry, ids=with_ranges(one, entry.ids, entered))
