@@ -31,12 +31,12 @@ def count(data: str, recipe: str, out: str) -> None:
     before, begin = resident_mib("VmRSS"), time.process_time()
     add_counts(data, Path(out), schema)
     seconds = time.process_time() - begin
-    state = read_counts(Path(out) / "counts")
+    counts = read_counts(Path(out) / "counts")
     found = {
         "recipe": recipe,
         "counts": len(schema.counts),
-        # All impressions together have no half-life in one count at least.
-        "impressions": round(state.overall(schema.counts[0].outcome, None, state.now_ms).shown),
+        # The first count has no half-life.
+        "impressions": round(counts.overall(schema.counts[0]).shown),
         "cpu_s": round(seconds, 2),
         "rss_before_mib": round(before),
         "peak_rss_mib": round(resident_mib("VmHWM")),

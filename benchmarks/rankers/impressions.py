@@ -2,7 +2,8 @@
 
 The list follows the schema of recipe `kuairand`, so peers get the inputs that the project's own recipes get: the ids
 and the lists of ids of users and candidates, and the history. Floating-point columns of candidates that the schema
-does not know, such as counts, are added as numbers. Outcomes and the graded truth are never features.
+does not know are added as numbers, and so are the two numbers that a recipe reads of a count (`easq-rec data counts`).
+Outcomes and the graded truth are never features.
 
 This file and the rankers on it import no torch, so that the memory of a cheap ranker is its own.
 
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from easq_rec.config.recipes import kuairand
+from easq_rec.config.recipes import kuairand, recipe
 from easq_rec.errors import UserError
 
 Floats = NDArray[np.floating[Any]]
@@ -34,6 +35,9 @@ LABEL = ("valid_play", "long_view")
 """An impression is positive if one of these outcomes is above 0."""
 NOT_INPUTS = ("valid_play", "long_view", "watch_ms", "true_satisfaction", "answer", "answered_at_ms")
 """Columns of candidates that are known only after the impression."""
+COUNT = ("shown", "happened", "prior")
+"""Fields of a count."""
+SMOOTHING = recipe("kuairand_counts").schema.count_features[0].smoothing
 UNKNOWN_MS = 0
 """A duration that is unknown."""
 
@@ -48,7 +52,7 @@ class Features:
     id_lists: tuple[str, ...]
     """Lists of ids of a candidate."""
     numbers: tuple[str, ...]
-    """Numbers of a candidate: `duration_ms`, and counts if the files have them."""
+    """Numbers of a candidate: `duration_ms`, and of each count if the files have some NAME.rate and NAME.shown."""
     history_ids: tuple[str, ...]
 
     @property
@@ -113,11 +117,12 @@ def features(schema: pa.Schema) -> Features:
     declared = {feature.column: feature.kind for feature in wanted.candidate}
     floats = [name for name, dtype in fields.items() if pa.types.is_floating(dtype) and name not in NOT_INPUTS]
     numbers = [name for name, kind in declared.items() if kind == "float" and name not in floats and name in fields]
+    counts = [name for name, dtype in fields.items() if _is_count(dtype)]
     return Features(
         user_ids=tuple(feature.column for feature in wanted.user if feature.column in users),
         candidate_ids=tuple(name for name, kind in declared.items() if kind == "id" and name in fields),
         id_lists=tuple(name for name, kind in declared.items() if kind == "id_list" and name in fields),
-        numbers=(*numbers, *floats),
+        numbers=(*numbers, *floats, *(f"{name}.{number}" for name in counts for number in ("rate", "shown"))),
         history_ids=tuple(feature.column for feature in wanted.history),
     )
 
@@ -179,7 +184,7 @@ def flatten(table: pa.Table, where: str) -> Impressions:
             name: (_starts(values.field(name)).to_numpy(), values.field(name).flatten().to_numpy().astype(np.int64))
             for name in found.id_lists
         },
-        numbers={name: _number(values.field(name), name) for name in found.numbers},
+        numbers={name: _number(values, name) for name in found.numbers},
         history_R1=_starts(history).to_numpy(),
         history={name: entries.field(name).to_numpy().astype(np.int64) for name in found.history_ids},
         history_ms_H=entries.field("timestamp_ms").to_numpy(),
@@ -188,8 +193,21 @@ def flatten(table: pa.Table, where: str) -> Impressions:
     )
 
 
-def _number(column: pa.Array, name: str) -> Floats:
-    value_N = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+def _is_count(dtype: pa.DataType) -> bool:
+    return pa.types.is_struct(dtype) and set(COUNT) <= {field.name for field in dtype}
+
+
+def _number(values: pa.StructArray, name: str) -> Floats:
+    column, _, number = name.partition(".")
+    if number:
+        shown_N, happened_N, prior_N = (
+            values.field(column).field(field).to_numpy(zero_copy_only=False).astype(np.float64) for field in COUNT
+        )
+        if number == "shown":
+            return np.log1p(shown_N)
+        rate_N = np.clip((happened_N + SMOOTHING * prior_N) / (shown_N + SMOOTHING), 1e-6, 1 - 1e-6)
+        return np.log(rate_N / (1 - rate_N))
+    value_N = pc.fill_null(values.field(name).cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
     return np.where(value_N == UNKNOWN_MS, np.nan, value_N) if name == "duration_ms" else value_N
 
 

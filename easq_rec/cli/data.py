@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from easq_rec.config import World
+from easq_rec.config import Data, World
+from easq_rec.config.schema import require
 from easq_rec.errors import UserError
 
 
@@ -89,6 +90,12 @@ class CountsCommand:
     """TOML file with the counts."""
     recipe: str | None = None
     """Recipe with the counts, such as kuairand_counts."""
+    holdout: float | None = None
+    """Last fraction of the time line that training will hold out (data.holdout): counts with `frozen` are frozen at its
+    beginning. None: the recipe's, or the default of training. 0: nothing is frozen."""
+    frozen_after: tuple[int, ...] | None = None
+    """Times in place of the holdout's beginning, in milliseconds since 1970: from the first one on, counts with
+    `frozen` are published only at these."""
 
     def run(self) -> int:
         from easq_rec.config.command_line import find_recipe
@@ -96,12 +103,17 @@ class CountsCommand:
         from easq_rec.tools.counts.command import add_counts
 
         if self.schema is not None and self.recipe is None:
-            declared = load_schema(self.schema)
+            declared, holdout = load_schema(self.schema), Data.holdout
         elif self.recipe is not None and self.schema is None:
-            declared = find_recipe(self.recipe).schema
+            config = find_recipe(self.recipe)
+            declared, holdout = config.schema, config.data.holdout
         else:
             raise UserError("data counts: give one of --schema FILE.toml and --recipe NAME")
-        print(add_counts(self.directory, self.out, declared))
+        if self.holdout is not None:
+            require(self.frozen_after is None, "--holdout", self.holdout, "left out, since --frozen-after is given")
+            require(0 <= self.holdout < 1, "--holdout", self.holdout, "from 0 to less than 1")
+            holdout = self.holdout
+        print(add_counts(self.directory, self.out, declared, holdout=holdout, frozen_after_ms=self.frozen_after))
         return 0
 
 

@@ -170,6 +170,9 @@ class ScoreCommand:
     amount."""
     calibrated: bool = False
     """Apply the maps of easq-rec calibrate to the predicted outcomes; score and rank stay as they are."""
+    counts: Path | None = None
+    """Folder of published counts, for requests without the columns of the counts: DIR/counts of easq-rec data counts.
+    None: the one in the run directory, which training copied from beside its data."""
 
     def run(self) -> int:
         doctor.require_compatible()
@@ -186,6 +189,7 @@ class ScoreCommand:
             best=self.best,
             outcomes=self.outcomes,
             calibrated=self.calibrated,
+            counts=self.counts,
         )
         print(f"{requests:,} requests ranked in {self.output}")
         return 0

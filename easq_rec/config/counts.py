@@ -5,27 +5,70 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from easq_rec.config.schema import Count, Feature, FeatureSchema
+from easq_rec.config.schema import Count, Feature, FeatureSchema, NumberRange
 
-HALF_LIVES_H = (None, 24.0)
-"""All of the past, and about the last two days."""
-USUAL_KEYS = (("video_id",), ("author_id",), ("user_id",), ("user_id", "user.tab"), ("video_id", "user.tab"))
-"""Video, author and user, and in which part of the app the user or the video is."""
+SMOOTHING = 10.0
+"""Impressions at the overall rate that are added to a usual count."""
+DURATION = NumberRange(
+    name="duration",
+    column="duration_ms",
+    edges=tuple(1_000.0 * s for s in (7, 9, 11, 13, 15, 18, 22, 27, 33, 40, 50, 60, 75, 95, 120, 160, 220, 300, 450)),
+)
+"""The length of a video, on which many rates depend."""
+DURATION_CLASS = NumberRange(
+    name="duration_class", column="duration_ms", edges=(12_000.0, 20_000.0, 45_000.0, 100_000.0)
+)
+"""Few ranges, because a user has few impressions."""
+USUAL_KEYS = (
+    ("video_id",),
+    ("author_id",),
+    ("tags",),
+    ("video_id", "user.tab"),
+    ("author_id", "user.tab"),
+    ("duration", "user.tab"),
+    ("user_id",),
+    ("user_id", "user.tab"),
+    ("user_id", "duration_class"),
+)
+"""What is shown, and in which part of the app; the user, where, and with which videos."""
+OF_USERS = "user_id"
+"""Key of the counts that are frozen in the held-out period."""
 
 
-def with_counts(schema: FeatureSchema, counts: Sequence[Count]) -> FeatureSchema:
-    """The schema that declares these counts, with a candidate feature for each."""
-    features = (Feature(name=count.name, kind="count") for count in counts)
-    return dataclasses.replace(schema, counts=tuple(counts), candidate=(*schema.candidate, *features))
+def with_counts(
+    schema: FeatureSchema,
+    counts: Sequence[Count],
+    *,
+    ranges: Sequence[NumberRange] | None = None,
+    smoothing: float = Feature.smoothing,
+) -> FeatureSchema:
+    """The schema that declares these counts, with a candidate feature for each.
+
+    Args:
+        ranges: ranges of numbers that are keys of the counts; None: those of the schema.
+    """
+    features = (Feature(name=count.name, kind="count", smoothing=smoothing) for count in counts)
+    return dataclasses.replace(
+        schema,
+        counts=tuple(counts),
+        count_ranges=schema.count_ranges if ranges is None else tuple(ranges),
+        candidate=(*schema.candidate, *features),
+    )
 
 
 def counts_of(
-    keys: Iterable[tuple[str, ...]], outcomes: Iterable[str], half_lives_h: Iterable[float | None] = HALF_LIVES_H
+    keys: Iterable[tuple[str, ...]], outcomes: Iterable[str], half_lives_h: Iterable[float | None] = (None,)
 ) -> tuple[Count, ...]:
-    """A count of every combination, named like `user_tab_long_view_24h`."""
+    """A count of every combination, named like `user_tab_long_view_24h`. Those of users are frozen."""
     outcomes, half_lives_h = tuple(outcomes), tuple(half_lives_h)
     return tuple(
-        Count(name=_name(key, outcome, half_life_h), outcome=outcome, keys=key, half_life_h=half_life_h)
+        Count(
+            name=_name(key, outcome, half_life_h),
+            outcome=outcome,
+            keys=key,
+            half_life_h=half_life_h,
+            frozen=OF_USERS in key,
+        )
         for key in keys
         for outcome in outcomes
         for half_life_h in half_lives_h
@@ -33,18 +76,26 @@ def counts_of(
 
 
 def usual_counts(schema: FeatureSchema) -> tuple[Count, ...]:
-    """Counts of each outcome of a schema by those of `USUAL_KEYS` whose columns are features of the schema."""
-    read = {feature.column for feature in schema.candidate if feature.kind == "id"}
+    """Counts of each binary outcome of a schema by those of `USUAL_KEYS` whose columns are features of the schema."""
+    read = {feature.column for feature in schema.candidate if feature.kind in ("id", "id_list")}
     read |= {"user_id", *(f"user.{feature.column}" for feature in schema.user if feature.kind == "id")}
+    read |= {one.name for one in usual_ranges(schema)}
     keys = [key for key in USUAL_KEYS if read.issuperset(key)]
-    return counts_of(keys, (outcome.name for outcome in schema.outcomes))
+    return counts_of(keys, (outcome.name for outcome in schema.outcomes if outcome.kind == "binary"))
+
+
+def usual_ranges(schema: FeatureSchema) -> tuple[NumberRange, ...]:
+    """The ranges of the duration, if it is a feature."""
+    floats = {feature.column for feature in schema.candidate if feature.kind == "float"}
+    return tuple(one for one in (DURATION, DURATION_CLASS) if one.column in floats)
+
+
+def with_usual_counts(schema: FeatureSchema) -> FeatureSchema:
+    """The schema with its usual counts."""
+    return with_counts(schema, usual_counts(schema), ranges=usual_ranges(schema), smoothing=SMOOTHING)
 
 
 def _name(key: tuple[str, ...], outcome: str, half_life_h: float | None) -> str:
     words = [column.removeprefix("user.").removesuffix("_id") for column in key]
     half_life = [] if half_life_h is None else [f"{half_life_h:g}h".replace(".", "_")]
     return "_".join([*(words or ["all"]), outcome, *half_life])
-
-
-KUAIRAND_COUNTS = counts_of(USUAL_KEYS, ("long_view", "valid_play"))
-"""Counts for the data that `datasets/kuairand/prepare.py` writes."""

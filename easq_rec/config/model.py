@@ -90,6 +90,10 @@ class Model:
     user_tokens: Literal["each", "one"] = "each"
     """each: one token per user feature. one: one token of all user features, which makes requests of many user features
     and few candidates cheaper."""
+    residual: bool = False
+    """True: the outcomes' outputs of the main tower learn the residual of a score that the counts make: the prior log
+    odds of the outcome, and for each of its counts, with a learned weight, how much the log odds of the smoothed rate
+    differ from the prior. Needs counts of binary outcomes."""
     pathway: Literal["adapters", "shared"] = "adapters"
     """Parameters that the satisfaction loss trains. adapters: only the satisfaction pathway (EASQ). shared: also
     backbone and embeddings, as the main loss does: multi-task learning by hard sharing."""
@@ -105,6 +109,9 @@ class Model:
     def __post_init__(self) -> None:
         require(self.dim >= 1, "model.dim", self.dim, "at least 1")
         require(self.table_std >= 0, "model.table_std", self.table_std, "0 or more")
+        if self.residual:
+            score, allowed = self.policy_score, "'expected_utility' with model.residual: it has outputs for outcomes"
+            require(score == "expected_utility", "model.policy_score", score, allowed)
         require(self.quantiles >= 1, "model.quantiles", self.quantiles, "at least 1")
         heads = self.backbone.heads
         require(self.dim % heads == 0, "model.backbone.heads", heads, f"a divisor of model.dim={self.dim}")

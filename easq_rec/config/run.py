@@ -307,7 +307,26 @@ class Config:
         if self.model.policy_score == "single":
             pointwise, allowed = self.losses.pointwise.weight, "0 with model.policy_score='single'"
             require(pointwise == 0, "losses.pointwise.weight", pointwise, allowed)
+        if self.model.residual:
+            self._check_residual()
         self.sharding.check(self.schema)
+
+    def _check_residual(self) -> None:
+        """Raises UserError if the counts cannot make a score of the outcomes."""
+        outcome_of = {count.name: count.outcome for count in self.schema.counts}
+        read = [feature.column for feature in self.schema.count_features]
+        unknown = [name for name in read if name not in outcome_of]
+        require(
+            not unknown, "schema.counts", unknown, "declared in [[counts]] with model.residual, which needs outcomes"
+        )
+        counted = {outcome_of[name] for name in read}
+        amounts = [outcome.name for outcome in self.schema.outcomes if outcome.kind == "amount"]
+        wrong = [name for name in read if outcome_of[name] in amounts]
+        allowed = "none of an outcome of kind amount with model.residual: a rate is not its logarithm"
+        require(not wrong, "schema.counts", wrong, allowed)
+        some = counted.intersection(outcome.name for outcome in self.schema.outcomes)
+        allowed = "False without features that count an outcome of the schema (easq-rec data counts)"
+        require(bool(some), "model.residual", self.model.residual, allowed)
 
     @property
     def ranked_answers(self) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ without torch.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,15 +74,15 @@ class Feature:
 
     @property
     def numbers(self) -> int:
-        """Numbers that the model reads; ids are looked up and have none. A count has two: the logit of its smoothed
-        rate, and the logarithm of its impressions."""
+        """Numbers in the batch; ids are looked up and have none. A count has three: the logit of its smoothed rate, the
+        logarithm of its impressions, and the logit of the overall rate, which only `Model.residual` reads."""
         match self.kind:
             case "float":
                 return 1
             case "float_list":
                 return self.length or 0
             case "count":
-                return 2
+                return 3
         return 0
 
     def __post_init__(self) -> None:
@@ -137,10 +139,16 @@ class Count:
     outcome: str
     """Candidate column with the outcome: 0 or 1."""
     keys: tuple[str, ...] = ()
-    """Id columns of the candidates (`video_id`, `tags`), of the request (`user_id`) and of its user (`user.region`).
-    Impressions are counted for each combination of their ids; none: all impressions together."""
+    """Id columns of the candidates (`video_id`, `tags`), of the request (`user_id`) and of its user (`user.region`),
+    and names of `NumberRange`. Impressions are counted for each combination of their ids; none: all impressions
+    together."""
     half_life_h: float | None = None
     """Hours until an impression counts half; None: it always counts as one."""
+    bucket_minutes: int | None = None
+    """Minutes between two publications of this count, a multiple of `FeatureSchema.count_bucket_minutes`; None: that
+    number."""
+    frozen: bool = False
+    """True: requests of the held-out period see this count as it was published when the period began."""
 
     def __post_init__(self) -> None:
         # The name is also that of a file.
@@ -150,6 +158,27 @@ class Count:
         require(different, f"count {self.name}: keys", self.keys, "different columns, other than shown and happened")
         positive = self.half_life_h is None or self.half_life_h > 0
         require(positive, f"count {self.name}: half_life_h", self.half_life_h, "more than 0, or none")
+        given = self.bucket_minutes is None or self.bucket_minutes >= 1
+        require(given, f"count {self.name}: bucket_minutes", self.bucket_minutes, "at least 1, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberRange:
+    """A number in ranges, as a key of counts: a rate by length of the video, for example."""
+
+    name: str
+    """By which `Count.keys` name it."""
+    column: str
+    """Column with the number: of the candidates (`duration_ms`), or of the user (`user.fans`)."""
+    edges: tuple[float, ...]
+    """Ascending numbers that divide the ranges. A number that equals an edge is in the range above it."""
+
+    def __post_init__(self) -> None:
+        ascending = bool(self.edges) and all(math.isfinite(edge) for edge in self.edges)
+        ascending = ascending and all(low < high for low, high in itertools.pairwise(self.edges))
+        require(ascending, f"count_ranges {self.name}: edges", self.edges, "finite numbers in ascending order")
+        plain = self.name != "user_id" and not self.name.startswith("user.") and self.name not in ("shown", "happened")
+        require(plain, f"count_ranges {self.name}: name", self.name, "not that of a column")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +208,8 @@ class FeatureSchema:
     count_bucket_minutes: int = 60
     """Counts of a request hold what was known when the bucket of time with the request began: the length of these
     buckets, in minutes."""
+    count_ranges: tuple[NumberRange, ...] = ()
+    """Numbers in ranges that counts may have as keys."""
 
     def __post_init__(self) -> None:
         problems = [f"{name}={value!r} is not allowed: {allowed}" for name, value, allowed in self._violations()]
@@ -236,6 +267,17 @@ class FeatureSchema:
         """Faults of the counts and of the features that read them."""
         if self.count_bucket_minutes < 1:
             yield "schema.count_bucket_minutes", self.count_bucket_minutes, "at least 1"
+            return
+        for count in self.counts:
+            if count.bucket_minutes is not None and count.bucket_minutes % self.count_bucket_minutes:
+                allowed = f"a multiple of count_bucket_minutes={self.count_bucket_minutes}"
+                yield f"schema.counts.{count.name}: bucket_minutes", count.bucket_minutes, allowed
+        ranges = [one.name for one in self.count_ranges]
+        if len(set(ranges)) != len(ranges):
+            yield "schema.count_ranges", ranges, "unique names"
+        columns = {self.item, *(outcome.name for outcome in self.outcomes), *(f.column for f in self.candidate)}
+        if hidden := sorted(columns.intersection(ranges)):
+            yield "schema.count_ranges", hidden, "names that no column of the candidates has"
         for group in ("user", "history"):
             misplaced = [feature.name for feature in getattr(self, group) if feature.kind == "count"]
             if misplaced:
@@ -246,6 +288,7 @@ class FeatureSchema:
         used = {self.item, *(outcome.name for outcome in self.outcomes)}
         used |= {feature.column for feature in self.candidate if feature.kind != "count"}
         used |= {name for count in self.counts for name in (count.outcome, *count.keys)}
+        used |= {one.column for one in self.count_ranges}
         taken = sorted(used.intersection(names))
         if taken:
             yield "schema.counts", taken, "names that no other column of the candidates has"
@@ -299,6 +342,11 @@ class FeatureSchema:
     def floats(self) -> tuple[Feature, ...]:
         """Candidate features that are numbers or counts."""
         return tuple(f for f in self.candidate if f.table is None)
+
+    @cached_property
+    def count_features(self) -> tuple[Feature, ...]:
+        """Candidate features that are counts."""
+        return tuple(f for f in self.candidate if f.kind == "count")
 
     @cached_property
     def user_floats(self) -> tuple[Feature, ...]:

@@ -18,10 +18,15 @@ table = "video"
 name = "long_view"
 weight = 1.0
 
-[[counts]]                    optional; also: half_life_h
+[[counts]]                    optional; also: half_life_h, bucket_minutes, frozen
 name = "video_rate"
 outcome = "long_view"
 keys = ["video_id"]
+
+[[count_ranges]]              optional
+name = "duration"
+column = "duration_ms"
+edges = [10000.0, 60000.0]
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from typing import Any
 from easq_rec.config.parse import entry_place, parse, read_text, remedy, toml_values
 from easq_rec.config.schema import FeatureSchema
 
-GROUPS = ("tables", "user", "history", "candidate", "outcomes", "counts")
+GROUPS = ("tables", "user", "history", "candidate", "outcomes", "counts", "count_ranges")
 """Lists of tables in the file, in file order."""
 
 
@@ -114,6 +119,8 @@ def _literal(value: object) -> str:
     """A TOML value. TOML strings are JSON strings in which DEL is also escaped."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_literal, value))}]"
     return repr(value)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from easq_rec.config import HSTU, Config, Losses, Tower
-from easq_rec.config.counts import usual_counts, with_counts
+from easq_rec.config.counts import with_usual_counts
 from easq_rec.config.losses import DPO, MainBPR
 
 EXPERTS = {"main": 6, "satisfaction": 2}
@@ -126,9 +126,9 @@ def hstu(config: Config) -> Config:
 
 
 def counts(config: Config) -> Config:
-    """Features that count what happened before, by video, author, user and tab. `easq-rec data counts` adds their
-    columns to the data."""
-    return dataclasses.replace(config, schema=with_counts(config.schema, usual_counts(config.schema)))
+    """Features that count what happened before, by video, author, tag, user, tab and duration. `easq-rec data counts`
+    adds their columns to the data."""
+    return dataclasses.replace(config, schema=with_usual_counts(config.schema))
 
 
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:

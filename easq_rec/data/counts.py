@@ -10,7 +10,7 @@ O outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -336,6 +336,16 @@ class _Tally:
         self._shown_K = np.concatenate([self._shown_K, np.zeros(more)])
         self._happened_KO = np.concatenate([self._happened_KO, np.zeros((more, len(self.outcomes)))])
         self._time_K = np.concatenate([self._time_K, np.full(more, NOTHING_MS)])
+
+
+def by_bucket(times_ms: Rows, width_ms: int) -> Iterator[tuple[int, Rows]]:
+    """(beginning of a bucket, positions of the times in it) for each bucket that has some, in ascending order."""
+    bucket = times_ms // width_ms
+    order = np.argsort(bucket, kind="stable")
+    numbers, lengths = np.unique(bucket, return_counts=True)
+    ends = np.cumsum(lengths)
+    for number, length, end in zip(numbers.tolist(), lengths, ends, strict=True):
+        yield number * width_ms, order[end - length : end]
 
 
 def take(ids: Mapping[str, Array | Ragged], rows: Rows) -> dict[str, Array | Ragged]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,6 +56,7 @@ class RequestDataset:
         period: the requests to include; None: all.
         max_history: number of most recent history entries to keep.
         quarantine: stores bad rows; None: a bad row is an error.
+        complete: adds columns that the files lack to the requests of a row group; thread-safe. None: nothing is added.
 
     Raises:
         UserError: no files, an unreadable file, or columns that do not match the layout.
@@ -68,8 +70,10 @@ class RequestDataset:
         period: Period | None = None,
         max_history: int = 50,
         quarantine: Quarantine | None = None,
+        complete: Callable[[RequestColumns], RequestColumns] | None = None,
     ) -> None:
         self.layout = layout
+        self._complete = complete
         self.period = period
         self._max_history = max_history
         self._quarantine = quarantine
@@ -136,7 +140,7 @@ class RequestDataset:
                 continue
             placed = np.full(len(rows), -1)
             placed[good] = np.arange(len(good))
-            return columns, placed
+            return columns if self._complete is None else self._complete(columns), placed
 
     def stored(self, group: RowGroup) -> pa.Table:
         """A row group as stored, with all of its columns. Raises UserError as `read` does for files."""
@@ -192,6 +196,11 @@ class RequestDataset:
         """All requests of the period, for small datasets such as the answers; None if there are none."""
         parts = [self.read(group) for group in self.row_groups if group.kept]
         return RequestColumns.concat(parts) if parts else None
+
+
+def first_schema(directory: files.Location) -> pa.Schema:
+    """Schema of a dataset's first file. Raises UserError if there are no files, or it cannot be read."""
+    return _footer(parquet_files(directory)[0]).schema
 
 
 def time_line(directory: files.Location) -> tuple[int, int]:

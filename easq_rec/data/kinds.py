@@ -173,7 +173,7 @@ def encode(feature: Feature, table: Table | None, column: Array | Ragged) -> Arr
         case "float" | "float_list":
             return _transformed(feature, _flat(column))
         case "count":
-            return _rate_and_number(feature, _flat(column))
+            return _count_numbers(feature, _flat(column))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,12 +340,17 @@ def _counts(array: pa.Array, path: str, place: Place, owner: Rows | None) -> npt
     return np.stack([shown, happened, prior], axis=1)
 
 
-def _rate_and_number(feature: Feature, count: Array) -> npt.NDArray[np.float32]:
-    """(entries, 2): the logit of the rate with `smoothing` impressions at the overall rate, and log(1 + shown)."""
+def _count_numbers(feature: Feature, count: Array) -> npt.NDArray[np.float32]:
+    """(entries, 3): the logit of the rate with `smoothing` impressions at the overall rate, log(1 + shown), and the
+    logit of the overall rate."""
     shown, happened, prior = count.astype(np.float64).T
     rate = (happened + feature.smoothing * prior) / (shown + feature.smoothing)
+    return np.stack([_logit(rate), np.log1p(shown), _logit(prior)], axis=1).astype(np.float32)
+
+
+def _logit(rate: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     rate = np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)
-    return np.stack([np.log(rate / (1 - rate)), np.log1p(shown)], axis=1).astype(np.float32)
+    return np.log(rate / (1 - rate))
 
 
 def _float32(numbers: Array) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ A column is named by its path in the data contract: ``user.region``, ``history.v
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -50,11 +50,15 @@ class Layout:
             ]
         if truth is not None:
             columns.append(Column(path=f"candidates.{truth}", kind="optional_float"))
-        unique: dict[str, Column] = {}
+        return Layout(schema=schema, columns=(), truth=truth).with_columns(columns)
+
+    def with_columns(self, columns: Iterable[Column]) -> Layout:
+        """The layout with further columns, of which it may have some."""
+        unique = {column.path: column for column in self.columns}
         for column in columns:
             first = unique.get(column.path)
             unique[column.path] = column if first is None else _both(first, column)
-        return Layout(schema=schema, columns=tuple(unique.values()), truth=truth)
+        return replace(self, columns=tuple(unique.values()))
 
     def check(self, file_schema: pa.Schema, where: str) -> None:
         """Raises UserError that lists every difference between the file and what is read from it."""

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from easq_rec.config.schema import Feature, numbers
+from easq_rec.config.schema import Feature
 
 LIMIT = 5.0
 """A standardised number is clipped to this many standard deviations, so that an outlier cannot dominate a batch."""
@@ -36,7 +36,8 @@ class EncodedFloats:
 class FloatEncoder(nn.Module):
     """(..., F) to (..., G), with statistics that are part of the checkpoint.
 
-    `standard` numbers are (x - mean) / deviation. `raw` numbers stay as they are. A number in `quantiles` becomes Q
+    The overall rate of a count is left out: it is the same for all candidates of a time. `standard` numbers are
+    (x - mean) / deviation. `raw` numbers stay as they are. A number in `quantiles` becomes Q
     numbers (piecewise linear encoding, Gorishniy et al. 2022): number q rises from 0 to 1 between the edges q and
     q + 1, so that a linear layer can represent any function that is linear between the edges.
 
@@ -55,10 +56,12 @@ class FloatEncoder(nn.Module):
 
     def __init__(self, features: tuple[Feature, ...], quantiles: int) -> None:
         super().__init__()
-        self.encodings = [feature.encoding for feature in features for _ in range(numbers((feature,)))]
+        self.encodings = [encoding for feature in features for encoding in _encodings(feature)]
+        """How each number is encoded; None: it is left out."""
         count = len(self.encodings)
         pieces = [index for index, encoding in enumerate(self.encodings) if encoding == "quantiles"]
-        self.width = count - len(pieces) + len(pieces) * quantiles
+        plain = [index for index, encoding in enumerate(self.encodings) if encoding in ("standard", "raw")]
+        self.width = len(plain) + len(pieces) * quantiles
         # Without features there is nothing to save.
         self.register_buffer("mean_F", torch.zeros(count), persistent=count > 0)
         self.register_buffer("deviation_F", torch.ones(count), persistent=count > 0)
@@ -66,19 +69,21 @@ class FloatEncoder(nn.Module):
         self.register_buffer("edges_KE", edges_KE, persistent=bool(pieces))
         limits = [LIMIT if encoding == "standard" else math.inf for encoding in self.encodings]
         self.register_buffer("limit_F", torch.tensor(limits), persistent=False)
-        plain = [index for index in range(count) if index not in pieces]
         self.register_buffer("plain_F", torch.tensor(plain, dtype=torch.int64), persistent=False)
         self.register_buffer("pieces_K", torch.tensor(pieces, dtype=torch.int64), persistent=False)
 
     def forward(self, value_F: Tensor) -> Tensor:
         scaled_F = ((value_F - self.mean_F) / self.deviation_F).clamp(-self.limit_F, self.limit_F)
-        if not len(self.pieces_K):
+        if len(self.plain_F) == len(self.encodings):
             return scaled_F
+        plain_F = scaled_F[..., self.plain_F]
+        if not len(self.pieces_K):
+            return plain_F
         low_KQ, high_KQ = self.edges_KE[:, :-1], self.edges_KE[:, 1:]
         above_KQ = value_F[..., self.pieces_K, None] - low_KQ
         # Frequent values make equal edges. The piece between them is a step.
         piece_KQ = (above_KQ / (high_KQ - low_KQ).clamp(min=SMALLEST)).clamp(0.0, 1.0)
-        return torch.cat([scaled_F[..., self.plain_F], piece_KQ.flatten(-2)], dim=-1)
+        return torch.cat([plain_F, piece_KQ.flatten(-2)], dim=-1)
 
     @torch.no_grad()
     def fit(self, values_NF: NDArray[np.float32]) -> None:
@@ -100,3 +105,10 @@ class FloatEncoder(nn.Module):
                 ranks = np.arange(count) * (len(column) - 1) // (count - 1)
                 self.edges_KE[edge] = torch.from_numpy(np.sort(column)[ranks])
                 edge += 1
+
+
+def _encodings(feature: Feature) -> list[str | None]:
+    """Of each number of a feature."""
+    if feature.kind == "count":
+        return [feature.encoding, feature.encoding, None]
+    return [feature.encoding] * feature.numbers

@@ -22,6 +22,7 @@ from easq_rec.kernels.jagged import Lists
 from easq_rec.model.backbones.build import build_backbone
 from easq_rec.model.embeddings import Embedded
 from easq_rec.model.lora import AdaptedLinear, Stream, merged_once
+from easq_rec.model.residual import CountResidual
 from easq_rec.model.tokens import Tokenizer, Tokens
 from easq_rec.model.towers import Experts, MoETower, TowerOutput
 
@@ -95,7 +96,8 @@ class RankingNetwork(nn.Module):
         self.backbone = build_backbone(config, max(max_history, 1))
         shared = config.shared_experts
         outcomes = schema.outcomes if config.policy_score == "expected_utility" else None
-        self.main = MoETower(config.dim, config.main, shared=shared, outcomes=outcomes)
+        residual = CountResidual(schema) if config.residual else None
+        self.main = MoETower(config.dim, config.main, shared=shared, outcomes=outcomes, residual=residual)
         self.satisfaction: MoETower | None = None
         self.smoothed: MoETower | None = None
         self.own: nn.Linear | None = None
@@ -120,7 +122,7 @@ class RankingNetwork(nn.Module):
             everything = not self.training or self.policy_on_replayed
             part = whole if everything else _stream_part(whole, batch)
             h_ND = self._represent(part, Stream.MAIN)
-            main = self.main(h_ND, self.shared)
+            main = self.main(h_ND, self.shared, batch.float_NF[: part.candidates.total])
             reference = answered = evidence = None
             if self.satisfaction is not None and batch.aligned:
                 satisfaction_NP = part.embedded.satisfaction_NP

@@ -92,6 +92,11 @@ class RunDirectory:
         return self.path / "calibration.json"
 
     @property
+    def counts(self) -> Path:
+        """Folder of the published counts that the run was trained with, see `easq_rec.data.count_files`."""
+        return self.path / "counts"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -103,7 +108,7 @@ class RunDirectory:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders in which no other run lies."""
-        return (self.checkpoints, self.tensorboard, self.logs, self.quarantine, self.not_finite)
+        return (self.checkpoints, self.tensorboard, self.logs, self.quarantine, self.not_finite, self.counts)
 
     def looks_like_a_run(self) -> bool:
         """Whether a training wrote here. Its config may be missing, which reading it reports."""

@@ -19,7 +19,9 @@ from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.columns import Array, Rows
-from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.count_files import read_counts
+from easq_rec.data.count_lookup import CountLookup, missing_counts
+from easq_rec.data.dataset import RequestDataset, first_schema
 from easq_rec.data.layout import Layout
 from easq_rec.errors import UserError
 from easq_rec.evaluation.calibration_fit import apply_maps
@@ -29,7 +31,7 @@ from easq_rec.evaluation.predict import batches, served
 from easq_rec.model.ranker import Ranker, Scores
 from easq_rec.run_directory.calibration_file import read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
-from easq_rec.run_directory.paths import CheckpointDirectory
+from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
 from easq_rec.training.checkpoint.checkpointer import load_unsharded
 from easq_rec.training.process import quiet
 
@@ -87,6 +89,7 @@ def score(
     best: bool = False,
     outcomes: bool = False,
     calibrated: bool = False,
+    counts: Path | None = None,
 ) -> int:
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
@@ -98,17 +101,18 @@ def score(
         outcomes: also write a column for each outcome: its probability, or the expectation of an amount, in the unit of
             the log.
         calibrated: apply the maps of `easq-rec calibrate` to these columns. Score and rank stay as they are.
+        counts: folder with the counts of requests that lack them; None: the one in the run directory.
 
     Raises:
-        UserError: the input is missing or does not fit the schema; the run has no such checkpoint, predicts no
-            outcomes, or has no map for the checkpoint.
+        UserError: the input is missing or does not fit the schema; it lacks counts, and there are none for it, or not
+            those of the run; the run has no such checkpoint, predicts no outcomes, or has no map for the checkpoint.
     """
     quiet()
     requests = files.join(source, "requests")
     directory = requests if files.is_dir(requests) else source
     if not files.is_dir(directory):
         raise UserError(f"--input {files.display_name(source)}: no such directory")
-    dataset = RequestDataset(directory, Layout.of(config.schema, outcomes=False), max_history=config.data.max_history)
+    dataset = _open(config, run_dir, directory, counts)
     columns = pa.schema(
         [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
     )
@@ -127,6 +131,29 @@ def score(
             writer.write_table(_ranked(ranker, batch, config, columns, fuse, maps))
     partial.rename(output)
     return len(dataset)
+
+
+def _open(config: Config, run_dir: Path, directory: files.Location, counts: Path | None) -> RequestDataset:
+    """The requests to rank, with counts looked up if the files have none."""
+    schema, history = config.schema, config.data.max_history
+    file_schema = first_schema(directory)
+    if not missing_counts(schema, file_schema):
+        if counts is not None:
+            reason = "already have these columns" if schema.count_features else "need none: the model reads no counts"
+            raise UserError(
+                f"--counts {counts}: the requests in {files.display_name(directory)} {reason}: omit --counts"
+            )
+        return RequestDataset(directory, Layout.of(schema, outcomes=False), max_history=history)
+    folder = counts if counts is not None else RunDirectory(run_dir).counts
+    if not folder.is_dir():
+        where = f"--counts {folder}: no such directory" if counts is not None else f"{run_dir} has no counts/, either"
+        names = ", ".join(feature.column for feature in schema.count_features[:3])
+        raise UserError(
+            f"{files.display_name(directory)}: the requests lack the counts that the model reads ({names}, ...), and "
+            f"{where}: give --counts DIR/counts of a directory that `easq-rec data counts` wrote"
+        )
+    lookup = CountLookup(read_counts(folder), schema, str(folder))
+    return RequestDataset(directory, lookup.layout(file_schema), max_history=history, complete=lookup.complete)
 
 
 def _with_outcomes(columns: pa.Schema, config: Config, run_dir: Path) -> pa.Schema:

@@ -13,6 +13,7 @@ from pathlib import Path
 from easq_rec import doctor
 from easq_rec.config import Config
 from easq_rec.data import files
+from easq_rec.data.count_files import copy_counts, counts_beside
 from easq_rec.run_directory import tracking
 from easq_rec.run_directory.config_file import check_resumable, write_config
 from easq_rec.run_directory.events import event, recorded
@@ -88,12 +89,17 @@ def _located(config: Config, run_dir: Path, directory: files.Location) -> Config
 
 
 def _write_config(config: Config, runtime: Runtime, run_dir: Path) -> None:
-    """Writes config.json, once every rank has compared the config with that of the run that would be resumed."""
+    """Writes config.json, once every rank has compared the config with that of the run that would be resumed, and
+    copies the published counts that lie beside the data, so that the run is complete for serving."""
     check_resumable(config, run_dir)
+    counts = counts_beside(config.data.path, config.schema) if config.data.path is not None else None
     runtime.barrier()
     with runtime.phases("writing the config"):
         if runtime.leads:
             write_config(config, run_dir)
+            kept = RunDirectory(run_dir).counts
+            if counts is not None and not kept.is_dir():
+                copy_counts(counts, kept)
     runtime.barrier()
 
 

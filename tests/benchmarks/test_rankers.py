@@ -24,10 +24,14 @@ from benchmarks.rankers.quality import Truth, quality
 from benchmarks.rankers.splits import HOLDOUT, Splits, write_splits
 from benchmarks.rankers.torch_models import Inputs, LibraryModel
 from benchmarks.rankers.worker import Job, Ranker, tune
-from easq_rec.data.dataset import split
+from easq_rec.config.recipes import recipe
+from easq_rec.data.dataset import RequestDataset, split
+from easq_rec.data.encode import encode
+from easq_rec.data.layout import Layout
 from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.intervals import estimates
 from easq_rec.serving.evaluate import evaluate
+from easq_rec.tools.counts.command import add_counts
 from tests.conftest import Warm
 from tests.datasets.test_kuairand import REAL, impression, prepare, some_impressions, write_raw
 
@@ -110,6 +114,27 @@ def test_counts_of_candidates_become_numbers(data: Path) -> None:
     np.testing.assert_array_equal(found.numbers["video_plays_7d"], expected)
     assert "video_plays_7d" in Encoder(found, 3.0).names
     assert Inputs(found).rows("video_plays_7d") > 5
+
+
+def test_peers_get_the_numbers_that_a_recipe_reads_of_counts(data: Path, tmp_path: Path) -> None:
+    """The same ones, and none of them is of the future: the split files have the counts of the whole log."""
+    schema = recipe("kuairand_counts").schema
+    add_counts(data, tmp_path / "counted", schema)
+    found = flatten(pq.read_table(tmp_path / "counted" / "requests").slice(5), "here")
+    columns = RequestDataset(tmp_path / "counted" / "requests", layout := Layout.of(schema)).read_all()
+    assert columns is not None
+    encoded = encode(layout, columns.slice(5, len(columns))).candidates
+    assert found.features.numbers[0] == "duration_ms"
+    assert len(found.features.numbers) == 1 + 2 * len(schema.counts)
+    for count in schema.counts:
+        number_N3 = encoded.column(f"feature.{count.name}")
+        for name, place in (("rate", 0), ("shown", 1)):
+            np.testing.assert_allclose(
+                found.numbers[f"{count.name}.{name}"], number_N3[:, place], rtol=1e-5, atol=1e-5, err_msg=count.name
+            )
+    assert "video_long_view.rate" in Encoder(found, 3.0).names
+    test = write_splits(tmp_path / "counted", tmp_path / "splits").test
+    assert read(test).features.numbers == found.features.numbers
 
 
 def test_a_slice_of_a_table_has_its_own_impressions(data: Path) -> None:

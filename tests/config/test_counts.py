@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from easq_rec.config import command_line as arguments
-from easq_rec.config.counts import KUAIRAND_COUNTS, counts_of, usual_counts, with_counts
+from easq_rec.config.counts import USUAL_KEYS, counts_of, usual_counts, with_counts, with_usual_counts
 from easq_rec.config.recipes import kuairand_schema, movielens_schema, recipe, world_schema
-from easq_rec.config.schema import Count, numbers
+from easq_rec.config.schema import Count, Outcome, numbers
 from easq_rec.errors import UserError
 
 
@@ -19,7 +19,7 @@ def test_a_schema_with_counts_has_a_feature_for_each() -> None:
     schema = with_counts(plain, counts)
     assert schema.counts == counts
     assert [(feature.column, feature.kind) for feature in schema.floats[-2:]] == [("all", "count"), ("rate", "count")]
-    assert numbers(schema.floats) == numbers(plain.floats) + 2 * len(counts)
+    assert numbers(schema.floats) == numbers(plain.floats) + 3 * len(counts)
     assert dataclasses.replace(schema, counts=(), candidate=plain.candidate) == plain
 
 
@@ -28,22 +28,38 @@ def test_counts_are_all_combinations_of_keys_outcomes_and_half_lives() -> None:
     assert found == (
         Count(name="all_like", outcome="like"),
         Count(name="all_like_1_5h", outcome="like", half_life_h=1.5),
-        Count(name="user_tab_like", outcome="like", keys=("user_id", "user.tab")),
-        Count(name="user_tab_like_1_5h", outcome="like", keys=("user_id", "user.tab"), half_life_h=1.5),
+        Count(name="user_tab_like", outcome="like", keys=("user_id", "user.tab"), frozen=True),
+        Count(name="user_tab_like_1_5h", outcome="like", keys=("user_id", "user.tab"), half_life_h=1.5, frozen=True),
     )
 
 
 def test_usual_counts_are_those_of_columns_that_the_schema_reads() -> None:
-    assert usual_counts(kuairand_schema()) == KUAIRAND_COUNTS
-    assert len(KUAIRAND_COUNTS) == 5 * 2 * 2
+    found = usual_counts(kuairand_schema())
+    assert tuple(dict.fromkeys(count.keys for count in found)) == USUAL_KEYS
+    assert {count.outcome for count in found} == {"long_view", "valid_play"} and len(found) == 2 * len(USUAL_KEYS)
     assert {count.keys for count in usual_counts(world_schema(users=8, videos=8, dim=8))} == {
         ("video_id",),
         ("author_id",),
+        ("tags",),
         ("user_id",),
+        ("user_id", "duration_class"),
     }
     assert {count.name for count in usual_counts(movielens_schema())} == {
-        f"{key}_long_view{suffix}" for key in ("video", "user") for suffix in ("", "_24h")
+        f"{key}_long_view" for key in ("video", "tags", "user")
     }
+    assert not with_usual_counts(movielens_schema()).count_ranges, "it has no duration"
+
+
+def test_usual_counts_of_users_are_frozen() -> None:
+    for count in usual_counts(kuairand_schema()):
+        assert count.frozen == ("user_id" in count.keys)
+
+
+def test_usual_counts_are_those_of_binary_outcomes() -> None:
+    plain = world_schema(users=8, videos=8, dim=8)
+    watched = Outcome(name="watched", weight=1.0, kind="amount")
+    schema = dataclasses.replace(plain, outcomes=(*plain.outcomes, watched))
+    assert usual_counts(schema) == usual_counts(plain)
 
 
 @pytest.mark.parametrize("name", ["kuairand", "kuairand_main_only", "main_only", "quickstart_paper_without_lora"])
@@ -51,9 +67,7 @@ def test_any_recipe_reads_counts_by_a_suffix(name: str) -> None:
     config = arguments.parse_config([f"{name}_counts"], prog="train")
     plain = recipe(name)
     assert config.recipe == f"{name}_counts"
-    assert config == dataclasses.replace(
-        plain, recipe=config.recipe, schema=with_counts(plain.schema, usual_counts(plain.schema))
-    )
+    assert config == dataclasses.replace(plain, recipe=config.recipe, schema=with_usual_counts(plain.schema))
 
 
 def test_an_unknown_recipe_with_counts_is_refused() -> None:

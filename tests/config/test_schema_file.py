@@ -10,7 +10,7 @@ import pytest
 
 from easq_rec.config import command_line as arguments
 from easq_rec.config.recipes import BASES, easq, recipe, world_schema
-from easq_rec.config.schema import Count, Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.schema import Count, Feature, FeatureSchema, NumberRange, Outcome, Table
 from easq_rec.config.schema_file import load_schema, parse_schema, schema_to_toml
 from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.errors import UserError
@@ -69,6 +69,18 @@ half_life_h = 24
 [[counts]]
 name = "all-likes_7d"
 outcome = "like"
+
+[[counts]]
+name = "by_length"
+outcome = "like"
+keys = ["length_range"]
+bucket_minutes = 30
+frozen = true
+
+[[count_ranges]]
+name = "length_range"
+column = "duration_ms"
+edges = [10, 20.5]
 """
 
 
@@ -112,7 +124,9 @@ def test_counts_round_trip() -> None:
     assert schema.counts == (
         Count(name="likes", outcome="like", keys=("video_id", "user.region"), half_life_h=24.0),
         Count(name="all-likes_7d", outcome="like"),
+        Count(name="by_length", outcome="like", keys=("length_range",), bucket_minutes=30, frozen=True),
     )
+    assert schema.count_ranges == (NumberRange(name="length_range", column="duration_ms", edges=(10.0, 20.5)),)
     assert parse_schema(schema_to_toml(schema), "") == schema
     assert from_dict(FeatureSchema, json.loads(json.dumps(to_dict(schema)))) == schema
 
@@ -182,6 +196,13 @@ def test_integer_weights_become_floats() -> None:
         ('"user.region"]', '"video_id"]', "[[counts]] #1: count likes: keys=('video_id', 'video_id') is not allow"),
         ('keys = ["video_id", "user.region"]', 'keys = "video_id"', "[[counts]] #1: keys: is 'video_id', expected a"),
         ("smoothing = 5", "smoothing = 0", "[[candidate]] #3: feature popularity: smoothing=0.0 is not allowed: more"),
+        ("bucket_minutes = 30", "bucket_minutes = 0", "[[counts]] #3: count by_length: bucket_minutes=0 is not"),
+        ("bucket_minutes = 30", "bucket_minutes = 40", "schema.counts.by_length: bucket_minutes=40 is not allowed: a"),
+        ("edges = [10, 20.5]", "edges = [10, 10]", "[[count_ranges]] #1: count_ranges length_range: edges=(10.0, "),
+        ("edges = [10, 20.5]", "edges = []", "[[count_ranges]] #1: count_ranges length_range: edges=() is not allowed"),
+        ('name = "length_range"', 'name = "user.x"', "[[count_ranges]] #1: count_ranges user.x: name='user.x' is not"),
+        ('name = "length_range"', 'name = "video_id"', "schema.count_ranges=['video_id'] is not allowed: names that"),
+        ('"length_range"\ncol', '"shown"\ncol', "[[count_ranges]] #1: count_ranges shown: name='shown' is not allowed"),
         ("\n[[tables]]", "count_bucket_minutes = 0\n[[tables]]", "schema.count_bucket_minutes=0 is not allowed: at"),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from easq_rec.data.columns import Array, Ragged, offsets_of
 from easq_rec.data.count_files import read_counts, write_counts
 from easq_rec.data.counts import CountedImpressions, CountState
 from easq_rec.data.id_index import IdIndex
+from easq_rec.data.published_counts import PublishedCounts
 from easq_rec.errors import UserError
 from tests.tools.counts.reference import MINUTE_MS, Impression, counted
 
@@ -76,7 +77,11 @@ def arrays(found: list[Impression]) -> CountedImpressions:
     )
 
 
-def check(state: CountState, log: list[Impression], candidates: list[Impression], at_ms: int) -> None:
+def published(state: CountState) -> PublishedCounts:
+    return PublishedCounts(state.counts, (), [state], bucket_minutes=BUCKET, now_ms=state.now_ms)
+
+
+def check(state: CountState | PublishedCounts, log: list[Impression], candidates: list[Impression], at_ms: int) -> None:
     found = state.lookup(columns(candidates), len(candidates), at_ms)
     assert list(found) == [count.name for count in state.counts]
     for count in state.counts:
@@ -102,12 +107,13 @@ def test_counts_equal_a_loop_over_all_earlier_impressions(tmp_path: Path, seed: 
         check(state, log, impressions(rng, 8, 0, 1), now)
         check(state, log, impressions(rng, 2, 0, 1), now + int(rng.integers(5 * WIDTH)))
     check(state, log, [], now)
-    write_counts(state, tmp_path / "counts")
+    write_counts(published(state), tmp_path / "counts")
     again = read_counts(tmp_path / "counts")
     assert (again.counts, again.bucket_minutes, again.now_ms) == (COUNTS, BUCKET, now)
     check(again, log, impressions(rng, 8, 0, 1), now + 1)
     more = impressions(rng, 9, now, now + WIDTH)
-    again.add(arrays(more), now + WIDTH)
+    (restored,) = again.states
+    restored.add(arrays(more), now + WIDTH)
     check(again, log + more, impressions(rng, 8, 0, 1), now + WIDTH)
 
 
@@ -161,7 +167,7 @@ def test_the_table_has_every_key_once_in_ascending_order(tmp_path: Path) -> None
     log = impressions(rng, 80, START_MS, START_MS + WIDTH)
     state = CountState(COUNTS, BUCKET)
     state.add(arrays(log), START_MS + WIDTH)
-    write_counts(state, tmp_path / "counts")
+    write_counts(published(state), tmp_path / "counts")
     for count in COUNTS:
         table = pq.read_table(tmp_path / "counts" / f"{count.name}.parquet")
         assert table.column_names == [*count.keys, "shown", "happened"]
@@ -184,7 +190,7 @@ def test_a_request_before_the_counts_is_refused() -> None:
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     state = CountState(COUNTS, BUCKET)
     state.add(arrays(impressions(np.random.default_rng(0), 9, START_MS, START_MS + 1)), START_MS + WIDTH)
-    write_counts(state, tmp_path / "counts")
+    write_counts(published(state), tmp_path / "counts")
     for file, content, message in (
         ("counts.json", b"{}", "counts.json is not the description of counts:\n  now_ms: missing"),
         ("video.parquet", b"PAR1", "video.parquet: not a readable Parquet file"),

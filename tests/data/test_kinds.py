@@ -147,17 +147,20 @@ def floats(features: tuple[Feature, ...], entry: dict[str, Any]) -> list[float]:
     for feature in features:
         value = entry[feature.column]
         if feature.kind == "count":
-            found += [logit(feature, value), math.log1p(value["shown"])]
+            found += [logit(smoothed(feature, value)), math.log1p(value["shown"]), logit(value["prior"])]
             continue
         for number in value if isinstance(value, list) else [value]:
             found.append(math.log1p(max(number, 0)) if feature.transform == "log1p" else number)
     return found
 
 
-def logit(feature: Feature, count: dict[str, float]) -> float:
-    """Of the smoothed rate, which is kept a millionth away from 0 and 1."""
-    smoothed = (count["happened"] + feature.smoothing * count["prior"]) / (count["shown"] + feature.smoothing)
-    rate = min(max(smoothed, 1e-6), 1 - 1e-6)
+def smoothed(feature: Feature, count: dict[str, float]) -> float:
+    return (count["happened"] + feature.smoothing * count["prior"]) / (count["shown"] + feature.smoothing)
+
+
+def logit(rate: float) -> float:
+    """Of a rate, which is kept a millionth away from 0 and 1."""
+    rate = min(max(rate, 1e-6), 1 - 1e-6)
     return math.log(rate / (1 - rate))
 
 
@@ -224,7 +227,7 @@ def test_a_blank_request_has_zeros(tmp_path: Path) -> None:
     batch = collate(SCHEMA, columns.take(np.zeros(0, np.int64)))
     assert batch.user_float_RF.tolist() == [[0.0] * 3]
     assert batch.history_float_HF.shape == (0, 4)
-    assert batch.float_NF.tolist() == [[0.0] * 8]
+    assert batch.float_NF.tolist() == [[0.0] * 10]
 
 
 def test_candidates_that_the_satisfaction_tower_does_not_read_have_no_weights(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from easq_rec.config.recipes import quickstart
 from easq_rec.config.schema_file import parse_schema, schema_to_toml
+from easq_rec.data.columns import Ragged
 from easq_rec.data.count_files import read_counts
 from tests.conftest import Warm
 from tests.docs.pages import DOCS, run_command, shown_commands
@@ -26,15 +27,19 @@ def test_the_commands_and_the_lookup_work_as_written(tmp_path: Path, warm: Warm)
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     code = code.replace("counted/counts", str(tmp_path / "counted" / "counts"))
     state = read_counts(tmp_path / "counted" / "counts")
-    ids = {f"{name}_N": np.arange(40) for name in ("video_id", "author_id", "user_id")}
-    names = {"Path": Path, "N": 40, "at_ms": state.now_ms, **ids}
+    ids: dict[str, object] = {name: np.arange(40) for name in ("video_id", "author_id", "user_id")}
+    ids["duration_class"] = np.arange(40) % 5
+    ids["tags"] = Ragged(offsets=np.arange(41), children={"values": np.arange(40)})
+    names = {"Path": Path, "N": 40, "at_ms": state.now_ms, "ids": ids}
     exec(code, names)
     column = names["found"]["video_long_view"].column()  # type: ignore[index]
     assert column.shape == (40, 3) and column[:, 0].max() > 1
 
 
 def test_the_shown_schema_is_one() -> None:
-    (part,) = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    part, interval = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    assert interval == "bucket_minutes = 1440\n"
+    part += interval
     first, rest = part.split("\n", 1)
     schema = parse_schema(f"{first}\n{schema_to_toml(quickstart().schema)}\n{rest}", "schema.toml")
     assert [count.name for count in schema.counts] == [f.name for f in schema.candidate if f.kind == "count"]

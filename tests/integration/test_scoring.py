@@ -114,3 +114,60 @@ def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]
         requests = np.repeat(batch.keys.request_id_R, np.diff(batch.candidate_offsets_R1.numpy()))
         scores |= dict(zip(zip(requests.tolist(), batch.keys.item_N.tolist(), strict=True), main, strict=True))
     return scores
+
+
+@pytest.mark.integration
+def test_requests_without_counts_get_those_of_the_run(world: Path, tmp_path: Path, warm: Warm) -> None:
+    """Scores with counts that `score` looks up in the run's table equal those with the columns that the pass over a
+    longer log writes for the same requests. Without a table, and with one too many, the error says what to do."""
+    from easq_rec.data.count_files import read_counts
+
+    def call(*words: object, code: int = 0) -> str:
+        done = warm.run(warm.python, "-m", "easq_rec.cli", *map(str, words), check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
+
+    def counted(directory: Path, name: str) -> Path:
+        # All counts go on: the later requests are in the held-out period.
+        call("data", "counts", directory, "--recipe", "quickstart_counts", "--holdout", 0, "--out", tmp_path / name)
+        return tmp_path / name
+
+    past = counted(world, "past")
+    run = tmp_path / "run"
+    options = ("--model.residual", "True", "--trainer.max-steps", "20", "--trainer.batch-size", "16")
+    warm.run(
+        warm.python, "easq_rec/train.py", "quickstart_counts", "--data", str(past), "--run-dir", str(run), *options
+    )
+    table = pa.concat_tables(pq.read_table(file) for file in sorted((world / "requests").glob("*.parquet")))
+    later = table.slice(len(table) - 40)
+    times = read_counts(run / "counts").now_ms + np.arange(40)
+    ids = 10**9 + np.arange(40)
+    for name, values in (("timestamp_ms", times), ("request_id", ids)):
+        place = later.schema.get_field_index(name)
+        later = later.set_column(place, later.schema.field(name), pa.array(values, later.schema.field(name).type))
+    for name, part in (("longer", pa.concat_tables([table, later])), ("later", _without_labels(later))):
+        (tmp_path / name / "requests").mkdir(parents=True)
+        pq.write_table(part, tmp_path / name / "requests" / "part.parquet")
+    whole = pq.read_table(counted(tmp_path / "longer", "all") / "requests").slice(len(table))
+    assert whole["request_id"].to_pylist() == ids.tolist()
+    (tmp_path / "with").mkdir()
+    pq.write_table(whole, tmp_path / "with" / "part.parquet")
+    base = ("score", "--run", run, "--output", tmp_path / "scores.parquet", "--outcomes", "--input")
+    call(*base, tmp_path / "with")
+    expected = pq.read_table(tmp_path / "scores.parquet")
+    call(*base, tmp_path / "later")
+    assert pq.read_table(tmp_path / "scores.parquet").equals(expected)
+    call(*base, tmp_path / "later", "--counts", past / "counts")
+    assert pq.read_table(tmp_path / "scores.parquet").equals(expected)
+    assert len(expected) > 40 and np.std(expected["long_view"].to_numpy()) > 0
+    assert "already have these columns: omit --counts" in call(
+        *base, tmp_path / "with", "--counts", past / "counts", code=2
+    )
+    assert "so they know its future: give requests from after it, or an older table" in call(*base, world, code=2)
+    (run / "counts").rename(tmp_path / "moved")
+    assert "the requests lack the counts that the model reads (video_long_view" in call(
+        *base, tmp_path / "later", code=2
+    )
+    assert "nowhere: no such directory: give --counts DIR/counts" in call(
+        *base, tmp_path / "later", "--counts", tmp_path / "nowhere", code=2
+    )

@@ -15,14 +15,14 @@ import pyarrow as pa
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.bad_rows import Place, check, no_nulls
 from easq_rec.data.columns import Array, Ragged, Rows
+from easq_rec.data.count_keys import CANDIDATES, key_columns, key_ids
 from easq_rec.data.counts import CountedImpressions
 from easq_rec.data.dataset import TIME
 from easq_rec.data.decode import one_chunk
-from easq_rec.data.kinds import A_LIST, COUNT_FIELDS, Column, is_list, offsets, read
+from easq_rec.data.kinds import A_LIST, COUNT_FIELDS, Column, offsets, read
 from easq_rec.data.layout import Layout, leaf_types
 from easq_rec.errors import UserError
 
-CANDIDATES = "candidates"
 KNOWN, WATCHED = "candidates.known_ms", "candidates.watch_ms"
 COUNT = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in COUNT_FIELDS])
 """Arrow type of a count."""
@@ -50,28 +50,17 @@ def count_layout(schema: FeatureSchema, file_schema: pa.Schema, where: str, *, o
         UserError: a count has two keys that are lists, or the candidates already have a column with its name.
     """
     types = dict(leaf_types(file_schema))
-    paths = {key: key_path(key) for count in schema.counts for key in count.keys}
-    lists = {key for key, path in paths.items() if is_list(types.get(path, pa.null()))}
+    columns = [Column(path=TIME, kind="id"), *key_columns(schema, file_schema)]
     for count in schema.counts:
-        several = lists.intersection(count.keys)
-        if len(several) > 1:
-            raise UserError(f"count {count.name}: keys {sorted(several)} are lists: one key of a count may be a list")
         path = f"{CANDIDATES}.{count.name}"
         if any(found == path or found.startswith(f"{path}.") for found in types):
             raise UserError(f"{where}: already has a column {path}: start from data without it, or rename the count")
-    columns = [Column(path=TIME, kind="id")]
-    columns += [Column(path=path, kind="id_list" if key in lists else "id") for key, path in paths.items()]
     if outcomes:
         names = dict.fromkeys(count.outcome for count in schema.counts)
         columns += [Column(path=f"{CANDIDATES}.{name}", kind="float") for name in names]
         time = next((path for path in (KNOWN, WATCHED) if path in types), None)
         columns += [] if time is None else [Column(path=time, kind="id")]
     return Layout(schema=schema, columns=tuple({column.path: column for column in columns}.values()))
-
-
-def key_path(key: str) -> str:
-    """Path of the column of a key."""
-    return key if key == "user_id" or key.startswith("user.") else f"{CANDIDATES}.{key}"
 
 
 def read_candidates(table: pa.Table, layout: Layout, place: Place) -> Candidates:
@@ -107,7 +96,7 @@ def read_candidates(table: pa.Table, layout: Layout, place: Place) -> Candidates
 
     request_ms_N = number(TIME)
     counts = layout.schema.counts
-    ids = {key: value(key_path(key)) for key in dict.fromkeys(key for count in counts for key in count.keys)}
+    ids = key_ids(layout.schema, value)
     outcomes: dict[str, Array] = {}
     for name in dict.fromkeys(count.outcome for count in counts):
         path = f"{CANDIDATES}.{name}"

@@ -15,13 +15,13 @@ from easq_rec.config.schema import FeatureSchema
 from easq_rec.data import files
 from easq_rec.data.bad_rows import Place
 from easq_rec.data.columns import Rows
-from easq_rec.data.counts import MINUTE_MS, CountState, take
+from easq_rec.data.counts import MINUTE_MS, by_bucket, take
 from easq_rec.data.dataset import TIME, RequestDataset, RowGroup
 from easq_rec.data.kinds import COUNT_FIELDS, Column
 from easq_rec.data.layout import Layout
 from easq_rec.data.writer import open_writer
 from easq_rec.tools.counts.candidates import Candidates, count_layout, counted_schema, read_candidates, with_counts
-from easq_rec.tools.counts.waiting import Waiting, by_bucket
+from easq_rec.tools.counts.publisher import Publisher
 
 
 class Log:
@@ -51,6 +51,8 @@ class Log:
         self._held: deque[_Held] = deque()
         self._writer = _Writer(location, out, self._names)
         self.requests = len(self._dataset)
+        self.last_ms = max((group.last_ms for group in self._dataset.row_groups), default=0)
+        """Time of the last request."""
         self.candidates = 0
         """Candidates that have been read so far."""
 
@@ -61,38 +63,38 @@ class Log:
         starts += [] if ahead is None else [ahead // self._width * self._width]
         return min(starts, default=None)
 
-    def load(self, bucket_ms: int, waiting: Waiting) -> int:
+    def load(self, bucket_ms: int, publisher: Publisher) -> int:
         """Reads on until memory holds every request of the bucket that begins at `bucket_ms`.
 
         Returns the number of requests that were read.
         """
         read = 0
         while self._ahead and (not self._ahead[0].rows or self._ahead[0].first_ms < bucket_ms + self._width):
-            read += self._read(self._ahead.popleft(), waiting)
+            read += self._read(self._ahead.popleft(), publisher)
         return read
 
-    def fill(self, state: CountState) -> None:
-        """Looks up the candidates of the bucket that the state is for, and writes the row groups that are complete."""
+    def fill(self, publisher: Publisher) -> None:
+        """Looks up the candidates of the bucket that the publisher is at, and writes complete row groups."""
         for held in self._held:
-            held.fill(state)
+            held.fill(publisher)
         while self._held and self._held[0].next_ms is None:
             done = self._held.popleft()
             self._writer.write(done.group.file, with_counts(done.table, done.columns))
 
-    def close(self, state: CountState, waiting: Waiting) -> None:
+    def close(self, publisher: Publisher) -> None:
         """Writes what is left, which has no requests."""
         while self._ahead:
-            self._read(self._ahead.popleft(), waiting)
-        self.fill(state)
+            self._read(self._ahead.popleft(), publisher)
+        self.fill(publisher)
         assert not self._held
         self._writer.close()
 
-    def _read(self, group: RowGroup, waiting: Waiting) -> int:
+    def _read(self, group: RowGroup, publisher: Publisher) -> int:
         table = self._dataset.stored(group)
         place = Place(file=files.display_name(group.file), row_group=group.index)
         candidates = read_candidates(table, self._layout, place)
         if self._outcomes:
-            waiting.add(candidates.impressions)
+            publisher.add(candidates.impressions)
         self.candidates += len(candidates.request_ms_N)
         self._held.append(_Held(group, table, candidates, self._names, self._width))
         return len(table)
@@ -120,11 +122,11 @@ class _Held:
         """Beginning of the first bucket without counts; None: all have them."""
         return self._open[0][0] if self._open else None
 
-    def fill(self, state: CountState) -> None:
-        if self.next_ms != state.now_ms:
+    def fill(self, publisher: Publisher) -> None:
+        if self.next_ms != publisher.now_ms:
             return
-        start_ms, rows = self._open.popleft()
-        found = state.lookup(take(self._ids, rows), len(rows), start_ms)
+        _, rows = self._open.popleft()
+        found = publisher.lookup(take(self._ids, rows), len(rows))
         for name, column in self.columns.items():
             column[rows] = found[name].column()
 

@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-
-from easq_rec.data.columns import Rows
-from easq_rec.data.counts import CountedImpressions
-
-
-def by_bucket(times_ms: Rows, width_ms: int) -> Iterator[tuple[int, Rows]]:
-    """(beginning of a bucket, positions of the times in it) for each bucket that has some, in ascending order."""
-    bucket = times_ms // width_ms
-    order = np.argsort(bucket, kind="stable")
-    numbers, lengths = np.unique(bucket, return_counts=True)
-    ends = np.cumsum(lengths)
-    for number, length, end in zip(numbers.tolist(), lengths, ends, strict=True):
-        yield number * width_ms, order[end - length : end]
+from easq_rec.data.counts import CountedImpressions, by_bucket
 
 
 class Waiting:

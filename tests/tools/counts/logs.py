@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from easq_rec.config.counts import with_counts
 from easq_rec.config.schema import Count, FeatureSchema
+from easq_rec.data.columns import Array, Ragged, offsets_of
 from easq_rec.tools.counts.command import add_counts
 from tests.data.builders import SCHEMA, Row, arrow_schema, candidate_fields, make_rows, write_dataset
 from tests.tools.counts.reference import MINUTE_MS, Impression, counted
@@ -118,6 +119,22 @@ def impressions(rows: list[Row]) -> list[Impression]:
 def ids_of(row: Row, candidate: Row) -> dict[str, Any]:
     user = {f"user.{name}": row["user"][name] for name in ("region", "interests")}
     return {"user_id": row["user_id"], **user, **{name: candidate[name] for name in ("video_id", "author_id", "tags")}}
+
+
+def serving_ids(row: Row) -> dict[str, Array | Ragged]:
+    """By key, the ids of the candidates of one request."""
+    ids = [ids_of(row, candidate) for candidate in row["candidates"]]
+    columns: dict[str, Array | Ragged] = {}
+    for key in ids[0]:
+        values = [one[key] for one in ids]
+        if isinstance(values[0], list):
+            flat = np.array([value for entry in values for value in entry], np.int64)
+            columns[key] = Ragged(
+                offsets=offsets_of(np.array([len(entry) for entry in values])), children={"values": flat}
+            )
+        else:
+            columns[key] = np.array(values, np.int64)
+    return columns
 
 
 def check(found: list[Row], rows: list[Row], log: list[Row] | None = None, counts: tuple[Count, ...] = COUNTS) -> None:

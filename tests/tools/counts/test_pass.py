@@ -19,7 +19,6 @@ from easq_rec.cli.main import main
 from easq_rec.config.counts import with_counts
 from easq_rec.config.schema import Count
 from easq_rec.config.schema_file import schema_to_toml
-from easq_rec.data.columns import Array, Ragged, offsets_of
 from easq_rec.data.count_files import read_counts
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import encode
@@ -34,10 +33,10 @@ from tests.tools.counts.logs import (
     START_MS,
     WIDTH,
     check,
-    ids_of,
     log_schema,
     make_log,
     read_rows,
+    serving_ids,
     with_counts_of,
     write_log,
 )
@@ -224,22 +223,6 @@ def test_the_published_table_gives_what_the_pass_writes_for_a_request_there(tmp_
     assert found["video"].shown_N[0] == 0 and found["video"].shown_N[1] > 0
 
 
-def serving_ids(row: Row) -> dict[str, Array | Ragged]:
-    """By key, the ids of the candidates of one request."""
-    ids = [ids_of(row, candidate) for candidate in row["candidates"]]
-    columns: dict[str, Array | Ragged] = {}
-    for key in ids[0]:
-        values = [one[key] for one in ids]
-        if isinstance(values[0], list):
-            flat = np.array([value for entry in values for value in entry], np.int64)
-            columns[key] = Ragged(
-                offsets=offsets_of(np.array([len(entry) for entry in values])), children={"values": flat}
-            )
-        else:
-            columns[key] = np.array(values, np.int64)
-    return columns
-
-
 def test_the_reader_accepts_the_counts(tmp_path: Path) -> None:
     rows = make_log(np.random.default_rng(13), 40)
     with_counts_of(write_log(tmp_path / "log", rows), tmp_path / "out")
@@ -247,7 +230,7 @@ def test_the_reader_accepts_the_counts(tmp_path: Path) -> None:
     columns = RequestDataset(tmp_path / "out" / "requests", layout).read_all()
     assert columns is not None
     numbers = encode(layout, columns).candidates.column("feature.video")
-    assert numbers.shape[1] == 2 and np.isfinite(numbers).all() and numbers.std(axis=0).min() > 0
+    assert numbers.shape[1] == 3 and np.isfinite(numbers).all() and numbers.std(axis=0).min() > 0
     assert "known_ms" not in columns.candidates.children
 
 
