@@ -28,7 +28,7 @@ def bring_together(rows: Rows, user: Array, timestamp_ms: Array, longest: int) -
     """
     place_m = np.flatnonzero(rows >= 0)
     request_m = rows[place_m]
-    # By user, time and position: requests at the same time keep the order of the files.
+    # By user, time and position: the order is the same on every CPU, also of requests at the same time.
     order_m = np.lexsort((request_m, timestamp_ms[request_m], user[request_m]))
     place_m, user_m = place_m[order_m], user[request_m[order_m]]
     in_user_m = np.arange(len(place_m)) - np.searchsorted(user_m, user_m)
