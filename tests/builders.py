@@ -36,8 +36,12 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2, backbon
     """
     config = recipes.recipe(recipe)
     small = BACKBONES[backbone or type(config.model.backbone).__name__.lower()]
+    # With several experts also where the recipe has one, except in `shared_bottom`, so that routers are tested.
+    alone = config.model.pathway == "shared"
     towers = {
-        name: dataclasses.replace(tower, experts=min(tower.experts, most), hidden=8, out=16)
+        name: dataclasses.replace(
+            tower, experts=min(tower.experts, most) if tower.experts != 1 or alone else most, hidden=8, out=16
+        )
         for (name, tower), most in zip(config.model.towers.items(), (3, 2), strict=False)
     }
     model = dataclasses.replace(

@@ -17,27 +17,32 @@ from easq_rec.config.schema import require
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A mixture of small MLP experts behind a ReLU router."""
+    """A small MLP, or a mixture of several behind a ReLU router."""
 
-    experts: int
+    experts: int = 1
     """Number of experts that only this tower uses (K1 for the main tower, K2 for the satisfaction tower)."""
     hidden: int = 64
     """Hidden width of each expert."""
     out: int = 64
     """Output width of each expert."""
     gate_floor: float = 0.01
-    """Added to every gate; without it, a gate whose ReLU is 0 for all inputs never opens again."""
-    activity: float | None = None
-    """Target share of open gates. The weight of an L1 penalty adapts to the distance from it (ReMoE's adaptive L1,
-    arXiv 2412.14711); None: no penalty."""
+    """Added to every gate, so that a closed expert still learns."""
+    activity: float | None = 0.8
+    """Share of the candidates for which each gate of several experts shall be open. Training moves the router's biases
+    towards it, without a loss (arXiv 2408.15664). None: biases are trained by gradients, and gates may close for all
+    candidates."""
 
     def __post_init__(self) -> None:
         require(self.experts >= 0, "tower.experts", self.experts, "0 or more")
         if self.activity is not None:
-            require(0 < self.activity <= 1, "tower.activity", self.activity, "above 0 and at most 1, or None")
+            require(0 < self.activity < 1, "tower.activity", self.activity, "between 0 and 1, or None")
         require(self.hidden >= 1, "tower.hidden", self.hidden, "at least 1")
         require(self.out >= 1, "tower.out", self.out, "at least 1")
-        require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
+        if self.activity is None:
+            require(self.gate_floor >= 0, "tower.gate_floor", self.gate_floor, "0 or more")
+        else:
+            # The gates of a candidate are divided by their sum.
+            require(self.gate_floor > 0, "tower.gate_floor", self.gate_floor, "above 0, unless tower.activity is None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +71,12 @@ class Model:
     """Width d of a token."""
     backbone: Backbone = Transformer()
     """Turns the tokens of a request into one vector per candidate."""
-    main: Tower = Tower(experts=6)
+    main: Tower = Tower()
     """Main tower: it computes the policy score, which is served."""
     policy_score: Literal["single", "expected_utility"] = "expected_utility"
     """single: one output of the main tower, trained by comparisons (the paper). expected_utility: one output per
     outcome, trained by `losses.pointwise`; the score is the log odds of their expected utility."""
-    satisfaction: Tower | None = Tower(experts=2)
+    satisfaction: Tower | None = Tower()
     """Satisfaction tower: its output is the reference score. None: no satisfaction pathway."""
     lora: LoRA | None = LoRA()
     """Adapters. None: the satisfaction tower reads the main representation as a constant."""

@@ -145,8 +145,8 @@ def quickstart() -> Config:
         model=Model(
             dim=32,
             backbone=Transformer(heads=2, layers=2, ffn=96),
-            main=Tower(experts=6, hidden=32, out=32),
-            satisfaction=Tower(experts=2, hidden=32, out=32),
+            main=Tower(hidden=32, out=32),
+            satisfaction=Tower(hidden=32, out=32),
             lora=LoRA(rank=8),
         ),
         trainer=TrainerConfig(batch_size=128, epochs=2),

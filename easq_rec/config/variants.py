@@ -11,6 +11,9 @@ from easq_rec.config import HSTU, Config, Losses, Tower
 from easq_rec.config.counts import usual_counts, with_counts
 from easq_rec.config.losses import DPO, MainBPR
 
+EXPERTS = {"main": 6, "satisfaction": 2}
+"""The paper's numbers of experts of the towers (K1, K2)."""
+
 
 def main_only(config: Config) -> Config:
     """The production ranker without alignment: only engagement."""
@@ -32,15 +35,13 @@ def mmoe(config: Config) -> Config:
 
     Gates are ReLU routers in all variants, not softmax, so that the variants differ only in sharing.
     """
-    main, satisfaction = _experts(config)
-    return _hard_sharing(config, main=0, satisfaction=0, shared=main + satisfaction)
+    return _hard_sharing(config, main=0, satisfaction=0, shared=sum(EXPERTS.values()))
 
 
 def ple(config: Config) -> Config:
     """One level of progressive layered extraction (Tang et al. 2020): task-specific and shared experts."""
-    main, satisfaction = _experts(config)
-    shared = max(main // 2, 1)
-    return _hard_sharing(config, main=max(main - shared, 1), satisfaction=satisfaction, shared=shared)
+    shared = EXPERTS["main"] // 2
+    return _hard_sharing(config, main=EXPERTS["main"] - shared, satisfaction=EXPERTS["satisfaction"], shared=shared)
 
 
 def direct(config: Config) -> Config:
@@ -51,8 +52,9 @@ def direct(config: Config) -> Config:
 
 def paper(config: Config) -> Config:
     """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6) in every step,
-    adapters whose gradients reach the embeddings, no separate satisfaction embeddings, no L_dense and no L_evidence."""
-    config = _in_every_step(config)
+    adapters whose gradients reach the embeddings, 6 and 2 routed experts, no separate satisfaction embeddings, no
+    L_dense and no L_evidence."""
+    config = with_moe(_in_every_step(config))
     losses = config.losses.aligned_by(satisfaction=1.0)
     return _changed(
         config,
@@ -72,10 +74,14 @@ def without_lora(config: Config) -> Config:
     return _changed(config, model={"lora": None})
 
 
+def with_moe(config: Config) -> Config:
+    """Several routed experts per tower, each as wide as the tower's only one."""
+    return _with_experts(config, EXPERTS)
+
+
 def without_moe(config: Config) -> Config:
     """One expert per tower."""
-    towers: dict[str, Tower] = {name: replace(tower, experts=1) for name, tower in config.model.towers.items()}
-    return _changed(config, model=towers)
+    return _with_experts(config, dict.fromkeys(EXPERTS, 1))
 
 
 def without_dense(config: Config) -> Config:
@@ -131,13 +137,13 @@ def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
 
 EASQ_CHANGED = (
     without_lora,
-    without_moe,
     without_dense,
     without_isolation,
     without_evidence,
     without_answers,
     without_embeddings,
     with_dpo,
+    with_moe,
 )
 VARIANTS: dict[str, Callable[[Config], Config]] = {
     **{change.__name__: change for change in (main_only, shared_bottom, mmoe, ple, direct, paper)},
@@ -169,10 +175,11 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
     )
 
 
-def _experts(config: Config) -> tuple[int, int]:
-    """Number of experts of the main and the satisfaction tower."""
-    assert config.model.satisfaction is not None, "variants change a config that has the default alignment"
-    return config.model.main.experts, config.model.satisfaction.experts
+def _with_experts(config: Config, experts: dict[str, int]) -> Config:
+    towers: dict[str, Tower] = {
+        name: replace(tower, experts=experts[name]) for name, tower in config.model.towers.items()
+    }
+    return _changed(config, model=towers)
 
 
 def _in_every_step(config: Config) -> Config:

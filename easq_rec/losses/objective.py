@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from easq_rec.data.batch import RequestBatch
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.comparison import CountedPairs
 from easq_rec.losses.divergence import bernoulli_kl
-from easq_rec.losses.gates import GatePenalty
 from easq_rec.losses.ranks import Pending, Ranks
 from easq_rec.losses.term import AnswerTerm, LossInputs, RequestTerm, Term
 from easq_rec.model.network import NetworkOutput
@@ -53,7 +51,6 @@ class Objective(nn.Module):
     Args:
         terms: the losses in force, by name.
         slots: answers per rank and step at most; all ranks exchange that many values.
-        activity: wanted share of open gates, by tower; towers without one have no gate penalty.
     """
 
     def __init__(
@@ -63,7 +60,6 @@ class Objective(nn.Module):
         *,
         slots: int,
         ranks: Ranks,
-        activity: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.config = config
@@ -71,7 +67,6 @@ class Objective(nn.Module):
         self.terms = dict(terms)
         self.slots = slots
         self.ranks = ranks
-        self.gates = nn.ModuleDict({name: GatePenalty(share, ranks) for name, share in activity.items()})
 
     def forward(
         self, output: NetworkOutput, batch: RequestBatch, pairs: CountedPairs, *, steered: bool = True
@@ -100,9 +95,6 @@ class Objective(nn.Module):
         # The order of the config, in which floating-point sums are reproducible.
         parts = {name: means.get(name, zero) for name in due}
         loss = sum((self._weight(self.losses[name]) * parts[name] for name in moving), start=zero)
-        for name, penalty in self._gate_penalties(output).items():
-            parts[name] = penalty
-            loss = loss + penalty
         return StepOutput(
             loss=loss * self.ranks.size,
             losses={name: part.detach() for name, part in parts.items()},
@@ -135,15 +127,6 @@ class Objective(nn.Module):
             total, pairs = answered_pairs(value_A, label_A, value_B, label_B)
             means[name] = total / pairs.clamp(min=1)
         return means, pairs
-
-    def _gate_penalties(self, output: NetworkOutput) -> dict[str, Tensor]:
-        """The penalty of each tower that has one and was computed with gradients."""
-        towers = {"main": output.main, "satisfaction": output.answered}
-        return {
-            f"gates_{name}": penalty(tower.gate_NK)
-            for name, penalty in self.gates.items()
-            if (tower := towers[name]) is not None
-        }
 
     def _divergence(self, output: NetworkOutput, candidates: int) -> Tensor | None:
         """Mean over the stream's candidates of all ranks."""

@@ -171,7 +171,9 @@ class RankingNetwork(nn.Module):
     def smooth(self) -> None:
         """Updates the average of the satisfaction tower, if any, by one step."""
         if self.smoothed is not None and self.satisfaction is not None:
-            for average, current in zip(self.smoothed.parameters(), self.satisfaction.parameters(), strict=True):
+            # With its router's statistics.
+            pairs = zip(self.smoothed.state_dict().values(), self.satisfaction.state_dict().values(), strict=True)
+            for average, current in pairs:
                 average.lerp_(current, 1 - self.smoothing)
 
     def _represent(self, part: BatchPart, stream: Stream) -> Tensor:

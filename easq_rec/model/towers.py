@@ -16,6 +16,7 @@ from easq_rec.config import Tower
 from easq_rec.config.schema import Outcome
 from easq_rec.kernels.experts import mix_experts
 from easq_rec.model.initial import Constant, Law, kaiming, xavier
+from easq_rec.model.router import Router
 from easq_rec.model.utility import ExpectedUtility, PredictedOutcomes
 
 
@@ -28,6 +29,8 @@ class TowerOutput:
     """Prediction of each outcome; None if the tower computes its score directly."""
     gate_NK: Tensor
     """The router's ReLU output before the floor is added: zero for a closed expert (ReMoE, arXiv 2412.14711)."""
+    routed_ND: Tensor | None = None
+    """What the router read, a constant; None if the tower has no `Router`."""
 
 
 class Experts(nn.Module):
@@ -53,7 +56,8 @@ class Experts(nn.Module):
 class MoETower(nn.Module):
     """score = head(relu(sum over k of gate_k * expert_k(norm(h)))), over the tower's experts and shared experts.
 
-    A single expert has no router, and its gate is always 1.
+    A single expert has no router, and its gate is always 1. With a target activity the gates of a candidate add up to
+    1; without one, a gate is what the router returns.
 
     Args:
         shared: number of shared experts, which are an argument of `forward`.
@@ -65,7 +69,7 @@ class MoETower(nn.Module):
         count = config.experts + shared
         self.floor = config.gate_floor
         self.norm = nn.LayerNorm(dim)
-        self.router = nn.Linear(dim, count) if count > 1 else None
+        self.router = _router(dim, count, config.activity) if count > 1 else None
         self.experts = Experts(config.experts, dim, config) if config.experts else None
         # Two names: parameters of the same name start equal in every variant, so they must have the same shape.
         self.head = nn.Linear(config.out, 1) if outcomes is None else None
@@ -73,8 +77,10 @@ class MoETower(nn.Module):
         self.utility = ExpectedUtility(outcomes) if outcomes is not None else None
 
     def laws(self) -> Mapping[str, Law]:
+        if not isinstance(self.router, nn.Linear):
+            return {}
         # Gates start open for most inputs, so that every expert gets gradients from the first step.
-        return {} if self.router is None else {"router.bias": Constant(1.0 / self.router.out_features)}
+        return {"router.bias": Constant(1.0 / self.router.out_features)}
 
     def forward(self, h_ND: Tensor, shared: Experts | None = None) -> TowerOutput:
         """Scores (N,) of representations (N, D)."""
@@ -82,7 +88,8 @@ class MoETower(nn.Module):
         open_NK, gate_NK = self._gates(n_ND)
         mixed_NO = mix_experts(n_ND, gate_NK, *self._parameters_of(shared))
         score_N, outcomes = self._score(F.relu(mixed_NO))
-        return TowerOutput(score_N=score_N, outcomes=outcomes, gate_NK=open_NK)
+        routed_ND = n_ND.detach() if isinstance(self.router, Router) else None
+        return TowerOutput(score_N=score_N, outcomes=outcomes, gate_NK=open_NK, routed_ND=routed_ND)
 
     def reference(self, h_ND: Tensor, shared: Experts | None = None) -> Tensor:
         """The same scores, expert by expert: the slow reference of `forward`."""
@@ -101,7 +108,11 @@ class MoETower(nn.Module):
             one_N1 = n_ND.new_ones(len(n_ND), 1)
             return one_N1, one_N1
         open_NK = F.relu(self.router(n_ND))
-        return open_NK, open_NK + self.floor
+        gate_NK = open_NK + self.floor
+        if isinstance(self.router, Router):
+            # The number of open gates must not scale the output. Even if all are closed, the floors are not 0.
+            gate_NK = gate_NK / gate_NK.sum(1, keepdim=True)
+        return open_NK, gate_NK
 
     def _score(self, x_NO: Tensor) -> tuple[Tensor, PredictedOutcomes | None]:
         """(score, predicted outcomes) of the mixed output of the experts."""
@@ -118,3 +129,7 @@ class MoETower(nn.Module):
         if len(groups) == 1:
             return list(groups[0].parameters())
         return [torch.cat(parts) for parts in zip(*(experts.parameters() for experts in groups), strict=True)]
+
+
+def _router(dim: int, experts: int, activity: float | None) -> nn.Linear | Router:
+    return nn.Linear(dim, experts) if activity is None else Router(dim, experts, activity)

@@ -51,21 +51,20 @@ class Runtime:
     def agree(self, *values: int) -> list[int]:
         """The maximum of each value over the ranks."""
         # On the host, through gloo: a collective on a GPU would wait for all work that is queued there.
-        return [int(value) for value in self._start_max(torch.tensor(values))().tolist()]
+        return [int(value) for value in self._start(torch.tensor(values), dist.ReduceOp.MAX)().tolist()]
 
     def any_rank(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         return flag if self.world_size == 1 else bool(self.agree(flag)[0])
 
-    def start_any(self, flags: Tensor) -> Pending:
-        """Starts an exchange on the device of the flags that tells of each whether any rank has set it.
+    def start_sum(self, value: Tensor) -> Pending:
+        """Starts to add a tensor up over the ranks, on its device.
 
         The first call of what it returns waits for the exchange.
         """
         if self.world_size == 1:
-            return lambda: flags
-        maximum = self._start_max(flags.to(torch.uint8))
-        return functools.cache(lambda: maximum().bool())
+            return lambda: value
+        return functools.cache(self._start(value.clone(), dist.ReduceOp.SUM))
 
     def share(self, value: str) -> str:
         """Rank 0's string, on every rank."""
@@ -80,9 +79,9 @@ class Runtime:
             dist.broadcast(content, src=0)
         return bytes(content.tolist()).decode()
 
-    def _start_max(self, value: Tensor) -> Pending:
-        """Starts the maximum of each value over the ranks, in place."""
-        exchange = Exchange(dist.all_reduce(value, op=dist.ReduceOp.MAX, async_op=True), self.phases)
+    def _start(self, value: Tensor, reduction: dist.ReduceOp.RedOpType) -> Pending:
+        """Starts to reduce each value over the ranks, in place."""
+        exchange = Exchange(dist.all_reduce(value, op=reduction, async_op=True), self.phases)
 
         def wait() -> Tensor:
             exchange.wait()

@@ -19,6 +19,7 @@ from easq_rec.training.averaging import Averaging
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.optim import Optimizers, gradient_norm, group_norms
 from easq_rec.training.process import Runtime
+from easq_rec.training.routing import Routing
 from easq_rec.training.signals import StopRequest
 
 Pipeline = Callable[..., TrainPipeline[RequestBatch, StepOutput]]
@@ -86,6 +87,7 @@ class TrainingStep:
         self._stop_request = StopRequest() if stop_request is None else stop_request
         self._model = model
         (self._network,) = (module for module in model.modules() if isinstance(module, RankingNetwork))
+        self._routing = Routing(self._network)
         self._runtime = runtime
         self._phases = runtime.phases
         self._averaging = Averaging(runtime.phases)
@@ -120,12 +122,13 @@ class TrainingStep:
         self._gradient_norms = {}
 
     def forward(self, batch: RequestBatch | None) -> tuple[Tensor, StepOutput]:
-        """Scores and loss. The ranks start to exchange whether their loss is finite."""
+        """Scores and loss. The ranks start to exchange whether their loss is finite, and the routers' sums."""
         assert batch is not None
         self._batch = batch
         with self._phases("forward"):
             loss, output = self._model(batch, steered=self._plan.steered)
-            self.finite_check.check_loss(output.loss, stop_requested=bool(self._stop_request))
+            sum_X = self._routing.sums(output.network, batch)
+            self.finite_check.check_loss(output.loss, sum_X, stop_requested=bool(self._stop_request))
         loss.register_hook(self._begin_backward)
         for embedded in output.network.embedded:
             if embedded.requires_grad:
@@ -165,3 +168,4 @@ class TrainingStep:
             skip = self.finite_check.skip_network(norm)
             self.optimizers.clip(norm)
             self.optimizers.step(skip)
+            self._routing.update(self.finite_check.sums(), skip)

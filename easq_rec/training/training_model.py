@@ -27,9 +27,6 @@ class TrainingModel(nn.Module):
             config.losses,
             terms,
             slots=config.replay.answers_per_step,
-            activity={
-                name: tower.activity for name, tower in config.model.towers.items() if tower.activity is not None
-            },
             ranks=ranks,
         )
 

@@ -165,6 +165,13 @@ def test_contradictory_options_are_refused() -> None:
         Model(backbone=Transformer(heads=5))
     with pytest.raises(ValueError, match=r"tower.experts=-1"):
         Tower(experts=-1)
+    with pytest.raises(ValueError, match=r"tower.activity=1 is not allowed: between 0 and 1, or None"):
+        Tower(activity=1)
+    with pytest.raises(
+        ValueError, match=r"tower.gate_floor=0.0 is not allowed: above 0, unless tower.activity is None"
+    ):
+        Tower(gate_floor=0.0)
+    assert Tower(gate_floor=0.0, activity=None).gate_floor == 0.0
     with pytest.raises(ValueError, match=r"model.main.experts=0 is not allowed: at least 1 without model.shared_exper"):
         Model(main=Tower(experts=0))
     with pytest.raises(ValueError, match=r"model.shared_experts=2 is not allowed: 0 unless model.pathway='shared'"):

@@ -175,9 +175,8 @@ def rounded() -> dict[str, Case]:
 
 
 def guarded() -> Config:
-    """`easq` with L_DPO, a smoothed reference, a bound on the divergence from it, and a penalty on open gates."""
+    """`easq` with L_DPO, a smoothed reference, a bound on the divergence from it, and few open gates."""
     config = small_config("with_dpo")
-    # More gates are open at the start than this share, so the weight of the penalty rises.
     tower = dataclasses.replace(config.model.main, activity=0.2)
     return dataclasses.replace(
         config,

@@ -62,11 +62,11 @@ def test_a_run_resumes_with_other_threads_and_moved_data(
 
 
 @pytest.mark.integration
-def test_reference_average_and_gate_penalty_are_resumed(train: Train, losses: Losses, tmp_path: Path) -> None:
-    """The average of the satisfaction tower and the weight of the gate penalty continue from the checkpoint."""
+def test_reference_average_and_routers_are_resumed(train: Train, losses: Losses, tmp_path: Path) -> None:
+    """The average of the satisfaction tower and the routers' statistics and biases continue from the checkpoint."""
     guards = (
         "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-answers", "3",
-        "--losses.align-every", "1", "--model.main.activity", "0.5", "--optim.pathway-lr", "3",
+        "--losses.align-every", "1", "--model.main.activity", "0.3", "--optim.pathway-lr", "3",
         "--trainer.max-steps", "14",
     )  # fmt: skip
     train(tmp_path / "whole", *guards)

@@ -16,9 +16,18 @@ from tests.builders import excite
 SIZES = st.integers(1, 5)
 
 
-def tower(dim: int = 6, *, floor: float = 0.01, experts: int = 3, hidden: int = 4, out: int = 5) -> MoETower:
+def tower(
+    dim: int = 6,
+    *,
+    floor: float = 0.01,
+    experts: int = 3,
+    hidden: int = 4,
+    out: int = 5,
+    activity: float | None = None,
+) -> MoETower:
     torch.manual_seed(dim + 10 * experts)
-    module = MoETower(dim, Tower(experts=experts, hidden=hidden, out=out, gate_floor=floor)).double()
+    config = Tower(experts=experts, hidden=hidden, out=out, gate_floor=floor, activity=activity)
+    module = MoETower(dim, config).double()
     initialise(module, seed=dim + 10 * experts)
     excite(module)
     return module
@@ -31,11 +40,22 @@ def gradients(score_N: Tensor, h_ND: Tensor, module: MoETower) -> dict[str, Tens
     return dict(zip(("h", *names), found, strict=True))
 
 
-@given(rows=st.integers(0, 7), dim=st.integers(2, 6), experts=SIZES, hidden=SIZES, out=SIZES, floor=st.floats(0, 0.5))
+@given(
+    rows=st.integers(0, 7),
+    dim=st.integers(2, 6),
+    experts=SIZES,
+    hidden=SIZES,
+    out=SIZES,
+    floor=st.floats(0, 0.5),
+    activity=st.sampled_from([None, 0.5]),
+)
 @settings(max_examples=60, deadline=None)
-def test_forward_equals_its_reference(rows: int, dim: int, experts: int, hidden: int, out: int, floor: float) -> None:
+def test_forward_equals_its_reference(
+    rows: int, dim: int, experts: int, hidden: int, out: int, floor: float, activity: float | None
+) -> None:
     """The scores and the gradients of the input and of every parameter are equal."""
-    module = tower(dim, floor=floor, experts=experts, hidden=hidden, out=out)
+    floor = floor if activity is None else floor + 1e-3
+    module = tower(dim, floor=floor, experts=experts, hidden=hidden, out=out, activity=activity)
     h_ND = (2 * torch.randn(rows, dim, dtype=torch.float64)).requires_grad_()
     fast, slow = module(h_ND).score_N, module.reference(h_ND)
     assert fast.shape == (rows,)
@@ -75,11 +95,12 @@ def test_the_floor_keeps_closed_experts_learning(floor: float, alive: bool) -> N
     assert bool(found["h"].any()) == alive
 
 
-def test_every_expert_is_open_at_the_start() -> None:
+@pytest.mark.parametrize("activity", [None, 0.5])
+def test_every_expert_is_open_at_the_start(activity: float | None) -> None:
     """Each gate of a new tower is open for many inputs, so that every expert learns from the first step."""
     for seed in range(5):
         torch.manual_seed(seed)
-        module = MoETower(16, Tower(experts=6))
+        module = MoETower(16, Tower(experts=6, activity=activity))
         initialise(module, seed=seed)
         share_K = (module(torch.randn(400, 16)).gate_NK > 0).double().mean(0)
         assert (share_K > 0.3).all()

@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from easq_rec.config import Config, Losses, Tower
+from easq_rec.config import Config, Tower
 from easq_rec.config.variants import VARIANTS
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.divergence import bernoulli_kl
@@ -223,34 +222,3 @@ def test_steering_shrinks_with_the_divergence_from_the_reference(bound: float) -
     for name in expected.losses:
         share = factor if name in ("dpo", "dense") else 1.0
         torch.testing.assert_close(found.losses[name], share * expected.losses[name])
-
-
-def test_a_target_activity_closes_gates() -> None:
-    """The weight of the penalty rises while too many gates are open. It is part of the state."""
-    config = small_config("easq")
-    tower = dataclasses.replace(config.model.main, activity=0.3)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, main=tower))
-    model = model_of(config)
-    batch = random_batch(config)
-    optimizer = torch.optim.Adam(model.ranker.network.parameters(), lr=0.01)
-
-    def share() -> float:
-        return float((model(batch)[1].network.main.gate_NK > 0).float().mean())
-
-    start = share()
-    for _ in range(150):
-        optimizer.zero_grad()
-        model(batch)[0].backward()
-        optimizer.step()
-    assert float(model.objective.gates["main"].weight) > 1e-8
-    assert "objective.gates.main.weight" in model.state_dict()
-    assert share() < min(start, 0.45)
-
-
-def test_gate_penalty_equals_its_definition() -> None:
-    config = small_config("easq")
-    tower = dataclasses.replace(config.model.main, activity=0.01)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, main=tower), losses=Losses())
-    _, output = model_of(config)(random_batch(config))
-    gate_NK: Tensor = output.network.main.gate_NK.detach()
-    torch.testing.assert_close(output.losses["gates_main"], 1.2e-8 * gate_NK.mean())

@@ -90,5 +90,5 @@ def test_a_collective_of_this_package_is_a_separate_phase() -> None:
 def test_a_single_rank_never_waits(runtime: Runtime) -> None:
     runtime.phases.end_step(0)
     assert runtime.any_rank(True) and not runtime.any_rank(False)
-    assert runtime.start_any(torch.tensor([True]))().tolist() == [True]
+    assert runtime.start_sum(torch.tensor([3.0]))().tolist() == [3.0]
     assert runtime.phases.current.entered == 0

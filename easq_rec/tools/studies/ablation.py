@@ -21,12 +21,12 @@ VARIANTS_COMPARED: dict[Budget, tuple[str, ...]] = {
 """Whole methods, by their names in `easq_rec.config.variants`. Append another name to compare it."""
 PARTS = {
     "easq_without_lora": "without_lora",
-    "easq_without_moe": "without_moe",
     "easq_without_dense": "without_dense",
     "easq_without_isolation": "without_isolation",
     "easq_without_embeddings": "without_embeddings",
     "easq_without_evidence": "without_evidence",
     "easq_without_answers": "without_answers",
+    "easq_with_moe": "with_moe",
     "paper_without_lora": "paper_without_lora",
     "paper_without_moe": "paper_without_moe",
     "paper_without_dpo": "paper_without_dpo",

@@ -49,8 +49,8 @@ def _small(config: Config) -> Config:
             config.model,
             dim=16,
             backbone=Transformer(heads=config.model.backbone.heads, layers=1, ffn=16),
-            main=Tower(experts=6, hidden=8, out=8),
-            satisfaction=Tower(experts=2, hidden=8, out=8),
+            main=Tower(hidden=8, out=8),
+            satisfaction=Tower(hidden=8, out=8),
         ),
         trainer=dataclasses.replace(config.trainer, batch_size=32, epochs=1, max_steps=SMALL_STEPS),
     )

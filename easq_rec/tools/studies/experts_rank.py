@@ -18,10 +18,10 @@ from easq_rec.tools.studies.plots import curves, frontier
 from easq_rec.tools.studies.study import Findings, Study
 from easq_rec.tools.studies.verdict import Check, Verdict
 
-MAIN: dict[Budget, tuple[int, ...]] = {"small": (2,), "full": (2, 4, 8, 10, 12)}
-SATISFACTION: dict[Budget, tuple[int, ...]] = {"small": (8,), "full": (1, 3, 4, 6, 8)}
-K1, K2 = 6, 2
-"""The paper's, and the default."""
+MAIN: dict[Budget, tuple[int, ...]] = {"small": (6,), "full": (2, 4, 6, 8, 12)}
+SATISFACTION: dict[Budget, tuple[int, ...]] = {"small": (2,), "full": (2, 3, 4, 6, 8)}
+K1, K2 = 1, 1
+"""The default. The paper has 6 and 2."""
 BY_MAIN, BY_SATISFACTION = f"K1 (K2 = {K2})", f"K2 (K1 = {K1})"
 RANKS: dict[Budget, tuple[int, ...]] = {"small": (2,), "full": (2, 4, 16, 32)}
 RANK = 8

@@ -11,6 +11,7 @@ queued there, so it reads the flags of a step after it has queued the next one.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import sys
@@ -32,6 +33,8 @@ from easq_rec.training.process import Runtime
 
 SHOWN = 5
 """Request ids in a message."""
+FLAGS = 3
+"""Flags of a step that the ranks exchange: its loss is not finite, the run stops, a stop was requested."""
 
 
 class NotFinite(UserError):
@@ -70,7 +73,8 @@ class FiniteCheck:
         self._stops = stops
         self._delay = read_delay(runtime.device)
         self._no = torch.zeros((), dtype=torch.bool, device=runtime.device)
-        self._any_rank: Pending = lambda: self._no.expand(3)
+        self._sums: Pending = lambda: self._no.double().expand(FLAGS)
+        self._any_rank: Pending = lambda: self._no.expand(FLAGS)
         self._loss = self._embeddings = self._network = self._no
         """Whether this rank's loss or gradients of the present step are not finite."""
         self._unread: deque[tuple[int, RequestBatch, dict[str, Tensor], HostFlags]] = deque()
@@ -79,17 +83,23 @@ class FiniteCheck:
         self.skipped_steps = 0
         """Steps so far in which a loss of any rank, or a gradient of this one, was not finite."""
 
-    def check_loss(self, loss: Tensor, *, stop_requested: bool) -> None:
+    def check_loss(self, loss: Tensor, value_X: Tensor, *, stop_requested: bool) -> None:
         """Checks the loss of a step before it is differentiated, and starts the exchange of the ranks' flags.
 
         Args:
+            value_X: FP64; the same exchange adds them up over the ranks, for `sums`.
             stop_requested: whether this process was asked to stop. The same exchange passes it on to the other ranks.
         """
         stopped = (self._embeddings | self._network) if self._stops else self._no
         self._loss = ~loss.detach().isfinite()
         self._embeddings = self._network = self._no
         flags = torch.stack([self._loss, stopped, torch.full_like(self._no, stop_requested)])
-        self._any_rank = self._runtime.start_any(flags)
+        self._sums = sums = self._runtime.start_sum(torch.cat([flags.double(), value_X]))
+        self._any_rank = functools.cache(lambda: sums()[:FLAGS] > 0)
+
+    def sums(self) -> Tensor:
+        """The sums over the ranks of the values that `check_loss` got, (X,). Waits for the exchange."""
+        return self._sums()[FLAGS:]
 
     def gradient_for_tables(self, gradient: Tensor) -> Tensor:
         """The gradient, or 0 if it is not finite or the step changes nothing."""

@@ -132,12 +132,12 @@ def test_a_study_is_reported_with_verdict_plots_and_environment(tmp_path: Path) 
 
 def test_curves_over_a_setting_include_the_default_and_may_be_logarithmic(tmp_path: Path) -> None:
     rows = [
-        builders.row("K1=6 K2=2", 1.0, -1.0, series="K2 (K1 = 6)", x=2.0),
-        builders.row("K1=6 K2=4", 2.0, -1.0, series="K2 (K1 = 6)", x=4.0),
-        builders.row("K1=4 K2=2", 3.0, -1.0, series="K1 (K2 = 2)", x=4.0),
+        builders.row("K1=1 K2=1", 1.0, -1.0, series="K2 (K1 = 1)", x=1.0),
+        builders.row("K1=1 K2=4", 2.0, -1.0, series="K2 (K1 = 1)", x=4.0),
+        builders.row("K1=4 K2=1", 3.0, -1.0, series="K1 (K2 = 1)", x=4.0),
     ]
     page = written(builders.study(tmp_path / "experts", study="experts", rows=rows))
-    assert "Over the experts" in page and "K1 (K2 = 2) goes from 3 at 4 to 1 at 6" in page
+    assert "Over the experts" in page and "K1 (K2 = 1) goes from 1 at 1 to 3 at 4" in page
     sparsity = [builders.row(f"easq {x}", 1.0, -1.0, series="easq", x=x) for x in (1e-5, 1e-3, 1e-1)]
     page = written(builders.study(tmp_path / "sparsity", study="sparsity", rows=sparsity))
     # The ticks are at equal distances, because the axis is logarithmic.

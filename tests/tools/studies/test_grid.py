@@ -89,6 +89,6 @@ def test_the_full_grids_have_the_expected_values() -> None:
     ranks = {c.config.model.lora.rank for c in by_name["rank"] if c.config.model.lora is not None}
     assert ranks == {2, 4, 8, 16, 32}
     towers = [cell.config.model.towers for cell in by_name["experts"] if cell.variant != BASE]
-    assert {tower["main"].experts for tower in towers} == {2, 4, 6, 8, 10, 12}
+    assert {tower["main"].experts for tower in towers} == {1, 2, 4, 6, 8, 12}
     assert {tower["satisfaction"].experts for tower in towers} == {1, 2, 3, 4, 6, 8}
     assert base.world.requests == 40_000 and base.trainer.threads == 1

@@ -90,8 +90,9 @@ class CheckedTraining:
         self.reported |= {step: text for step, text in reports.items() if text is not None}
 
     def _state(self) -> dict[str, Tensor]:
-        """Everything that training changes: weights and optimizer states."""
-        state = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        """Everything that training changes: weights, the routers' buffers and optimizer states."""
+        tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         for name, values in self.train_step.optimizers.combined.state_dict()["state"].items():
             for key, value in values.items():
                 local = value.local_shards()[0].tensor if hasattr(value, "local_shards") else value
