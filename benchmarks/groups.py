@@ -4,9 +4,10 @@
     python -m benchmarks.groups --data data/kuairand --out benchmarks/results/groups.json
 
 Every row is a recipe with options. L_point is always on. Rows differ in the loss that compares candidates, in what it
-compares (`losses.groups`), and in how many requests of a user the shuffle keeps together (`data.user_requests`; `whole`:
-the whole log is one shuffle window, in which most of a user's requests can be brought together). The last fifth of the
-time line is held out, as in `benchmarks.rankers`: same label, split, metrics and resamples. Nothing was chosen by it.
+compares (`losses.groups`), and in how many requests of a user the shuffle keeps together (`data.user_requests`). In the
+rows `whole` the log is one shuffle window, in which all requests of a user can be brought together. The last fifth of
+the time line is held out, as in `benchmarks.rankers`: same label, split, metrics and resamples. Nothing was chosen by
+it.
 
 Pairs are counted in the batches of the first epoch, without the network: for L_main and L_list those whose utility
 differs, for L_dense all, in aligned steps. `in_pairs` is the share of the training impressions that are in a pair.
@@ -147,9 +148,8 @@ def table(rows: dict[str, Any]) -> str:
             minus = row.get("difference", {}).get(metric)
             tail = f" ({minus['value']:+.4f} [{minus['low']:+.4f}, {minus['high']:+.4f}])" if minus else ""
             cells.append(f"{row[metric]['value']:.4f}{tail}")
-        lines.append(
-            f"| {name} | {row['pairs']:,} | {row['in_pairs']:.0%} | {cells[0]} | {cells[1]} | {row['cpu_seconds']:.0f} |"
-        )
+        counts = f"{row['pairs']:,} | {row['in_pairs']:.0%}"
+        lines.append(f"| {name} | {counts} | {' | '.join(cells)} | {row['cpu_seconds']:.0f} |")
     return "\n".join(lines)
 
 
