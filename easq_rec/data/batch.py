@@ -171,7 +171,9 @@ def collate(
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
     outcomes = [key for outcome in schema.outcomes if (key := outcome_key(outcome.name)) in candidates[0].children]
     outcome_NO = _beside([[part.children[key] for part in candidates] for key in outcomes], n_candidates)
-    request_id_R, user_id_R = (np.concatenate([part.scalars[name] for part in parts]) for name in _KEYS)
+    request_id_R, user_id_R = (
+        np.concatenate([part.scalars[name] for part in parts]) for name in ("request_id", "user_id")
+    )
     groups = slates = None
     if by_user:
         groups = groups_of_users(user_id_R[: len(stream)], stream.candidates.offsets)
@@ -238,9 +240,6 @@ def collate(
         groups=groups,
         slates=slates,
     )
-
-
-_KEYS = ("request_id", "user_id")
 
 
 def sequence_keys(schema: FeatureSchema) -> list[str]:
