@@ -4,7 +4,7 @@
 
 docs/how-to/own-loss.md explains it, and says how such a loss moves into the package.
 
-Legend: R requests, C candidates (padded).
+Legend: G requests (or users, with `losses.groups=user`), C candidates (padded).
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class HingeTerm(RequestTerm):
         self.margin = config.margin
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.better_RCC.sum()
+        return pairs.better_GCC.sum()
 
     def total(self, inputs: LossInputs) -> Tensor:
-        score_RC = inputs.stream_policy_RC
-        missing_RCC = (self.margin - (score_RC[:, :, None] - score_RC[:, None, :])).clamp(min=0)
-        return (missing_RCC * inputs.pairs.better_RCC).sum()
+        score_GC = inputs.policy_GC
+        missing_GCC = (self.margin - (score_GC[:, :, None] - score_GC[:, None, :])).clamp(min=0)
+        return (missing_GCC * inputs.pairs.better_GCC).sum()
 
 
 @dataclass(frozen=True, kw_only=True)

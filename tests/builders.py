@@ -98,13 +98,18 @@ def random_requests(
     rng: np.random.Generator,
     histories: Sequence[int],
     candidates: Sequence[int],
+    users: Sequence[int] | None = None,
 ) -> RequestColumns:
-    """One request per entry of the two sequences, which give its number of history entries and of candidates."""
+    """One request per entry of the two sequences, which give its number of history entries and of candidates.
+
+    Args:
+        users: user id of every request. None: random ids, which hardly ever repeat.
+    """
     count, entries, impressions = len(histories), int(sum(histories)), int(sum(candidates))
     times = rng.integers(NOW_MS, NOW_MS + 10**9, count)
     scalars: dict[str, Array] = {
         "request_id": rng.permutation(10 * count)[:count],
-        "user_id": rng.integers(-(10**9), 10**9, count),
+        "user_id": rng.integers(-(10**9), 10**9, count) if users is None else np.asarray(users, np.int64),
         "timestamp_ms": times,
     }
     lists = {}
@@ -139,6 +144,13 @@ def ragged_requests(schema: FeatureSchema, rng: np.random.Generator, count: int)
     return random_requests(schema, rng, histories, candidates)
 
 
+def feed_requests(schema: FeatureSchema, rng: np.random.Generator, users: Sequence[int]) -> RequestColumns:
+    """Requests of a feed, one for each user of the sequence: most have one candidate, the second has none."""
+    lengths = np.where(rng.random(len(users)) < 0.8, 1, 2)
+    lengths[1:2] = 0
+    return random_requests(schema, rng, rng.integers(0, HISTORY + 1, len(users)), lengths, users)
+
+
 def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes: Sequence[int] = (0, 2)) -> Answers:
     """One or two answers for each request. The answers cycle through the codes."""
     lengths = requests.candidates.lengths
@@ -158,14 +170,26 @@ def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes
 def random_batch(
     config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5, aligned: bool = True
 ) -> RequestBatch:
-    """A ragged batch, with answers if the config is aligned."""
+    """A ragged batch, with answers if the config is aligned.
+
+    If the losses compare candidates of users, it is a feed of three users, with three times as many requests.
+    """
     rng = np.random.default_rng(seed)
-    layout = Layout.of(config.schema)
-    stream = encode(layout, ragged_requests(config.schema, rng, requests))
-    answers = None
+    layout, by_user = Layout.of(config.schema), config.losses.groups == "user"
+
+    def part(count: int) -> EncodedRequests:
+        if by_user:
+            made = feed_requests(config.schema, rng, rng.integers(0, 3, 3 * count).tolist())
+        else:
+            made = ragged_requests(config.schema, rng, count)
+        return encode(layout, made)
+
+    stream, answers = part(requests), None
     if config.aligned and answered:
-        answers = random_answers(encode(layout, ragged_requests(config.schema, rng, answered)), rng)
-    return collate(config.schema, stream, answers, evidence_O=random_evidence(config.schema), aligned=aligned)
+        replayed = part(answered)
+        answers = random_answers(replayed.take(np.flatnonzero(replayed.candidates.lengths)), rng)
+    evidence_O = random_evidence(config.schema)
+    return collate(config.schema, stream, answers, evidence_O=evidence_O, aligned=aligned, by_user=by_user)
 
 
 def random_evidence(schema: FeatureSchema) -> Array:

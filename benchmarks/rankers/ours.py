@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from benchmarks.rankers.impressions import Floats, Impressions
 from easq_rec import train
 from easq_rec.run_directory.config_file import load_config
+from easq_rec.run_directory.metrics_file import final_record
+from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.serving.score import score
 from easq_rec.training import session  # noqa: F401 - its imports take seconds, which are not training
 
@@ -33,7 +35,11 @@ def train_recipe(recipe: str, data: Path, run_dir: Path, *, seed: int, holdout: 
     }
     begin = time.process_time()
     train.main([*shlex.split(recipe), *(str(word) for option in options.items() for word in option)])
-    return time.process_time() - begin
+    seconds = time.process_time() - begin
+    if final_record(RunDirectory(run_dir).metrics) is None:
+        # A signal to stop ends a training early, without an error.
+        raise RuntimeError(f"{recipe}, seed {seed}: the training did not reach its end")
+    return seconds
 
 
 def scores(run_dir: Path, inputs: Path, rows: Impressions, out: Path) -> Floats:

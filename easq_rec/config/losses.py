@@ -230,6 +230,10 @@ class Losses:
     direct: Direct = Direct()
     listwise: Listwise = Listwise()
 
+    groups: Literal["request", "user"] = "request"
+    """Candidates that L_main, L_list, L_dense, L_evidence and the slate_softmax of L_DPO compare. request: those of a
+    request. user: those of all requests of a user in a rank's batch, for feeds whose requests have few candidates; see
+    data.user_requests."""
     align_every: int = 1
     """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
     Losses that are computed only in aligned steps are scaled by this number."""

@@ -127,6 +127,9 @@ class Data:
     stream reaches its time (online training)."""
     shuffle_row_groups: int = 8
     """Row groups in a shuffle window; memory and randomness grow with it."""
+    user_requests: int = 1
+    """Most requests of a user that the shuffle keeps together, in time order, so that losses.groups=user finds them in
+    one batch; 1: each request has its own place. Above 1 it needs data.shuffle."""
     workers: int = 1
     """Threads per rank that decode the next window while one is used; 0: none. The order does not depend on it."""
     prefetch: int = 2
@@ -139,6 +142,10 @@ class Data:
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 to less than 1")
         require(self.max_history >= 0, "data.max_history", self.max_history, "0 or more")
         require(self.shuffle_row_groups >= 1, "data.shuffle_row_groups", self.shuffle_row_groups, "at least 1")
+        require(self.user_requests >= 1, "data.user_requests", self.user_requests, "at least 1")
+        if not self.shuffle:
+            allowed = "1 with data.shuffle=False, which keeps time order"
+            require(self.user_requests == 1, "data.user_requests", self.user_requests, allowed)
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         require(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 or more")
 

@@ -23,6 +23,7 @@ from easq_rec.data import kinds
 from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
 from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
 from easq_rec.data.evidence import EvidenceCandidates
+from easq_rec.data.groups import CandidateGroups, groups_of_users, slates_of_users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class RequestBatch(Pipelineable):
     evidence_E: Tensor
     """Log-likelihood ratio of satisfaction given their outcomes, float32."""
     evidence_offsets: Tensor
-    """Offsets of the requests that have candidates with evidence, (requests with evidence + 1,)."""
+    """Offsets of the requests, or of the `groups`, that have candidates with evidence; one more than there are."""
     total: Extent
     stream: Extent
     """The part from the request stream, which comes first; the rest is replayed."""
@@ -90,13 +91,19 @@ class RequestBatch(Pipelineable):
     satisfaction tower reads."""
     truth_N: Tensor | None = None
     """Graded satisfaction (NaN: unknown), read only by evaluation."""
+    groups: CandidateGroups | None = None
+    """The stream's candidates by user; None: losses compare the candidates of a request."""
+    slates: CandidateGroups | None = None
+    """All candidates of the users that have answers, each candidate once; None as in `groups`."""
 
     def _map(self, move: Any) -> RequestBatch:
-        moved = {
-            field.name: move(value)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor | KeyedJaggedTensor)
-        }
+        moved: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            match getattr(self, field.name):
+                case Tensor() | KeyedJaggedTensor() as value:
+                    moved[field.name] = move(value)
+                case CandidateGroups() as groups:
+                    moved[field.name] = groups.map(move)
         return dataclasses.replace(self, **moved)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> RequestBatch:
@@ -107,9 +114,12 @@ class RequestBatch(Pipelineable):
 
     def record_stream(self, stream: torch.Stream) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor | KeyedJaggedTensor):
-                value.record_stream(stream)
+            match getattr(self, field.name):
+                case Tensor() | KeyedJaggedTensor() as value:
+                    value.record_stream(stream)
+                case CandidateGroups() as groups:
+                    for tensor in groups.tensors():
+                        tensor.record_stream(stream)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +142,7 @@ def collate(
     evidence_O: Array | None = None,
     aligned: bool = True,
     truth: str | None = None,
+    by_user: bool = False,
 ) -> RequestBatch:
     """Makes a batch of columns.
 
@@ -140,12 +151,13 @@ def collate(
 
     Args:
         evidence_O: weights of evidence of the outcomes, which select the candidates with evidence; None: no candidate.
+        by_user: losses compare the candidates of a user; False: those of a request.
     """
     parts = [stream] if answers is None else [stream, answers.requests]
     if not any(part.candidates.offsets[-1] for part in parts):
         nothing = np.zeros(0, np.int64)
         blank = Answers(requests=stream.blank(), request_A=nothing, candidate_A=nothing, answer_A=nothing)
-        return collate(schema, stream, blank, evidence_O=evidence_O, aligned=aligned, truth=truth)
+        return collate(schema, stream, blank, evidence_O=evidence_O, aligned=aligned, truth=truth, by_user=by_user)
     histories, candidates = [part.history for part in parts], [part.candidates for part in parts]
     history_offsets, candidate_offsets = joined_offsets(histories), joined_offsets(candidates)
     n_requests, n_candidates = len(history_offsets) - 1, int(candidate_offsets[-1])
@@ -159,10 +171,26 @@ def collate(
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
     outcomes = [key for outcome in schema.outcomes if (key := outcome_key(outcome.name)) in candidates[0].children]
     outcome_NO = _beside([[part.children[key] for part in candidates] for key in outcomes], n_candidates)
+    request_id_R, user_id_R = (
+        np.concatenate([part.scalars[name] for part in parts]) for name in ("request_id", "user_id")
+    )
+    groups = slates = None
+    if by_user:
+        groups = groups_of_users(user_id_R[: len(stream)], stream.candidates.offsets)
+        # A request of the stream may be replayed in the same batch.
+        repeated_R = np.isin(request_id_R, request_id_R[len(stream) :])
+        repeated_R[len(stream) :] = False
+        answered_R = np.flatnonzero(per_request) + len(stream)
+        slates = slates_of_users(user_id_R, candidate_offsets, answered_R, ~repeated_R)
     evidence = EvidenceCandidates.none()
     if aligned and evidence_O is not None:
-        offsets, trigger = stream.candidates.offsets, schema.trigger_index
-        evidence = EvidenceCandidates.find(outcome_NO[: offsets[-1]].numpy(), evidence_O, offsets, trigger)
+        outcomes_of_stream, trigger = outcome_NO[: stream.candidates.offsets[-1]].numpy(), schema.trigger_index
+        if groups is None:
+            evidence = EvidenceCandidates.find(outcomes_of_stream, evidence_O, stream.candidates.offsets, trigger)
+        else:
+            order_M, offsets_G1 = (tensor.numpy() for tensor in groups.tensors())
+            evidence = EvidenceCandidates.find(outcomes_of_stream[order_M], evidence_O, offsets_G1, trigger)
+            evidence = dataclasses.replace(evidence, candidate_E=order_M[evidence.candidate_E])
     pooled = [("candidate", feature, 0) for feature in schema.pooled]
     unread = 0 if aligned else int(stream.candidates.offsets[-1])
     pooled += [("satisfaction", feature, unread) for feature in schema.satisfaction]
@@ -203,12 +231,14 @@ def collate(
         max_answers=int(per_request.max(initial=0)),
         max_evidence=int(np.diff(evidence.offsets).max(initial=0)),
         keys=Keys(
-            request_id_R=np.concatenate([part.scalars["request_id"] for part in parts]),
-            user_id_R=np.concatenate([part.scalars["user_id"] for part in parts]),
+            request_id_R=request_id_R,
+            user_id_R=user_id_R,
             item_N=np.concatenate([part.column(schema.item) for part in candidates]),
         ),
         aligned=aligned,
         truth_N=_joined([part.column(truth) for part in candidates]) if truth is not None else None,
+        groups=groups,
+        slates=slates,
     )
 
 

@@ -21,6 +21,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from easq_rec.data.batch import Extent, Keys, RequestBatch
 from easq_rec.data.columns import Array
+from easq_rec.data.groups import CandidateGroups
 from easq_rec.errors import UserError
 
 ABOUT = "about"
@@ -87,6 +88,13 @@ def _arrays(name: str, value: object) -> dict[str, Array]:
                 f"{name}/extent/{field.name}": np.array(getattr(value, field.name))
                 for field in dataclasses.fields(value)
             }
+        case CandidateGroups():
+            order, offsets = (tensor.cpu().numpy() for tensor in value.tensors())
+            return {
+                f"{name}/groups/order_M": order,
+                f"{name}/groups/offsets_G1": offsets,
+                f"{name}/groups/longest": np.array(value.longest),
+            }
         case bool() | int():
             return {f"{name}/number": np.array(value)}
     raise AssertionError(f"{name}: {type(value).__name__} cannot be stored")
@@ -120,6 +128,12 @@ def _value(parts: Mapping[str, Array]) -> object:
             return Keys(**{name.removeprefix("keys/"): array for name, array in parts.items()})
         case "extent":
             return Extent(**{name.removeprefix("extent/"): int(array) for name, array in parts.items()})
+        case "groups":
+            return CandidateGroups(
+                order_M=torch.from_numpy(parts["groups/order_M"]),
+                offsets_G1=torch.from_numpy(parts["groups/offsets_G1"]),
+                longest=int(parts["groups/longest"]),
+            )
         case "number":
             return parts["number"].item()
     raise UserError(f"unknown kind {kind!r}")

@@ -42,7 +42,7 @@ class Ragged:
 
     def _take_entries(self, rows: Rows) -> Ragged:
         """`take` by the positions of all entries."""
-        entries = _entries(self.offsets, rows)
+        entries = entries_of(self.offsets, rows)
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         children = {name: _take(child, entries) for name, child in self.children.items()}
         return Ragged(offsets=offsets_of(lengths), children=children)
@@ -196,7 +196,7 @@ def _zeros(column: Array, entries: int) -> Array:
     return np.zeros((entries, *column.shape[1:]), column.dtype)
 
 
-def _entries(offsets: Rows, rows: Rows) -> Rows:
+def entries_of(offsets: Rows, rows: Rows) -> Rows:
     """Positions of the entries of the lists `rows`, concatenated."""
     lengths = offsets[rows + 1] - offsets[rows]
     starts = np.cumsum(lengths) - lengths
@@ -214,7 +214,7 @@ def _runs(column: Array | Ragged, offsets: Rows, rows: Rows) -> Any:
         return Ragged(offsets=offsets_of(_runs(column.lengths, offsets, rows)), children=children)
     bits = {4: np.int32, 8: np.int64}.get(column.itemsize)
     if bits is None or column.ndim > 1:
-        return column.take(_entries(offsets, rows), axis=0)
+        return column.take(entries_of(offsets, rows), axis=0)
     # Torch warns of Arrow's read-only memory, although nothing writes to it here.
     values = np.require(column[offsets[0] :], requirements="W").view(bits)
     _, taken, _ = torch.ops.fbgemm.permute_1D_sparse_data(

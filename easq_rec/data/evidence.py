@@ -1,6 +1,7 @@
 """Candidates whose outcomes are evidence for or against satisfaction.
 
-Legend: O outcomes, R requests, N candidates, E candidates with evidence.
+Legend: O outcomes, R requests, or other groups of candidates that are compared, N candidates, E candidates with
+evidence.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from easq_rec.data.columns import Rows, offsets_of
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceCandidates:
-    """Candidates with evidence, of requests whose candidates differ in evidence."""
+    """Candidates with evidence, of groups whose candidates differ in evidence."""
 
     candidate_E: Rows
-    """Positions among the N candidates, ordered by request."""
+    """Positions among the N candidates, group by group."""
     evidence_E: npt.NDArray[np.float32]
     """Sum of the weights of evidence of the candidate's outcomes."""
     offsets: Rows
-    """Offsets of the requests that have candidates with evidence."""
+    """Offsets of the groups that have candidates with evidence."""
 
     @staticmethod
     def none() -> EvidenceCandidates:
@@ -34,24 +35,24 @@ class EvidenceCandidates:
     def find(
         outcome_NO: npt.NDArray[np.float32], weight_O: npt.NDArray[np.float32], offsets_R1: Rows, trigger: int | None
     ) -> EvidenceCandidates:
-        """The triggered candidates of every request, except of requests where all of them have the same evidence.
+        """The triggered candidates of every group, except of groups where all of them have the same evidence.
 
         Args:
             weight_O: weights of evidence.
-            offsets_R1: offsets of the requests' candidates.
+            offsets_R1: offsets of the groups' candidates.
             trigger: position of the outcome that a candidate must have; None: all candidates are triggered.
         """
         if not weight_O.any():
             return EvidenceCandidates.none()
         evidence_N = (outcome_NO > 0) @ weight_O
         candidate = np.arange(len(evidence_N)) if trigger is None else np.flatnonzero(outcome_NO[:, trigger] > 0)
-        request_N = np.repeat(np.arange(len(offsets_R1) - 1), np.diff(offsets_R1))
-        request, evidence = request_N[candidate], evidence_N[candidate]
-        # Requests are sorted, so a binary search finds the first candidate of each request.
-        differs = evidence != evidence[np.searchsorted(request, request)]
-        informative_R = np.bincount(request[differs], minlength=len(offsets_R1) - 1) > 0
-        kept = informative_R[request]
-        count_R = np.bincount(request[kept], minlength=len(offsets_R1) - 1)
+        group_N = np.repeat(np.arange(len(offsets_R1) - 1), np.diff(offsets_R1))
+        group, evidence = group_N[candidate], evidence_N[candidate]
+        # Groups are sorted, so a binary search finds the first candidate of each.
+        differs = evidence != evidence[np.searchsorted(group, group)]
+        informative_R = np.bincount(group[differs], minlength=len(offsets_R1) - 1) > 0
+        kept = informative_R[group]
+        count_R = np.bincount(group[kept], minlength=len(offsets_R1) - 1)
         return EvidenceCandidates(
             candidate_E=candidate[kept], evidence_E=evidence[kept], offsets=offsets_of(count_R[count_R > 0])
         )

@@ -69,6 +69,7 @@ class TrainLoader:
         replay: None for runs without alignment.
         align_every: interval between steps whose batches are `aligned`.
         prefetch: number of batches prepared in the background.
+        by_user: losses compare the candidates of a user; False: those of a request.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class TrainLoader:
         *,
         align_every: int = 1,
         prefetch: int = 0,
+        by_user: bool = False,
     ) -> None:
         self._schema = schema
         self._reader = reader
         self._replay = replay
         self._align_every = align_every
         self._prefetch = prefetch
+        self._by_user = by_user
 
     def start(self) -> LoaderState:
         """The state before the first batch."""
@@ -157,4 +160,4 @@ class TrainLoader:
 
     def _collate(self, requests: EncodedRequests, answers: Answers | None, aligned: bool) -> RequestBatch:
         evidence_O = self._replay.evidence() if self._replay is not None and aligned else None
-        return collate(self._schema, requests, answers, evidence_O=evidence_O, aligned=aligned)
+        return collate(self._schema, requests, answers, evidence_O=evidence_O, aligned=aligned, by_user=self._by_user)

@@ -1,9 +1,10 @@
 """The order in which requests reach the ranks, each request exactly once per epoch.
 
 An epoch is one sequence of requests, which depends only on (seed, epoch): row groups in shuffled order, grouped into
-windows whose rows are shuffled together; or, without shuffling, the requests in time order. `position` describes how
-the sequence is distributed over ranks. In a spread epoch a rank decodes only its share and the windows at both ends of
-it. In time order every rank decodes all row groups, because each step is divided among the ranks.
+windows whose rows are shuffled together, and in which requests of the same user may be brought together; or, without
+shuffling, the requests in time order. `position` describes how the sequence is distributed over ranks. In a spread
+epoch a rank decodes only its share and the windows at both ends of it. In time order every rank decodes all row groups,
+because each step is divided among the ranks.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from easq_rec.data.columns import Rows, offsets_of
+from easq_rec.data.columns import Array, Rows, offsets_of
 from easq_rec.data.dataset import RequestDataset, RowGroup
 from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.position import Interval, Intervals, StreamPosition, share
+from easq_rec.data.user_runs import bring_together
 from easq_rec.errors import UserError
 
 Decoded = tuple[EncodedRequests, Rows]
@@ -57,6 +59,8 @@ class RequestReader:
         dataset: the requests.
         batch_size: requests per step and rank.
         shuffle_row_groups: row groups per shuffle window; None: the sequence is in time order.
+        user_requests: requests of a user that a shuffled window brings together at most; 1: none. Without shuffling it
+            must be 1.
         spread: each rank reads one contiguous share; False: each step is divided among the ranks.
         workers: threads that decode one window ahead; 0: decode on demand. The order does not depend on it.
     """
@@ -69,11 +73,15 @@ class RequestReader:
         rank: int = 0,
         world_size: int = 1,
         shuffle_row_groups: int | None = None,
+        user_requests: int = 1,
         spread: bool = False,
         seed: int = 0,
         workers: int = 0,
     ) -> None:
+        if user_requests > 1 and shuffle_row_groups is None:
+            raise UserError(f"user_requests={user_requests} needs a shuffled order: the sequence is in time order")
         self._dataset = dataset
+        self._user_requests = user_requests
         self._rank = rank
         self._world_size = world_size
         self._batch_size = batch_size
@@ -161,6 +169,9 @@ class RequestReader:
             rows = _placed(groups)
             if self._window is not None:
                 np.random.default_rng([self._seed, 2, epoch, window.number]).shuffle(rows)
+            if self._user_requests > 1:
+                user, time = (_column(groups, name) for name in ("user_id", "timestamp_ms"))
+                rows = bring_together(rows, user, time, self._user_requests)
             piece = _piece(groups, rows[max(start - window.start, 0) : end - window.start])
             # Frees the memory before the next window is read.
             del groups
@@ -286,6 +297,11 @@ def _placed(groups: list[Decoded]) -> Rows:
         rows.append(np.where(placed >= 0, placed + begin, -1))
         begin += len(columns)
     return np.concatenate(rows)
+
+
+def _column(groups: list[Decoded], name: str) -> Array:
+    """A scalar of the concatenated requests of row groups."""
+    return np.concatenate([requests.scalars[name] for requests, _ in groups])
 
 
 def _cut(pieces: list[_Piece], part: Interval) -> list[_Piece]:

@@ -85,6 +85,7 @@ def open_sources(
         rank=rank,
         world_size=world_size,
         shuffle_row_groups=data.shuffle_row_groups if data.shuffle else None,
+        user_requests=data.user_requests,
         # In time order all ranks advance together: no answer is due before the stream has reached it.
         spread=data.shuffle,
         seed=config.trainer.seed,
@@ -109,7 +110,12 @@ def open_sources(
         )
     return Sources(
         loader=TrainLoader(
-            config.schema, reader, replay, align_every=config.losses.align_every, prefetch=data.prefetch
+            config.schema,
+            reader,
+            replay,
+            align_every=config.losses.align_every,
+            prefetch=data.prefetch,
+            by_user=config.losses.groups == "user",
         ),
         reader=reader,
         train=train,

@@ -1,4 +1,4 @@
-"""Counts what the losses over requests compare, before the network runs.
+"""Counts what the losses over groups of candidates compare, before the network runs.
 
 Legend: O outcomes, N candidates.
 """
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from easq_rec.config import Losses
 from easq_rec.data.batch import RequestBatch
 from easq_rec.kernels.jagged import Lists
+from easq_rec.losses.groups import ComparisonGroups
 from easq_rec.losses.pairs import RequestPairs
 from easq_rec.losses.ranks import Pending, Ranks
 from easq_rec.losses.term import RequestTerm, Term
@@ -47,6 +48,7 @@ class Comparison(nn.Module):
         super().__init__()
         self.losses = losses.terms
         self.terms = {name: term for name, term in terms.items() if isinstance(term, RequestTerm)}
+        self.by_user = losses.groups == "user"
         self.ranks = ranks
         self.register_buffer("utility_O", torch.tensor(utility), persistent=False)
 
@@ -58,17 +60,12 @@ class Comparison(nn.Module):
         return CountedPairs(pairs=pairs, names=tuple(due), totals=self.ranks.start_sum(counts))
 
     def _pairs(self, batch: RequestBatch) -> RequestPairs:
-        stream = batch.stream
-        lists = Lists(
-            offsets_R1=batch.candidate_offsets_R1[: stream.requests + 1],
-            count=stream.requests,
-            total=stream.candidates,
-            longest=batch.max_candidates,
-        )
-        utility_N = batch.outcome_NO[: stream.candidates] @ self.utility_O
+        assert (batch.groups is not None) == self.by_user, "the batch was collated for another losses.groups"
+        groups = ComparisonGroups.of_stream(batch)
         return RequestPairs(
-            utility_RC=lists.pad(utility_N[:, None]).squeeze(-1),
-            mask_RC=lists.mask(),
+            groups=groups,
+            utility_GC=groups.pad(batch.outcome_NO[: batch.stream.candidates] @ self.utility_O),
+            mask_GC=groups.mask(),
             evidence_lists=Lists(
                 offsets_R1=batch.evidence_offsets,
                 count=len(batch.evidence_offsets) - 1,

@@ -1,6 +1,6 @@
-"""L_dense: the reference annotates every pair of a request.
+"""L_dense: the reference annotates every pair of a group.
 
-Legend: R requests, C candidates (padded).
+Legend: G groups (requests, or users: `losses.groups`), C candidates (padded).
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from easq_rec.losses.pairs import RequestPairs
 from easq_rec.losses.term import LossInputs, RequestTerm
 
 
-def dense_preference(margin_RCC: Tensor, real_RCC: Tensor, reference_RC: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of s_i - s_j against sigmoid((r_i - r_j) / t), summed over the unordered pairs of a request.
+def dense_preference(margin_GCC: Tensor, real_GCC: Tensor, reference_GC: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of s_i - s_j against sigmoid((r_i - r_j) / t), summed over the unordered pairs of a group.
 
     Over ordered pairs this is L_main with soft preferences: the two orders of a pair have the weights
     sigmoid(r_i - r_j) and sigmoid(r_j - r_i), whose sum is one. The reference is a constant.
 
     Args:
-        margin_RCC: `margins` of the policy scores.
-        real_RCC: True at pairs of candidates.
+        margin_GCC: `margins` of the policy scores.
+        real_GCC: True at pairs of candidates.
     """
-    reference_RC = reference_RC.detach() / temperature
-    preference_RCC = (reference_RC[:, :, None] - reference_RC[:, None, :]).sigmoid_() * real_RCC
-    return (margin_RCC * preference_RCC).sum()
+    reference_GC = reference_GC.detach() / temperature
+    preference_GCC = (reference_GC[:, :, None] - reference_GC[:, None, :]).sigmoid_() * real_GCC
+    return (margin_GCC * preference_GCC).sum()
 
 
 class DenseTerm(RequestTerm):
@@ -32,8 +32,8 @@ class DenseTerm(RequestTerm):
         self.config = config
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.real_RCC.sum() // 2
+        return pairs.real_GCC.sum() // 2
 
     def total(self, inputs: LossInputs) -> Tensor:
-        reference_RC, temperature = inputs.stream_reference_RC, self.config.temperature
-        return dense_preference(inputs.margin_RCC, inputs.pairs.real_RCC, reference_RC, temperature)
+        reference_GC, temperature = inputs.reference_GC, self.config.temperature
+        return dense_preference(inputs.margin_GCC, inputs.pairs.real_GCC, reference_GC, temperature)

@@ -1,6 +1,7 @@
 """L_evidence: outcomes as noisy views of answers that nobody gave.
 
-Legend: R requests, C candidates (padded), S requests with evidence, E candidates with evidence (padded in S, E).
+Legend: G groups (requests, or users: `losses.groups`), C candidates (padded), S groups with evidence, E candidates with
+evidence (padded in S, E).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from easq_rec.losses.pairs import RequestPairs
 from easq_rec.losses.term import LossInputs, RequestTerm
 
 
-def evidence_likelihood(score_RC: Tensor, evidence_RCC: Tensor) -> Tensor:
-    """Negative log-likelihood of the outcomes, summed over pairs of a request with e_i > e_j.
+def evidence_likelihood(score_GC: Tensor, evidence_GCC: Tensor) -> Tensor:
+    """Negative log-likelihood of the outcomes, summed over pairs of a group with e_i > e_j.
 
     Assume that of the two candidates one is satisfying and the other is not, and that i is the satisfying one with
     probability sigmoid(s_i - s_j), as in L_satis. Let e = e_i - e_j be the log-likelihood ratio of the outcomes of both
@@ -24,11 +25,11 @@ def evidence_likelihood(score_RC: Tensor, evidence_RCC: Tensor) -> Tensor:
     already agree with the evidence, and zero where there is no evidence.
 
     Args:
-        score_RC: satisfaction scores.
-        evidence_RCC: e_i - e_j of the pairs, a constant; 0 for pairs that are not compared, which add nothing.
+        score_GC: satisfaction scores.
+        evidence_GCC: e_i - e_j of the pairs, a constant; 0 for pairs that are not compared, which add nothing.
     """
-    difference_RCC = score_RC[:, :, None] - score_RC[:, None, :]
-    return (F.softplus(difference_RCC) - F.softplus(difference_RCC + evidence_RCC)).sum()
+    difference_GCC = score_GC[:, :, None] - score_GC[:, None, :]
+    return (F.softplus(difference_GCC) - F.softplus(difference_GCC + evidence_GCC)).sum()
 
 
 class EvidenceTerm(RequestTerm):

@@ -1,6 +1,6 @@
-"""L_main: pairs of a request's candidates, ordered by engagement utility.
+"""L_main: pairs of a group's candidates, ordered by engagement utility.
 
-Legend: R requests, C candidates (padded).
+Legend: G groups (requests, or users: `losses.groups`), C candidates (padded).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from easq_rec.losses.pairs import RequestPairs
 from easq_rec.losses.term import LossInputs, RequestTerm
 
 
-def bpr(margin_RCC: Tensor, weight_RCC: Tensor) -> Tensor:
-    """-log sigmoid(s_i - s_j), summed over pairs of a request with utility_i > utility_j (Rendle et al. 2009).
+def bpr(margin_GCC: Tensor, weight_GCC: Tensor) -> Tensor:
+    """-log sigmoid(s_i - s_j), summed over pairs of a group with utility_i > utility_j (Rendle et al. 2009).
 
     Args:
-        margin_RCC: `margins` of the policy scores.
-        weight_RCC: weights of these pairs, 0 or False at all others.
+        margin_GCC: `margins` of the policy scores.
+        weight_GCC: weights of these pairs, 0 or False at all others.
     """
-    return (margin_RCC * weight_RCC).sum()
+    return (margin_GCC * weight_GCC).sum()
 
 
 class MainBPRTerm(RequestTerm):
@@ -27,8 +27,8 @@ class MainBPRTerm(RequestTerm):
         self.config = config
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.mask_RC.sum() if self.config.pairs == "utility" else pairs.better_RCC.sum()
+        return pairs.mask_GC.sum() if self.config.pairs == "utility" else pairs.better_GCC.sum()
 
     def total(self, inputs: LossInputs) -> Tensor:
         pairs = inputs.pairs
-        return bpr(inputs.margin_RCC, pairs.gain_RCC if self.config.pairs == "utility" else pairs.better_RCC)
+        return bpr(inputs.margin_GCC, pairs.gain_GCC if self.config.pairs == "utility" else pairs.better_GCC)

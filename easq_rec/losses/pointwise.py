@@ -38,7 +38,7 @@ class PointwiseTerm(RequestTerm):
         self.config = config
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.mask_RC.sum()
+        return pairs.mask_GC.sum()
 
     def total(self, inputs: LossInputs) -> Tensor:
         predicted, stream = inputs.output.main.outcomes, inputs.batch.stream.candidates

@@ -1,9 +1,10 @@
 """What a loss is to the objective: a term of a sum.
 
-`RequestTerm` compares candidates of one request; their number of pairs is known from labels, before the network runs.
+`RequestTerm` compares candidates of one group, which is a request, or the requests of a user; their number of pairs is
+known from labels, before the network runs.
 `AnswerTerm` compares answered candidates of all requests and ranks, which exchange one value per answer.
 
-Legend: R requests, C candidates (padded), N candidates, A answers of this rank.
+Legend: G groups, C candidates (padded), N candidates, A answers of this rank.
 """
 
 from __future__ import annotations
@@ -30,39 +31,24 @@ class LossInputs:
     pairs: RequestPairs
 
     @cached_property
-    def policy_RC(self) -> Tensor:
-        """Policy scores of all scored requests, zeros at padding."""
-        return self.output.candidates.pad(self.output.main.score_N[:, None]).squeeze(-1)
+    def policy_GC(self) -> Tensor:
+        """Policy scores of the stream's candidates, zeros at padding."""
+        return self.pairs.groups.pad(self.output.main.score_N)
 
     @cached_property
-    def reference_RC(self) -> Tensor:
+    def reference_GC(self) -> Tensor:
         """Reference scores of the same candidates, constants."""
         assert self.output.reference is not None
-        return self.output.candidates.pad(self.output.reference.score_N[:, None]).squeeze(-1)
+        return self.pairs.groups.pad(self.output.reference.score_N)
 
     @cached_property
-    def mask_RC(self) -> Tensor:
-        """True at candidates, False at padding."""
-        return self.output.candidates.mask()
-
-    @property
-    def stream_policy_RC(self) -> Tensor:
-        """Policy scores of the stream's requests."""
-        return self.policy_RC[: self.batch.stream.requests]
-
-    @property
-    def stream_reference_RC(self) -> Tensor:
-        """Reference scores of the stream's requests, constants."""
-        return self.reference_RC[: self.batch.stream.requests]
-
-    @cached_property
-    def margin_RCC(self) -> Tensor:
+    def margin_GCC(self) -> Tensor:
         """`margins` of the stream's policy scores."""
-        return margins(self.stream_policy_RC)
+        return margins(self.policy_GC)
 
 
 class RequestTerm(ABC):
-    """A loss over candidates of the same request."""
+    """A loss over candidates of the same group: a request, or the requests of a user (`losses.groups`)."""
 
     @abstractmethod
     def count(self, pairs: RequestPairs) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.config import HSTU, Config, LoRA, Losses, Model, Sharding, TableSharding, Tower, Transformer
+from easq_rec.config import HSTU, Config, Data, LoRA, Losses, Model, Sharding, TableSharding, Tower, Transformer
 from easq_rec.config import command_line as arguments
 from easq_rec.config.losses import Dense
 from easq_rec.config.recipes import BASES, RECIPES, easq, recipe
@@ -155,6 +155,10 @@ def test_schema_errors_name_the_problem() -> None:
 def test_contradictory_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"losses.evidence.weight=1.0 is not allowed: 0 without a satisfaction tower"):
         dataclasses.replace(easq(), model=Model(satisfaction=None, lora=None), losses=Losses().aligned_by(evidence=1.0))
+    with pytest.raises(ValueError, match=r"data.user_requests=0 is not allowed: at least 1"):
+        Data(user_requests=0)
+    with pytest.raises(ValueError, match=r"data.user_requests=4 is not allowed: 1 with data.shuffle=False"):
+        Data(user_requests=4, shuffle=False)
     with pytest.raises(ValueError, match=r"losses.align_every=0 is not allowed: at least 1"):
         Losses(align_every=0)
     with pytest.raises(ValueError, match=r"losses.dense.temperature=0 is not allowed: more than 0"):

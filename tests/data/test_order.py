@@ -39,6 +39,7 @@ class Case:
     seed: int
     spread: bool = False
     workers: int = 0
+    user_requests: int = 1
 
     def reader(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> RequestReader:
         return RequestReader(
@@ -47,6 +48,7 @@ class Case:
             rank=rank,
             world_size=world_size,
             shuffle_row_groups=self.window,
+            user_requests=self.user_requests,
             spread=self.spread,
             seed=self.seed,
             workers=self.workers,
@@ -95,19 +97,22 @@ def cases(draw: st.DrawFn, folder: Path) -> Case:
     if not (folder / name).exists():
         # Rows in time order, with ties; each request id is the position of its row.
         write_dataset(folder / name, ROWS[:requests], file_sizes=files, row_group_sizes=groups)
+    window = draw(windows)
     return Case(
         open_dataset(folder / name, max_history=0),
         requests,
-        draw(windows),
+        window,
         draw(st.integers(0, 3)),
         spread=draw(st.booleans()),
         workers=draw(st.sampled_from([0, 0, 1, 3])),
+        user_requests=draw(st.integers(1, 4)) if window is not None else 1,
     )
 
 
 ROWS: list[Row] = make_rows(np.random.default_rng(0), 30)
 for _row in ROWS:
     _row["candidates"] = _row["candidates"][:1]
+    _row["user_id"] %= 5
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -211,7 +216,7 @@ def test_the_clock_of_spread_ranks_is_the_latest_time_of_their_windows(folder: P
 @settings(few, max_examples=10)
 @given(data=st.data())
 def test_time_order_without_shuffle(folder: Path, data: st.DataObject) -> None:
-    case = dataclasses.replace(data.draw(cases(folder)), window=None, spread=False)
+    case = dataclasses.replace(data.draw(cases(folder)), window=None, spread=False, user_requests=1)
     steps = case.steps(data.draw(st.integers(1, 7)), data.draw(st.integers(1, 4)), epochs=2)
     assert flat(steps) == [*range(case.requests)] * 2
     steps_per_epoch = len(steps) // 2
@@ -289,6 +294,29 @@ def bounds(dataset: RequestDataset) -> list[tuple[int, int]]:
     """First row and end of each row group."""
     ends = list(itertools.accumulate(group.rows for group in dataset.row_groups))
     return list(zip([0, *ends], ends, strict=False))
+
+
+@few
+@given(data=st.data())
+def test_requests_of_a_user_are_brought_together_within_windows(folder: Path, data: st.DataObject) -> None:
+    """A window has the same requests as without, and each user's are in runs in time order."""
+    case = data.draw(cases(folder))
+    case = dataclasses.replace(case, window=case.window or 2, user_requests=data.draw(st.integers(2, 4)))
+    together = flat(case.steps(5))
+    apart = flat(dataclasses.replace(case, user_requests=1).steps(5))
+    for window in case.reader(1)._windows(0):
+        mine, theirs = (order[window.start : window.end] for order in (together, apart))
+        assert sorted(mine) == sorted(theirs)
+        for user in {ROWS[request]["user_id"] for request in mine}:
+            rows = sorted(request for request in mine if ROWS[request]["user_id"] == user)
+            pieces = [rows[a : a + case.user_requests] for a in range(0, len(rows), case.user_requests)]
+            places = [mine.index(piece[0]) for piece in pieces]
+            assert all(mine[at : at + len(piece)] == piece for at, piece in zip(places, pieces, strict=True))
+
+
+def test_time_order_cannot_bring_requests_together(shuffled: RequestDataset) -> None:
+    with pytest.raises(ValueError, match="user_requests=2 needs a shuffled order"):
+        RequestReader(shuffled, batch_size=4, user_requests=2)
 
 
 def test_an_empty_dataset_has_no_steps(tmp_path: Path) -> None:

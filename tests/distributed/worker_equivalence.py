@@ -23,7 +23,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from easq_rec.config import Config, Losses, Optim, Sharding, TableSharding
 from easq_rec.data.batch import RequestBatch, collate
-from easq_rec.data.encode import encode
+from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.layout import Layout
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
@@ -50,6 +50,12 @@ class Case:
     """False: no request is answered at all."""
     rests: bool = False
     """True: of the three steps, only the second aligns."""
+
+    @property
+    def by_user(self) -> bool:
+        """Whether losses compare the candidates of a user. Then no user has requests on both ranks: only candidates on
+        one rank are compared."""
+        return self.config.losses.groups == "user"
 
 
 def configs() -> dict[str, Config]:
@@ -160,6 +166,11 @@ def cases() -> dict[str, Case]:
             f"easq with {name}, {situation}": Case(config=sharded_by(config, "rows"), **situations[situation])
             for situation in ("shared", "one rank has nothing")
         }
+    users = sharded_by(by_user(), "rows")
+    found |= {
+        f"easq with slates of users, {situation}": Case(config=users, **situations[situation])
+        for situation in ("shared", "one rank has all answers", "one rank has no requests", "one rank has nothing")
+    }
     unaligned = Case(config=sharded_by(small_config("main_only"), "rows"), answers=False)
     return found | {"main_only, shared": unaligned}
 
@@ -185,12 +196,33 @@ def guarded() -> Config:
     )
 
 
+def by_user() -> Config:
+    """`easq` with L_DPO, whose losses compare the candidates of a user."""
+    config = small_config("easq")
+    losses = dataclasses.replace(config.losses, groups="user").weighted(dpo=1.0)
+    return dataclasses.replace(config, losses=losses)
+
+
+def requests_of(case: Case, rng: np.random.Generator, count: int, first: int, id_: int) -> EncodedRequests:
+    """Requests. If losses compare users, two users have the first `first` of them, and two others the rest.
+
+    Args:
+        id_: the first request id in that case.
+    """
+    columns = ragged_requests(case.config.schema, rng, count)
+    if case.by_user:
+        row = np.arange(count)
+        scalars = {"user_id": np.where(row < first, 1, 3) + row % 2, "request_id": id_ + row}
+        columns = dataclasses.replace(columns, scalars={**columns.scalars, **scalars})
+    return encode(Layout.of(case.config.schema), columns)
+
+
 def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
     """This rank's share of the batch of a step."""
     rng = np.random.default_rng(step)
     schema, aligned = case.config.schema, not case.rests or step % 2 == 1
-    stream = encode(Layout.of(schema), ragged_requests(schema, rng, REQUESTS))
-    answered = encode(Layout.of(schema), ragged_requests(schema, rng, ANSWERED))
+    stream = requests_of(case, rng, REQUESTS, case.requests, 0)
+    answered = requests_of(case, rng, ANSWERED, case.answered, REQUESTS)
     answers = random_answers(answered, rng)
     rows, answered_rows = np.arange(REQUESTS), np.arange(ANSWERED)
     if world_size == 2:
@@ -210,6 +242,7 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
         share if case.answers and aligned and len(answered_rows) else None,
         evidence_O=random_evidence(schema) if case.config.aligned else None,
         aligned=aligned,
+        by_user=case.by_user,
     )
 
 

@@ -76,6 +76,22 @@ def test_reference_average_and_routers_are_resumed(train: Train, losses: Losses,
 
 
 @pytest.mark.integration
+def test_groups_of_users_are_resumed(train: Train, losses: Losses, tmp_path: Path) -> None:
+    """Runs of a user's requests continue where they stopped, and a batch compares more pairs with them."""
+    options = (
+        "--losses.groups", "user", "--data.user-requests", "4", "--losses.dpo.weight", "0.5",
+        "--losses.main.pairs", "equal", "--trainer.max-steps", "14",
+    )  # fmt: skip
+    train(tmp_path / "whole", *options)
+    train(tmp_path / "parts", *options, "--trainer.stop-at-step", "9")
+    train(tmp_path / "parts", *options)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    train(tmp_path / "apart", *options, "--data.user-requests", "1")
+    together, apart = (sum(line["pairs_main"] for line in metrics(tmp_path / name)) for name in ("whole", "apart"))
+    assert together > 2 * apart
+
+
+@pytest.mark.integration
 def test_steering_waits_for_answers(train: Train, losses: Losses, tmp_path: Path) -> None:
     """L_dense is still 0 after the warm-up steps, because the run never has the required number of answers."""
     train(tmp_path / "run", "--losses.warmup-answers", "1000000", "--trainer.max-steps", "10")

@@ -57,6 +57,10 @@ ALONE = {
     for name in NAMES
     for form in FORMS.get(name, [None])
 }
+ALONE |= {
+    f"{name} by user": dataclasses.replace(ALONE[name], groups="user")
+    for name in ("main", "listwise", "dense", "evidence", "dpo slate_softmax")
+}
 """Losses in which only one has an effect, given the batch of `batch_of`."""
 
 

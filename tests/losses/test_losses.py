@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from easq_rec.config import Losses
 from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
 from easq_rec.config.losses import DPO, Dense, MainBPR
+from easq_rec.data.batch import RequestBatch
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.dense import dense_preference
 from easq_rec.losses.dpo import log_policy
@@ -263,45 +265,68 @@ def test_uncertain_ranks_between_satisfied_and_dissatisfied() -> None:
     assert THREE_ANSWERS.ranked(between=False) == (0, 2)
 
 
+def lists_by_user(batch: RequestBatch, requests: Sequence[int]) -> list[list[int]]:
+    """Positions of the candidates of each user in some requests of a batch."""
+    ends, users = batch.candidate_offsets_R1.tolist(), batch.keys.user_id_R.tolist()
+    found: dict[int, list[int]] = {}
+    for request in requests:
+        found.setdefault(users[request], []).extend(range(ends[request], ends[request + 1]))
+    return list(found.values())
+
+
+@pytest.mark.parametrize("groups", ["request", "user"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal pairs", "pairs by utility"])
 @pytest.mark.parametrize("policy", FORMS)
-def test_the_objective_equals_loops(policy: str, weighted: bool) -> None:
+def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) -> None:
     """Every part of the loss of a batch equals a loop over the scores of the network."""
     config = small_config("easq")
     weights = Losses(
         main=MainBPR(pairs="utility" if weighted else "equal"),
         dpo=DPO(policy=policy, beta=0.3),
         dense=Dense(temperature=2.0),
-    ).weighted(pointwise=0.6, satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4)
-    model = TrainingModel(dataclasses.replace(config, losses=weights), torch.device("cpu"))
+        groups=groups,
+    ).weighted(pointwise=0.6, satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, listwise=0.3)
+    config = dataclasses.replace(config, losses=weights)
+    model = TrainingModel(config, torch.device("cpu"))
     excite(model)
     batch = random_batch(config)
     loss, output = model(batch)
     assert output.network.reference is not None and output.network.answered is not None
     score_N, reference_N = output.network.main.score_N.detach(), output.network.reference.score_N
-    slices = list(itertools.pairwise(batch.candidate_offsets_R1.tolist()))
+    slices = [list(range(*ends)) for ends in itertools.pairwise(batch.candidate_offsets_R1.tolist())]
+    compared, slates = slices[: batch.stream.requests], slices
+    if groups == "user":
+        compared = lists_by_user(batch, range(batch.stream.requests))
+        stream, ids = batch.stream.requests, batch.keys.request_id_R.tolist()
+        # Some requests of the stream are also replayed, and count once.
+        once = [row for row in range(batch.total.requests) if row >= stream or ids[row] not in ids[stream:]]
+        assert stream < len(once) < batch.total.requests
+        slates = lists_by_user(batch, once)
+        assert len(compared) == len(slates) == 3
     utility_N = batch.outcome_NO @ torch.tensor([outcome.weight for outcome in config.schema.outcomes])
     weight_O = torch.from_numpy(random_evidence(config.schema))
     evidence_N = (batch.outcome_NO > 0).float() @ weight_O
     trigger_N = batch.outcome_NO[:, 0] > 0
-    main, dense, evidence = [], [], []
-    for first, last in slices[: batch.stream.requests]:
-        for i, j in itertools.permutations(range(first, last), 2):
+    main, dense, evidence, listwise = [], [], [], []
+    for group in compared:
+        if len(set(utility_N[group].tolist())) > 1:
+            listwise.append(-(utility_N[group].softmax(0) * score_N[group].log_softmax(0)).sum())
+        for i, j in itertools.permutations(group, 2):
             if utility_N[i] > utility_N[j]:
                 gain = utility_N[i] - utility_N[j] if weighted else 1.0
                 main.append(gain * nll(score_N[i] - score_N[j]))
             if trigger_N[i] and trigger_N[j] and evidence_N[i] > evidence_N[j]:
                 d, e = reference_N[i] - reference_N[j], evidence_N[i] - evidence_N[j]
                 evidence.append(nll(-d) - nll(-d - e))
-        for i, j in itertools.combinations(range(first, last), 2):
+        for i, j in itertools.combinations(group, 2):
             target, margin = ((reference_N[i] - reference_N[j]) / 2).sigmoid(), score_N[i] - score_N[j]
             dense.append(target * nll(margin) + (1 - target) * nll(-margin))
 
     def naive_log_policy(value_N: Tensor, at: int) -> Tensor:
-        first, last = next((f, e) for f, e in slices if f <= at < e)
+        slate = next(slate for slate in slates if at in slate)
         match policy:
             case "slate_softmax":
-                return value_N[at] - value_N[first:last].exp().sum().log()
+                return value_N[at] - value_N[slate].exp().sum().log()
             case "bernoulli":
                 return -nll(value_N[at])
         return value_N[at]
@@ -323,6 +348,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool) -> None:
         "main": torch.stack(main).sum() / (stream if weighted else len(main)),
         "dense": torch.stack(dense).mean(),
         "evidence": torch.stack(evidence).mean(),
+        "listwise": torch.stack(listwise).mean(),
         "satisfaction": satisfaction / pairs,
         "dpo": dpo / pairs,
     }
@@ -335,7 +361,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool) -> None:
         + 2.0 * expected["dpo"]
         + 0.4 * expected["dense"]
     )
-    whole = whole + 0.9 * expected["evidence"]
+    whole = whole + 0.9 * expected["evidence"] + 0.3 * expected["listwise"]
     torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
     # L_DPO and L_dense have no effect during the warm-up.
     torch.testing.assert_close(
