@@ -39,7 +39,9 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         message = partial("{} {}: {}".format, what, name)
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=atol, msg=message)
+        # A router standardises its inputs, which multiplies their rounding errors.
+        scale = 10 if ".router." in name else 1
+        torch.testing.assert_close(found[name], value, rtol=1e-5 * scale, atol=atol * scale, msg=message)
 
 
 def resting_tables(case: str, tables: Collection[str], step: int) -> set[str]:

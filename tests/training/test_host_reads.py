@@ -24,6 +24,8 @@ from tests.training.health.checked_training import CheckedTraining
 ATEN = torch.ops.aten
 OURS = str(Path(easq_rec.__file__).parent)
 LIBRARIES = ("torchrec", "fbgemm_gpu")
+ON_CPU = ("host_lookup.py", "packing.py")
+"""Files that do not run on a GPU."""
 
 
 class HostReads(TorchDispatchMode):
@@ -41,8 +43,8 @@ class HostReads(TorchDispatchMode):
         if self._reads(func, args):
             stack, packages = traceback.extract_stack(), (OURS, *LIBRARIES)
             frames = [frame for frame in stack if any(package in frame.filename for package in packages)]
-            # The lookup on the CPU does not run on a GPU, and reading flags that are already on the host costs nothing.
-            if frames and frames[-1].filename.startswith(OURS) and "host_lookup" not in frames[-1].filename:
+            # Reading flags that are already on the host costs nothing.
+            if frames and frames[-1].filename.startswith(OURS) and not frames[-1].filename.endswith(ON_CPU):
                 place = f"{Path(frames[-1].filename).name}: {frames[-1].line}"
                 self.places |= {place} - {"finite_check.py: return [bool(flag) for flag in self._flags.tolist()]"}
         return func(*args, **(kwargs or {}))
