@@ -9,7 +9,7 @@ Runs in turn, in one process on one thread, on the reference workload (128 reque
 - easq_bf16:    easq with the dense part under bf16 autocast
 - easq_medium:  easq with torch.set_float32_matmul_precision("medium")
 
-    python -m benchmarks.train_step [--workload reference|kuairand] [--rounds 9] [--steps 20] [--out FILE.json]
+    python -m benchmarks.train_step [--workload kuairand] [--rounds 9] [--steps 20] [--out FILE.json]
 
 `--workload kuairand` measures this project's step on short requests instead (`benchmarks.kuairand_workload`).
 
