@@ -17,6 +17,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
+from easq_rec.training.routing import Routing
 from easq_rec.training.training_model import TrainingModel
 from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 
@@ -35,6 +36,7 @@ class Unsharded:
     def __init__(self, config: Config, weights: dict[str, Tensor], plan: ShardingPlan) -> None:
         self.model = TrainingModel(config, torch.device("cpu"))
         self.model.load_state_dict(weights)
+        self._routing = Routing(self.model.ranker.network)
         self._lr = config.optim.table_lr
         self._splits = _column_splits(plan)
         parameters = dict(self.model.named_parameters())
@@ -50,10 +52,11 @@ class Unsharded:
     def step(self, batch: RequestBatch) -> Tensor:
         """Trains on a batch; returns its loss."""
         self.model.zero_grad()
-        loss, _ = self.model(batch)
+        loss, output = self.model(batch)
         loss.backward()
         self._adamw.step()
         self._adagrad()
+        self._routing.update(self._routing.sums(output.network, batch), skip=torch.zeros(()))
         return loss.detach()
 
     @torch.no_grad()

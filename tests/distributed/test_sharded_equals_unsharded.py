@@ -59,7 +59,8 @@ def test_two_ranks_train_like_one(results: dict[int, Results], case: str) -> Non
         expected, found = one["steps"][step], two["steps"][step]
         assert_same(found["pairs"], expected["pairs"], f"step {step}: pairs", 0.0)
         assert_same(found["losses"], expected["losses"], f"step {step}: loss", 1e-5)
-        assert_same(found["gradients"], expected["gradients"], f"step {step}: gradient of", 1e-5)
+        # Ranks pack other requests into a row of tokens, so sums are rounded in another order.
+        assert_same(found["gradients"], expected["gradients"], f"step {step}: gradient of", 3e-5)
         assert_same(found["parameters"], expected["parameters"], f"step {step}: parameter", 1e-5)
         assert_same(found["moments"], expected["moments"], f"step {step}: moment of", 1e-6)
         moved = {name for name, moment in found["moments"].items() if (moment > 0).any()}

@@ -59,7 +59,7 @@ def test_a_model_learns_outcomes_and_amounts() -> None:
     batch = dataclasses.replace(batch, outcome_NO=batch.outcome_NO * torch.tensor([1.0, 1.0, 7.0]))
     model = TrainingModel(config, torch.device("cpu"))
     optimizer = torch.optim.Adam(model.ranker.network.parameters(), lr=0.01)
-    for _ in range(120):
+    for _ in range(400):
         optimizer.zero_grad()
         model(batch)[0].backward()
         optimizer.step()

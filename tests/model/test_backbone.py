@@ -251,7 +251,8 @@ def numbers(feature: Feature, column: Array | Ragged, entry: int) -> list[float]
     if feature.kind == "count":
         shown, happened, prior = values.tolist()
         rate = (happened + feature.smoothing * prior) / (shown + feature.smoothing)
-        return [math.log(rate / (1 - rate)), math.log(1 + shown), math.log(prior / (1 - prior))]
+        # The network does not read the overall rate.
+        return [math.log(rate / (1 - rate)), math.log(1 + shown)]
     return [float(np.log1p(np.float32(value))) if feature.transform == "log1p" else float(value) for value in values]
 
 

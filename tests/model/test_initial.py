@@ -79,8 +79,12 @@ def test_parameters_of_the_same_name_start_equal_in_every_variant(name: str) -> 
     one, other = weights("easq"), weights(name)
     shared = [key for key in one.keys() & other.keys() if one[key].shape == other[key].shape]
     assert "network.tokens.candidate.weight" in shared and len(shared) > 20
+    scale = small_config(name).model.table_std / small_config("easq").model.table_std
     for key in shared:
-        assert torch.equal(one[key], other[key]), key
+        if key.startswith("embeddings."):
+            torch.testing.assert_close(scale * one[key], other[key], rtol=1e-6 if scale != 1 else 0, atol=0)
+        else:
+            assert torch.equal(one[key], other[key]), key
 
 
 def test_weights_depend_on_the_seed_and_not_on_the_random_state_of_torch() -> None:
