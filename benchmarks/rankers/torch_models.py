@@ -98,7 +98,7 @@ class Inputs:
             # One history per request, which all its impressions share.
             history_RL = _padded(rows.history_R1, self._table_row(name, entry_H), self._history_length)
             columns[f"history_{name}"] = history_RL[rows.request_N]
-        return {name: torch.from_numpy(np.ascontiguousarray(column)).long() for name, column in columns.items()}
+        return {_plain(name): torch.from_numpy(np.ascontiguousarray(column)).long() for name, column in columns.items()}
 
     def _table_row(self, name: str, ids: Ints) -> Ints:
         known = self.known[name]
@@ -149,7 +149,7 @@ def _model(kind: Kind, inputs: Inputs) -> nn.Module:
     start = _library("basic.initializers").RandomNormal(0, 0.01)
 
     def sparse(name: str) -> Any:
-        return feature.SparseFeature(name, inputs.rows(name), DIM, padding_idx=0, initializer=start)
+        return feature.SparseFeature(_plain(name), inputs.rows(name), DIM, padding_idx=0, initializer=start)
 
     def sequence(name: str, of: str, pooling: str, shared: str | None = None) -> Any:
         return feature.SequenceFeature(
@@ -195,6 +195,11 @@ class FactorizationMachine(nn.Module):
         vector_BFD = self.embedding(columns, self._features, squeeze_dim=False)
         score_B1 = self.linear(vector_BFD.flatten(start_dim=1)) + self.products(vector_BFD)
         return torch.sigmoid(score_B1.squeeze(1))
+
+
+def _plain(name: str) -> str:
+    """The library makes modules of these names, which must not have a dot."""
+    return name.replace(".", "_")
 
 
 def _edges(value_N: Floats) -> Floats:

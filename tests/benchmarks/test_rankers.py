@@ -348,6 +348,15 @@ def test_library_models_learn_what_counts_cannot(plain: Splits, name: str) -> No
     assert not np.array_equal(score_N, ranker.fit(train, settings, seed=1)(held))
 
 
+@pytest.mark.parametrize("name", ["fm", "deepfm", "din"])
+def test_library_models_take_counts(data: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("torch_rechub", reason="needs the extra `rankers`")
+    add_counts(data, tmp_path / "counted", recipe("kuairand_counts").schema)
+    rows = flatten(pq.read_table(tmp_path / "counted" / "requests"), "here")
+    score_N = LibraryModel(name).fit(rows, {"rate": 1e-2, "weight_decay": 1e-6, "epochs": 1}, seed=0)(rows)
+    assert score_N.shape == (len(rows),) and np.isfinite(score_N).all()
+
+
 def test_the_best_try_is_chosen_on_the_late_part(splits: Splits) -> None:
     found = tune(Job(ranker="popularity", kind="tune", train=str(splits.early), held=str(splits.late)))
     assert len(found["tried"]) > 3
