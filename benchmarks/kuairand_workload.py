@@ -7,7 +7,7 @@ Runs in turn, in one process on one thread, on 128 requests per step with the re
 - kuairand:            as the recipe is, with one token for all user features
 - kuairand_main_only:  the same without alignment
 - kuairand_each:       a token for each of the 14 user features
-- *_padded:            each request in a row of its own, padded to the longest (`easq_rec.kernels.packing`)
+- *_padded:            each request in its own row, padded to the longest (`easq_rec.kernels.packing`)
 
 Prints impressions per CPU second (median over rounds), and for `kuairand` the CPU milliseconds of a step by part.
 `tables` is part of forward and backward; `collate` comes on top, because the batches are made in advance.

@@ -114,7 +114,7 @@ def config_of(job: Job) -> Config:
 
 
 def train(job: Job, data: Path | None, folder: Path) -> dict[str, Any]:
-    """Trains a job in a process of its own; returns its result as JSON values.
+    """Trains a job in a separate process; returns its result as JSON values.
 
     Args:
         data: None: the built-in world.

@@ -30,6 +30,6 @@ def slow_bf16(flags: frozenset[str]) -> str | None:
     if not flags or flags & BF16:
         return None
     return (
-        "this CPU has no bf16 instructions: --trainer.precision bf16 and --trainer.matmul medium are slower than fp32 "
-        "on it, by several times; use --trainer.precision fp32 --trainer.matmul highest"
+        "this CPU has no bf16 instructions: --trainer.precision bf16 is several times slower than fp32 on it, and "
+        "--trainer.matmul medium is not faster; use --trainer.precision fp32 --trainer.matmul highest"
     )

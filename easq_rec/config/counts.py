@@ -30,7 +30,8 @@ USUAL_KEYS = (
     ("user_id", "user.tab"),
     ("user_id", "duration_class"),
 )
-"""What is shown, and in which part of the app; the user, where, and with which videos."""
+"""The video, its author, its tags and its length, some of them by part of the app; and the user, alone, by part of the
+app and by length of the video."""
 OF_USERS = "user_id"
 """Key of the counts that are frozen in the held-out period."""
 

@@ -28,9 +28,9 @@ class Tower:
     gate_floor: float = 0.01
     """Added to every gate, so that a closed expert still learns."""
     activity: float | None = 0.8
-    """Share of the candidates for which each gate of several experts shall be open. Training moves the router's biases
-    towards it, without a loss (arXiv 2408.15664). None: biases are trained by gradients, and gates may close for all
-    candidates."""
+    """Target for each gate, if there are several experts: the share of the candidates for which it is open. Training
+    moves the router's biases towards it, without a loss (arXiv 2408.15664). None: biases are trained by gradients, and
+    gates may close for all candidates."""
 
     def __post_init__(self) -> None:
         require(self.experts >= 0, "tower.experts", self.experts, "0 or more")

@@ -18,7 +18,8 @@ from easq_rec.evaluation.metrics.outcomes import values, weights
 from easq_rec.losses.pointwise import outcome_losses
 
 LEAST = 10
-"""Candidates with and without an outcome that a fit needs of each. An outcome with fewer keeps its predictions."""
+"""A fit needs this many candidates with the outcome, and as many without it. An outcome with fewer keeps its
+predictions."""
 
 
 def fit_maps(

@@ -6,7 +6,7 @@ a = sigmoid(o - L), and the softmax mixture over the request tokens has the weig
 product with the request keys.
 
 Legend: R rows, each of one request or of several (`kernels.packing`), S request tokens, C candidates, T = S + C,
-Q queries (T, or only C), V queries with a mask of their own (Q or 1), D width, G heads, E = D / G.
+Q queries (T, or only C), V different masks of the queries (Q or 1), D width, G heads, E = D / G.
 """
 
 from __future__ import annotations

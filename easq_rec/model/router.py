@@ -35,7 +35,7 @@ class Router(nn.Module):
     """Linear over standardised inputs, before the ReLU.
 
     Args:
-        activity: share of the candidates for which each output shall be above 0.
+        activity: target share of the candidates for which each output is above 0.
     """
 
     bias_K: Tensor
@@ -72,8 +72,9 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def sums(self, n_ND: Tensor, open_NK: Tensor) -> Tensor:
-        """What `update` needs of one forward pass, to be added up over the ranks: the number of open gates of each
-        expert, the sums of the inputs and of their squares, and the number of candidates; (X,), FP64."""
+        """The argument of `update` from one forward pass, before it is added up over the ranks: the number of
+        open gates of each expert, the sums of the inputs and of their squares, and the number of candidates; (X,),
+        FP64."""
         n_ND = n_ND.double()
         count_1 = n_ND.new_full((1,), len(n_ND))
         return torch.cat([(open_NK > 0).sum(0).double(), n_ND.sum(0), n_ND.square().sum(0), count_1])

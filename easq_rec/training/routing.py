@@ -27,8 +27,8 @@ class Routing:
         }
 
     def sums(self, output: NetworkOutput, batch: RequestBatch) -> Tensor:
-        """What `update` needs of a forward pass, to be added up over the ranks: (X,), FP64, equally long on all ranks
-        and in all steps. A tower that was not computed has zeros."""
+        """The argument of `update` from one forward pass, before it is added up over the ranks: (X,), FP64, equally
+        long on all ranks and in all steps. A tower that was not computed has zeros."""
         # A smoothed reference is computed by another tower, so only the answered candidates count.
         smoothed, candidates = self._network.smoothed is not None, batch.stream.candidates
         towers: dict[str, tuple[TowerOutput | None, int]] = {

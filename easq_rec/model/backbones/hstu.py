@@ -14,7 +14,7 @@ the distance; the sum is divided by the number of visible tokens, not by a const
 logits are scaled by 1 / sqrt(E), as in the Transformer.
 
 Legend: R rows of tokens, each of one request or of several, S request tokens, U user tokens, L history tokens, C
-candidates, T = S + C, V queries with pairs of their own, D token width, G heads, E = D / G, P relative positions,
+candidates, T = S + C, V queries whose pairs differ, D token width, G heads, E = D / G, P relative positions,
 B time buckets, X = P * B.
 """
 

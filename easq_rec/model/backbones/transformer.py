@@ -5,7 +5,7 @@ So request tokens are computed once, candidates are extra queries with one extra
 candidate queries only. Values and gradients equal those of an impression-level Transformer under the same mask.
 
 Legend: R rows of tokens (one per request, or shared by several), S request tokens, C candidates, T = S + C, V queries
-with a mask of their own (T, or 1 if all queries of a row have the same), D token width.
+with different masks (T, or 1 if all queries of a row have the same), D token width.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Counts with intervals of their own, frozen counts, and ranges of numbers equal a loop over earlier impressions."""
+"""Counts with different intervals, frozen counts, and ranges of numbers equal a loop over earlier impressions."""
 
 from __future__ import annotations
 
