@@ -67,6 +67,9 @@ class Feature:
     quantiles: as `model.quantiles` numbers between quantiles of the training data. raw: as it is."""
     smoothing: float = 20.0
     """Impressions at the overall rate that are added to a `count` before its rate is taken."""
+    dropout: float | None = None
+    """Probability that training leaves an id feature of the user or of a candidate out of an example; None:
+    `model.feature_dropout`."""
 
     @property
     def column(self) -> str:
@@ -99,6 +102,10 @@ class Feature:
             scaled = self.transform != "identity"
             require(not scaled, f"feature {self.name}: transform", self.transform, "'identity' for kind 'count'")
         require(self.smoothing > 0, f"feature {self.name}: smoothing", self.smoothing, "more than 0")
+        if self.dropout is not None:
+            require(0 <= self.dropout < 1, f"feature {self.name}: dropout", self.dropout, "0 or more and below 1")
+            allowed = "none for a feature without a table: only ids are left out"
+            require(self.table is not None, f"feature {self.name}: dropout", self.dropout, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +252,9 @@ class FeatureSchema:
         if taken:
             allowed = f"no name that is {SATISFACTION!r} + another name: those are tables of the satisfaction tower"
             yield "schema.tables", taken, allowed
+        dropped = [f.name for f in self.history if f.dropout is not None]
+        if dropped:
+            yield "schema.history: dropout", dropped, "none: training leaves out features of users and candidates"
         lists = [f.name for f in self.history if f.kind in ("id_list", "weighted_id_list")]
         if lists:
             yield "schema.history: id lists", lists, "none: one id per history entry"
@@ -297,6 +307,11 @@ class FeatureSchema:
     def user_ids(self) -> tuple[Feature, ...]:
         """User features that are looked up in tables."""
         return tuple(f for f in self.user if f.table is not None)
+
+    @cached_property
+    def candidate_ids(self) -> tuple[Feature, ...]:
+        """Candidate features that are looked up in tables."""
+        return tuple(f for f in self.candidate if f.table is not None)
 
     @cached_property
     def history_ids(self) -> tuple[Feature, ...]:

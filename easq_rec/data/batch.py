@@ -23,6 +23,7 @@ from easq_rec.data import kinds
 from easq_rec.data.columns import Array, Ragged, Rows, joined_offsets, offsets_of
 from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outcome_key
 from easq_rec.data.evidence import EvidenceCandidates
+from easq_rec.data.feature_dropout import FeatureScales, Scale
 from easq_rec.data.groups import CandidateGroups, groups_of_users, slates_of_users
 
 
@@ -95,6 +96,10 @@ class RequestBatch(Pipelineable):
     """The stream's candidates by user; None: losses compare the candidates of a request."""
     slates: CandidateGroups | None = None
     """All candidates of the users that have answers, each candidate once; None as in `groups`."""
+    user_scale_RU: Tensor | None = None
+    """Factors of the embeddings of the user's id features (`FeatureScales`); None: all are 1."""
+    candidate_scale_NC: Tensor | None = None
+    """The same for the id features of the candidates."""
 
     def _map(self, move: Any) -> RequestBatch:
         moved: dict[str, Any] = {}
@@ -143,6 +148,7 @@ def collate(
     aligned: bool = True,
     truth: str | None = None,
     by_user: bool = False,
+    scales: FeatureScales | None = None,
 ) -> RequestBatch:
     """Makes a batch of columns.
 
@@ -152,12 +158,15 @@ def collate(
     Args:
         evidence_O: weights of evidence of the outcomes, which select the candidates with evidence; None: no candidate.
         by_user: losses compare the candidates of a user; False: those of a request.
+        scales: factors of the stream's embeddings. Those of replayed requests are 1.
     """
     parts = [stream] if answers is None else [stream, answers.requests]
     if not any(part.candidates.offsets[-1] for part in parts):
         nothing = np.zeros(0, np.int64)
         blank = Answers(requests=stream.blank(), request_A=nothing, candidate_A=nothing, answer_A=nothing)
-        return collate(schema, stream, blank, evidence_O=evidence_O, aligned=aligned, truth=truth, by_user=by_user)
+        return collate(
+            schema, stream, blank, evidence_O=evidence_O, aligned=aligned, truth=truth, by_user=by_user, scales=scales
+        )
     histories, candidates = [part.history for part in parts], [part.candidates for part in parts]
     history_offsets, candidate_offsets = joined_offsets(histories), joined_offsets(candidates)
     n_requests, n_candidates = len(history_offsets) - 1, int(candidate_offsets[-1])
@@ -239,6 +248,8 @@ def collate(
         truth_N=_joined([part.column(truth) for part in candidates]) if truth is not None else None,
         groups=groups,
         slates=slates,
+        user_scale_RU=_extended(scales.user_RU, n_requests) if scales is not None else None,
+        candidate_scale_NC=_extended(scales.candidate_NC, n_candidates) if scales is not None else None,
     )
 
 
@@ -280,6 +291,11 @@ def _ids(parts: list[Array]) -> Tensor:
 
 def _joined(parts: list[Array]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
+
+
+def _extended(scale_NC: Scale, rows: int) -> Tensor:
+    """With ones for the rows that follow."""
+    return torch.from_numpy(np.concatenate([scale_NC, np.ones((rows - len(scale_NC), scale_NC.shape[1]), np.float32)]))
 
 
 def _beside(columns: Sequence[Sequence[Array | Ragged]], rows: int) -> Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import Answers, RequestBatch, collate
-from easq_rec.data.encode import EncodedRequests
-from easq_rec.data.order import RequestReader
+from easq_rec.data.feature_dropout import FeatureDropout
+from easq_rec.data.order import RequestReader, Slice
 from easq_rec.data.position import StreamPosition
 from easq_rec.data.prefetch import prefetched
 from easq_rec.data.replay import AnswerReplay, ReplayState
@@ -70,6 +70,7 @@ class TrainLoader:
         align_every: interval between steps whose batches are `aligned`.
         prefetch: number of batches prepared in the background.
         by_user: losses compare the candidates of a user; False: those of a request.
+        dropout: leaves features of the stream's requests out; None: all stay.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class TrainLoader:
         align_every: int = 1,
         prefetch: int = 0,
         by_user: bool = False,
+        dropout: FeatureDropout | None = None,
     ) -> None:
         self._schema = schema
         self._reader = reader
@@ -88,6 +90,7 @@ class TrainLoader:
         self._align_every = align_every
         self._prefetch = prefetch
         self._by_user = by_user
+        self._dropout = dropout
 
     def start(self) -> LoaderState:
         """The state before the first batch."""
@@ -153,11 +156,18 @@ class TrainLoader:
                 clock_ms=clock,
                 replay=replay.state if replay is not None else state.replay,
             )
-            yield self._collate(part.requests, answers, aligned), after
+            yield self._collate(part, answers, aligned), after
             steps -= 1
             if not steps:
                 return
 
-    def _collate(self, requests: EncodedRequests, answers: Answers | None, aligned: bool) -> RequestBatch:
-        evidence_O = self._replay.evidence() if self._replay is not None and aligned else None
-        return collate(self._schema, requests, answers, evidence_O=evidence_O, aligned=aligned, by_user=self._by_user)
+    def _collate(self, part: Slice, answers: Answers | None, aligned: bool) -> RequestBatch:
+        return collate(
+            self._schema,
+            part.requests,
+            answers,
+            evidence_O=self._replay.evidence() if self._replay is not None and aligned else None,
+            aligned=aligned,
+            by_user=self._by_user,
+            scales=self._dropout(part.requests, part.after.epoch) if self._dropout is not None else None,
+        )

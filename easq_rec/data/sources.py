@@ -11,6 +11,7 @@ from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import Period, RequestDataset, split
 from easq_rec.data.encode import EncodedRequests, encode
+from easq_rec.data.feature_dropout import FeatureDropout
 from easq_rec.data.layout import Layout, leaf_types
 from easq_rec.data.loader import TrainLoader
 from easq_rec.data.order import RequestReader
@@ -116,6 +117,7 @@ def open_sources(
             align_every=config.losses.align_every,
             prefetch=data.prefetch,
             by_user=config.losses.groups == "user",
+            dropout=FeatureDropout.of(config.schema, rate=config.model.feature_dropout, seed=config.trainer.seed),
         ),
         reader=reader,
         train=train,

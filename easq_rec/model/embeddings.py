@@ -10,7 +10,7 @@ candidates, and of the satisfaction tower's embeddings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,6 +106,24 @@ class Embedded:
             candidate_NF=torch.cat([*features, floats.candidate_NF], dim=-1),
             satisfaction_NP=torch.cat(own, dim=-1) if own else None,
         )
+
+    def scaled(self, schema: FeatureSchema, user_RU: Tensor | None, candidate_NC: Tensor | None) -> Embedded:
+        """With each embedding of the user and of the candidates times its factor; None: all are 1."""
+        if user_RU is None or candidate_NC is None:
+            return self
+        return replace(
+            self,
+            user_RM=self.user_RM * _wide(schema, schema.user_ids, user_RU, self.user_RM.shape[1]),
+            candidate_NF=self.candidate_NF
+            * _wide(schema, schema.candidate_ids, candidate_NC, self.candidate_NF.shape[1]),
+        )
+
+
+def _wide(schema: FeatureSchema, features: tuple[Feature, ...], factor_NC: Tensor, width: int) -> Tensor:
+    """Factors of features as factors of the numbers of their embeddings, and 1 for the floats behind them."""
+    dims = [schema.table(str(feature.table)).dim for feature in features]
+    columns = [factor_NC[:, place, None].expand(-1, dim) for place, dim in enumerate(dims)]
+    return torch.cat([*columns, factor_NC.new_ones(len(factor_NC), width - sum(dims))], dim=1)
 
 
 def _collection(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from easq_rec.data.mixing import mixed
 from easq_rec.tools.builder.config import Requests
-from easq_rec.tools.builder.versions import Int, mixed
+from easq_rec.tools.builder.versions import Int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,17 +85,6 @@ def joint_codes(left: list[Int], right: list[Int]) -> tuple[Int, Int]:
     return codes[:rows], codes[rows:]
 
 
-def mixed(*columns: Int) -> Int:
-    """A 63-bit hash of the columns' values (the finaliser of splitmix64 over each)."""
-    value = np.zeros(len(columns[0]), np.uint64)
-    for column in columns:
-        value = (value ^ column.view(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value ^= value >> np.uint64(31)
-    return (value >> np.uint64(1)).view(np.int64)
-
-
 def ragged(starts: Int, lengths: Int) -> Int:
     """start, start + 1, ... of every range, concatenated."""
     before = np.cumsum(lengths) - lengths

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easq_rec.tools.builder.versions import NONE, Versions, joint_codes, mixed, ragged
+from easq_rec.tools.builder.versions import NONE, Versions, joint_codes, ragged
 
 KEYS = st.one_of(st.integers(-3, 6), st.sampled_from([2**62, -(2**62), 2**63 - 1, -(2**63)]))
 ROWS = st.lists(st.tuples(KEYS, st.integers(-5, 5)), max_size=20)
@@ -54,11 +54,3 @@ def test_joint_codes_are_equal_exactly_where_rows_are_equal(
 def test_ragged_concatenates_ranges() -> None:
     assert ragged(ints([5, 0, 9]), ints([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
     assert ragged(ints([]), ints([])).tolist() == []
-
-
-def test_hashes_are_unique_and_depend_on_the_order_of_columns() -> None:
-    count = 50_000
-    hashes = mixed(np.arange(count) // 100, np.arange(count) % 100)
-    assert len(np.unique(hashes)) == count
-    assert (hashes >= 0).all()
-    assert (mixed(np.arange(count) % 100, np.arange(count) // 100) != hashes).mean() > 0.99

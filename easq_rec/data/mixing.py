@@ -1,0 +1,19 @@
+"""A hash of numbers with the same bits on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int = NDArray[np.int64]
+
+
+def mixed(*columns: Int) -> Int:
+    """A 63-bit hash of the columns' values (the finaliser of splitmix64 over each)."""
+    value = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        value = (value ^ column.view(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        value ^= value >> np.uint64(31)
+    return (value >> np.uint64(1)).view(np.int64)
