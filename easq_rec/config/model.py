@@ -85,11 +85,17 @@ class Model:
     table_std: float = 0.05
     """Standard deviation of the initial values of the tables. The larger it is, the more the start of a rare id
     remains in its score."""
+    feature_dropout: float = 0.0
+    """Probability that training leaves an id feature of the user or of a candidate out of an example, if the feature
+    does not declare its own (`dropout` in the schema). Replayed answers keep all features."""
     quantiles: int = 16
     """Pieces of a float feature with encoding `quantiles`."""
     user_tokens: Literal["each", "one"] = "each"
     """each: one token per user feature. one: one token of all user features, which makes requests of many user features
     and few candidates cheaper."""
+    wide: bool = False
+    """True: the outputs of the main tower get, besides what the backbone computes, a linear function of the features of
+    user and candidate and a factorization machine over them, on the same embeddings (the wide part of DeepFM)."""
     residual: bool = False
     """True: the outcomes' outputs of the main tower learn the residual of a score that the counts make: the prior log
     odds of the outcome, and for each of its counts, with a learned weight, how much the log odds of the smoothed rate
@@ -109,6 +115,8 @@ class Model:
     def __post_init__(self) -> None:
         require(self.dim >= 1, "model.dim", self.dim, "at least 1")
         require(self.table_std >= 0, "model.table_std", self.table_std, "0 or more")
+        rate = self.feature_dropout
+        require(0 <= rate < 1, "model.feature_dropout", rate, "0 or more and below 1")
         if self.residual:
             score, allowed = self.policy_score, "'expected_utility' with model.residual: it has outputs for outcomes"
             require(score == "expected_utility", "model.policy_score", score, allowed)

@@ -25,6 +25,7 @@ from easq_rec.model.lora import AdaptedLinear, Stream, merged_once
 from easq_rec.model.residual import CountResidual
 from easq_rec.model.tokens import Tokenizer, Tokens
 from easq_rec.model.towers import Experts, MoETower, TowerOutput
+from easq_rec.model.wide import WidePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +97,12 @@ class RankingNetwork(nn.Module):
         self.backbone = build_backbone(config, max(max_history, 1))
         shared = config.shared_experts
         outcomes = schema.outcomes if config.policy_score == "expected_utility" else None
-        residual = CountResidual(schema) if config.residual else None
-        self.main = MoETower(config.dim, config.main, shared=shared, outcomes=outcomes, residual=residual)
+        self.main = MoETower(config.dim, config.main, shared=shared, outcomes=outcomes)
+        self.residual = CountResidual(schema) if config.residual else None
+        self.wide: WidePath | None = None
+        if config.wide:
+            numbers = (self.tokens.user_numbers.width, self.tokens.candidate_numbers.width)
+            self.wide = WidePath(schema, numbers=numbers, outputs=1 if outcomes is None else len(outcomes))
         self.satisfaction: MoETower | None = None
         self.smoothed: MoETower | None = None
         self.own: nn.Linear | None = None
@@ -122,7 +127,7 @@ class RankingNetwork(nn.Module):
             everything = not self.training or self.policy_on_replayed
             part = whole if everything else _stream_part(whole, batch)
             h_ND = self._represent(part, Stream.MAIN)
-            main = self.main(h_ND, self.shared, batch.float_NF[: part.candidates.total])
+            main = self.main(h_ND, self.shared, self._beside(part, batch))
             reference = answered = evidence = None
             if self.satisfaction is not None and batch.aligned:
                 satisfaction_NP = part.embedded.satisfaction_NP
@@ -148,6 +153,17 @@ class RankingNetwork(nn.Module):
         adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
         towers = [module for module in (self.satisfaction, self.own) if module is not None]
         return adapters + [parameter for module in towers for parameter in module.parameters()]
+
+    def _beside(self, part: BatchPart, batch: RequestBatch) -> Tensor | None:
+        """What is added to the outputs of the main tower, (N, O), fp32; None: nothing."""
+        added_NO: Tensor | None = None
+        if self.wide is not None:
+            embedded = part.embedded
+            added_NO = self.wide(embedded.user_RM, embedded.candidate_NF, part.candidates).float()
+        if self.residual is not None:
+            counted_NO = self.residual(batch.float_NF[: part.candidates.total])
+            added_NO = counted_NO if added_NO is None else added_NO + counted_NO
+        return added_NO
 
     def _score(self, tower: MoETower, h_ND: Tensor, satisfaction_NP: Tensor | None) -> TowerOutput:
         """Output of a satisfaction tower for representations and the embeddings that only this tower reads."""
@@ -196,10 +212,11 @@ class RankingNetwork(nn.Module):
             longest=batch.max_history,
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
+        embedded = Embedded.of(
+            self.schema, self.tokens.numbers(batch), user, sequence, candidate, satisfaction=self.own is not None
+        )
         return BatchPart(
-            embedded=Embedded.of(
-                self.schema, self.tokens.numbers(batch), user, sequence, candidate, satisfaction=self.own is not None
-            ),
+            embedded=embedded.scaled(self.schema, batch.user_scale_RU, batch.candidate_scale_NC),
             histories=histories,
             candidates=Lists(
                 offsets_R1=batch.candidate_offsets_R1,

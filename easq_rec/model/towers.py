@@ -16,7 +16,6 @@ from easq_rec.config import Tower
 from easq_rec.config.schema import Outcome
 from easq_rec.kernels.experts import mix_experts
 from easq_rec.model.initial import Constant, Law, kaiming, xavier
-from easq_rec.model.residual import CountResidual
 from easq_rec.model.router import Router
 from easq_rec.model.utility import ExpectedUtility, PredictedOutcomes
 
@@ -63,7 +62,6 @@ class MoETower(nn.Module):
     Args:
         shared: number of shared experts, which are an argument of `forward`.
         outcomes: the head has one output per outcome, and the score is their expected utility; None: one output.
-        residual: a score of the counts that is added to the outputs for the outcomes; None: nothing is added.
     """
 
     def __init__(
@@ -73,7 +71,6 @@ class MoETower(nn.Module):
         *,
         shared: int = 0,
         outcomes: Sequence[Outcome] | None = None,
-        residual: CountResidual | None = None,
     ) -> None:
         super().__init__()
         count = config.experts + shared
@@ -85,7 +82,6 @@ class MoETower(nn.Module):
         self.head = nn.Linear(config.out, 1) if outcomes is None else None
         self.heads = nn.Linear(config.out, len(outcomes)) if outcomes is not None else None
         self.utility = ExpectedUtility(outcomes) if outcomes is not None else None
-        self.residual = residual
 
     def laws(self) -> Mapping[str, Law]:
         if not isinstance(self.router, nn.Linear):
@@ -93,20 +89,20 @@ class MoETower(nn.Module):
         # Gates start open for most inputs, so that every expert gets gradients from the first step.
         return {"router.bias": Constant(1.0 / self.router.out_features)}
 
-    def forward(self, h_ND: Tensor, shared: Experts | None = None, number_NF: Tensor | None = None) -> TowerOutput:
+    def forward(self, h_ND: Tensor, shared: Experts | None = None, added_NO: Tensor | None = None) -> TowerOutput:
         """Scores (N,) of representations (N, D).
 
         Args:
-            number_NF: raw numbers of the candidates, for `residual`.
+            added_NO: is added to the outputs of the head.
         """
         n_ND = self.norm(h_ND)
         open_NK, gate_NK = self._gates(n_ND)
         mixed_NO = mix_experts(n_ND, gate_NK, *self._parameters_of(shared))
-        score_N, outcomes = self._score(F.relu(mixed_NO), number_NF)
+        score_N, outcomes = self._score(F.relu(mixed_NO), added_NO)
         routed_ND = n_ND.detach() if isinstance(self.router, Router) else None
         return TowerOutput(score_N=score_N, outcomes=outcomes, gate_NK=open_NK, routed_ND=routed_ND)
 
-    def reference(self, h_ND: Tensor, shared: Experts | None = None, number_NF: Tensor | None = None) -> Tensor:
+    def reference(self, h_ND: Tensor, shared: Experts | None = None, added_NO: Tensor | None = None) -> Tensor:
         """The same scores, expert by expert: the slow reference of `forward`."""
         n_ND = self.norm(h_ND)
         _, gate_NK = self._gates(n_ND)
@@ -115,7 +111,7 @@ class MoETower(nn.Module):
         for k, (in_HD, in_H, out_OH, out_O) in enumerate(parameters):
             hidden_NH = F.relu(F.linear(n_ND, in_HD, in_H))
             mixed_NO = mixed_NO + gate_NK[:, k : k + 1] * F.linear(hidden_NH, out_OH, out_O)
-        return self._score(F.relu(mixed_NO), number_NF)[0]
+        return self._score(F.relu(mixed_NO), added_NO)[0]
 
     def _gates(self, n_ND: Tensor) -> tuple[Tensor, Tensor]:
         """(output of the router before the floor is added, gates), both (N, K)."""
@@ -129,17 +125,17 @@ class MoETower(nn.Module):
             gate_NK = gate_NK / gate_NK.sum(1, keepdim=True)
         return open_NK, gate_NK
 
-    def _score(self, x_NO: Tensor, number_NF: Tensor | None) -> tuple[Tensor, PredictedOutcomes | None]:
+    def _score(self, x_NO: Tensor, added_NO: Tensor | None) -> tuple[Tensor, PredictedOutcomes | None]:
         """(score, predicted outcomes) of the mixed output of the experts."""
-        if self.head is not None:
-            return self.head(x_NO).squeeze(-1), None
-        assert self.heads is not None and self.utility is not None
+        head = self.head or self.heads
+        assert head is not None
         # In bf16, candidates with similar utility would have equal scores.
-        logit_NO = self.heads(x_NO).float()
-        if self.residual is not None:
-            assert number_NF is not None
-            logit_NO = logit_NO + self.residual(number_NF)
-        outcomes = self.utility.predicted(logit_NO)
+        output_NO = head(x_NO).float()
+        if added_NO is not None:
+            output_NO = output_NO + added_NO
+        if self.utility is None:
+            return output_NO.squeeze(-1), None
+        outcomes = self.utility.predicted(output_NO)
         return self.utility(outcomes), outcomes
 
     def _parameters_of(self, shared: Experts | None) -> list[Tensor]:

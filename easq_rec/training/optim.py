@@ -117,7 +117,7 @@ def parameter_group(name: str) -> str:
     """Row of the gradient contract for a dense parameter."""
     if ".lora_" in name:
         return "lora"
-    if ".network.main." in name:
+    if any(f".network.{part}." in name for part in ("main", "wide", "residual")):
         return "main_tower"
     if ".network.satisfaction." in name or ".network.own." in name:
         return "satisfaction_tower"

@@ -102,9 +102,13 @@ def group(name: str) -> str:
     if name.endswith(".lora_b"):
         return "lora B"
     part = name.removeprefix("ranker.network.").split(".")[0]
-    return {"main": "main tower", "satisfaction": "satisfaction tower", "tokens": "backbone", "backbone": "backbone"}[
-        part
-    ]
+    return {
+        "main": "main tower",
+        "wide": "main tower",
+        "satisfaction": "satisfaction tower",
+        "tokens": "backbone",
+        "backbone": "backbone",
+    }[part]
 
 
 def pairwise_blind(name: str, loss: str) -> bool:

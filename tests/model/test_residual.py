@@ -84,7 +84,7 @@ def test_without_the_network_the_counts_are_the_prediction() -> None:
         nn.init.zeros_(heads_of(ranker).bias)
         outcomes = ranker.eval().score(batch).outcomes
         assert outcomes is not None
-        start = ranker.network.main.residual
+        start = ranker.network.residual
         assert start is not None
         weight = dict(zip(["video_like", "video_view", "user_view"], start.weight_C.tolist(), strict=True))
         expected = torch.tensor(by_loop(config.schema, batch.float_NF, weight))
@@ -96,14 +96,14 @@ def test_the_network_adds_to_the_counts() -> None:
     config, plain = counted(small_config("easq")), counted(small_config("easq"), residual=False)
     with_it, without = (TrainingModel(one, torch.device("cpu")).ranker for one in (config, plain))
     names = {name for name, _ in with_it.named_parameters()} - {name for name, _ in without.named_parameters()}
-    assert names == {"network.main.residual.weight_C"}
+    assert names == {"network.residual.weight_C"}
     parameters = dict(with_it.named_parameters())
     assert all(torch.equal(parameters[name], value) for name, value in without.named_parameters())
     batch = random_batch(config)
     one, other = with_it.eval().score(batch), without.eval().score(batch)
     assert one.outcomes is not None and other.outcomes is not None
-    assert with_it.network.main.residual is not None
-    added = with_it.network.main.residual(batch.float_NF)
+    assert with_it.network.residual is not None
+    added = with_it.network.residual(batch.float_NF)
     torch.testing.assert_close(one.outcomes.logit_NO, other.outcomes.logit_NO + added)
     assert one.satisfaction_N is not None and other.satisfaction_N is not None
     assert torch.equal(one.satisfaction_N, other.satisfaction_N), "the satisfaction tower reads no score of counts"
@@ -117,8 +117,8 @@ def gradient(config: Config, *, outcomes: bool = True) -> Tensor | None:
     model(batch if outcomes else dataclasses.replace(batch, outcome_NO=torch.zeros_like(batch.outcome_NO)))[
         0
     ].backward()
-    assert model.ranker.network.main.residual is not None
-    return model.ranker.network.main.residual.weight_C.grad
+    assert model.ranker.network.residual is not None
+    return model.ranker.network.residual.weight_C.grad
 
 
 def test_losses_of_the_policy_train_the_weights_and_those_of_satisfaction_do_not() -> None:
@@ -131,16 +131,17 @@ def test_losses_of_the_policy_train_the_weights_and_those_of_satisfaction_do_not
     assert {"satisfaction", "evidence", "main"} == set(only.in_force)
     quiet = gradient(dataclasses.replace(config, losses=only), outcomes=False)
     assert quiet is None or not quiet.any()
-    assert parameter_group(".ranker.network.main.residual.weight_C") == "main_tower"
+    assert parameter_group(".ranker.network.residual.weight_C") == "main_tower"
 
 
 def test_the_tower_equals_its_reference() -> None:
     config = counted(small_config("main_only"))
     model = TrainingModel(config, torch.device("cpu"))
     excite(model)
-    tower, batch = model.ranker.network.main, random_batch(config)
-    h_ND = torch.randn(len(batch.float_NF), config.model.dim)
-    torch.testing.assert_close(tower(h_ND, None, batch.float_NF).score_N, tower.reference(h_ND, None, batch.float_NF))
+    network, batch = model.ranker.network, random_batch(config)
+    assert network.residual is not None
+    h_ND, added_NO = torch.randn(len(batch.float_NF), config.model.dim), network.residual(batch.float_NF)
+    torch.testing.assert_close(network.main(h_ND, None, added_NO).score_N, network.main.reference(h_ND, None, added_NO))
 
 
 def test_the_prior_is_no_input_of_the_network() -> None:
