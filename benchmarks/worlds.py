@@ -248,7 +248,7 @@ def rows_of(recipes: Sequence[str], before: tuple[str, Path] | None) -> list[Row
     Raises:
         UserError: an option of a recipe is wrong, a recipe occurs twice, or learns from answers.
     """
-    rows = []
+    rows: list[Row] = []
     for recipe in recipes:
         config = parse_config(shlex.split(recipe), prog="benchmarks.worlds")
         if config.aligned:
@@ -278,13 +278,13 @@ def measure(rows: Sequence[Row], worlds: Sequence[World]) -> Found:
                 score_N, seconds = train_and_score(row, train, held, world.seed, folder / f"row-{number}")
                 found.setdefault(row.name, []).append({**held.quality(score_N), "cpu_seconds": seconds})
                 print(f"world {world.seed}, {row.name}: {found[row.name][-1]}", file=sys.stderr, flush=True)
-            orders = {
+            orders: dict[str, NDArray[Any]] = {
                 "random": np.zeros(len(held.video_N)),
                 "oracle_satisfaction": held.satisfaction_N,
                 "oracle_engagement": held.engagement_N,
             }
-            for name, score_N in orders.items():
-                found.setdefault(name, []).append(held.quality(score_N))
+            for order, score_N in orders.items():
+                found.setdefault(order, []).append(held.quality(score_N))
     return found
 
 
