@@ -14,13 +14,14 @@ Rows:
 
 - each of --recipes; one may bring options: --recipes quickstart_main_only 'quickstart_main_only --trainer.epochs 1'
 - with --before COMMIT, first of all: the first of --recipes, trained and scored by the code of that commit, in a
-  temporary git worktree, on the same files
+  temporary git worktree, on the same files. be359b5 is the oldest one that it works for
 - `random`: the expected NDCG of a random order
 - `oracle_satisfaction`, `oracle_engagement`: order by the true grade, and by the true probability of a long view. The
   second NDCG of neither is 1: what a user does is random.
 
-Changes are relative to the first row on the same world, with 95% t intervals over the worlds. CPU seconds are those of
-training, without imports. Prints one JSON line, and a table on stderr.
+Changes are relative to another row on the same world, with 95% t intervals over the worlds: in the table to the first
+row, in the JSON to every trained row. CPU seconds are those of training, without imports. Prints one JSON line, and the
+table on stderr.
 """
 
 from __future__ import annotations
@@ -289,13 +290,16 @@ def measure(rows: Sequence[Row], worlds: Sequence[World]) -> Found:
 
 
 def summary(found: Found) -> dict[str, Any]:
-    """Per row: means over the worlds, and changes in percent against the first row, with t intervals."""
-    base = next(iter(found.values()))
+    """Per row: means over the worlds, and changes in percent against every other trained row, with t intervals."""
     result: dict[str, Any] = {}
     for name, runs in found.items():
-        result[name] = {"mean": {metric: round(statistics.mean(run[metric] for run in runs), 4) for metric in METRICS}}
-        if runs is not base:
-            result[name]["change_percent"] = {metric: _change(runs, base, metric) for metric in METRICS}
+        bases = {base: others for base, others in found.items() if base != name and "cpu_seconds" in others[0]}
+        result[name] = {
+            "mean": {metric: round(statistics.mean(run[metric] for run in runs), 4) for metric in METRICS},
+            "change_percent": {
+                base: {metric: _change(runs, others, metric) for metric in METRICS} for base, others in bases.items()
+            },
+        }
         if "cpu_seconds" in runs[0]:
             result[name]["cpu_seconds"] = round(statistics.mean(run["cpu_seconds"] for run in runs), 1)
         result[name]["by_world"] = [{metric: round(value, 4) for metric, value in run.items()} for run in runs]
@@ -312,13 +316,14 @@ def _change(runs: Sequence[dict[str, float]], base: Sequence[dict[str, float]], 
 
 
 def table(rows: dict[str, Any]) -> str:
-    """The rows as a Markdown table."""
+    """The rows as a Markdown table, with the changes against the first one."""
+    first = next(iter(rows))
     heads = [head for title in METRICS.values() for head in (title, "change")]
     lines = [f"| row | {' | '.join(heads)} | CPU s |", "|---" * (len(heads) + 2) + "|"]
     for name, row in rows.items():
-        cells = []
+        cells, change = [], row["change_percent"].get(first, {})
         for metric in METRICS:
-            cells += [f"{row['mean'][metric]:.4f}", _cell(row.get("change_percent", {}).get(metric))]
+            cells += [f"{row['mean'][metric]:.4f}", _cell(change.get(metric))]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {row.get('cpu_seconds', '-')} |")
     return "\n".join(lines)
 

@@ -64,7 +64,8 @@ def test_the_code_of_a_commit_trains_the_first_row(repository: Path, world: Path
     old, today, *orders = rows
     assert old.startswith(f"{SHORT} at ") and today == SHORT
     assert orders == ["random", "oracle_satisfaction", "oracle_engagement"]
-    assert "change_percent" not in rows[old] and rows[today]["change_percent"]["satisfaction_ndcg5"]["value"] != 0
+    assert rows[today]["change_percent"][old]["satisfaction_ndcg5"]["value"] != 0
+    assert set(rows[old]["change_percent"]) == {today} and set(rows["random"]["change_percent"]) == {old, today}
     assert rows[old]["cpu_seconds"] > 0 and rows[today]["cpu_seconds"] > 0
     git = ["git", "-C", str(repository)]
     worktrees = subprocess.run([*git, "worktree", "list"], capture_output=True, text=True, check=True).stdout
@@ -132,15 +133,18 @@ def test_changes_are_paired_by_world() -> None:
     ]
     found: Found = {"a": base, "b": better, "random": [dict.fromkeys(list(base[0])[:2], 0.1)] * 3}
     rows = summary(found)
-    assert rows["b"]["change_percent"]["satisfaction_ndcg5"] == {"value": 10, "low": 10, "high": 10}
+    assert rows["b"]["change_percent"]["a"]["satisfaction_ndcg5"] == {"value": 10, "low": 10, "high": 10}
     # Student's t with 2 degrees of freedom: 4.303 standard errors of 10 / sqrt(3).
-    assert rows["b"]["change_percent"]["engagement_ndcg5"] == {"value": 10, "low": -14.84, "high": 34.84}
+    assert rows["b"]["change_percent"]["a"]["engagement_ndcg5"] == {"value": 10, "low": -14.84, "high": 34.84}
+    back = rows["a"]["change_percent"]["b"]["satisfaction_ndcg5"]
+    assert back["value"] == back["low"] == back["high"] == -9.09
+    assert set(rows["a"]["change_percent"]) == {"b"}, "the random order is no base"
     lines = table(rows).splitlines()
     assert lines[2] == "| `a` | 0.4667 | - | 0.5000 | - | 3.0 |"
     assert lines[3] == "| `b` | 0.5133 | +10.0% [+10.0, +10.0] | 0.5500 | +10.0% [-14.8, +34.8] | 4.0 |"
     assert lines[4].startswith("| `random` | 0.1000 | ") and lines[4].endswith(" | - |")
     alone = summary({name: runs[:1] for name, runs in found.items()})
-    assert alone["b"]["change_percent"]["satisfaction_ndcg5"] == {"value": 10, "low": None, "high": None}
+    assert alone["b"]["change_percent"]["a"]["satisfaction_ndcg5"] == {"value": 10, "low": None, "high": None}
     assert "+10.0% [unknown]" in table(alone) and json.loads(json.dumps(alone)) == alone
 
 
