@@ -8,8 +8,9 @@ peer's settings are chosen on the last fifth of the training period; then it tra
 file with held-out outcomes, and no recipe with more than one such request. Every training runs in a separate process,
 on one thread. Prints one JSON line, and a table on stderr; draws AUC and GAUC to a PNG next to --out.
 
-A recipe may bring options: --recipes kuairand 'kuairand_main_only --trainer.epochs 2'. With --work, trainings of peers
-are kept in a folder, and a later call with the same data and the same code of the peers does not repeat them.
+A recipe may bring options: --recipes kuairand 'kuairand_main_only --trainer.epochs 2'. --recipes without a name trains
+none. With --work, trainings of peers are kept in a folder, and a later call with the same data and the same code of the
+peers does not repeat them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from benchmarks.report import hardware, publish
 from easq_rec.errors import UserError, exit_code
 
 RECIPES = ("kuairand_main_only", "kuairand")
-LIBRARIES = {"lightgbm": "lightgbm", "fm": "torch-rechub", "deepfm": "torch-rechub", "din": "torch-rechub"}
+LIBRARIES = {"lightgbm": "lightgbm", **dict.fromkeys(("fm", "deepfm", "din", "mmoe"), "torch-rechub")}
 """Peer: the distribution that it needs."""
 BASE = "lightgbm"
 """Differences are to this peer."""
@@ -216,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each ranker that depends on a seed")
     parser.add_argument("--rankers", nargs="*", choices=PEERS, default=list(PEERS), help="peers")
-    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), help="recipes of the project")
+    parser.add_argument(
+        "--recipes", nargs="*", default=list(RECIPES), help="recipes of the project; without a name none is trained"
+    )
     parser.add_argument("--work", type=Path, help="folder that keeps the trainings of peers; None: a temporary one")
     args = parser.parse_args(argv)
     if args.seeds < 1:

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rankers.impressions import Floats, Impressions, Ints
+from benchmarks.rankers.impressions import USER_COUNTS, Floats, Impressions, Ints
 
 Settings = dict[str, Any]
 Scorer = Callable[[Impressions], Floats]
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Impressions that the base rate counts as, of which one is chosen."""
+WEIGHTS = (0.05, 0.1, 0.2, 0.4)
+"""Weights of the counts of a file, of which one is chosen, or none of the counts at all."""
 BUCKETS = 20
 """Duration buckets of equal numbers of training impressions, and one more for an unknown duration."""
 
@@ -102,6 +104,12 @@ class NaiveBayes:
 
     The evidence of a key is the log odds of its smoothed rate minus those of the base rate. With one strength for all
     keys of a kind this is naive Bayes with a beta prior.
+
+    Each count of the file (`easq-rec data counts`) adds its evidence in the same way, with its own prior as the base
+    rate: the log odds of (happened + strength * prior) / (shown + strength) minus those of the prior. A count by user
+    has the strength of the user, any other count that of the video. Counts share evidence with each other and with the
+    four keys, since an impression is in those by video, by author and by tag. So the sum over the counts has one weight
+    below 1.
     """
 
     probability = True
@@ -110,8 +118,12 @@ class NaiveBayes:
         for video, user in itertools.product(STRENGTHS, STRENGTHS):
             settings = {"video": video, "user": user, "tab": 10.0, "duration": 10.0}
             yield settings, self.fit(train, settings, seed=0)(valid)
+            for weight in WEIGHTS if valid.counts else ():
+                counted = settings | {"counts": weight}
+                yield counted, self.fit(train, counted, seed=0)(valid)
 
     def fit(self, train: Impressions, settings: Settings, seed: int) -> Scorer:
+        weight = settings.get("counts", 0.0)
         buckets = DurationBuckets.of(train)
 
         def keys(rows: Impressions) -> dict[str, Ints]:
@@ -128,10 +140,27 @@ class NaiveBayes:
 
         def score(rows: Impressions) -> Floats:
             evidence = (log_odds(counts[name].rate(key_N, settings[name])) - base for name, key_N in keys(rows).items())
-            result_N: Floats = 1 / (1 + np.exp(-(base + sum(evidence))))
+            odds_N = base + sum(evidence)
+            if weight:
+                odds_N = odds_N + weight * counted_evidence(rows, settings)
+            result_N: Floats = 1 / (1 + np.exp(-odds_N))
             return result_N
 
         return score
+
+
+def counted_evidence(rows: Impressions, settings: Settings) -> Floats:
+    """(N,): sum over the counts of the file of the log odds of the smoothed rate minus those of the prior.
+
+    Args:
+        settings: `user`, the strength of counts by user, and `video`, that of all others.
+    """
+    total_N: Floats = np.zeros(len(rows))
+    for name, count in rows.counts.items():
+        shown_N, happened_N, prior_N = (part_N.astype(np.float64) for part_N in count)
+        strength = settings["user" if name in USER_COUNTS else "video"]
+        total_N += log_odds((happened_N + strength * prior_N) / (shown_N + strength)) - log_odds(prior_N)
+    return total_N
 
 
 def log_odds(rate: Any) -> Any:

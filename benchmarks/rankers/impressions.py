@@ -3,7 +3,8 @@
 The list follows the schema of recipe `kuairand`, so peers get the inputs that the project's own recipes get: the ids
 and the lists of ids of users and candidates, and the history. Floating-point columns of candidates that the schema
 does not know are added as numbers, and so are the two numbers that a recipe reads of a count (`easq-rec data counts`).
-Outcomes and the graded truth are never features.
+The three fields of a count are there as well, for a ranker that smooths its rate itself. Outcomes and the graded truth
+are never features.
 
 This file and the rankers on it import no torch, so that the memory of a cheap ranker is its own.
 
@@ -37,7 +38,10 @@ NOT_INPUTS = ("valid_play", "long_view", "watch_ms", "true_satisfaction", "answe
 """Columns of candidates that are known only after the impression."""
 COUNT = ("shown", "happened", "prior")
 """Fields of a count."""
-SMOOTHING = recipe("kuairand_counts").schema.count_features[0].smoothing
+_COUNTED = recipe("kuairand_counts").schema
+SMOOTHING = _COUNTED.count_features[0].smoothing
+USER_COUNTS = frozenset(count.name for count in _COUNTED.counts if "user_id" in count.keys)
+"""The usual counts that have the user among their keys."""
 UNKNOWN_MS = 0
 """A duration that is unknown."""
 
@@ -84,6 +88,8 @@ class Impressions:
     """(offsets (N + 1,), values) of each id list."""
     numbers: dict[str, Floats]
     """(N,) of each number, float64; NaN where unknown."""
+    counts: dict[str, tuple[Floats, Floats, Floats]]
+    """(shown, happened, prior) of each count, (N,) each, as they are in the file."""
     history_R1: Ints
     """Offsets of the requests' histories, (R + 1,)."""
     history: dict[str, Ints]
@@ -94,6 +100,8 @@ class Impressions:
     """Watch ratio."""
     label_N: NDArray[np.bool_] | None
     """None: the file has no outcomes."""
+    outcomes: dict[str, NDArray[np.bool_]]
+    """(N,) of each outcome in `LABEL`: whether it is above 0. Empty: the file has no outcomes."""
 
     def __len__(self) -> int:
         """Impressions."""
@@ -117,7 +125,7 @@ def features(schema: pa.Schema) -> Features:
     declared = {feature.column: feature.kind for feature in wanted.candidate}
     floats = [name for name, dtype in fields.items() if pa.types.is_floating(dtype) and name not in NOT_INPUTS]
     numbers = [name for name, kind in declared.items() if kind == "float" and name not in floats and name in fields]
-    counts = [name for name, dtype in fields.items() if _is_count(dtype)]
+    counts = _counts(schema)
     return Features(
         user_ids=tuple(feature.column for feature in wanted.user if feature.column in users),
         candidate_ids=tuple(name for name, kind in declared.items() if kind == "id" and name in fields),
@@ -170,9 +178,7 @@ def flatten(table: pa.Table, where: str) -> Impressions:
     }
     ids |= {name: values.field(name).to_numpy().astype(np.int64) for name in found.candidate_ids}
     present = {field.name for field in values.type}
-    label_N = None
-    if set(LABEL) <= present:
-        label_N = np.any([values.field(name).to_numpy() > 0 for name in LABEL], axis=0)
+    outcomes = {name: values.field(name).to_numpy() > 0 for name in LABEL} if set(LABEL) <= present else {}
     return Impressions(
         features=found,
         request_id_R=table["request_id"].to_numpy(),
@@ -185,24 +191,36 @@ def flatten(table: pa.Table, where: str) -> Impressions:
             for name in found.id_lists
         },
         numbers={name: _number(values, name) for name in found.numbers},
+        counts={name: _count(values, name) for name in _counts(table.schema)},
         history_R1=_starts(history).to_numpy(),
         history={name: entries.field(name).to_numpy().astype(np.int64) for name in found.history_ids},
         history_ms_H=entries.field("timestamp_ms").to_numpy(),
         history_ratio_H=entries.field("watch_ratio").to_numpy(),
-        label_N=label_N,
+        label_N=np.any(list(outcomes.values()), axis=0) if outcomes else None,
+        outcomes=outcomes,
     )
 
 
-def _is_count(dtype: pa.DataType) -> bool:
-    return pa.types.is_struct(dtype) and set(COUNT) <= {field.name for field in dtype}
+def _counts(schema: pa.Schema) -> list[str]:
+    """Names of the candidates' columns that are counts."""
+    fields = schema.field("candidates").type.value_type
+    return [
+        field.name
+        for field in fields
+        if pa.types.is_struct(field.type) and set(COUNT) <= {part.name for part in field.type}
+    ]
+
+
+def _count(values: pa.StructArray, name: str) -> tuple[Floats, Floats, Floats]:
+    """(shown, happened, prior), (N,) each."""
+    shown_N, happened_N, prior_N = (values.field(name).field(part).to_numpy(zero_copy_only=False) for part in COUNT)
+    return shown_N, happened_N, prior_N
 
 
 def _number(values: pa.StructArray, name: str) -> Floats:
     column, _, number = name.partition(".")
     if number:
-        shown_N, happened_N, prior_N = (
-            values.field(column).field(field).to_numpy(zero_copy_only=False).astype(np.float64) for field in COUNT
-        )
+        shown_N, happened_N, prior_N = (part_N.astype(np.float64) for part_N in _count(values, column))
         if number == "shown":
             return np.log1p(shown_N)
         rate_N = np.clip((happened_N + SMOOTHING * prior_N) / (shown_N + SMOOTHING), 1e-6, 1 - 1e-6)

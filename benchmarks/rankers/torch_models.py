@@ -1,14 +1,18 @@
-"""Models of the library torch-rechub at impression level: DIN, DeepFM, and a factorization machine of its layers.
+"""Models of the library torch-rechub at impression level: DIN, DeepFM, MMoE, and a factorization machine of its layers.
 
 Every id gets a row of an embedding table if training knows it; row 0 is for other ids and for padding. Numbers enter as
-ids of their quantile bucket. DIN attends to the history; the other two do not read it. The library's own trainer makes
-the epochs (Adam, binary cross-entropy).
+ids of their quantile bucket. DIN attends to the history; the others do not read it. The library's own trainers make the
+epochs (Adam, binary cross-entropy).
+
+MMoE has a head for the label and one for each outcome that the label is made of; its loss is the mean over the heads.
+Its score is the head of the label.
 
 Shape suffixes:
     N  impressions
     R  requests
     B  impressions of a batch
     L  padded length of a list
+    T  tasks: the label, then each outcome of the label
 """
 
 from __future__ import annotations
@@ -24,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rankers.counts import Scorer, Settings
-from benchmarks.rankers.impressions import Floats, Impressions, Ints
+from benchmarks.rankers.impressions import LABEL, Floats, Impressions, Ints
 from easq_rec.errors import UserError
 
-Kind = Literal["fm", "deepfm", "din"]
+Kind = Literal["fm", "deepfm", "din", "mmoe"]
 
 DIM = 16
 BATCH = 512
@@ -35,6 +39,10 @@ MOST_HISTORY = 50
 """The most recent entries that are read, as in the project's own recipes."""
 BUCKETS = 20
 DROPOUT = 0.2
+EXPERTS = 4
+"""Of MMoE."""
+TASKS = 1 + len(LABEL)
+"""Of MMoE: the label and its outcomes."""
 EPOCHS = 3
 """A try ends after this many epochs, and each of them is a possible choice."""
 
@@ -43,7 +51,7 @@ class LibraryModel:
     """One model of the library.
 
     Args:
-        kind: `fm`, `deepfm` or `din`.
+        kind: `fm`, `deepfm`, `din` or `mmoe`.
     """
 
     probability = True
@@ -53,19 +61,20 @@ class LibraryModel:
 
     def tries(self, train: Impressions, valid: Impressions) -> Iterator[tuple[Settings, Floats]]:
         inputs = Inputs(train)
-        train_input, valid_input = inputs.of(train), inputs.of(valid)
+        train_input, valid_input, target = inputs.of(train), inputs.of(valid), targets(self._kind, train)
         for rate, decay in itertools.product((1e-3, 3e-3), (1e-5, 1e-4, 1e-3)):
             settings = {"rate": rate, "weight_decay": decay}
             training = _Training(self._kind, inputs, settings, seed=0)
             for epoch in range(1, EPOCHS + 1):
-                training.epoch(train_input, train.labels)
+                training.epoch(train_input, target)
                 yield settings | {"epochs": epoch}, training.predict(valid_input)
 
     def fit(self, train: Impressions, settings: Settings, seed: int) -> Scorer:
         inputs = Inputs(train)
-        training, train_input = _Training(self._kind, inputs, settings, seed), inputs.of(train)
+        training = _Training(self._kind, inputs, settings, seed)
+        train_input, target = inputs.of(train), targets(self._kind, train)
         for _ in range(settings["epochs"]):
-            training.epoch(train_input, train.labels)
+            training.epoch(train_input, target)
         return lambda rows: training.predict(inputs.of(rows))
 
 
@@ -110,21 +119,30 @@ class _Training:
     """A model and the library's trainer."""
 
     def __init__(self, kind: Kind, inputs: Inputs, settings: Settings, seed: int) -> None:
-        trainer = _library("trainers").CTRTrainer
+        trainers = _library("trainers")
         random.seed(seed)
         torch.manual_seed(seed)
         self._generator = torch.Generator().manual_seed(seed)
         optimizer = {"lr": settings["rate"], "weight_decay": settings["weight_decay"]}
-        self._trainer = trainer(_model(kind, inputs), optimizer_params=optimizer)
+        model = _model(kind, inputs)
+        if kind == "mmoe":
+            self._trainer = trainers.MTLTrainer(model, ["classification"] * TASKS, optimizer_params=optimizer)
+        else:
+            self._trainer = trainers.CTRTrainer(model, optimizer_params=optimizer)
 
-    def epoch(self, columns: dict[str, Tensor], label_N: np.ndarray[Any, Any]) -> None:
-        order_N = torch.randperm(len(label_N), generator=self._generator)
-        self._trainer.train_one_epoch(Batches(columns, torch.from_numpy(label_N).float(), order_N))
+    def epoch(self, columns: dict[str, Tensor], target: Tensor) -> None:
+        """One pass in a new order; `target` is that of `targets`."""
+        order_N = torch.randperm(len(target), generator=self._generator)
+        self._trainer.train_one_epoch(Batches(columns, target, order_N))
 
+    @torch.no_grad()
     def predict(self, columns: dict[str, Tensor]) -> Floats:
+        """(N,): probability of the label."""
+        model: nn.Module = self._trainer.model.eval()
         rows = len(next(iter(columns.values())))
-        batches = Batches(columns, torch.zeros(rows), torch.arange(rows))
-        return np.array(self._trainer.predict(self._trainer.model, batches), dtype=np.float64)
+        found = [model(batch) for batch, _ in Batches(columns, torch.zeros(rows), torch.arange(rows))]
+        # (N,) of most models, (N, T) of MMoE, whose first task is the label.
+        return torch.cat(found).reshape(rows, -1)[:, 0].double().numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +150,8 @@ class Batches:
     """What the library's trainer iterates over. Slices of whole columns: its own loader gathers row by row."""
 
     columns: dict[str, Tensor]
-    label_N: Tensor
+    target: Tensor
+    """(N,) or (N, T)."""
     order_N: Tensor
 
     def __len__(self) -> int:
@@ -140,7 +159,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         for chosen_B in self.order_N.split(BATCH):
-            yield {name: column[chosen_B] for name, column in self.columns.items()}, self.label_N[chosen_B]
+            yield {name: column[chosen_B] for name, column in self.columns.items()}, self.target[chosen_B]
+
+
+def targets(kind: Kind, train: Impressions) -> Tensor:
+    """(N,) labels, or for MMoE (N, T): the label, then the outcomes, in the order of `LABEL`."""
+    tasks = [train.labels, *(train.outcomes[name] for name in LABEL)]
+    target = np.stack(tasks, axis=1) if kind == "mmoe" else train.labels
+    return torch.from_numpy(target).float()
 
 
 def _model(kind: Kind, inputs: Inputs) -> nn.Module:
@@ -171,6 +197,16 @@ def _model(kind: Kind, inputs: Inputs) -> nn.Module:
                 target_features=[sparse(name) for name in inputs.history],
                 mlp_params={"dims": [128, 64], "dropout": DROPOUT},
                 attention_mlp_params={"dims": [36], "use_softmax": False},
+            )
+            return model
+        case "mmoe":
+            # An expert and its tower together have the layers of the networks of `deepfm` and `din`.
+            model = _library("models.multi_task").MMOE(
+                [*map(sparse, inputs.single), *tags],
+                ["classification"] * TASKS,
+                n_expert=EXPERTS,
+                expert_params={"dims": [128], "dropout": DROPOUT},
+                tower_params_list=[{"dims": [64], "dropout": DROPOUT}] * TASKS,
             )
             return model
 
@@ -229,5 +265,5 @@ def _library(module: str) -> Any:
         return importlib.import_module(f"torch_rechub.{module}")
     except ImportError as error:
         raise UserError(
-            "rankers fm, deepfm and din need the package torch-rechub: pip install 'easq-rec[rankers]'"
+            "rankers fm, deepfm, din and mmoe need the package torch-rechub: pip install 'easq-rec[rankers]'"
         ) from error

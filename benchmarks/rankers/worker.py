@@ -24,8 +24,8 @@ from benchmarks.rankers.counts import NaiveBayes, Popularity, Scorer, Settings
 from benchmarks.rankers.impressions import Floats, Impressions, read
 from easq_rec.errors import UserError, exit_code
 
-PEERS = ("popularity", "naive_bayes", "lightgbm", "fm", "deepfm", "din")
-RANDOM_PEERS = ("lightgbm", "fm", "deepfm", "din")
+PEERS = ("popularity", "naive_bayes", "lightgbm", "fm", "deepfm", "din", "mmoe")
+RANDOM_PEERS = ("lightgbm", "fm", "deepfm", "din", "mmoe")
 """Peers that depend on the seed."""
 
 
@@ -72,7 +72,7 @@ def peer(name: str) -> Ranker:
             return NaiveBayes()
         case "lightgbm":
             return LightGBM()
-        case "fm" | "deepfm" | "din":
+        case "fm" | "deepfm" | "din" | "mmoe":
             # torch is imported only by those that need it.
             from benchmarks.rankers.torch_models import LibraryModel
 

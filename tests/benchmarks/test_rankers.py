@@ -17,12 +17,12 @@ import pytest
 
 from benchmarks.rankers.__main__ import LIBRARIES, main
 from benchmarks.rankers.boosting import Encoder, LightGBM, history_columns
-from benchmarks.rankers.counts import Counts, DurationBuckets, NaiveBayes, Popularity
-from benchmarks.rankers.impressions import NOT_INPUTS, Impressions, flatten, read
+from benchmarks.rankers.counts import STRENGTHS, WEIGHTS, Counts, DurationBuckets, NaiveBayes, Popularity
+from benchmarks.rankers.impressions import LABEL, NOT_INPUTS, Impressions, flatten, read
 from benchmarks.rankers.launch import Workers
 from benchmarks.rankers.quality import Truth, quality
 from benchmarks.rankers.splits import HOLDOUT, Splits, write_splits
-from benchmarks.rankers.torch_models import Inputs, LibraryModel
+from benchmarks.rankers.torch_models import TASKS, Inputs, LibraryModel, targets
 from benchmarks.rankers.worker import Job, Ranker, tune
 from easq_rec.config.recipes import recipe
 from easq_rec.data.dataset import RequestDataset, split
@@ -48,6 +48,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def splits(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Splits:
     return write_splits(data, tmp_path_factory.mktemp("splits"))
+
+
+@pytest.fixture(scope="module")
+def counted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same log with the usual counts."""
+    folder = tmp_path_factory.mktemp("counted") / "out"
+    add_counts(data, folder, recipe("kuairand_counts").schema)
+    return folder
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -82,6 +90,7 @@ def test_impressions_are_those_of_the_file(data: Path) -> None:
         duration = found.numbers["duration_ms"][number]
         assert duration == candidate["duration_ms"] or (np.isnan(duration) and candidate["duration_ms"] == 0)
         assert found.labels[number] == bool(candidate["valid_play"] or candidate["long_view"])
+        assert {name: bool(candidate[name]) for name in LABEL} == {n: y_N[number] for n, y_N in found.outcomes.items()}
         entries = slice(found.history_R1[request], found.history_R1[request + 1])
         for name in found.history:
             assert found.history[name][entries].tolist() == [entry[name] for entry in row["history"]]
@@ -116,12 +125,11 @@ def test_counts_of_candidates_become_numbers(data: Path) -> None:
     assert Inputs(found).rows("video_plays_7d") > 5
 
 
-def test_peers_get_the_numbers_that_a_recipe_reads_of_counts(data: Path, tmp_path: Path) -> None:
+def test_peers_get_the_numbers_that_a_recipe_reads_of_counts(counted: Path, tmp_path: Path) -> None:
     """The same ones, and none of them is of the future: the split files have the counts of the whole log."""
     schema = recipe("kuairand_counts").schema
-    add_counts(data, tmp_path / "counted", schema)
-    found = flatten(pq.read_table(tmp_path / "counted" / "requests").slice(5), "here")
-    columns = RequestDataset(tmp_path / "counted" / "requests", layout := Layout.of(schema)).read_all()
+    found = flatten(pq.read_table(counted / "requests").slice(5), "here")
+    columns = RequestDataset(counted / "requests", layout := Layout.of(schema)).read_all()
     assert columns is not None
     encoded = encode(layout, columns.slice(5, len(columns))).candidates
     assert found.features.numbers[0] == "duration_ms"
@@ -133,7 +141,7 @@ def test_peers_get_the_numbers_that_a_recipe_reads_of_counts(data: Path, tmp_pat
                 found.numbers[f"{count.name}.{name}"], number_N3[:, place], rtol=1e-5, atol=1e-5, err_msg=count.name
             )
     assert "video_long_view.rate" in Encoder(found, 3.0).names
-    test = write_splits(tmp_path / "counted", tmp_path / "splits").test
+    test = write_splits(counted, tmp_path / "splits").test
     assert read(test).features.numbers == found.features.numbers
 
 
@@ -171,7 +179,8 @@ def test_held_out_files_have_no_outcomes(data: Path, splits: Splits) -> None:
             for name in NOT_INPUTS:
                 candidate.pop(name, None)
     assert rows_of(splits.test) == last
-    assert read(splits.test).label_N is None and splits.held.label_N is not None
+    found = read(splits.test)
+    assert found.label_N is None and not found.outcomes and splits.held.label_N is not None
 
 
 @pytest.mark.parametrize("folder", [".", "answers"])
@@ -223,6 +232,37 @@ def test_popularity_and_naive_bayes_equal_a_loop(splits: Splits) -> None:
                 assert popularity[number] == pytest.approx(rate)
             odds *= rate / (1 - rate) / (base / (1 - base))
         assert bayes[number] == pytest.approx(odds / (1 + odds))
+
+
+def test_naive_bayes_adds_the_evidence_of_counts(counted: Path, tmp_path: Path) -> None:
+    """Equal to a loop over the candidates of the file: the three fields of each count, with the count's own prior."""
+    found = write_splits(counted, tmp_path / "splits")
+    train, held = read(found.train), read(found.test)
+    settings = {"video": 10.0, "user": 3.0, "tab": 1.0, "duration": 30.0}
+    alone = NaiveBayes().fit(train, settings, seed=0)(held)
+    both = NaiveBayes().fit(train, settings | {"counts": 0.2}, seed=0)(held)
+    declared = {count.name: count for count in recipe("kuairand_counts").schema.counts}
+    assert len(declared) > 10
+    for number, (_, candidate) in enumerate(candidates_of(found.test)):
+        odds = alone[number] / (1 - alone[number])
+        for name, count in declared.items():
+            shown, happened, prior = (candidate[name][field] for field in ("shown", "happened", "prior"))
+            strength = 3.0 if "user_id" in count.keys else 10.0
+            rate = (happened + strength * prior) / (shown + strength)
+            odds *= (rate / (1 - rate) / (prior / (1 - prior))) ** 0.2
+        assert both[number] == pytest.approx(odds / (1 + odds), rel=1e-5)
+    assert np.abs(both - alone).max() > 0.05
+
+
+def test_naive_bayes_is_tuned_with_and_without_counts(counted: Path, splits: Splits) -> None:
+    own = len(STRENGTHS) ** 2
+    train, valid = read(splits.early), read(splits.late)
+    assert len(list(NaiveBayes().tries(train, valid))) == own
+    rows = flatten(pq.read_table(counted / "requests"), "here")
+    tried = list(NaiveBayes().tries(rows, rows))
+    assert len(tried) == own * (1 + len(WEIGHTS))
+    assert {settings.get("counts") for settings, _ in tried} == {None, *WEIGHTS}
+    assert len({score_N.tobytes() for _, score_N in tried}) == len(tried), "every try is another ranker"
 
 
 def test_duration_buckets_are_equally_full_and_keep_unknown_apart(splits: Splits) -> None:
@@ -331,7 +371,7 @@ def test_counts_order_real_logs(tmp_path: Path) -> None:
     assert 0.6 < auc_of(popular, found.held) < 0.7 < auc_of(bayes, found.held) < 0.76
 
 
-@pytest.mark.parametrize("name", ["lightgbm", "fm", "deepfm", "din"])
+@pytest.mark.parametrize("name", ["lightgbm", "fm", "deepfm", "din", "mmoe"])
 def test_library_models_learn_what_counts_cannot(plain: Splits, name: str) -> None:
     pytest.importorskip("lightgbm" if name == "lightgbm" else "torch_rechub", reason="needs the extra `rankers`")
     ranker: Ranker = LightGBM() if name == "lightgbm" else LibraryModel(name)
@@ -348,13 +388,38 @@ def test_library_models_learn_what_counts_cannot(plain: Splits, name: str) -> No
     assert not np.array_equal(score_N, ranker.fit(train, settings, seed=1)(held))
 
 
-@pytest.mark.parametrize("name", ["fm", "deepfm", "din"])
-def test_library_models_take_counts(data: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["fm", "deepfm", "din", "mmoe"])
+def test_library_models_read_every_count(counted: Path, name: str) -> None:
+    """Another value of any one number of a count changes the scores, and training on it changes them, too."""
     pytest.importorskip("torch_rechub", reason="needs the extra `rankers`")
-    add_counts(data, tmp_path / "counted", recipe("kuairand_counts").schema)
-    rows = flatten(pq.read_table(tmp_path / "counted" / "requests"), "here")
-    score_N = LibraryModel(name).fit(rows, {"rate": 1e-2, "weight_decay": 1e-6, "epochs": 1}, seed=0)(rows)
+    rows = flatten(pq.read_table(counted / "requests"), "here")
+    scorer = LibraryModel(name).fit(rows, {"rate": 1e-2, "weight_decay": 1e-6, "epochs": 1}, seed=0)
+    score_N = scorer(rows)
     assert score_N.shape == (len(rows),) and np.isfinite(score_N).all()
+    numbers = [f"{count}.{number}" for count in rows.counts for number in ("rate", "shown")]
+    assert len(numbers) > 20 and set(numbers) < set(rows.features.numbers)
+    for number in numbers:
+        # In another order, so that the quantile buckets, and nothing else, differ.
+        other = replace(rows, numbers=rows.numbers | {number: rows.numbers[number][::-1]})
+        assert not np.array_equal(scorer(other), score_N), number
+
+
+def test_mmoe_learns_the_label_and_its_outcomes_and_is_scored_by_the_label(plain: Splits) -> None:
+    pytest.importorskip("torch_rechub", reason="needs the extra `rankers`")
+    train, held = read(plain.train), read(plain.test)
+    target_NT = targets("mmoe", train).numpy()
+    assert target_NT.shape == (len(train), TASKS)
+    wanted = [
+        (c["valid_play"] or c["long_view"], c["valid_play"], c["long_view"]) for _, c in candidates_of(plain.train)
+    ]
+    np.testing.assert_array_equal(target_NT, np.array(wanted, dtype=np.float32))
+    assert np.array_equal(targets("deepfm", train).numpy(), target_NT[:, 0])
+    # Heads of outcomes that never happen learn to say so; the score follows the label all the same.
+    never = {name: np.zeros(len(train), bool) for name in LABEL}
+    settings = {"rate": 1e-2, "weight_decay": 1e-6, "epochs": 10}
+    score_N = LibraryModel("mmoe").fit(replace(train, outcomes=never), settings, seed=0)(held)
+    assert auc_of(score_N, plain.held) > 0.8
+    assert score_N.mean() == pytest.approx(plain.held.labels.mean(), abs=0.1)
 
 
 def test_the_best_try_is_chosen_on_the_late_part(splits: Splits) -> None:
@@ -407,6 +472,15 @@ def test_the_command_compares_peers_and_recipes(data: Path, tmp_path: Path, warm
         assert row["auc"]["low"] <= row["auc"]["value"] <= row["auc"]["high"]
         assert row["train_impressions_per_cpu_second"] > 0 and row["peak_rss_mib"] > 10
     assert "| `popularity` | 0." in done.stderr and (tmp_path / "rankers.png").stat().st_size > 10_000
+
+
+def test_no_recipe_is_trained_if_none_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--rankers", "popularity", "naive_bayes", "--recipes", "--out", str(tmp_path / "rankers.json")]
+    assert main(["--data", str(data), *options]) == 0
+    rows = json.loads((tmp_path / "rankers.json").read_text())["rows"]
+    assert {name: row["kind"] for name, row in rows.items()} == {"popularity": "peer", "naive_bayes": "peer"}
+    assert 0 < rows["naive_bayes"]["auc"]["value"] < 1
+    assert "| `naive_bayes` |" in capsys.readouterr().err
 
 
 def test_a_peer_is_trained_again_only_if_something_changed(splits: Splits, tmp_path: Path) -> None:
