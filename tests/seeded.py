@@ -21,7 +21,8 @@ from easq_rec.config import Config
 from easq_rec.config.command_line import parse_config
 from easq_rec.data.sources import open_sources
 from easq_rec.tools.simulation.online import Arm, Experiment, Stage
-from easq_rec.tools.simulation.world import Round, generate
+from easq_rec.tools.simulation.rounds import Round
+from easq_rec.tools.simulation.world import generate
 from easq_rec.training.process import quiet, running
 from easq_rec.training.sharding.tables import shard
 from easq_rec.training.training_model import TrainingModel

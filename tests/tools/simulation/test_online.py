@@ -14,7 +14,6 @@ from easq_rec.config import World
 from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.evaluation.mean_interval import t_interval
 from easq_rec.tools.simulation.online import (
-    DAY_MS,
     Arm,
     Day,
     Dynamics,
@@ -26,8 +25,8 @@ from easq_rec.tools.simulation.online import (
     examine,
     groups,
 )
-from easq_rec.tools.simulation.outcomes import latent_scores
-from easq_rec.tools.simulation.world import Round
+from easq_rec.tools.simulation.rounds import Round
+from easq_rec.tools.simulation.time_line import DAY_MS
 
 WORLD = World(requests=1_000, users=200, videos=300, history=10, density=2_000.0, days=3.0, seed=3)
 EXPERIMENT = Experiment(warmup_days=2, pool=20, slate=6, requests=4)
@@ -53,7 +52,7 @@ def at_random(seed: int) -> Rank:
 
 def by_satisfaction(stage: Stage) -> Rank:
     def rank(pool: Round) -> NDArray[Any]:
-        return latent_scores(stage.latents, stage.calibration, pool.user_id, pool.video).satisfy
+        return stage.model.scores(pool.user_id, pool.video, pool.timestamp_ms).satisfy
 
     return rank
 

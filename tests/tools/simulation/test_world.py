@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from easq_rec.config import World
 from easq_rec.data.writer import required
-from easq_rec.tools.simulation import world
-from easq_rec.tools.simulation.latents import Latents, calibrate, draw_latents, utilities
+from easq_rec.tools.simulation import time_line, world
+from easq_rec.tools.simulation.first_world import calibrate, utilities
+from easq_rec.tools.simulation.latents import Latents, draw_latents
+from easq_rec.tools.simulation.models import create_model
 
 SMALL = World(requests=3_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5)
 
@@ -222,7 +224,8 @@ def test_tiny_worlds_can_be_generated(tiny: World, tmp_path: Path) -> None:
 
 
 def test_large_rounds_are_split_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "ROW_GROUP", 64)
+    for module in (world, time_line):
+        monkeypatch.setattr(module, "ROW_GROUP", 64)
     world.generate(dataclasses.replace(SMALL, requests=1_200), tmp_path / "parts")
     found = parts(tmp_path / "parts" / "requests")
     assert [part.metadata.num_row_groups for part in found] == [8, 8, 3]
@@ -292,10 +295,10 @@ def test_fast_candidates_follow_the_exact_policy(videos: int) -> None:
 
 
 def outcomes(config: World) -> tuple[Latents, dict[str, NDArray[Any]]]:
-    latents = draw_latents(config)
-    rounds = list(world.simulate(config, latents, calibrate(latents, config)))
-    names = [field.name for field in dataclasses.fields(world.Round)]
-    return latents, {name: np.concatenate([getattr(part, name) for part in rounds]) for name in names}
+    model = create_model(config)
+    rounds = list(world.simulate(model))
+    names = [field.name for field in dataclasses.fields(model.round_type)]
+    return model.latents, {name: np.concatenate([getattr(part, name) for part in rounds]) for name in names}
 
 
 def ndcg_at_5(score: NDArray[Any], relevance: NDArray[Any]) -> float:

@@ -1,0 +1,154 @@
+"""Weights and intercepts that give World 2 the configured shares and the rates of public logs.
+
+They are measured on a sample of the logging policy that never enters the log. All steps use exact functions, so that
+they give the same bits on every CPU. Shapes: R requests, C candidates per request.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from easq_rec.config import World
+from easq_rec.data import exact
+from easq_rec.data.exact import sigmoid
+from easq_rec.evaluation.pair_shares import PairShares, pair_shares
+from easq_rec.tools.simulation.latents import TOPICS, Float, Int, Latents
+from easq_rec.tools.simulation.scores import Thresholds
+from easq_rec.tools.simulation.second_latents import draw_second_latents
+from easq_rec.tools.simulation.second_world import (
+    ACTIONS,
+    LATER,
+    LONG_VIEW_RATE,
+    VALID_PLAY_RATE,
+    Parts,
+    SecondWorld,
+    Tastes,
+    Weights,
+    action_effect,
+    play_effect,
+    played_effect,
+    relative_affinity,
+    response_effect,
+    satisfaction_parts,
+    valid_effect,
+)
+from easq_rec.tools.simulation.time_line import DAY_MS, START_MS, round_size
+
+FEWEST, MOST = 2_048, 16_384
+"""Requests of the sample. Up to four per user."""
+ROUNDS = 8
+"""Steps of the iteration for the weights of satisfaction."""
+STEPS, PRECISION = 60, 1e-6
+"""Most steps of the iteration for an intercept, and the relative error of the rate at which it ends."""
+
+
+def calibrate(latents: Latents, config: World) -> SecondWorld:
+    """World 2 with the users and videos of `latents`."""
+    rng = np.random.default_rng([config.seed, 8])
+    second = draw_second_latents(config, latents)
+    users, videos, timestamp_ms = _sample(rng, latents, config)
+    tastes = _tastes(relative_affinity(config, latents, second, users, videos, timestamp_ms), latents.primary[videos])
+    parts = satisfaction_parts(config, latents, second, tastes, users, videos, timestamp_ms)
+    weights = satisfaction_weights(config, parts, users, videos)
+    satisfy = parts.satisfaction(weights)
+    effect = play_effect(config, latents, second, parts.taste, satisfy, users, videos, timestamp_ms)
+    valid_effects = effect + valid_effect(second, users)
+    valid_play, long_view = intercept(valid_effects, VALID_PLAY_RATE), intercept(effect, LONG_VIEW_RATE)
+    triggered = sigmoid(valid_effects + np.float32(valid_play))
+    draw = rng.random(videos.shape, dtype=np.float32)
+    depth = (draw < triggered).astype(np.int64) + (draw < sigmoid(effect + np.float32(long_view)))
+    intercepts = {
+        name: intercept(
+            action_effect(config, latents, second, name, satisfy, videos)
+            + np.take_along_axis(played_effect(config, second, name, users), depth, axis=1),
+            action.rate,
+        )
+        for name, action in (ACTIONS | LATER).items()
+    }
+    response = response_effect(config, second, users, satisfy)[depth > 0]
+    return SecondWorld(
+        config=config,
+        latents=latents,
+        second=second,
+        tastes=tastes,
+        weights=weights,
+        valid_play=valid_play,
+        long_view=long_view,
+        intercepts=intercepts,
+        response_factor=response_factor(config, response),
+        thresholds=Thresholds.of(rng, satisfy, triggered, config.answer_noise),
+    )
+
+
+def _sample(rng: np.random.Generator, latents: Latents, config: World) -> tuple[Int, Int, Int]:
+    """(users [R], videos [R, C], times [R]) of requests that are drawn as those of the log."""
+    wanted, size = min(max(4 * config.users, FEWEST), MOST), round_size(config)
+    users = np.concatenate([latents.requesters(rng, size) for _ in range(-(-wanted // size))])
+    videos = latents.candidates(rng, users, min(config.candidates, 12))
+    return users, videos, START_MS + (config.days * DAY_MS * rng.random(len(users))).astype(np.int64)
+
+
+def _tastes(affinity: Float, topic: Int) -> Tastes:
+    """What makes affinities [R, C] to videos of topics [R, C] comparable."""
+    count = np.bincount(topic.ravel(), minlength=TOPICS)
+    total = np.bincount(topic.ravel(), weights=affinity.ravel(), minlength=TOPICS)
+    mean = (total / np.maximum(count, 1)).astype(np.float32)
+    return Tastes(topic_mean=mean, std=max(float((affinity - mean[topic]).std()), 1e-6))
+
+
+def satisfaction_weights(config: World, parts: Parts, users: Int, videos: Int) -> Weights:
+    """Weights by which satisfaction has variance 1 and the configured shares of item and user.
+
+    The parts are not quite independent under the logging policy: it shows videos to users who like their topics. So the
+    weights are those of independent parts only at first, and then corrected by the shares that they give.
+    """
+    user_N, item_N = np.repeat(users, videos.shape[1]), videos.ravel()
+    wanted = PairShares(item=config.item_share, user=config.user_share)
+    # Squared weights, before satisfaction is divided by its standard deviation.
+    item, user, taste = wanted.item, wanted.user, config.taste_share
+    pair = max(1 - item - user - taste, 0.0)
+    for _ in range(ROUNDS):
+        sums = Weights(math.sqrt(item), math.sqrt(user), math.sqrt(taste), math.sqrt(pair), 0.0)
+        satisfy = parts.satisfaction(sums)
+        mean, std = float(satisfy.mean(dtype=np.float64)), max(float(satisfy.std(dtype=np.float64)), 1e-6)
+        found = pair_shares(satisfy.ravel(), item_N, user_N)
+        weights = Weights(sums.item / std, sums.user / std, sums.taste / std, sums.pair / std, mean / std)
+        if not math.isnan(found.item):
+            item = max(item + std * std * (wanted.item - found.item), 0.0)
+        if not math.isnan(found.user):
+            user = max(user + std * std * (wanted.user - found.user), 0.0)
+    return weights
+
+
+def intercept(effect: Float, rate: float) -> float:
+    """The number c at which the mean of sigmoid(c + effect) is the rate.
+
+    Newton's method for the log-odds of the mean, whose derivative is at most 1: it does not overshoot.
+    """
+    wanted, found = _logit(rate), _logit(rate) - float(effect.mean(dtype=np.float64))
+    for _ in range(STEPS):
+        probability = sigmoid(np.asarray(effect, dtype=np.float64) + found)
+        mean = float(probability.mean())
+        if abs(mean - rate) <= PRECISION * rate:
+            break
+        slope = float((probability * (1 - probability)).mean()) / (mean * (1 - mean))
+        found += min(max((wanted - _logit(mean)) / max(slope, 0.1), -3.0), 3.0)
+    return found
+
+
+def _logit(probability: float) -> float:
+    return float(exact.log(np.float64(probability)) - exact.log(np.float64(1 - probability)))
+
+
+def response_factor(config: World, effect: Float) -> float:
+    """Factor of the odds of an answer at which the mean response rate is the configured one.
+
+    Args:
+        effect: [N] log-odds of the triggered impressions of a sample, without intercept.
+    """
+    rate = config.answer_rate / config.shown_rate if config.shown_rate else 0.0
+    if not 0 < rate < 1 or not len(effect):
+        return 1.0
+    return float(exact.exp(np.float64(intercept(effect, rate) - _logit(rate))))
