@@ -28,42 +28,67 @@ class PairShares(NamedTuple):
     user: float
 
 
-def pair_shares(label_N: NDArray[Any], item_N: NDArray[Any], user_N: NDArray[Any]) -> PairShares:
-    """Shares of the variance of a label by pairs of impressions, in time and memory of a sort.
+class ImpressionPairs:
+    """The pairs of a log, for the shares of any number of its labels.
 
     Args:
-        label_N: the label of each impression, for example 0 or 1.
         item_N: the item of each impression: any integers or texts.
         user_N: its user.
 
     Raises:
-        UserError: the arrays differ in length, are empty, or a label is not finite.
+        UserError: the arrays differ in length or are empty.
     """
-    lengths = {"labels": len(label_N), "items": len(item_N), "users": len(user_N)}
-    if len(set(lengths.values())) > 1 or not len(label_N):
-        raise UserError(f"pair shares: {lengths}: give one item and one user per label, and at least one label")
-    label = np.asarray(label_N, dtype=np.float64)
-    if not np.isfinite(label).all():
-        raise UserError(f"pair shares: {np.count_nonzero(~np.isfinite(label))} labels are not finite: leave them out")
-    centred = label - label.mean()
-    square = centred * centred
-    variance = float(square.mean())
-    # A label that does not vary has a variance of rounding errors only.
-    constant = bool((label == label[0]).all())
-    item, user = (np.unique(key, return_inverse=True)[1] for key in (item_N, user_N))
-    both = np.unique(item * (int(user.max()) + 1) + user, return_inverse=True)[1]
-    repeated = _same_key(centred, square, both)
 
-    def share(key: NDArray[np.int64]) -> float:
-        product, count = (same - again for same, again in zip(_same_key(centred, square, key), repeated, strict=True))
-        return math.nan if constant or not count else product / count / variance
+    def __init__(self, item_N: NDArray[Any], user_N: NDArray[Any]) -> None:
+        if len(item_N) != len(user_N) or not len(item_N):
+            raise UserError(
+                f"pair shares: {len(item_N)} items and {len(user_N)} users: give one of each per impression, and at "
+                "least one impression"
+            )
+        item, user = (np.unique(key, return_inverse=True)[1] for key in (item_N, user_N))
+        both = np.unique(item * (int(user.max()) + 1) + user, return_inverse=True)[1]
+        self._item, self._user, self._both = (_Groups(key) for key in (item, user, both))
 
-    return PairShares(item=share(item), user=share(user))
+    def shares(self, label_N: NDArray[Any]) -> PairShares:
+        """Shares of the variance of a label. Raises UserError if it has another length or a value is not finite."""
+        label = np.asarray(label_N, dtype=np.float64)
+        if len(label) != len(self._item.key):
+            raise UserError(f"pair shares: {len(label)} labels of {len(self._item.key)} impressions: give one for each")
+        if not np.isfinite(label).all():
+            raise UserError(
+                f"pair shares: {np.count_nonzero(~np.isfinite(label))} labels are not finite: leave them out"
+            )
+        centred = label - label.mean()
+        square = centred * centred
+        variance = float(square.mean())
+        # The computed variance of a constant may be a rounding error above 0.
+        constant = bool((label == label[0]).all())
+
+        def share(groups: _Groups) -> float:
+            # Repeated impressions of one item by one user belong to neither share.
+            pairs = groups.pairs - self._both.pairs
+            if constant or not pairs:
+                return math.nan
+            return (groups.products(centred) - self._both.products(centred)) / pairs / variance
+
+        return PairShares(item=share(self._item), user=share(self._user))
 
 
-def _same_key(centred: Floats, square: Floats, key: NDArray[np.int64]) -> tuple[float, float]:
-    """(sum of the products of labels, number) of ordered pairs of different impressions with the same key."""
-    count = np.bincount(key).astype(np.float64)
-    total = np.bincount(key, weights=centred)
-    product = (total * total).sum() - square.sum()
-    return float(product), float((count * (count - 1)).sum())
+def pair_shares(label_N: NDArray[Any], item_N: NDArray[Any], user_N: NDArray[Any]) -> PairShares:
+    """Shares of the variance of one label; arguments and errors as of `ImpressionPairs`."""
+    return ImpressionPairs(item_N, user_N).shares(label_N)
+
+
+class _Groups:
+    """Impressions with the same key, 0 to the number of keys."""
+
+    def __init__(self, key: NDArray[np.int64]) -> None:
+        self.key = key
+        count = np.bincount(key).astype(np.float64)
+        self.pairs = float((count * count).sum())
+        """Ordered pairs within the groups, each impression with itself included."""
+
+    def products(self, value: Floats) -> float:
+        """Sum of the products of values over these pairs."""
+        total = np.bincount(self.key, weights=value)
+        return float((total * total).sum())

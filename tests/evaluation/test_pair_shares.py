@@ -60,11 +60,16 @@ def test_labels_without_pairs_or_without_variance_have_no_shares() -> None:
     assert all(math.isnan(share) for share in pair_shares(np.full(4, 0.1), once[[0, 0, 1, 1]], once[[0, 1, 0, 1]]))
 
 
+def test_items_and_users_of_different_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 items and 3 users: give one of each per impression"):
+        pair_shares(np.zeros(2), np.zeros(2), np.zeros(3))
+
+
 @pytest.mark.parametrize(
     ("label", "item", "reason"),
     [
-        ([], [], "at least one label"),
-        ([1.0, 2.0], [1], r"'labels': 2, 'items': 1"),
+        ([], [], "0 items and 0 users: give one of each per impression, and at least one"),
+        ([1.0, 2.0], [1], r"2 labels of 1 impressions: give one for each"),
         ([1.0, math.nan], [1, 2], "1 labels are not finite: leave them out"),
     ],
 )

@@ -13,27 +13,19 @@ import numpy as np
 from easq_rec.config import World
 from easq_rec.data import exact
 from easq_rec.data.exact import sigmoid
-from easq_rec.evaluation.pair_shares import PairShares, pair_shares
-from easq_rec.tools.simulation.latents import TOPICS, Float, Int, Latents
+from easq_rec.evaluation.pair_shares import ImpressionPairs, PairShares
+from easq_rec.tools.simulation.latents import Float, Int, Latents
 from easq_rec.tools.simulation.scores import Thresholds
-from easq_rec.tools.simulation.second_latents import draw_second_latents
-from easq_rec.tools.simulation.second_world import (
+from easq_rec.tools.simulation.second_effects import (
     ACTIONS,
-    LATER,
     LONG_VIEW_RATE,
     VALID_PLAY_RATE,
+    Effects,
     Parts,
-    SecondWorld,
-    Tastes,
-    Weights,
-    action_effect,
-    play_effect,
-    played_effect,
-    relative_affinity,
-    response_effect,
-    satisfaction_parts,
-    valid_effect,
+    TasteScale,
 )
+from easq_rec.tools.simulation.second_traits import draw_traits
+from easq_rec.tools.simulation.second_world import SecondWorld, Weights
 from easq_rec.tools.simulation.time_line import DAY_MS, START_MS, round_size
 
 FEWEST, MOST = 2_048, 16_384
@@ -47,37 +39,34 @@ STEPS, PRECISION = 60, 1e-6
 def calibrate(latents: Latents, config: World) -> SecondWorld:
     """World 2 with the users and videos of `latents`."""
     rng = np.random.default_rng([config.seed, 8])
-    second = draw_second_latents(config, latents)
+    effects = Effects(config=config, latents=latents, traits=draw_traits(config, latents))
     users, videos, timestamp_ms = _sample(rng, latents, config)
-    tastes = _tastes(relative_affinity(config, latents, second, users, videos, timestamp_ms), latents.primary[videos])
-    parts = satisfaction_parts(config, latents, second, tastes, users, videos, timestamp_ms)
+    scale = TasteScale.of(effects.relative_affinity(users, videos, timestamp_ms), latents.primary[videos])
+    parts = effects.parts(scale, users, videos, timestamp_ms)
     weights = satisfaction_weights(config, parts, users, videos)
-    satisfy = parts.satisfaction(weights)
-    effect = play_effect(config, latents, second, parts.taste, satisfy, users, videos, timestamp_ms)
-    valid_effects = effect + valid_effect(second, users)
-    valid_play, long_view = intercept(valid_effects, VALID_PLAY_RATE), intercept(effect, LONG_VIEW_RATE)
-    triggered = sigmoid(valid_effects + np.float32(valid_play))
+    satisfy = weights.satisfaction(parts)
+
+    view_logit = effects.play(parts.taste, satisfy, users, videos, timestamp_ms)
+    play_logit = view_logit + effects.valid_play(users)
+    long_view, valid_play = intercept(view_logit, LONG_VIEW_RATE), intercept(play_logit, VALID_PLAY_RATE)
+    triggered, viewed = (
+        sigmoid(logit + np.float32(level)) for logit, level in ((play_logit, valid_play), (view_logit, long_view))
+    )
     draw = rng.random(videos.shape, dtype=np.float32)
-    depth = (draw < triggered).astype(np.int64) + (draw < sigmoid(effect + np.float32(long_view)))
-    intercepts = {
-        name: intercept(
-            action_effect(config, latents, second, name, satisfy, videos)
-            + np.take_along_axis(played_effect(config, second, name, users), depth, axis=1),
-            action.rate,
-        )
-        for name, action in (ACTIONS | LATER).items()
-    }
-    response = response_effect(config, second, users, satisfy)[depth > 0]
+    depth = (draw < triggered).astype(np.int64) + (draw < viewed)
+
+    def action_intercept(name: str) -> float:
+        by_play = np.take_along_axis(effects.action_by_play(name, users), depth, axis=1)
+        return intercept(effects.action(name, satisfy, videos) + by_play, ACTIONS[name].rate)
+
     return SecondWorld(
-        config=config,
-        latents=latents,
-        second=second,
-        tastes=tastes,
+        effects=effects,
+        taste_scale=scale,
         weights=weights,
-        valid_play=valid_play,
         long_view=long_view,
-        intercepts=intercepts,
-        response_factor=response_factor(config, response),
+        valid_play=valid_play,
+        intercepts={name: action_intercept(name) for name in ACTIONS},
+        response_factor=response_factor(config, effects.response(satisfy, users)[depth > 0]),
         thresholds=Thresholds.of(rng, satisfy, triggered, config.answer_noise),
     )
 
@@ -90,30 +79,22 @@ def _sample(rng: np.random.Generator, latents: Latents, config: World) -> tuple[
     return users, videos, START_MS + (config.days * DAY_MS * rng.random(len(users))).astype(np.int64)
 
 
-def _tastes(affinity: Float, topic: Int) -> Tastes:
-    """What makes affinities [R, C] to videos of topics [R, C] comparable."""
-    count = np.bincount(topic.ravel(), minlength=TOPICS)
-    total = np.bincount(topic.ravel(), weights=affinity.ravel(), minlength=TOPICS)
-    mean = (total / np.maximum(count, 1)).astype(np.float32)
-    return Tastes(topic_mean=mean, std=max(float((affinity - mean[topic]).std()), 1e-6))
-
-
 def satisfaction_weights(config: World, parts: Parts, users: Int, videos: Int) -> Weights:
     """Weights by which satisfaction has variance 1 and the configured shares of item and user.
 
     The parts are not quite independent under the logging policy: it shows videos to users who like their topics. So the
     weights are those of independent parts only at first, and then corrected by the shares that they give.
     """
-    user_N, item_N = np.repeat(users, videos.shape[1]), videos.ravel()
+    pairs = ImpressionPairs(videos.ravel(), np.repeat(users, videos.shape[1]))
     wanted = PairShares(item=config.item_share, user=config.user_share)
     # Squared weights, before satisfaction is divided by its standard deviation.
     item, user, taste = wanted.item, wanted.user, config.taste_share
     pair = max(1 - item - user - taste, 0.0)
     for _ in range(ROUNDS):
         sums = Weights(math.sqrt(item), math.sqrt(user), math.sqrt(taste), math.sqrt(pair), 0.0)
-        satisfy = parts.satisfaction(sums)
+        satisfy = sums.satisfaction(parts)
         mean, std = float(satisfy.mean(dtype=np.float64)), max(float(satisfy.std(dtype=np.float64)), 1e-6)
-        found = pair_shares(satisfy.ravel(), item_N, user_N)
+        found = pairs.shares(satisfy.ravel())
         weights = Weights(sums.item / std, sums.user / std, sums.taste / std, sums.pair / std, mean / std)
         if not math.isnan(found.item):
             item = max(item + std * std * (wanted.item - found.item), 0.0)

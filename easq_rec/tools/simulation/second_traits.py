@@ -36,8 +36,8 @@ class Changing:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SecondLatents:
-    """Standard normal traits of users and videos."""
+class Traits:
+    """Traits of users and videos, each standard normal."""
 
     level: Float
     """[U] how easily a user is satisfied."""
@@ -61,7 +61,7 @@ class SecondLatents:
     """[U, K] share of each topic in what the logging policy shows to a user."""
 
 
-def draw_second_latents(config: World, latents: Latents) -> SecondLatents:
+def draw_traits(config: World, latents: Latents) -> Traits:
     """Draws the traits. Deterministic in `seed`, `users`, `videos` and `clickbait_satisfaction`.
 
     Propensities of rare actions decide a log's rates by a few very active users, and appeals by a few popular videos.
@@ -114,7 +114,7 @@ def draw_second_latents(config: World, latents: Latents) -> SecondLatents:
     everybody = np.bincount(latents.primary, weights=latents.popularity, minlength=TOPICS)
     own = np.zeros((config.users, TOPICS))
     np.put_along_axis(own, latents.topics, np.diff(latents.topic_cdf, axis=1, prepend=0.0), axis=1)
-    return SecondLatents(
+    return Traits(
         level=level,
         activeness=activeness,
         readiness=readiness,
