@@ -74,7 +74,7 @@ class World:
     play_slope: float = 0.3
     """World 2: increase of the log-odds of a valid play and of a long view, per standard deviation of satisfaction.
     Assumed: engagement and satisfaction then correlate as in World 1."""
-    like_slope: float = 1.25
+    like_slope: float = 1.3
     """World 2: the same of a like. Source: Figure 3 of the paper, which the slopes of all actions reproduce."""
     follow_slope: float = 1.0
     """World 2: the same of a follow. Source: Figure 3 of the paper."""
@@ -95,7 +95,7 @@ class World:
     clickbait_satisfaction: float = -0.3
     """World 2: correlation of a video's part in satisfaction with its clickbait; 0: clickbait does not tell whether a
     video satisfies. Assumed."""
-    like_spread: float = 2.95
+    like_spread: float = 2.9
     """World 2: standard deviation over users of the log-odds of a like, apart from satisfaction. Source: the share of
     the user in the likes of KuaiRand-Pure."""
     response_spread: float = 1.0
@@ -110,13 +110,13 @@ class World:
     """World 2: probability that an answer that would be `satisfied` is given as `dissatisfied`. Assumed."""
     dissatisfied_misreport: float = 0.0
     """World 2: probability that an answer that would be `dissatisfied` is given as `satisfied`. Assumed."""
-    item_drift: float = 0.2
+    item_drift: float = 0.3
     """World 2: share of the variance of a video's effects, on satisfaction and plays, that changes over time: effects a
-    week apart correlate by 1 minus this share. Source: plays of the same video in KuaiRand-Pure, by distance in time.
-    """
+    week apart correlate by 1 minus this share. Source: valid plays of KuaiRand-Pure, in which the correlation of two
+    plays of a video falls with their distance in time."""
     taste_drift: float = 0.1
-    """World 2: share of the variance of users' tastes that changes over time, as in `item_drift`. Source: plays of the
-    same user in KuaiRand-Pure, by distance in time."""
+    """World 2: share of the variance of users' tastes that changes over time: tastes a week apart correlate by 1 minus
+    this share. Assumed."""
 
     @property
     def identity(self) -> dict[str, object]:

@@ -22,7 +22,7 @@ from easq_rec.tools.simulation.time_line import DAY_MS, START_MS
 
 VALID_PLAY_RATE, LONG_VIEW_RATE = 0.44, 0.31
 """Shares of impressions, from KuaiRand-Pure."""
-PLAY_USER, PLAY_ITEM, PLAY_TASTE, PLAY_DURATION = 1.1, 1.0, 0.5, -0.2
+PLAY_USER, PLAY_ITEM, PLAY_TASTE, PLAY_DURATION = 1.13, 1.05, 0.5, -0.2
 """Log-odds of a long view per standard deviation of the user's activeness, of the video's attraction, of taste, and of
 the log duration. The first two give the shares of KuaiRand-Pure."""
 VALID_USER = 0.12
@@ -53,11 +53,11 @@ class Action:
 
 
 ACTIONS = {
-    "like": Action(rate=0.017, user=None, video=0.85, valid_play=0.75, long_view=0.9, unplayed=0.7),
+    "like": Action(rate=0.017, user=None, video=0.9, valid_play=0.75, long_view=0.9, unplayed=0.7),
     "follow": Action(rate=0.0013, user=2.7, video=0.8, valid_play=1.9, long_view=2.2),
     "comment": Action(rate=0.0025, user=1.7, video=0.9, valid_play=2.9, long_view=3.8),
     "forward": Action(rate=0.00086, user=1.65, video=0.65, valid_play=2.3, long_view=2.7),
-    "hate": Action(rate=0.0008, user=3.4, video=0.6, valid_play=0.7, long_view=0.0),
+    "hate": Action(rate=0.0008, user=3.3, video=0.6, valid_play=0.7, long_view=0.0),
     # No public log has it: assumed.
     "returned": Action(rate=0.06, user=0.5, video=0.2, valid_play=1.0, long_view=1.5),
 }
