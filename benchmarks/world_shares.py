@@ -7,12 +7,14 @@ MovieLens are measured by the same functions.
 
     python -m benchmarks.world_shares [--version 2] [--seeds 5] [--out FILE.json]
         [--kuairand log_standard_4_22_to_5_08_pure.csv] [--movielens u.data]
+    python -m benchmarks.world_shares --tables FILE.json
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,13 +135,18 @@ def movielens(file: Path) -> Impressions:
 def rows(log: Impressions) -> dict[str, dict[str, float]]:
     """Rate and shares of every label."""
     pairs = ImpressionPairs(log.item, log.user)
-    found = {name: {"rate": float(value.mean())} | pairs.shares(value)._asdict() for name, value in log.label.items()}
+    found = {name: {"rate": float(value.mean())} | _shares(pairs, value) for name, value in log.label.items()}
     if "valid_play" in log.label:
         like, valid, long = log.label["like"], log.label["valid_play"] == 1, log.label["long_view"] == 1
-        among = ImpressionPairs(log.item[valid], log.user[valid]).shares(like[valid])
-        found[AMONG] = {"rate": float(like[valid].mean())} | among._asdict()
+        among = ImpressionPairs(log.item[valid], log.user[valid])
+        found[AMONG] = {"rate": float(like[valid].mean())} | _shares(among, like[valid])
         found[AFTER], found[OTHERWISE] = ({"rate": float(like[which].mean())} for which in (long, ~long))
     return found
+
+
+def _shares(pairs: ImpressionPairs, label: NDArray[Any]) -> dict[str, float]:
+    found = pairs.shares(label)
+    return {"item": found.item, "user": found.user}
 
 
 def by_distance(log: Impressions, name: str) -> dict[str, dict[str, float]]:
@@ -194,7 +201,7 @@ def rankers(model: Model, log: Log) -> dict[str, dict[str, float]]:
     scores = {"oracle, satisfaction": known.satisfaction, "oracle, utility": known.utility}
     if isinstance(model, SecondWorld):
         parts = model.effects.parts(model.taste_scale, users, videos, timestamp_ms)
-        predictable = model.weights._replace(pair=0.0)
+        predictable = dataclasses.replace(model.weights, pair=0.0)
         scores["satisfaction without the pair's effect"] = predictable.satisfaction(parts)
         scores["the video's part of satisfaction"] = parts.item
         scores["taste"] = parts.taste
@@ -217,7 +224,7 @@ def measured(config: World) -> dict[str, Any]:
     """All figures of a world."""
     model, log = simulated(config)
     flat = impressions(model, log)
-    parts = model.weights._asdict() if isinstance(model, SecondWorld) else {}
+    parts = dataclasses.asdict(model.weights) if isinstance(model, SecondWorld) else {}
     engagement = np.corrcoef(flat.label["satisfaction"], log["true_engagement"].ravel())[0, 1]
     return {
         "rows": rows(flat),
@@ -236,6 +243,52 @@ def summary(values: list[Any]) -> Any:
     return [float(f"{figure(values):.4g}") for figure in (np.mean, np.std)]
 
 
+def tables(result: dict[str, Any]) -> dict[str, str]:
+    """The Markdown tables of `datasets/world/README.md`, from the published result."""
+    wanted, found, logs = result["wanted"], result["measured"], result["logs"]
+    kinds = ("rate", "item", "user")
+    calibration, real = [], []
+    for name, row in wanted.items():
+        log = logs["movielens" if name == "satisfaction" else "kuairand"]["rows"][name]
+        calibrated = [name]
+        for kind in kinds:
+            mean, deviation = found["rows"][name].get(kind, (0.0, 0.0))
+            there = row[kind] is not None
+            measured = f"{_number(mean, 3)} ± {_number(deviation, 1)}"
+            calibrated += [_number(row[kind][0], 3), measured] if there else ["", ""]
+        calibration.append(calibrated)
+        real.append([name, *(_number(log[kind][0], 3) if row[kind] is not None else "" for kind in kinds)])
+    heads = [f"{what}, {which}" for what in ("rate", "video", "user") for which in ("wanted", "World 2")]
+    return {
+        "calibration": _markdown(["label", *heads], calibration),
+        "logs": _markdown(["label", "rate", "share of the video", "share of the user"], real),
+        "lifts": _markdown(
+            ["action", *LIFTS],
+            [
+                [name, *(f"{100 * found['lifts'][name][answer][0]:+.0f}%" for answer in LIFTS)]
+                for name in found["lifts"]
+            ],
+        ),
+        "rankers": _markdown(
+            ["ranked by", "satisfaction NDCG@5", "utility NDCG@5"],
+            [
+                [name, *(f"{values[what][0]:.3f}" for what in ("satisfaction", "utility"))]
+                for name, values in found["rankers_ndcg5"].items()
+            ],
+        ),
+    }
+
+
+def _number(value: float, digits: int) -> str:
+    """A number with this many significant digits, without an exponent."""
+    return np.format_float_positional(value, precision=digits, fractional=False, trim="-")
+
+
+def _markdown(head: list[str], body: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", type=int, default=2)
@@ -243,7 +296,11 @@ def main() -> None:
     parser.add_argument("--kuairand", type=Path)
     parser.add_argument("--movielens", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--tables", type=Path, metavar="FILE.json", help="only print the tables of a published result")
     args = parser.parse_args()
+    if args.tables is not None:
+        print("\n\n".join(tables(json.loads(args.tables.read_text())).values()))
+        return
     worlds = [World(version=args.version, density=10_000.0, seed=seed, **SIZE) for seed in range(args.seeds)]
     logs = {}
     if args.kuairand is not None:

@@ -17,6 +17,8 @@ from easq_rec.tools.simulation.latents import AGE_GROUPS, INTEREST_SHARE, TOPICS
 
 OWN_ACTIONS = ("like", "follow", "comment", "forward", "hate", "returned")
 """Actions with a propensity of the user and an appeal of the video, in the order of the draws."""
+APART = "hate"
+"""The action that has nothing in common with the others: in KuaiRand-Pure hates and likes are not correlated."""
 COMMON_USER, COMMON_ITEM = 0.45, 0.5
 """Correlations of a propensity, or an appeal, with what it has in common with the other actions. In KuaiRand-Pure likes
 and follows correlate by 0.34 over users and 0.29 over videos, likes and forwards by 0.18 and 0.37."""
@@ -71,7 +73,7 @@ def draw_traits(config: World, latents: Latents) -> Traits:
     rng = np.random.default_rng([config.seed, 7])
     # The first element of a sequence, the most active user or most popular video, gets a middle value.
     shifts = iter(0.25 + 0.5 * rng.random(64))
-    primes = iter(PRIMES)
+    user_primes, video_primes = iter(PRIMES), iter(PRIMES)
 
     by_activity = _rank(-latents.activity)
     by_popularity = _rank(-latents.popularity)
@@ -80,9 +82,10 @@ def draw_traits(config: World, latents: Latents) -> Traits:
     by_fame = _rank(-fame)
 
     def users() -> Float:
-        return even_normal(by_activity, next(primes), next(shifts))
+        return even_normal(by_activity, next(user_primes), next(shifts))
 
-    def videos(prime: int) -> Float:
+    def videos() -> Float:
+        prime = next(video_primes)
         author = even_normal(by_fame, prime, next(shifts))[latents.author]
         return _mixed(author, even_normal(by_popularity, prime, next(shifts)), BY_AUTHOR)
 
@@ -93,24 +96,15 @@ def draw_traits(config: World, latents: Latents) -> Traits:
     age = (age - age.mean()) / max(float(age.std()), 1e-6)
     level = _mixed(age[latents.age_group], users(), BY_AGE)
     activeness, readiness, expressive = users(), users(), users()
-    propensity = {name: _mixed(expressive, users(), COMMON_USER) for name in OWN_ACTIONS}
+    propensity = {name: _mixed(expressive, users(), COMMON_USER) for name in OWN_ACTIONS if name != APART}
+    propensity[APART] = users()
 
-    video_primes = iter(PRIMES)
-    common = videos(next(video_primes))
-    appeal = {name: _mixed(common, videos(next(video_primes)), COMMON_ITEM) for name in OWN_ACTIONS}
-    attraction = Changing(
-        constant=_mixed(common, videos(next(video_primes)), COMMON_ITEM),
-        cosine=videos(next(video_primes)),
-        sine=videos(next(video_primes)),
-    )
-    bait = config.clickbait_satisfaction
-    quality = (latents.quality, videos(next(video_primes)), videos(next(video_primes)))
-    satisfaction = Changing(
-        **{
-            name: _mixed(latents.clickbait, part, bait) if name == "constant" else part
-            for name, part in zip(("constant", "cosine", "sine"), quality, strict=True)
-        }
-    )
+    common = videos()
+    appeal = {name: _mixed(common, videos(), COMMON_ITEM) for name in OWN_ACTIONS if name != APART}
+    appeal[APART] = videos()
+    attraction = Changing(constant=_mixed(common, videos(), COMMON_ITEM), cosine=videos(), sine=videos())
+    quality = _mixed(latents.clickbait, latents.quality, config.clickbait_satisfaction)
+    satisfaction = Changing(constant=quality, cosine=videos(), sine=videos())
     everybody = np.bincount(latents.primary, weights=latents.popularity, minlength=TOPICS)
     own = np.zeros((config.users, TOPICS))
     np.put_along_axis(own, latents.topics, np.diff(latents.topic_cdf, axis=1, prepend=0.0), axis=1)

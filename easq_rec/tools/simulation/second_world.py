@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ EARLY = ("like", "follow")
 """Actions that are drawn before the questionnaire, as in World 1; the others are drawn after it."""
 
 
-class Weights(NamedTuple):
+@dataclass(frozen=True)
+class Weights:
     """Weights of the parts of satisfaction, which then has mean 0 and variance 1."""
 
     item: float

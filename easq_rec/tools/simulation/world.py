@@ -203,7 +203,11 @@ def _differences(found: object, wanted: dict[str, object]) -> str:
         entries = description if isinstance(description, dict) else {}
         config = entries.get("config")
         values = {f"world.{name}": value for name, value in config.items()} if isinstance(config, dict) else {}
-        flat.append({"generator": entries.get("generator"), **values})
+        # World 1 has no version in its file, as before there was another world.
+        flat.append({"generator": entries.get("generator"), "world.version": 1, **values})
+    versions = [one["world.version"] for one in flat]
+    if versions[0] != versions[1]:
+        return f"world.version is {versions[0]!r}, not {versions[1]!r}"
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     return "; ".join(f"{name} is {flat[0].get(name)!r}, not {flat[1].get(name)!r}" for name in names)
 

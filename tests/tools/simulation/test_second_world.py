@@ -152,6 +152,13 @@ def test_files_have_the_columns_of_world_1_and_two_more(small: Path, tmp_path: P
     assert stored == {"generator": 1, "config": SMALL.identity}
 
 
+def test_a_directory_of_the_other_world_is_refused(small: Path) -> None:
+    with pytest.raises(ValueError, match=r"has another world \(world\.version is 2, not 1\): delete it or choose"):
+        world.ensure(World(version=1), small)
+    with pytest.raises(ValueError, match=r"has another world \(world\.like_slope is 1\.3, not 0\.1\)"):
+        world.ensure(dataclasses.replace(SMALL, like_slope=0.1), small)
+
+
 def test_plays_and_watch_times_agree(small: Path) -> None:
     watched: dict[int, int] = {}
     for row in read(small / "requests").to_pylist():
