@@ -106,16 +106,21 @@ def satisfaction_weights(config: World, parts: Parts, users: Int, videos: Int) -
 def intercept(effect: Float, rate: float) -> float:
     """The number c at which the mean of sigmoid(c + effect) is the rate.
 
-    Newton's method for the log-odds of the mean, whose derivative is at most 1: it does not overshoot.
+    Newton's method for the log-odds of the mean, which are almost linear in c. The mean rises with c, so a step that
+    leaves the interval known to hold c is replaced by its middle.
     """
-    wanted, found = _logit(rate), _logit(rate) - float(effect.mean(dtype=np.float64))
+    wanted, values = _logit(rate), np.asarray(effect, dtype=np.float64)
+    low, high = wanted - float(values.max()), wanted - float(values.min())
+    found = wanted - float(values.mean())
     for _ in range(STEPS):
-        probability = sigmoid(np.asarray(effect, dtype=np.float64) + found)
+        probability = sigmoid(values + found)
         mean = float(probability.mean())
         if abs(mean - rate) <= PRECISION * rate:
             break
+        low, high = (found, high) if mean < rate else (low, found)
         slope = float((probability * (1 - probability)).mean()) / (mean * (1 - mean))
-        found += min(max((wanted - _logit(mean)) / max(slope, 0.1), -3.0), 3.0)
+        step = found + (wanted - _logit(mean)) / slope
+        found = step if low < step < high else (low + high) / 2
     return found
 
 

@@ -211,7 +211,7 @@ def test_tiny_worlds_can_be_generated(tiny: World, tmp_path: Path) -> None:
 # Parts of the calibration
 
 
-@pytest.mark.parametrize(("spread", "rate"), [(0.0, 0.3), (1.0, 0.44), (4.0, 0.0008), (5.0, 0.9)])
+@pytest.mark.parametrize(("spread", "rate"), [(0.0, 0.3), (1.0, 0.44), (4.0, 0.0008), (5.0, 0.9), (15.0, 0.002)])
 def test_an_intercept_gives_the_rate(spread: float, rate: float) -> None:
     effect = (spread * exact.normal(np.random.default_rng(0), 3_000, 4) + 7).astype(np.float32)
     probability = 1 / (1 + np.exp(-(effect.astype(np.float64) + intercept(effect, rate))))
