@@ -1,8 +1,8 @@
-"""The built-in synthetic world: a request log whose true satisfaction is known.
+"""The built-in synthetic worlds: request logs whose true satisfaction is known.
 
 Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns of real logs, and two that
-only a simulation has, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view). User actions
-and the questionnaire are in `outcomes.py`.
+only a simulation has, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view). Who likes
+what and what users do is in the model of the world (`models.py`), the questionnaire in `outcomes.py`.
 
 The log is simulated in rounds in which a user makes at most one request. So a round is computed with numpy expressions,
 and the history, a ring buffer per user, is strictly as of the request. Memory does not grow with the number of

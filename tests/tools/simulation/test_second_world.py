@@ -29,6 +29,7 @@ from easq_rec.tools.simulation.second_traits import draw_traits, even_normal
 from easq_rec.tools.simulation.second_world import SecondWorld
 from easq_rec.tools.simulation.time_line import DAY_MS, START_MS
 from easq_rec.tools.simulation.truth import truth
+from easq_rec.tools.studies.behaviour_lift import measure
 
 SMALL = World(
     version=2, requests=3_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5
@@ -71,6 +72,19 @@ def test_behaviour_by_answer_is_as_in_figure_3(calibrated: tuple[Model, Log, Imp
             assert low - 0.06 <= found[answer] <= high + 0.06, (behaviour, found)
     shares = np.bincount(calibrated[1]["answer"][calibrated[1]["answer"] != NO_ANSWER])
     assert shares / shares.sum() == pytest.approx((0.23, 0.27, 0.50), abs=0.01)
+
+
+def test_study_signal_finds_the_same_lifts(tmp_path: Path) -> None:
+    """The study reads files, and compares with the impressions that the trigger rule of the paper finds."""
+    config = dataclasses.replace(MODERATE, requests=4_000)
+    world.generate(config, tmp_path / "world")
+    found = measure([tmp_path / "world"])
+    assert found.triggered and not found.fixed
+    wanted = lifts(simulated(config)[1])
+    for lift in found.lifts:
+        if lift.behaviour in wanted:
+            assert lift.change.value == pytest.approx(100 * wanted[lift.behaviour][lift.answer], abs=1e-6)
+    assert {lift.behaviour for lift in found.lifts} == {*wanted, "long_view"}
 
 
 def test_satisfaction_cannot_be_read_off_the_video_or_behaviour(calibrated: tuple[Model, Log, Impressions]) -> None:
