@@ -86,13 +86,14 @@ def test_the_schema_follows_the_world() -> None:
     assert (first.trigger, second.trigger) == ("long_view", "valid_play")
     weights = {outcome.name: outcome.weight for outcome in second.outcomes}
     assert weights == {"long_view": 1.0, "like": 0.5, "follow": 0.5, "valid_play": 0.5}
-    changed = with_world(quickstart(), 2)
-    assert changed.world == dataclasses.replace(quickstart().world, version=2)
-    assert changed.schema.trigger == "valid_play" and with_world(changed, 1) == quickstart()
+    base = with_world(quickstart(), 1)
+    changed = with_world(base, 2)
+    assert changed.world == dataclasses.replace(base.world, version=2)
+    assert changed.schema.trigger == "valid_play" and with_world(changed, 1) == base
     # Schemas of other data stay as they are.
     assert with_world(kuairand(), 2).schema == kuairand().schema
     with pytest.raises(ValueError, match=r"world\.rho=0\.3 is not allowed"):
-        with_world(dataclasses.replace(quickstart(), world=World(rho=0.3)), 2)
+        with_world(dataclasses.replace(base, world=World(version=1, rho=0.3)), 2)
 
 
 def test_the_command_line_chooses_the_world(tmp_path: Path) -> None:
@@ -100,4 +101,4 @@ def test_the_command_line_chooses_the_world(tmp_path: Path) -> None:
     assert config.world.version == 2 and config.world.like_slope == 0.4 and config.world.density == 100.0
     assert config.schema.trigger == "valid_play" and config.schema.satisfaction_dim == 0
     with pytest.raises(ValueError, match=r"like_slope=0.4 is not allowed: left at .* with world.version=1"):
-        parse_config(["quickstart", "--world.like-slope", "0.4"], prog="p")
+        parse_config(["quickstart", "--world.version", "1", "--world.like-slope", "0.4"], prog="p")

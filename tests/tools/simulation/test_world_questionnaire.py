@@ -24,7 +24,9 @@ from easq_rec.tools.simulation.models import create_model
 from easq_rec.tools.simulation.outcomes import answer_rate
 from easq_rec.tools.simulation.requests import as_columns
 
-SMALL = World(requests=2_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5)
+SMALL = World(
+    version=1, requests=2_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5
+)
 Log = dict[str, NDArray[Any]]
 
 
