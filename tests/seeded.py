@@ -1,6 +1,6 @@
 """Digests of what a seed determines: data, simulated experiment, order, replayed answers and initial weights.
 
-python -m tests.seeded      prints them for a small world, as JSON
+python -m tests.seeded      prints them for a small world, and the data of the other world, as JSON
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from easq_rec.config import Config
+from easq_rec.config import Config, World
 from easq_rec.config.command_line import parse_config
 from easq_rec.data.sources import open_sources
 from easq_rec.tools.simulation.online import Arm, Experiment, Stage
-from easq_rec.tools.simulation.world import Round, generate
+from easq_rec.tools.simulation.rounds import Round
+from easq_rec.tools.simulation.world import generate
 from easq_rec.training.process import quiet, running
 from easq_rec.training.sharding.tables import shard
 from easq_rec.training.training_model import TrainingModel
@@ -109,6 +110,9 @@ def main() -> None:
         directory = Path(folder) / "world"
         generate(config.world, directory)
         found = {**digests(config, directory), "experiment": experiment(config)}
+        other = World(version=2, requests=400, users=80, videos=120, density=5_000.0, response_satisfaction=0.5)
+        generate(other, Path(folder) / "other")
+        found["data_of_world_2"] = data(Path(folder) / "other")
     print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), "digests": found}))
 
 

@@ -12,9 +12,9 @@ from easq_rec.config.run import (
     Logging,
     Optim,
     TrainerConfig,
-    World,
 )
 from easq_rec.config.sharding import Sharding, TableSharding
+from easq_rec.config.world import World
 
 __all__ = [
     "HSTU",

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from easq_rec.config import Config
-from easq_rec.config.recipes import BASES, RECIPES, recipe
+from easq_rec.config.recipes import BASES, RECIPES, recipe, schema_for_world
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.config.schema_file import load_schema
 from easq_rec.config.serialization import from_dict, load_json, read_json
@@ -53,7 +53,12 @@ def parse_config(argv: Sequence[str], *, prog: str) -> Config:
     # in `--data.shuffle False`.
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     config = parse(Config, argv, prog=f"{prog} {name}", markers=markers, description=description, default=default)
-    return config if schema_file is not None else _as_begun(config)
+    if schema_file is not None:
+        return config
+    schema = config.schema
+    if config.world.version != default.world.version and default.schema_file is None:
+        schema = schema_for_world(schema, config.world.version)
+    return _as_begun(dataclasses.replace(config, schema=schema))
 
 
 def _take_schema(argv: list[str]) -> Path | None:

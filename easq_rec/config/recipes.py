@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 from easq_rec.config import (
     Config,
@@ -23,11 +24,12 @@ from easq_rec.config import (
 from easq_rec.config.losses import MainBPR
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.variants import ADDITIONS, VARIANTS
+from easq_rec.config.world import DEFAULT_VERSION
 
 
-def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
-    """Features of the built-in synthetic world (and a template for short-video logs)."""
-    return FeatureSchema(
+def world_schema(*, users: int, videos: int, dim: int, version: Literal[1, 2] = DEFAULT_VERSION) -> FeatureSchema:
+    """Features of a built-in synthetic world (and a template for short-video logs)."""
+    schema = FeatureSchema(
         tables=(
             Table(name="user", rows=users, dim=dim),
             Table(name="age_group", rows=8, dim=dim, id_space="dense"),
@@ -57,6 +59,31 @@ def world_schema(*, users: int, videos: int, dim: int) -> FeatureSchema:
         ),
         trigger="long_view",
     )
+    return schema_for_world(schema, version)
+
+
+def schema_for_world(schema: FeatureSchema, version: Literal[1, 2]) -> FeatureSchema:
+    """The schema of a world with the outcomes of another version; a schema of other data stays as it is.
+
+    In World 1 a long view triggers the questionnaire, in World 2 a valid play, which is shorter.
+    """
+    if version == 2 and schema.trigger == "long_view":
+        outcomes = (*schema.outcomes, Outcome(name="valid_play", weight=0.5))
+        return dataclasses.replace(schema, outcomes=outcomes, trigger="valid_play")
+    if version == 1 and schema.trigger == "valid_play":
+        outcomes = tuple(outcome for outcome in schema.outcomes if outcome.name != "valid_play")
+        return dataclasses.replace(schema, outcomes=outcomes, trigger="long_view")
+    return schema
+
+
+def with_world(config: Config, version: Literal[1, 2]) -> Config:
+    """The config on the built-in world of this version.
+
+    Raises:
+        UserError: the config has options that only the other world has.
+    """
+    world = dataclasses.replace(config.world, version=version)
+    return dataclasses.replace(config, world=world, schema=schema_for_world(config.schema, version))
 
 
 def movielens_schema(*, dim: int = 32, users: int = 1_024, films: int = 2_048) -> FeatureSchema:
@@ -127,7 +154,7 @@ def easq() -> Config:
     world = World(density=100.0)
     return Config(
         recipe="easq",
-        schema=world_schema(users=world.users, videos=world.videos, dim=32),
+        schema=world_schema(users=world.users, videos=world.videos, dim=32, version=world.version),
         world=world,
         losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
         # The satisfaction pathway takes half as many steps as the other parameters.
@@ -141,7 +168,7 @@ def quickstart() -> Config:
     return dataclasses.replace(
         config,
         recipe="quickstart",
-        schema=world_schema(users=config.world.users, videos=config.world.videos, dim=16),
+        schema=world_schema(users=config.world.users, videos=config.world.videos, dim=16, version=config.world.version),
         model=Model(
             dim=32,
             backbone=Transformer(heads=2, layers=2, ffn=96),

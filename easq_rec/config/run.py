@@ -7,7 +7,7 @@ resulting config is written to ``RUN_DIR/config.json``, which reproduces the run
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
@@ -16,6 +16,7 @@ from easq_rec.config.losses import Losses
 from easq_rec.config.model import Model, Replay
 from easq_rec.config.schema import FeatureSchema, require
 from easq_rec.config.sharding import Sharding
+from easq_rec.config.world import World
 
 Hidden = tyro.conf.Suppress
 """Marks a field that a recipe chooses in Python: config.json stores it, but it is not a command-line flag."""
@@ -23,93 +24,6 @@ Hidden = tyro.conf.Suppress
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """The built-in synthetic world, used when no --data is given."""
-
-    requests: int = 40_000
-    """Requests in the log."""
-    users: int = 4_000
-    """Users in the world."""
-    videos: int = 8_000
-    """Videos in the world."""
-    candidates: int = 12
-    """Candidates per request."""
-    history: int = 50
-    """Maximum length of a written history, in entries."""
-    exposure: float = 0.005
-    """Share of triggered impressions on which the prompt is shown."""
-    response: float = 0.02
-    """Share of shown prompts that are answered."""
-    density: float = 1.0
-    """Number of answers relative to exposure * response (the paper's: one triggered impression in ten thousand). The
-    exposure rises first, up to 1, then the response rate."""
-    rho: float | None = None
-    """Correlation between satisfaction and the engagement logit under the logging policy; it sets the weight of
-    clickbait in satisfaction. None: a weight of 0.8."""
-    days: float = 14.0
-    """Length of the time line, in days."""
-    seed: int = 0
-    """The same seed gives the same world."""
-    trigger_watch_s: float = 7.0
-    """An impression watched for longer than this, in seconds, triggers the questionnaire. The definition of a long view
-    does not change with it."""
-    trigger_progress: float = 0.5
-    """An impression watched beyond this share of the video's length also triggers the questionnaire."""
-    response_progress: float = 0.0
-    """Dependence of the response on watching: the log-odds of an answer to a shown prompt rise by this number from the
-    beginning of the video to its end, with the given rate at half; 0: no dependence."""
-    questionnaire_seed: int | None = None
-    """Seed of a separate random stream for the questionnaire: worlds that differ only in the questionnaire then have
-    the same requests. None: the questionnaire uses the log's stream."""
-
-    @property
-    def identity(self) -> dict[str, object]:
-        """All options as JSON values: worlds with equal identities are equal."""
-        return asdict(self)
-
-    @property
-    def requests_identity(self) -> dict[str, object]:
-        """The options that determine the requests, without those of the questionnaire."""
-        if self.questionnaire_seed is None:
-            return self.identity
-        return {name: value for name, value in self.identity.items() if name not in QUESTIONNAIRE_KNOBS}
-
-    @property
-    def shown_rate(self) -> float:
-        """Share of triggered impressions on which the prompt is shown."""
-        return min(self.exposure * self.density, 1.0)
-
-    @property
-    def answer_rate(self) -> float:
-        """Share of triggered impressions that get an answer."""
-        return self.exposure * self.response * self.density
-
-    def __post_init__(self) -> None:
-        for name in ("requests", "users", "videos", "candidates", "history"):
-            require(getattr(self, name) >= 1, f"world.{name}", getattr(self, name), "at least 1")
-        require(self.candidates <= self.videos, "world.candidates", self.candidates, "at most world.videos")
-        for name in ("exposure", "response"):
-            require(0 <= getattr(self, name) <= 1, f"world.{name}", getattr(self, name), "between 0 and 1")
-        most = f"0 or more, and at most {1 / max(self.exposure * self.response, 1e-300):g}: 1 / (exposure * response)"
-        require(self.density >= 0 and self.answer_rate <= 1, "world.density", self.density, most)
-        require(self.rho is None or -1 <= self.rho <= 1, "world.rho", self.rho, "a correlation")
-        require(self.seed >= 0, "world.seed", self.seed, "0 or more")
-        require(self.days > 0, "world.days", self.days, "more than 0")
-        for name in ("trigger_watch_s", "trigger_progress", "response_progress"):
-            require(getattr(self, name) >= 0, f"world.{name}", getattr(self, name), "0 or more")
-        if self.questionnaire_seed is not None:
-            seed = self.questionnaire_seed
-            require(seed >= 0, "world.questionnaire_seed", seed, "0 or more, or None")
-
-
-QUESTIONNAIRE_KNOBS = {
-    *("exposure", "response", "density", "trigger_watch_s", "trigger_progress", "response_progress"),
-    "questionnaire_seed",
-}
-"""Fields of World that change only the questionnaire if it has a separate seed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,3 +51,12 @@ def test_results_are_bit_identical_to_recorded_ones() -> None:
     rng = np.random.default_rng(0)
     found = [exact.normal(rng, 2_000), exact.exponential(rng, 2_000), exact.exp(rng.random(2_000) * 20 - 10)]
     assert hashlib.sha256(np.concatenate(found).astype("<f8").tobytes()).hexdigest() == DIGEST
+
+
+def test_turned_gives_cosine_and_sine() -> None:
+    turns = np.r_[np.random.default_rng(0).uniform(-3, 3, 5_000), np.arange(-8, 9) / 8]
+    cosine, sine = exact.turned(turns)
+    np.testing.assert_allclose(cosine, [math.cos(2 * math.pi * x) for x in turns], atol=3e-15)
+    np.testing.assert_allclose(sine, [math.sin(2 * math.pi * x) for x in turns], atol=3e-15)
+    # Whole quarters of a turn have no error at all.
+    assert [part.tolist() for part in exact.turned([0.0, 0.25, 0.5, 0.75])] == [[1, 0, -1, 0], [0, 1, 0, -1]]

@@ -1,10 +1,7 @@
-"""The model of the synthetic world: latent users and videos, the logging policy, and the two utilities.
+"""What all synthetic worlds share: latent users and videos, and the logging policy.
 
-Shapes: U users, V videos, A authors, K topics, R requests, C candidates per request.
-
-Engagement and satisfaction share affinity and quality but differ in clickbait, which raises watching and lowers
-satisfaction. A ranker that learns only from behaviour therefore deviates from satisfaction, which is the gap that EASQ
-(arXiv 2601.20215) aims to close. The formulas are in `datasets/world/README.md`.
+Shapes: U users, V videos, A authors, K topics, R requests, C candidates per request. The formulas are in
+`datasets/world/README.md`.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from easq_rec.config import World
-from easq_rec.config.schema import require
 from easq_rec.data import exact
 
 TOPICS = 16
@@ -27,27 +23,6 @@ USER_TOPICS = 3
 INTEREST_SHARE = 0.6
 """Share of candidates that the logging policy draws from the user's topics; the others are globally popular."""
 AGE_GROUPS, REGIONS, DEVICES = 8, 32, 8
-
-# Weights of the standardised parts. Clickbait is as strong as affinity in engagement and has the opposite sign in
-# satisfaction; affinity and quality keep the two positively correlated, as in production logs.
-ENGAGE_BIAS, ENGAGE_AFFINITY, ENGAGE_CLICKBAIT, ENGAGE_QUALITY, ENGAGE_DURATION, ENGAGE_OWN = (
-    -0.7,
-    1.1,
-    0.8,
-    0.4,
-    0.2,
-    0.4,
-)
-SATISFY_AFFINITY, SATISFY_QUALITY, SATISFY_CLICKBAIT, SATISFY_OWN = 0.8, 0.8, 0.8, 0.4
-
-GRADE_QUANTILES = (0.14, 0.34, 0.60, 0.83)
-"""Shares of impressions below grade 1, 2, 3 and 4 of the true satisfaction."""
-ANSWER_QUANTILES = (0.23, 0.50)
-"""Shares of answers that are dissatisfied, and dissatisfied or uncertain."""
-ANSWER_NOISE = 0.5
-"""Standard deviation of an answer's noise; satisfaction has standard deviation 1."""
-CALIBRATION_REQUESTS = 4_096
-LOG_100 = 4.605170185988092
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int64]
@@ -98,6 +73,12 @@ class Latents:
     segment: Int
     """[K] segment of each topic: the topic, or K if no video has it."""
 
+    def requesters(self, rng: np.random.Generator, count: int) -> Int:
+        """[R] distinct users who make the next `count` requests, in random order."""
+        # Exponential races: the first `count` of all users, each with the rate of its activity.
+        race = exact.exponential(rng, len(self.activity)) / self.activity
+        return rng.permutation(np.argsort(race, kind="stable")[:count])
+
     def candidates(self, rng: np.random.Generator, users: Int, count: int) -> Int:
         """[R, C] distinct videos per request by the logging policy: popularity, or popularity within a topic of
         interest.
@@ -147,9 +128,13 @@ class Latents:
 
     def affinity(self, users: Int, videos: Int) -> Float:
         """[R, C] taste of each user for each of its videos, not standardised."""
+        return self.affinity_of(self.interest[users], videos)
+
+    def affinity_of(self, interest_RK: Float, videos: Int) -> Float:
+        """[R, C] taste of users with these tastes for topics, not standardised."""
         # Two products and a sum, because the order of summation of a matrix product depends on the CPU.
-        user, blend = users[:, None], self.blend[videos]
-        main, other = (self.interest[user, topic[videos]] for topic in (self.primary, self.secondary))
+        row, blend = np.arange(len(videos))[:, None], self.blend[videos]
+        main, other = (interest_RK[row, topic[videos]] for topic in (self.primary, self.secondary))
         result: Float = (1 - blend) * main + blend * other
         return result
 
@@ -170,22 +155,6 @@ class Latents:
         parts = key.view(np.uint16).reshape(*key.shape, 4).astype(np.float32) / np.float32(65_536)
         scale = np.sqrt(np.float32(6))
         return (parts[..., 0] + parts[..., 1] - 1) * scale, (parts[..., 2] + parts[..., 3] - 1) * scale
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Level and scale of the latent scores under the logging policy."""
-
-    affinity_mean: float
-    affinity_std: float
-    aversion: float
-    """Weight of clickbait in the satisfaction."""
-    satisfaction_mean: float
-    satisfaction_std: float
-    grades: tuple[float, ...]
-    """Thresholds of the satisfaction between the grades 0..4."""
-    answers: tuple[float, ...]
-    """Thresholds of the noisy satisfaction between the answers of `THREE_ANSWERS`."""
 
 
 def draw_latents(config: World) -> Latents:
@@ -272,85 +241,6 @@ def draw_latents(config: World) -> Latents:
         draw_video=np.concatenate(segments),
         segment=np.where(held > 0, np.arange(TOPICS), TOPICS),
     )
-
-
-def utilities(
-    latents: Latents, users: Int, videos: Int, affinity_mean: float, affinity_std: float, aversion: float
-) -> tuple[Float, Float]:
-    """([R, C], [R, C]): the logit of engagement, and the latent satisfaction before standardisation."""
-    affinity = (latents.affinity(users, videos) - np.float32(affinity_mean)) / np.float32(affinity_std)
-    own_engage, own_satisfy = latents.own(users, videos)
-    quality, clickbait = latents.quality[videos], latents.clickbait[videos]
-    engage = (
-        np.float32(ENGAGE_BIAS)
-        + np.float32(ENGAGE_AFFINITY) * affinity
-        + np.float32(ENGAGE_CLICKBAIT) * latents.susceptibility[users][:, None] * clickbait
-        + np.float32(ENGAGE_QUALITY) * quality
-        - np.float32(ENGAGE_DURATION) * latents.duration_z[videos]
-        + np.float32(ENGAGE_OWN) * own_engage
-    )
-    satisfy = (
-        np.float32(SATISFY_AFFINITY) * affinity
-        + np.float32(SATISFY_QUALITY) * quality
-        - np.float32(aversion) * clickbait
-        + np.float32(SATISFY_OWN) * own_satisfy
-    )
-    return engage, satisfy
-
-
-def calibrate(latents: Latents, config: World) -> Calibration:
-    """Measures level, scale and thresholds on a sample of the logging policy that never enters the log."""
-    rng = np.random.default_rng([config.seed, 1])
-    users = rng.integers(0, config.users, CALIBRATION_REQUESTS)
-    videos = latents.candidates(rng, users, min(config.candidates, 32))
-    affinity = latents.affinity(users, videos)
-    mean, std = float(affinity.mean()), max(float(affinity.std()), 1e-6)
-    aversion = SATISFY_CLICKBAIT
-    if config.rho is not None:
-        engage, liking = utilities(latents, users, videos, mean, std, 0.0)
-        aversion = aversion_for(config.rho, engage.ravel(), liking.ravel(), latents.clickbait[videos].ravel())
-    engage, raw = utilities(latents, users, videos, mean, std, aversion)
-    level, scale = float(raw.mean()), max(float(raw.std()), 1e-6)
-    satisfy = ((raw - level) / scale).ravel()
-    # Only watched impressions trigger the questionnaire, so impressions are weighted by engagement for the thresholds.
-    noisy = satisfy + ANSWER_NOISE * exact.normal(rng, *satisfy.shape)
-    order = np.argsort(noisy, kind="stable")
-    mass = np.cumsum(exact.sigmoid(engage).ravel()[order])
-    answers = noisy[order][np.searchsorted(mass, np.array(ANSWER_QUANTILES) * mass[-1])]
-    return Calibration(
-        affinity_mean=mean,
-        affinity_std=std,
-        aversion=aversion,
-        satisfaction_mean=level,
-        satisfaction_std=scale,
-        grades=tuple(np.quantile(satisfy, GRADE_QUANTILES).tolist()),
-        answers=tuple(answers.tolist()),
-    )
-
-
-def aversion_for(rho: float, engage: Float, liking: Float, clickbait: Float) -> float:
-    """The weight w at which `engage` and `liking - w clickbait` have correlation rho. All arrays are flat.
-
-    Raises:
-        UserError: no weight gives that correlation.
-    """
-    engage, liking, clickbait = (values - values.mean(dtype=np.float64) for values in (engage, liking, clickbait))
-    engage_var, liking_var, bait_var = (float((values * values).mean()) for values in (engage, liking, clickbait))
-    cross, bait, between = (
-        float((one * other).mean()) for one, other in ((engage, liking), (engage, clickbait), (liking, clickbait))
-    )
-    # Fine steps in the range of most weights, then equal ratios up to 1,000.
-    weights = np.concatenate([np.linspace(-10, 10, 20_001), 10 * exact.exp(np.linspace(0, LOG_100, 1_000))])
-    variance = np.maximum(liking_var - 2 * weights * between + weights * weights * bait_var, 1e-12)
-    correlation = (cross - weights * bait) / np.sqrt(engage_var * variance)
-    # The correlation falls after its maximum.
-    top = int(np.argmax(correlation))
-    low, high = float(correlation[-1]), float(correlation[top])
-    require(low <= rho <= high, "world.rho", rho, f"between {low:.2f} and {high:.2f} with these users and videos")
-    correlation, weights = correlation[top:], weights[top:]
-    after = min(max(int(np.searchsorted(-correlation, -rho)), 1), len(weights) - 1)
-    share = (correlation[after - 1] - rho) / (correlation[after - 1] - correlation[after])
-    return float(weights[after - 1] + share * (weights[after] - weights[after - 1]))
 
 
 def _normalised(weights: NDArray[np.floating]) -> NDArray[np.float64]:

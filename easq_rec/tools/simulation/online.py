@@ -38,9 +38,12 @@ from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.schema import require
 from easq_rec.data import exact
 from easq_rec.data.exact import sigmoid
-from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibrate, draw_latents
-from easq_rec.tools.simulation.outcomes import Streams, latent_scores, outcomes
-from easq_rec.tools.simulation.world import DAY_MS, START_MS, Histories, Round, simulate
+from easq_rec.tools.simulation.latents import Int, Latents
+from easq_rec.tools.simulation.models import Model, create_model
+from easq_rec.tools.simulation.outcomes import Streams, outcomes
+from easq_rec.tools.simulation.rounds import Histories, Round
+from easq_rec.tools.simulation.time_line import DAY_MS, START_MS
+from easq_rec.tools.simulation.world import simulate
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -121,20 +124,27 @@ def groups(config: World) -> tuple[Int, ...]:
 class Stage:
     """A world at the end of its log."""
 
-    config: World
-    latents: Latents
-    calibration: Calibration
+    model: Model
     histories: Histories
     """Watch histories at the end of the log. `Arm` uses a copy."""
 
     @staticmethod
     def of(config: World) -> Stage:
         """Simulates the log of a world to its end."""
-        latents = draw_latents(config)
-        calibration, histories = calibrate(latents, config), Histories(config.users, config.history)
-        requests = sum(len(part.request_id) for part in simulate(config, latents, calibration, histories))
+        model, histories = create_model(config), Histories(config.users, config.history)
+        requests = sum(len(part.request_id) for part in simulate(model, histories))
         assert requests == config.requests
-        return Stage(config=config, latents=latents, calibration=calibration, histories=histories)
+        return Stage(model=model, histories=histories)
+
+    @property
+    def config(self) -> World:
+        """The options of the world."""
+        return self.model.config
+
+    @property
+    def latents(self) -> Latents:
+        """Users and videos of the world."""
+        return self.model.latents
 
     @property
     def start_ms(self) -> int:
@@ -283,17 +293,17 @@ class Arm:
         stage, experiment = self._stage, self._experiment
         # Drawn for all users, so that a user's draws do not depend on who else is active.
         videos = stage.latents.candidates(rng, self.users, experiment.pool)
-        scores = latent_scores(stage.latents, stage.calibration, self.users, videos)
-        everyone_ms = np.zeros(len(self.users), dtype=np.int64)
+        everyone_ms = np.full(len(self.users), stage.start_ms + self.day * DAY_MS)
         everyone_ms[live] = timestamp_ms
+        scores = stage.model.scores(self.users, videos, everyone_ms)
         one = Streams(log=rng, later=rng, questionnaire=rng)
-        drawn = outcomes(one, stage.config, stage.latents, stage.calibration, scores, everyone_ms, videos)
+        drawn = outcomes(one, stage.model, scores, everyone_ms, self.users, videos)
         explored = rng.random(len(self.users)) < experiment.explore
         anyhow = rng.random(videos.shape)
         leaving = rng.random((len(self.users), experiment.slate))
 
         history = self._histories.read(self.users[live])
-        pool = Round(
+        pool = stage.model.round_type(
             request_id=np.arange(len(live)),
             user_id=self.users[live],
             timestamp_ms=timestamp_ms,
@@ -320,13 +330,13 @@ class Arm:
             return self._nothing()
         columns = {
             field.name: np.concatenate([getattr(slate.requests, field.name) for slate in slates])
-            for field in dataclasses.fields(Round)
+            for field in dataclasses.fields(self._stage.model.round_type)
         }
         order = np.argsort(columns["timestamp_ms"], kind="stable")
         first, self._next_id = self._next_id, self._next_id + len(order)
         columns["request_id"] = np.argsort(order) + first
         seen = np.concatenate([slate.seen for slate in slates])
-        return Served(requests=Round(**columns).take(order), seen=seen[order])
+        return Served(requests=self._stage.model.round_type(**columns).take(order), seen=seen[order])
 
     def _nothing(self) -> Served:
         """A day without active users."""

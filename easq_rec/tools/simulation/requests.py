@@ -6,7 +6,7 @@ import numpy as np
 
 from easq_rec.data.columns import Ragged, RequestColumns, offsets_of
 from easq_rec.tools.simulation.latents import Latents
-from easq_rec.tools.simulation.world import Round
+from easq_rec.tools.simulation.rounds import Round
 
 
 def as_columns(part: Round, latents: Latents, *, max_history: int) -> RequestColumns:

@@ -1,8 +1,8 @@
-"""The built-in synthetic world: a request log whose true satisfaction is known.
+"""The built-in synthetic worlds: request logs whose true satisfaction is known.
 
 Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns of real logs, and two that
-only a simulation has, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view). User actions
-and the questionnaire are in `outcomes.py`.
+only a simulation has, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view). Who likes
+what and what users do is in the model of the world (`models.py`), the questionnaire in `outcomes.py`.
 
 The log is simulated in rounds in which a user makes at most one request. So a round is computed with numpy expressions,
 and the history, a ring buffer per user, is strictly as of the request. Memory does not grow with the number of
@@ -11,14 +11,12 @@ requests. Shapes: R requests of a round, C candidates, H history entries.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,128 +27,40 @@ from numpy.typing import NDArray
 from easq_rec.config import World
 from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.schema import require
-from easq_rec.data import exact
 from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.errors import UserError
-from easq_rec.tools.simulation.latents import Calibration, Int, Latents, calibrate, draw_latents
-from easq_rec.tools.simulation.outcomes import LATER, Streams, latent_scores, outcomes
+from easq_rec.tools.simulation.latents import Int, Latents
+from easq_rec.tools.simulation.models import Model, create_model
+from easq_rec.tools.simulation.outcomes import Streams, outcomes
+from easq_rec.tools.simulation.rounds import Histories, Round
+from easq_rec.tools.simulation.time_line import DAY_MS, START_MS, round_size
 
-GENERATOR = 3
-"""Must be raised when the same config would give another world, so that old worlds are not reused."""
-START_MS = 1_704_067_200_000
-"""2024-01-01 UTC, the start of every time line."""
-DAY_MS = 86_400_000
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Round:
-    """Requests of distinct users in time order; every array's first dim is R."""
-
-    request_id: Int
-    user_id: Int
-    timestamp_ms: Int
-    history_length: Int
-    history_video: NDArray[np.int32]
-    """[R, H] oldest first, valid up to `history_length`, as are the next two fields."""
-    history_timestamp_ms: Int
-    history_ratio: NDArray[np.float32]
-    video: Int
-    """[R, C], as are all fields below."""
-    watch_ms: NDArray[np.int32]
-    long_view: NDArray[np.int8]
-    like: NDArray[np.int8]
-    follow: NDArray[np.int8]
-    comment: NDArray[np.int8]
-    forward: NDArray[np.int8]
-    returned: NDArray[np.int8]
-    """Whether the user returns on the next day for similar videos."""
-    shown: NDArray[np.int8]
-    """Whether the questionnaire was shown."""
-    true_satisfaction: NDArray[np.float32]
-    true_engagement: NDArray[np.float32]
-    answer: NDArray[np.int8]
-    """NO_ANSWER or a code of `THREE_ANSWERS`."""
-    answered_at_ms: Int
-
-    def answered(self) -> Round:
-        """The requests with at least one answer."""
-        rows = (self.answer != NO_ANSWER).any(axis=1)
-        return self.take(rows)
-
-    def take(self, rows: NDArray[Any]) -> Round:
-        """Some of the requests."""
-        return Round(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
-
-    def choose(self, columns: Int) -> Round:
-        """The same requests with only the candidates `columns` [R, K], in that order."""
-        names = [field.name for field in dataclasses.fields(self)]
-        chosen = names[names.index("video") :]
-        return dataclasses.replace(
-            self, **{name: np.take_along_axis(getattr(self, name), columns, axis=1) for name in chosen}
-        )
+GENERATORS = {1: 3, 2: 1}
+"""Generator of each version. Must be raised when the same config would give another world, so that old worlds are not
+reused."""
+WRITTEN = (
+    *("watch_ms", "valid_play", "long_view", "like", "follow", "comment", "forward", "hate", "returned"),
+    *("shown", "true_satisfaction", "true_engagement"),
+)
+"""Columns of the candidates that the round of a world may have, in the order of the files."""
 
 
-class Histories:
-    """The last H watched videos of every user: a ring buffer with 16 bytes per entry."""
-
-    def __init__(self, users: int, length: int) -> None:
-        self.length = length
-        self.watched = np.zeros(users, dtype=np.int64)
-        """[U] number of entries written so far; the next one goes to slot `watched % length`."""
-        self.video = np.zeros((users, length), dtype=np.int32)
-        self.timestamp_ms = np.zeros((users, length), dtype=np.int64)
-        self.ratio = np.zeros((users, length), dtype=np.float32)
-
-    def copy(self) -> Histories:
-        """An independent copy."""
-        other = Histories(0, self.length)
-        other.watched, other.video = self.watched.copy(), self.video.copy()
-        other.timestamp_ms, other.ratio = self.timestamp_ms.copy(), self.ratio.copy()
-        return other
-
-    def read(self, users: Int) -> tuple[Int, NDArray[np.int32], Int, NDArray[np.float32]]:
-        """(lengths [R], videos [R, H], timestamps [R, H], watch ratios [R, H]), oldest first."""
-        watched = self.watched[users]
-        lengths = np.minimum(watched, self.length)
-        slots = ((watched - lengths)[:, None] + np.arange(self.length)) % self.length
-        at = (users[:, None], slots)
-        return lengths, self.video[at], self.timestamp_ms[at], self.ratio[at]
-
-    def append(
-        self, users: Int, videos: Int, timestamp_ms: Int, ratio: NDArray[np.float32], watched: NDArray[np.bool_]
-    ) -> None:
-        """Adds the candidates [R, C] that `watched` marks. `users` must be distinct."""
-        total = watched.sum(axis=1)
-        rank = np.cumsum(watched, axis=1) - 1
-        # If one request fills the ring, only its last entries are written, so that no slot is written twice.
-        rows, columns = np.nonzero(watched & (rank >= (total - self.length)[:, None]))
-        slots = (self.watched[users[rows]] + rank[rows, columns]) % self.length
-        at = (users[rows], slots)
-        self.video[at] = videos[rows, columns]
-        self.timestamp_ms[at] = timestamp_ms[rows]
-        self.ratio[at] = ratio[rows, columns]
-        self.watched[users] += total
-
-
-def simulate(
-    config: World, latents: Latents, calibration: Calibration, histories: Histories | None = None
-) -> Iterator[Round]:
+def simulate(model: Model, histories: Histories | None = None) -> Iterator[Round]:
     """The log, round by round. Timestamps rise strictly, within and across rounds.
 
     Args:
         histories: empty; at the end it has the watch histories of all users.
     """
+    config, latents = model.config, model.latents
     streams = Streams.of(config)
     rng = streams.log
     histories = Histories(config.users, config.history) if histories is None else histories
-    size = min(ROW_GROUP, max(1, config.users // 4))
+    size = round_size(config)
     span_ms = config.days * DAY_MS
     last_ms = START_MS - 1
     for start in range(0, config.requests, size):
         count = min(size, config.requests - start)
-        # Exponential races: the first `count` of all users, each with the rate of its activity.
-        race = exact.exponential(rng, config.users) / latents.activity
-        users = rng.permutation(np.argsort(race, kind="stable")[:count])
+        users = latents.requesters(rng, count)
         at = np.sort(start + count * rng.random(count)) / config.requests
         order = np.arange(count)
         wanted_ms = np.maximum(START_MS + (span_ms * at).astype(np.int64), last_ms + 1)
@@ -158,11 +68,11 @@ def simulate(
         last_ms = int(timestamp_ms[-1])
         videos = latents.candidates(rng, users, config.candidates)
         history = histories.read(users)
-        scores = latent_scores(latents, calibration, users, videos)
-        outcome = outcomes(streams, config, latents, calibration, scores, timestamp_ms, videos)
+        scores = model.scores(users, videos, timestamp_ms)
+        outcome = outcomes(streams, model, scores, timestamp_ms, users, videos)
         ratio = np.divide(outcome["watch_ms"], latents.duration_ms[videos]).astype(np.float32)
         histories.append(users, videos, timestamp_ms, ratio, outcome["long_view"] == 1)
-        yield Round(
+        yield model.round_type(
             request_id=start + order,
             user_id=users,
             timestamp_ms=timestamp_ms,
@@ -206,9 +116,9 @@ def to_table(part: Round, latents: Latents, *, answers: bool, lengths: Int | Non
         "tags": _lists(tag_count, pa.array(latents.tags[video][has_tag])),
         "duration_ms": latents.duration_ms[video],
     }
-    behaviour = ("watch_ms", "long_view", "like", "follow", *LATER)
-    for name in (*behaviour, "shown", "true_satisfaction", "true_engagement"):
-        columns[name] = getattr(part, name)[written]
+    for name in WRITTEN:
+        if hasattr(part, name):
+            columns[name] = getattr(part, name)[written]
     if answers:
         none = part.answer[written] == NO_ANSWER
         columns["answer"] = pa.array(part.answer[written], mask=none)
@@ -283,7 +193,7 @@ def is_complete(config: World, out: Path) -> bool:
 
 
 def _description(config: World) -> dict[str, object]:
-    return {"generator": GENERATOR, "config": config.identity}
+    return {"generator": GENERATORS[config.version], "config": config.identity}
 
 
 def _differences(found: object, wanted: dict[str, object]) -> str:
@@ -293,18 +203,21 @@ def _differences(found: object, wanted: dict[str, object]) -> str:
         entries = description if isinstance(description, dict) else {}
         config = entries.get("config")
         values = {f"world.{name}": value for name, value in config.items()} if isinstance(config, dict) else {}
-        flat.append({"generator": entries.get("generator"), **values})
+        # World 1 has no version in its file, as before there was another world.
+        flat.append({"generator": entries.get("generator"), "world.version": 1, **values})
+    versions = [one["world.version"] for one in flat]
+    if versions[0] != versions[1]:
+        return f"world.version is {versions[0]!r}, not {versions[1]!r}"
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     return "; ".join(f"{name} is {flat[0].get(name)!r}, not {flat[1].get(name)!r}" for name in names)
 
 
 def _write(config: World, folder: Path) -> None:
-    latents = draw_latents(config)
-    calibration = calibrate(latents, config)
+    model = create_model(config)
     requests, answers = (PartWriter(folder / name, row_group=ROW_GROUP) for name in ("requests", "answers"))
-    for rounds in simulate(config, latents, calibration):
-        requests.write(to_table(rounds, latents, answers=False))
-        answers.write(to_table(rounds.answered(), latents, answers=True))
+    for rounds in simulate(model):
+        requests.write(to_table(rounds, model.latents, answers=False))
+        answers.write(to_table(rounds.answered(), model.latents, answers=True))
     requests.close()
     answers.close()
     # Written last, although the rename publishes: this also reveals an incomplete copy.

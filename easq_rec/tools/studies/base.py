@@ -43,7 +43,7 @@ def _small(config: Config) -> Config:
     return dataclasses.replace(
         _cut(config),
         world=world,
-        schema=world_schema(users=world.users, videos=world.videos, dim=8),
+        schema=world_schema(users=world.users, videos=world.videos, dim=8, version=world.version),
         data=dataclasses.replace(config.data, max_history=10),
         model=dataclasses.replace(
             config.model,

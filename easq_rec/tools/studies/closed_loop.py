@@ -28,7 +28,9 @@ from easq_rec.run_directory.checkpoint_files import latest_of
 from easq_rec.tools.simulation.latents import Int, Latents
 from easq_rec.tools.simulation.online import WEEK, Arm, Day, Experiment, Floats, Served, Stage, groups
 from easq_rec.tools.simulation.requests import as_columns
-from easq_rec.tools.simulation.world import DAY_MS, Round, to_table
+from easq_rec.tools.simulation.rounds import Round
+from easq_rec.tools.simulation.time_line import DAY_MS
+from easq_rec.tools.simulation.world import to_table
 from easq_rec.training.loop import Trainer
 from easq_rec.training.process import Runtime, running
 

@@ -25,7 +25,7 @@ from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.config import Config, World
 from easq_rec.config.variants import VARIANTS
 from easq_rec.evaluation.mean_interval import t_interval
-from easq_rec.tools.simulation.latents import calibrate, draw_latents
+from easq_rec.tools.simulation.models import create_model
 from easq_rec.tools.simulation.world import simulate
 from easq_rec.tools.studies.base import Budget
 from easq_rec.tools.studies.comparison import StudyComparison
@@ -101,10 +101,10 @@ def _world(world: World, budget: Budget) -> World:
 def triggered_shares(world: World, rules: Sequence[Rule]) -> list[float]:
     """Share of impressions that each rule triggers on, in a sample of a world."""
     world = dataclasses.replace(world, requests=min(world.requests, SAMPLE))
-    latents = draw_latents(world)
-    parts = list(simulate(world, latents, calibrate(latents, world)))
+    model = create_model(world)
+    parts = list(simulate(model))
     watch = np.concatenate([part.watch_ms for part in parts])
-    duration = latents.duration_ms[np.concatenate([part.video for part in parts])]
+    duration = model.latents.duration_ms[np.concatenate([part.video for part in parts])]
     return [
         float(Questionnaire(trigger_watch_s=watch_s, trigger_progress=progress).triggered(watch, duration).mean())
         for watch_s, progress in rules

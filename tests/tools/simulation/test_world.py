@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 
 from easq_rec.config import World
 from easq_rec.data.writer import required
-from easq_rec.tools.simulation import world
-from easq_rec.tools.simulation.latents import Latents, calibrate, draw_latents, utilities
+from easq_rec.tools.simulation import time_line, world
+from easq_rec.tools.simulation.first_world import calibrate, utilities
+from easq_rec.tools.simulation.latents import Latents, draw_latents
+from easq_rec.tools.simulation.models import create_model
 
-SMALL = World(requests=3_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5)
+SMALL = World(
+    version=1, requests=3_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5
+)
 
 
 def list_of(element: pa.DataType) -> pa.DataType:
@@ -208,9 +212,9 @@ def test_a_world_without_answers_still_has_their_schema(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tiny",
     [
-        World(requests=1, users=1, videos=1, candidates=1, history=1),
-        World(requests=9, users=2, videos=7, candidates=7, history=3, days=1e-7, density=10_000.0),
-        World(requests=40, users=3, videos=12, candidates=11),
+        World(version=1, requests=1, users=1, videos=1, candidates=1, history=1),
+        World(version=1, requests=9, users=2, videos=7, candidates=7, history=3, days=1e-7, density=10_000.0),
+        World(version=1, requests=40, users=3, videos=12, candidates=11),
     ],
 )
 def test_tiny_worlds_can_be_generated(tiny: World, tmp_path: Path) -> None:
@@ -222,7 +226,8 @@ def test_tiny_worlds_can_be_generated(tiny: World, tmp_path: Path) -> None:
 
 
 def test_large_rounds_are_split_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "ROW_GROUP", 64)
+    for module in (world, time_line):
+        monkeypatch.setattr(module, "ROW_GROUP", 64)
     world.generate(dataclasses.replace(SMALL, requests=1_200), tmp_path / "parts")
     found = parts(tmp_path / "parts" / "requests")
     assert [part.metadata.num_row_groups for part in found] == [8, 8, 3]
@@ -278,7 +283,7 @@ def test_publishing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("videos", [12, 100])
 def test_fast_candidates_follow_the_exact_policy(videos: int) -> None:
-    latents = draw_latents(World(users=5, videos=videos, candidates=4, seed=3))
+    latents = draw_latents(World(version=1, users=5, videos=videos, candidates=4, seed=3))
     rng = np.random.default_rng(0)
     users = np.full(10_000, 2)
 
@@ -292,10 +297,10 @@ def test_fast_candidates_follow_the_exact_policy(videos: int) -> None:
 
 
 def outcomes(config: World) -> tuple[Latents, dict[str, NDArray[Any]]]:
-    latents = draw_latents(config)
-    rounds = list(world.simulate(config, latents, calibrate(latents, config)))
-    names = [field.name for field in dataclasses.fields(world.Round)]
-    return latents, {name: np.concatenate([getattr(part, name) for part in rounds]) for name in names}
+    model = create_model(config)
+    rounds = list(world.simulate(model))
+    names = [field.name for field in dataclasses.fields(model.round_type)]
+    return model.latents, {name: np.concatenate([getattr(part, name) for part in rounds]) for name in names}
 
 
 def ndcg_at_5(score: NDArray[Any], relevance: NDArray[Any]) -> float:
@@ -309,7 +314,7 @@ def ndcg_at_5(score: NDArray[Any], relevance: NDArray[Any]) -> float:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_behaviour_grades_and_engagement_are_calibrated(seed: int) -> None:
     """Behaviour by answer is as in the paper's Figure 3. Grades and their relation to engagement are as intended."""
-    config = World(requests=20_000, users=2_000, videos=4_000, density=10_000.0, seed=seed)
+    config = World(version=1, requests=20_000, users=2_000, videos=4_000, density=10_000.0, seed=seed)
     latents, log = outcomes(config)
     answered = log["answer"] != world.NO_ANSWER
     assert answered.sum() > 50_000
@@ -343,7 +348,7 @@ def test_behaviour_grades_and_engagement_are_calibrated(seed: int) -> None:
 def test_the_paper_s_questionnaire_is_the_default_and_density_scales_its_answers() -> None:
     assert (World().exposure, World().response, World().density) == (0.005, 0.02, 1.0)
     for density, shown_rate, answer_rate in ((1.0, 0.005, 1e-4), (100.0, 0.5, 1e-2), (1_000.0, 1.0, 0.1)):
-        config = World(requests=20_000, users=2_000, videos=4_000, density=density)
+        config = World(version=1, requests=20_000, users=2_000, videos=4_000, density=density)
         assert (config.shown_rate, config.answer_rate) == pytest.approx((shown_rate, answer_rate))
         _, log = outcomes(config)
         triggered = log["long_view"] == 1
@@ -357,7 +362,7 @@ def test_the_paper_s_questionnaire_is_the_default_and_density_scales_its_answers
 
 @pytest.mark.parametrize("rho", [-0.3, 0.0, 0.3, 0.6])
 def test_rho_is_the_correlation_of_satisfaction_and_engagement(rho: float) -> None:
-    config = World(requests=10_000, users=2_000, videos=4_000, rho=rho)
+    config = World(version=1, requests=10_000, users=2_000, videos=4_000, rho=rho)
     latents = draw_latents(config)
     calibration = calibrate(latents, config)
     rng = np.random.default_rng(9)
@@ -375,6 +380,6 @@ def test_rho_is_the_correlation_of_satisfaction_and_engagement(rho: float) -> No
 
 
 def test_an_unattainable_correlation_is_refused() -> None:
-    config = World(requests=100, users=500, videos=1_000, rho=0.99)
+    config = World(version=1, requests=100, users=500, videos=1_000, rho=0.99)
     with pytest.raises(ValueError, match=r"world.rho=0.99 is not allowed: between -0\.\d+ and 0\.\d+ with these users"):
         calibrate(draw_latents(config), config)

@@ -19,19 +19,22 @@ from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
 from easq_rec.data.sources import world_directory
 from easq_rec.tools.simulation import world
-from easq_rec.tools.simulation.latents import Latents, calibrate, draw_latents
+from easq_rec.tools.simulation.latents import Latents
+from easq_rec.tools.simulation.models import create_model
 from easq_rec.tools.simulation.outcomes import answer_rate
 from easq_rec.tools.simulation.requests import as_columns
 
-SMALL = World(requests=2_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5)
+SMALL = World(
+    version=1, requests=2_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5
+)
 Log = dict[str, NDArray[Any]]
 
 
 def simulated(config: World) -> tuple[Latents, Log]:
-    latents = draw_latents(config)
-    rounds = list(world.simulate(config, latents, calibrate(latents, config)))
-    names = [field.name for field in dataclasses.fields(world.Round)]
-    return latents, {name: np.concatenate([getattr(part, name) for part in rounds]) for name in names}
+    model = create_model(config)
+    rounds = list(world.simulate(model))
+    names = [field.name for field in dataclasses.fields(model.round_type)]
+    return model.latents, {name: np.concatenate([getattr(part, name) for part in rounds]) for name in names}
 
 
 @pytest.mark.parametrize(("watch_s", "progress"), [(0.0, 0.5), (3.0, 0.25), (7.0, 0.5), (30.0, 1.0)])
@@ -98,7 +101,7 @@ def test_every_setting_is_part_of_the_identity_of_a_world(tmp_path: Path) -> Non
     config = dataclasses.replace(SMALL, requests=50)
     world.generate(config, tmp_path / "world")
     stored = json.loads((tmp_path / "world" / "world.json").read_text())
-    assert stored["config"] == dataclasses.asdict(config)
+    assert stored["config"] == config.identity
     assert world.is_complete(config, tmp_path / "world")
     other = dataclasses.replace(config, trigger_watch_s=3.0)
     with pytest.raises(ValueError, match=r"world\.trigger_watch_s is 7\.0, not 3\.0"):
@@ -115,9 +118,9 @@ def test_negative_settings_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("most", [4, 9])
 def test_columns_of_a_round_equal_those_read_from_its_file(most: int, tmp_path: Path) -> None:
-    latents = draw_latents(SMALL)
-    (part, *_) = world.simulate(dataclasses.replace(SMALL, requests=2_000), latents, calibrate(latents, SMALL))
-    later = list(world.simulate(SMALL, latents, calibrate(latents, SMALL)))[-1]
+    model = create_model(SMALL)
+    latents = model.latents
+    part, *_, later = world.simulate(model)
     for number, round_ in enumerate((part, later)):
         (tmp_path / str(number)).mkdir()
         pq.write_table(world.to_table(round_, latents, answers=False), tmp_path / str(number) / "part.parquet")
@@ -138,8 +141,8 @@ def test_columns_of_a_round_equal_those_read_from_its_file(most: int, tmp_path: 
 
 
 def test_lengths_limit_the_candidates_that_are_written() -> None:
-    latents = draw_latents(SMALL)
-    part = next(iter(world.simulate(SMALL, latents, calibrate(latents, SMALL))))
+    model = create_model(SMALL)
+    latents, part = model.latents, next(iter(world.simulate(model)))
     lengths = np.arange(len(part.user_id)) % (SMALL.candidates + 1)
     cut = world.to_table(part, latents, answers=True, lengths=lengths)["candidates"].to_pylist()
     whole = world.to_table(part, latents, answers=True)["candidates"].to_pylist()

@@ -12,7 +12,7 @@ import pytest
 
 from easq_rec.config.serialization import from_dict
 from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.simulation.latents import calibrate, draw_latents
+from easq_rec.tools.simulation.models import create_model
 from easq_rec.tools.simulation.online import Experiment
 from easq_rec.tools.simulation.world import simulate
 from easq_rec.tools.studies import ab, comparison, trigger
@@ -115,11 +115,11 @@ def test_rules_show_equally_many_prompts() -> None:
     shown = []
     for cell in cells[1:4]:
         world = dataclasses.replace(cell.config.world, requests=6_000)
-        latents = draw_latents(world)
-        log = list(simulate(world, latents, calibrate(latents, world)))
+        model = create_model(world)
+        log = list(simulate(model))
         share = np.mean([part.shown.mean() for part in log])
         rule = rule_of(world)
-        triggered = [rule.triggered(part.watch_ms, latents.duration_ms[part.video]).mean() for part in log]
+        triggered = [rule.triggered(part.watch_ms, model.latents.duration_ms[part.video]).mean() for part in log]
         assert trigger.triggered_shares(world, [(world.trigger_watch_s, world.trigger_progress)])[0] == pytest.approx(
             np.mean(triggered), abs=0.02
         )

@@ -27,7 +27,8 @@ from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.checkpoint_files import latest_of
 from easq_rec.serving.score import load_ranker
 from easq_rec.tools.simulation import outcomes as world_outcomes
-from easq_rec.tools.simulation.online import DAY_MS, Day, Experiment, Stage
+from easq_rec.tools.simulation.online import Day, Experiment, Stage
+from easq_rec.tools.simulation.time_line import DAY_MS
 from easq_rec.tools.simulation.world import ensure, simulate, to_table
 from easq_rec.tools.studies import closed_loop, online_cell
 from easq_rec.tools.studies.base import base_config
@@ -63,7 +64,7 @@ def test_serving_gives_the_same_scores_as_evaluation(fuse: float | None, ranker:
     """Serving encodes requests without writing files, in batches whose size does not divide their number."""
     config = small()
     stage = Stage.of(config.world)
-    part = list(simulate(config.world, stage.latents, stage.calibration))[-1]
+    part = list(simulate(stage.model))[-1]
     pq.write_table(to_table(part, stage.latents, answers=False), tmp_path / "part.parquet")
     written = RequestDataset(tmp_path, Layout.of(config.schema), max_history=6)
     stream = batches(written, config, truth=None)
@@ -251,7 +252,7 @@ def test_the_same_cell_gives_the_same_days(tmp_path: Path) -> None:
 def test_encoded_requests_for_serving_contain_no_outcomes() -> None:
     config = small()
     stage = Stage.of(config.world)
-    part = next(iter(simulate(config.world, stage.latents, stage.calibration)))
+    part = next(iter(simulate(stage.model)))
     columns = closed_loop.as_columns(part, stage.latents, max_history=6)
     encoded = encode(Layout.of(config.schema, outcomes=False), columns)
     assert set(encoded.candidates.children) == {
