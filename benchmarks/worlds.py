@@ -63,11 +63,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAM = Path(__file__).with_name("train_and_score.py")
 RECIPES = (
     "quickstart_main_only",
+    "quickstart_main_only --optim.table-lr 0.05 --optim.schedule cosine",
+    "quickstart_main_only --model.wide True",
+    "quickstart_main_only --model.feature-dropout 0.1",
     "quickstart_main_only --losses.main.weight 0",
     "quickstart_main_only --model.policy-score single --losses.pointwise.weight 0",
     "quickstart_main_only --model.policy-score single --losses.pointwise.weight 0 --losses.main.pairs equal",
 )
-"""The base ranker; with cross-entropy alone; with BPR alone, weighed by utility; and with plain BPR."""
+"""The base ranker; at its earlier learning rates; with the wide path; with feature dropout; with cross-entropy alone;
+with BPR alone, weighed by utility; and with plain BPR."""
 FIRST_WORLD = 100
 """Studies use worlds from 0 on, and defaults were chosen on worlds 0 to 14."""
 HOLDOUT = 0.2

@@ -157,8 +157,9 @@ def easq() -> Config:
         schema=world_schema(users=world.users, videos=world.videos, dim=32, version=world.version),
         world=world,
         losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
-        # The satisfaction pathway takes half as many steps as the other parameters.
-        optim=Optim(pathway_lr=2.0),
+        # Videos and users of the world have many impressions each: a high rate of the tables learns them in one or two
+        # passes. The satisfaction pathway takes half as many steps as the other parameters.
+        optim=Optim(table_lr=0.2, schedule="constant", pathway_lr=2.0),
     )
 
 
