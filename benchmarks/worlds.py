@@ -57,7 +57,7 @@ from easq_rec.data.writer import PartWriter
 from easq_rec.errors import UserError, exit_code
 from easq_rec.evaluation.mean_interval import t_interval
 from easq_rec.evaluation.metrics import ranking_metrics
-from easq_rec.tools.simulation.world import GENERATOR, generate
+from easq_rec.tools.simulation.world import GENERATORS, generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAM = Path(__file__).with_name("train_and_score.py")
@@ -354,7 +354,7 @@ def compare(recipes: Sequence[str], worlds: Sequence[World], before: str | None,
         found = measure(rows, worlds)
     return {
         "benchmark": "worlds",
-        "generator": GENERATOR,
+        "generator": GENERATORS[worlds[0].version],
         "worlds": [world.seed for world in worlds],
         "requests": worlds[0].requests,
         "rows": summary(found),
