@@ -9,8 +9,8 @@ file with held-out outcomes, and no recipe with more than one such request. Ever
 on one thread. Prints one JSON line, and a table on stderr; draws AUC and GAUC to a PNG next to --out.
 
 A recipe may bring options: --recipes kuairand 'kuairand_main_only --trainer.epochs 2'. --recipes without a name trains
-none. With --work, trainings of peers are kept in a folder, and a later call with the same data and the same code of the
-peers does not repeat them.
+none. With --average, a last row averages the standardised scores of some rows. With --work, trainings of peers are
+kept in a folder, and a later call with the same data and the same code of the peers does not repeat them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Row:
     """One ranker."""
 
     kind: str
-    """`peer` or `recipe`."""
+    """`peer`, `recipe` or `average`."""
     scores: list[Floats]
     """(N,) of each seed."""
     probability: bool
@@ -102,6 +102,23 @@ def run_recipe(recipe: str, splits: Splits, workers: Workers, seeds: int) -> Row
         for seed in range(seeds)
     ]
     return _row("recipe", runs, {})
+
+
+def average(rows: Sequence[Row]) -> Row:
+    """The mean of several rankers' standardised scores: about what one ranker could still learn from the others.
+
+    Of rankers with fewer seeds than others, the scores of their first seeds are used again.
+    """
+    seeds = max(len(row.scores) for row in rows)
+    standard = [[(score_N - score_N.mean()) / score_N.std() for score_N in row.scores] for row in rows]
+    return Row(
+        kind="average",
+        scores=[np.mean([one[seed % len(one)] for one in standard], axis=0) for seed in range(seeds)],
+        probability=False,
+        cpu_seconds=sum(row.cpu_seconds for row in rows),
+        peak_rss_mib=max(row.peak_rss_mib for row in rows),
+        tuning={},
+    )
 
 
 def _row(kind: str, runs: Sequence[tuple[dict[str, Any], Floats | None]], tuning: dict[str, Any]) -> Row:
@@ -183,19 +200,31 @@ def _versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def compare(
-    data: Path, *, seeds: int, rankers: Sequence[str], recipes: Sequence[str], temporary: Path, work: Path
+    data: Path,
+    *,
+    seeds: int,
+    rankers: Sequence[str],
+    recipes: Sequence[str],
+    averaged: Sequence[str] = (),
+    temporary: Path,
+    work: Path,
 ) -> dict[str, Any]:
     """Trains and scores everything; returns the result as JSON values.
 
     Args:
+        averaged: rankers and recipes whose scores a last row averages.
         temporary: an empty folder for the files of the splits and of the recipes' trainings.
         work: folder of the peers' trainings, see `Workers`.
     """
     begin = time.perf_counter()
+    if unknown := [name for name in averaged if name not in (*rankers, *recipes)]:
+        raise UserError(f"--average {unknown[0]!r}: no such row: name some of {', '.join((*rankers, *recipes))}")
     libraries = _versions(rankers)
     splits, workers = write_splits(data, temporary / "splits"), Workers(work, temporary, libraries)
     rows = {name: run_peer(name, splits, workers, seeds) for name in rankers}
     rows |= {recipe: run_recipe(recipe, splits, workers, seeds) for recipe in recipes}
+    if averaged:
+        rows["average"] = average([rows[name] for name in averaged])
     train = read(splits.train)
     return {
         "benchmark": "rankers",
@@ -220,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--recipes", nargs="*", default=list(RECIPES), help="recipes of the project; without a name none is trained"
     )
+    parser.add_argument("--average", nargs="*", default=[], help="rankers and recipes whose average is a last row")
     parser.add_argument("--work", type=Path, help="folder that keeps the trainings of peers; None: a temporary one")
     args = parser.parse_args(argv)
     if args.seeds < 1:
@@ -231,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds=args.seeds,
             rankers=args.rankers,
             recipes=args.recipes,
+            averaged=args.average,
             temporary=temporary,
             work=args.work or temporary / "work",
         )

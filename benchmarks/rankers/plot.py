@@ -12,7 +12,11 @@ from easq_rec.tools.figures.style import LIGHT, SERIES, blank, house_style, lege
 from easq_rec.tools.figures.whiskers import whiskers
 
 PANELS = (("auc", "AUC over all impressions"), ("gauc", "GAUC: AUC within a user, weighted by impressions"))
-KINDS = (("peer", SERIES[0], "o"), ("recipe", SERIES[1], "D"))
+KINDS = (
+    ("peer", SERIES[0], "o", "peers"),
+    ("recipe", SERIES[1], "D", "recipes of easq-rec"),
+    ("average", SERIES[2], "s", "average of rankers"),
+)
 ROW, AROUND, WIDTH = 26.0, 110.0, 900.0
 """Points: height of a ranker, height of everything else, width."""
 CHANCE = 0.5
@@ -32,12 +36,11 @@ def draw(rows: Mapping[str, Mapping[str, Any]], file: Path, *, title: str) -> No
         ends = [end for one in found.values() for end in (one.low, one.high)]
         axes.set_xlim(limits([CHANCE, *(one.value for one in found.values())], ends))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        for kind, color, marker in KINDS:
+        for kind, color, marker, said in KINDS:
             places = [place for place, name in enumerate(names) if rows[name]["kind"] == kind]
             chosen = [found[names[place]] for place in places]
             whiskers(axes, places, chosen, vertical=False, color=color, alpha=0.8)
             values = [one.value for one in chosen]
-            said = "recipes of easq-rec" if kind == "recipe" else "peers"
             if places:
                 axes.plot(values, places, linestyle="none", marker=marker, color=color, label=said)
         axes.axvline(CHANCE, color=LIGHT["muted"], linewidth=1)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.rankers.__main__ import LIBRARIES, main
+from benchmarks.rankers.__main__ import LIBRARIES, Row, average, main
 from benchmarks.rankers.boosting import Encoder, LightGBM, history_columns
 from benchmarks.rankers.counts import STRENGTHS, WEIGHTS, Counts, DurationBuckets, NaiveBayes, Popularity
 from benchmarks.rankers.impressions import LABEL, NOT_INPUTS, Impressions, flatten, read
@@ -481,6 +481,33 @@ def test_no_recipe_is_trained_if_none_is_named(data: Path, tmp_path: Path, capsy
     assert {name: row["kind"] for name, row in rows.items()} == {"popularity": "peer", "naive_bayes": "peer"}
     assert 0 < rows["naive_bayes"]["auc"]["value"] < 1
     assert "| `naive_bayes` |" in capsys.readouterr().err
+
+
+def test_the_average_of_rankers_is_a_row(data: Path, tmp_path: Path) -> None:
+    names = ["popularity", "naive_bayes"]
+    options = ["--rankers", *names, "--recipes", "--average", *names, "--out", str(tmp_path / "rankers.json")]
+    assert main(["--data", str(data), *options]) == 0
+    rows = json.loads((tmp_path / "rankers.json").read_text())["rows"]
+    assert rows["average"]["kind"] == "average" and rows["average"]["log_loss"] is None
+    assert rows["average"]["train_cpu_seconds"] == pytest.approx(
+        sum(rows[n]["train_cpu_seconds"] for n in names), abs=0.02
+    )
+    with pytest.raises(UserError, match="--average 'din': no such row: name some of popularity, naive_bayes"):
+        main(["--data", str(data), "--rankers", *names, "--recipes", "--average", "din"])
+
+
+def test_an_average_gives_each_ranker_the_same_weight() -> None:
+    """Scores of other scales count alike, and a ranker without seeds is averaged with each seed of the other."""
+    first, second, third = np.array([0.0, 1.0, 2.0]), np.array([0.0, -10.0, 20.0]), np.array([5.0, 5.0, 6.0])
+
+    def row(*scores: np.ndarray) -> Row:
+        return Row(kind="peer", scores=list(scores), probability=True, cpu_seconds=1.0, peak_rss_mib=2.0, tuning={})
+
+    found = average([row(first), row(second, third)])
+    assert (len(found.scores), found.cpu_seconds, found.probability) == (2, 2.0, False)
+    for score_N, other in zip(found.scores, (second, third), strict=True):
+        expected = [(x - x.mean()) / x.std() for x in (first, other)]
+        np.testing.assert_allclose(score_N, (expected[0] + expected[1]) / 2)
 
 
 def test_a_peer_is_trained_again_only_if_something_changed(splits: Splits, tmp_path: Path) -> None:
