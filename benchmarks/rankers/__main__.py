@@ -39,7 +39,11 @@ from benchmarks.report import hardware, publish
 from easq_rec.errors import UserError, exit_code
 
 RECIPES = ("kuairand_main_only", "kuairand")
-LIBRARIES = {"lightgbm": "lightgbm", **dict.fromkeys(("fm", "deepfm", "din", "mmoe"), "torch-rechub")}
+LIBRARIES = {
+    "lightgbm": "lightgbm",
+    **dict.fromkeys(("fm", "deepfm", "din", "mmoe"), "torch-rechub"),
+    "dcn": "deepctr-torch",
+}
 """Peer: the distribution that it needs."""
 BASE = "lightgbm"
 """Differences are to this peer."""

@@ -18,7 +18,15 @@ from benchmarks.rankers.impressions import Floats
 from benchmarks.rankers.worker import Job
 from easq_rec.errors import UserError
 
-PEER_SOURCES = ("impressions.py", "counts.py", "boosting.py", "torch_models.py", "quality.py", "worker.py")
+PEER_SOURCES = (
+    "impressions.py",
+    "counts.py",
+    "boosting.py",
+    "torch_models.py",
+    "deepctr_models.py",
+    "quality.py",
+    "worker.py",
+)
 """Files beside this one that a peer's result depends on."""
 
 

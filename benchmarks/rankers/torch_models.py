@@ -107,7 +107,7 @@ class Inputs:
             # One history per request, which all its impressions share.
             history_RL = _padded(rows.history_R1, self._table_row(name, entry_H), self._history_length)
             columns[f"history_{name}"] = history_RL[rows.request_N]
-        return {_plain(name): torch.from_numpy(np.ascontiguousarray(column)).long() for name, column in columns.items()}
+        return {plain(name): torch.from_numpy(np.ascontiguousarray(column)).long() for name, column in columns.items()}
 
     def _table_row(self, name: str, ids: Ints) -> Ints:
         known = self.known[name]
@@ -175,7 +175,7 @@ def _model(kind: Kind, inputs: Inputs) -> nn.Module:
     start = _library("basic.initializers").RandomNormal(0, 0.01)
 
     def sparse(name: str) -> Any:
-        return feature.SparseFeature(_plain(name), inputs.rows(name), DIM, padding_idx=0, initializer=start)
+        return feature.SparseFeature(plain(name), inputs.rows(name), DIM, padding_idx=0, initializer=start)
 
     def sequence(name: str, of: str, pooling: str, shared: str | None = None) -> Any:
         return feature.SequenceFeature(
@@ -233,7 +233,7 @@ class FactorizationMachine(nn.Module):
         return torch.sigmoid(score_B1.squeeze(1))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """The library makes modules of these names, which must not have a dot."""
     return name.replace(".", "_")
 

@@ -24,8 +24,8 @@ from benchmarks.rankers.counts import NaiveBayes, Popularity, Scorer, Settings
 from benchmarks.rankers.impressions import Floats, Impressions, read
 from easq_rec.errors import UserError, exit_code
 
-PEERS = ("popularity", "naive_bayes", "lightgbm", "fm", "deepfm", "din", "mmoe")
-RANDOM_PEERS = ("lightgbm", "fm", "deepfm", "din", "mmoe")
+PEERS = ("popularity", "naive_bayes", "lightgbm", "fm", "deepfm", "din", "mmoe", "dcn")
+RANDOM_PEERS = ("lightgbm", "fm", "deepfm", "din", "mmoe", "dcn")
 """Peers that depend on the seed."""
 
 
@@ -77,6 +77,10 @@ def peer(name: str) -> Ranker:
             from benchmarks.rankers.torch_models import LibraryModel
 
             return LibraryModel(name)
+        case "dcn":
+            from benchmarks.rankers.deepctr_models import CrossNetwork
+
+            return CrossNetwork()
     raise UserError(f"ranker {name!r}: expected one of {', '.join(PEERS)}")
 
 

@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.rankers.__main__ import LIBRARIES, Row, average, main
-from benchmarks.rankers.boosting import Encoder, LightGBM, history_columns
+from benchmarks.rankers.boosting import Encoder, history_columns
 from benchmarks.rankers.counts import STRENGTHS, WEIGHTS, Counts, DurationBuckets, NaiveBayes, Popularity
 from benchmarks.rankers.impressions import LABEL, NOT_INPUTS, Impressions, flatten, read
 from benchmarks.rankers.launch import Workers
 from benchmarks.rankers.quality import Truth, quality
 from benchmarks.rankers.splits import HOLDOUT, Splits, write_splits
 from benchmarks.rankers.torch_models import TASKS, Inputs, LibraryModel, targets
-from benchmarks.rankers.worker import Job, Ranker, tune
+from benchmarks.rankers.worker import Job, Ranker, peer, tune
 from easq_rec.config.recipes import recipe
 from easq_rec.data.dataset import RequestDataset, split
 from easq_rec.data.encode import encode
@@ -371,11 +371,18 @@ def test_counts_order_real_logs(tmp_path: Path) -> None:
     assert 0.6 < auc_of(popular, found.held) < 0.7 < auc_of(bayes, found.held) < 0.76
 
 
-@pytest.mark.parametrize("name", ["lightgbm", "fm", "deepfm", "din", "mmoe"])
+LIBRARY_OF = {"lightgbm": "lightgbm", "dcn": "deepctr_torch"} | dict.fromkeys(
+    ("fm", "deepfm", "din", "mmoe"), "torch_rechub"
+)
+"""Peer: the module that it needs."""
+NETS = {"rate": 1e-2, "weight_decay": 1e-6, "penalty": 1e-6}
+
+
+@pytest.mark.parametrize("name", list(LIBRARY_OF))
 def test_library_models_learn_what_counts_cannot(plain: Splits, name: str) -> None:
-    pytest.importorskip("lightgbm" if name == "lightgbm" else "torch_rechub", reason="needs the extra `rankers`")
-    ranker: Ranker = LightGBM() if name == "lightgbm" else LibraryModel(name)
-    nets = {"rate": 1e-2, "weight_decay": 1e-6, "epochs": 10}
+    pytest.importorskip(LIBRARY_OF[name], reason="needs the extra `rankers`")
+    ranker: Ranker = peer(name)
+    nets = NETS | {"epochs": 10}
     trees = {"strength": 3.0, "leaves": 31, "least": 20, "rate": 0.1, "rounds": 300}
     settings = trees if name == "lightgbm" else nets
     train, held = read(plain.train), read(plain.test)
@@ -388,12 +395,12 @@ def test_library_models_learn_what_counts_cannot(plain: Splits, name: str) -> No
     assert not np.array_equal(score_N, ranker.fit(train, settings, seed=1)(held))
 
 
-@pytest.mark.parametrize("name", ["fm", "deepfm", "din", "mmoe"])
+@pytest.mark.parametrize("name", ["fm", "deepfm", "din", "mmoe", "dcn"])
 def test_library_models_read_every_count(counted: Path, name: str) -> None:
     """Another value of any one number of a count changes the scores, and training on it changes them, too."""
-    pytest.importorskip("torch_rechub", reason="needs the extra `rankers`")
+    pytest.importorskip(LIBRARY_OF[name], reason="needs the extra `rankers`")
     rows = flatten(pq.read_table(counted / "requests"), "here")
-    scorer = LibraryModel(name).fit(rows, {"rate": 1e-2, "weight_decay": 1e-6, "epochs": 1}, seed=0)
+    scorer = peer(name).fit(rows, NETS | {"epochs": 1}, seed=0)
     score_N = scorer(rows)
     assert score_N.shape == (len(rows),) and np.isfinite(score_N).all()
     numbers = [f"{count}.{number}" for count in rows.counts for number in ("rate", "shown")]
