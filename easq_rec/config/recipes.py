@@ -210,6 +210,7 @@ def movielens_20m() -> Config:
         config,
         recipe="movielens_20m",
         schema=movielens_schema(users=1 << 18, films=1 << 19),
+        model=dataclasses.replace(config.model, feature_dropout=0.0),
         trainer=TrainerConfig(batch_size=256, epochs=1),
     )
 
