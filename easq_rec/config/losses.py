@@ -57,8 +57,10 @@ class Loss:
     """The reference steers the policy: off during the warm-up, and scaled down by `losses.divergence_bound`."""
     policy_on_replayed: ClassVar[bool] = False
     """Reads the policy score of replayed requests."""
+    replays: ClassVar[bool] = False
+    """Compares replayed answers."""
     evidence: ClassVar[bool] = False
-    """Reads the satisfaction score of candidates with evidence."""
+    """Compares candidates with evidence: by the satisfaction score if `reference` is True, else by the policy score."""
     at_zero_weight: ClassVar[bool] = False
     """Stays in the graph at weight 0, so that its parameters get zero gradients."""
 
@@ -116,6 +118,7 @@ class Satisfaction(Loss):
     moves = PATHWAY
     moves_attached = frozenset({"embeddings"})
     reference = True
+    replays = True
     at_zero_weight = True
 
 
@@ -136,6 +139,7 @@ class DPO(Loss):
     moves = POLICY
     reference = True
     steers = True
+    replays = True
     policy_on_replayed = True
 
     @property
@@ -199,7 +203,23 @@ class Direct(Loss):
     label = "answer loss on the policy score"
     description = "The policy orders pairs of answers without a reference."
     moves = POLICY
+    replays = True
     policy_on_replayed = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyEvidence(Loss):
+    """L_evidence on the policy score: a baseline without a reference. Its weights of evidence are those of
+    `losses.evidence`, whose own weight may be 0."""
+
+    weight: float = 0.0
+    """Weight of L_evidence on the policy score; 0 switches it off."""
+
+    term = "easq_rec.losses.policy_evidence:PolicyEvidenceTerm"
+    label = "L_evidence on the policy score"
+    description = "The policy explains outcomes that are correlated with answers, without a reference."
+    moves = POLICY
+    evidence = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,11 +249,12 @@ class Losses:
     evidence: Evidence = Evidence()
     direct: Direct = Direct()
     listwise: Listwise = Listwise()
+    policy_evidence: PolicyEvidence = PolicyEvidence()
 
     groups: Literal["request", "user"] = "request"
-    """Candidates that L_main, L_list, L_dense, L_evidence and the slate_softmax of L_DPO compare. request: those of a
-    request. user: those of all requests of a user in a rank's batch, for feeds whose requests have few candidates; see
-    data.user_requests."""
+    """Candidates that L_main, L_list, L_dense, L_evidence (on either score) and the slate_softmax of L_DPO compare.
+    request: those of a request. user: those of all requests of a user in a rank's batch, for feeds whose requests have
+    few candidates; see data.user_requests."""
     align_every: int = 1
     """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
     Losses that are computed only in aligned steps are scaled by this number."""
@@ -262,9 +283,14 @@ class Losses:
         return {name: loss for name, loss in self.terms.items() if loss.in_force}
 
     @property
-    def learns_from_answers(self) -> bool:
-        """Whether a loss without a satisfaction tower reads answers."""
+    def aligns_without_reference(self) -> bool:
+        """Whether aligned steps compute a loss that needs no satisfaction tower."""
         return any(loss.weight > 0 and not loss.reference and not loss.every_step for loss in self.terms.values())
+
+    @property
+    def replays_answers(self) -> bool:
+        """Whether a loss compares replayed answers."""
+        return any(loss.weight > 0 and loss.replays for loss in self.terms.values())
 
     @property
     def slates(self) -> bool:
@@ -279,7 +305,7 @@ class Losses:
     @property
     def evidence_scores(self) -> bool:
         """Whether a loss reads the satisfaction score of candidates whose outcomes are evidence."""
-        return any(loss.weight > 0 and loss.evidence for loss in self.terms.values())
+        return any(loss.weight > 0 and loss.evidence and loss.reference for loss in self.terms.values())
 
     def weighted(self, **weights: float) -> Losses:
         """The same losses with other weights, by name."""

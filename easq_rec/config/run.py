@@ -256,5 +256,5 @@ class Config:
 
     @property
     def aligned(self) -> bool:
-        """Whether the run learns from answers."""
-        return self.model.satisfaction is not None or self.losses.learns_from_answers
+        """Whether the run has aligned steps: it learns from answers or from evidence."""
+        return self.model.satisfaction is not None or self.losses.aligns_without_reference

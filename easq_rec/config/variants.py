@@ -50,6 +50,12 @@ def direct(config: Config) -> Config:
     return _changed(config, losses=config.losses.weighted(direct=0.3))
 
 
+def evidence_on_policy(config: Config) -> Config:
+    """L_evidence on the policy score: no satisfaction tower, no reference. Answers only set the weights of evidence."""
+    config = main_only(_in_every_step(config))
+    return _changed(config, losses=config.losses.weighted(policy_evidence=0.3))
+
+
 def paper(config: Config) -> Config:
     """EASQ in the literal form of arXiv 2601.20215: score-difference DPO (beta 0.1, lambda 2 = 6) in every step,
     adapters whose gradients reach the embeddings, 6 and 2 routed experts, no separate satisfaction embeddings, no
@@ -146,7 +152,7 @@ EASQ_CHANGED = (
     with_moe,
 )
 VARIANTS: dict[str, Callable[[Config], Config]] = {
-    **{change.__name__: change for change in (main_only, shared_bottom, mmoe, ple, direct, paper)},
+    **{change.__name__: change for change in (main_only, shared_bottom, mmoe, ple, direct, evidence_on_policy, paper)},
     **{f"paper_{change.__name__}": _of_paper(change) for change in (without_lora, without_moe, without_dpo)},
     **{change.__name__: change for change in (*EASQ_CHANGED, hstu)},
 }

@@ -68,6 +68,7 @@ class TrainLoader:
     Args:
         replay: None for runs without alignment.
         align_every: interval between steps whose batches are `aligned`.
+        draws: add replayed answers to aligned batches; False: answers only set the weights of evidence.
         prefetch: number of batches prepared in the background.
         by_user: losses compare the candidates of a user; False: those of a request.
         dropout: leaves features of the stream's requests out; None: all stay.
@@ -80,6 +81,7 @@ class TrainLoader:
         replay: AnswerReplay | None,
         *,
         align_every: int = 1,
+        draws: bool = True,
         prefetch: int = 0,
         by_user: bool = False,
         dropout: FeatureDropout | None = None,
@@ -88,6 +90,7 @@ class TrainLoader:
         self._reader = reader
         self._replay = replay
         self._align_every = align_every
+        self._draws = draws
         self._prefetch = prefetch
         self._by_user = by_user
         self._dropout = dropout
@@ -145,7 +148,7 @@ class TrainLoader:
             aligned = replay is not None and (replay.state.steps + 1) % self._align_every == 0
             answers = None
             if replay is not None:
-                if aligned:
+                if aligned and self._draws:
                     answers = replay.draw(clock)
                 else:
                     replay.skip(clock)

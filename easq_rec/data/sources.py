@@ -115,6 +115,7 @@ def open_sources(
             reader,
             replay,
             align_every=config.losses.align_every,
+            draws=config.losses.replays_answers,
             prefetch=data.prefetch,
             by_user=config.losses.groups == "user",
             dropout=FeatureDropout.of(config.schema, rate=config.model.feature_dropout, seed=config.trainer.seed),

@@ -59,7 +59,7 @@ ALONE = {
 }
 ALONE |= {
     f"{name} by user": dataclasses.replace(ALONE[name], groups="user")
-    for name in ("main", "listwise", "dense", "evidence", "dpo slate_softmax")
+    for name in ("main", "listwise", "dense", "evidence", "policy_evidence", "dpo slate_softmax")
 }
 """Losses in which only one has an effect, given the batch of `batch_of`."""
 

@@ -285,7 +285,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
         dpo=DPO(policy=policy, beta=0.3),
         dense=Dense(temperature=2.0),
         groups=groups,
-    ).weighted(pointwise=0.6, satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, listwise=0.3)
+    ).weighted(pointwise=0.6, satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, listwise=0.3, policy_evidence=0.2)
     config = dataclasses.replace(config, losses=weights)
     model = TrainingModel(config, torch.device("cpu"))
     excite(model)
@@ -307,7 +307,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
     weight_O = torch.from_numpy(random_evidence(config.schema))
     evidence_N = (batch.outcome_NO > 0).float() @ weight_O
     trigger_N = batch.outcome_NO[:, 0] > 0
-    main, dense, evidence, listwise = [], [], [], []
+    main, dense, evidence, policy_evidence, listwise = [], [], [], [], []
     for group in compared:
         if len(set(utility_N[group].tolist())) > 1:
             listwise.append(-(utility_N[group].softmax(0) * score_N[group].log_softmax(0)).sum())
@@ -316,8 +316,10 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
                 gain = utility_N[i] - utility_N[j] if weighted else 1.0
                 main.append(gain * nll(score_N[i] - score_N[j]))
             if trigger_N[i] and trigger_N[j] and evidence_N[i] > evidence_N[j]:
-                d, e = reference_N[i] - reference_N[j], evidence_N[i] - evidence_N[j]
-                evidence.append(nll(-d) - nll(-d - e))
+                e = evidence_N[i] - evidence_N[j]
+                for value_N, losses in ((reference_N, evidence), (score_N, policy_evidence)):
+                    d = value_N[i] - value_N[j]
+                    losses.append(nll(-d) - nll(-d - e))
         for i, j in itertools.combinations(group, 2):
             target, margin = ((reference_N[i] - reference_N[j]) / 2).sigmoid(), score_N[i] - score_N[j]
             dense.append(target * nll(margin) + (1 - target) * nll(-margin))
@@ -348,6 +350,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
         "main": torch.stack(main).sum() / (stream if weighted else len(main)),
         "dense": torch.stack(dense).mean(),
         "evidence": torch.stack(evidence).mean(),
+        "policy_evidence": torch.stack(policy_evidence).mean(),
         "listwise": torch.stack(listwise).mean(),
         "satisfaction": satisfaction / pairs,
         "dpo": dpo / pairs,
@@ -361,7 +364,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
         + 2.0 * expected["dpo"]
         + 0.4 * expected["dense"]
     )
-    whole = whole + 0.9 * expected["evidence"] + 0.3 * expected["listwise"]
+    whole = whole + 0.9 * expected["evidence"] + 0.3 * expected["listwise"] + 0.2 * expected["policy_evidence"]
     torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
     # L_DPO and L_dense have no effect during the warm-up.
     torch.testing.assert_close(
