@@ -260,8 +260,9 @@ class Losses:
     Losses that are computed only in aligned steps are scaled by this number."""
     dense_warmup_steps: int = 100
     """Steps before L_dense and L_DPO take effect, while the reference learns its first answers."""
-    warmup_answers: int = 0
-    """Answers that must be admitted before L_dense and L_DPO take effect."""
+    warmup_per_class: int = 0
+    """Satisfied answers, and as many dissatisfied ones, that must be admitted before L_dense and L_DPO take effect.
+    Answers of one class form no pairs, so the reference learns nothing from them."""
     reference_smoothing: float = 0.0
     """Decay per step of an exponential moving average of the satisfaction tower that computes the reference score; 0:
     the tower itself computes it."""
@@ -330,7 +331,7 @@ class Losses:
         require(any(always.values()), "losses: weights", always, allowed)
         require(self.align_every >= 1, "losses.align_every", self.align_every, "at least 1")
         require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
-        require(self.warmup_answers >= 0, "losses.warmup_answers", self.warmup_answers, "0 or more")
+        require(self.warmup_per_class >= 0, "losses.warmup_per_class", self.warmup_per_class, "0 or more")
         smoothing = self.reference_smoothing
         require(0 <= smoothing < 1, "losses.reference_smoothing", smoothing, "from 0 to less than 1")
         if self.divergence_bound is not None:

@@ -70,7 +70,7 @@ def paper(config: Config) -> Config:
             losses,
             main=MainBPR(pairs="equal"),
             dpo=DPO(weight=6.0, policy="score_difference", beta=0.1),
-            warmup_answers=0,
+            warmup_per_class=0,
         ).weighted(pointwise=0.0),
     )
 

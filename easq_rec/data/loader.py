@@ -40,6 +40,7 @@ class LoaderState:
             "answers": self.answers,
             "clock_ms": self.clock_ms,
             "admitted": self.replay.admitted,
+            "rarer_class": self.replay.rarer_class,
             "steps": self.replay.steps,
             "replays": self.replay.replays.tolist(),
             "age_ms": self.replay.age_ms,
@@ -55,6 +56,7 @@ class LoaderState:
             clock_ms=values["clock_ms"],
             replay=ReplayState(
                 admitted=values["admitted"],
+                rarer_class=values["rarer_class"],
                 steps=values["steps"],
                 replays=np.asarray(values["replays"], dtype=np.int32),
                 age_ms=values["age_ms"],

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from easq_rec.answers.class_counts import ClassCounts
 from easq_rec.answers.evidence import AnswerEvidence
 from easq_rec.config import Replay
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
@@ -30,6 +31,8 @@ class ReplayState:
 
     admitted: int = 0
     """Number of answers admitted so far, in time order."""
+    rarer_class: int = 0
+    """Number of satisfied, or of dissatisfied, answers among them, whichever are fewer."""
     steps: int = 0
     """Steps so far, with or without a draw: index of the next random state."""
     replays: npt.NDArray[np.int32]
@@ -42,6 +45,7 @@ class ReplayState:
         replays = self.replays[: self.admitted]
         return {
             "replay_admitted": float(self.admitted),
+            "replay_rarer_class": float(self.rarer_class),
             "replay_mean": float(replays.mean()) if self.admitted else 0.0,
             "replay_max": float(replays.max(initial=0)),
             "replay_age_hours": self.age_ms / 3.6e6,
@@ -55,7 +59,7 @@ class AnswerReplay:
         requests: the answers dataset, with candidate columns `answer` and `answered_at_ms`; None: no answers.
         until_ms: answers that arrive at this time or later are ignored (they belong to the held-out period).
         ranked: answer codes that form pairs; other answers are not drawn.
-        scale: meaning of the answer codes, for `evidence`.
+        scale: meaning of the answer codes, for `evidence` and `ReplayState.rarer_class`.
         slates: keep all candidates of answered requests; False: only candidates with an answer that training may see,
             which saves the lookups of the others.
         outcomes: names of the outcomes that `evidence` weighs.
@@ -86,6 +90,7 @@ class AnswerReplay:
         self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
         if requests is not None:
             self._index(requests, until_ms, ranked, slates)
+        self._classes = ClassCounts(self._answer, scale)
         self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), scale=scale, caution=caution)
         self.fingerprint = self._fingerprint()
         """Depends on the answers that training may see."""
@@ -151,7 +156,7 @@ class AnswerReplay:
             )
         replays = np.zeros(len(self), np.int32)
         replays[: state.admitted] = state.replays[: state.admitted]
-        return ReplayState(admitted=state.admitted, steps=state.steps, replays=replays, age_ms=state.age_ms)
+        return dataclasses.replace(state, replays=replays)
 
     def _identity(self) -> tuple[Rows, Rows, Rows]:
         """Request, code and time of every answer."""
@@ -175,13 +180,21 @@ class AnswerReplay:
         replays = state.replays.copy()
         replays[drawn] += 1
         age_ms = float(clock_ms - self._time[drawn].mean()) if count else 0.0
-        self.state = ReplayState(admitted=admitted, steps=state.steps + 1, replays=replays, age_ms=age_ms)
+        self.state = ReplayState(
+            admitted=admitted,
+            rarer_class=min(self._classes.among(admitted)),
+            steps=state.steps + 1,
+            replays=replays,
+            age_ms=age_ms,
+        )
         mine = drawn[count * self._rank // self._world_size : count * (self._rank + 1) // self._world_size]
         return self._gather(mine) if len(mine) else None
 
     def skip(self, clock_ms: int) -> None:
         """A step without a draw: admits the answers due at `clock_ms`."""
-        self.state = dataclasses.replace(self.state, admitted=self._due(clock_ms), steps=self.state.steps + 1)
+        state, admitted = self.state, self._due(clock_ms)
+        rarer_class = min(self._classes.among(admitted))
+        self.state = dataclasses.replace(state, admitted=admitted, rarer_class=rarer_class, steps=state.steps + 1)
 
     def _due(self, clock_ms: int) -> int:
         """Number of answers that have arrived by then; admitted answers stay admitted."""

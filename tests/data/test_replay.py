@@ -333,7 +333,7 @@ def test_a_balanced_draw_of_odd_size_favours_no_class(tmp_path: Path) -> None:
 def test_statistics_for_the_log(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=1))
     assert replay.state.statistics() == {
-        "replay_admitted": 0, "replay_mean": 0, "replay_max": 0, "replay_age_hours": 0
+        "replay_admitted": 0, "replay_rarer_class": 0, "replay_mean": 0, "replay_max": 0, "replay_age_hours": 0
     }  # fmt: skip
     assert keys(replay.draw(START + 300)) == [(10, 2)]
     assert replay.state.statistics()["replay_age_hours"] == 0
@@ -341,8 +341,20 @@ def test_statistics_for_the_log(answered: EncodedRequests) -> None:
     found = replay.state.statistics()
     # Five answers are admitted, and two draws of one answer were made.
     assert (found["replay_admitted"], found["replay_mean"]) == (5, 2 / 5)
+    assert found["replay_rarer_class"] == 2, "three answers are satisfied, two are not"
     assert found["replay_max"] in (1, 2)
     assert 0.9999 < found["replay_age_hours"] <= 1
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_the_rarer_class_of_the_admitted_answers_is_counted(answered: EncodedRequests, draws: bool) -> None:
+    """Of the answers of `REPLIES`, in time order, in steps with and without a draw. Answers of one class are none."""
+    replay = replay_of(answered, Replay(answers_per_step=1), ranked=(0, 1, 2))
+    found = []
+    for until in (100, 300, 400, 600):
+        replay.draw(START + until) if draws else replay.skip(START + until)
+        found.append((replay.state.admitted, replay.state.rarer_class))
+    assert found == [(1, 0), (3, 0), (5, 1), (7, 2)]
 
 
 def test_a_replay_without_answers_draws_nothing(tmp_path: Path) -> None:
