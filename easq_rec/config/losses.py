@@ -8,6 +8,7 @@ line in `Losses` here. No other code names single losses.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -175,11 +176,13 @@ class Evidence(Loss):
     """Outcomes as noisy observations of answers that were not given."""
 
     weight: float = 0.0
-    """Weight of L_evidence, in which outcomes are evidence for or against satisfaction, with weights estimated from the
-    answers so far; 0 switches it off."""
+    """Weight of L_evidence, in which outcomes are evidence for or against satisfaction; 0 switches it off."""
     caution: float = 1.64
-    """Number of standard errors by which an outcome's weight of evidence must differ from zero to be used (1.64: 90%
-    confidence)."""
+    """Number of standard errors by which an outcome's estimated weight of evidence must differ from zero to be used
+    (1.64: 90% confidence)."""
+    weights: dict[str, float] | None = None
+    """Weights of evidence by hand: for outcomes by name, the log odds ratio of the outcome between satisfied and
+    dissatisfied candidates; 0 for outcomes that are not named. None: estimated from the answers so far."""
 
     term = "easq_rec.losses.evidence:EvidenceTerm"
     label = "L_evidence"
@@ -190,6 +193,10 @@ class Evidence(Loss):
 
     def __post_init__(self) -> None:
         require(self.caution >= 0, "losses.evidence.caution", self.caution, "0 or more")
+        if self.weights is not None:
+            usable = any(self.weights.values()) and all(math.isfinite(weight) for weight in self.weights.values())
+            allowed = "finite numbers, of which one is not 0, or None"
+            require(usable, "losses.evidence.weights", self.weights, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +299,14 @@ class Losses:
     def replays_answers(self) -> bool:
         """Whether a loss compares replayed answers."""
         return any(loss.weight > 0 and loss.replays for loss in self.terms.values())
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether training needs answers: to compare them, to estimate weights of evidence, or to end the warm-up."""
+        used = [loss for loss in self.terms.values() if loss.weight > 0]
+        estimates = self.evidence.weights is None and any(loss.evidence for loss in used)
+        waits = self.warmup_per_class > 0 and any(loss.steers for loss in used)
+        return self.replays_answers or estimates or waits
 
     @property
     def slates(self) -> bool:

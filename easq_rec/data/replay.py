@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +64,7 @@ class AnswerReplay:
             which saves the lookups of the others.
         outcomes: names of the outcomes that `evidence` weighs.
         caution: number of standard errors by which a weight must differ from zero to be used.
+        weights: weights of evidence by hand, by outcome; None: estimated from the answers.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class AnswerReplay:
         seed: int,
         outcomes: Sequence[str] = (),
         caution: float = 1.0,
+        weights: Mapping[str, float] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -92,6 +94,9 @@ class AnswerReplay:
             self._index(requests, until_ms, ranked, slates)
         self._classes = ClassCounts(self._answer, scale)
         self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), scale=scale, caution=caution)
+        self._by_hand: npt.NDArray[np.float32] | None = None
+        if weights is not None:
+            self._by_hand = np.array([weights.get(name, 0.0) for name in outcomes], dtype=np.float32)
         self.fingerprint = self._fingerprint()
         """Depends on the answers that training may see."""
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
@@ -129,8 +134,8 @@ class AnswerReplay:
         return np.stack(columns, axis=1) if columns else np.zeros((len(self), 0), dtype=np.bool_)
 
     def evidence(self) -> npt.NDArray[np.float32]:
-        """Weight of evidence of each outcome from the answers admitted so far, (O,); equal on all ranks."""
-        return self._evidence.weights(self.state.admitted)
+        """Weights of evidence, (O,): by hand, or from the answers admitted so far; equal on all ranks."""
+        return self._evidence.weights(self.state.admitted) if self._by_hand is None else self._by_hand
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()

@@ -67,6 +67,7 @@ def replay_of(
     seed: int = 0,
     outcomes: tuple[str, ...] = (),
     caution: float = 0.0,
+    weights: dict[str, float] | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> AnswerReplay:
@@ -79,6 +80,7 @@ def replay_of(
         seed=seed,
         outcomes=outcomes,
         caution=caution,
+        weights=weights,
         rank=rank,
         world_size=world_size,
     )
