@@ -157,8 +157,10 @@ class Replay:
     """Number of most recent answers to keep."""
     max_replays: int = 1_000
     """Maximum number of replays of one answer."""
-    shuffled: bool = False
-    """True: a control that permutes the answers over candidates, so that they carry no information."""
+    shuffled: Literal["no", "replayed", "all"] = "no"
+    """Controls that permute the answers over candidates, so that they carry no information. replayed: those that losses
+    compare; the weights of evidence still come from the true answers. all: also those that set these weights, which
+    then are 0 except by chance. no: no control."""
     balance: bool = False
     """True: a draw has equally many answers of each class, if there are enough; False: a uniform draw."""
 

@@ -119,6 +119,11 @@ def without_any_answers(config: Config) -> Config:
     return _changed(config, losses=losses)
 
 
+def shuffled_answers(config: Config) -> Config:
+    """A control: L_satis and L_DPO compare permuted answers. True answers still set the weights of evidence."""
+    return _changed(config, replay={"shuffled": "replayed"})
+
+
 def without_embeddings(config: Config) -> Config:
     """The satisfaction tower has no separate embeddings."""
     return _changed(config, schema={"satisfaction_dim": 0})
@@ -162,6 +167,7 @@ EASQ_CHANGED = (
     without_evidence,
     without_answers,
     without_any_answers,
+    shuffled_answers,
     without_embeddings,
     with_dpo,
     with_moe,

@@ -90,10 +90,11 @@ class AnswerReplay:
         self._requests = requests
         empty = np.zeros(0, np.int64)
         self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
+        self._weighing_answer = empty
         if requests is not None:
             self._index(requests, until_ms, ranked, slates)
         self._classes = ClassCounts(self._answer, scale)
-        self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), scale=scale, caution=caution)
+        self._evidence = AnswerEvidence(self._weighing_answer, self._happened(outcomes), scale=scale, caution=caution)
         self._by_hand: npt.NDArray[np.float32] | None = None
         if weights is not None:
             self._by_hand = np.array([weights.get(name, 0.0) for name in outcomes], dtype=np.float32)
@@ -120,8 +121,12 @@ class AnswerReplay:
         order = np.argsort(time[entries], kind="stable")
         self._request, self._candidate = request[order], candidate[order]
         self._answer, self._time = answer[entries[order]], time[entries[order]]
-        if self._config.shuffled:
+        # Of which the weights of evidence are estimated.
+        self._weighing_answer = self._answer
+        if self._config.shuffled != "no":
             self._answer = np.random.default_rng([self._seed, 4]).permutation(self._answer)
+        if self._config.shuffled == "all":
+            self._weighing_answer = self._answer
 
     def _happened(self, outcomes: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Whether the candidate of each answer had each outcome, (A, O)."""

@@ -369,10 +369,30 @@ def test_a_replay_without_answers_draws_nothing(tmp_path: Path) -> None:
 
 def test_shuffling_permutes_answers_among_the_same_candidates(answered: EncodedRequests) -> None:
     """A control: the drawn candidates and the number of answers of each class do not change."""
-    plain, shuffled = (replay_of(answered, Replay(shuffled=shuffled)) for shuffled in (False, True))
-    drawn, dealt = plain.draw(NEVER), shuffled.draw(NEVER)
+    plain, replayed, everything = (
+        replay_of(answered, Replay(shuffled=shuffled)) for shuffled in ("no", "replayed", "all")
+    )
+    drawn, dealt = plain.draw(NEVER), replayed.draw(NEVER)
     assert keys(drawn) == keys(dealt)
-    assert sorted(codes(drawn)) == sorted(codes(dealt)) and plain.fingerprint != shuffled.fingerprint
+    assert sorted(codes(drawn)) == sorted(codes(dealt)) and plain.fingerprint != replayed.fingerprint
+    assert codes(drawn) != codes(dealt)
+    again = everything.draw(NEVER)
+    assert (keys(again), codes(again)) == (keys(dealt), codes(dealt)), "both controls replay the same answers"
+
+
+def test_weights_of_evidence_are_shuffled_only_if_all_answers_are(tmp_path: Path) -> None:
+    """Every satisfied candidate is liked and no other one: the log odds ratio of 40 answers, which a shuffle loses."""
+    rows = answered_rows([{0: (2 * (number % 2), 100)} for number in range(40)])
+    for number, row in enumerate(rows):
+        row["candidates"][0]["like"] = number % 2 == 1
+    requests = read(tmp_path, rows)
+    weights = {}
+    for shuffled in ("no", "replayed", "all"):
+        replay = replay_of(requests, Replay(shuffled=shuffled), outcomes=("like",), caution=1.64)
+        replay.draw(NEVER)
+        weights[shuffled] = float(replay.evidence()[0])
+    assert weights["no"] == weights["replayed"] == pytest.approx(2 * np.log(20.5 / 0.5))
+    assert abs(weights["all"]) < 2
 
 
 def test_a_replay_continues_after_answers_were_added(tmp_path: Path) -> None:
