@@ -159,6 +159,9 @@ class Dense(Loss):
     """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
     temperature: float = 1.0
     """Divides the reference score differences that give the preferences; above 1 makes them softer."""
+    target: Literal["reference", "half"] = "reference"
+    """Preferences of the pairs. reference: those of the reference. half: a control in which all are 1/2, so that the
+    loss only shrinks the differences of the policy score."""
 
     term = "easq_rec.losses.dense:DenseTerm"
     label = "L_dense"

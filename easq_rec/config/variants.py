@@ -124,6 +124,11 @@ def shuffled_answers(config: Config) -> Config:
     return _changed(config, replay={"shuffled": "replayed"})
 
 
+def half_targets(config: Config) -> Config:
+    """A control: the preferences in L_dense are all 1/2, so that it only shrinks differences of the policy score."""
+    return _changed(config, losses=replace(config.losses, dense=replace(config.losses.dense, target="half")))
+
+
 def without_embeddings(config: Config) -> Config:
     """The satisfaction tower has no separate embeddings."""
     return _changed(config, schema={"satisfaction_dim": 0})
@@ -168,6 +173,7 @@ EASQ_CHANGED = (
     without_answers,
     without_any_answers,
     shuffled_answers,
+    half_targets,
     without_embeddings,
     with_dpo,
     with_moe,

@@ -23,7 +23,7 @@ from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
 from easq_rec.config.losses import DPO, Dense, MainBPR
 from easq_rec.data.batch import RequestBatch
 from easq_rec.losses.answered import answered_pairs
-from easq_rec.losses.dense import dense_preference
+from easq_rec.losses.dense import dense_preference, half_preference
 from easq_rec.losses.dpo import log_policy
 from easq_rec.losses.evidence import evidence_likelihood
 from easq_rec.losses.main_bpr import bpr
@@ -95,6 +95,36 @@ def test_dense_preference_equals_a_loop_over_unordered_pairs(requests: list[list
     assert int(pairs) == count
     assert_same(found, expected, score_RC)
     assert torch.autograd.grad(found, reference_RC, allow_unused=True) == (None,)
+
+
+@given(REQUESTS)
+@settings(max_examples=60, deadline=None)
+def test_half_preference_equals_a_loop_over_unordered_pairs(requests: list[list[tuple[float, float, float]]]) -> None:
+    score_RC, _, _, mask_RC = padded(requests)
+    found, expected = half_preference(margins(score_RC), real_pairs(mask_RC)), (score_RC * 0).sum()
+    for r, request in enumerate(requests):
+        for i, j in itertools.combinations(range(len(request)), 2):
+            margin = score_RC[r, i] - score_RC[r, j]
+            expected = expected + (nll(margin) + nll(-margin)) / 2
+    assert_same(found, expected, score_RC)
+
+
+def test_half_targets_do_not_read_the_reference() -> None:
+    """L_dense equals its loop whatever the reference, and its gradient pulls the scores of a request together."""
+    config = small_config("half_targets")
+    model = TrainingModel(config, torch.device("cpu"))
+    excite(model)
+    batch = random_batch(config)
+    output = model(batch)[1]
+    score_N, expected = output.network.main.score_N.detach(), []
+    for start, end in itertools.pairwise(batch.candidate_offsets_R1.tolist()[: batch.stream.requests + 1]):
+        for i, j in itertools.combinations(range(start, end), 2):
+            expected.append((nll(score_N[i] - score_N[j]) + nll(score_N[j] - score_N[i])) / 2)
+    torch.testing.assert_close(output.losses["dense"], torch.stack(expected).mean(), rtol=1e-5, atol=1e-6)
+    score_RC = torch.tensor([[1.0, 0.0, -2.0]], requires_grad=True)
+    loss = half_preference(margins(score_RC), real_pairs(torch.ones(1, 3, dtype=torch.bool)))
+    (gradient_RC,) = torch.autograd.grad(loss, score_RC)
+    assert float(gradient_RC[0, 0]) > 0 > float(gradient_RC[0, 2])
 
 
 @given(REQUESTS)

@@ -45,7 +45,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     variants |= {name: with_losses(direct, direct=Direct(weight=weight)) for name, weight in answers.items()}
     variants |= {
         SHUFFLED: dataclasses.replace(base, replay=dataclasses.replace(base.replay, shuffled="all")),
-        HALF: with_losses(base, dense=Dense(temperature=1e9)),
+        HALF: with_losses(base, dense=Dense(target="half")),
     }
     curve = {name: ("easq, L_dense", weight) for name, weight in easq.items()}
     curve |= {name: ("direct", weight) for name, weight in answers.items()}
