@@ -101,7 +101,7 @@ class Model:
     odds of the outcome, and for each of its counts, with a learned weight, how much the log odds of the smoothed rate
     differ from the prior. Needs counts of binary outcomes."""
     pathway: Literal["adapters", "shared"] = "adapters"
-    """Parameters that the satisfaction loss trains. adapters: only the satisfaction pathway (EASQ). shared: also
+    """Parameters that L_satis and L_evidence train. adapters: only the satisfaction pathway (EASQ). shared: also
     backbone and embeddings, as the main loss does: multi-task learning by hard sharing."""
     shared_experts: int = 0
     """Experts that both towers mix with separate gates, in addition to the experts of each tower; needs the shared

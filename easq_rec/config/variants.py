@@ -50,6 +50,21 @@ def ple(config: Config) -> Config:
     return _hard_sharing(config, main=EXPERTS["main"] - shared, satisfaction=EXPERTS["satisfaction"], shared=shared)
 
 
+def shared_bottom_evidence(config: Config) -> Config:
+    """`shared_bottom` with L_evidence and the satisfaction tower's own tables."""
+    return _as_informed(shared_bottom, config)
+
+
+def mmoe_evidence(config: Config) -> Config:
+    """`mmoe` with L_evidence and the satisfaction tower's own tables."""
+    return _as_informed(mmoe, config)
+
+
+def ple_evidence(config: Config) -> Config:
+    """`ple` with L_evidence and the satisfaction tower's own tables."""
+    return _as_informed(ple, config)
+
+
 def direct(config: Config) -> Config:
     """The pairwise answer loss on the policy score: no satisfaction tower, no reference."""
     config = main_only(_in_every_step(config))
@@ -178,8 +193,20 @@ EASQ_CHANGED = (
     with_dpo,
     with_moe,
 )
+METHODS = (
+    main_only,
+    shared_bottom,
+    mmoe,
+    ple,
+    shared_bottom_evidence,
+    mmoe_evidence,
+    ple_evidence,
+    direct,
+    evidence_on_policy,
+    paper,
+)
 VARIANTS: dict[str, Callable[[Config], Config]] = {
-    **{change.__name__: change for change in (main_only, shared_bottom, mmoe, ple, direct, evidence_on_policy, paper)},
+    **{change.__name__: change for change in METHODS},
     **{f"paper_{change.__name__}": _of_paper(change) for change in (without_lora, without_moe, without_dpo)},
     **{change.__name__: change for change in (*EASQ_CHANGED, hstu)},
 }
@@ -206,6 +233,13 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
         schema={"satisfaction_dim": 0},
         losses=config.losses.aligned_by(satisfaction=1.0),
     )
+
+
+def _as_informed(sharing: Callable[[Config], Config], config: Config) -> Config:
+    """A method of hard sharing whose satisfaction tower learns from as much as that of `easq`."""
+    changed = sharing(config)
+    own = {"satisfaction_dim": config.schema.satisfaction_dim}
+    return _changed(changed, schema=own, losses=changed.losses.weighted(evidence=1.0))
 
 
 def _actions(config: Config, variant: str) -> list[str]:
