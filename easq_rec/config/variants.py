@@ -16,6 +16,8 @@ EXPERTS = {"main": 6, "satisfaction": 2}
 """The paper's numbers of experts of the towers (K1, K2)."""
 ACTIONS = ("like", "follow")
 """Outcomes by which a user approves of a video after a view, in the schemas of the recipes."""
+LABEL_WEIGHT = 3.0
+"""Weight of an action in the utility of label engineering, where a view weighs 1."""
 EVIDENCE_BY_HAND = 1.5
 """Weight of evidence of an action that nobody estimated: the odds of a like are 4.5 times as high if the viewer is
 satisfied. A guess, as one would make it without answers; it is not fitted to any log."""
@@ -29,6 +31,17 @@ def main_only(config: Config) -> Config:
         model={"satisfaction": None, "lora": None},
         losses=config.losses.without_reference(),
     )
+
+
+def label_weights(config: Config) -> Config:
+    """Label engineering: `main_only`, trained on a utility in which a like or a follow weighs 3. Evaluation measures
+    engagement with the weights of the recipe."""
+    actions = _actions(config, "label_weights")
+    outcomes = tuple(
+        replace(outcome, training_weight=LABEL_WEIGHT) if outcome.name in actions else outcome
+        for outcome in config.schema.outcomes
+    )
+    return _changed(main_only(config), schema={"satisfaction_dim": 0, "outcomes": outcomes})
 
 
 def shared_bottom(config: Config) -> Config:
@@ -195,6 +208,7 @@ EASQ_CHANGED = (
 )
 METHODS = (
     main_only,
+    label_weights,
     shared_bottom,
     mmoe,
     ple,

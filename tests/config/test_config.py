@@ -18,7 +18,7 @@ from easq_rec.config.serialization import from_dict, load_json, to_dict
 from easq_rec.config.variants import VARIANTS
 from easq_rec.errors import UserError
 
-NEED_ACTIONS = ("without_any_answers",)
+NEED_ACTIONS = ("label_weights", "without_any_answers")
 """Variants for schemas with an outcome like or follow."""
 COMBINED = [
     f"{base}_{variant}"
@@ -43,6 +43,17 @@ def test_a_variant_that_needs_actions_is_refused_by_name(base: str, variant: str
         arguments.parse_config([f"{base}_{variant}"], prog="train")
 
 
+def test_label_weights_change_the_utility_of_training_only() -> None:
+    """The world with more outcomes keeps them."""
+    plain, config = recipe("quickstart"), recipe("quickstart_label_weights")
+    weights = {one.name: (one.weight, one.weight_in_training) for one in config.schema.outcomes}
+    assert weights == {"long_view": (1.0, 1.0), "like": (0.5, 3.0), "follow": (0.5, 3.0)}
+    assert [one.weight for one in plain.schema.outcomes] == [one.weight for one in config.schema.outcomes]
+    assert not config.aligned and config.losses == recipe("quickstart_main_only").losses
+    second = arguments.parse_config(["quickstart_label_weights", "--world.version", "2"], prog="train")
+    assert [one.weight_in_training for one in second.schema.outcomes] == [1.0, 3.0, 3.0, 0.5]
+
+
 def test_weights_of_evidence_by_hand_are_given_by_outcome() -> None:
     argv = ["quickstart", "--losses.evidence.weights", "like", "1.5", "follow", "-2"]
     config = arguments.parse_config(argv, prog="train")
@@ -65,7 +76,7 @@ def test_answers_are_read_only_where_something_needs_them() -> None:
         assert dataclasses.replace(by_hand, losses=losses).reads_answers
     assert not dataclasses.replace(by_hand, losses=waiting.weighted(dense=0.0)).reads_answers
     found = {name for name in VARIANTS if not recipe(name).reads_answers}
-    assert found == {"main_only", "without_any_answers"}
+    assert found == {"main_only", "label_weights", "without_any_answers"}
 
 
 def test_the_backbone_is_chosen_by_the_recipe_and_its_sizes_by_flags() -> None:
