@@ -44,7 +44,7 @@ from easq_rec.losses.ranks import OneRank
 from easq_rec.losses.term import terms_of
 
 MAIN = "kuairand_main_only"
-ALIGNED = "kuairand --losses.warmup-answers 30"
+ALIGNED = "kuairand --losses.warmup-per-class 10"
 """The log has fewer answers than L_dense waits for in the recipe."""
 USER = "--losses.groups user"
 WHOLE = "--data.shuffle-row-groups 1000"
@@ -84,7 +84,7 @@ def compared(recipe: str, data: Path) -> dict[str, Any]:
     """Pairs of the first epoch, and the share of impressions that are in one."""
     config = parse_config([*shlex.split(recipe), "--data.holdout", str(HOLDOUT)], prog="benchmarks.groups")
     sources = open_sources(config, data)
-    utility = [outcome.weight for outcome in config.schema.outcomes]
+    utility = [outcome.weight_in_training for outcome in config.schema.outcomes]
     counting = Comparison(config.losses, terms_of(config.losses), utility, OneRank())
     dense = config.losses.dense.weight > 0
     comparing = dense or config.losses.main.weight > 0 or config.losses.listwise.weight > 0

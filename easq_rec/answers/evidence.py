@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from easq_rec.answers.class_counts import ClassCounts
 from easq_rec.config.answer_scale import AnswerScale
 
 Floats = npt.NDArray[np.float64]
@@ -38,16 +39,16 @@ class AnswerEvidence:
         caution: float,
     ) -> None:
         self._caution = caution
-        classes = [np.isin(answer_A, codes) for codes in (scale.satisfied_codes, scale.dissatisfied_codes)]
+        self._classes = ClassCounts(answer_A, scale)
         # Positions instead of running counts: memory grows with events, not with answers times outcomes.
-        self._class = [np.flatnonzero(of_class_A) for of_class_A in classes]
         self._happened: list[list[Rows]] = [
-            [np.flatnonzero(column_A & of_class_A) for column_A in happened_AO.T] for of_class_A in classes
+            [np.flatnonzero(column_A & of_class_A) for column_A in happened_AO.T]
+            for of_class_A in self._classes.of_class_2A
         ]
 
     def weights(self, admitted: int) -> npt.NDArray[np.float32]:
         """Weights of evidence from the first `admitted` answers, (O,)."""
-        answers_2 = np.array([np.searchsorted(positions, admitted) for positions in self._class], dtype=np.float64)
+        answers_2 = np.array(self._classes.among(admitted), dtype=np.float64)
         happened_2O = np.array(
             [[np.searchsorted(positions, admitted) for positions in columns] for columns in self._happened],
             dtype=np.float64,

@@ -8,6 +8,7 @@ line in `Losses` here. No other code names single losses.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -57,8 +58,10 @@ class Loss:
     """The reference steers the policy: off during the warm-up, and scaled down by `losses.divergence_bound`."""
     policy_on_replayed: ClassVar[bool] = False
     """Reads the policy score of replayed requests."""
+    replays: ClassVar[bool] = False
+    """Compares replayed answers."""
     evidence: ClassVar[bool] = False
-    """Reads the satisfaction score of candidates with evidence."""
+    """Compares candidates with evidence: by the satisfaction score if `reference` is True, else by the policy score."""
     at_zero_weight: ClassVar[bool] = False
     """Stays in the graph at weight 0, so that its parameters get zero gradients."""
 
@@ -116,6 +119,7 @@ class Satisfaction(Loss):
     moves = PATHWAY
     moves_attached = frozenset({"embeddings"})
     reference = True
+    replays = True
     at_zero_weight = True
 
 
@@ -136,6 +140,7 @@ class DPO(Loss):
     moves = POLICY
     reference = True
     steers = True
+    replays = True
     policy_on_replayed = True
 
     @property
@@ -154,6 +159,9 @@ class Dense(Loss):
     """Weight of L_dense, in which the reference annotates every pair of a request (lambda 3); 0 switches it off."""
     temperature: float = 1.0
     """Divides the reference score differences that give the preferences; above 1 makes them softer."""
+    target: Literal["reference", "half"] = "reference"
+    """Preferences of the pairs. reference: those of the reference. half: a control in which all are 1/2, so that the
+    loss only shrinks the differences of the policy score."""
 
     term = "easq_rec.losses.dense:DenseTerm"
     label = "L_dense"
@@ -171,11 +179,13 @@ class Evidence(Loss):
     """Outcomes as noisy observations of answers that were not given."""
 
     weight: float = 0.0
-    """Weight of L_evidence, in which outcomes are evidence for or against satisfaction, with weights estimated from the
-    answers so far; 0 switches it off."""
+    """Weight of L_evidence, in which outcomes are evidence for or against satisfaction; 0 switches it off."""
     caution: float = 1.64
-    """Number of standard errors by which an outcome's weight of evidence must differ from zero to be used (1.64: 90%
-    confidence)."""
+    """Number of standard errors by which an outcome's estimated weight of evidence must differ from zero to be used
+    (1.64: 90% confidence)."""
+    weights: dict[str, float] | None = None
+    """Weights of evidence by hand: for outcomes by name, the log odds ratio of the outcome between satisfied and
+    dissatisfied candidates; 0 for outcomes that are not named. None: estimated from the answers so far."""
 
     term = "easq_rec.losses.evidence:EvidenceTerm"
     label = "L_evidence"
@@ -186,6 +196,10 @@ class Evidence(Loss):
 
     def __post_init__(self) -> None:
         require(self.caution >= 0, "losses.evidence.caution", self.caution, "0 or more")
+        if self.weights is not None:
+            usable = any(self.weights.values()) and all(math.isfinite(weight) for weight in self.weights.values())
+            allowed = "finite numbers, of which one is not 0, or None"
+            require(usable, "losses.evidence.weights", self.weights, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +213,23 @@ class Direct(Loss):
     label = "answer loss on the policy score"
     description = "The policy orders pairs of answers without a reference."
     moves = POLICY
+    replays = True
     policy_on_replayed = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyEvidence(Loss):
+    """L_evidence on the policy score: a baseline without a reference. Its weights of evidence are those of
+    `losses.evidence`, whose own weight may be 0."""
+
+    weight: float = 0.0
+    """Weight of L_evidence on the policy score; 0 switches it off."""
+
+    term = "easq_rec.losses.policy_evidence:PolicyEvidenceTerm"
+    label = "L_evidence on the policy score"
+    description = "The policy explains outcomes that are correlated with answers, without a reference."
+    moves = POLICY
+    evidence = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,18 +259,20 @@ class Losses:
     evidence: Evidence = Evidence()
     direct: Direct = Direct()
     listwise: Listwise = Listwise()
+    policy_evidence: PolicyEvidence = PolicyEvidence()
 
     groups: Literal["request", "user"] = "request"
-    """Candidates that L_main, L_list, L_dense, L_evidence and the slate_softmax of L_DPO compare. request: those of a
-    request. user: those of all requests of a user in a rank's batch, for feeds whose requests have few candidates; see
-    data.user_requests."""
+    """Candidates that L_main, L_list, L_dense, L_evidence (on either score) and the slate_softmax of L_DPO compare.
+    request: those of a request. user: those of all requests of a user in a rank's batch, for feeds whose requests have
+    few candidates; see data.user_requests."""
     align_every: int = 1
     """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
     Losses that are computed only in aligned steps are scaled by this number."""
     dense_warmup_steps: int = 100
     """Steps before L_dense and L_DPO take effect, while the reference learns its first answers."""
-    warmup_answers: int = 0
-    """Answers that must be admitted before L_dense and L_DPO take effect."""
+    warmup_per_class: int = 0
+    """Satisfied answers, and as many dissatisfied ones, that must be admitted before L_dense and L_DPO take effect.
+    Answers of one class form no pairs, so the reference learns nothing from them."""
     reference_smoothing: float = 0.0
     """Decay per step of an exponential moving average of the satisfaction tower that computes the reference score; 0:
     the tower itself computes it."""
@@ -262,9 +294,22 @@ class Losses:
         return {name: loss for name, loss in self.terms.items() if loss.in_force}
 
     @property
-    def learns_from_answers(self) -> bool:
-        """Whether a loss without a satisfaction tower reads answers."""
+    def aligns_without_reference(self) -> bool:
+        """Whether aligned steps compute a loss that needs no satisfaction tower."""
         return any(loss.weight > 0 and not loss.reference and not loss.every_step for loss in self.terms.values())
+
+    @property
+    def replays_answers(self) -> bool:
+        """Whether a loss compares replayed answers."""
+        return any(loss.weight > 0 and loss.replays for loss in self.terms.values())
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether training needs answers: to compare them, to estimate weights of evidence, or to end the warm-up."""
+        used = [loss for loss in self.terms.values() if loss.weight > 0]
+        estimates = self.evidence.weights is None and any(loss.evidence for loss in used)
+        waits = self.warmup_per_class > 0 and any(loss.steers for loss in used)
+        return self.replays_answers or estimates or waits
 
     @property
     def slates(self) -> bool:
@@ -279,7 +324,7 @@ class Losses:
     @property
     def evidence_scores(self) -> bool:
         """Whether a loss reads the satisfaction score of candidates whose outcomes are evidence."""
-        return any(loss.weight > 0 and loss.evidence for loss in self.terms.values())
+        return any(loss.weight > 0 and loss.evidence and loss.reference for loss in self.terms.values())
 
     def weighted(self, **weights: float) -> Losses:
         """The same losses with other weights, by name."""
@@ -304,7 +349,7 @@ class Losses:
         require(any(always.values()), "losses: weights", always, allowed)
         require(self.align_every >= 1, "losses.align_every", self.align_every, "at least 1")
         require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
-        require(self.warmup_answers >= 0, "losses.warmup_answers", self.warmup_answers, "0 or more")
+        require(self.warmup_per_class >= 0, "losses.warmup_per_class", self.warmup_per_class, "0 or more")
         smoothing = self.reference_smoothing
         require(0 <= smoothing < 1, "losses.reference_smoothing", smoothing, "from 0 to less than 1")
         if self.divergence_bound is not None:

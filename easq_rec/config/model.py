@@ -101,7 +101,7 @@ class Model:
     odds of the outcome, and for each of its counts, with a learned weight, how much the log odds of the smoothed rate
     differ from the prior. Needs counts of binary outcomes."""
     pathway: Literal["adapters", "shared"] = "adapters"
-    """Parameters that the satisfaction loss trains. adapters: only the satisfaction pathway (EASQ). shared: also
+    """Parameters that L_satis and L_evidence train. adapters: only the satisfaction pathway (EASQ). shared: also
     backbone and embeddings, as the main loss does: multi-task learning by hard sharing."""
     shared_experts: int = 0
     """Experts that both towers mix with separate gates, in addition to the experts of each tower; needs the shared
@@ -157,8 +157,10 @@ class Replay:
     """Number of most recent answers to keep."""
     max_replays: int = 1_000
     """Maximum number of replays of one answer."""
-    shuffled: bool = False
-    """True: a control that permutes the answers over candidates, so that they carry no information."""
+    shuffled: Literal["no", "replayed", "all"] = "no"
+    """Controls that permute the answers over candidates, so that they carry no information. replayed: those that losses
+    compare; the weights of evidence still come from the true answers. all: also those that set these weights, which
+    then are 0 except by chance. no: no control."""
     balance: bool = False
     """True: a draw has equally many answers of each class, if there are enough; False: a uniform draw."""
 

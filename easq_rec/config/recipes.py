@@ -156,7 +156,7 @@ def easq() -> Config:
         recipe="easq",
         schema=world_schema(users=world.users, videos=world.videos, dim=32, version=world.version),
         world=world,
-        losses=Losses(warmup_answers=100, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
+        losses=Losses(warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
         # Videos and users of the world have many impressions each: a high rate of the tables learns them in one or two
         # passes. The satisfaction pathway takes half as many steps as the other parameters.
         optim=Optim(table_lr=0.2, schedule="constant", pathway_lr=2.0),
@@ -193,7 +193,7 @@ def movielens() -> Config:
         model=Model(dim=64, backbone=Transformer(heads=4, layers=2, ffn=128), feature_dropout=0.1),
         # The only outcome is a view. Every rating follows a view, so it says nothing about satisfaction. Pairs within
         # a request do not help either: cross-entropy alone orders the films better.
-        losses=Losses(main=MainBPR(weight=0.0), warmup_answers=100, align_every=2).aligned_by(
+        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(
             satisfaction=1.0, dense=0.3
         ),
         replay=Replay(answers_per_step=32),
@@ -225,7 +225,7 @@ def kuairand() -> Config:
         # A request has 13 user features and often one candidate: a token for each of them is most of the cost.
         model=Model(user_tokens="one", table_std=0.01),
         # Pairs within these short requests do not help. Likes and similar actions are answers here, not outcomes.
-        losses=Losses(main=MainBPR(weight=0.0), warmup_answers=100, align_every=2).aligned_by(
+        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(
             satisfaction=1.0, dense=0.3
         ),
         # Most ids are rare: their rows start small and move little. One epoch with a decaying rate would learn little

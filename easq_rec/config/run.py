@@ -225,6 +225,10 @@ class Config:
             allowed = "0 without a satisfaction tower (model.satisfaction)"
             for name, loss in self.losses.terms.items():
                 require(loss.weight == 0 or not loss.reference, f"losses.{name}.weight", loss.weight, allowed)
+        if self.losses.evidence.weights is not None:
+            names = [outcome.name for outcome in self.schema.outcomes]
+            for name in self.losses.evidence.weights:
+                require(name in names, "losses.evidence.weights", name, f"one of the outcomes {', '.join(names)}")
         if self.model.policy_score == "single":
             pointwise, allowed = self.losses.pointwise.weight, "0 with model.policy_score='single'"
             require(pointwise == 0, "losses.pointwise.weight", pointwise, allowed)
@@ -256,5 +260,10 @@ class Config:
 
     @property
     def aligned(self) -> bool:
-        """Whether the run learns from answers."""
-        return self.model.satisfaction is not None or self.losses.learns_from_answers
+        """Whether the run has aligned steps: it learns from answers or from evidence."""
+        return self.model.satisfaction is not None or self.losses.aligns_without_reference
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether the run needs answers."""
+        return self.aligned and self.losses.reads_answers

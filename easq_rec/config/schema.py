@@ -114,7 +114,9 @@ class Outcome:
 
     name: str
     weight: float
-    """Weight in the utility; negative for an outcome such as a hate."""
+    """Weight in the utility that evaluation measures; negative for an outcome such as a hate."""
+    training_weight: float | None = None
+    """Weight in the utility that L_main, L_list and the policy score use; None: `weight`."""
     kind: Literal["binary", "amount"] = "binary"
     """binary: 0 or 1, whose probability is predicted. amount: 0 or more, such as a watch time, whose expectation is
     predicted."""
@@ -135,6 +137,13 @@ class Outcome:
         else:
             require(kept == 1.0, f"outcome {self.name}: negatives_kept", kept, "1 for an amount")
             require(self.weight >= 0, f"outcome {self.name}: weight", self.weight, "0 or more for an amount")
+            trained = self.weight_in_training
+            require(trained >= 0, f"outcome {self.name}: training_weight", trained, "0 or more for an amount")
+
+    @property
+    def weight_in_training(self) -> float:
+        """Weight in the utility that L_main, L_list and the policy score use."""
+        return self.weight if self.training_weight is None else self.training_weight
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ class LoaderState:
             "answers": self.answers,
             "clock_ms": self.clock_ms,
             "admitted": self.replay.admitted,
+            "rarer_class": self.replay.rarer_class,
             "steps": self.replay.steps,
             "replays": self.replay.replays.tolist(),
             "age_ms": self.replay.age_ms,
@@ -55,6 +56,7 @@ class LoaderState:
             clock_ms=values["clock_ms"],
             replay=ReplayState(
                 admitted=values["admitted"],
+                rarer_class=values["rarer_class"],
                 steps=values["steps"],
                 replays=np.asarray(values["replays"], dtype=np.int32),
                 age_ms=values["age_ms"],
@@ -68,6 +70,7 @@ class TrainLoader:
     Args:
         replay: None for runs without alignment.
         align_every: interval between steps whose batches are `aligned`.
+        draws: add replayed answers to aligned batches; False: answers only set the weights of evidence.
         prefetch: number of batches prepared in the background.
         by_user: losses compare the candidates of a user; False: those of a request.
         dropout: leaves features of the stream's requests out; None: all stay.
@@ -80,6 +83,7 @@ class TrainLoader:
         replay: AnswerReplay | None,
         *,
         align_every: int = 1,
+        draws: bool = True,
         prefetch: int = 0,
         by_user: bool = False,
         dropout: FeatureDropout | None = None,
@@ -88,6 +92,7 @@ class TrainLoader:
         self._reader = reader
         self._replay = replay
         self._align_every = align_every
+        self._draws = draws
         self._prefetch = prefetch
         self._by_user = by_user
         self._dropout = dropout
@@ -145,7 +150,7 @@ class TrainLoader:
             aligned = replay is not None and (replay.state.steps + 1) % self._align_every == 0
             answers = None
             if replay is not None:
-                if aligned:
+                if aligned and self._draws:
                     answers = replay.draw(clock)
                 else:
                     replay.skip(clock)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from easq_rec.answers.class_counts import ClassCounts
 from easq_rec.answers.evidence import AnswerEvidence
 from easq_rec.config import Replay
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
@@ -30,6 +31,8 @@ class ReplayState:
 
     admitted: int = 0
     """Number of answers admitted so far, in time order."""
+    rarer_class: int = 0
+    """Number of satisfied, or of dissatisfied, answers among them, whichever are fewer."""
     steps: int = 0
     """Steps so far, with or without a draw: index of the next random state."""
     replays: npt.NDArray[np.int32]
@@ -42,6 +45,7 @@ class ReplayState:
         replays = self.replays[: self.admitted]
         return {
             "replay_admitted": float(self.admitted),
+            "replay_rarer_class": float(self.rarer_class),
             "replay_mean": float(replays.mean()) if self.admitted else 0.0,
             "replay_max": float(replays.max(initial=0)),
             "replay_age_hours": self.age_ms / 3.6e6,
@@ -55,11 +59,12 @@ class AnswerReplay:
         requests: the answers dataset, with candidate columns `answer` and `answered_at_ms`; None: no answers.
         until_ms: answers that arrive at this time or later are ignored (they belong to the held-out period).
         ranked: answer codes that form pairs; other answers are not drawn.
-        scale: meaning of the answer codes, for `evidence`.
+        scale: meaning of the answer codes, for `evidence` and `ReplayState.rarer_class`.
         slates: keep all candidates of answered requests; False: only candidates with an answer that training may see,
             which saves the lookups of the others.
         outcomes: names of the outcomes that `evidence` weighs.
         caution: number of standard errors by which a weight must differ from zero to be used.
+        weights: weights of evidence by hand, by outcome; None: estimated from the answers.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class AnswerReplay:
         seed: int,
         outcomes: Sequence[str] = (),
         caution: float = 1.0,
+        weights: Mapping[str, float] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -84,9 +90,14 @@ class AnswerReplay:
         self._requests = requests
         empty = np.zeros(0, np.int64)
         self._request, self._candidate, self._answer, self._time = empty, empty, empty, empty
+        self._weighing_answer = empty
         if requests is not None:
             self._index(requests, until_ms, ranked, slates)
-        self._evidence = AnswerEvidence(self._answer, self._happened(outcomes), scale=scale, caution=caution)
+        self._classes = ClassCounts(self._answer, scale)
+        self._evidence = AnswerEvidence(self._weighing_answer, self._happened(outcomes), scale=scale, caution=caution)
+        self._by_hand: npt.NDArray[np.float32] | None = None
+        if weights is not None:
+            self._by_hand = np.array([weights.get(name, 0.0) for name in outcomes], dtype=np.float32)
         self.fingerprint = self._fingerprint()
         """Depends on the answers that training may see."""
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
@@ -110,8 +121,12 @@ class AnswerReplay:
         order = np.argsort(time[entries], kind="stable")
         self._request, self._candidate = request[order], candidate[order]
         self._answer, self._time = answer[entries[order]], time[entries[order]]
-        if self._config.shuffled:
+        # Of which the weights of evidence are estimated.
+        self._weighing_answer = self._answer
+        if self._config.shuffled != "no":
             self._answer = np.random.default_rng([self._seed, 4]).permutation(self._answer)
+        if self._config.shuffled == "all":
+            self._weighing_answer = self._answer
 
     def _happened(self, outcomes: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Whether the candidate of each answer had each outcome, (A, O)."""
@@ -124,8 +139,8 @@ class AnswerReplay:
         return np.stack(columns, axis=1) if columns else np.zeros((len(self), 0), dtype=np.bool_)
 
     def evidence(self) -> npt.NDArray[np.float32]:
-        """Weight of evidence of each outcome from the answers admitted so far, (O,); equal on all ranks."""
-        return self._evidence.weights(self.state.admitted)
+        """Weights of evidence, (O,): by hand, or from the answers admitted so far; equal on all ranks."""
+        return self._evidence.weights(self.state.admitted) if self._by_hand is None else self._by_hand
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -151,7 +166,7 @@ class AnswerReplay:
             )
         replays = np.zeros(len(self), np.int32)
         replays[: state.admitted] = state.replays[: state.admitted]
-        return ReplayState(admitted=state.admitted, steps=state.steps, replays=replays, age_ms=state.age_ms)
+        return dataclasses.replace(state, replays=replays)
 
     def _identity(self) -> tuple[Rows, Rows, Rows]:
         """Request, code and time of every answer."""
@@ -175,13 +190,21 @@ class AnswerReplay:
         replays = state.replays.copy()
         replays[drawn] += 1
         age_ms = float(clock_ms - self._time[drawn].mean()) if count else 0.0
-        self.state = ReplayState(admitted=admitted, steps=state.steps + 1, replays=replays, age_ms=age_ms)
+        self.state = ReplayState(
+            admitted=admitted,
+            rarer_class=min(self._classes.among(admitted)),
+            steps=state.steps + 1,
+            replays=replays,
+            age_ms=age_ms,
+        )
         mine = drawn[count * self._rank // self._world_size : count * (self._rank + 1) // self._world_size]
         return self._gather(mine) if len(mine) else None
 
     def skip(self, clock_ms: int) -> None:
         """A step without a draw: admits the answers due at `clock_ms`."""
-        self.state = dataclasses.replace(self.state, admitted=self._due(clock_ms), steps=self.state.steps + 1)
+        state, admitted = self.state, self._due(clock_ms)
+        rarer_class = min(self._classes.among(admitted))
+        self.state = dataclasses.replace(state, admitted=admitted, rarer_class=rarer_class, steps=state.steps + 1)
 
     def _due(self, clock_ms: int) -> int:
         """Number of answers that have arrived by then; admitted answers stay admitted."""

@@ -93,7 +93,7 @@ def open_sources(
         workers=data.workers,
     )
     holdout, truth = open_holdout(config, requests, holdout_period, quarantine=quarantine)
-    answers = _read_answers(config, directory, quarantine) if config.aligned else None
+    answers = _read_answers(config, directory, quarantine) if config.reads_answers else None
     replay = None
     if config.aligned:
         replay = AnswerReplay(
@@ -105,6 +105,7 @@ def open_sources(
             slates=config.losses.slates,
             outcomes=[outcome.name for outcome in config.schema.outcomes],
             caution=config.losses.evidence.caution,
+            weights=config.losses.evidence.weights,
             seed=config.trainer.seed,
             rank=rank,
             world_size=world_size,
@@ -115,6 +116,7 @@ def open_sources(
             reader,
             replay,
             align_every=config.losses.align_every,
+            draws=config.losses.replays_answers,
             prefetch=data.prefetch,
             by_user=config.losses.groups == "user",
             dropout=FeatureDropout.of(config.schema, rate=config.model.feature_dropout, seed=config.trainer.seed),
@@ -150,7 +152,7 @@ def _read_answers(config: Config, directory: files.Location, quarantine: Quarant
     if not files.is_dir(answers):
         raise UserError(
             f"no folder answers/ in {files.display_name(directory)}: recipe {config.recipe!r} learns from answers; "
-            "without a questionnaire, train a recipe without alignment (main_only)"
+            "without a questionnaire, train a variant that reads no answers, such as main_only or without_any_answers"
         )
     layout = Layout.of(config.schema, answers=True)
     found = RequestDataset(answers, layout, max_history=config.data.max_history, quarantine=quarantine).read_all()

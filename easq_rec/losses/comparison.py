@@ -39,7 +39,7 @@ class Comparison(nn.Module):
     """RequestBatch to CountedPairs.
 
     Args:
-        utility: weight of each outcome in the engagement utility.
+        utility: weight of each outcome in the engagement utility of training.
     """
 
     utility_O: Tensor

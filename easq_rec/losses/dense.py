@@ -27,6 +27,11 @@ def dense_preference(margin_GCC: Tensor, real_GCC: Tensor, reference_GC: Tensor,
     return (margin_GCC * preference_GCC).sum()
 
 
+def half_preference(margin_GCC: Tensor, real_GCC: Tensor) -> Tensor:
+    """The same without a reference: every preference is 1/2. Least where all candidates of a group have one score."""
+    return 0.5 * (margin_GCC * real_GCC).sum()
+
+
 class DenseTerm(RequestTerm):
     def __init__(self, config: Dense) -> None:
         self.config = config
@@ -35,5 +40,7 @@ class DenseTerm(RequestTerm):
         return pairs.real_GCC.sum() // 2
 
     def total(self, inputs: LossInputs) -> Tensor:
+        if self.config.target == "half":
+            return half_preference(inputs.margin_GCC, inputs.pairs.real_GCC)
         reference_GC, temperature = inputs.reference_GC, self.config.temperature
         return dense_preference(inputs.margin_GCC, inputs.pairs.real_GCC, reference_GC, temperature)

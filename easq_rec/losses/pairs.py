@@ -26,7 +26,7 @@ class RequestPairs:
     groups: ComparisonGroups
     """The stream's candidates as they are compared."""
     utility_GC: Tensor
-    """Engagement utility, zeros at padding."""
+    """Engagement utility, with the weights of training; zeros at padding."""
     mask_GC: Tensor
     """True at candidates, False at padding."""
     evidence_lists: Lists

@@ -55,7 +55,8 @@ class NetworkOutput:
     a reference and outside training."""
     evidence: TowerOutput | None
     """Satisfaction score and gates of the candidates with evidence, with the gradient of L_evidence, which reaches
-    the satisfaction tower and its embeddings; None without a reference or that loss, and outside training."""
+    the satisfaction tower and its embeddings, and under hard sharing also backbone and tables; None without a
+    reference or that loss, and outside training."""
     candidates: Lists
     """Distribution of the N candidates over requests."""
     embedded: tuple[Tensor, ...]
@@ -136,9 +137,11 @@ class RankingNetwork(nn.Module):
                 if self.training:
                     answered = self._answered(h_ND, whole, batch)
                     if self.evidence:
-                        # Evidence is dense: only the main losses may train the representation that it reads.
+                        # Evidence is dense: only the main losses may train the representation that it reads, unless
+                        # all tasks train it.
+                        read_ND = h_ND if self.hard_sharing else h_ND.detach()
                         rows_E = batch.evidence_candidate_E
-                        evidence = self._score(self.satisfaction, h_ND.detach()[rows_E], _rows(satisfaction_NP, rows_E))
+                        evidence = self._score(self.satisfaction, read_ND[rows_E], _rows(satisfaction_NP, rows_E))
         return NetworkOutput(
             main=_float(main),
             reference=reference,

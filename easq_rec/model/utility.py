@@ -39,7 +39,7 @@ class PredictedOutcomes:
 
 
 class ExpectedUtility(nn.Module):
-    """One score per candidate from one logit per outcome.
+    """One score per candidate from one logit per outcome. Weights are those of training (`weight_in_training`).
 
     A binary outcome has probability sigmoid(logit), an amount has expectation exp(logit). Let U be the sum of weight
     times probability, rescaled to lie between 0 and 1. The score is log(U / (1 - U)). It ranks as U does, has no bound
@@ -61,7 +61,7 @@ class ExpectedUtility(nn.Module):
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         super().__init__()
-        weight_O = torch.tensor([outcome.weight for outcome in outcomes])
+        weight_O = torch.tensor([outcome.weight_in_training for outcome in outcomes])
         if not weight_O.any():
             names = ", ".join(outcome.name for outcome in outcomes)
             raise UserError(f"schema.outcomes: all weights are 0 ({names}): give at least one outcome a weight")

@@ -120,7 +120,7 @@ def set_up(
             runtime.phases,
             train_step,
             quarantine,
-            aligned=config.aligned,
+            answers=config.reads_answers,
             total_steps=total_steps,
         ),
         memory=HostMemory(),

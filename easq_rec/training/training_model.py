@@ -20,7 +20,7 @@ class TrainingModel(nn.Module):
     def __init__(self, config: Config, device: torch.device, ranks: Ranks | None = None) -> None:
         super().__init__()
         ranks, terms = ranks or OneRank(), terms_of(config.losses)
-        utility = [outcome.weight for outcome in config.schema.outcomes]
+        utility = [outcome.weight_in_training for outcome in config.schema.outcomes]
         self.comparison = Comparison(config.losses, terms, utility, ranks)
         self.ranker = Ranker(config, device, autocast=torch.bfloat16 if config.trainer.precision == "bf16" else None)
         self.objective = Objective(

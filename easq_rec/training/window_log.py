@@ -23,13 +23,13 @@ class WindowLog:
         train_step: TrainingStep,
         quarantine: Quarantine | None,
         *,
-        aligned: bool,
+        answers: bool,
         total_steps: int,
     ) -> None:
         self._log = log
         self._train_step = train_step
         self._quarantine = quarantine
-        self._aligned = aligned
+        self._answers = answers
         self._ranks = ranks
         self._phases = phases
         self._total_steps = total_steps
@@ -67,7 +67,7 @@ class WindowLog:
 
     def _figures(self, replay: ReplayState) -> dict[str, float]:
         """Counts since the start of the run, and the learning rate."""
-        figures = dict(replay.statistics()) if self._aligned else {}
+        figures = dict(replay.statistics()) if self._answers else {}
         if skipped := self._train_step.finite_check.skipped_steps:
             figures["skipped_steps"] = float(skipped)
         if self._quarantine is not None:

@@ -108,6 +108,16 @@ def test_an_unknown_outcome_gives_no_evidence() -> None:
     assert found.candidate_E.tolist() == [0, 1] and found.evidence_E.tolist() == [0.0, 1.0]
 
 
+@pytest.mark.parametrize("answered", [True, False], ids=["answers", "no answers"])
+def test_weights_by_hand_replace_the_estimated_ones(tmp_path: Path, answered: bool) -> None:
+    """Outcomes that are not named have weight 0; answers change nothing."""
+    requests = read(tmp_path, answered_rows(REPLIES)) if answered else None
+    replay = replay_of(requests, Replay(), outcomes=("long_view", "like"), weights={"like": 1.5})
+    for until in (0, 600):
+        replay.draw(START + until)
+        assert replay.evidence().tolist() == [0.0, 1.5] and replay.evidence().dtype == np.float32
+
+
 @pytest.mark.parametrize("slates", [True, False])
 def test_evidence_depends_only_on_the_admitted_answers(tmp_path: Path, slates: bool) -> None:
     """It counts the outcomes of the answered candidates, and it is equal on all ranks."""

@@ -11,14 +11,21 @@ import pytest
 
 from easq_rec.config import HSTU, Config, Data, LoRA, Losses, Model, Sharding, TableSharding, Tower, Transformer
 from easq_rec.config import command_line as arguments
-from easq_rec.config.losses import Dense
+from easq_rec.config.losses import Dense, Evidence
 from easq_rec.config.recipes import BASES, RECIPES, easq, recipe
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.serialization import from_dict, load_json, to_dict
 from easq_rec.config.variants import VARIANTS
 from easq_rec.errors import UserError
 
-COMBINED = [f"{base}_{variant}" for base in BASES for variant in VARIANTS]
+NEED_ACTIONS = ("label_weights", "without_any_answers")
+"""Variants for schemas with an outcome like or follow."""
+COMBINED = [
+    f"{base}_{variant}"
+    for base in BASES
+    for variant in VARIANTS
+    if base in ("quickstart", "easq") or variant not in NEED_ACTIONS
+]
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *COMBINED, *(f"{base}_counts" for base in BASES), "kuairand_paper_counts"])
@@ -26,6 +33,50 @@ def test_config_round_trips_through_json(name: str) -> None:
     config = recipe(name)
     assert config.recipe == name
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("base", ["kuairand", "movielens"])
+@pytest.mark.parametrize("variant", NEED_ACTIONS)
+def test_a_variant_that_needs_actions_is_refused_by_name(base: str, variant: str) -> None:
+    problem = f"variant {variant} needs an outcome named like or follow: recipe '{base}' has only long_view"
+    with pytest.raises(UserError, match=problem):
+        arguments.parse_config([f"{base}_{variant}"], prog="train")
+
+
+def test_label_weights_change_the_utility_of_training_only() -> None:
+    """The world with more outcomes keeps them."""
+    plain, config = recipe("quickstart"), recipe("quickstart_label_weights")
+    weights = {one.name: (one.weight, one.weight_in_training) for one in config.schema.outcomes}
+    assert weights == {"long_view": (1.0, 1.0), "like": (0.5, 3.0), "follow": (0.5, 3.0)}
+    assert [one.weight for one in plain.schema.outcomes] == [one.weight for one in config.schema.outcomes]
+    assert not config.aligned and config.losses == recipe("quickstart_main_only").losses
+    second = arguments.parse_config(["quickstart_label_weights", "--world.version", "2"], prog="train")
+    assert [one.weight_in_training for one in second.schema.outcomes] == [1.0, 3.0, 3.0, 0.5]
+
+
+def test_weights_of_evidence_by_hand_are_given_by_outcome() -> None:
+    argv = ["quickstart", "--losses.evidence.weights", "like", "1.5", "follow", "-2"]
+    config = arguments.parse_config(argv, prog="train")
+    assert config.losses.evidence.weights == {"like": 1.5, "follow": -2.0}
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(UserError, match=r"weights='lik' is not allowed: one of the outcomes long_view, like, follow"):
+        arguments.parse_config(["quickstart", "--losses.evidence.weights", "lik", "1.5"], prog="train")
+    for weights in ({}, {"like": 0.0}, {"like": float("nan")}):
+        with pytest.raises(ValueError, match=r"losses.evidence.weights=.* is not allowed: finite numbers"):
+            Evidence(weights=weights)
+
+
+def test_answers_are_read_only_where_something_needs_them() -> None:
+    """Losses that compare answers, weights of evidence that are estimated, and a warm-up that counts answers."""
+    by_hand = recipe("without_any_answers")
+    assert by_hand.aligned and not by_hand.reads_answers
+    estimated = dataclasses.replace(by_hand.losses, evidence=Evidence(weight=1.0))
+    waiting = dataclasses.replace(by_hand.losses, warmup_per_class=1)
+    for losses in (estimated, waiting, by_hand.losses.weighted(satisfaction=0.1)):
+        assert dataclasses.replace(by_hand, losses=losses).reads_answers
+    assert not dataclasses.replace(by_hand, losses=waiting.weighted(dense=0.0)).reads_answers
+    found = {name for name in VARIANTS if not recipe(name).reads_answers}
+    assert found == {"main_only", "label_weights", "without_any_answers"}
 
 
 def test_the_backbone_is_chosen_by_the_recipe_and_its_sizes_by_flags() -> None:

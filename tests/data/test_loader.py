@@ -52,6 +52,7 @@ class Data:
         max_replays: int = 7,
         prefetch: int = 0,
         align_every: int = 1,
+        draws: bool = True,
     ) -> TrainLoader:
         """A loader as a new process would build it."""
         reader = RequestReader(
@@ -77,7 +78,7 @@ class Data:
                 rank=rank,
                 world_size=world_size,
             )
-        return TrainLoader(SCHEMA, reader, replay, align_every=align_every, prefetch=prefetch)
+        return TrainLoader(SCHEMA, reader, replay, align_every=align_every, draws=draws, prefetch=prefetch)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,17 @@ def test_every_nth_step_aligns(data: Data) -> None:
     resumed = list(again.batches(restored(whole[3][1]), steps=9))
     for (batch, _), (other, _) in zip(whole[4:], resumed, strict=True):
         assert_same_batch(batch, other)
+
+
+def test_without_draws_answers_are_admitted_but_not_replayed(data: Data) -> None:
+    """Aligned steps stay aligned, and as many answers are admitted as with draws."""
+    drawing, counting = (data.loader(draws=draws) for draws in (True, False))
+    drawn, counted = (list(loader.batches(loader.start(), steps=9)) for loader in (drawing, counting))
+    for (batch, state), (other, bare) in zip(drawn, counted, strict=True):
+        assert other.aligned and other.total == other.stream == batch.stream and not len(other.answered_A)
+        assert (bare.replay.admitted, bare.replay.steps) == (state.replay.admitted, state.replay.steps)
+        assert not bare.replay.replays.any()
+    assert counted[-1][1].replay.admitted > 0
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

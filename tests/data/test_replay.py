@@ -67,6 +67,7 @@ def replay_of(
     seed: int = 0,
     outcomes: tuple[str, ...] = (),
     caution: float = 0.0,
+    weights: dict[str, float] | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> AnswerReplay:
@@ -79,6 +80,7 @@ def replay_of(
         seed=seed,
         outcomes=outcomes,
         caution=caution,
+        weights=weights,
         rank=rank,
         world_size=world_size,
     )
@@ -333,7 +335,7 @@ def test_a_balanced_draw_of_odd_size_favours_no_class(tmp_path: Path) -> None:
 def test_statistics_for_the_log(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=1))
     assert replay.state.statistics() == {
-        "replay_admitted": 0, "replay_mean": 0, "replay_max": 0, "replay_age_hours": 0
+        "replay_admitted": 0, "replay_rarer_class": 0, "replay_mean": 0, "replay_max": 0, "replay_age_hours": 0
     }  # fmt: skip
     assert keys(replay.draw(START + 300)) == [(10, 2)]
     assert replay.state.statistics()["replay_age_hours"] == 0
@@ -341,8 +343,20 @@ def test_statistics_for_the_log(answered: EncodedRequests) -> None:
     found = replay.state.statistics()
     # Five answers are admitted, and two draws of one answer were made.
     assert (found["replay_admitted"], found["replay_mean"]) == (5, 2 / 5)
+    assert found["replay_rarer_class"] == 2, "three answers are satisfied, two are not"
     assert found["replay_max"] in (1, 2)
     assert 0.9999 < found["replay_age_hours"] <= 1
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_the_rarer_class_of_the_admitted_answers_is_counted(answered: EncodedRequests, draws: bool) -> None:
+    """Of the answers of `REPLIES`, in time order, in steps with and without a draw. Answers of one class are none."""
+    replay = replay_of(answered, Replay(answers_per_step=1), ranked=(0, 1, 2))
+    found = []
+    for until in (100, 300, 400, 600):
+        replay.draw(START + until) if draws else replay.skip(START + until)
+        found.append((replay.state.admitted, replay.state.rarer_class))
+    assert found == [(1, 0), (3, 0), (5, 1), (7, 2)]
 
 
 def test_a_replay_without_answers_draws_nothing(tmp_path: Path) -> None:
@@ -355,10 +369,30 @@ def test_a_replay_without_answers_draws_nothing(tmp_path: Path) -> None:
 
 def test_shuffling_permutes_answers_among_the_same_candidates(answered: EncodedRequests) -> None:
     """A control: the drawn candidates and the number of answers of each class do not change."""
-    plain, shuffled = (replay_of(answered, Replay(shuffled=shuffled)) for shuffled in (False, True))
-    drawn, dealt = plain.draw(NEVER), shuffled.draw(NEVER)
+    plain, replayed, everything = (
+        replay_of(answered, Replay(shuffled=shuffled)) for shuffled in ("no", "replayed", "all")
+    )
+    drawn, dealt = plain.draw(NEVER), replayed.draw(NEVER)
     assert keys(drawn) == keys(dealt)
-    assert sorted(codes(drawn)) == sorted(codes(dealt)) and plain.fingerprint != shuffled.fingerprint
+    assert sorted(codes(drawn)) == sorted(codes(dealt)) and plain.fingerprint != replayed.fingerprint
+    assert codes(drawn) != codes(dealt)
+    again = everything.draw(NEVER)
+    assert (keys(again), codes(again)) == (keys(dealt), codes(dealt)), "both controls replay the same answers"
+
+
+def test_weights_of_evidence_are_shuffled_only_if_all_answers_are(tmp_path: Path) -> None:
+    """Every satisfied candidate is liked and no other one: the log odds ratio of 40 answers, which a shuffle loses."""
+    rows = answered_rows([{0: (2 * (number % 2), 100)} for number in range(40)])
+    for number, row in enumerate(rows):
+        row["candidates"][0]["like"] = number % 2 == 1
+    requests = read(tmp_path, rows)
+    weights = {}
+    for shuffled in ("no", "replayed", "all"):
+        replay = replay_of(requests, Replay(shuffled=shuffled), outcomes=("like",), caution=1.64)
+        replay.draw(NEVER)
+        weights[shuffled] = float(replay.evidence()[0])
+    assert weights["no"] == weights["replayed"] == pytest.approx(2 * np.log(20.5 / 0.5))
+    assert abs(weights["all"]) < 2
 
 
 def test_a_replay_continues_after_answers_were_added(tmp_path: Path) -> None:

@@ -186,13 +186,16 @@ def rounded() -> dict[str, Case]:
 
 
 def guarded() -> Config:
-    """`easq` with L_DPO, a smoothed reference, a bound on the divergence from it, and few open gates."""
+    """`easq` with L_DPO, evidence on both scores, a smoothed reference, a bound on the divergence from it, and few open
+    gates."""
     config = small_config("with_dpo")
     tower = dataclasses.replace(config.model.main, activity=0.2)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, main=tower),
-        losses=dataclasses.replace(config.losses, reference_smoothing=0.5, divergence_bound=1e-3),
+        losses=dataclasses.replace(
+            config.losses.weighted(policy_evidence=0.2), reference_smoothing=0.5, divergence_bound=1e-3
+        ),
     )
 
 

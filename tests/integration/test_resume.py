@@ -65,7 +65,7 @@ def test_a_run_resumes_with_other_threads_and_moved_data(
 def test_reference_average_and_routers_are_resumed(train: Train, losses: Losses, tmp_path: Path) -> None:
     """The average of the satisfaction tower and the routers' statistics and biases continue from the checkpoint."""
     guards = (
-        "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-answers", "3",
+        "--losses.reference-smoothing", "0.9", "--losses.divergence-bound", "0.001", "--losses.warmup-per-class", "3",
         "--losses.align-every", "1", "--model.main.activity", "0.3", "--optim.pathway-lr", "3",
         "--trainer.max-steps", "14",
     )  # fmt: skip
@@ -94,7 +94,7 @@ def test_groups_of_users_are_resumed(train: Train, losses: Losses, tmp_path: Pat
 @pytest.mark.integration
 def test_steering_waits_for_answers(train: Train, losses: Losses, tmp_path: Path) -> None:
     """L_dense is still 0 after the warm-up steps, because the run never has the required number of answers."""
-    train(tmp_path / "run", "--losses.warmup-answers", "1000000", "--trainer.max-steps", "10")
+    train(tmp_path / "run", "--losses.warmup-per-class", "1000000", "--trainer.max-steps", "10")
     assert {line[4] for line in losses(tmp_path / "run")} == {0.0, None}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     aligned = [line for line in lines if line["split"] == "train" and "loss_dense" in line]

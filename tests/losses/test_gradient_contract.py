@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from easq_rec.config import Config, LinearName, LoRA, Losses, TrainerConfig
-from easq_rec.config.losses import DPO, Group, Loss
+from easq_rec.config.losses import DPO, Dense, Group, Loss
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model.lora import AdaptedLinear
 from easq_rec.model.towers import MoETower
@@ -37,6 +37,7 @@ GROUPS: tuple[Group, ...] = typing.get_args(Group)
 NAMES = tuple(Losses().terms)
 FORMS = {
     "dpo": [DPO(policy="score_difference"), DPO(policy="slate_softmax"), DPO(policy="bernoulli")],
+    "dense": [Dense(), Dense(target="half")],
 }
 """Losses with several forms. Other losses are tested in their default form."""
 
@@ -52,14 +53,20 @@ def only(name: str, form: Loss | None = None) -> Losses:
     return losses.weighted(**(weights if losses.terms[name].every_step else weights | {"main": 1.0}))
 
 
-ALONE = {
-    f"{name} {form.policy}" if isinstance(form, DPO) else name: only(name, form)
-    for name in NAMES
-    for form in FORMS.get(name, [None])
-}
+def title(name: str, form: Loss | None) -> str:
+    """Name of a loss, and of its form if it is not the default."""
+    match form:
+        case DPO():
+            return f"{name} {form.policy}"
+        case Dense(target="half"):
+            return f"{name} half"
+    return name
+
+
+ALONE = {title(name, form): only(name, form) for name in NAMES for form in FORMS.get(name, [None])}
 ALONE |= {
     f"{name} by user": dataclasses.replace(ALONE[name], groups="user")
-    for name in ("main", "listwise", "dense", "evidence", "dpo slate_softmax")
+    for name in ("main", "listwise", "dense", "evidence", "policy_evidence", "dpo slate_softmax")
 }
 """Losses in which only one has an effect, given the batch of `batch_of`."""
 

@@ -34,6 +34,7 @@ FORMS: dict[str, Loss] = {
     "listwise": Losses().listwise,
     "dense": Losses().dense,
     "evidence": Losses().evidence,
+    "policy_evidence": Losses().policy_evidence,
     "dpo": DPO(policy="slate_softmax"),
 }
 terms = pytest.mark.parametrize("form", FORMS)

@@ -23,7 +23,7 @@ from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
 from easq_rec.config.losses import DPO, Dense, MainBPR
 from easq_rec.data.batch import RequestBatch
 from easq_rec.losses.answered import answered_pairs
-from easq_rec.losses.dense import dense_preference
+from easq_rec.losses.dense import dense_preference, half_preference
 from easq_rec.losses.dpo import log_policy
 from easq_rec.losses.evidence import evidence_likelihood
 from easq_rec.losses.main_bpr import bpr
@@ -95,6 +95,36 @@ def test_dense_preference_equals_a_loop_over_unordered_pairs(requests: list[list
     assert int(pairs) == count
     assert_same(found, expected, score_RC)
     assert torch.autograd.grad(found, reference_RC, allow_unused=True) == (None,)
+
+
+@given(REQUESTS)
+@settings(max_examples=60, deadline=None)
+def test_half_preference_equals_a_loop_over_unordered_pairs(requests: list[list[tuple[float, float, float]]]) -> None:
+    score_RC, _, _, mask_RC = padded(requests)
+    found, expected = half_preference(margins(score_RC), real_pairs(mask_RC)), (score_RC * 0).sum()
+    for r, request in enumerate(requests):
+        for i, j in itertools.combinations(range(len(request)), 2):
+            margin = score_RC[r, i] - score_RC[r, j]
+            expected = expected + (nll(margin) + nll(-margin)) / 2
+    assert_same(found, expected, score_RC)
+
+
+def test_half_targets_do_not_read_the_reference() -> None:
+    """L_dense equals its loop whatever the reference, and its gradient pulls the scores of a request together."""
+    config = small_config("half_targets")
+    model = TrainingModel(config, torch.device("cpu"))
+    excite(model)
+    batch = random_batch(config)
+    output = model(batch)[1]
+    score_N, expected = output.network.main.score_N.detach(), []
+    for start, end in itertools.pairwise(batch.candidate_offsets_R1.tolist()[: batch.stream.requests + 1]):
+        for i, j in itertools.combinations(range(start, end), 2):
+            expected.append((nll(score_N[i] - score_N[j]) + nll(score_N[j] - score_N[i])) / 2)
+    torch.testing.assert_close(output.losses["dense"], torch.stack(expected).mean(), rtol=1e-5, atol=1e-6)
+    score_RC = torch.tensor([[1.0, 0.0, -2.0]], requires_grad=True)
+    loss = half_preference(margins(score_RC), real_pairs(torch.ones(1, 3, dtype=torch.bool)))
+    (gradient_RC,) = torch.autograd.grad(loss, score_RC)
+    assert float(gradient_RC[0, 0]) > 0 > float(gradient_RC[0, 2])
 
 
 @given(REQUESTS)
@@ -285,7 +315,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
         dpo=DPO(policy=policy, beta=0.3),
         dense=Dense(temperature=2.0),
         groups=groups,
-    ).weighted(pointwise=0.6, satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, listwise=0.3)
+    ).weighted(pointwise=0.6, satisfaction=0.7, evidence=0.9, dpo=2.0, dense=0.4, listwise=0.3, policy_evidence=0.2)
     config = dataclasses.replace(config, losses=weights)
     model = TrainingModel(config, torch.device("cpu"))
     excite(model)
@@ -307,7 +337,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
     weight_O = torch.from_numpy(random_evidence(config.schema))
     evidence_N = (batch.outcome_NO > 0).float() @ weight_O
     trigger_N = batch.outcome_NO[:, 0] > 0
-    main, dense, evidence, listwise = [], [], [], []
+    main, dense, evidence, policy_evidence, listwise = [], [], [], [], []
     for group in compared:
         if len(set(utility_N[group].tolist())) > 1:
             listwise.append(-(utility_N[group].softmax(0) * score_N[group].log_softmax(0)).sum())
@@ -316,8 +346,10 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
                 gain = utility_N[i] - utility_N[j] if weighted else 1.0
                 main.append(gain * nll(score_N[i] - score_N[j]))
             if trigger_N[i] and trigger_N[j] and evidence_N[i] > evidence_N[j]:
-                d, e = reference_N[i] - reference_N[j], evidence_N[i] - evidence_N[j]
-                evidence.append(nll(-d) - nll(-d - e))
+                e = evidence_N[i] - evidence_N[j]
+                for value_N, losses in ((reference_N, evidence), (score_N, policy_evidence)):
+                    d = value_N[i] - value_N[j]
+                    losses.append(nll(-d) - nll(-d - e))
         for i, j in itertools.combinations(group, 2):
             target, margin = ((reference_N[i] - reference_N[j]) / 2).sigmoid(), score_N[i] - score_N[j]
             dense.append(target * nll(margin) + (1 - target) * nll(-margin))
@@ -348,6 +380,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
         "main": torch.stack(main).sum() / (stream if weighted else len(main)),
         "dense": torch.stack(dense).mean(),
         "evidence": torch.stack(evidence).mean(),
+        "policy_evidence": torch.stack(policy_evidence).mean(),
         "listwise": torch.stack(listwise).mean(),
         "satisfaction": satisfaction / pairs,
         "dpo": dpo / pairs,
@@ -361,7 +394,7 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
         + 2.0 * expected["dpo"]
         + 0.4 * expected["dense"]
     )
-    whole = whole + 0.9 * expected["evidence"] + 0.3 * expected["listwise"]
+    whole = whole + 0.9 * expected["evidence"] + 0.3 * expected["listwise"] + 0.2 * expected["policy_evidence"]
     torch.testing.assert_close(loss.detach(), whole, rtol=1e-5, atol=1e-6)
     # L_DPO and L_dense have no effect during the warm-up.
     torch.testing.assert_close(

@@ -38,5 +38,9 @@ def test_losses_are_switched_by_their_requirements() -> None:
     assert weights == {"pointwise": 1.0, "main": 1.0, "dpo": 2.0, "listwise": 0.2}
     weights = {name: loss.weight for name, loss in losses.without_reference().terms.items() if loss.weight}
     assert weights == {"pointwise": 1.0, "main": 1.0, "direct": 0.5, "listwise": 0.2}
-    assert losses.learns_from_answers and not losses.aligned_by().learns_from_answers
+    assert losses.aligns_without_reference and not losses.aligned_by().aligns_without_reference
+    assert losses.replays_answers and not losses.aligned_by(policy_evidence=1.0).replays_answers
+    assert losses.aligned_by(policy_evidence=1.0).aligns_without_reference
+    assert losses.aligned_by(evidence=1.0).evidence_scores
+    assert not losses.aligned_by(policy_evidence=1.0).evidence_scores
     assert losses.aligned_by(dpo=1.0).slates and not losses.slates

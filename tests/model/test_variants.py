@@ -22,6 +22,7 @@ from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, small_config
 
 SHARING = ("shared_bottom", "mmoe", "ple")
+INFORMED = tuple(f"{name}_evidence" for name in SHARING)
 
 
 def model_of(config: Config) -> TrainingModel:
@@ -58,13 +59,28 @@ def test_every_variant_trains(variant: str) -> None:
             assert float(output.losses[name].abs()) > 0, name
 
 
-@pytest.mark.parametrize("variant", SHARING)
+@pytest.mark.parametrize("variant", [*SHARING, *INFORMED])
 def test_under_hard_sharing_the_satisfaction_loss_moves_shared_parameters(variant: str) -> None:
     config = without_engagement(small_config(variant))
     found = moved(model_of(config), config)
     assert {"embeddings", "tokens", "backbone", "satisfaction"} <= found
     assert "main" not in found, "the satisfaction loss moves private gates or experts of the main tower"
-    assert ("shared" in found) == (variant != "shared_bottom")
+    assert ("shared" in found) == (not variant.startswith("shared_bottom"))
+
+
+@pytest.mark.parametrize("variant", INFORMED)
+def test_under_hard_sharing_evidence_moves_shared_parameters(variant: str) -> None:
+    """L_evidence alone, as L_satis does. The satisfaction tower has the tables of its own that `easq` has."""
+    config = without_engagement(small_config(variant))
+    config = dataclasses.replace(config, losses=config.losses.weighted(satisfaction=0.0))
+    model = model_of(config)
+    own = [name for name, _ in model.named_parameters() if "satisfaction_" in name]
+    assert len(own) == len(small_config("easq").schema.satisfaction_tables) > 0
+    found = moved(model, config)
+    assert {"embeddings", "tokens", "backbone", "satisfaction", "own"} <= found and "main" not in found
+    assert ("shared" in found) == (variant != "shared_bottom_evidence")
+    moving = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert moving.issuperset(own)
 
 
 def test_the_direct_loss_moves_the_policy_score_and_has_no_reference() -> None:
@@ -77,6 +93,14 @@ def test_the_direct_loss_moves_the_policy_score_and_has_no_reference() -> None:
     score_A = output.network.main.score_N[batch.answered_A].detach()
     expected, pairs = answered_pairs(score_A, batch.answer_A, score_A, batch.answer_A)
     torch.testing.assert_close(output.losses["direct"], expected / pairs)
+
+
+def test_evidence_moves_the_policy_score_without_a_reference() -> None:
+    """Answers only set the weights of evidence: none is replayed."""
+    config = without_engagement(small_config("evidence_on_policy"))
+    assert config.aligned and not config.losses.replays_answers and config.model.satisfaction is None
+    model = model_of(config)
+    assert moved(model, config) == {"embeddings", "tokens", "backbone", "main"}
 
 
 @pytest.mark.parametrize("own", [0, 2])
@@ -129,7 +153,7 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom"])
+@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "evidence_on_policy", "shared_bottom"])
 def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every: int) -> None:
     """Averaged over all steps, every loss has its weight from the config. L_main and L_point are in every step."""
     config = small_config(variant)
@@ -144,7 +168,9 @@ def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every
     )
 
 
-@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "shared_bottom", "paper"])
+@pytest.mark.parametrize(
+    "variant", ["easq", "with_dpo", "direct", "evidence_on_policy", "shared_bottom", "ple_evidence", "paper"]
+)
 def test_a_step_that_does_not_align_trains_only_on_engagement(variant: str) -> None:
     """The parameters of `main_only` get the gradients of L_main and L_point. Those of the pathway get no gradient."""
     config = small_config(variant)
@@ -180,7 +206,7 @@ def test_a_step_that_does_not_align_trains_only_on_engagement(variant: str) -> N
             torch.testing.assert_close(parameter.grad, other.grad, msg=name)
 
 
-@pytest.mark.parametrize("variant", ["easq", "paper", "without_lora", "shared_bottom", "mmoe", "direct"])
+@pytest.mark.parametrize("variant", ["easq", "paper", "without_lora", "mmoe", "ple_evidence", "direct"])
 def test_the_optimizer_finds_the_pathway_by_name(variant: str) -> None:
     model = model_of(small_config(variant))
     pathway = {id(parameter) for parameter in model.ranker.network.pathway()}

@@ -120,16 +120,16 @@ def test_the_phases_of_a_step_are_measured(runtime: Runtime, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("step", "admitted", "steered", "measured"),
+    ("step", "rarer_class", "steered", "measured"),
     [(9, 5, False, True), (10, 4, False, False), (10, 5, True, False), (19, 5, True, True)],
 )
 def test_a_plan_follows_the_warm_up_and_the_logging_interval(
-    step: int, admitted: int, steered: bool, measured: bool
+    step: int, rarer_class: int, steered: bool, measured: bool
 ) -> None:
-    """Steering needs 10 finished steps and 5 admitted answers; every tenth step is measured."""
+    """Steering needs 10 finished steps and 5 admitted answers of the rarer class; every tenth step is measured."""
     config = small_config("easq")
-    losses = dataclasses.replace(config.losses, dense_warmup_steps=10, warmup_answers=5)
+    losses = dataclasses.replace(config.losses, dense_warmup_steps=10, warmup_per_class=5)
     config = dataclasses.replace(config, losses=losses, logging=Logging(every_steps=10))
-    replay = ReplayState(admitted=admitted, replays=np.zeros(8, np.int32))
+    replay = ReplayState(admitted=50, rarer_class=rarer_class, replays=np.zeros(8, np.int32))
     plan = StepPlan.after(step, config, replay, total_steps=40)
     assert plan == StepPlan(number=step + 1, total_steps=40, steered=steered, measured=measured)

@@ -46,6 +46,7 @@ TRAINING = {
     **{f"pairs_{name}": f"pairs of {loss.label} in a step" for name, loss in Losses().terms.items()},
     "pairs_answered": "answered pairs in a step",
     "replay_admitted": "answers admitted",
+    "replay_rarer_class": "admitted answers of the rarer class",
     "replay_mean": "replays of an answer, mean",
     "replay_max": "replays of an answer, maximum",
     "replay_age_hours": "age of replayed answers, hours",

@@ -3,8 +3,8 @@
 Each family varies one weight: that of L_dense for `easq`, that of the answer loss for `direct`, and that of the
 reference score in the served score for families whose reference does not steer the policy.
 
-`easq` has two controls: answers permuted among the answered candidates, and a reference without preferences, with which
-L_dense only pulls the scores of a request together.
+`easq` has two controls: answers permuted among the answered candidates, also where they set the weights of evidence;
+and a reference without preferences, with which L_dense only pulls the scores of a request together.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     variants |= {name: with_losses(base, dense=Dense(weight=weight)) for name, weight in easq.items()}
     variants |= {name: with_losses(direct, direct=Direct(weight=weight)) for name, weight in answers.items()}
     variants |= {
-        SHUFFLED: dataclasses.replace(base, replay=dataclasses.replace(base.replay, shuffled=True)),
-        HALF: with_losses(base, dense=Dense(temperature=1e9)),
+        SHUFFLED: dataclasses.replace(base, replay=dataclasses.replace(base.replay, shuffled="all")),
+        HALF: with_losses(base, dense=Dense(target="half")),
     }
     curve = {name: ("easq, L_dense", weight) for name, weight in easq.items()}
     curve |= {name: ("direct", weight) for name, weight in answers.items()}

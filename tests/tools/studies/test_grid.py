@@ -39,13 +39,13 @@ def test_the_digest_depends_on_the_config_but_not_on_variant_and_run_directory(c
     assert cell.digest == dataclasses.replace(cell, variant="other").digest
     moved = dataclasses.replace(cell, config=dataclasses.replace(cell.config, run_dir="elsewhere"))
     assert cell.digest == moved.digest
-    assert cell.digest != changed(cell, losses={"warmup_answers": 7}).digest
+    assert cell.digest != changed(cell, losses={"warmup_per_class": 7}).digest
     stored = Cell(variant="easq", config=from_dict(type(cell.config), to_dict(cell.config)))
     assert cell.digest == stored.digest
 
 
 def test_cells_are_paired_by_their_data(cell: Cell) -> None:
-    assert cell.pair == changed(cell, losses={"warmup_answers": 7}).pair
+    assert cell.pair == changed(cell, losses={"warmup_per_class": 7}).pair
     assert cell.pair == changed(cell, trainer={"seed": 9}).pair
     assert cell.pair != changed(cell, world={"density": 1.0}).pair
     on_data = changed(cell, data={"path": "somewhere"})
