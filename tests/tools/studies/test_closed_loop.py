@@ -174,6 +174,7 @@ def test_an_arm_trains_on_each_of_its_days_after_the_day(tmp_path: Path, monkeyp
 
 def test_an_answer_is_not_trained_on_before_it_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, seen = small(), Watched(monkeypatch)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, schedule="cosine"))
     trained(config, tmp_path)
     assert all(arrived <= clock for clock, arrived, _ in seen.replayed)
     assert len({admitted for _, _, admitted in seen.replayed}) > 5
