@@ -29,15 +29,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
-import os
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +45,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.older_code import REPOSITORY, Row, code_of, run
 from benchmarks.report import hardware, publish
 from easq_rec.config import World
 from easq_rec.config.command_line import parse_config
@@ -59,8 +57,6 @@ from easq_rec.evaluation.mean_interval import t_interval
 from easq_rec.evaluation.metrics import ranking_metrics
 from easq_rec.tools.simulation.world import GENERATORS, generate
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PROGRAM = Path(__file__).with_name("train_and_score.py")
 RECIPES = (
     "quickstart_main_only",
     "quickstart_main_only --optim.table-lr 0.05 --optim.schedule cosine",
@@ -76,17 +72,6 @@ FIRST_WORLD = 100
 """Studies use worlds from 0 on, and defaults were chosen on worlds 0 to 14."""
 HOLDOUT = 0.2
 METRICS = {"satisfaction_ndcg5": "satisfaction NDCG@5", "engagement_ndcg5": "engagement NDCG@5"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A recipe, and the code that trains it."""
-
-    name: str
-    words: tuple[str, ...]
-    """Arguments of `easq-rec train`: the recipe and its options."""
-    root: Path = REPOSITORY
-    """Folder with the package easq_rec."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,43 +150,9 @@ def read_held(folder: Path, held: pa.Table) -> Held:
 
 
 def train_and_score(row: Row, train: Path, held: Held, seed: int, folder: Path) -> tuple[NDArray[Any], float]:
-    """(scores (N,), CPU seconds of training) of a row, in a separate process.
-
-    Raises:
-        UserError: the options are wrong, or the row's code is too old for this benchmark.
-    """
-    folder.mkdir()
-    scores, result, path = folder / "scores.parquet", folder / "result.json", folder / "job.json"
-    options = {
-        "--data": train,
-        "--run-dir": folder / "run",
-        "--data.holdout": HOLDOUT,
-        "--trainer.seed": seed,
-        "--trainer.threads": 1,
-        "--trainer.pin-cores": False,
-        "--logging.tensorboard": False,
-    }
-    job = {
-        "package": str(row.root / "easq_rec"),
-        "words": [*row.words, *(str(word) for option in options.items() for word in option)],
-        "held": str(held.folder),
-        "run_dir": str(folder / "run"),
-        "scores": str(scores),
-        "result": str(result),
-    }
-    path.write_text(json.dumps(job))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(row.root)}
-    # -P: modules come from PYTHONPATH, not from the folder of the program.
-    command = [sys.executable, "-P", str(PROGRAM), str(path)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-    match done.returncode:
-        case 0:
-            return _in_order(scores, held), float(json.loads(result.read_text())["cpu_seconds"])
-        case 2:
-            raise UserError(f"{row.name}: {done.stderr.rpartition('easq-rec: ')[2].strip()}")
-        case 3:
-            raise UserError(f"{row.name}: its code is too old ({done.stderr.strip()}): choose a later commit")
-    raise RuntimeError(f"{row.name}: exit code {done.returncode}: {done.stderr.strip()[-4_000:]}")
+    """(scores (N,), CPU seconds of training) of a row, in a separate process. Raises UserError as `run` does."""
+    scores, seconds = run(row, train, held.folder, seed=seed, holdout=HOLDOUT, folder=folder)
+    return _in_order(scores, held), seconds
 
 
 def _in_order(scores: Path, held: Held) -> NDArray[Any]:
@@ -214,34 +165,6 @@ def _in_order(scores: Path, held: Held) -> NDArray[Any]:
     score_N = np.empty(len(mine_N), dtype=np.float32)
     score_N[mine_N] = table["score"].to_numpy()[theirs_N]
     return score_N
-
-
-@contextlib.contextmanager
-def code_of(commit: str, repository: Path) -> Iterator[tuple[str, Path]]:
-    """(short hash, folder with the files) of a commit, in a worktree that exists until the end of the block.
-
-    Raises:
-        UserError: `repository` has no such commit.
-    """
-
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(["git", "-C", repository, *words], check=False, capture_output=True, text=True)
-        except FileNotFoundError as error:
-            raise UserError(f"--before {commit}: git is not installed: install it, or omit --before") from error
-        if done.returncode:
-            reason = f"git {words[0]}: {done.stderr.strip()}"
-            raise UserError(f"--before {commit}: {reason}: choose a commit of the repository {repository}")
-        return done.stdout.strip()
-
-    short = git("rev-parse", "--verify", "--short", f"{commit}^{{commit}}")
-    with tempfile.TemporaryDirectory(prefix="worlds-before-") as folder:
-        root = Path(folder) / "code"
-        git("worktree", "add", "--detach", str(root), short)
-        try:
-            yield short, root
-        finally:
-            git("worktree", "remove", "--force", str(root))
 
 
 def rows_of(recipes: Sequence[str], before: tuple[str, Path] | None) -> list[Row]:
