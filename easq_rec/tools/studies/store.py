@@ -186,8 +186,8 @@ def _writer(out: Path) -> str:
 
 
 def _held(out: Path) -> bool:
-    """Whether the directory has anything except its lock and temporary files."""
-    return any(path.name != LOCK and not path.name.endswith(".partial") for path in out.iterdir())
+    """Whether the directory has anything except hidden files, such as its lock, and temporary files."""
+    return any(not path.name.startswith(".") and not path.name.endswith(".partial") for path in out.iterdir())
 
 
 def _check_same(path: Path, wanted: dict[str, str], out: Path) -> None:

@@ -1,4 +1,7 @@
-"""Studies on Ray: real clusters on this machine, with one or two CPUs, that each test or module starts and ends."""
+"""Studies on Ray: real clusters on this machine, which run stand-ins of cells.
+
+`tests/launch/test_easq.py` trains real cells on a cluster, and compares them with those of local processes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import pytest
 
 from easq_rec.errors import UserError
 from easq_rec.tools.studies import ray_runner, ray_tasks
-from tests.conftest import Warm
+from tests.ray_processes import servers
 from tests.tools.studies.builders import cells, is_running, started, wait_for
 
 ray_is_missing = "studies on Ray need the package ray (extra `cluster`)"
@@ -27,6 +30,7 @@ from pathlib import Path
 from easq_rec.errors import exit_code
 from easq_rec.tools.studies.ray_runner import RayRunner
 from easq_rec.tools.studies.store import opened
+from tests.ray_processes import servers
 from tests.tools.studies.builders import PROGRAM, cells
 
 def main():
@@ -72,10 +76,12 @@ def cluster(environment: dict[str, str]) -> Iterator[str]:
     )
     try:
         wait_for(lambda: answers(port))
+        assert len(servers(environment["RAY_AUTH_TOKEN"])) >= 1
         yield f"127.0.0.1:{port}"
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
+        wait_for(lambda: not servers(environment["RAY_AUTH_TOKEN"]))
 
 
 def answers(port: int) -> bool:
@@ -113,29 +119,15 @@ def ended(process: subprocess.Popen[str]) -> tuple[dict[str, float], list[str], 
 
 
 @pytest.mark.integration
-def test_a_study_on_ray_has_the_results_of_local_processes(
-    tmp_path: Path, environment: dict[str, str], warm: Warm
+def test_local_starts_a_cluster_for_the_time_of_the_study(
+    tmp_path: Path, data: Path, environment: dict[str, str]
 ) -> None:
-    """Real cells, trained for a few steps."""
-    asked = ("-m", "easq_rec.cli", "study", "rank", "--budget", "small", "--seeds", "1", "--jobs", "2", "--out")
-    warm.run(warm.python, *asked, str(tmp_path / "local"))
-    # Ray starts its processes with the interpreter of the study, so this is a real one.
-    command = [sys.executable, *asked, str(tmp_path / "ray"), "--ray", "local"]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 cells, on Ray local" in done.stdout
-
-    ours, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("ray", "local"))
-    assert ours.pop("command").endswith("--jobs 2 --ray local")
-    del expected["command"]
-    for found in (ours, expected):
-        del found["cell_seconds"], found["wall_seconds"]
-        for cell in found["cells"]:
-            del cell["seconds"]
-    assert ours == expected and len(ours["cells"]) == 3
-    assert (tmp_path / "ray" / "table.md").read_text() == (tmp_path / "local" / "table.md").read_text()
-    stored = {name: {path.name for path in (tmp_path / name / "cells").iterdir()} for name in ("ray", "local")}
-    assert stored["ray"] == stored["local"]
+    (data / "go").touch()
+    own = environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    found, failed, said = ended(start(own, tmp_path / "out", data, "local", 1.0))
+    assert found == {"main_only--seed_0": 0.5, "dense_1--seed_0": 0.6} and not failed
+    assert "2/2 " in said and "seed 0: satisfaction ." in said
+    wait_for(lambda: not servers(own["RAY_AUTH_TOKEN"]))
 
 
 @pytest.mark.integration
