@@ -122,6 +122,8 @@ def await_nodes(address: str, count: int) -> None:
             print(f"fewer than {count} nodes joined within {JOIN_S:.0f} s: the study starts", flush=True)
     finally:
         ray.shutdown()
+        # Ray sets handlers of its own.
+        signal.signal(signal.SIGTERM, leave)
 
 
 def shared_token(out: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ray_processes import servers
+from tests.tools.studies.builders import wait_for
 from torchx_components import ray_node
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,3 +62,23 @@ def unused_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+@pytest.mark.integration
+def test_a_head_that_is_stopped_ends_its_study_and_its_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="sweeps need the package ray (extra `cluster`)")
+    words = [*node(0, unused_port())[3:-4], "--nodes", "1", "--", "rank", "--budget", "small", "--out", "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "torchx_components.ray_node", *words]
+    with (tmp_path / "log").open("w") as log:
+        head = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(lambda: "cells, on Ray 127.0.0.1:" in (tmp_path / "log").read_text())
+        token = (tmp_path / "out" / ray_node.TOKEN).read_text()
+        assert servers(token)
+        head.send_signal(signal.SIGTERM)
+        assert head.wait(timeout=60) == 128 + signal.SIGTERM
+        assert not servers(token)
+    finally:
+        head.kill()
+        head.wait()
