@@ -109,6 +109,8 @@ def sizes(options: argparse.Namespace) -> list[str]:
     return [
         *("--num-cpus", str(options.cpus), "--num-gpus", str(options.gpus)),
         *("--object-store-memory", str(OBJECT_STORE_BYTES)),
+        # Any free port: by default all nodes of a host choose from one range.
+        *("--min-worker-port", "0", "--max-worker-port", "0"),
     ]
 
 

@@ -148,6 +148,9 @@ def require_cluster(address: str) -> None:
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError(f"--ray {address} needs the package ray: pip install 'easq-rec[cluster]'")
+    if address == "auto":
+        # Ray connects to this one without a look whether it exists.
+        address = os.environ.get("RAY_ADDRESS", "auto")
     if address in ("local", "auto"):
         return
     try:

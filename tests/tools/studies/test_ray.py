@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -61,12 +62,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(environment: dict[str, str]) -> Iterator[str]:
-    """Address of a cluster with one node and three CPUs, which are not bound to cores."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    options = ["--head", "--block", "--port", str(port), "--num-cpus", "3", "--include-dashboard", "false"]
+def addresses(environment: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """A cluster with one node and three CPUs, which are not bound to cores: its address, and that for Ray's client."""
+    port, client = unused_ports(2)
+    options = ["--head", "--block", "--port", str(port), "--ray-client-server-port", str(client)]
+    options += ["--num-cpus", "3", "--include-dashboard", "false"]
     head = subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), "start", *options, "--object-store-memory", "100000000"],
         env=environment,
@@ -75,13 +75,26 @@ def cluster(environment: dict[str, str]) -> Iterator[str]:
         cwd=REPOSITORY,
     )
     try:
-        wait_for(lambda: answers(port))
+        wait_for(lambda: answers(port) and answers(client))
         assert len(servers(environment["RAY_AUTH_TOKEN"])) >= 1
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
         wait_for(lambda: not servers(environment["RAY_AUTH_TOKEN"]))
+
+
+@pytest.fixture
+def cluster(addresses: tuple[str, str]) -> str:
+    return addresses[0]
+
+
+def unused_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def answers(port: int) -> bool:
@@ -151,11 +164,13 @@ def test_cells_whose_worker_or_process_dies_are_tried_again(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("client", [False, True], ids=["node", "client"])
 def test_a_cell_that_fails_is_not_tried_again(
-    tmp_path: Path, data: Path, environment: dict[str, str], cluster: str
+    tmp_path: Path, data: Path, environment: dict[str, str], addresses: tuple[str, str], client: bool
 ) -> None:
+    """The study runs on a node of the cluster, or reaches it by ray://."""
     (data / "go").touch()
-    found, failed, said = ended(start(environment, tmp_path / "out", data, cluster, 13.0, 1.0))
+    found, failed, said = ended(start(environment, tmp_path / "out", data, addresses[client], 13.0, 1.0))
     assert set(found) == {"main_only--seed_0", "dense_1--seed_0"} and failed == ["dense_13--seed_0"]
     assert "dense 13 seed 0: failed with exit code 3; the end of" in said and "\n    the table is gone" in said
     assert [len(pids) for _, pids in sorted(started(data).items())] == [1, 1, 1]
@@ -206,14 +221,16 @@ def test_a_task_refuses_a_directory_of_another_study(tmp_path: Path, data: Path)
             ray_tasks.run_cell(str(tmp_path), writer, cells(data)[0], str(data), 0.0)
 
 
-def test_an_address_without_a_cluster_is_refused_at_once() -> None:
+def test_an_address_without_a_cluster_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason=ray_is_missing)
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
-            with pytest.raises(UserError, match=r"no cluster answers .* start one with `ray start --head`"):
-                ray_runner.require_cluster(address)
+    (port,) = unused_ports(1)
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(UserError, match=r"no cluster answers .* start one with `ray start --head`"):
+            ray_runner.require_cluster(address)
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(UserError, match=rf"--ray 127.0.0.1:{port}: no cluster answers"):
+            ray_runner.require_cluster("auto")
     for address in ("somewhere", "host:port", ":1"):
         with pytest.raises(UserError, match=r"is not allowed: local, auto, HOST:PORT or ray://HOST:PORT"):
             ray_runner.require_cluster(address)
