@@ -74,9 +74,8 @@ def parsed(argv: list[str]) -> argparse.Namespace:
 def run_study(options: argparse.Namespace) -> int:
     """Runs the study on a cluster of which this node is the head; returns its exit code."""
     address = f"127.0.0.1:{options.port}"
-    with started(
-        [*RAY, "--head", "--port", str(options.port), "--include-dashboard", "false", *sizes(options)]
-    ) as head:
+    how = ["--head", "--port", str(options.port), "--include-dashboard", "false"]
+    with started([*RAY, *how, *sizes(options)]) as head:
         until(lambda: head.poll() is not None or answers("127.0.0.1", options.port), HEAD_S)
         if head.poll() is not None:
             print(f"ray start --head failed with exit code {head.returncode}", file=sys.stderr)
@@ -89,7 +88,11 @@ def run_study(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Runs the tasks of the head until it is gone; returns 0. What became of the study is the head's to report."""
+    """Runs the tasks of the head until it is gone; returns 0.
+
+    The exit code of the head tells what became of the study. A node that fails must not end it: some schedulers stop
+    the whole job at the first exit code other than 0.
+    """
     if not until(lambda: answers(options.head, options.port), HEAD_S):
         print(f"node {options.replica}: no head at {options.head}:{options.port} after {HEAD_S:.0f} s", file=sys.stderr)
         return 0
