@@ -26,7 +26,9 @@ USER $UID
 COPY --chown=easq Makefile pyproject.toml README.md LICENSE ./
 COPY --chown=easq easq_rec/__init__.py easq_rec/
 COPY --chown=easq torchx_components/__init__.py torchx_components/
-RUN PIP_NO_CACHE_DIR=1 make setup DEVICE="$DEVICE"
+# The extra has Ray, for easq.sweep.
+RUN PIP_NO_CACHE_DIR=1 make setup DEVICE="$DEVICE" \
+    && .venv/bin/python -m pip install -q --no-cache-dir --no-warn-conflicts -e '.[cluster]'
 
 COPY --chown=easq . .
 

@@ -1,8 +1,8 @@
 """Jobs other than a training: ``easq.sweep``, ``easq.build``, ``easq.bench``.
 
-The replicas of a sweep and of a build communicate only through the file system, so they must write to a directory that
-all of them see. Each replica claims free work and exits when all work is complete: a lost replica costs only time, and
-a replica that is done early waits, because some schedulers end a job soon after its first replica ends.
+The replicas of a sweep are the nodes of a Ray cluster. Those of a build communicate only through the file system: each
+claims free work. Both write to a directory that all replicas see, a lost replica costs only time, and a replica that is
+done early waits, because some schedulers end a job soon after its first replica ends.
 
 As in ``dist.py``, TorchX reads the annotations from the source: ``Optional[int]``, never ``int | None``.
 """
@@ -23,26 +23,30 @@ def sweep(
     n: int = 2,
     h: Optional[str] = None,
     cpu: int = 2,
+    gpu: int = 0,
     memMB: int = 4096,
     name: str = "sweep",
     image: str = torchx.IMAGE,
     env: Optional[Dict[str, str]] = None,
+    port: int = 0,
     max_retries: int = 0,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Runs the trainings of a study in N replicas; the last one to finish writes the results.
+    """Runs the trainings of a study on a Ray cluster of N replicas; the first one also runs the study.
 
     torchx run easq.sweep [options] STUDY --out DIR [options of easq-rec study]
 
     Args:
         study: the arguments of easq-rec study: the name of the study, --out DIR, and other options
         n: replicas
-        h: a registered named resource (instead of cpu and memMB)
-        cpu: CPUs per replica, requested from the scheduler, and number of parallel trainings
+        h: a registered named resource (instead of cpu, gpu and memMB)
+        cpu: CPUs per replica, requested from the scheduler, and offered to the trainings
+        gpu: GPUs per replica, likewise; a training takes those that --gpus of the study gives it
         memMB: memory per replica in MB, asked of the scheduler (local schedulers do not limit it)
         name: name of the job
         image: container image or image directory (local_cwd ignores it)
         env: environment variables of the replicas (A=1,B=2)
+        port: port of the cluster's head; by default one that is free on this host
         max_retries: how often the scheduler may start the job again (local_cwd, lsf and ray never do)
         mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
     """
@@ -50,15 +54,20 @@ def sweep(
     if not study or study[0].startswith("-"):
         raise LaunchError(f"the study is missing: {usage}")
     given = {word.partition("=")[0] for word in study}
-    for option, instead in {"--jobs": "--cpu before the study", "--resume": "none", "--shared": "none"}.items():
+    for option, instead in {"--jobs": "--cpu before the study", "--resume": "none", "--ray": "none"}.items():
         if option in given:
             raise LaunchError(f"{option} is not allowed after the study, the sweep sets it: give {instead}")
     if "--out" not in given:
         raise LaunchError(f"--out is missing, a directory that all replicas see: {usage}")
     launch.at_least(1, n=n)
-    resource = launch.host(cpu=cpu, memMB=memMB, gpu=0, h=h)
-    words = launch.quoted([*study, "--shared", "--jobs", str(int(resource.cpu))])
-    return _replicas(f"easq-rec study {words}", n, resource, name, image, env, max_retries, mounts)
+    launch.at_least(0, port=port)
+    resource = launch.host(cpu=cpu, memMB=memMB, gpu=gpu, h=h)
+    # bash replaces the variable; on the first node of some schedulers it is not set.
+    head = f"$${{{macros.rank0_env}:-localhost}}"
+    nodes = f"--replica {macros.replica_id} --nodes {n} --head {head} --port {port or launch.free_port()}"
+    offered = f"--cpus {int(resource.cpu)} --gpus {int(resource.gpu)}"
+    command = f"python -m torchx_components.ray_node {nodes} {offered} -- {launch.quoted(list(study))}"
+    return _replicas(command, n, resource, name, image, env, max_retries, mounts)
 
 
 def build(
@@ -182,7 +191,7 @@ def _replicas(
     max_retries: int,
     mounts: Optional[List[str]],
 ) -> specs.AppDef:
-    """N replicas of a command that share only the file system."""
+    """N replicas of a command."""
     launch.at_least(0, max_retries=max_retries)
     role = specs.Role(
         name=name,

@@ -67,9 +67,9 @@ def parsed(*argv: str) -> object:
             InspectCommand(directory="d", out=Path("o"), schema=Path("s")),
         ),
         (
-            ("study", "rank", "--seeds", "3", "--budget", "small", "--out", "o", "--shared", "--jobs", "2", "--data",
-             "d", "--recipe", "movielens"),
-            StudyCommand(name="rank", seeds=3, budget="small", out=Path("o"), shared=True, jobs=2, data="d",
+            ("study", "rank", "--seeds", "3", "--budget", "small", "--out", "o", "--ray", "local", "--gpus", "0.5",
+             "--jobs", "2", "--data", "d", "--recipe", "movielens"),
+            StudyCommand(name="rank", seeds=3, budget="small", out=Path("o"), ray="local", gpus=0.5, jobs=2, data="d",
                          recipe="movielens"),
         ),
         (("study", "--resume", "ab"), StudyCommand(name="ab", resume=True)),

@@ -12,8 +12,6 @@ from tests.conftest import Warm
 
 pytestmark = pytest.mark.integration
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 def study(warm: Warm, *arguments: str) -> subprocess.CompletedProcess[str]:
     return warm.run(warm.python, "-m", "easq_rec.cli", "study", *arguments, check=False)
@@ -44,36 +42,6 @@ def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None
     resumed = study(warm, *asked, "--seeds", "1", "--resume")
     assert resumed.returncode == 0 and "3 of 3 cells are already finished" in resumed.stdout
     assert json.loads((out / "results.json").read_text())["cells"] == results["cells"]
-
-
-def test_two_processes_share_a_study(tmp_path: Path, warm: Warm) -> None:
-    """Two processes together give the results of one process. One of them writes them, and the other reports this."""
-    asked = ("rank", "--budget", "small", "--seeds", "1", "--jobs", "1")
-    command = [warm.python, "-m", "easq_rec.cli", "study", *asked, "--out", str(tmp_path / "both"), "--shared"]
-    both = [
-        subprocess.Popen(command, cwd=REPOSITORY, env=warm.environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert sorted("their results are already in" in output for output in outputs) == [False, True]
-    assert sorted("undecided: No other rank" in output for output in outputs) == [False, True]
-    alone = study(warm, *asked, "--out", str(tmp_path / "alone"))
-    assert alone.returncode == 0, alone.stdout + alone.stderr
-
-    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("both", "alone"))
-    assert found["command"].endswith("--shared")
-    for values in (found, expected):
-        for name in ("command", "cell_seconds", "wall_seconds"):
-            del values[name]
-        for cell in values["cells"]:
-            del cell["seconds"]
-    assert found == expected and len(found["cells"]) == 3
-    assert (tmp_path / "both" / "table.md").read_text() == (tmp_path / "alone" / "table.md").read_text()
-    # A process that starts after the end has nothing to do.
-    late = study(warm, *asked, "--out", str(tmp_path / "both"), "--shared")
-    assert late.returncode == 0 and "3 of 3 cells are already finished" in late.stdout
-    assert "their results are already in" in late.stdout
 
 
 def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
@@ -129,8 +97,10 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, warm
         (("rank", "--recipe", "movielens"), "given together with --data"),
         (("sparsity", "--data", "."), "generates its worlds"),
         (("signal", "--data", "no/such/place"), "no/such/place"),
-        (("signal", "--shared"), "trains nothing"),
-        (("rank", "--shared", "--resume"), "--resume"),
+        (("signal", "--ray", "local"), "trains nothing"),
+        (("rank", "--ray", "auto", "--jobs", "2"), "the CPUs of the Ray cluster limit"),
+        (("rank", "--gpus", "1"), "given together with --ray"),
+        (("rank", "--gpus", "-1", "--ray", "auto"), "0 or more"),
     ],
 )
 def test_errors_are_one_line(

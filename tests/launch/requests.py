@@ -31,7 +31,7 @@ if name == "bsub":
     os.execvp("bash", ["bash", "-c", sys.stdin.read()])
 """
 """A program that prints its name and arguments. As bsub it also runs the script on its standard input."""
-PROGRAMS = ("easq-rec", "torchrun", "srun", "bsub", "docker")
+PROGRAMS = ("easq-rec", "python", "torchrun", "srun", "bsub", "docker")
 
 
 @dataclass(frozen=True, kw_only=True)

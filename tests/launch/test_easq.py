@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from torchx.specs import AppDef, Role
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.file_linter import validate
 
-from torchx_components import easq
+from tests.conftest import Warm
+from tests.ray_processes import servers
+from torchx_components import easq, ray_node
 from torchx_components.launch import LaunchError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,9 +65,18 @@ def test_helpers_do_not_break_the_listing() -> None:
 
 
 def test_replicas_of_a_sweep_get_the_arguments_of_the_study_unchanged() -> None:
-    job = role(easq.sweep, "--n", "4", "--cpu", "8", "rank", "--out", "a $b", "--seeds", "3", "--budget", "full")
-    assert (job.num_replicas, job.resource.cpu) == (4, 8)
-    assert command(job) == "easq-rec study rank --out 'a $$b' --seeds 3 --budget full --shared --jobs 8"
+    asked = ("--n", "4", "--cpu", "8", "--gpu", "2", "--port", "6400")
+    job = role(easq.sweep, *asked, "rank", "--out", "a $b", "--seeds", "3", "--gpus", "0.5")
+    assert (job.num_replicas, job.resource.cpu, job.resource.gpu) == (4, 8, 2)
+    assert command(job) == (
+        "python -m torchx_components.ray_node --replica ${replica_id} --nodes 4 --head $${${rank0_env}:-localhost} "
+        "--port 6400 --cpus 8 --gpus 2 -- rank --out 'a $$b' --seeds 3 --gpus 0.5"
+    )
+
+
+def test_every_sweep_has_a_free_port_of_its_own() -> None:
+    ports = {re.search(r"--port (\d+) ", command(role(easq.sweep, *SWEEP)))[1] for _ in range(5)}  # type: ignore[index]
+    assert len(ports) > 1 and all(1024 <= int(port) < 65536 for port in ports)
 
 
 def test_a_replica_of_a_build_starts_with_the_partition_of_its_number() -> None:
@@ -74,8 +86,9 @@ def test_a_replica_of_a_build_starts_with_the_partition_of_its_number() -> None:
     assert command(job).endswith(" --shared --partition $$(( ${replica_id} + 1 ))/4")
 
 
-def test_a_named_host_sets_the_number_of_jobs_and_threads() -> None:
-    assert command(role(easq.sweep, "-h", "cpu_16", *SWEEP)).endswith("--jobs 16")
+def test_a_named_host_sets_the_cpus_gpus_and_threads() -> None:
+    assert " --cpus 16 --gpus 0 -- " in command(role(easq.sweep, "-h", "cpu_16", *SWEEP))
+    assert " --gpus 8 -- " in command(role(easq.sweep, "-h", "h100_8", *SWEEP))
     assert "--threads 16 " in command(role(easq.build, "-h", "cpu_16", *BUILD))
 
 
@@ -111,12 +124,12 @@ def test_a_benchmark_of_several_ranks_runs_under_torchrun() -> None:
 def test_program_of_this_interpreter_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     here = tmp_path / "an environment" / "bin"
     here.mkdir(parents=True)
-    (here / "easq-rec").touch(mode=0o755)
+    (here / "python").touch(mode=0o755)
     monkeypatch.setattr(sys, "executable", str(here / "python"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert role(easq.sweep, *SWEEP).args[1].startswith(f"export PATH='{here}':$$PATH; exec easq-rec study ")
+    assert role(easq.sweep, *SWEEP).args[1].startswith(f"export PATH='{here}':$$PATH; exec python -m ")
     monkeypatch.setenv("PATH", f"{here}:/usr/bin")
-    assert role(easq.sweep, *SWEEP).args[1].startswith("exec easq-rec study ")
+    assert role(easq.sweep, *SWEEP).args[1].startswith("exec python -m ")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -132,6 +145,8 @@ def test_program_of_this_interpreter_is_used(monkeypatch: pytest.MonkeyPatch, tm
         (easq.sweep, (*SWEEP, "--jobs", "4"), "--jobs is not allowed after the study"),
         (easq.sweep, (*SWEEP, "--jobs=4"), "--jobs is not allowed after the study"),
         (easq.sweep, (*SWEEP, "--resume"), "--resume is not allowed after the study"),
+        (easq.sweep, (*SWEEP, "--ray", "auto"), "--ray is not allowed after the study"),
+        (easq.sweep, ("--port", "-1", *SWEEP), "--port -1 is not allowed: 0 or more"),
         (easq.sweep, ("--n", "0", *SWEEP), "--n 0 is not allowed: 1 or more"),
         (easq.sweep, ("--cpu", "0", *SWEEP), "--cpu 0 is not allowed: 1 or more"),
         (easq.sweep, ("-h", "nothing", *SWEEP), "-h nothing is not allowed"),
@@ -176,21 +191,27 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.integration
-def test_two_replicas_sweep_a_study(tmp_path: Path) -> None:
-    done = run(
-        tmp_path,
-        "easq.sweep",
-        "--n",
-        "2",
-        "--cpu",
-        "1",
-        *("rank", "--out", "all of it", "--budget", "small"),
-        "--seeds=1",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads((tmp_path / "all of it" / "results.json").read_text())
-    assert [cell["variant"] for cell in results["cells"]] == ["main_only", "r=2", "r=8"]
-    assert (done.stdout + done.stderr).count("written to all of it") == 1
+def test_two_replicas_sweep_a_study_with_the_results_of_local_processes(tmp_path: Path, warm: Warm) -> None:
+    """Two nodes of a Ray cluster on this host, with one CPU each, train real cells for a few steps."""
+    pytest.importorskip("ray", reason="sweeps need the package ray (extra `cluster`)")
+    study = ("rank", "--budget", "small", "--seeds=1", "--out")
+    done = run(tmp_path, "easq.sweep", "--n", "2", "--cpu", "1", *study, "all of it")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "3 cells, on Ray 127.0.0.1:" in output and output.count("written to all of it") == 1
+    assert "the study starts" not in output, "a node did not join"
+    token = tmp_path / "all of it" / ray_node.TOKEN
+    assert token.stat().st_mode & 0o777 == 0o600 and token.read_text() not in output
+    assert not servers(token.read_text())
+
+    warm.run(warm.python, "-m", "easq_rec.cli", "study", *study, str(tmp_path / "local"), "--jobs", "1")
+    swept, local = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("all of it", "local"))
+    for found in (swept, local):
+        del found["command"], found["cell_seconds"], found["wall_seconds"]
+        for cell in found["cells"]:
+            del cell["seconds"]
+    assert swept == local and [cell["variant"] for cell in swept["cells"]] == ["main_only", "r=2", "r=8"]
+    assert (tmp_path / "all of it" / "table.md").read_text() == (tmp_path / "local" / "table.md").read_text()
 
 
 @pytest.mark.integration

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.launch.requests import REPOSITORY, asked, calls, ran, replicas, stand_ins, value
+from torchx_components import ray_node
 
 NAMED = ("local_cwd", "slurm", "kubernetes", "aws_batch", "local_docker", "ray")
 """All schedulers except lsf, whose request is a script."""
@@ -24,7 +25,7 @@ TRAINING = (
     *("--max_restarts", "3", "easq_rec/train.py", "easq", "--run-dir", "/shared/run one"),
 )
 BUILD = ("--config", "logs.toml", "--out", "/shared/a $b", "--n", "2", "--cpu", "4", "--memMB", "9000")
-SWEEP = ("--n", "3", "-h", "cpu_16", "rank", "--out", "/shared/rank")
+SWEEP = ("--n", "3", "-h", "cpu_16", "--port", "6400", "rank", "--out", "/shared/rank")
 
 FIRST_NODE = {
     "local_cwd": {},
@@ -206,10 +207,32 @@ def test_replicas_of_a_build(scheduler: str, tmp_path: Path) -> None:
 @NO_INSTANCE_TYPE
 @pytest.mark.parametrize("scheduler", NAMED)
 def test_replicas_of_a_sweep(scheduler: str, tmp_path: Path) -> None:
-    found = replicas(scheduler, asked(scheduler, "easq.sweep", *SWEEP))
-    seen = [calls(tmp_path, one.command, **one.env) for one in found]
-    assert seen == [[["easq-rec", "study", "rank", "--out", "/shared/rank", "--shared", "--jobs", "16"]]] * 3
+    request = asked(scheduler, "easq.sweep", *SWEEP)
+    found = replicas(scheduler, request)
+    first, *others = heads(scheduler, request)
+    for number, one in enumerate(found):
+        ((program, *words),) = calls(tmp_path, one.command, **{**FIRST_NODE_OF_A_SWEEP[scheduler], **one.env})
+        assert (program, words[:2]) == ("python", ["-m", "torchx_components.ray_node"])
+        node = ray_node.parsed(words[2:])
+        assert (node.replica, node.nodes, node.port, node.cpus, node.gpus) == (number, 3, 6400, 16, 0)
+        assert node.head == (first if number == 0 else others[number - 1])
+        assert node.study == ["rank", "--out", "/shared/rank"] and node.out == Path("/shared/rank")
     assert {one.memory_mb for one in found} <= {64 * 983, None}
+
+
+FIRST_NODE_OF_A_SWEEP = {**FIRST_NODE, "kubernetes": {"VC_SWEEP_0_HOSTS": "sweep-0.job"}}
+
+
+def heads(scheduler: str, request: Any) -> list[str]:
+    """The host at which each node of a sweep looks for the head."""
+    match scheduler:
+        case "local_cwd":
+            return ["localhost"] * 3
+        case "kubernetes":
+            return ["localhost", *["sweep-0.job"] * 2]
+        case "local_docker":
+            return [request.containers[0].kwargs["name"]] * 3
+    return [*FIRST_NODE[scheduler].values()] * 3
 
 
 @pytest.mark.parametrize(("component", "arguments"), [("easq.build", BUILD), ("easq.sweep", SWEEP)])
@@ -221,8 +244,11 @@ def test_replicas_for_lsf(component: str, arguments: tuple[str, ...], tmp_path: 
     for number, call in enumerate(submitted, 1):
         (ran,) = (folder / f"{value(call, '-J')}.out").read_text().splitlines()
         ((program, *words),) = calls(tmp_path, ["bash", *json.loads(ran)[-2:]])
-        assert program == "easq-rec" and "--shared" in words
-        assert component == "easq.sweep" or (words[-1], value(words, "--out")) == (f"{number}/2", "/shared/a $b")
+        if component == "easq.sweep":
+            assert program == "python" and ray_node.parsed(words[2:]).replica == number - 1
+        else:
+            assert program == "easq-rec" and "--shared" in words
+            assert (words[-1], value(words, "--out")) == (f"{number}/2", "/shared/a $b")
     assert len(submitted) == len(replicas("slurm", asked("slurm", component, *arguments)))
 
 

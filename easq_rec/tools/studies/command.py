@@ -28,7 +28,8 @@ from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import check_names
 from easq_rec.tools.studies.options import StudyOptions
-from easq_rec.tools.studies.publish import cell_values, circumstances, publish, published_cells, table
+from easq_rec.tools.studies.publish import cell_values, circumstances, publish, table
+from easq_rec.tools.studies.ray_runner import RayRunner, require_cluster
 from easq_rec.tools.studies.runner import Runner
 from easq_rec.tools.studies.store import Run, Store, opened
 from easq_rec.tools.studies.study import Study
@@ -55,8 +56,13 @@ def check(options: StudyOptions) -> None:
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
         require(value is None or value >= 1, f"--{name}", value, "at least 1")
-    require(not (options.shared and options.resume), "--resume", True, "omitted: --shared also continues the study")
-    require(not options.shared or options.name in STUDIES, "--shared", True, "omitted: study signal trains nothing")
+    require(options.gpus >= 0, "--gpus", options.gpus, "0 or more")
+    require(not options.gpus or options.ray is not None, "--gpus", options.gpus, "given together with --ray")
+    if options.ray is not None:
+        require(options.name in STUDIES, "--ray", options.ray, "omitted: study signal trains nothing")
+        bounded = options.jobs is None or options.ray == "local"
+        require(bounded, "--jobs", options.jobs, "omitted: the CPUs of the Ray cluster limit the number of runs")
+        require_cluster(options.ray)
     if options.recipe is not None:
         require(options.recipe in BASES, "--recipe", options.recipe, f"one of {', '.join(BASES)}")
         require(options.data is not None, "--recipe", options.recipe, "given together with --data")
@@ -74,15 +80,13 @@ def run(options: StudyOptions) -> int:
         UserError: an option is invalid, or the output directory has another study.
     """
     check(options)
-    how = {"resume": options.resume, "shared": options.shared}
-    with opened(options.directory, study=options.name, budget=options.budget, **how) as store:
+    with opened(options.directory, study=options.name, budget=options.budget, resume=options.resume) as store:
         try:
             if options.name == "signal":
                 return _signal(options, store)
             return _train(options, STUDIES[options.name], store)
         except KeyboardInterrupt:
-            again = "the same command" if options.shared else "the same command with --resume"
-            print(f"interrupted; {again} continues it", file=sys.stderr)
+            print("interrupted; the same command with --resume continues it", file=sys.stderr)
             return 130
 
 
@@ -91,14 +95,17 @@ def _train(options: StudyOptions, study: Study, store: Store) -> int:
     base = base_config(options.budget, recipe=options.recipe, data=options.data)
     cells = study.cells(base, options.seed_list, options.budget)
     check_names(cells)
-    print(f"study {study.name}, budget {options.budget}: {len(cells)} cells, {options.job_count} at a time", flush=True)
-    runs, failed = Runner(store, jobs=options.job_count).run(cells)
-    with store.turn("results"):
-        if store.shared and published_cells(store.out) == [run.cell.digest for run in runs]:
-            print(f"{len(runs)} of {len(cells)} cells are finished; their results are already in {store.out}")
-        else:
-            _conclude(options, study, store, runs, failed, begin)
+    where = f"{options.job_count} at a time" if options.ray is None else f"on Ray {options.ray}"
+    print(f"study {study.name}, budget {options.budget}: {len(cells)} cells, {where}", flush=True)
+    runs, failed = _runner(options, store).run(cells)
+    _conclude(options, study, store, runs, failed, begin)
     return 1 if failed else 0
+
+
+def _runner(options: StudyOptions, store: Store) -> Runner | RayRunner:
+    if options.ray is None:
+        return Runner(store, jobs=options.job_count)
+    return RayRunner(store, address=options.ray, jobs=options.job_count, gpus=options.gpus)
 
 
 def _conclude(
@@ -181,8 +188,13 @@ def _command(options: StudyOptions) -> list[str]:
     """The call that repeats the study, for results.json."""
     data = [] if options.data is None else ["--data", files.display_name(options.data)]
     recipe = [] if options.recipe is None else ["--recipe", options.recipe]
-    shared = ["--shared"] if options.shared else []
+    if options.ray is None or options.ray == "local":
+        where = ["--jobs", str(options.job_count)]
+    else:
+        where = []
+    where += [] if options.ray is None else ["--ray", options.ray]
+    where += ["--gpus", f"{options.gpus:g}"] if options.gpus else []
     return [
         *("easq-rec", "study", options.name, "--seeds", str(len(options.seed_list)), "--budget", options.budget),
-        *("--out", str(options.directory), "--jobs", str(options.job_count), *data, *recipe, *shared),
+        *("--out", str(options.directory), *where, *data, *recipe),
     ]

@@ -58,6 +58,11 @@ class Cell:
         return self.config.trainer.seed
 
     @property
+    def cpus(self) -> int:
+        """Number of CPUs that it uses."""
+        return self.config.trainer.threads or 1
+
+    @property
     def block(self) -> str:
         """What a cell shares with its base: the world's seed, or the training seed on a data set."""
         return f"seed {self.training_seed}" if self.world_seed is None else f"world {self.world_seed}"

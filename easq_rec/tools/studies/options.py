@@ -30,11 +30,13 @@ class StudyOptions:
     """Directory for results.json, table.md and PNGs. None: runs/study-NAME."""
     resume: bool = False
     """Continue the study in --out; finished runs are not repeated."""
-    shared: bool = False
-    """Share the study in --out with other processes, also on other machines. Each process claims free runs, waits for
-    those of the others, and takes over from a process that ended. The last one writes the results."""
     jobs: int | None = None
-    """Number of parallel runs, one thread each. None: one per core."""
+    """Number of parallel runs on this machine, one thread each. None: one per core."""
+    ray: str | None = None
+    """Run as tasks of the Ray cluster with this address: auto, HOST:PORT or ray://HOST:PORT; local starts one on this
+    machine. All nodes must see --out. None: processes of this machine."""
+    gpus: float = 0.0
+    """GPUs that Ray reserves for each run; a fraction lets runs share one. 0: runs train on CPUs."""
     data: str | None = None
     """Directory or URL with requests/ and answers/. None: generated worlds."""
     recipe: str | None = None

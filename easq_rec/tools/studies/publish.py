@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -86,14 +85,6 @@ def table(rows: Sequence[Row], unit: str) -> str:
         values = [f"{row.mean[name]:.4f} | {row.change[name].text()}" for name in METRICS]
         lines.append(f"| {row.label} | {row.change['engagement'].count} | {' | '.join(values)} |")
     return "\n".join(lines)
-
-
-def published_cells(out: Path) -> list[str]:
-    """Digests of the cells in results.json, in its order; empty without that file."""
-    try:
-        return [str(cell["digest"]) for cell in json.loads((out / RESULTS).read_text())["cells"]]
-    except FileNotFoundError:
-        return []
 
 
 def publish(out: Path, *, results: Mapping[str, Any], text: Sequence[str], figures: Mapping[str, Any]) -> None:

@@ -2,13 +2,14 @@
 
 OUT/study.json          name and budget of the study
 OUT/cells/CELL.json     the result of a finished cell; written atomically
-OUT/configs/, logs/     config and terminal output of every cell
-OUT/worlds/, runs/      generated worlds; run directories
-OUT/locks/              one lock file for each exclusive operation; .lock: owner of the directory
+OUT/logs/               terminal output of every cell
+OUT/worlds/             generated worlds
+OUT/runs/CELL/          ID.json, ID/: config and run directory of the last try
+OUT/.lock               locked by the only process that writes the study, and names it
 OUT/results.json, table.md, *.png
 
-Processes on several machines can share it if the file system has locks across machines (NFS from version 4, Lustre
-mounted with flock). The system releases a lock when its process ends for any reason.
+The system releases the lock when its process ends for any reason. Workers of a Ray cluster write logs, worlds and
+runs on behalf of that process.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from easq_rec.config import World
 from easq_rec.errors import UserError
@@ -29,7 +33,7 @@ from easq_rec.tools.simulation.world import ensure
 from easq_rec.tools.studies.base import Budget
 from easq_rec.tools.studies.grid import Cell, differences, digest_of
 
-LOCK, LOCKS = ".lock", "locks"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,57 +55,37 @@ class Store:
     """The directory of a study.
 
     Args:
-        shared: whether other processes may use it.
+        writer: the process that writes it, as its lock file names it; empty in a worker of that process.
     """
 
-    def __init__(self, out: Path, *, shared: bool = False) -> None:
+    def __init__(self, out: Path, *, writer: str = "") -> None:
         self.out = out
-        self.shared = shared
-
-    def config(self, cell: Cell) -> Path:
-        return self.out / "configs" / f"{cell.name}.json"
+        self.writer = writer
+        self._locks: dict[str, threading.Lock] = {}
 
     def log(self, cell: Cell) -> Path:
         return self.out / "logs" / f"{cell.name}.log"
 
-    def run_dir(self, cell: Cell) -> Path:
-        return self.out / "runs" / cell.name
+    def new_run_dir(self, cell: Cell) -> Path:
+        """Path of a new run directory, in an existing directory that has nothing of earlier tries.
+
+        A process of an earlier try may live for a moment after its study or its worker was killed. It has another path,
+        so it cannot disturb this try.
+        """
+        runs = self.out / "runs" / cell.name
+        shutil.rmtree(runs, ignore_errors=True)
+        runs.mkdir(parents=True, exist_ok=True)
+        return runs / uuid.uuid4().hex[:8]
 
     def world(self, world: World) -> Path:
-        """Directory of a world, which is generated at the first request."""
+        """Directory of a world, which is generated at the first request; threads wait for each other."""
         directory = self.out / "worlds" / f"world-{digest_of(world.identity)}"
-        with self.turn(directory.name):
-            # Removes files of a killed process: only the holder of the lock writes this world.
+        with self._locks.setdefault(directory.name, threading.Lock()):
+            # Removes files of a killed process: nobody else writes this world.
             for leftover in directory.parent.glob(f".{directory.name}.*.tmp"):
                 shutil.rmtree(leftover, ignore_errors=True)
             ensure(world, directory)
         return directory
-
-    @contextmanager
-    def turn(self, what: str) -> Iterator[None]:
-        """Excludes all other processes, and other threads of this one, from the same operation."""
-        with self._lock_file(what) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    @contextmanager
-    def claim(self, cell: Cell) -> Iterator[IO[bytes] | None]:
-        """Yields the lock of a cell to run it, or None if another process runs it.
-
-        The lock is held while the file is open in any process, including a process that inherits it.
-        """
-        with self._lock_file(cell.name) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-            else:
-                yield file
-
-    def _lock_file(self, name: str) -> IO[bytes]:
-        locks = self.out / LOCKS
-        locks.mkdir(exist_ok=True)
-        return (locks / f"{name}.lock").open("wb")
 
     def finished(self, cells: Sequence[Cell]) -> dict[str, Run]:
         """The results of finished cells, by name.
@@ -160,42 +144,50 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 
 @contextmanager
-def opened(out: Path, *, study: str, budget: Budget, resume: bool, shared: bool = False) -> Iterator[Store]:
-    """Opens the directory of a study, for only this process or for all that share it.
+def opened(out: Path, *, study: str, budget: Budget, resume: bool) -> Iterator[Store]:
+    """Opens the directory of a study for only this process.
 
     Raises:
-        UserError: it is not empty and neither `resume` nor `shared` is given, it has another study, or another process
-            uses it without sharing.
+        UserError: it is not empty and `resume` is not given, it has another study, or another process writes it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         held = _held(out)
-        lock = (out / LOCK).open("ab")
+        lock = (out / LOCK).open("a+")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error}") from error
     with lock:
-        if held and not resume and not shared:
+        if held and not resume:
             raise UserError(f"--out {out} is not empty: add --resume to continue its study, or use another --out")
         try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"--out {out}: another process is using it") from error
+            raise UserError(f"--out {out}: {_writer(out)} writes this study: wait until it ends") from error
         except OSError as error:
             raise UserError(f"--out {out}: its file system has no locks ({error.strerror})") from error
-        store = Store(out, shared=shared)
-        with store.turn("study"):
-            wanted = {"study": study, "budget": budget}
-            path = out / "study.json"
-            # A process that shares the directory may have started in the meantime.
-            if _held(out):
-                _check_same(path, wanted, out)
-            write_json(path, wanted)
-        yield store
+        # The last word differs between two processes with the same number on hosts of the same name.
+        writer = f"process {os.getpid()} on {socket.gethostname()} {uuid.uuid4().hex}\n"
+        lock.truncate(0)
+        lock.write(writer)
+        lock.flush()
+        os.fsync(lock.fileno())
+        wanted = {"study": study, "budget": budget}
+        path = out / "study.json"
+        # Another process may have written and ended in the meantime.
+        if _held(out):
+            _check_same(path, wanted, out)
+        write_json(path, wanted)
+        yield Store(out, writer=writer)
+
+
+def _writer(out: Path) -> str:
+    """The process that holds the lock, such as `process 12 on node7`."""
+    return (out / LOCK).read_text().strip().rpartition(" ")[0] or "another process"
 
 
 def _held(out: Path) -> bool:
-    """Whether the directory has anything except locks and temporary files."""
-    return any(path.name not in (LOCK, LOCKS) and not path.name.endswith(".partial") for path in out.iterdir())
+    """Whether the directory has anything except hidden files, such as its lock, and temporary files."""
+    return any(not path.name.startswith(".") and not path.name.endswith(".partial") for path in out.iterdir())
 
 
 def _check_same(path: Path, wanted: dict[str, str], out: Path) -> None:

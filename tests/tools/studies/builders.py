@@ -28,7 +28,7 @@ run_dir, world = Path(config["run_dir"]), Path(config["data"]["path"])
 run_dir.mkdir(parents=True)
 weight = config["losses"]["dense"]["weight"]
 with (world / "started").open("a") as started:
-    started.write(f"{run_dir.name} {os.getpid()}\\n")
+    started.write(f"{run_dir.parent.name} {os.getpid()}\\n")
 if weight == 13.0:
     print("loading", "the table is gone", sep="\\n")
     sys.exit(3)
@@ -57,11 +57,9 @@ def fusing(data: Path) -> list[Cell]:
     ]
 
 
-def study(
-    out: Path, data: Path, *weights: float, resume: bool = False, shared: bool = False
-) -> tuple[list[Run], list[str]]:
+def study(out: Path, data: Path, *weights: float, resume: bool = False) -> tuple[list[Run], list[str]]:
     """Runs these cells in `out`, two at a time."""
-    with opened(out, study="test", budget="small", resume=resume, shared=shared) as store:
+    with opened(out, study="test", budget="small", resume=resume) as store:
         return Runner(store, jobs=2, program=PROGRAM).run(cells(data, *weights))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -158,16 +161,54 @@ def test_outputs_that_cannot_be_used_are_refused(tmp_path: Path, data: Path) -> 
         study(out, data, resume=True)
 
 
-def test_two_processes_do_not_share_an_output(tmp_path: Path) -> None:
-    from easq_rec.tools.studies.store import opened
-
+def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
-    with (
-        opened(out, study="test", budget="small", resume=False),
-        pytest.raises(ValueError, match="another process is using it"),
-        opened(out, study="test", budget="small", resume=True),
-    ):
-        pass
+    program = (
+        "import sys; from pathlib import Path; from tests.tools.studies.builders import study; "
+        "study(Path(sys.argv[1]), Path(sys.argv[2]), 1.0)"
+    )
+    first = subprocess.Popen([sys.executable, "-c", program, str(out), str(data)], cwd=REPOSITORY)
+    wait_for(lambda: (data / "started").exists() and len(started(data)) == 2)
+    with pytest.raises(ValueError, match=rf"process {first.pid} on \S+ writes this study: wait until it ends"):
+        study(out, data, 1.0, resume=True)
+    (data / "go").touch()
+    assert first.wait(timeout=60) == 0
+    runs, _ = study(out, data, 1.0, resume=True)
+    assert len(runs) == 2 and all(len(pids) == 1 for pids in started(data).values())
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=r"out: its file system has no locks \(No locks available\)"):
+        study(tmp_path / "out", data, 1.0)
+
+
+def test_a_process_that_outlives_its_study_does_not_disturb_the_next_one(tmp_path: Path, data: Path) -> None:
+    """SIGSTOP keeps the process of a cell from noticing that its study was killed. It ends, and writes, last."""
+    out = tmp_path / "out"
+    program = (
+        "import sys; from pathlib import Path; from tests.tools.studies.builders import study; "
+        "study(Path(sys.argv[1]), Path(sys.argv[2]), 1.0)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", program, str(out), str(data)], cwd=REPOSITORY)
+    wait_for(lambda: (data / "started").exists() and "dense_1--seed_0" in started(data))
+    (orphan,) = started(data)["dense_1--seed_0"]
+    os.kill(orphan, signal.SIGSTOP)
+    killed.kill()
+    killed.wait()
+    (data / "go").touch()
+    try:
+        runs, failed = study(out, data, 1.0, resume=True)
+        assert len(runs) == 2 and not failed
+        (run_dir,) = (out / "runs" / "dense_1--seed_0").glob("*/")
+        before = (run_dir / "metrics.jsonl").read_bytes()
+    finally:
+        os.kill(orphan, signal.SIGCONT)
+    wait_for(lambda: not is_running(orphan))
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
 def test_worlds_are_generated_once(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
