@@ -156,7 +156,7 @@ def test_program_of_this_interpreter_is_used(monkeypatch: pytest.MonkeyPatch, tm
         (easq.build, ("--mounts", "type=nfs", *BUILD), "--mounts type=nfs is not allowed"),
         (easq.build, ("--max_retries", "-1", *BUILD), "--max_retries -1 is not allowed"),
         (easq.bench, (), "the benchmark is missing"),
-        (easq.bench, ("report",), "unknown benchmark report: .* one of adapters, build"),
+        (easq.bench, ("report",), "unknown benchmark report: .* one of adapters, before_after, build"),
         (easq.bench, ("-j", "0x1", "train_step"), "-j 0x1 is not allowed"),
     ],
 )
