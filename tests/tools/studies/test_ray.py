@@ -62,8 +62,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def addresses(environment: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """A cluster with one node and three CPUs, which are not bound to cores: its address, and that for Ray's client."""
+def cluster(environment: dict[str, str]) -> Iterator[str]:
+    """The address of a cluster with one node and three CPUs, which are not bound to cores."""
     port, client = unused_ports(2)
     options = ["--head", "--block", "--port", str(port), "--ray-client-server-port", str(client)]
     options += ["--num-cpus", "3", "--include-dashboard", "false"]
@@ -75,18 +75,13 @@ def addresses(environment: dict[str, str]) -> Iterator[tuple[str, str]]:
         cwd=REPOSITORY,
     )
     try:
-        wait_for(lambda: answers(port) and answers(client))
+        wait_for(lambda: answers(port))
         assert len(servers(environment["RAY_AUTH_TOKEN"])) >= 1
-        yield f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
+        yield f"127.0.0.1:{port}"
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
         wait_for(lambda: not servers(environment["RAY_AUTH_TOKEN"]))
-
-
-@pytest.fixture
-def cluster(addresses: tuple[str, str]) -> str:
-    return addresses[0]
 
 
 def unused_ports(count: int) -> list[int]:
@@ -164,13 +159,11 @@ def test_cells_whose_worker_or_process_dies_are_tried_again(
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("client", [False, True], ids=["node", "client"])
 def test_a_cell_that_fails_is_not_tried_again(
-    tmp_path: Path, data: Path, environment: dict[str, str], addresses: tuple[str, str], client: bool
+    tmp_path: Path, data: Path, environment: dict[str, str], cluster: str
 ) -> None:
-    """The study runs on a node of the cluster, or reaches it by ray://."""
     (data / "go").touch()
-    found, failed, said = ended(start(environment, tmp_path / "out", data, addresses[client], 13.0, 1.0))
+    found, failed, said = ended(start(environment, tmp_path / "out", data, cluster, 13.0, 1.0))
     assert set(found) == {"main_only--seed_0", "dense_1--seed_0"} and failed == ["dense_13--seed_0"]
     assert "dense 13 seed 0: failed with exit code 3; the end of" in said and "\n    the table is gone" in said
     assert [len(pids) for _, pids in sorted(started(data).items())] == [1, 1, 1]
