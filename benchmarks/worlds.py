@@ -46,12 +46,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.older_code import REPOSITORY, Row, code_of, run
+from benchmarks.rankers.splits import write_dataset
 from benchmarks.report import hardware, publish
 from easq_rec.config import World
 from easq_rec.config.command_line import parse_config
 from easq_rec.config.recipes import quickstart
 from easq_rec.data.dataset import split
-from easq_rec.data.writer import PartWriter
 from easq_rec.errors import UserError, exit_code
 from easq_rec.evaluation.mean_interval import t_interval
 from easq_rec.evaluation.metrics import ranking_metrics
@@ -66,8 +66,8 @@ RECIPES = (
     "quickstart_main_only --model.policy-score single --losses.pointwise.weight 0",
     "quickstart_main_only --model.policy-score single --losses.pointwise.weight 0 --losses.main.pairs equal",
 )
-"""The base ranker; at its earlier learning rates; with the wide path; with feature dropout; with cross-entropy alone;
-with BPR alone, weighed by utility; and with plain BPR."""
+"""The base ranker, and six changes of it: earlier learning rates, the wide path, feature dropout, cross-entropy alone,
+BPR alone with pairs weighed by utility, and plain BPR alone."""
 FIRST_WORLD = 100
 """Studies use worlds from 0 on, and defaults were chosen on worlds 0 to 14."""
 HOLDOUT = 0.2
@@ -108,9 +108,9 @@ def divide(world: Path, folder: Path) -> tuple[Path, Held]:
     requests, answers = (pq.read_table(world / name).combine_chunks() for name in ("requests", "answers"))
     early_R = _before(requests, period.end_ms)
     train, held = requests.filter(early_R), requests.filter(~early_R)
-    _write(folder / "train" / "requests", pa.concat_tables([train, held.slice(len(held) - 1)]))
-    _write(folder / "train" / "answers", answers.filter(_before(answers, period.end_ms)))
-    _write(folder / "held" / "requests", held)
+    write_dataset(folder / "train" / "requests", pa.concat_tables([train, held.slice(len(held) - 1)]))
+    write_dataset(folder / "train" / "answers", answers.filter(_before(answers, period.end_ms)))
+    write_dataset(folder / "held" / "requests", held)
     assert split(folder / "train" / "requests", HOLDOUT) == (period, held_out)
     return folder / "train", read_held(folder / "held", held)
 
@@ -118,13 +118,6 @@ def divide(world: Path, folder: Path) -> tuple[Path, Held]:
 def _before(table: pa.Table, end_ms: int) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = table["timestamp_ms"].to_numpy() < end_ms
     return found
-
-
-def _write(folder: Path, requests: pa.Table) -> None:
-    """Writes a dataset in row groups as large as those of the world."""
-    writer = PartWriter(folder)
-    writer.write(requests)
-    writer.close()
 
 
 def read_held(folder: Path, held: pa.Table) -> Held:

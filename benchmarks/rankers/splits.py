@@ -64,10 +64,10 @@ def write_splits(data: Path, folder: Path) -> Splits:
         return path
 
     recipes = folder / "recipes"
-    _write(recipes / "requests", pa.concat_tables([train, test.slice(len(test) - 1)]))
+    write_dataset(recipes / "requests", pa.concat_tables([train, test.slice(len(test) - 1)]))
     if (data / "answers").is_dir():
         answered = pq.read_table(data / "answers").combine_chunks()
-        _write(recipes / "answers", answered.filter(answered["timestamp_ms"].to_numpy() < held_out.start_ms))
+        write_dataset(recipes / "answers", answered.filter(answered["timestamp_ms"].to_numpy() < held_out.start_ms))
     assert split(recipes / "requests", HOLDOUT)[0] == period
     train_path = written("train", train)
     cut = split(train_path.parent, HOLDOUT)[1].start_ms
@@ -83,7 +83,7 @@ def write_splits(data: Path, folder: Path) -> Splits:
     )
 
 
-def _write(folder: Path, requests: pa.Table) -> None:
+def write_dataset(folder: Path, requests: pa.Table) -> None:
     """Writes a dataset as the converter does."""
     writer = PartWriter(folder)
     writer.write(requests)

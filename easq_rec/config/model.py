@@ -94,8 +94,8 @@ class Model:
     """each: one token per user feature. one: one token of all user features, which makes requests of many user features
     and few candidates cheaper."""
     wide: bool = False
-    """True: the outputs of the main tower get, besides what the backbone computes, a linear function of the features of
-    user and candidate and a factorization machine over them, on the same embeddings (the wide part of DeepFM)."""
+    """True: a linear function and a factorization machine are added to the outputs of the main tower (the wide part of
+    DeepFM). They read the same embeddings of user and candidate as the backbone."""
     residual: bool = False
     """True: the outcomes' outputs of the main tower learn the residual of a score that the counts make: the prior log
     odds of the outcome, and for each of its counts, with a learned weight, how much the log odds of the smoothed rate

@@ -19,6 +19,7 @@ from easq_rec.data.feature_dropout import FeatureDropout
 from easq_rec.data.layout import Layout
 from easq_rec.data.loader import TrainLoader
 from easq_rec.data.order import RequestReader
+from easq_rec.data.sources import open_sources
 from easq_rec.errors import UserError
 from easq_rec.model.ranker import Ranker
 from tests.builders import ragged_requests, random_answers, small_config
@@ -100,6 +101,32 @@ def test_ranks_and_epochs(tmp_path: Path) -> None:
     identities = {identity for _, identity in one}
     assert len(one) == 2 * len(identities) == 48
     assert any(one[0, identity] != one[1, identity] for identity in identities)
+
+
+@pytest.mark.parametrize(("model", "declared_rate"), [(0.5, None), (0.0, 0.5), (0.0, None)])
+def test_the_rates_of_a_config_reach_its_training_batches(
+    tmp_path: Path, model: float, declared_rate: float | None
+) -> None:
+    """Whether the model or one feature of the schema sets a rate."""
+    write_dataset(tmp_path / "requests", make_rows(np.random.default_rng(0), 24), file_sizes=[24], row_group_sizes=[4])
+    config = small_config("main_only")
+    candidate = tuple(
+        dataclasses.replace(feature, dropout=declared_rate if feature.name == "video_id" else None)
+        for feature in SCHEMA.candidate
+    )
+    config = dataclasses.replace(
+        config,
+        schema=dataclasses.replace(SCHEMA, candidate=candidate, satisfaction_dim=0),
+        model=dataclasses.replace(config.model, feature_dropout=model),
+    )
+    loader = open_sources(config, tmp_path).loader
+    (batch, _), *_ = loader.batches(loader.start(), steps=1)
+    if not model and not declared_rate:
+        assert batch.user_scale_RU is None and batch.candidate_scale_NC is None
+        return
+    assert batch.user_scale_RU is not None and batch.candidate_scale_NC is not None
+    assert bool((batch.user_scale_RU == 0).any()) == bool(model), "the rate of a feature is its own"
+    assert bool((batch.candidate_scale_NC == 0).any())
 
 
 def batches(config: Config) -> tuple[RequestBatch, RequestBatch]:
