@@ -29,6 +29,7 @@ USUAL_KEYS = (
     ("user_id",),
     ("user_id", "user.tab"),
     ("user_id", "duration_class"),
+    ("user_id", "tags"),
 )
 """The video, its author, its tags and its length, some of them by part of the app; and the user, alone, by part of the
 app and by length of the video."""
