@@ -188,12 +188,14 @@ def random_batch(
     if config.aligned and answered:
         replayed = part(answered)
         answers = random_answers(replayed.take(np.flatnonzero(replayed.candidates.lengths)), rng)
-    evidence_O = random_evidence(config.schema)
-    return collate(config.schema, stream, answers, evidence_O=evidence_O, aligned=aligned, by_user=by_user)
+    weight_O = random_evidence(config.schema)
+    return collate(
+        config.schema, stream, answers, evidence_O=weight_O, reward_O=weight_O, aligned=aligned, by_user=by_user
+    )
 
 
 def random_evidence(schema: FeatureSchema) -> Array:
-    """Evidence weights of both signs, (O,). The weight of the first outcome is 0."""
+    """Weights of evidence, or of rewards, of both signs, (O,). The weight of the first outcome is 0."""
     weights: Array = 1.5 * np.cos(np.arange(len(schema.outcomes), dtype=np.float32))
     weights[0] = 0.0
     return weights

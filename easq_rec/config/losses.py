@@ -32,6 +32,9 @@ SATISFACTION_HEAD: frozenset[Group] = frozenset({"satisfaction tower", "satisfac
 PATHWAY: frozenset[Group] = SATISFACTION_HEAD | {"lora A", "lora B"}
 """All parameters of the satisfaction pathway."""
 
+Among = Literal["all", "triggered"]
+"""Candidates that a loss compares. triggered: only those with the schema's `trigger` outcome."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -62,6 +65,8 @@ class Loss:
     """Compares replayed answers."""
     evidence: ClassVar[bool] = False
     """Compares candidates with evidence: by the satisfaction score if `reference` is True, else by the policy score."""
+    rewards: ClassVar[bool] = False
+    """Reads the reward of every candidate, which is fitted to the answers so far (`losses.reward`)."""
     at_zero_weight: ClassVar[bool] = False
     """Stays in the graph at weight 0, so that its parameters get zero gradients."""
 
@@ -233,6 +238,33 @@ class PolicyEvidence(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reward(Loss):
+    """A reward model: a logistic regression of answers on outcomes labels every impression, and the policy score
+    follows the labels. A baseline without a reference."""
+
+    weight: float = 0.0
+    """Weight of the loss by which the policy score follows the rewards; 0 switches it off."""
+    form: Literal["bpr", "regression"] = "bpr"
+    """bpr: the policy orders pairs by reward, and a pair weighs as much as the two rewards differ. regression: squared
+    error of the score against the reward, both centred in the request."""
+    ridge: float = 1.0
+    """Penalty of the regression that fits the reward: the precision of a normal prior of each outcome's log odds ratio.
+    1: before there are answers, a ratio beyond 7.4 (two standard deviations) is thought unlikely."""
+    among: Among = "all"
+    """Candidates that are compared. all: every impression has a label. triggered: only impressions of the kind about
+    which users are asked."""
+
+    term = "easq_rec.losses.reward:RewardTerm"
+    label = "L_reward"
+    description = "The policy follows a reward that a regression of answers on outcomes gives to every impression."
+    moves = POLICY
+    rewards = True
+
+    def __post_init__(self) -> None:
+        require(self.ridge > 0, "losses.reward.ridge", self.ridge, "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Listwise(Loss):
     """Listwise softmax of the policy score over a request, by engagement utility (ListNet, Cao et al. 2007)."""
 
@@ -260,11 +292,12 @@ class Losses:
     direct: Direct = Direct()
     listwise: Listwise = Listwise()
     policy_evidence: PolicyEvidence = PolicyEvidence()
+    reward: Reward = Reward()
 
     groups: Literal["request", "user"] = "request"
-    """Candidates that L_main, L_list, L_dense, L_evidence (on either score) and the slate_softmax of L_DPO compare.
-    request: those of a request. user: those of all requests of a user in a rank's batch, for feeds whose requests have
-    few candidates; see data.user_requests."""
+    """Candidates that L_main, L_list, L_dense, L_evidence (on either score), L_reward and the slate_softmax of L_DPO
+    compare. request: those of a request. user: those of all requests of a user in a rank's batch, for feeds whose
+    requests have few candidates; see data.user_requests."""
     align_every: int = 1
     """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
     Losses that are computed only in aligned steps are scaled by this number."""
@@ -305,11 +338,17 @@ class Losses:
 
     @property
     def reads_answers(self) -> bool:
-        """Whether training needs answers: to compare them, to estimate weights of evidence, or to end the warm-up."""
+        """Whether training needs answers: to compare them, to estimate weights of evidence or rewards, or to end the
+        warm-up."""
         used = [loss for loss in self.terms.values() if loss.weight > 0]
         estimates = self.evidence.weights is None and any(loss.evidence for loss in used)
         waits = self.warmup_per_class > 0 and any(loss.steers for loss in used)
-        return self.replays_answers or estimates or waits
+        return self.replays_answers or estimates or waits or self.rewards
+
+    @property
+    def rewards(self) -> bool:
+        """Whether a loss reads rewards."""
+        return any(loss.weight > 0 and loss.rewards for loss in self.terms.values())
 
     @property
     def slates(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from easq_rec.config import HSTU, Config, Losses, Tower
 from easq_rec.config.counts import with_usual_counts
-from easq_rec.config.losses import DPO, MainBPR
+from easq_rec.config.losses import DPO, MainBPR, Reward
 from easq_rec.errors import UserError
 
 EXPERTS = {"main": 6, "satisfaction": 2}
@@ -21,6 +21,9 @@ LABEL_WEIGHT = 3.0
 EVIDENCE_BY_HAND = 1.5
 """Weight of evidence of an action that nobody estimated: the odds of a like are 4.5 times as high if the viewer is
 satisfied. A guess, as one would make it without answers; it is not fitted to any log."""
+
+REWARD = 0.3
+"""Weight of L_reward, as of the other losses on the policy score."""
 
 
 def main_only(config: Config) -> Config:
@@ -88,6 +91,19 @@ def evidence_on_policy(config: Config) -> Config:
     """L_evidence on the policy score: no satisfaction tower, no reference. Answers only set the weights of evidence."""
     config = main_only(_in_every_step(config))
     return _changed(config, losses=config.losses.weighted(policy_evidence=0.3))
+
+
+def reward_model(config: Config) -> Config:
+    """A reward model: a regression of answers on outcomes labels every impression, and the policy score orders pairs of
+    a request by their rewards. No satisfaction tower, no reference."""
+    config = main_only(_in_every_step(config))
+    return _changed(config, losses=config.losses.weighted(reward=REWARD))
+
+
+def reward_regression(config: Config) -> Config:
+    """`reward_model` with the squared error of the score against the reward, both centred in the request."""
+    config = main_only(_in_every_step(config))
+    return _changed(config, losses=replace(config.losses, reward=Reward(weight=REWARD, form="regression")))
 
 
 def paper(config: Config) -> Config:
@@ -217,6 +233,8 @@ METHODS = (
     ple_evidence,
     direct,
     evidence_on_policy,
+    reward_model,
+    reward_regression,
     paper,
 )
 VARIANTS: dict[str, Callable[[Config], Config]] = {

@@ -106,6 +106,7 @@ def open_sources(
             outcomes=[outcome.name for outcome in config.schema.outcomes],
             caution=config.losses.evidence.caution,
             weights=config.losses.evidence.weights,
+            ridge=config.losses.reward.ridge if config.losses.rewards else None,
             seed=config.trainer.seed,
             rank=rank,
             world_size=world_size,

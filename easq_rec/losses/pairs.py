@@ -2,8 +2,8 @@
 
 They are known from labels. So the ranks count their pairs while the network still computes its scores.
 
-Legend: G groups of the stream's candidates, C candidates (padded), S groups with evidence, E candidates with evidence
-(padded).
+Legend: G groups of the stream's candidates, C candidates (padded), N the stream's candidates, S groups with evidence,
+E candidates with evidence (padded).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from easq_rec.config.losses import Among
 from easq_rec.kernels.jagged import Lists
 from easq_rec.losses.groups import ComparisonGroups
 
@@ -33,6 +34,27 @@ class RequestPairs:
     """How the candidates with evidence are distributed over groups."""
     evidence_E: Tensor
     """Log-likelihood ratio of each candidate with evidence, all groups in one vector."""
+    triggered_N: Tensor | None = None
+    """Whether each candidate has the schema's trigger outcome; None: the schema has no trigger."""
+    reward_N: Tensor | None = None
+    """Reward of each candidate; None in a step without rewards."""
+
+    def candidates(self, among: Among) -> Tensor:
+        """True at the candidates that a loss compares, False at others and at padding, (G, C)."""
+        return self.mask_GC if among == "all" else self.triggered_GC
+
+    @cached_property
+    def triggered_GC(self) -> Tensor:
+        """True at candidates with the trigger outcome."""
+        assert self.triggered_N is not None, "among='triggered' needs a schema with a trigger"
+        # FBGEMM pads no booleans.
+        return self.groups.pad(self.triggered_N.float()) > 0
+
+    @cached_property
+    def reward_GC(self) -> Tensor:
+        """Rewards, zeros at padding."""
+        assert self.reward_N is not None, "a loss reads rewards, but the batch has none"
+        return self.groups.pad(self.reward_N)
 
     @cached_property
     def real_GCC(self) -> Tensor:

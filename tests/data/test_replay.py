@@ -68,6 +68,7 @@ def replay_of(
     outcomes: tuple[str, ...] = (),
     caution: float = 0.0,
     weights: dict[str, float] | None = None,
+    ridge: float | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> AnswerReplay:
@@ -81,6 +82,7 @@ def replay_of(
         outcomes=outcomes,
         caution=caution,
         weights=weights,
+        ridge=ridge,
         rank=rank,
         world_size=world_size,
     )

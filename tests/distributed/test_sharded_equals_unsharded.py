@@ -87,7 +87,7 @@ def test_every_case_trains_with_its_losses(results: dict[int, Results], case: st
     if "easq" in case or "guarded" in case:
         expected |= {"evidence"}
     if "guarded" in case:
-        expected |= {"policy_evidence"}
+        expected |= {"policy_evidence", "reward"}
     aligned = one["steps"][1]
     assert {name for name, value in aligned["losses"].items() if value} == expected | {"whole"}
     moved = {name for name, value in last["parameters"].items() if not torch.equal(value, one["initial"][name])}

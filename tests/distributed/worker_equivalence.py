@@ -186,15 +186,15 @@ def rounded() -> dict[str, Case]:
 
 
 def guarded() -> Config:
-    """`easq` with L_DPO, evidence on both scores, a smoothed reference, a bound on the divergence from it, and few open
-    gates."""
+    """`easq` with L_DPO, evidence on both scores, rewards, a smoothed reference, a bound on the divergence from it,
+    and few open gates."""
     config = small_config("with_dpo")
     tower = dataclasses.replace(config.model.main, activity=0.2)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, main=tower),
         losses=dataclasses.replace(
-            config.losses.weighted(policy_evidence=0.2), reference_smoothing=0.5, divergence_bound=1e-3
+            config.losses.weighted(policy_evidence=0.2, reward=0.2), reference_smoothing=0.5, divergence_bound=1e-3
         ),
     )
 
@@ -244,6 +244,7 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
         stream.take(rows),
         share if case.answers and aligned and len(answered_rows) else None,
         evidence_O=random_evidence(schema) if case.config.aligned else None,
+        reward_O=random_evidence(schema) if case.config.losses.rewards else None,
         aligned=aligned,
         by_user=case.by_user,
     )

@@ -103,6 +103,14 @@ def test_evidence_moves_the_policy_score_without_a_reference() -> None:
     assert moved(model, config) == {"embeddings", "tokens", "backbone", "main"}
 
 
+@pytest.mark.parametrize("variant", ["reward_model", "reward_regression"])
+def test_rewards_move_the_policy_score_without_a_reference(variant: str) -> None:
+    """Answers only set the rewards: none is replayed, but training needs them."""
+    config = without_engagement(small_config(variant))
+    assert config.reads_answers and not config.losses.replays_answers and config.model.satisfaction is None
+    assert moved(model_of(config), config) == {"embeddings", "tokens", "backbone", "main"}
+
+
 @pytest.mark.parametrize("own", [0, 2])
 def test_a_tower_combines_shared_and_private_experts(own: int) -> None:
     """Scores and gradients equal those of a loop over the experts."""
@@ -153,7 +161,10 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "evidence_on_policy", "shared_bottom"])
+@pytest.mark.parametrize(
+    "variant",
+    ["easq", "with_dpo", "direct", "evidence_on_policy", "reward_model", "reward_regression", "shared_bottom"],
+)
 def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every: int) -> None:
     """Averaged over all steps, every loss has its weight from the config. L_main and L_point are in every step."""
     config = small_config(variant)
@@ -169,7 +180,8 @@ def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every
 
 
 @pytest.mark.parametrize(
-    "variant", ["easq", "with_dpo", "direct", "evidence_on_policy", "shared_bottom", "ple_evidence", "paper"]
+    "variant",
+    ["easq", "with_dpo", "direct", "evidence_on_policy", "reward_model", "shared_bottom", "ple_evidence", "paper"],
 )
 def test_a_step_that_does_not_align_trains_only_on_engagement(variant: str) -> None:
     """The parameters of `main_only` get the gradients of L_main and L_point. Those of the pathway get no gradient."""
