@@ -76,6 +76,11 @@ class Loss:
         return False
 
     @property
+    def compared(self) -> Among:
+        """Candidates that the loss compares."""
+        return getattr(self, "among", "all")
+
+    @property
     def in_force(self) -> bool:
         """Whether training computes the loss."""
         return self.weight > 0 or self.at_zero_weight
@@ -87,6 +92,10 @@ class Pointwise(Loss):
 
     weight: float = 1.0
     """Weight of the cross-entropy of the outcomes; 0 switches it off. It needs model.policy_score=expected_utility."""
+    among: Among = "all"
+    """Candidates that the cross-entropy reads."""
+    outcomes: Literal["all", "weighted"] = "all"
+    """Outcomes that are predicted. weighted: only those whose weight in the utility of training is not 0."""
 
     term = "easq_rec.losses.pointwise:PointwiseTerm"
     label = "L_point"
@@ -103,6 +112,8 @@ class MainBPR(Loss):
     """Weight of the pairwise engagement loss on the policy score; 0 switches it off."""
     pairs: Literal["equal", "utility"] = "utility"
     """Weight of a pair. equal: 1 (the paper). utility: the difference of the two utilities."""
+    among: Among = "all"
+    """Candidates that are compared."""
 
     term = "easq_rec.losses.main_bpr:MainBPRTerm"
     label = "L_main"

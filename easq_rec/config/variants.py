@@ -9,7 +9,7 @@ from typing import Any
 
 from easq_rec.config import HSTU, Config, Losses, Tower
 from easq_rec.config.counts import with_usual_counts
-from easq_rec.config.losses import DPO, MainBPR, Reward
+from easq_rec.config.losses import DPO, Among, MainBPR, Reward
 from easq_rec.errors import UserError
 
 EXPERTS = {"main": 6, "satisfaction": 2}
@@ -45,6 +45,25 @@ def label_weights(config: Config) -> Config:
         for outcome in config.schema.outcomes
     )
     return _changed(main_only(config), schema={"satisfaction_dim": 0, "outcomes": outcomes})
+
+
+def action_ranker(config: Config) -> Config:
+    """A ranker of actions: `main_only` that learns only likes and follows, and only from triggered candidates, so that
+    they say what users thought of what they watched. Meant to be fused with `main_only`."""
+    actions = _actions(config, "action_ranker")
+    outcomes = tuple(
+        outcome if outcome.name in actions else replace(outcome, training_weight=0.0)
+        for outcome in config.schema.outcomes
+    )
+    config = main_only(config)
+    losses = config.losses
+    among: Among = "triggered" if config.schema.trigger is not None else "all"
+    losses = replace(
+        losses,
+        pointwise=replace(losses.pointwise, among=among, outcomes="weighted"),
+        main=replace(losses.main, among=among),
+    )
+    return _changed(config, schema={"outcomes": outcomes}, losses=losses)
 
 
 def shared_bottom(config: Config) -> Config:
@@ -225,6 +244,7 @@ EASQ_CHANGED = (
 METHODS = (
     main_only,
     label_weights,
+    action_ranker,
     shared_bottom,
     mmoe,
     ple,

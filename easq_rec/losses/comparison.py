@@ -75,6 +75,7 @@ class Comparison(nn.Module):
         return RequestPairs(
             groups=groups,
             utility_GC=groups.pad(outcome_NO @ self.utility_O),
+            utility_O=self.utility_O,
             mask_GC=groups.mask(),
             evidence_lists=Lists(
                 offsets_R1=batch.evidence_offsets,

@@ -3,7 +3,7 @@
 They are known from labels. So the ranks count their pairs while the network still computes its scores.
 
 Legend: G groups of the stream's candidates, C candidates (padded), N the stream's candidates, S groups with evidence,
-E candidates with evidence (padded).
+E candidates with evidence (padded), O outcomes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class RequestPairs:
     """The stream's candidates as they are compared."""
     utility_GC: Tensor
     """Engagement utility, with the weights of training; zeros at padding."""
+    utility_O: Tensor
+    """Weight of each outcome in it."""
     mask_GC: Tensor
     """True at candidates, False at padding."""
     evidence_lists: Lists
@@ -70,6 +72,11 @@ class RequestPairs:
     def gain_GCC(self) -> Tensor:
         """Engagement utility of i minus that of j; 0 where that is negative or at padding."""
         return positive_differences(self.utility_GC, self.mask_GC)
+
+    @cached_property
+    def triggered_GCC(self) -> Tensor:
+        """True where i and j are two candidates with the trigger outcome."""
+        return real_pairs(self.triggered_GC)
 
     @cached_property
     def evidence_SEE(self) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from easq_rec.config import Config, LinearName, LoRA, Losses, TrainerConfig
-from easq_rec.config.losses import DPO, Dense, Group, Loss, Reward
+from easq_rec.config.losses import DPO, Dense, Group, Loss, MainBPR, Pointwise, Reward
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model.lora import AdaptedLinear
 from easq_rec.model.towers import MoETower
@@ -36,6 +36,8 @@ from tests.builders import BACKBONES, excite, random_batch, small_config
 GROUPS: tuple[Group, ...] = typing.get_args(Group)
 NAMES = tuple(Losses().terms)
 FORMS = {
+    "pointwise": [Pointwise(), Pointwise(among="triggered", outcomes="weighted")],
+    "main": [MainBPR(), MainBPR(among="triggered")],
     "dpo": [DPO(policy="score_difference"), DPO(policy="slate_softmax"), DPO(policy="bernoulli")],
     "dense": [Dense(), Dense(target="half")],
     "reward": [Reward(), Reward(form="regression"), Reward(among="triggered")],
@@ -61,6 +63,8 @@ def title(name: str, form: Loss | None) -> str:
             return f"{name} {form.policy}"
         case Dense(target="half"):
             return f"{name} half"
+        case Pointwise(among="triggered") | MainBPR(among="triggered"):
+            return f"{name} triggered"
         case Reward():
             return f"{name} {form.form} {form.among}"
     return name

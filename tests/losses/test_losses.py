@@ -20,7 +20,7 @@ from torch import Tensor
 
 from easq_rec.config import Losses
 from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
-from easq_rec.config.losses import DPO, Among, Dense, MainBPR, Reward
+from easq_rec.config.losses import DPO, Among, Dense, MainBPR, Pointwise, Reward
 from easq_rec.data.batch import RequestBatch
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.dense import dense_preference, half_preference
@@ -459,3 +459,50 @@ def test_the_loss_of_rewards_equals_loops(form: str, among: Among, groups: str) 
     torch.testing.assert_close(output.losses["reward"], total / count, rtol=1e-5, atol=1e-6)
     others = output.losses["pointwise"] + output.losses["main"]
     torch.testing.assert_close(loss.detach(), others + 0.7 * output.losses["reward"])
+
+
+@pytest.mark.parametrize("groups", ["request", "user"])
+@pytest.mark.parametrize("pairs", ["equal", "utility"])
+@pytest.mark.parametrize("among", ["all", "triggered"])
+def test_engagement_losses_among_triggered_candidates_equal_loops(among: Among, pairs: str, groups: str) -> None:
+    """A schema in which only actions have a weight: L_point can leave the other outcomes out."""
+    config = small_config("main_only")
+    trigger, like, follow = config.schema.outcomes
+    outcomes = (dataclasses.replace(trigger, training_weight=0.0), like, follow)
+    losses = Losses(
+        pointwise=Pointwise(among=among, outcomes="weighted"), main=MainBPR(pairs=pairs, among=among), groups=groups
+    ).without_reference()
+    schema = dataclasses.replace(config.schema, outcomes=outcomes)
+    model = TrainingModel(dataclasses.replace(config, schema=schema, losses=losses), torch.device("cpu"))
+    excite(model)
+    batch = random_batch(dataclasses.replace(config, losses=losses))
+    loss, output = model(batch)
+    predicted, score_N = output.network.main.outcomes, output.network.main.score_N.detach()
+    assert predicted is not None and score_N.isfinite().all()
+    stream, ends = range(batch.stream.requests), batch.candidate_offsets_R1.tolist()
+    slices = [list(range(ends[r], ends[r + 1])) for r in stream]
+    used = [n for n in range(batch.stream.candidates) if among == "all" or batch.outcome_NO[n, 0] > 0]
+    entropy_NO = F.binary_cross_entropy_with_logits(predicted.logit_NO.detach(), batch.outcome_NO, reduction="none")
+    torch.testing.assert_close(output.losses["pointwise"], entropy_NO[used, 1:].sum() / len(used))
+    utility_N = 0.5 * batch.outcome_NO[:, 1:].sum(1)
+    total, compared = torch.zeros(()), 0
+    for group in lists_by_user(batch, stream) if groups == "user" else slices:
+        for i, j in itertools.permutations([n for n in group if n in used], 2):
+            if utility_N[i] > utility_N[j]:
+                gain = utility_N[i] - utility_N[j] if pairs == "utility" else 1.0
+                total, compared = total + gain * nll(score_N[i] - score_N[j]), compared + 1
+    assert compared > 0
+    count = len(used) if pairs == "utility" else compared
+    assert int(output.pairs["main"]) == count and int(output.pairs["pointwise"]) == len(used)
+    torch.testing.assert_close(output.losses["main"], total / count, rtol=1e-5, atol=1e-6)
+    # Nothing moves the output of the outcome that is left out.
+    (gradient_NO,) = torch.autograd.grad(loss, predicted.logit_NO)
+    assert gradient_NO.isfinite().all() and gradient_NO.any(0).tolist() == [False, True, True]
+
+
+def test_triggered_candidates_need_a_trigger() -> None:
+    config = small_config("action_ranker")
+    with pytest.raises(
+        ValueError, match=r"losses\.pointwise\.among='triggered' is not allowed: all with a schema that"
+    ):
+        dataclasses.replace(config, schema=dataclasses.replace(config.schema, trigger=None))

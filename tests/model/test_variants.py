@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from easq_rec.config import Config, Tower
+from easq_rec.config.recipes import recipe
 from easq_rec.config.variants import VARIANTS
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.divergence import bernoulli_kl
@@ -109,6 +110,24 @@ def test_rewards_move_the_policy_score_without_a_reference(variant: str) -> None
     config = without_engagement(small_config(variant))
     assert config.reads_answers and not config.losses.replays_answers and config.model.satisfaction is None
     assert moved(model_of(config), config) == {"embeddings", "tokens", "backbone", "main"}
+
+
+def test_the_action_ranker_learns_only_actions_and_only_from_triggered_candidates() -> None:
+    """Without a trigger, it learns them from all candidates. It is a variant of `main_only`, too."""
+    config = recipe("quickstart_action_ranker")
+    weights = {outcome.name: outcome.weight_in_training for outcome in config.schema.outcomes}
+    assert weights == {"long_view": 0.0, "like": 0.5, "follow": 0.5}
+    assert {config.losses.main.among, config.losses.pointwise.among} == {"triggered"}
+    assert config.model.satisfaction is None and not config.aligned
+    engagement = {outcome.name: outcome.weight for outcome in config.schema.outcomes}
+    assert engagement == {outcome.name: outcome.weight for outcome in recipe("quickstart").schema.outcomes}
+    again = VARIANTS["action_ranker"](recipe("quickstart_main_only"))
+    assert dataclasses.replace(again, recipe="") == dataclasses.replace(config, recipe="")
+    base = recipe("quickstart")
+    silent = dataclasses.replace(base, schema=dataclasses.replace(base.schema, trigger=None))
+    assert VARIANTS["action_ranker"](silent).losses.main.among == "all"
+    with pytest.raises(ValueError, match="variant action_ranker needs an outcome named like or follow"):
+        recipe("movielens_action_ranker")
 
 
 @pytest.mark.parametrize("own", [0, 2])
