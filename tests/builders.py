@@ -167,6 +167,11 @@ def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes
     )
 
 
+def with_random_weights(answers: Answers, rng: np.random.Generator) -> Answers:
+    """The answers with weights between 0.2 and 3."""
+    return dataclasses.replace(answers, weight_A=rng.uniform(0.2, 3.0, len(answers.answer_A)).astype(np.float32))
+
+
 def random_batch(
     config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5, aligned: bool = True
 ) -> RequestBatch:
@@ -188,6 +193,8 @@ def random_batch(
     if config.aligned and answered:
         replayed = part(answered)
         answers = random_answers(replayed.take(np.flatnonzero(replayed.candidates.lengths)), rng)
+        if config.losses.weighs_answers:
+            answers = with_random_weights(answers, rng)
     weight_O = random_evidence(config.schema)
     return collate(
         config.schema, stream, answers, evidence_O=weight_O, reward_O=weight_O, aligned=aligned, by_user=by_user

@@ -76,6 +76,11 @@ class Loss:
         return False
 
     @property
+    def weighs_answers(self) -> bool:
+        """Whether the pairs of an `AnswerTerm` weigh the product of the weights of their answers."""
+        return False
+
+    @property
     def compared(self) -> Among:
         """Candidates that the loss compares."""
         return getattr(self, "among", "all")
@@ -128,6 +133,12 @@ class Satisfaction(Loss):
 
     weight: float = 1.0
     """Weight of the pairwise satisfaction loss on answered pairs (lambda 1)."""
+    pairs: Literal["equal", "inverse_propensity"] = "equal"
+    """Weight of a pair. equal: 1. inverse_propensity: the product of the weights of its two answers. The weight of an
+    answer is the inverse of the estimated probability that an impression with its outcomes is answered, relative to the
+    overall one. It corrects for users who answer more readily after some outcomes."""
+    most_weight: float = 10.0
+    """Bound on the weight of an answer with pairs=inverse_propensity: weights lie between its inverse and itself."""
 
     term = "easq_rec.losses.satisfaction:SatisfactionTerm"
     label = "L_satis"
@@ -137,6 +148,13 @@ class Satisfaction(Loss):
     reference = True
     replays = True
     at_zero_weight = True
+
+    @property
+    def weighs_answers(self) -> bool:
+        return self.weight > 0 and self.pairs == "inverse_propensity"
+
+    def __post_init__(self) -> None:
+        require(self.most_weight >= 1, "losses.satisfaction.most_weight", self.most_weight, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,6 +378,11 @@ class Losses:
     def rewards(self) -> bool:
         """Whether a loss reads rewards."""
         return any(loss.weight > 0 and loss.rewards for loss in self.terms.values())
+
+    @property
+    def weighs_answers(self) -> bool:
+        """Whether a loss reads weights of answers."""
+        return any(loss.weighs_answers for loss in self.terms.values())
 
     @property
     def slates(self) -> bool:

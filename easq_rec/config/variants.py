@@ -187,6 +187,14 @@ def shuffled_answers(config: Config) -> Config:
     return _changed(config, replay={"shuffled": "replayed"})
 
 
+def ips_answers(config: Config) -> Config:
+    """L_satis weighs an answer by the inverse of the estimated probability that an impression with its outcomes is
+    answered, which corrects for users who answer more readily after some outcomes."""
+    losses = config.losses
+    satisfaction = replace(losses.satisfaction, pairs="inverse_propensity")
+    return _changed(config, losses=replace(losses, satisfaction=satisfaction))
+
+
 def half_targets(config: Config) -> Config:
     """A control: the preferences in L_dense are all 1/2, so that it only shrinks differences of the policy score."""
     return _changed(config, losses=replace(config.losses, dense=replace(config.losses.dense, target="half")))
@@ -237,6 +245,7 @@ EASQ_CHANGED = (
     without_any_answers,
     shuffled_answers,
     half_targets,
+    ips_answers,
     without_embeddings,
     with_dpo,
     with_moe,

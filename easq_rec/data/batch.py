@@ -102,6 +102,8 @@ class RequestBatch(Pipelineable):
     """The same for the id features of the candidates."""
     reward_N: Tensor | None = None
     """Reward of the stream's candidates given their outcomes (`easq_rec.answers.reward`), float32; None: not needed."""
+    answer_weight_A: Tensor | None = None
+    """Weights of the answers (`easq_rec.answers.propensity`), float32; None: not needed, or no answer is due."""
 
     def _map(self, move: Any) -> RequestBatch:
         moved: dict[str, Any] = {}
@@ -139,6 +141,8 @@ class Answers:
     candidate_A: Rows
     """For each answer, the position of its candidate within that request."""
     answer_A: Array
+    weight_A: Array | None = None
+    """Weight of each answer, float32; None: losses weigh all alike."""
 
 
 def collate(
@@ -187,9 +191,11 @@ def collate(
         # Replayed requests follow the stream's.
         answered = candidate_offsets[len(stream) + answers.request_A] + answers.candidate_A
         answer: Array = answers.answer_A
+        weight = answers.weight_A
         per_request = np.bincount(answers.request_A, minlength=len(answers.requests))
     else:
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
+        weight = None
     outcomes = [key for outcome in schema.outcomes if (key := outcome_key(outcome.name)) in candidates[0].children]
     outcome_NO = _beside([[part.children[key] for part in candidates] for key in outcomes], n_candidates)
     request_id_R, user_id_R = (
@@ -262,6 +268,7 @@ def collate(
         slates=slates,
         user_scale_RU=_extended(scales.user_RU, n_requests) if scales is not None else None,
         candidate_scale_NC=_extended(scales.candidate_NC, n_candidates) if scales is not None else None,
+        answer_weight_A=torch.from_numpy(weight) if weight is not None else None,
         reward_N=_rewards(outcome_NO[: stream.candidates.offsets[-1]], reward_O) if reward_O is not None else None,
     )
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from easq_rec.answers.class_counts import ClassCounts
 from easq_rec.answers.evidence import AnswerEvidence
+from easq_rec.answers.propensity import Propensities
 from easq_rec.answers.reward import RewardModel
 from easq_rec.config import Replay
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
@@ -63,10 +64,11 @@ class AnswerReplay:
         scale: meaning of the answer codes, for `evidence` and `ReplayState.rarer_class`.
         slates: keep all candidates of answered requests; False: only candidates with an answer that training may see,
             which saves the lookups of the others.
-        outcomes: names of the outcomes that `evidence` and `reward` weigh.
+        outcomes: names of the outcomes that `evidence`, `reward` and `propensities` read.
         caution: number of standard errors by which a weight must differ from zero to be used.
         weights: weights of evidence by hand, by outcome; None: estimated from the answers.
         ridge: penalty of the regression that fits `reward`; None: no reward is fitted.
+        propensities: give drawn answers their weights; None: they have none.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class AnswerReplay:
         caution: float = 1.0,
         weights: Mapping[str, float] | None = None,
         ridge: float | None = None,
+        propensities: Propensities | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -102,6 +105,7 @@ class AnswerReplay:
         self._reward: RewardModel | None = None
         if ridge is not None:
             self._reward = RewardModel(self._weighing_answer, happened_AO, scale=scale, ridge=ridge)
+        self._weight = propensities.weights(happened_AO) if propensities is not None else None
         self._by_hand: npt.NDArray[np.float32] | None = None
         if weights is not None:
             self._by_hand = np.array([weights.get(name, 0.0) for name in outcomes], dtype=np.float32)
@@ -241,4 +245,5 @@ class AnswerReplay:
             request_A=request,
             candidate_A=self._candidate[entries],
             answer_A=self._answer[entries],
+            weight_A=self._weight[entries] if self._weight is not None else None,
         )
