@@ -167,6 +167,11 @@ def random_answers(requests: EncodedRequests, rng: np.random.Generator, *, codes
     )
 
 
+def with_random_weights(answers: Answers, rng: np.random.Generator) -> Answers:
+    """The answers with weights between 0.2 and 3."""
+    return dataclasses.replace(answers, weight_A=rng.uniform(0.2, 3.0, len(answers.answer_A)).astype(np.float32))
+
+
 def random_batch(
     config: Config, seed: int = 0, *, requests: int = 6, answered: int = 5, aligned: bool = True
 ) -> RequestBatch:
@@ -188,12 +193,16 @@ def random_batch(
     if config.aligned and answered:
         replayed = part(answered)
         answers = random_answers(replayed.take(np.flatnonzero(replayed.candidates.lengths)), rng)
-    evidence_O = random_evidence(config.schema)
-    return collate(config.schema, stream, answers, evidence_O=evidence_O, aligned=aligned, by_user=by_user)
+        if config.losses.weighs_answers:
+            answers = with_random_weights(answers, rng)
+    weight_O = random_evidence(config.schema)
+    return collate(
+        config.schema, stream, answers, evidence_O=weight_O, reward_O=weight_O, aligned=aligned, by_user=by_user
+    )
 
 
 def random_evidence(schema: FeatureSchema) -> Array:
-    """Evidence weights of both signs, (O,). The weight of the first outcome is 0."""
+    """Weights of evidence, or of rewards, of both signs, (O,). The weight of the first outcome is 0."""
     weights: Array = 1.5 * np.cos(np.arange(len(schema.outcomes), dtype=np.float32))
     weights[0] = 0.0
     return weights

@@ -32,6 +32,9 @@ SATISFACTION_HEAD: frozenset[Group] = frozenset({"satisfaction tower", "satisfac
 PATHWAY: frozenset[Group] = SATISFACTION_HEAD | {"lora A", "lora B"}
 """All parameters of the satisfaction pathway."""
 
+Among = Literal["all", "triggered"]
+"""Candidates that a loss compares. triggered: only those with the schema's `trigger` outcome."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -62,6 +65,8 @@ class Loss:
     """Compares replayed answers."""
     evidence: ClassVar[bool] = False
     """Compares candidates with evidence: by the satisfaction score if `reference` is True, else by the policy score."""
+    rewards: ClassVar[bool] = False
+    """Reads the reward of every candidate, which is fitted to the answers so far (`losses.reward`)."""
     at_zero_weight: ClassVar[bool] = False
     """Stays in the graph at weight 0, so that its parameters get zero gradients."""
 
@@ -69,6 +74,16 @@ class Loss:
     def slates(self) -> bool:
         """Whether an answered candidate is compared with the other candidates of its request."""
         return False
+
+    @property
+    def weighs_answers(self) -> bool:
+        """Whether the pairs of an `AnswerTerm` weigh the product of the weights of their answers."""
+        return False
+
+    @property
+    def compared(self) -> Among:
+        """Candidates that the loss compares."""
+        return getattr(self, "among", "all")
 
     @property
     def in_force(self) -> bool:
@@ -82,6 +97,10 @@ class Pointwise(Loss):
 
     weight: float = 1.0
     """Weight of the cross-entropy of the outcomes; 0 switches it off. It needs model.policy_score=expected_utility."""
+    among: Among = "all"
+    """Candidates that the cross-entropy reads."""
+    outcomes: Literal["all", "weighted"] = "all"
+    """Outcomes that are predicted. weighted: only those whose weight in the utility of training is not 0."""
 
     term = "easq_rec.losses.pointwise:PointwiseTerm"
     label = "L_point"
@@ -98,6 +117,8 @@ class MainBPR(Loss):
     """Weight of the pairwise engagement loss on the policy score; 0 switches it off."""
     pairs: Literal["equal", "utility"] = "utility"
     """Weight of a pair. equal: 1 (the paper). utility: the difference of the two utilities."""
+    among: Among = "all"
+    """Candidates that are compared."""
 
     term = "easq_rec.losses.main_bpr:MainBPRTerm"
     label = "L_main"
@@ -112,6 +133,12 @@ class Satisfaction(Loss):
 
     weight: float = 1.0
     """Weight of the pairwise satisfaction loss on answered pairs (lambda 1)."""
+    pairs: Literal["equal", "inverse_propensity"] = "equal"
+    """Weight of a pair. equal: 1. inverse_propensity: the product of the weights of its two answers. The weight of an
+    answer is the inverse of the estimated probability that an impression with its outcomes is answered, relative to the
+    overall one. It corrects for users who answer more readily after some outcomes."""
+    most_weight: float = 10.0
+    """Bound on the weight of an answer with pairs=inverse_propensity: weights lie between its inverse and itself."""
 
     term = "easq_rec.losses.satisfaction:SatisfactionTerm"
     label = "L_satis"
@@ -121,6 +148,13 @@ class Satisfaction(Loss):
     reference = True
     replays = True
     at_zero_weight = True
+
+    @property
+    def weighs_answers(self) -> bool:
+        return self.weight > 0 and self.pairs == "inverse_propensity"
+
+    def __post_init__(self) -> None:
+        require(self.most_weight >= 1, "losses.satisfaction.most_weight", self.most_weight, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +267,33 @@ class PolicyEvidence(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reward(Loss):
+    """A reward model: a logistic regression of answers on outcomes labels every impression, and the policy score
+    follows the labels. A baseline without a reference."""
+
+    weight: float = 0.0
+    """Weight of the loss by which the policy score follows the rewards; 0 switches it off."""
+    form: Literal["bpr", "regression"] = "bpr"
+    """bpr: the policy orders pairs by reward, and a pair weighs as much as the two rewards differ. regression: squared
+    error of the score against the reward, both centred in the request."""
+    ridge: float = 1.0
+    """Penalty of the regression that fits the reward: the precision of a normal prior of each outcome's log odds ratio.
+    1: before there are answers, a ratio beyond 7.4 (two standard deviations) is thought unlikely."""
+    among: Among = "all"
+    """Candidates that are compared. all: every impression has a label. triggered: only impressions of the kind about
+    which users are asked."""
+
+    term = "easq_rec.losses.reward:RewardTerm"
+    label = "L_reward"
+    description = "The policy follows a reward that a regression of answers on outcomes gives to every impression."
+    moves = POLICY
+    rewards = True
+
+    def __post_init__(self) -> None:
+        require(self.ridge > 0, "losses.reward.ridge", self.ridge, "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Listwise(Loss):
     """Listwise softmax of the policy score over a request, by engagement utility (ListNet, Cao et al. 2007)."""
 
@@ -260,11 +321,12 @@ class Losses:
     direct: Direct = Direct()
     listwise: Listwise = Listwise()
     policy_evidence: PolicyEvidence = PolicyEvidence()
+    reward: Reward = Reward()
 
     groups: Literal["request", "user"] = "request"
-    """Candidates that L_main, L_list, L_dense, L_evidence (on either score) and the slate_softmax of L_DPO compare.
-    request: those of a request. user: those of all requests of a user in a rank's batch, for feeds whose requests have
-    few candidates; see data.user_requests."""
+    """Candidates that L_main, L_list, L_dense, L_evidence (on either score), L_reward and the slate_softmax of L_DPO
+    compare. request: those of a request. user: those of all requests of a user in a rank's batch, for feeds whose
+    requests have few candidates; see data.user_requests."""
     align_every: int = 1
     """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
     Losses that are computed only in aligned steps are scaled by this number."""
@@ -305,11 +367,22 @@ class Losses:
 
     @property
     def reads_answers(self) -> bool:
-        """Whether training needs answers: to compare them, to estimate weights of evidence, or to end the warm-up."""
+        """Whether training needs answers: to compare them, to estimate weights of evidence or rewards, or to end the
+        warm-up."""
         used = [loss for loss in self.terms.values() if loss.weight > 0]
         estimates = self.evidence.weights is None and any(loss.evidence for loss in used)
         waits = self.warmup_per_class > 0 and any(loss.steers for loss in used)
-        return self.replays_answers or estimates or waits
+        return self.replays_answers or estimates or waits or self.rewards
+
+    @property
+    def rewards(self) -> bool:
+        """Whether a loss reads rewards."""
+        return any(loss.weight > 0 and loss.rewards for loss in self.terms.values())
+
+    @property
+    def weighs_answers(self) -> bool:
+        """Whether a loss reads weights of answers."""
+        return any(loss.weighs_answers for loss in self.terms.values())
 
     @property
     def slates(self) -> bool:

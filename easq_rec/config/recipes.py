@@ -68,7 +68,11 @@ def schema_for_world(schema: FeatureSchema, version: Literal[1, 2]) -> FeatureSc
     In World 1 a long view triggers the questionnaire, in World 2 a valid play, which is shorter.
     """
     if version == 2 and schema.trigger == "long_view":
-        outcomes = (*schema.outcomes, Outcome(name="valid_play", weight=0.5))
+        long_view = next(outcome for outcome in schema.outcomes if outcome.name == "long_view")
+        # A variant that does not learn from long views does not learn from shorter ones either.
+        unlearnt = long_view.training_weight == 0
+        valid_play = Outcome(name="valid_play", weight=0.5, training_weight=0.0 if unlearnt else None)
+        outcomes = (*schema.outcomes, valid_play)
         return dataclasses.replace(schema, outcomes=outcomes, trigger="valid_play")
     if version == 1 and schema.trigger == "valid_play":
         outcomes = tuple(outcome for outcome in schema.outcomes if outcome.name != "valid_play")

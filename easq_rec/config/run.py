@@ -229,6 +229,10 @@ class Config:
             names = [outcome.name for outcome in self.schema.outcomes]
             for name in self.losses.evidence.weights:
                 require(name in names, "losses.evidence.weights", name, f"one of the outcomes {', '.join(names)}")
+        if self.schema.trigger is None:
+            for name, loss in self.losses.terms.items():
+                allowed = "all with a schema that has no trigger (schema.trigger)"
+                require(loss.weight == 0 or loss.compared == "all", f"losses.{name}.among", loss.compared, allowed)
         if self.model.policy_score == "single":
             pointwise, allowed = self.losses.pointwise.weight, "0 with model.policy_score='single'"
             require(pointwise == 0, "losses.pointwise.weight", pointwise, allowed)

@@ -9,7 +9,7 @@ from typing import Any
 
 from easq_rec.config import HSTU, Config, Losses, Tower
 from easq_rec.config.counts import with_usual_counts
-from easq_rec.config.losses import DPO, MainBPR
+from easq_rec.config.losses import DPO, Among, MainBPR, Reward
 from easq_rec.errors import UserError
 
 EXPERTS = {"main": 6, "satisfaction": 2}
@@ -21,6 +21,9 @@ LABEL_WEIGHT = 3.0
 EVIDENCE_BY_HAND = 1.5
 """Weight of evidence of an action that nobody estimated: the odds of a like are 4.5 times as high if the viewer is
 satisfied. A guess, as one would make it without answers; it is not fitted to any log."""
+
+REWARD = 0.3
+"""Weight of L_reward, as of the other losses on the policy score."""
 
 
 def main_only(config: Config) -> Config:
@@ -42,6 +45,25 @@ def label_weights(config: Config) -> Config:
         for outcome in config.schema.outcomes
     )
     return _changed(main_only(config), schema={"satisfaction_dim": 0, "outcomes": outcomes})
+
+
+def action_ranker(config: Config) -> Config:
+    """A ranker of actions: `main_only` that learns only likes and follows, and only from triggered candidates, so that
+    they say what users thought of what they watched. Meant to be fused with `main_only`."""
+    actions = _actions(config, "action_ranker")
+    outcomes = tuple(
+        outcome if outcome.name in actions else replace(outcome, training_weight=0.0)
+        for outcome in config.schema.outcomes
+    )
+    config = main_only(config)
+    losses = config.losses
+    among: Among = "triggered" if config.schema.trigger is not None else "all"
+    losses = replace(
+        losses,
+        pointwise=replace(losses.pointwise, among=among, outcomes="weighted"),
+        main=replace(losses.main, among=among),
+    )
+    return _changed(config, schema={"outcomes": outcomes}, losses=losses)
 
 
 def shared_bottom(config: Config) -> Config:
@@ -88,6 +110,19 @@ def evidence_on_policy(config: Config) -> Config:
     """L_evidence on the policy score: no satisfaction tower, no reference. Answers only set the weights of evidence."""
     config = main_only(_in_every_step(config))
     return _changed(config, losses=config.losses.weighted(policy_evidence=0.3))
+
+
+def reward_model(config: Config) -> Config:
+    """A reward model: a regression of answers on outcomes labels every impression, and the policy score orders pairs of
+    a request by their rewards. No satisfaction tower, no reference."""
+    config = main_only(_in_every_step(config))
+    return _changed(config, losses=config.losses.weighted(reward=REWARD))
+
+
+def reward_regression(config: Config) -> Config:
+    """`reward_model` with the squared error of the score against the reward, both centred in the request."""
+    config = main_only(_in_every_step(config))
+    return _changed(config, losses=replace(config.losses, reward=Reward(weight=REWARD, form="regression")))
 
 
 def paper(config: Config) -> Config:
@@ -152,6 +187,14 @@ def shuffled_answers(config: Config) -> Config:
     return _changed(config, replay={"shuffled": "replayed"})
 
 
+def ips_answers(config: Config) -> Config:
+    """L_satis weighs an answer by the inverse of the estimated probability that an impression with its outcomes is
+    answered, which corrects for users who answer more readily after some outcomes."""
+    losses = config.losses
+    satisfaction = replace(losses.satisfaction, pairs="inverse_propensity")
+    return _changed(config, losses=replace(losses, satisfaction=satisfaction))
+
+
 def half_targets(config: Config) -> Config:
     """A control: the preferences in L_dense are all 1/2, so that it only shrinks differences of the policy score."""
     return _changed(config, losses=replace(config.losses, dense=replace(config.losses.dense, target="half")))
@@ -202,6 +245,7 @@ EASQ_CHANGED = (
     without_any_answers,
     shuffled_answers,
     half_targets,
+    ips_answers,
     without_embeddings,
     with_dpo,
     with_moe,
@@ -209,6 +253,7 @@ EASQ_CHANGED = (
 METHODS = (
     main_only,
     label_weights,
+    action_ranker,
     shared_bottom,
     mmoe,
     ple,
@@ -217,6 +262,8 @@ METHODS = (
     ple_evidence,
     direct,
     evidence_on_policy,
+    reward_model,
+    reward_regression,
     paper,
 )
 VARIANTS: dict[str, Callable[[Config], Config]] = {

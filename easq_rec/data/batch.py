@@ -100,6 +100,10 @@ class RequestBatch(Pipelineable):
     """Factors of the embeddings of the user's id features (`FeatureScales`); None: all are 1."""
     candidate_scale_NC: Tensor | None = None
     """The same for the id features of the candidates."""
+    reward_N: Tensor | None = None
+    """Reward of the stream's candidates given their outcomes (`easq_rec.answers.reward`), float32; None: not needed."""
+    answer_weight_A: Tensor | None = None
+    """Weights of the answers (`easq_rec.answers.propensity`), float32; None: not needed, or no answer is due."""
 
     def _map(self, move: Any) -> RequestBatch:
         moved: dict[str, Any] = {}
@@ -137,6 +141,8 @@ class Answers:
     candidate_A: Rows
     """For each answer, the position of its candidate within that request."""
     answer_A: Array
+    weight_A: Array | None = None
+    """Weight of each answer, float32; None: losses weigh all alike."""
 
 
 def collate(
@@ -145,6 +151,7 @@ def collate(
     answers: Answers | None = None,
     *,
     evidence_O: Array | None = None,
+    reward_O: Array | None = None,
     aligned: bool = True,
     truth: str | None = None,
     by_user: bool = False,
@@ -157,6 +164,7 @@ def collate(
 
     Args:
         evidence_O: weights of evidence of the outcomes, which select the candidates with evidence; None: no candidate.
+        reward_O: weights of the outcomes in the reward; None: the batch has no rewards.
         by_user: losses compare the candidates of a user; False: those of a request.
         scales: factors of the stream's embeddings. Those of replayed requests are 1.
     """
@@ -165,7 +173,15 @@ def collate(
         nothing = np.zeros(0, np.int64)
         blank = Answers(requests=stream.blank(), request_A=nothing, candidate_A=nothing, answer_A=nothing)
         return collate(
-            schema, stream, blank, evidence_O=evidence_O, aligned=aligned, truth=truth, by_user=by_user, scales=scales
+            schema,
+            stream,
+            blank,
+            evidence_O=evidence_O,
+            reward_O=reward_O,
+            aligned=aligned,
+            truth=truth,
+            by_user=by_user,
+            scales=scales,
         )
     histories, candidates = [part.history for part in parts], [part.candidates for part in parts]
     history_offsets, candidate_offsets = joined_offsets(histories), joined_offsets(candidates)
@@ -175,9 +191,11 @@ def collate(
         # Replayed requests follow the stream's.
         answered = candidate_offsets[len(stream) + answers.request_A] + answers.candidate_A
         answer: Array = answers.answer_A
+        weight = answers.weight_A
         per_request = np.bincount(answers.request_A, minlength=len(answers.requests))
     else:
         answered, answer, per_request = np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int64)
+        weight = None
     outcomes = [key for outcome in schema.outcomes if (key := outcome_key(outcome.name)) in candidates[0].children]
     outcome_NO = _beside([[part.children[key] for part in candidates] for key in outcomes], n_candidates)
     request_id_R, user_id_R = (
@@ -250,6 +268,8 @@ def collate(
         slates=slates,
         user_scale_RU=_extended(scales.user_RU, n_requests) if scales is not None else None,
         candidate_scale_NC=_extended(scales.candidate_NC, n_candidates) if scales is not None else None,
+        answer_weight_A=torch.from_numpy(weight) if weight is not None else None,
+        reward_N=_rewards(outcome_NO[: stream.candidates.offsets[-1]], reward_O) if reward_O is not None else None,
     )
 
 
@@ -296,6 +316,11 @@ def _joined(parts: list[Array]) -> Tensor:
 def _extended(scale_NC: Scale, rows: int) -> Tensor:
     """With ones for the rows that follow."""
     return torch.from_numpy(np.concatenate([scale_NC, np.ones((rows - len(scale_NC), scale_NC.shape[1]), np.float32)]))
+
+
+def _rewards(outcome_NO: Tensor, weight_O: Array) -> Tensor:
+    """Sum of the weights of what happened. NaN (an unknown outcome) is not above 0."""
+    return torch.from_numpy((outcome_NO.numpy() > 0) @ weight_O.astype(np.float32))
 
 
 def _beside(columns: Sequence[Sequence[Array | Ragged]], rows: int) -> Tensor:

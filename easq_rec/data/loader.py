@@ -172,6 +172,7 @@ class TrainLoader:
             part.requests,
             answers,
             evidence_O=self._replay.evidence() if self._replay is not None and aligned else None,
+            reward_O=self._replay.reward() if self._replay is not None and aligned else None,
             aligned=aligned,
             by_user=self._by_user,
             scales=self._dropout(part.requests, part.after.epoch) if self._dropout is not None else None,

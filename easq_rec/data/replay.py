@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from easq_rec.answers.class_counts import ClassCounts
 from easq_rec.answers.evidence import AnswerEvidence
+from easq_rec.answers.propensity import Propensities
+from easq_rec.answers.reward import RewardModel
 from easq_rec.config import Replay
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.data.batch import Answers
@@ -62,9 +64,11 @@ class AnswerReplay:
         scale: meaning of the answer codes, for `evidence` and `ReplayState.rarer_class`.
         slates: keep all candidates of answered requests; False: only candidates with an answer that training may see,
             which saves the lookups of the others.
-        outcomes: names of the outcomes that `evidence` weighs.
+        outcomes: names of the outcomes that `evidence`, `reward` and `propensities` read.
         caution: number of standard errors by which a weight must differ from zero to be used.
         weights: weights of evidence by hand, by outcome; None: estimated from the answers.
+        ridge: penalty of the regression that fits `reward`; None: no reward is fitted.
+        propensities: give drawn answers their weights; None: they have none.
     """
 
     def __init__(
@@ -80,6 +84,8 @@ class AnswerReplay:
         outcomes: Sequence[str] = (),
         caution: float = 1.0,
         weights: Mapping[str, float] | None = None,
+        ridge: float | None = None,
+        propensities: Propensities | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -94,7 +100,12 @@ class AnswerReplay:
         if requests is not None:
             self._index(requests, until_ms, ranked, slates)
         self._classes = ClassCounts(self._answer, scale)
-        self._evidence = AnswerEvidence(self._weighing_answer, self._happened(outcomes), scale=scale, caution=caution)
+        happened_AO = self._happened(outcomes)
+        self._evidence = AnswerEvidence(self._weighing_answer, happened_AO, scale=scale, caution=caution)
+        self._reward: RewardModel | None = None
+        if ridge is not None:
+            self._reward = RewardModel(self._weighing_answer, happened_AO, scale=scale, ridge=ridge)
+        self._weight = propensities.weights(happened_AO) if propensities is not None else None
         self._by_hand: npt.NDArray[np.float32] | None = None
         if weights is not None:
             self._by_hand = np.array([weights.get(name, 0.0) for name in outcomes], dtype=np.float32)
@@ -121,7 +132,7 @@ class AnswerReplay:
         order = np.argsort(time[entries], kind="stable")
         self._request, self._candidate = request[order], candidate[order]
         self._answer, self._time = answer[entries[order]], time[entries[order]]
-        # Of which the weights of evidence are estimated.
+        # Of which the weights of evidence and the rewards are estimated.
         self._weighing_answer = self._answer
         if self._config.shuffled != "no":
             self._answer = np.random.default_rng([self._seed, 4]).permutation(self._answer)
@@ -141,6 +152,11 @@ class AnswerReplay:
     def evidence(self) -> npt.NDArray[np.float32]:
         """Weights of evidence, (O,): by hand, or from the answers admitted so far; equal on all ranks."""
         return self._evidence.weights(self.state.admitted) if self._by_hand is None else self._by_hand
+
+    def reward(self) -> npt.NDArray[np.float32] | None:
+        """Weights of the outcomes in the reward, (O,), fitted to the answers admitted so far; equal on all ranks. None:
+        no reward is fitted."""
+        return self._reward.weights(self.state.admitted) if self._reward is not None else None
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -229,4 +245,5 @@ class AnswerReplay:
             request_A=request,
             candidate_A=self._candidate[entries],
             answer_A=self._answer[entries],
+            weight_A=self._weight[entries] if self._weight is not None else None,
         )

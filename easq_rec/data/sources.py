@@ -17,6 +17,7 @@ from easq_rec.data.loader import TrainLoader
 from easq_rec.data.order import RequestReader
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.replay import AnswerReplay
+from easq_rec.data.response import outcome_layout, propensities
 from easq_rec.errors import UserError
 
 
@@ -94,7 +95,10 @@ def open_sources(
     )
     holdout, truth = open_holdout(config, requests, holdout_period, quarantine=quarantine)
     answers = _read_answers(config, directory, quarantine) if config.reads_answers else None
-    replay = None
+    replay, weighing = None, None
+    if config.losses.weighs_answers:
+        outcomes = RequestDataset(requests, outcome_layout(config.schema), period=train_period, quarantine=quarantine)
+        weighing = propensities(outcomes, answers, train_period, most=config.losses.satisfaction.most_weight)
     if config.aligned:
         replay = AnswerReplay(
             answers,
@@ -106,6 +110,8 @@ def open_sources(
             outcomes=[outcome.name for outcome in config.schema.outcomes],
             caution=config.losses.evidence.caution,
             weights=config.losses.evidence.weights,
+            ridge=config.losses.reward.ridge if config.losses.rewards else None,
+            propensities=weighing,
             seed=config.trainer.seed,
             rank=rank,
             world_size=world_size,

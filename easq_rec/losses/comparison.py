@@ -40,15 +40,25 @@ class Comparison(nn.Module):
 
     Args:
         utility: weight of each outcome in the engagement utility of training.
+        trigger: position of the schema's trigger among the outcomes; None: it has none.
     """
 
     utility_O: Tensor
 
-    def __init__(self, losses: Losses, terms: Mapping[str, Term], utility: list[float], ranks: Ranks) -> None:
+    def __init__(
+        self,
+        losses: Losses,
+        terms: Mapping[str, Term],
+        utility: list[float],
+        ranks: Ranks,
+        *,
+        trigger: int | None = None,
+    ) -> None:
         super().__init__()
         self.losses = losses.terms
         self.terms = {name: term for name, term in terms.items() if isinstance(term, RequestTerm)}
         self.by_user = losses.groups == "user"
+        self.trigger = trigger
         self.ranks = ranks
         self.register_buffer("utility_O", torch.tensor(utility), persistent=False)
 
@@ -61,10 +71,11 @@ class Comparison(nn.Module):
 
     def _pairs(self, batch: RequestBatch) -> RequestPairs:
         assert (batch.groups is not None) == self.by_user, "the batch was collated for another losses.groups"
-        groups = ComparisonGroups.of_stream(batch)
+        groups, outcome_NO = ComparisonGroups.of_stream(batch), batch.outcome_NO[: batch.stream.candidates]
         return RequestPairs(
             groups=groups,
-            utility_GC=groups.pad(batch.outcome_NO[: batch.stream.candidates] @ self.utility_O),
+            utility_GC=groups.pad(outcome_NO @ self.utility_O),
+            utility_O=self.utility_O,
             mask_GC=groups.mask(),
             evidence_lists=Lists(
                 offsets_R1=batch.evidence_offsets,
@@ -73,4 +84,6 @@ class Comparison(nn.Module):
                 longest=batch.max_evidence,
             ),
             evidence_E=batch.evidence_E,
+            triggered_N=outcome_NO[:, self.trigger] > 0 if self.trigger is not None else None,
+            reward_N=batch.reward_N,
         )

@@ -27,8 +27,14 @@ class MainBPRTerm(RequestTerm):
         self.config = config
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.mask_GC.sum() if self.config.pairs == "utility" else pairs.better_GCC.sum()
+        if self.config.pairs == "utility":
+            return pairs.candidates(self.config.among).sum()
+        return self._weight(pairs).sum()
 
     def total(self, inputs: LossInputs) -> Tensor:
-        pairs = inputs.pairs
-        return bpr(inputs.margin_GCC, pairs.gain_GCC if self.config.pairs == "utility" else pairs.better_GCC)
+        return bpr(inputs.margin_GCC, self._weight(inputs.pairs))
+
+    def _weight(self, pairs: RequestPairs) -> Tensor:
+        """(G, C, C), 0 or False at pairs that are not compared."""
+        weight_GCC = pairs.gain_GCC if self.config.pairs == "utility" else pairs.better_GCC
+        return weight_GCC if self.config.among == "all" else weight_GCC * pairs.triggered_GCC

@@ -15,7 +15,7 @@ from easq_rec.config import Losses
 from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.losses import Loss
 from easq_rec.data.batch import RequestBatch
-from easq_rec.losses.answered import answered_pairs
+from easq_rec.losses.answered import answered_pairs, better_answers
 from easq_rec.losses.comparison import CountedPairs
 from easq_rec.losses.divergence import bernoulli_kl
 from easq_rec.losses.ranks import Pending, Ranks
@@ -80,12 +80,13 @@ class Objective(nn.Module):
         moving = {name: term for name, term in due.items() if steered or not self.losses[name].steers}
         # Answers travel between the ranks while the losses over requests are computed.
         values_A = {name: term.values(inputs) for name, term in moving.items() if isinstance(term, AnswerTerm)}
-        values_B = self._start_exchange(values_A, batch.answer_A) if values_A else None
+        weight_A = self._weights(values_A, batch)
+        values_B = self._start_exchange(values_A, weight_A, batch.answer_A) if values_A else None
         sums = {name: term.total(inputs) for name, term in moving.items() if isinstance(term, RequestTerm)}
         counts = pairs.counts()
         means = {name: total / counts[name].clamp(min=1) for name, total in sums.items()}
         if values_B is not None:
-            answered, counts[ANSWERED] = self._answered(values_A, batch.answer_A, values_B())
+            answered, counts[ANSWERED] = self._answered(values_A, weight_A, batch.answer_A, values_B())
             means |= answered
         divergence = self._divergence(output, batch.stream.candidates)
         if divergence is not None and self.config.divergence_bound is not None:
@@ -112,20 +113,36 @@ class Objective(nn.Module):
         """Losses that are computed only in aligned steps are scaled by `align_every`."""
         return loss.weight if loss.every_step else self.config.align_every * loss.weight
 
-    def _start_exchange(self, values_A: dict[str, Tensor], label_A: Tensor) -> Pending:
-        """Starts to gather the values of all ranks' answers with their labels, (X + 1, B)."""
-        rows = [*values_A.values(), label_A.to(next(iter(values_A.values())).dtype)]
+    def _weights(self, values_A: dict[str, Tensor], batch: RequestBatch) -> Tensor | None:
+        """Weights of this rank's answers, if a loss weighs them; on all ranks or on none."""
+        if not any(self.losses[name].weighs_answers for name in values_A):
+            return None
+        if batch.answer_weight_A is not None:
+            return batch.answer_weight_A
+        assert not len(batch.answer_A), "losses weigh answers, but the batch has no weights"
+        return batch.outcome_NO.new_zeros(0)
+
+    def _start_exchange(self, values_A: dict[str, Tensor], weight_A: Tensor | None, label_A: Tensor) -> Pending:
+        """Starts to gather the values of all ranks' answers with their weights, if any, and labels, (X + 1 or 2, B)."""
+        given = [*values_A.values(), *([weight_A] if weight_A is not None else []), label_A]
+        rows = [row.to(given[0].dtype) for row in given]
         return self.ranks.start_gather(torch.stack(rows).detach(), self.slots, NO_ANSWER)
 
     def _answered(
-        self, values_A: dict[str, Tensor], label_A: Tensor, rows_XB: Tensor
+        self, values_A: dict[str, Tensor], weight_A: Tensor | None, label_A: Tensor, rows_XB: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """(mean of each loss over answered pairs, number of pairs), from the gathered rows."""
         *values_B, label_B = rows_XB
+        weights = (weight_A, values_B.pop()) if weight_A is not None else None
         means, pairs = {}, label_A.new_zeros(())
         for (name, value_A), value_B in zip(values_A.items(), values_B, strict=True):
-            total, pairs = answered_pairs(value_A, label_A, value_B, label_B)
-            means[name] = total / pairs.clamp(min=1)
+            if weights is not None and self.losses[name].weighs_answers:
+                total, weight = answered_pairs(value_A, label_A, value_B, label_B, weights)
+                # The weight of all pairs may lie between 0 and 1.
+                means[name], pairs = total / torch.where(weight > 0, weight, 1.0), better_answers(label_B).sum()
+            else:
+                total, pairs = answered_pairs(value_A, label_A, value_B, label_B)
+                means[name] = total / pairs.clamp(min=1)
         return means, pairs
 
     def _divergence(self, output: NetworkOutput, candidates: int) -> Tensor | None:

@@ -2,8 +2,8 @@
 
 They are known from labels. So the ranks count their pairs while the network still computes its scores.
 
-Legend: G groups of the stream's candidates, C candidates (padded), S groups with evidence, E candidates with evidence
-(padded).
+Legend: G groups of the stream's candidates, C candidates (padded), N the stream's candidates, S groups with evidence,
+E candidates with evidence (padded), O outcomes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from easq_rec.config.losses import Among
 from easq_rec.kernels.jagged import Lists
 from easq_rec.losses.groups import ComparisonGroups
 
@@ -27,12 +28,35 @@ class RequestPairs:
     """The stream's candidates as they are compared."""
     utility_GC: Tensor
     """Engagement utility, with the weights of training; zeros at padding."""
+    utility_O: Tensor
+    """Weight of each outcome in it."""
     mask_GC: Tensor
     """True at candidates, False at padding."""
     evidence_lists: Lists
     """How the candidates with evidence are distributed over groups."""
     evidence_E: Tensor
     """Log-likelihood ratio of each candidate with evidence, all groups in one vector."""
+    triggered_N: Tensor | None = None
+    """Whether each candidate has the schema's trigger outcome; None: the schema has no trigger."""
+    reward_N: Tensor | None = None
+    """Reward of each candidate; None in a step without rewards."""
+
+    def candidates(self, among: Among) -> Tensor:
+        """True at the candidates that a loss compares, False at others and at padding, (G, C)."""
+        return self.mask_GC if among == "all" else self.triggered_GC
+
+    @cached_property
+    def triggered_GC(self) -> Tensor:
+        """True at candidates with the trigger outcome."""
+        assert self.triggered_N is not None, "among='triggered' needs a schema with a trigger"
+        # FBGEMM pads no booleans.
+        return self.groups.pad(self.triggered_N.float()) > 0
+
+    @cached_property
+    def reward_GC(self) -> Tensor:
+        """Rewards, zeros at padding."""
+        assert self.reward_N is not None, "a loss reads rewards, but the batch has none"
+        return self.groups.pad(self.reward_N)
 
     @cached_property
     def real_GCC(self) -> Tensor:
@@ -48,6 +72,11 @@ class RequestPairs:
     def gain_GCC(self) -> Tensor:
         """Engagement utility of i minus that of j; 0 where that is negative or at padding."""
         return positive_differences(self.utility_GC, self.mask_GC)
+
+    @cached_property
+    def triggered_GCC(self) -> Tensor:
+        """True where i and j are two candidates with the trigger outcome."""
+        return real_pairs(self.triggered_GC)
 
     @cached_property
     def evidence_SEE(self) -> Tensor:

@@ -29,7 +29,8 @@ def outcome_losses(logit_NO: Tensor, outcome_NO: Tensor, amount_O: Tensor) -> Te
 
 
 class PointwiseTerm(RequestTerm):
-    """Compares nothing: every candidate of the stream counts, also that of a request with one.
+    """Compares nothing: every candidate of the stream counts, also that of a request with one, unless
+    `losses.pointwise.among` leaves it out.
 
     It reads the logits without the correction for thinned negatives, because it fits the thinned log.
     """
@@ -38,10 +39,16 @@ class PointwiseTerm(RequestTerm):
         self.config = config
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.mask_GC.sum()
+        return pairs.candidates(self.config.among).sum()
 
     def total(self, inputs: LossInputs) -> Tensor:
         predicted, stream = inputs.output.main.outcomes, inputs.batch.stream.candidates
         assert predicted is not None, "losses.pointwise needs model.policy_score='expected_utility'"
         outcome_NO = inputs.batch.outcome_NO[:stream]
-        return outcome_losses(predicted.logit_NO[:stream], outcome_NO, predicted.amount_O).sum()
+        loss_NO = outcome_losses(predicted.logit_NO[:stream], outcome_NO, predicted.amount_O)
+        if self.config.outcomes == "weighted":
+            loss_NO = loss_NO * (inputs.pairs.utility_O != 0)
+        if self.config.among == "triggered":
+            assert inputs.pairs.triggered_N is not None, "among='triggered' needs a schema with a trigger"
+            loss_NO = loss_NO * inputs.pairs.triggered_N[:, None]
+        return loss_NO.sum()

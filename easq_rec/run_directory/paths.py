@@ -102,7 +102,8 @@ class RunDirectory:
 
     @property
     def fused(self) -> Path:
-        """Written by studies: ranking metrics by the weight of the reference score in a fused score."""
+        """Written by studies: ranking metrics of other served scores, by the weight of the reference score or by name
+        and weight of another score."""
         return self.path / "fused.json"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from easq_rec.run_directory.calibration_file import OutcomeCalibration, read_cal
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.config_file import load_config
 from easq_rec.run_directory.paths import RunDirectory
+from easq_rec.serving.item_prior import ItemPrior, count_items, prior_layout, prior_of
 from easq_rec.serving.score import load_served
 from easq_rec.training.process import quiet
 
@@ -98,7 +100,59 @@ def rank_fused(config: Config, fuse: float) -> RankingMetrics:
     directory, run_dir = data_of(config, None), Path(str(config.run_dir))
     ranker = load_served(config, run_dir, fuse)
     found = predictions_of(ranker, config, run_dir, directory, held_out(config, directory), fuse)
-    return ranking_metrics(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
+    return _ranked(found, found.served_N)
+
+
+def rank_with_item_prior(config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
+    """Ranking metrics of a run that serves the policy score plus a weight times the item prior, by weight.
+
+    Raises:
+        UserError: the schema has no action, or actions do not differ between items.
+    """
+    directory, run_dir = data_of(config, None), Path(str(config.run_dir))
+    layout, requests = prior_layout(config.schema), files.join(directory, "requests")
+
+    def opened(period: Period) -> RequestDataset:
+        return RequestDataset(requests, layout, period=period, quarantine=_quarantine(config, run_dir))
+
+    training, held = split(requests, config.data.holdout)
+    prior = ItemPrior(count_items(opened(training)))
+    found = predictions_of(load_served(config, run_dir, None), config, run_dir, directory, held)
+    prior_N = torch.from_numpy(prior_of(prior, opened(held), found.request_id_R.numpy()))
+    return {weight: _ranked(found, found.main_N.double() + weight * prior_N) for weight in weights}
+
+
+def rank_with_second(config: Config, second: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
+    """Ranking metrics of a run that serves z(its policy score) plus a weight times z(that of a second run), by weight.
+
+    Both scores are standardised over all held-out candidates, and not within a request. So a request whose candidates
+    hardly differ in one score is ranked by the other. The scales of the two towers are free, so weights of the raw
+    scores would mean something else in every run.
+
+    Args:
+        second: another run on the same data.
+    """
+    directory = data_of(config, None)
+    held = held_out(config, directory)
+
+    def predicted(run: Config) -> evaluation.Predictions:
+        run_dir = Path(str(run.run_dir))
+        return predictions_of(load_served(run, run_dir, None), run, run_dir, directory, held)
+
+    found, other = predicted(config), predicted(second)
+    assert torch.equal(found.request_id_R, other.request_id_R), "both runs rank the same requests in the same order"
+    first_N, second_N = (_standardised(predictions.main_N) for predictions in (found, other))
+    return {weight: _ranked(found, first_N + weight * second_N) for weight in weights}
+
+
+def _standardised(score_N: torch.Tensor) -> torch.Tensor:
+    """Scores minus their mean, divided by their standard deviation, float64; zeros if all are equal."""
+    centred_N = score_N.double() - score_N.double().mean()
+    return centred_N / centred_N.square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _ranked(found: evaluation.Predictions, served_N: torch.Tensor) -> RankingMetrics:
+    return ranking_metrics(served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
 
 
 def predictions_of(

@@ -21,7 +21,7 @@ class TrainingModel(nn.Module):
         super().__init__()
         ranks, terms = ranks or OneRank(), terms_of(config.losses)
         utility = [outcome.weight_in_training for outcome in config.schema.outcomes]
-        self.comparison = Comparison(config.losses, terms, utility, ranks)
+        self.comparison = Comparison(config.losses, terms, utility, ranks, trigger=config.schema.trigger_index)
         self.ranker = Ranker(config, device, autocast=torch.bfloat16 if config.trainer.precision == "bf16" else None)
         self.objective = Objective(
             config.losses,

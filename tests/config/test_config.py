@@ -18,7 +18,7 @@ from easq_rec.config.serialization import from_dict, load_json, to_dict
 from easq_rec.config.variants import VARIANTS
 from easq_rec.errors import UserError
 
-NEED_ACTIONS = ("label_weights", "without_any_answers")
+NEED_ACTIONS = ("label_weights", "action_ranker", "without_any_answers")
 """Variants for schemas with an outcome like or follow."""
 COMBINED = [
     f"{base}_{variant}"
@@ -76,7 +76,7 @@ def test_answers_are_read_only_where_something_needs_them() -> None:
         assert dataclasses.replace(by_hand, losses=losses).reads_answers
     assert not dataclasses.replace(by_hand, losses=waiting.weighted(dense=0.0)).reads_answers
     found = {name for name in VARIANTS if not recipe(name).reads_answers}
-    assert found == {"main_only", "label_weights", "without_any_answers"}
+    assert found == {"main_only", "label_weights", "action_ranker", "without_any_answers"}
 
 
 def test_the_backbone_is_chosen_by_the_recipe_and_its_sizes_by_flags() -> None:

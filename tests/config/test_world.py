@@ -10,7 +10,7 @@ import pytest
 
 from easq_rec.config import World
 from easq_rec.config.command_line import parse_config
-from easq_rec.config.recipes import easq, kuairand, quickstart, with_world, world_schema
+from easq_rec.config.recipes import easq, kuairand, quickstart, recipe, with_world, world_schema
 from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.config.world import DEFAULT_VERSION, SECOND_KNOBS
 from easq_rec.data.sources import world_directory
@@ -90,6 +90,9 @@ def test_the_schema_follows_the_world() -> None:
     changed = with_world(base, 2)
     assert changed.world == dataclasses.replace(base.world, version=2)
     assert changed.schema.trigger == "valid_play" and with_world(changed, 1) == base
+    # A ranker that does not learn views does not learn those of the other world either.
+    actions = with_world(recipe("quickstart_action_ranker"), 2).schema.outcomes
+    assert [outcome.weight_in_training for outcome in actions] == [0.0, 0.5, 0.5, 0.0]
     # Schemas of other data stay as they are.
     assert with_world(kuairand(), 2).schema == kuairand().schema
     with pytest.raises(ValueError, match=r"world\.rho=0\.3 is not allowed"):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from easq_rec.answers.propensity import Propensities
 from easq_rec.config import Replay
 from easq_rec.data.batch import Answers
 from easq_rec.data.encode import EncodedRequests
@@ -68,6 +69,8 @@ def replay_of(
     outcomes: tuple[str, ...] = (),
     caution: float = 0.0,
     weights: dict[str, float] | None = None,
+    ridge: float | None = None,
+    propensities: Propensities | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> AnswerReplay:
@@ -81,6 +84,8 @@ def replay_of(
         outcomes=outcomes,
         caution=caution,
         weights=weights,
+        ridge=ridge,
+        propensities=propensities,
         rank=rank,
         world_size=world_size,
     )

@@ -80,14 +80,14 @@ def test_every_case_trains_with_its_losses(results: dict[int, Results], case: st
         assert (int(step["pairs"].get("answered", 0)) == 0) == (unanswered or rests)
         assert not rests or set(step["losses"]) == engagement | {"whole"}
     expected = engagement | (set() if unanswered else {"direct" if "direct" in case else "satisfaction"})
-    if "paper" in case or "slate" in case or "guarded" in case:
+    if "paper" in case or "slate" in case or "guarded" in case or "weighed" in case:
         expected |= set() if unanswered else {"dpo"}
-    if "easq" in case or "slate" in case or "guarded" in case:
+    if "easq" in case or "slate" in case or "guarded" in case or "weighed" in case:
         expected |= {"dense"}
-    if "easq" in case or "guarded" in case:
+    if "easq" in case or "guarded" in case or "weighed" in case:
         expected |= {"evidence"}
     if "guarded" in case:
-        expected |= {"policy_evidence"}
+        expected |= {"policy_evidence", "reward"}
     aligned = one["steps"][1]
     assert {name for name, value in aligned["losses"].items() if value} == expected | {"whole"}
     moved = {name for name, value in last["parameters"].items() if not torch.equal(value, one["initial"][name])}

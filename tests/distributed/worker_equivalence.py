@@ -31,7 +31,15 @@ from easq_rec.training.sharding.tables import plan_table, shard
 from easq_rec.training.step import StepPlan, TrainingStep
 from easq_rec.training.training_model import TrainingModel
 from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
-from tests.builders import excite, ragged_requests, random_answers, random_evidence, small_config, with_every_kind
+from tests.builders import (
+    excite,
+    ragged_requests,
+    random_answers,
+    random_evidence,
+    small_config,
+    with_every_kind,
+    with_random_weights,
+)
 
 STEPS = 3
 REQUESTS, ANSWERED = 9, 6
@@ -153,7 +161,12 @@ def cases() -> dict[str, Case]:
     }
     found |= {
         f"{name}, {situation}": Case(config=sharded_by(config, "rows"), **situations[situation])
-        for name, config in {"ple": small_config("ple"), "direct": small_config("direct"), "guarded": guarded()}.items()
+        for name, config in {
+            "ple": small_config("ple"),
+            "direct": small_config("direct"),
+            "guarded": guarded(),
+            "weighed": weighed(),
+        }.items()
         for situation in ("shared", "one rank has all answers", "one rank has nothing")
     }
     found |= {
@@ -186,17 +199,23 @@ def rounded() -> dict[str, Case]:
 
 
 def guarded() -> Config:
-    """`easq` with L_DPO, evidence on both scores, a smoothed reference, a bound on the divergence from it, and few open
-    gates."""
+    """`easq` with L_DPO, evidence on both scores, rewards, a smoothed reference, a bound on the divergence from it,
+    and few open gates."""
     config = small_config("with_dpo")
     tower = dataclasses.replace(config.model.main, activity=0.2)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, main=tower),
         losses=dataclasses.replace(
-            config.losses.weighted(policy_evidence=0.2), reference_smoothing=0.5, divergence_bound=1e-3
+            config.losses.weighted(policy_evidence=0.2, reward=0.2), reference_smoothing=0.5, divergence_bound=1e-3
         ),
     )
+
+
+def weighed() -> Config:
+    """L_satis weighs answers, and L_DPO, of the same answers, does not."""
+    config = small_config("ips_answers")
+    return dataclasses.replace(config, losses=config.losses.weighted(dpo=1.0))
 
 
 def by_user() -> Config:
@@ -227,6 +246,8 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
     stream = requests_of(case, rng, REQUESTS, case.requests, 0)
     answered = requests_of(case, rng, ANSWERED, case.answered, REQUESTS)
     answers = random_answers(answered, rng)
+    if case.config.losses.weighs_answers:
+        answers = with_random_weights(answers, rng)
     rows, answered_rows = np.arange(REQUESTS), np.arange(ANSWERED)
     if world_size == 2:
         rows = rows[: case.requests] if rank == 0 else rows[case.requests :]
@@ -238,12 +259,14 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
         request_A=answers.request_A[mine] - (answered_rows[0] if len(answered_rows) else 0),
         candidate_A=answers.candidate_A[mine],
         answer_A=answers.answer_A[mine],
+        weight_A=answers.weight_A[mine] if answers.weight_A is not None else None,
     )
     return collate(
         schema,
         stream.take(rows),
         share if case.answers and aligned and len(answered_rows) else None,
         evidence_O=random_evidence(schema) if case.config.aligned else None,
+        reward_O=random_evidence(schema) if case.config.losses.rewards else None,
         aligned=aligned,
         by_user=case.by_user,
     )

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from easq_rec.config import Config, LinearName, LoRA, Losses, TrainerConfig
-from easq_rec.config.losses import DPO, Dense, Group, Loss
+from easq_rec.config.losses import DPO, Dense, Group, Loss, MainBPR, Pointwise, Reward
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model.lora import AdaptedLinear
 from easq_rec.model.towers import MoETower
@@ -36,8 +36,11 @@ from tests.builders import BACKBONES, excite, random_batch, small_config
 GROUPS: tuple[Group, ...] = typing.get_args(Group)
 NAMES = tuple(Losses().terms)
 FORMS = {
+    "pointwise": [Pointwise(), Pointwise(among="triggered", outcomes="weighted")],
+    "main": [MainBPR(), MainBPR(among="triggered")],
     "dpo": [DPO(policy="score_difference"), DPO(policy="slate_softmax"), DPO(policy="bernoulli")],
     "dense": [Dense(), Dense(target="half")],
+    "reward": [Reward(), Reward(form="regression"), Reward(among="triggered")],
 }
 """Losses with several forms. Other losses are tested in their default form."""
 
@@ -60,13 +63,17 @@ def title(name: str, form: Loss | None) -> str:
             return f"{name} {form.policy}"
         case Dense(target="half"):
             return f"{name} half"
+        case Pointwise(among="triggered") | MainBPR(among="triggered"):
+            return f"{name} triggered"
+        case Reward():
+            return f"{name} {form.form} {form.among}"
     return name
 
 
 ALONE = {title(name, form): only(name, form) for name in NAMES for form in FORMS.get(name, [None])}
 ALONE |= {
     f"{name} by user": dataclasses.replace(ALONE[name], groups="user")
-    for name in ("main", "listwise", "dense", "evidence", "policy_evidence", "dpo slate_softmax")
+    for name in ("main", "listwise", "dense", "evidence", "policy_evidence", "reward bpr all", "dpo slate_softmax")
 }
 """Losses in which only one has an effect, given the batch of `batch_of`."""
 
@@ -94,7 +101,7 @@ def batch_of(config: Config) -> RequestBatch:
     """A batch whose outcomes are all equal if a loss is tested that is only computed in aligned steps."""
     batch = random_batch(config, requests=8, answered=6)
     if any(loss.weight and not loss.every_step for loss in config.losses.terms.values()):
-        return dataclasses.replace(batch, outcome_NO=torch.zeros_like(batch.outcome_NO))
+        return dataclasses.replace(batch, outcome_NO=torch.ones_like(batch.outcome_NO))
     return batch
 
 

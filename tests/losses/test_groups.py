@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from easq_rec.config import Config, Losses
-from easq_rec.config.losses import DPO, Loss, MainBPR
+from easq_rec.config.losses import DPO, Loss, MainBPR, Reward
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.encode import encode
 from easq_rec.data.groups import LIMIT
@@ -35,8 +35,12 @@ FORMS: dict[str, Loss] = {
     "dense": Losses().dense,
     "evidence": Losses().evidence,
     "policy_evidence": Losses().policy_evidence,
+    "reward bpr": Reward(form="bpr"),
+    "reward regression": Reward(form="regression"),
     "dpo": DPO(policy="slate_softmax"),
 }
+BY_CANDIDATE = ("main utility", "reward bpr", "reward regression")
+"""Forms whose sum is divided by the number of candidates, also if they have no pair."""
 terms = pytest.mark.parametrize("form", FORMS)
 
 
@@ -185,8 +189,8 @@ def feed(config: Config, users: Sequence[int], lengths: Sequence[int], *, answer
     if answered:
         replayed = encode(layout, random_requests(config.schema, rng, [1] * 2, [1] * 2, [1, 2]))
         answers = random_answers(replayed, rng)
-    evidence_O = random_evidence(config.schema)
-    return collate(config.schema, stream, answers, evidence_O=evidence_O, by_user=by_user)
+    weight_O = random_evidence(config.schema)
+    return collate(config.schema, stream, answers, evidence_O=weight_O, reward_O=weight_O, by_user=by_user)
 
 
 @terms
@@ -201,7 +205,7 @@ def test_requests_of_one_candidate_teach_through_their_user(form: str) -> None:
         (gradient_N,) = torch.autograd.grad(loss, moved_by(form, policy_N, reference_N))
         moved[groups] = bool((gradient_N.abs() > 1e-6).any())
         assert gradient_N.isfinite().all()
-        assert form == "dpo" or groups == "user" or form == "main utility" or pairs == 0
+        assert form == "dpo" or groups == "user" or form in BY_CANDIDATE or pairs == 0
     assert moved == {"user": True, "request": False}
 
 
@@ -231,7 +235,8 @@ def test_a_batch_without_pairs_has_zero_gradients(form: str, lengths: list[int])
         whole = encode(
             Layout.of(config.schema), random_requests(config.schema, np.random.default_rng(0), [1], [1], [1])
         )
-        batch = collate(config.schema, whole.take(np.zeros(0, np.int64)), by_user=True)
+        nothing = whole.take(np.zeros(0, np.int64))
+        batch = collate(config.schema, nothing, reward_O=random_evidence(config.schema), by_user=True)
     policy_N, reference_N = scores_of(batch)
     loss, _ = loss_of(config, form, batch, policy_N, reference_N)
     assert loss.requires_grad and float(loss.detach()) == 0

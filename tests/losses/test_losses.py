@@ -20,7 +20,7 @@ from torch import Tensor
 
 from easq_rec.config import Losses
 from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
-from easq_rec.config.losses import DPO, Dense, MainBPR
+from easq_rec.config.losses import DPO, Among, Dense, MainBPR, Pointwise, Reward
 from easq_rec.data.batch import RequestBatch
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.dense import dense_preference, half_preference
@@ -28,6 +28,7 @@ from easq_rec.losses.dpo import log_policy
 from easq_rec.losses.evidence import evidence_likelihood
 from easq_rec.losses.main_bpr import bpr
 from easq_rec.losses.pairs import better_pairs, margins, positive_differences, real_pairs
+from easq_rec.losses.reward import centred_squares
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, random_evidence, small_config
 
@@ -146,6 +147,25 @@ def test_evidence_loss_is_the_likelihood_of_the_evidence(requests: list[list[tup
                 expected, count = expected - likelihood.log(), count + 1
     assert int(pairs) == count
     assert_same(found, expected, score_RC)
+
+
+@given(REQUESTS)
+@settings(max_examples=60, deadline=None)
+def test_centred_squares_equal_loops_over_candidates_and_over_pairs(
+    requests: list[list[tuple[float, float, float]]],
+) -> None:
+    """The two loops are two ways to write the loss."""
+    score_RC, _, reward_RC, mask_RC = padded(requests)
+    found = centred_squares(score_RC, reward_RC, mask_RC)
+    expected, pairwise = (score_RC * 0).sum(), (score_RC * 0).sum()
+    for r, request in enumerate(requests):
+        error = [score_RC[r, c] - request[c][2] for c in range(len(request))]
+        for i in range(len(request)):
+            expected = expected + (error[i] - sum(error) / len(request)) ** 2
+        for i, j in itertools.combinations(range(len(request)), 2):
+            pairwise = pairwise + (error[i] - error[j]) ** 2 / len(request)
+    assert_same(found, expected, score_RC)
+    assert_same(found, pairwise, score_RC)
 
 
 def test_evidence_moves_uncertain_pairs_most() -> None:
@@ -403,3 +423,86 @@ def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) ->
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("groups", ["request", "user"])
+@pytest.mark.parametrize("among", ["all", "triggered"])
+@pytest.mark.parametrize("form", ["bpr", "regression"])
+def test_the_loss_of_rewards_equals_loops(form: str, among: Among, groups: str) -> None:
+    """Of a batch, over the candidates of a group that count. A reward is the sum of the weights of what happened."""
+    config = small_config("reward_model")
+    reward = Reward(weight=0.7, form=form, among=among)
+    config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, reward=reward, groups=groups))
+    model = TrainingModel(config, torch.device("cpu"))
+    excite(model)
+    batch = random_batch(config)
+    loss, output = model(batch)
+    score_N = output.network.main.score_N.detach()
+    weights = random_evidence(config.schema).tolist()
+    reward_N = [sum(w for w, y in zip(weights, row, strict=True) if y > 0) for row in batch.outcome_NO.tolist()]
+    stream = range(batch.stream.requests)
+    ends = batch.candidate_offsets_R1.tolist()
+    slices = [list(range(ends[r], ends[r + 1])) for r in stream]
+    total, count = torch.zeros(()), 0
+    for group in lists_by_user(batch, stream) if groups == "user" else slices:
+        used = [n for n in group if among == "all" or batch.outcome_NO[n, 0] > 0]
+        count += len(used)
+        if form == "bpr":
+            for i, j in itertools.permutations(used, 2):
+                if reward_N[i] > reward_N[j]:
+                    total += (reward_N[i] - reward_N[j]) * nll(score_N[i] - score_N[j])
+        elif used:
+            error = torch.stack([score_N[n] - reward_N[n] for n in used])
+            total += (error - error.mean()).square().sum()
+    assert 0 < count <= batch.stream.candidates and (among == "all") == (count == batch.stream.candidates)
+    assert int(output.pairs["reward"]) == count
+    torch.testing.assert_close(output.losses["reward"], total / count, rtol=1e-5, atol=1e-6)
+    others = output.losses["pointwise"] + output.losses["main"]
+    torch.testing.assert_close(loss.detach(), others + 0.7 * output.losses["reward"])
+
+
+@pytest.mark.parametrize("groups", ["request", "user"])
+@pytest.mark.parametrize("pairs", ["equal", "utility"])
+@pytest.mark.parametrize("among", ["all", "triggered"])
+def test_engagement_losses_among_triggered_candidates_equal_loops(among: Among, pairs: str, groups: str) -> None:
+    """A schema in which only actions have a weight: L_point can leave the other outcomes out."""
+    config = small_config("main_only")
+    trigger, like, follow = config.schema.outcomes
+    outcomes = (dataclasses.replace(trigger, training_weight=0.0), like, follow)
+    losses = Losses(
+        pointwise=Pointwise(among=among, outcomes="weighted"), main=MainBPR(pairs=pairs, among=among), groups=groups
+    ).without_reference()
+    schema = dataclasses.replace(config.schema, outcomes=outcomes)
+    model = TrainingModel(dataclasses.replace(config, schema=schema, losses=losses), torch.device("cpu"))
+    excite(model)
+    batch = random_batch(dataclasses.replace(config, losses=losses))
+    loss, output = model(batch)
+    predicted, score_N = output.network.main.outcomes, output.network.main.score_N.detach()
+    assert predicted is not None and score_N.isfinite().all()
+    stream, ends = range(batch.stream.requests), batch.candidate_offsets_R1.tolist()
+    slices = [list(range(ends[r], ends[r + 1])) for r in stream]
+    used = [n for n in range(batch.stream.candidates) if among == "all" or batch.outcome_NO[n, 0] > 0]
+    entropy_NO = F.binary_cross_entropy_with_logits(predicted.logit_NO.detach(), batch.outcome_NO, reduction="none")
+    torch.testing.assert_close(output.losses["pointwise"], entropy_NO[used, 1:].sum() / len(used))
+    utility_N = 0.5 * batch.outcome_NO[:, 1:].sum(1)
+    total, compared = torch.zeros(()), 0
+    for group in lists_by_user(batch, stream) if groups == "user" else slices:
+        for i, j in itertools.permutations([n for n in group if n in used], 2):
+            if utility_N[i] > utility_N[j]:
+                gain = utility_N[i] - utility_N[j] if pairs == "utility" else 1.0
+                total, compared = total + gain * nll(score_N[i] - score_N[j]), compared + 1
+    assert compared > 0
+    count = len(used) if pairs == "utility" else compared
+    assert int(output.pairs["main"]) == count and int(output.pairs["pointwise"]) == len(used)
+    torch.testing.assert_close(output.losses["main"], total / count, rtol=1e-5, atol=1e-6)
+    # Nothing moves the output of the outcome that is left out.
+    (gradient_NO,) = torch.autograd.grad(loss, predicted.logit_NO)
+    assert gradient_NO.isfinite().all() and gradient_NO.any(0).tolist() == [False, True, True]
+
+
+def test_triggered_candidates_need_a_trigger() -> None:
+    config = small_config("action_ranker")
+    with pytest.raises(
+        ValueError, match=r"losses\.pointwise\.among='triggered' is not allowed: all with a schema that"
+    ):
+        dataclasses.replace(config, schema=dataclasses.replace(config.schema, trigger=None))

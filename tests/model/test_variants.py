@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from easq_rec.config import Config, Tower
+from easq_rec.config.recipes import recipe
 from easq_rec.config.variants import VARIANTS
 from easq_rec.losses.answered import answered_pairs
 from easq_rec.losses.divergence import bernoulli_kl
@@ -103,6 +104,32 @@ def test_evidence_moves_the_policy_score_without_a_reference() -> None:
     assert moved(model, config) == {"embeddings", "tokens", "backbone", "main"}
 
 
+@pytest.mark.parametrize("variant", ["reward_model", "reward_regression"])
+def test_rewards_move_the_policy_score_without_a_reference(variant: str) -> None:
+    """Answers only set the rewards: none is replayed, but training needs them."""
+    config = without_engagement(small_config(variant))
+    assert config.reads_answers and not config.losses.replays_answers and config.model.satisfaction is None
+    assert moved(model_of(config), config) == {"embeddings", "tokens", "backbone", "main"}
+
+
+def test_the_action_ranker_learns_only_actions_and_only_from_triggered_candidates() -> None:
+    """Without a trigger, it learns them from all candidates. It is a variant of `main_only`, too."""
+    config = recipe("quickstart_action_ranker")
+    weights = {outcome.name: outcome.weight_in_training for outcome in config.schema.outcomes}
+    assert weights == {"long_view": 0.0, "like": 0.5, "follow": 0.5}
+    assert {config.losses.main.among, config.losses.pointwise.among} == {"triggered"}
+    assert config.model.satisfaction is None and not config.aligned
+    engagement = {outcome.name: outcome.weight for outcome in config.schema.outcomes}
+    assert engagement == {outcome.name: outcome.weight for outcome in recipe("quickstart").schema.outcomes}
+    again = VARIANTS["action_ranker"](recipe("quickstart_main_only"))
+    assert dataclasses.replace(again, recipe="") == dataclasses.replace(config, recipe="")
+    base = recipe("quickstart")
+    silent = dataclasses.replace(base, schema=dataclasses.replace(base.schema, trigger=None))
+    assert VARIANTS["action_ranker"](silent).losses.main.among == "all"
+    with pytest.raises(ValueError, match="variant action_ranker needs an outcome named like or follow"):
+        recipe("movielens_action_ranker")
+
+
 @pytest.mark.parametrize("own", [0, 2])
 def test_a_tower_combines_shared_and_private_experts(own: int) -> None:
     """Scores and gradients equal those of a loop over the experts."""
@@ -153,7 +180,10 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "evidence_on_policy", "shared_bottom"])
+@pytest.mark.parametrize(
+    "variant",
+    ["easq", "with_dpo", "direct", "evidence_on_policy", "reward_model", "reward_regression", "shared_bottom"],
+)
 def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every: int) -> None:
     """Averaged over all steps, every loss has its weight from the config. L_main and L_point are in every step."""
     config = small_config(variant)
@@ -169,7 +199,8 @@ def test_losses_of_aligned_steps_are_weighted_by_align_every(variant: str, every
 
 
 @pytest.mark.parametrize(
-    "variant", ["easq", "with_dpo", "direct", "evidence_on_policy", "shared_bottom", "ple_evidence", "paper"]
+    "variant",
+    ["easq", "with_dpo", "direct", "evidence_on_policy", "reward_model", "shared_bottom", "ple_evidence", "paper"],
 )
 def test_a_step_that_does_not_align_trains_only_on_engagement(variant: str) -> None:
     """The parameters of `main_only` get the gradients of L_main and L_point. Those of the pathway get no gradient."""

@@ -1,4 +1,4 @@
-"""The process of one cell: `python -m easq_rec.tools.studies.cell CONFIG.json [WEIGHT ...]`.
+"""The process of one cell: `python -m easq_rec.tools.studies.cell CONFIG.json [WEIGHT ...] [PARTNER=WEIGHT ...]`.
 
 Its standard input is a pipe that the study's process holds open and never writes to. When that process ends for any
 reason, the pipe closes and the cell exits, so that no orphan writes at the same time as a resumed study.
@@ -22,20 +22,21 @@ from easq_rec.run_directory.metrics_file import FINAL, append_record, final_reco
 from easq_rec.run_directory.paths import RunDirectory
 
 
-def main(path: str, weights: Sequence[str] = ()) -> int:
+def main(path: str, served: Sequence[str] = ()) -> int:
     """Trains and evaluates the config in its run_dir; returns the exit code.
 
     Args:
-        weights: weights of the reference score; for each, a fused score is also evaluated on the held-out requests.
+        served: other served scores that are also evaluated on the held-out requests: weights of the reference score,
+            and texts of `Addition`.
     """
     config = read_config(path)
-    from easq_rec.serving.evaluate import rank_fused
     from easq_rec.tools.simulation.default_data import prepare_data
+    from easq_rec.tools.studies.served_scores import rankings
     from easq_rec.training import session
 
     code = session.train(config, prepare_data)
-    if not code and weights:
-        found = {weight: asdict(rank_fused(config, float(weight))) for weight in weights}
+    if not code and served:
+        found = {text: asdict(metrics) for text, metrics in rankings(config, served).items()}
         RunDirectory(Path(str(config.run_dir))).fused.write_text(json.dumps(found))
     return code
 

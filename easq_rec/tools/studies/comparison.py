@@ -11,6 +11,7 @@ from typing import Any
 
 from easq_rec.evaluation.mean_interval import Estimate, t_interval
 from easq_rec.tools.studies.grid import BASE
+from easq_rec.tools.studies.partner import Addition
 from easq_rec.tools.studies.store import Run
 
 METRICS = {
@@ -68,6 +69,11 @@ def fused_series(variant: str) -> str:
     return f"{variant}, fused"
 
 
+def added_series(variant: str, partner: str) -> str:
+    """Name of the curve over the weight of a partner's score."""
+    return f"{variant} + {partner}"
+
+
 class StudyComparison:
     """The finished cells of a study, label by label."""
 
@@ -75,10 +81,15 @@ class StudyComparison:
         self._runs: defaultdict[str, list[Run]] = defaultdict(list)
         for run in runs:
             self._runs[run.cell.label].append(run)
-            for weight, metrics in run.fused.items():
-                # Each fused serving of a model is a separate variant, and a point of a curve.
-                variant, series = f"{run.cell.variant}, fused {weight}", fused_series(run.cell.variant)
-                cell = dataclasses.replace(run.cell, variant=variant, series=series, x=float(weight))
+            for served, metrics in run.fused.items():
+                # Each other serving of a model is a separate variant, and a point of a curve.
+                name, addition = run.cell.variant, Addition.read(served)
+                if addition is None:
+                    variant, series, x = f"{name}, fused {served}", fused_series(name), float(served)
+                else:
+                    series, x = added_series(name, addition.partner), addition.weight
+                    variant = f"{series} {x:g}"
+                cell = dataclasses.replace(run.cell, variant=variant, series=series, x=x)
                 self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
 
     def runs(self, label: str) -> list[Run]:

@@ -68,9 +68,9 @@ class Execution:
             log.parent.mkdir(parents=True, exist_ok=True)
             begin = time.perf_counter()
             program = self._program or (sys.executable, "-m", cell.program)
-            weights = [f"{weight:g}" for weight in cell.fuse]
+            served = [*(f"{weight:g}" for weight in cell.fuse), *(str(addition) for addition in cell.additions)]
             environment = {**os.environ, "OMP_NUM_THREADS": str(cell.cpus), **self._environment}
-            code = self._call([*program, str(path), *cell.arguments, *weights], log, environment)
+            code = self._call([*program, str(path), *cell.arguments, *served], log, environment)
         except OSError as error:
             raise CellFailed(f"failed: {error}") from error
         metrics = _final_metrics(run_dir)
@@ -78,7 +78,7 @@ class Execution:
             raise CellKilled(_failure(f"was killed by signal {-code}", log))
         if code or metrics is None:
             raise CellFailed(_failure(f"failed with exit code {code}" if code else "wrote no final metrics", log))
-        fused = json.loads(RunDirectory(run_dir).fused.read_text()) if cell.fuse else {}
+        fused = json.loads(RunDirectory(run_dir).fused.read_text()) if cell.fuse or cell.additions else {}
         history = _history(run_dir, cell.keep)
         # A study has many cells and does not need their models again.
         shutil.rmtree(RunDirectory(run_dir).checkpoints, ignore_errors=True)

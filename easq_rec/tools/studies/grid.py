@@ -13,6 +13,7 @@ from typing import Any
 
 from easq_rec.config import Config
 from easq_rec.config.serialization import to_dict
+from easq_rec.tools.studies.partner import Addition
 
 BASE = "main_only"
 """The variant with which all others are compared: the ranker that learns only from engagement."""
@@ -34,6 +35,8 @@ class Cell:
     """Position on the curve."""
     fuse: tuple[float, ...] = ()
     """Weights of the reference score at which fused rankings are also evaluated."""
+    additions: tuple[Addition, ...] = ()
+    """Other scores with which rankings are also evaluated."""
     config: Config
 
     keep: tuple[str, ...] = ()
@@ -89,7 +92,8 @@ class Cell:
     @property
     def digest(self) -> str:
         """Digest of the config, the program and its arguments: cells with the same digest give the same result."""
-        lists = (("fuse", self.fuse), ("keep", self.keep), ("arguments", self.arguments))
+        additions = [str(addition) for addition in self.additions]
+        lists = (("fuse", self.fuse), ("additions", additions), ("keep", self.keep), ("arguments", self.arguments))
         wanted: dict[str, Any] = {name: list(value) for name, value in lists if value}
         if self.program != TRAIN:
             wanted["program"] = self.program
@@ -102,19 +106,29 @@ def grid(
     *,
     curve: Mapping[str, tuple[str, float]] | None = None,
     fuse: Mapping[str, tuple[float, ...]] | None = None,
+    additions: Mapping[str, tuple[Addition, ...]] | None = None,
 ) -> list[Cell]:
     """Every variant on the world of every seed, ordered by seed, so that an interrupted study has complete worlds.
 
     Args:
         curve: (series, x) of the variants that are points of curves.
         fuse: weights of fused serving, by variant.
+        additions: other scores that are added to the policy score, by variant.
     """
     cells = []
     for seed in seeds:
         for variant, config in variants.items():
             series, x = (curve or {}).get(variant, ("", None))
-            weights = (fuse or {}).get(variant, ())
-            cells.append(Cell(variant=variant, config=seeded(config, seed), series=series, x=x, fuse=weights))
+            cells.append(
+                Cell(
+                    variant=variant,
+                    config=seeded(config, seed),
+                    series=series,
+                    x=x,
+                    fuse=(fuse or {}).get(variant, ()),
+                    additions=(additions or {}).get(variant, ()),
+                )
+            )
     return cells
 
 

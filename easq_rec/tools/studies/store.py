@@ -44,7 +44,7 @@ class Run:
     metrics: dict[str, float]
     """Metrics of the final evaluation by name; NaN if undefined."""
     fused: Mapping[str, dict[str, float]] = field(default_factory=dict)
-    """The same metrics for fused scores, by the weight of the reference score."""
+    """The same metrics for other served scores, by the weight of the reference score or the text of an `Addition`."""
     history: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
     """(step, value) pairs of the metrics that the cell stores, in order."""
     seconds: float

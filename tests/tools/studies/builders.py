@@ -35,7 +35,7 @@ if weight == 13.0:
 while weight > 0 and not (world / "go").exists():
     time.sleep(0.02)
 values = {name: 0.5 + weight / 10 for name in METRICS}
-fused = {weight: {**values, "gauc": 0.5 + float(weight)} for weight in sys.argv[2:]}
+fused = {text: {**values, "gauc": 0.5 + float(text.split("=")[-1])} for text in sys.argv[2:]}
 (run_dir / "fused.json").write_text(json.dumps(fused))
 (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "final", **values, "gauc": None}) + "\\n")
 """.replace("METRICS", repr(METRICS))

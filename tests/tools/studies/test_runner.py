@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from easq_rec.tools.studies.comparison import StudyComparison, added_series
+from easq_rec.tools.studies.partner import Addition
 from easq_rec.tools.studies.runner import Runner
 from easq_rec.tools.studies.store import opened
 from tests.tools.studies.builders import PROGRAM, cells, fusing, is_running, started, study, wait_for
@@ -53,6 +55,23 @@ def test_metrics_of_fused_scores_are_stored_with_the_cell(tmp_path: Path, data: 
         assert not failed and base.fused == {}
         assert {weight: metrics["gauc"] for weight, metrics in aligned.fused.items()} == {"0.25": 0.75, "1": 1.5}
     assert len(started(data)) == 2 and all(len(pids) == 1 for pids in started(data).values())
+
+
+def test_metrics_of_added_scores_are_stored_with_the_cell(tmp_path: Path, data: Path) -> None:
+    """They get rows of their own in the comparison."""
+    (data / "go").touch()
+    additions = tuple(Addition(partner="item_prior", weight=weight) for weight in (0.25, 1.0))
+    cell = dataclasses.replace(cells(data)[0], additions=additions, fuse=(0.5,))
+    for resume in (False, True):
+        with opened(tmp_path / "out", study="test", budget="small", resume=resume) as store:
+            (run,), failed = Runner(store, jobs=1, program=PROGRAM).run([cell])
+        found = {text: metrics["gauc"] for text, metrics in run.fused.items()}
+        assert not failed and found == {"0.5": 1.0, "item_prior=0.25": 0.75, "item_prior=1": 1.5}
+    rows = {row.label: row for row in StudyComparison([run]).rows()}
+    added = [f"main_only + item_prior {weight}" for weight in ("0.25", "1")]
+    assert list(rows) == ["main_only", "main_only, fused 0.5", *added]
+    row = rows[added[0]]
+    assert (row.series, row.x) == (added_series("main_only", "item_prior"), 0.25) and row.mean["gauc"] == 0.75
 
 
 def test_a_cell_may_have_a_custom_program(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

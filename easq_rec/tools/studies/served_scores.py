@@ -1,0 +1,51 @@
+"""Rankings of a trained cell by other served scores than its policy score."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from easq_rec.config import Config
+from easq_rec.config.variants import VARIANTS
+from easq_rec.evaluation.metrics import RankingMetrics
+from easq_rec.run_directory.paths import RunDirectory
+from easq_rec.serving.evaluate import rank_fused, rank_with_item_prior, rank_with_second
+from easq_rec.tools.simulation.default_data import prepare_data
+from easq_rec.tools.studies.partner import ITEM_PRIOR, Addition
+from easq_rec.training import session
+
+
+def rankings(config: Config, served: Sequence[str]) -> dict[str, RankingMetrics]:
+    """Ranking metrics on the held-out requests, by served score.
+
+    Args:
+        config: of a finished run.
+        served: weights of the reference score, and texts of `Addition`. A partner that is a variant is trained here.
+    """
+    found: dict[str, RankingMetrics] = {}
+    added: dict[str, dict[str, float]] = {}
+    for text in served:
+        addition = Addition.read(text)
+        if addition is None:
+            found[text] = rank_fused(config, float(text))
+        else:
+            added.setdefault(addition.partner, {})[text] = addition.weight
+    for partner, weights in added.items():
+        ranked = _rank_with(partner, config, list(weights.values()))
+        found |= {text: ranked[weight] for text, weight in weights.items()}
+    return found
+
+
+def _rank_with(partner: str, config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
+    """Metrics of the policy score plus a partner's score, by weight of the partner."""
+    if partner == ITEM_PRIOR:
+        return rank_with_item_prior(config, weights)
+    second = dataclasses.replace(VARIANTS[partner](config), run_dir=f"{config.run_dir}/{partner}", recipe=partner)
+    code = session.train(second, prepare_data)
+    assert not code, "a training that fails raises"
+    found = rank_with_second(config, second, weights)
+    # A study has many cells and does not need their models again.
+    shutil.rmtree(RunDirectory(Path(str(second.run_dir))).checkpoints)
+    return found
