@@ -196,6 +196,9 @@ class Dense(Loss):
     target: Literal["reference", "half"] = "reference"
     """Preferences of the pairs. reference: those of the reference. half: a control in which all are 1/2, so that the
     loss only shrinks the differences of the policy score."""
+    among: Among = "all"
+    """Candidates that are compared. triggered: only those about which users may be asked, so that the reference
+    annotates no candidate of a kind that it has never learned from."""
 
     term = "easq_rec.losses.dense:DenseTerm"
     label = "L_dense"

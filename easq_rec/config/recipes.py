@@ -115,6 +115,8 @@ def movielens_schema(*, dim: int = 32, users: int = 1_024, films: int = 2_048) -
             Feature(name="decade", table="decade"),
         ),
         outcomes=(Outcome(name="long_view", weight=1.0),),
+        # Only films that were seen are rated.
+        trigger="long_view",
     )
 
 

@@ -37,10 +37,14 @@ class DenseTerm(RequestTerm):
         self.config = config
 
     def count(self, pairs: RequestPairs) -> Tensor:
-        return pairs.real_GCC.sum() // 2
+        return self._compared(pairs).sum() // 2
 
     def total(self, inputs: LossInputs) -> Tensor:
+        compared_GCC = self._compared(inputs.pairs)
         if self.config.target == "half":
-            return half_preference(inputs.margin_GCC, inputs.pairs.real_GCC)
-        reference_GC, temperature = inputs.reference_GC, self.config.temperature
-        return dense_preference(inputs.margin_GCC, inputs.pairs.real_GCC, reference_GC, temperature)
+            return half_preference(inputs.margin_GCC, compared_GCC)
+        return dense_preference(inputs.margin_GCC, compared_GCC, inputs.reference_GC, self.config.temperature)
+
+    def _compared(self, pairs: RequestPairs) -> Tensor:
+        """True at the ordered pairs that are compared, (G, C, C)."""
+        return pairs.real_GCC if self.config.among == "all" else pairs.triggered_GCC
