@@ -22,8 +22,8 @@ EVIDENCE_BY_HAND = 1.5
 """Weight of evidence of an action that nobody estimated: the odds of a like are 4.5 times as high if the viewer is
 satisfied. A guess, as one would make it without answers; it is not fitted to any log."""
 
-REWARD = 0.3
-"""Weight of L_reward, as of the other losses on the policy score."""
+REWARD = 1.0
+"""Weight of L_reward: rewards, which are log odds, count as much as the utility of the outcomes does in L_main."""
 
 
 def main_only(config: Config) -> Config:
