@@ -69,7 +69,9 @@ def read_answers(chosen: Chosen, answers: RequestDataset, where: files.Location)
     """
     scale = chosen.schema.answers
     requests = answers.read_all()
-    given_A = np.flatnonzero(requests.candidates.column("answer") != NO_ANSWER) if requests is not None else []
+    given_A = np.zeros(0, np.int64)
+    if requests is not None:
+        given_A = np.flatnonzero(requests.candidates.column("answer") != NO_ANSWER)
     if requests is None or not len(given_A):
         raise UserError(f"{files.display_name(where)}: answers/ has no answers: study worth needs some to measure")
     owner_A = owners(requests)[given_A]

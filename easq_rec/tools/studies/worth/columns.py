@@ -21,9 +21,9 @@ from easq_rec.data.layout import Layout, leaf_types
 from easq_rec.errors import UserError
 
 USER = "user_id"
-ACTIONS = ("like", "follow", "comment", "forward", "hate")
-"""Actions that are read where the files have them, although the schema may not name them. What happens days later, such
-as a return to the app, is not among them: it is no outcome of the impression that was known in time."""
+ACTIONS = ("long_view", "valid_play", "like", "follow", "comment", "forward", "hate")
+"""Outcomes that are read where the files have them, although the schema may not name them. What happens days later,
+such as a return to the app, is not among them: it is no outcome of the impression that was known in time."""
 WATCH, DURATION, KNOWN = "watch_ms", "duration_ms", "known_ms"
 WATCH_TIME, WATCHED_SHARE = "watch time", "share watched"
 

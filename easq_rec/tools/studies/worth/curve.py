@@ -22,7 +22,7 @@ from easq_rec.data.counts import Floats
 from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.studies.worth.answered import Answered
 from easq_rec.tools.studies.worth.intervals import HeldOut, Replicated
-from easq_rec.tools.studies.worth.measure import Split, learnable, predicted, resolved
+from easq_rec.tools.studies.worth.measure import Split, explained, learnable, predicted
 from easq_rec.tools.studies.worth.past import Past, past_answers
 from easq_rec.tools.studies.worth.regression import NOT_FITTED
 from easq_rec.tools.studies.worth.sources import Source, Sources
@@ -31,8 +31,8 @@ DRAWS = (8, 4, 2, 1)
 """Draws of each level: a draw of a level of D draws has one answer of D."""
 MORE = (2, 4)
 """Times as many answers, that the curve is continued to."""
-EXPONENTS = (0.25, 0.5, 0.75, 1.0)
-"""Candidates for c."""
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Candidates for c. The limit 0 is a + b log n, a curve that does not flatten."""
 CURVES: tuple[Source, ...] = ("answers alone", "both")
 
 
@@ -42,7 +42,7 @@ class Level:
 
     answers: float
     mean: Replicated
-    """Percent of the uncertainty resolved, mean over the draws."""
+    """Percent of the log loss of the base rate explained, mean over the draws."""
     draws: Sequence[float]
 
 
@@ -95,7 +95,7 @@ def learning_curves(
             sources = Sources(answered, behaviour, past, some.fit_A)
             for source in CURVES:
                 loss = held_out.loss(predicted(answered, sources.numbers(source, "before the view"), some))
-                level[source].append(resolved(loss, constant))
+                level[source].append(explained(loss, constant))
         for source in CURVES:
             found[source].append(level[source])
     total = int(split.known_A.sum())
@@ -149,11 +149,16 @@ def extrapolate(answers_L: Floats, value_BL: Floats) -> tuple[Floats, Floats]:
         return np.full(len(value_BL), np.nan), np.full((len(value_BL), len(MORE)), np.nan)
     errors, gains = [], []
     for exponent in EXPONENTS:
-        power_L = answers_L**-exponent
-        design = np.stack([np.ones_like(power_L), -power_L], axis=1)
+        curve_L = _curve_of(answers_L, exponent)
+        design = np.stack([np.ones_like(curve_L), curve_L], axis=1)
         solved, *_ = np.linalg.lstsq(design, value_BL.T, rcond=None)
         errors.append(((design @ solved - value_BL.T) ** 2).sum(axis=0))
-        last = power_L[-1]
-        gains.append(np.stack([solved[1] * last * (1 - more**-exponent) for more in MORE], axis=1))
+        more_L = _curve_of(answers_L[-1] * np.array(MORE), exponent)
+        gains.append(solved[1][:, None] * (more_L - curve_L[-1]))
     best_B = np.argmin(np.stack(errors), axis=0)
     return np.array(EXPONENTS)[best_B], np.stack(gains)[best_B, np.arange(len(value_BL))]
+
+
+def _curve_of(answers: Floats, exponent: float) -> Floats:
+    """-n^-c, or log n for c = 0: what rises with the answers."""
+    return np.log(answers) if exponent == 0 else -(answers**-exponent)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from easq_rec.data.columns import Rows
 from easq_rec.data.counts import Floats
 from easq_rec.evaluation.mean_interval import CONFIDENCE, Estimate
-from easq_rec.evaluation.metrics.intervals import AnswerScores, UserSums
+from easq_rec.evaluation.metrics.intervals import LEAST_USERS, AnswerScores, UserSums
 from easq_rec.tools.studies.worth.regression import losses
 
 RESAMPLES = 500
@@ -95,17 +96,18 @@ class HeldOut:
         return _replicated(np.concatenate(blocks))
 
     def within_users(self, predicted_A: Floats) -> Replicated:
-        """GAUC: the AUC of each user with answers of both classes, weighted by the user's answers."""
+        """GAUC: the AUC of each user with answers of both classes, weighted by the user's answers; NaN if they are
+        fewer than `LEAST_USERS`."""
         good_U, bad_U, won_U = user_pairs(self._place_A, self.label_A, predicted_A, len(self.user_U))
         pairs_U = good_U * bad_U
+        if np.count_nonzero(pairs_U) < LEAST_USERS:
+            return Replicated(value=np.nan, value_B=np.full(self._resamples, np.nan))
         weight_U = np.where(pairs_U > 0, good_U + bad_U, 0.0)
         return self._by_user(weight_U * won_U / np.maximum(pairs_U, 1), weight_U)
 
     def _mean(self, top_A: Floats, bottom_A: Floats) -> Replicated:
         users = len(self.user_U)
-        return self._by_user(
-            np.bincount(self._place_A, top_A, minlength=users), np.bincount(self._place_A, bottom_A, minlength=users)
-        )
+        return self._by_user(_summed(self._place_A, top_A, users), _summed(self._place_A, bottom_A, users))
 
     def _by_user(self, top_U: Floats, bottom_U: Floats) -> Replicated:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -120,12 +122,17 @@ def user_pairs(place_A: Rows, label_A: Floats, score_A: Floats, users: int) -> t
     # Ties of a user are one level. Bad answers before a level, less those before the user, are below it.
     level_A = np.cumsum(starts) - 1
     first = np.flatnonzero(starts)
-    good_L, bad_L = (np.bincount(level_A, weights=of, minlength=len(first)) for of in (good_A, ~good_A))
-    user_L = user_A[first]
-    good_U, bad_U = (np.bincount(user_L, weights=of, minlength=users) for of in (good_L, bad_L))
+    levels, user_L = len(first), user_A[first]
+    good_L, bad_L = _summed(level_A, good_A, levels), _summed(level_A, ~good_A, levels)
+    good_U, bad_U = _summed(user_L, good_L, users), _summed(user_L, bad_L, users)
     before_U = np.cumsum(bad_U) - bad_U
     below_L = np.cumsum(bad_L) - bad_L - before_U[user_L]
-    return good_U, bad_U, np.bincount(user_L, weights=good_L * (below_L + bad_L / 2), minlength=users)
+    return good_U, bad_U, _summed(user_L, good_L * (below_L + bad_L / 2), users)
+
+
+def _summed(place: Rows, values: NDArray[Any], length: int) -> Floats:
+    """The sum of the values at each place."""
+    return np.bincount(place, weights=values, minlength=length).astype(np.float64, copy=False)
 
 
 def _replicated(value_B: Floats) -> Replicated:

@@ -56,7 +56,7 @@ class Row:
     """AUC within users."""
     loss: Replicated
     """Log loss in nats."""
-    resolved: Replicated
+    explained: Replicated
     """How much lower the log loss is than that of the constant, in percent of it."""
 
 
@@ -75,7 +75,7 @@ class Measured:
         """What answers add to behaviour: the differences of `both` and `behaviour alone`, by metric."""
         both, alone = self.rows[question, "both"], self.rows[question, "behaviour alone"]
         return {
-            "resolved": (both.resolved - alone.resolved).estimate(self.held_out),
+            "explained": (both.explained - alone.explained).estimate(self.held_out),
             "auc": (both.auc - alone.auc).estimate(self.held_out),
             "within": (both.within - alone.within).estimate(self.held_out),
             "loss": (both.loss - alone.loss).estimate(self.held_out),
@@ -158,7 +158,7 @@ def measure(answered: Answered, behaviour: Mapping[tuple[str, str], Past], split
                 auc=held_out.auc(found_A),
                 within=held_out.within_users(found_A),
                 loss=loss,
-                resolved=resolved(loss, constant),
+                explained=explained(loss, constant),
             )
     return Measured(split=split, held_out=len(held_out), users=len(held_out.user_U), rows=rows)
 
@@ -170,6 +170,6 @@ def predicted(answered: Answered, number_AF: Floats, split: Split) -> Floats:
     return found[split.test_A[rows_A]]
 
 
-def resolved(loss: Replicated, constant: Replicated) -> Replicated:
+def explained(loss: Replicated, constant: Replicated) -> Replicated:
     """How much lower a log loss is than that of the constant, in percent of it."""
     return (constant - loss).over(constant).times(PERCENT)
