@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -32,10 +32,10 @@ def information_table(measured: Sequence[Measured]) -> str:
                 row = split.rows[question, source]
                 cells = [
                     *(
-                        _shown(estimate, 3)
+                        unsigned(estimate, 3)
                         for estimate in (row.auc.estimate(0), row.within.estimate(0), row.loss.estimate(0))
                     ),
-                    _shown(row.explained.estimate(0), 1),
+                    unsigned(row.explained.estimate(0), 1),
                 ]
                 lines.append(f"| {split.split.name} | {question} | {source} | {' | '.join(cells)} |")
             adds = split.adds(question)
@@ -55,7 +55,7 @@ def curve_table(curves: Sequence[Curve]) -> str:
     for curve in curves:
         for level in curve.levels:
             draws = len(level.draws)
-            lines.append(f"| {curve.source} | {level.answers:,.0f} | {draws} | {_shown(curve.estimate(level), 1)} |")
+            lines.append(f"| {curve.source} | {level.answers:,.0f} | {draws} | {unsigned(curve.estimate(level), 1)} |")
         for more, gain in curve.gains.items():
             answers = curve.levels[-1].answers * more
             shown = f"{gain.estimate(0).text('')} more than all"
@@ -68,7 +68,7 @@ def pattern_table(who: Responders) -> str:
     lines = ["| behaviour | value | impressions | answers | per 1,000 | relative |", "|---|---|---|---|---|---|"]
     for one in who.patterns:
         rate = f"{1_000 * one.answers / one.impressions:.2f}" if one.impressions else ""
-        cells = (one.behaviour, one.value, f"{one.impressions:,}", f"{one.answers:,}", rate, _shown(one.relative, 2))
+        cells = (one.behaviour, one.value, f"{one.impressions:,}", f"{one.answers:,}", rate, unsigned(one.relative, 2))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -129,7 +129,7 @@ def figures(measured: Sequence[Measured], curves: Sequence[Curve]) -> dict[str, 
 
 
 def curve_lines(
-    levels: dict[Source, list[tuple[float, Estimate]]], gains: dict[Source, list[tuple[int, Estimate]]]
+    levels: Mapping[str, Sequence[tuple[float, Estimate]]], gains: Mapping[str, Sequence[tuple[int, Estimate]]]
 ) -> list[Line]:
     """The measured curves, and that of `both` continued."""
     lines = []
@@ -227,7 +227,7 @@ def _row_values(split: Measured, question: Question, source: Source) -> dict[str
     return {name: estimate_values(getattr(row, name).estimate(split.held_out)) for name in METRICS}
 
 
-def _shown(estimate: Estimate, digits: int) -> str:
+def unsigned(estimate: Estimate, digits: int) -> str:
     """`0.712 [0.690, 0.733]`."""
     if math.isnan(estimate.value):
         return "not measured"
