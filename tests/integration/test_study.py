@@ -92,12 +92,14 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, warm
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("ranks",), "Expected one of ('signal', 'frontier'"),
+        (("ranks",), "Expected one of ('signal', 'worth', 'frontier'"),
         (("rank", "--seeds", "0"), "--seeds"),
         (("rank", "--recipe", "movielens"), "given together with --data"),
         (("sparsity", "--data", "."), "generates its worlds"),
         (("signal", "--data", "no/such/place"), "no/such/place"),
         (("signal", "--ray", "local"), "trains nothing"),
+        (("worth", "--seeds", "2"), "reads one log"),
+        (("frontier", "--schema", "schema.toml"), "to study worth"),
         (("rank", "--ray", "auto", "--jobs", "2"), "the CPUs of the Ray cluster limit"),
         (("rank", "--gpus", "1"), "given together with --ray"),
         (("rank", "--gpus", "-1", "--ray", "auto"), "0 or more"),

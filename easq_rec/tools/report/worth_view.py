@@ -7,7 +7,7 @@ from easq_rec.run_directory.formatting import estimate
 from easq_rec.tools.report.parts import PagePlot, PageTable, PlotGroup
 from easq_rec.tools.report.plots import bar_plot, line_legend, line_plot
 from easq_rec.tools.report.study_files import WorthRecord, WorthSource, estimate_of
-from easq_rec.tools.studies.worth.present import BEHAVIOUR, EXPLAINED, curve_lines, unsigned
+from easq_rec.tools.studies.worth.present import EXPLAINED, curve_lines, unsigned
 from easq_rec.tools.studies.worth.sources import SOURCES
 
 METRICS = {"auc": "AUC", "within": "AUC within users", "loss": "log loss", "explained": "explained, %"}
@@ -32,18 +32,16 @@ def learning_curve(worth: WorthRecord) -> PlotGroup | None:
     lines = curve_lines(worth.levels, worth.gains)
     if not lines:
         return None
-    alone = next((one for one in worth.sources if one.source == "behaviour alone"), None)
     plot = line_plot(
         EXPLAINED,
         lines,
         xlabel="answers known",
         ticks=sorted({float(f"{x:.3g}") for line in lines for x, _ in line.points}),
         logarithmic=True,
-        mark=None if alone is None else alone.metrics["explained"].value,
     )
     return PlotGroup(
         title="Learning curve, before the view, by time",
-        remarks=[f"The dashed line is {BEHAVIOUR}. The curve of both is continued by a power law."],
+        remarks=["The curve of both is continued by a power law."],
         legend=line_legend({line.name: line.style for line in lines}),
         plots=[plot] if plot is not None else [],
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -33,7 +33,10 @@ MORE = (2, 4)
 """Times as many answers, that the curve is continued to."""
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidates for c. The limit 0 is a + b log n, a curve that does not flatten."""
-CURVES: tuple[Source, ...] = ("answers alone", "both")
+CURVES: tuple[Source, ...] = ("behaviour alone", "answers alone", "both")
+DIFFERENCE: Final = "both - behaviour alone"
+"""The curve of what answers add to behaviour. Behaviour is weighed by as many answers as both, so that what answers do
+for the weights of behaviour cancels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Level:
 class Curve:
     """The curve of one source."""
 
-    source: Source
+    source: Source | Literal["both - behaviour alone"]
     levels: Sequence[Level]
     exponent: float
     gains: Mapping[int, Replicated]
@@ -73,7 +76,7 @@ def learning_curves(
     minutes: int,
     seed: int = 0,
 ) -> list[Curve]:
-    """The curves of `CURVES` before the view.
+    """The curves of `CURVES` before the view, and that of `DIFFERENCE`.
 
     Args:
         minutes: length of the buckets of time.
@@ -82,7 +85,7 @@ def learning_curves(
     part_A = generator.permutation(len(answered)) % DRAWS[0]
     held_out = HeldOut(answered.user_A[split.test_A], answered.value_A[split.test_A])
     constant = held_out.loss(predicted(answered, np.zeros((len(answered), 0)), split))
-    found: dict[Source, list[list[Replicated]]] = {source: [] for source in CURVES}
+    found: list[dict[Source, list[Replicated]]] = []
     for draws in DRAWS:
         level: dict[Source, list[Replicated]] = {source: [] for source in CURVES}
         for draw in range(draws):
@@ -96,14 +99,21 @@ def learning_curves(
             for source in CURVES:
                 loss = held_out.loss(predicted(answered, sources.numbers(source, "before the view"), some))
                 level[source].append(explained(loss, constant))
-        for source in CURVES:
-            found[source].append(level[source])
-    total = int(split.known_A.sum())
-    return [_curve(source, found[source], total, len(held_out), generator) for source in CURVES]
+        found.append(level)
+    total, size = int(split.known_A.sum()), len(held_out)
+    curves = [_curve(source, [level[source] for level in found], total, size, generator) for source in CURVES]
+    adds = [
+        [one - other for one, other in zip(level["both"], level["behaviour alone"], strict=True)] for level in found
+    ]
+    return [*curves, _curve(DIFFERENCE, adds, total, size, generator)]
 
 
 def _curve(
-    source: Source, drawn: Sequence[Sequence[Replicated]], total: int, held_out: int, generator: np.random.Generator
+    source: Source | Literal["both - behaviour alone"],
+    drawn: Sequence[Sequence[Replicated]],
+    total: int,
+    held_out: int,
+    generator: np.random.Generator,
 ) -> Curve:
     there = [(draws, level) for draws, level in zip(DRAWS, drawn, strict=True) if level]
     levels = [

@@ -79,8 +79,9 @@ class Decision:
 def decide(found: Evidence) -> Decision:
     """The verdict.
 
-    Answers add information if the interval lies above 0. They do not if it lies below `WORTH` and would also with four
-    times as many answers: a few answers that add nothing yet may be too few to learn from.
+    Answers add information if the intervals of explained log loss and of AUC lie above 0: calibration alone is no
+    information for a ranker. They do not if the interval lies below `WORTH` and would also with four times as many
+    answers: a few answers that add nothing yet may be too few to learn from.
     """
     if found.adds is None or found.doubled is None or found.potential is None:
         needed = max(_planned() - found.answers, LEAST)
@@ -94,9 +95,16 @@ def decide(found: Evidence) -> Decision:
     why = [_what_it_adds(found), _what_more_adds(doubled, potential)]
     rises = doubled.value >= WORTH and doubled.low > 0
     if adds.high < WORTH and potential.high < WORTH:
+        if found.answers < _planned():
+            needed = _planned() - found.answers
+            reason = (
+                f"The intervals are narrow only because so few answers hardly change a prediction: to see {WORTH:g}% "
+                f"takes about {_planned():,} answers, {needed:,} more."
+            )
+            return Decision(outcome="too few answers to tell", why=[*why, reason], needed=needed)
         reason = f"Both intervals end below {WORTH:g}%, the least that is worth asking for."
         return Decision(outcome="do not ask", why=[*why, reason])
-    if adds.low > 0 and (adds.high >= WORTH or rises):
+    if adds.low > 0 and _above_zero(found.adds_auc) and (adds.high >= WORTH or rises):
         others = _others(found)
         if others:
             return Decision(outcome="ask others", why=[*why, *others])
@@ -107,12 +115,19 @@ def decide(found: Evidence) -> Decision:
             reason += f" Up to {doubled.high:+.1f}% is not excluded."
         return Decision(outcome="enough answers", why=[*why, reason])
     # The interval that is still open decides how many answers are missing.
-    needed = needed_answers(found.answers, potential if adds.high < WORTH else adds)
+    later = adds.high < WORTH
+    needed = needed_answers(found.answers, potential if later else adds)
+    which = "of what four times as many answers would add " if later else ""
     reason = (
-        f"The interval neither lies above 0 nor ends below {WORTH:g}%. If the value stays where it is, an interval "
-        f"that decides takes about {needed:,} more answers ({needed / found.answers:.1f} times those there are)."
+        f"The interval {which}neither lies above 0, in AUC too, nor ends below {WORTH:g}%. If the value stays where it "
+        f"is, an interval that decides takes about {needed:,} more answers ({needed / found.answers:.1f} times those "
+        "there are)."
     )
     return Decision(outcome="too few answers to tell", why=[*why, reason], needed=needed)
+
+
+def _above_zero(estimate: Estimate | None) -> bool:
+    return estimate is None or estimate.low > 0
 
 
 def needed_answers(answers: int, estimate: Estimate) -> int:

@@ -21,6 +21,9 @@ from easq_rec.tools.studies.worth.sources import QUESTIONS, SOURCES, Question, S
 
 HELD_OUT = 0.3
 """Share of the labelled answers, or of the users, that is held out."""
+EARLY = 0.2
+"""Share of the labelled answers, the earliest ones, that are neither fitted nor held out. Less was known before them
+than before all others, so weights that fit them do not fit the rest. They do count as earlier answers."""
 LEAST = 10
 """Answers of each class that must be fitted, and held out, at least."""
 PERCENT = 100.0
@@ -89,10 +92,9 @@ def by_time(answered: Answered) -> Split:
     The held-out answers are not known to each other. The mean of a user's earlier answers would otherwise depend on the
     order of the same answers that the AUC within users compares.
     """
-    labelled = np.flatnonzero(answered.labelled_A)
-    cut_ms = answered.request_ms_A[labelled[min(int((1 - HELD_OUT) * len(labelled)), len(labelled) - 1)]]
+    cut_ms = _time_after(answered, 1 - HELD_OUT)
     known_A = answered.answered_ms_A < cut_ms
-    fit = np.flatnonzero(answered.labelled_A & known_A)
+    fit = np.flatnonzero(_late(answered) & known_A)
     fold_A = np.full(len(answered), NOT_FITTED, np.int8)
     fold_A[fit] = np.arange(len(fit)) * FOLDS // max(len(fit), 1)
     return Split(
@@ -110,13 +112,25 @@ def by_user(answered: Answered, *, seed: int = 0) -> Split:
     users, place_A = np.unique(answered.user_A, return_inverse=True)
     drawn_U = np.random.default_rng(seed).permutation(len(users))
     test_A = (drawn_U < HELD_OUT * len(users))[place_A]
+    late_A = _late(answered)
     return Split(
         name="by user",
-        fold_A=np.where(answered.labelled_A & ~test_A, (drawn_U % FOLDS)[place_A], NOT_FITTED).astype(np.int8),
-        test_A=answered.labelled_A & test_A,
+        fold_A=np.where(late_A & ~test_A, (drawn_U % FOLDS)[place_A], NOT_FITTED).astype(np.int8),
+        test_A=late_A & test_A,
         known_A=~test_A,
         without_own=True,
     )
+
+
+def _late(answered: Answered) -> Mask:
+    """The labelled answers without the early ones."""
+    return answered.labelled_A & (answered.request_ms_A >= _time_after(answered, EARLY))
+
+
+def _time_after(answered: Answered, share: float) -> int:
+    """Time of the labelled answer that comes after this share of them."""
+    times_ms = answered.request_ms_A[answered.labelled_A]
+    return int(times_ms[min(int(share * len(times_ms)), len(times_ms) - 1)])
 
 
 def enough(answered: Answered, split: Split) -> bool:

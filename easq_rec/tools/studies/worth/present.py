@@ -20,7 +20,6 @@ from easq_rec.tools.studies.worth.sources import QUESTIONS, SOURCES, Question, S
 EXPLAINED = "log loss explained, %"
 METRICS = {"auc": "AUC", "within": "AUC within users", "loss": "log loss", "explained": "explained"}
 CONTINUED = "both, continued (intervals of what is added)"
-BEHAVIOUR = "behaviour alone, all answers"
 
 
 def information_table(measured: Sequence[Measured]) -> str:
@@ -55,7 +54,8 @@ def curve_table(curves: Sequence[Curve]) -> str:
     for curve in curves:
         for level in curve.levels:
             draws = len(level.draws)
-            lines.append(f"| {curve.source} | {level.answers:,.0f} | {draws} | {unsigned(curve.estimate(level), 1)} |")
+            shown = unsigned(curve.estimate(level), 1)
+            lines.append(f"| {curve.source} | {level.answers:,.0f} | {draws} | {shown} |")
         for more, gain in curve.gains.items():
             answers = curve.levels[-1].answers * more
             shown = f"{gain.estimate(0).text('')} more than all"
@@ -114,15 +114,13 @@ def figures(measured: Sequence[Measured], curves: Sequence[Curve]) -> dict[str, 
         {curve.source: [(more, curve.gains[more].estimate(0)) for more in MORE] for curve in curves},
     )
     if lines:
-        mark = next((split.rows["before the view", "behaviour alone"].explained.value for split in measured), None)
         found["learning.png"] = draw_lines(
-            {f"{EXPLAINED}; dashed: {BEHAVIOUR}": lines},
+            {EXPLAINED: lines},
             size=(640, 400),
             xlabel="answers known",
             # Three digits leave room for the labels.
             ticks=sorted({float(f"{x:.3g}") for line in lines for x, _ in line.points}),
             logarithmic=True,
-            marks={} if mark is None else {f"{EXPLAINED}; dashed: {BEHAVIOUR}": mark},
             title="Learning curve, before the view, by time",
         )
     return found

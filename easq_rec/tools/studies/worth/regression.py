@@ -1,6 +1,6 @@
 """Ridge logistic regression whose penalty is chosen by cross-validation within the fitted answers.
 
-Shape suffixes: A answers, F numbers.
+Shape suffixes: A answers, F numbers, V validated answers, C penalties.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ EDGE = 1e-6
 def predict(number_AF: Floats, label_A: Floats, *, fold_A: Folds) -> Floats:
     """(A,): probability that each answer is satisfied.
 
-    The penalty is chosen by cross-validation over the folds, and the model is then fitted to all of them. Without
-    numbers it is the rate of the fitted rows.
+    The penalty is chosen by cross-validation over the folds: the strongest whose loss is not above the lowest by more
+    than one standard error of their difference (Breiman et al. 1984), since the lowest of several noisy losses is often
+    that of a model that fits noise. The model is then fitted to all folds. Without numbers the prediction is the rate
+    of the fitted rows.
 
     Args:
         number_AF: the sources.
@@ -36,17 +38,28 @@ def predict(number_AF: Floats, label_A: Floats, *, fold_A: Folds) -> Floats:
     fit_A = fold_A != NOT_FITTED
     if not number_AF.shape[1]:
         return np.full(len(number_AF), np.clip(label_A[fit_A].mean(), EDGE, 1 - EDGE))
+    return _fitted(number_AF, label_A, fit_A, STRENGTHS[_chosen(number_AF, label_A, fold_A)])
+
+
+def _chosen(number_AF: Floats, label_A: Floats, fold_A: Folds) -> int:
+    """Index of the penalty in `STRENGTHS`, of which the strongest comes first."""
+    fit_A = fold_A != NOT_FITTED
     folds = np.unique(fold_A[fit_A])
-    folds = folds if fit_A.sum() <= MANY else folds[-1:]
-    totals = np.zeros(len(STRENGTHS))
-    for fold in folds:
+    parts = []
+    for fold in folds if fit_A.sum() <= MANY else folds[-1:]:
         validate_A = fold_A == fold
         inner_A = fit_A & ~validate_A
         if both(label_A[inner_A]):
-            totals += [losses(_fitted(number_AF, label_A, inner_A, c)[validate_A], label_A[validate_A]).sum()
-                       for c in STRENGTHS]  # fmt: skip
-    # The strongest penalty comes first, and is taken where nothing could be compared.
-    return _fitted(number_AF, label_A, fit_A, STRENGTHS[int(np.argmin(totals))])
+            columns = [
+                losses(_fitted(number_AF, label_A, inner_A, c)[validate_A], label_A[validate_A]) for c in STRENGTHS
+            ]
+            parts.append(np.stack(columns, axis=1))
+    if not parts:
+        return 0
+    loss_VC = np.concatenate(parts)
+    above_VC = loss_VC - loss_VC[:, [int(np.argmin(loss_VC.mean(axis=0)))]]
+    error_C = above_VC.std(axis=0) / np.sqrt(len(above_VC))
+    return int(np.argmax(above_VC.mean(axis=0) <= error_C))
 
 
 def both(label_A: Floats) -> bool:

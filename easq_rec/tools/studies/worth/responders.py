@@ -204,8 +204,11 @@ def standardised(answers_U: Floats, impressions_U: Floats, sums_U: Floats) -> Es
     if deviation < 1e-9 or not answers_U.sum():
         return None
     value = float((np.average(mean_U, weights=answers_U) - mean) / deviation)
-    # Users are the independent units, each with the weight of its answers.
-    half = NORMAL * math.sqrt(float((answers_U**2).sum())) / float(answers_U.sum())
+    # Users are the independent units. The variance of a difference of two weighted means is the sum of the squared
+    # influences of the users.
+    scaled_U = (mean_U - mean) / deviation
+    influence_U = answers_U * (scaled_U - value) / answers_U.sum() - impressions_U * scaled_U / impressions_U.sum()
+    half = NORMAL * math.sqrt(float((influence_U**2).sum()))
     return Estimate(value=value, low=value - half, high=value + half, count=int((answers_U > 0).sum()))
 
 

@@ -22,7 +22,7 @@ from easq_rec.tools.studies.verdict import SMALL
 from easq_rec.tools.studies.worth import present
 from easq_rec.tools.studies.worth.answered import DISSATISFIED, OTHER, SATISFIED, Answered, read_answers
 from easq_rec.tools.studies.worth.columns import Chosen, names, opened
-from easq_rec.tools.studies.worth.curve import Curve, learning_curves
+from easq_rec.tools.studies.worth.curve import DIFFERENCE, Curve, learning_curves
 from easq_rec.tools.studies.worth.decision import Decision, Evidence, decide, evidence_values
 from easq_rec.tools.studies.worth.measure import Measured, by_time, by_user, enough, measure
 from easq_rec.tools.studies.worth.past import bucket_minutes, past_behaviour
@@ -140,13 +140,12 @@ def evidence_of(answered: Answered, measured: Sequence[Measured], curves: Sequen
     by_name = {one.split.name: one for one in measured}
     time, user = by_name.get("by time"), by_name.get("by user")
     adds = time.adds() if time is not None else {}
-    curve = next((curve for curve in curves if curve.source == "both"), None)
+    by_source = {curve.source: curve for curve in curves}
     doubled = potential = None
-    if time is not None and curve is not None and np.isfinite(curve.gains[2].value):
-        doubled = curve.gains[2].estimate(curve.held_out)
-        rows = time.rows
-        difference = rows["before the view", "both"].explained - rows["before the view", "behaviour alone"].explained
-        potential = (difference + curve.gains[4]).estimate(curve.held_out)
+    if by_source and np.isfinite(by_source["both"].gains[2].value):
+        both, difference = by_source["both"], by_source[DIFFERENCE]
+        doubled = both.gains[2].estimate(both.held_out)
+        potential = (difference.levels[-1].mean + difference.gains[4]).estimate(difference.held_out)
     return Evidence(
         answers=int(answered.labelled_A.sum()),
         adds=adds.get("explained"),
