@@ -21,11 +21,11 @@ import numpy as np
 from easq_rec.data.counts import Floats
 from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.studies.worth.answered import Answered
-from easq_rec.tools.studies.worth.intervals import HeldOut, Replicated
+from easq_rec.tools.studies.worth.intervals import HeldOutAnswers, Replicated
 from easq_rec.tools.studies.worth.measure import Split, explained, learnable, predicted
 from easq_rec.tools.studies.worth.past import Past, past_answers
 from easq_rec.tools.studies.worth.regression import NOT_FITTED
-from easq_rec.tools.studies.worth.sources import Source, Sources
+from easq_rec.tools.studies.worth.sources import AnswerSources, Source
 
 DRAWS = (8, 4, 2, 1)
 """Draws of each level: a draw of a level of D draws has one answer of D."""
@@ -83,7 +83,7 @@ def learning_curves(
     """
     generator = np.random.default_rng(seed)
     part_A = generator.permutation(len(answered)) % DRAWS[0]
-    held_out = HeldOut(answered.user_A[split.test_A], answered.value_A[split.test_A])
+    held_out = HeldOutAnswers(answered.user_A[split.test_A], answered.value_A[split.test_A])
     constant = held_out.loss(predicted(answered, np.zeros((len(answered), 0)), split))
     found: list[dict[Source, list[Replicated]]] = []
     for draws in DRAWS:
@@ -95,7 +95,7 @@ def learning_curves(
             if not learnable(answered, some.fit_A):
                 continue
             past = past_answers(answered, some.known_A, minutes=minutes, without_own=split.without_own)
-            sources = Sources(answered, behaviour, past, some.fit_A)
+            sources = AnswerSources(answered, behaviour, past, some.fit_A)
             for source in CURVES:
                 loss = held_out.loss(predicted(answered, sources.numbers(source, "before the view"), some))
                 level[source].append(explained(loss, constant))

@@ -30,7 +30,7 @@ MOST_TIMES = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class VerdictBasis:
     """What the verdict rests on. Information is explained log loss before the view, in percent of the base rate's."""
 
     answers: int
@@ -76,7 +76,7 @@ class Decision:
         }  # fmt: skip
 
 
-def decide(found: Evidence) -> Decision:
+def decide(found: VerdictBasis) -> Decision:
     """The verdict.
 
     Answers add information if the intervals of explained log loss and of AUC lie above 0: calibration alone is no
@@ -147,7 +147,7 @@ def _planned() -> int:
     return math.ceil(2 * nats * (1.96 / nats) ** 2 / HELD_OUT / 100) * 100
 
 
-def _what_it_adds(found: Evidence) -> str:
+def _what_it_adds(found: VerdictBasis) -> str:
     assert found.adds is not None
     parts = [f"Before the view, behaviour and answers explain {found.adds.text()} more than behaviour alone"]
     if found.adds_auc is not None:
@@ -166,7 +166,7 @@ def _what_more_adds(doubled: Estimate, potential: Estimate) -> str:
     )
 
 
-def _others(found: Evidence) -> list[str]:
+def _others(found: VerdictBasis) -> list[str]:
     """Why other people should be asked."""
     reasons = []
     others, who = found.adds_to_others, found.responders
@@ -196,7 +196,7 @@ def _others(found: Evidence) -> list[str]:
     return reasons
 
 
-def evidence_values(found: Evidence) -> dict[str, Any]:
+def evidence_values(found: VerdictBasis) -> dict[str, Any]:
     """The evidence as JSON values."""
     numbers = {
         "adds": found.adds,

@@ -58,7 +58,7 @@ class Replicated:
         return Estimate(value=self.value, low=float(low), high=float(high), count=count)
 
 
-class HeldOut:
+class HeldOutAnswers:
     """Held-out answers, and every metric as a function of predictions."""
 
     def __init__(self, user_A: Rows, label_A: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> None:

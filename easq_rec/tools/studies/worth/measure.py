@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from easq_rec.data.counts import Floats
 from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.studies.worth.answered import Answered
-from easq_rec.tools.studies.worth.intervals import HeldOut, Replicated
+from easq_rec.tools.studies.worth.intervals import HeldOutAnswers, Replicated
 from easq_rec.tools.studies.worth.past import Past, past_answers
 from easq_rec.tools.studies.worth.regression import FOLDS, NOT_FITTED, Folds, predict
-from easq_rec.tools.studies.worth.sources import QUESTIONS, SOURCES, Question, Source, Sources
+from easq_rec.tools.studies.worth.sources import QUESTIONS, SOURCES, AnswerSources, Question, Source
 
 HELD_OUT = 0.3
 """Share of the labelled answers, or of the users, that is held out."""
@@ -50,7 +50,7 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SourceRow:
     """One source in one split."""
 
     source: Source
@@ -72,7 +72,7 @@ class Measured:
     """Number of held-out answers."""
     users: int
     """Number of their users."""
-    rows: Mapping[tuple[Question, Source], Row]
+    rows: Mapping[tuple[Question, Source], SourceRow]
 
     def adds(self, question: Question = "before the view") -> Mapping[str, Estimate]:
         """What answers add to behaviour: the differences of `both` and `behaviour alone`, by metric."""
@@ -155,9 +155,9 @@ def measure(answered: Answered, behaviour: Mapping[tuple[str, str], Past], split
         minutes: length of the buckets of time.
     """
     answers = past_answers(answered, split.known_A, minutes=minutes, without_own=split.without_own)
-    sources = Sources(answered, behaviour, answers, split.fit_A)
-    held_out = HeldOut(answered.user_A[split.test_A], answered.value_A[split.test_A])
-    rows: dict[tuple[Question, Source], Row] = {}
+    sources = AnswerSources(answered, behaviour, answers, split.fit_A)
+    held_out = HeldOutAnswers(answered.user_A[split.test_A], answered.value_A[split.test_A])
+    rows: dict[tuple[Question, Source], SourceRow] = {}
     for question in QUESTIONS:
         constant = held_out.loss(predicted(answered, sources.numbers("constant", question), split))
         for source in SOURCES:
@@ -167,7 +167,7 @@ def measure(answered: Answered, behaviour: Mapping[tuple[str, str], Past], split
                 continue
             found_A = predicted(answered, sources.numbers(source, question), split)
             loss = held_out.loss(found_A)
-            rows[question, source] = Row(
+            rows[question, source] = SourceRow(
                 source=source,
                 auc=held_out.auc(found_A),
                 within=held_out.within_users(found_A),

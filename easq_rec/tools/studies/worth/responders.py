@@ -54,7 +54,7 @@ class Pattern:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class ResponderDifference:
     """A behaviour of the users who answer."""
 
     behaviour: str
@@ -80,10 +80,10 @@ class Responders:
     of_items: tuple[float, float]
     """The same of the most shown items."""
     patterns: list[Pattern]
-    differences: list[Difference]
+    differences: list[ResponderDifference]
 
 
-class Impressions:
+class AskedImpressions:
     """Sums over the impressions of a log, by user, by item and by pattern of behaviour."""
 
     def __init__(self, chosen: Chosen) -> None:
@@ -128,7 +128,7 @@ class Impressions:
             of_items=shares_of_most(self._items.counts(items), self._items.table()[:, 0]),
             patterns=self._pattern_rows(answered, total),
             differences=[
-                Difference(behaviour=name, difference=found)
+                ResponderDifference(behaviour=name, difference=found)
                 for column, name in enumerate(self._chosen.rates, start=1)
                 if (found := standardised(answers_U, user_U[:, 0], user_U[:, column])) is not None
             ],

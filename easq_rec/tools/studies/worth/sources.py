@@ -22,7 +22,7 @@ QUESTIONS: tuple[Question, ...] = ("before the view", "after the view")
 """before the view: what a ranker knows when it serves. after the view: also the outcomes of the impression itself."""
 
 
-class Sources:
+class AnswerSources:
     """The numbers of every source.
 
     Args:

@@ -23,10 +23,10 @@ from easq_rec.tools.studies.worth import present
 from easq_rec.tools.studies.worth.answered import DISSATISFIED, OTHER, SATISFIED, Answered, read_answers
 from easq_rec.tools.studies.worth.columns import Chosen, names, opened
 from easq_rec.tools.studies.worth.curve import DIFFERENCE, Curve, learning_curves
-from easq_rec.tools.studies.worth.decision import Decision, Evidence, decide, evidence_values
+from easq_rec.tools.studies.worth.decision import Decision, VerdictBasis, decide, evidence_values
 from easq_rec.tools.studies.worth.measure import Measured, by_time, by_user, enough, measure
 from easq_rec.tools.studies.worth.past import bucket_minutes, past_behaviour
-from easq_rec.tools.studies.worth.responders import Impressions, Responders
+from easq_rec.tools.studies.worth.responders import AskedImpressions, Responders
 
 QUESTION = "Do answers tell something that behaviour does not, and what are they worth?"
 VERSION: Literal[2] = 2
@@ -49,7 +49,7 @@ class Worth:
     """By time and by user; a split with too few answers is left out."""
     curves: Sequence[Curve]
     who: Responders
-    evidence: Evidence
+    evidence: VerdictBasis
     decision: Decision
 
     def notes(self, budget: Budget) -> list[str]:
@@ -110,7 +110,7 @@ def run(location: files.Location, schema: FeatureSchema, *, say: Callable[[str],
     """
     chosen, requests, answers = opened(location, schema)
     answered = read_answers(chosen, answers, location)
-    minutes, impressions = bucket_minutes(answered), Impressions(chosen)
+    minutes, impressions = bucket_minutes(answered), AskedImpressions(chosen)
     say(f"{len(answered):,} answers; reading {len(requests):,} requests")
     behaviour = past_behaviour(chosen, answered, requests, minutes=minutes, see=impressions.add)
     who = impressions.responders(answered)
@@ -135,7 +135,9 @@ def run(location: files.Location, schema: FeatureSchema, *, say: Callable[[str],
     )
 
 
-def evidence_of(answered: Answered, measured: Sequence[Measured], curves: Sequence[Curve], who: Responders) -> Evidence:
+def evidence_of(
+    answered: Answered, measured: Sequence[Measured], curves: Sequence[Curve], who: Responders
+) -> VerdictBasis:
     """What the verdict rests on."""
     by_name = {one.split.name: one for one in measured}
     time, user = by_name.get("by time"), by_name.get("by user")
@@ -146,7 +148,7 @@ def evidence_of(answered: Answered, measured: Sequence[Measured], curves: Sequen
         both, difference = by_source["both"], by_source[DIFFERENCE]
         doubled = both.gains[2].estimate(both.held_out)
         potential = (difference.levels[-1].mean + difference.gains[4]).estimate(difference.held_out)
-    return Evidence(
+    return VerdictBasis(
         answers=int(answered.labelled_A.sum()),
         adds=adds.get("explained"),
         adds_auc=adds.get("auc"),

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.studies.worth.decision import Evidence, decide, needed_answers
-from easq_rec.tools.studies.worth.responders import Difference, Responders
+from easq_rec.tools.studies.worth.decision import VerdictBasis, decide, needed_answers
+from easq_rec.tools.studies.worth.responders import ResponderDifference, Responders
 
 
 def of(value: float, low: float, high: float) -> Estimate:
@@ -24,9 +24,9 @@ WHO = Responders(
     of_users=(0.3, 0.3),
     of_items=(0.6, 0.6),
     patterns=[],
-    differences=[Difference(behaviour="like", difference=of(0.1, -0.1, 0.3))],
+    differences=[ResponderDifference(behaviour="like", difference=of(0.1, -0.1, 0.3))],
 )
-ADDS = Evidence(
+ADDS = VerdictBasis(
     answers=10_000,
     adds=of(5.0, 4.0, 6.0),
     adds_auc=of(0.05, 0.04, 0.06),
@@ -61,7 +61,9 @@ def test_enough_answers(doubled: Estimate) -> None:
         (dataclasses.replace(WHO, of_users=(0.7, 0.6)), of(2.0, 1.0, 3.0), "give 70% of the answers"),
         (dataclasses.replace(WHO, of_items=(0.8, 0.6)), of(2.0, 1.0, 3.0), "have 80% of the answers"),
         (
-            dataclasses.replace(WHO, differences=[Difference(behaviour="like", difference=of(-0.8, -1.0, -0.6))]),
+            dataclasses.replace(
+                WHO, differences=[ResponderDifference(behaviour="like", difference=of(-0.8, -1.0, -0.6))]
+            ),
             of(2.0, 1.0, 3.0),
             "like -0.80 [-1.00, -0.60]",
         ),

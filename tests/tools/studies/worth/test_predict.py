@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.studies.worth.curve import extrapolate
-from easq_rec.tools.studies.worth.intervals import HeldOut, user_pairs
+from easq_rec.tools.studies.worth.intervals import HeldOutAnswers, user_pairs
 from easq_rec.tools.studies.worth.regression import NOT_FITTED, STRENGTHS, predict
 
 
@@ -61,12 +61,12 @@ def test_noise_gets_a_strong_penalty() -> None:
     assert found.std() < 0.02
 
 
-def held_out(seed: int = 0) -> tuple[HeldOut, np.ndarray, np.ndarray, np.ndarray]:
+def held_out(seed: int = 0) -> tuple[HeldOutAnswers, np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     user = rng.integers(0, 40, 300) * 7
     label = (rng.random(300) < 0.6).astype(float)
     score = np.round(np.clip(0.5 + 0.1 * label + rng.normal(0, 0.2, 300), 0.01, 0.99), 2)
-    return HeldOut(user, label, resamples=100), user, label, score
+    return HeldOutAnswers(user, label, resamples=100), user, label, score
 
 
 def test_metrics_equal_those_of_scikit_learn() -> None:
@@ -100,7 +100,7 @@ def test_pairs_of_users_equal_a_loop() -> None:
 
 def test_few_users_have_no_auc_within_users() -> None:
     label = np.array([0.0, 1.0] * 9)
-    held = HeldOut(np.repeat(np.arange(9), 2), label, resamples=10)
+    held = HeldOutAnswers(np.repeat(np.arange(9), 2), label, resamples=10)
     assert np.isnan(held.within_users(label).value)
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from easq_rec.tools.studies.worth.answered import read_answers
 from easq_rec.tools.studies.worth.columns import opened
-from easq_rec.tools.studies.worth.responders import Impressions, Responders, shares_of_most, standardised
+from easq_rec.tools.studies.worth.responders import AskedImpressions, Responders, shares_of_most, standardised
 from tests.tools.studies.worth.logs import by_chance, schema, write_log
 
 
 def responders(log: Path) -> Responders:
     chosen, requests, answers = opened(log, schema())
-    impressions = Impressions(chosen)
+    impressions = AskedImpressions(chosen)
     for group in requests.row_groups:
         impressions.add(requests.read(group))
     return impressions.responders(read_answers(chosen, answers, log))
