@@ -19,7 +19,7 @@ from easq_rec.tools.studies.worth.sources import QUESTIONS, SOURCES, Question, S
 
 EXPLAINED = "log loss explained, %"
 METRICS = {"auc": "AUC", "within": "AUC within users", "loss": "log loss", "explained": "explained"}
-CONTINUED = "both, continued (intervals of what is added)"
+CONTINUED = "both, continued"
 
 
 def information_table(measured: Sequence[Measured]) -> str:
