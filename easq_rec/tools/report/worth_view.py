@@ -7,8 +7,8 @@ from easq_rec.run_directory.formatting import estimate
 from easq_rec.tools.report.parts import PagePlot, PageTable, PlotGroup
 from easq_rec.tools.report.plots import bar_plot, line_legend, line_plot
 from easq_rec.tools.report.study_files import WorthRecord, WorthSource, estimate_of
-from easq_rec.tools.studies.worth.present import EXPLAINED, curve_lines, unsigned
-from easq_rec.tools.studies.worth.sources import SOURCES
+from easq_rec.tools.studies.worth.curve_lines import EXPLAINED, curve_lines, unsigned
+from easq_rec.tools.studies.worth.questions import SOURCES
 
 METRICS = {"auc": "AUC", "within": "AUC within users", "loss": "log loss", "explained": "explained, %"}
 DIGITS = {"auc": 3, "within": 3, "loss": 4, "explained": 1}

@@ -24,8 +24,9 @@ from easq_rec.tools.studies.worth.answered import Answered
 from easq_rec.tools.studies.worth.intervals import HeldOutAnswers, Replicated
 from easq_rec.tools.studies.worth.measure import Split, explained, learnable, predicted
 from easq_rec.tools.studies.worth.past import Past, past_answers
+from easq_rec.tools.studies.worth.questions import CURVES, Source
 from easq_rec.tools.studies.worth.regression import NOT_FITTED
-from easq_rec.tools.studies.worth.sources import AnswerSources, Source
+from easq_rec.tools.studies.worth.sources import AnswerSources
 
 DRAWS = (8, 4, 2, 1)
 """Draws of each level: a draw of a level of D draws has one answer of D."""
@@ -33,7 +34,6 @@ MORE = (2, 4)
 """Times as many answers, that the curve is continued to."""
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Candidates for c. The limit 0 is a + b log n, a curve that does not flatten."""
-CURVES: tuple[Source, ...] = ("behaviour alone", "answers alone", "both")
 DIFFERENCE: Final = "both - behaviour alone"
 """The curve of what answers add to behaviour. Behaviour is weighed by as many answers as both, so that what answers do
 for the weights of behaviour cancels."""

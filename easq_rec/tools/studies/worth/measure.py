@@ -16,8 +16,9 @@ from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.studies.worth.answered import Answered
 from easq_rec.tools.studies.worth.intervals import HeldOutAnswers, Replicated
 from easq_rec.tools.studies.worth.past import Past, past_answers
+from easq_rec.tools.studies.worth.questions import QUESTIONS, SOURCES, Question, Source
 from easq_rec.tools.studies.worth.regression import FOLDS, NOT_FITTED, Folds, predict
-from easq_rec.tools.studies.worth.sources import QUESTIONS, SOURCES, AnswerSources, Question, Source
+from easq_rec.tools.studies.worth.sources import AnswerSources
 
 HELD_OUT = 0.3
 """Share of the labelled answers, or of the users, that is held out."""

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.figures.lines import Line, draw_lines
+from easq_rec.tools.figures.lines import draw_lines
 from easq_rec.tools.studies.comparison import estimate_values
 from easq_rec.tools.studies.plots import grouped
-from easq_rec.tools.studies.worth.curve import CURVES, MORE, Curve
+from easq_rec.tools.studies.worth.curve import MORE, Curve
+from easq_rec.tools.studies.worth.curve_lines import EXPLAINED, curve_lines, unsigned
 from easq_rec.tools.studies.worth.measure import Measured
+from easq_rec.tools.studies.worth.questions import QUESTIONS, SOURCES, Question, Source
 from easq_rec.tools.studies.worth.responders import MOST, Responders
-from easq_rec.tools.studies.worth.sources import QUESTIONS, SOURCES, Question, Source
 
-EXPLAINED = "log loss explained, %"
 METRICS = {"auc": "AUC", "within": "AUC within users", "loss": "log loss", "explained": "explained"}
-CONTINUED = "both, continued"
 
 
 def information_table(measured: Sequence[Measured]) -> str:
@@ -126,43 +124,6 @@ def figures(measured: Sequence[Measured], curves: Sequence[Curve]) -> dict[str, 
     return found
 
 
-def curve_lines(
-    levels: Mapping[str, Sequence[tuple[float, Estimate]]], gains: Mapping[str, Sequence[tuple[int, Estimate]]]
-) -> list[Line]:
-    """The measured curves, and that of `both` continued."""
-    lines = []
-    for style, source in enumerate(CURVES):
-        points = levels.get(source, [])
-        if points:
-            lines.append(
-                Line(
-                    name=source,
-                    style=style,
-                    points=[(answers, one.value) for answers, one in points],
-                    estimates=[one for _, one in points],
-                )
-            )
-    last = levels.get("both", [])
-    more = [(factor, gain) for factor, gain in gains.get("both", []) if math.isfinite(gain.value)]
-    if last and more:
-        answers, end = last[-1]
-        continued = [(answers * factor, shifted(gain, end.value)) for factor, gain in more]
-        lines.append(
-            Line(
-                name=CONTINUED,
-                style=len(CURVES),
-                points=[(x, one.value) for x, one in continued],
-                estimates=[one for _, one in continued],
-            )
-        )
-    return lines
-
-
-def shifted(estimate: Estimate, by: float) -> Estimate:
-    """An estimate of a difference, as that of the sum."""
-    return Estimate(value=estimate.value + by, low=estimate.low + by, high=estimate.high + by, count=estimate.count)
-
-
 def values(measured: Sequence[Measured], curves: Sequence[Curve], who: Responders) -> dict[str, Any]:
     """Everything as JSON values."""
     return {
@@ -223,15 +184,6 @@ def values(measured: Sequence[Measured], curves: Sequence[Curve], who: Responder
 def _row_values(split: Measured, question: Question, source: Source) -> dict[str, Any]:
     row = split.rows[question, source]
     return {name: estimate_values(getattr(row, name).estimate(split.held_out)) for name in METRICS}
-
-
-def unsigned(estimate: Estimate, digits: int) -> str:
-    """`0.712 [0.690, 0.733]`."""
-    if math.isnan(estimate.value):
-        return "not measured"
-    if not math.isfinite(estimate.high - estimate.low):
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 def _finite(value: float) -> float | None:

@@ -6,7 +6,6 @@ Shape suffixes: A answered impressions, F numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,7 @@ from numpy.typing import NDArray
 from easq_rec.data.counts import Floats
 from easq_rec.tools.studies.worth.answered import Answered
 from easq_rec.tools.studies.worth.past import Past, group_of, strength
-
-Source = Literal["constant", "behaviour alone", "answers alone", "both"]
-SOURCES: tuple[Source, ...] = ("constant", "behaviour alone", "answers alone", "both")
-Question = Literal["before the view", "after the view"]
-QUESTIONS: tuple[Question, ...] = ("before the view", "after the view")
-"""before the view: what a ranker knows when it serves. after the view: also the outcomes of the impression itself."""
+from easq_rec.tools.studies.worth.questions import Question, Source
 
 
 class AnswerSources:
