@@ -24,6 +24,7 @@ from easq_rec.tools.studies import (
 from easq_rec.tools.studies import (
     experts_rank as sizes,
 )
+from easq_rec.tools.studies.anchors import anchor_cells
 from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
@@ -51,6 +52,12 @@ STUDIES = {
     )
 }
 """Studies that train; `signal` and `worth` do not."""
+
+
+ANCHORED = (
+    "random: a random order of the candidates. oracle of satisfaction, of engagement: the orders by true satisfaction "
+    "and by the expected engagement utility. Nothing is trained for these rows; they say how much there is to gain."
+)
 
 
 def check(options: StudyOptions) -> None:
@@ -103,6 +110,7 @@ def _train(options: StudyOptions, study: Study, store: Store) -> int:
     begin = time.perf_counter()
     base = base_config(options.budget, recipe=options.recipe, data=options.data)
     cells = study.cells(base, options.seed_list, options.budget)
+    cells += anchor_cells(cells)
     check_names(cells)
     where = f"{options.job_count} at a time" if options.ray is None else f"on Ray {options.ray}"
     print(f"study {study.name}, budget {options.budget}: {len(cells)} cells, {where}", flush=True)
@@ -148,13 +156,16 @@ def _conclude(
             shown,
             "Δ is the change against main_only in percent, paired by world (by seed on a data set), with its 95% t "
             "interval.",
+            ANCHORED,
             *findings.tables,
             *findings.notes,
         ],
         figures=findings.plots,
     )
     tables = [line for one in findings.tables for line in (one, "")]
-    print("\n".join(["", shown, "", *tables, *findings.notes, "", findings.verdict.text(), "", *incomplete]))
+    print(
+        "\n".join(["", shown, "", ANCHORED, "", *tables, *findings.notes, "", findings.verdict.text(), "", *incomplete])
+    )
     print(f"written to {store.out}")
 
 
