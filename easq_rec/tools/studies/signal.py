@@ -44,8 +44,8 @@ def verdict(found: Signal, budget: Budget) -> Verdict:
     Usual behaviours are left out, because they may not be able to reach `ABOVE`: see `USUAL`.
     """
     return Verdict(
-        claim=f"Every behaviour is more than {ABOVE:g}% more frequent after Satisfied, and more than {-BELOW:g}% less "
-        f"frequent after Dissatisfied, than among {average(found)}",
+        claim=f"Every behaviour of at most half of the {average(found)} is more than {ABOVE:g}% more frequent after "
+        f"Satisfied, and more than {-BELOW:g}% less frequent after Dissatisfied, than among them",
         checks=[
             Check(
                 what=f"{lift.behaviour} after {lift.answer}",
