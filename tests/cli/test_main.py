@@ -114,7 +114,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_study_command_accepts_every_study() -> None:
-    assert set(typing.get_args(StudyName)) == {"signal", *STUDIES}
+    assert set(typing.get_args(StudyName)) == {"signal", "worth", *STUDIES}
 
 
 def test_help_and_usage_errors_import_no_heavy_packages() -> None:

@@ -82,7 +82,7 @@ def test_script_trains_without_a_launcher(world: Path, tmp_path: Path) -> None:
         (["evaluate"], "Missing from easq-rec evaluate: --run PATH"),
         (["evaluate", "--run", "x", "--bst"], "Unrecognized options: --bst (Perhaps you meant: --best)"),
         (["data", "world", "--out", "x", "--requests", "0"], "easq-rec: world.requests=0 is not allowed: at least 1"),
-        (["study", "nope"], "invalid choice 'nope' for argument 'name'. Expected one of ('signal', 'frontier'"),
+        (["study", "nope"], "invalid choice 'nope' for argument 'name'. Expected one of ('signal', 'worth'"),
     ],
 )
 def test_user_errors_are_one_line(arguments: list[str], message: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from easq_rec.tools.studies.grid import ANCHORS, ENGAGING, RANDOM, SATISFYING
 from tests.conftest import Warm
 
 pytestmark = pytest.mark.integration
@@ -23,14 +24,18 @@ def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None
     done = study(warm, *asked, "--seeds", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
-        "3/3 " in done.stdout and "world 0: satisfaction ." in done.stdout and "undecided: No other rank" in done.stdout
+        "6/6 " in done.stdout and "world 0: satisfaction ." in done.stdout and "undecided: No other rank" in done.stdout
     )
     results = json.loads((out / "results.json").read_text())
     assert results["command"].startswith("easq-rec study rank --seeds 1 --budget small")
     assert results["seeds"] == [0] and results["versions"]["torch"] and results["hardware"]["cores"] >= 1
-    assert {cell["variant"] for cell in results["cells"]} == {"main_only", "r=2", "r=8"}
-    assert all(0 < cell["metrics"]["satisfaction_ndcg5"] < 1 for cell in results["cells"])
-    assert {row["label"] for row in results["rows"]} == {"main_only", "r=2", "r=8"}
+    trained = {"main_only", "r=2", "r=8"}
+    assert {cell["variant"] for cell in results["cells"]} == trained | {*ANCHORS}
+    assert all(0 < cell["metrics"]["satisfaction_ndcg5"] < 1 for cell in results["cells"] if cell["variant"] in trained)
+    means = {row["label"]: row["mean"] for row in results["rows"]}
+    assert set(means) == trained | {*ANCHORS}
+    assert means[SATISFYING]["satisfaction"] == 1 and means[RANDOM]["gauc"] == 0.5
+    assert means[ENGAGING]["engagement"] > max(means[name]["engagement"] for name in trained)
     assert results["verdict"]["outcome"] == "undecided" and results["verdict"]["budget"] == "small"
     assert "| main_only | 1 |" in (out / "table.md").read_text()
     for name in ("frontier.png", "rank.png"):
@@ -40,7 +45,7 @@ def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None
     again = study(warm, *asked, "--seeds", "1")
     assert again.returncode == 2 and "is not empty: add --resume" in again.stderr
     resumed = study(warm, *asked, "--seeds", "1", "--resume")
-    assert resumed.returncode == 0 and "3 of 3 cells are already finished" in resumed.stdout
+    assert resumed.returncode == 0 and "6 of 6 cells are already finished" in resumed.stdout
     assert json.loads((out / "results.json").read_text())["cells"] == results["cells"]
 
 
@@ -52,6 +57,7 @@ def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     results = json.loads((out / "results.json").read_text())
     arms = {arm["label"]: arm["metrics"] for arm in results["ab"]["arms"]}
     assert set(arms) == {"main_only", "main_only, again", "easq"}
+    assert {row["label"] for row in results["rows"]} == {*arms, *ANCHORS}
     assert all(0 < metrics["lt7"] < 7 and metrics["stay_s"] > metrics["watch_s"] > 0 for metrics in arms.values())
     assert arms["main_only"] != arms["easq"] != arms["main_only, again"]
     assert len(results["ab"]["differences"]) == 2 * 6 and results["verdict"]["budget"] == "small"
@@ -62,7 +68,7 @@ def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     # One cell is lost: only this cell runs again, with the same result.
     (out / "cells" / "easq--world_0.json").unlink()
     resumed = study(warm, *asked, "--resume")
-    assert resumed.returncode == 0 and "2 of 3 cells are already finished" in resumed.stdout
+    assert resumed.returncode == 0 and "5 of 6 cells are already finished" in resumed.stdout
     assert json.loads((out / "results.json").read_text())["ab"] == results["ab"]
 
 
@@ -75,7 +81,8 @@ def test_the_trigger_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> N
     assert (paper["watch_s"], wide["watch_s"]) == (7.0, 0.0) and wide["triggered_percent"] > 90
     assert paper["shown_permille"] == pytest.approx(wide["shown_permille"], rel=0.15)
     assert paper["response_percent"] > wide["response_percent"] and paper["overlap_percent"] < wide["overlap_percent"]
-    assert {row["label"] for row in results["rows"]} == {"main_only", "easq, 7 s or 0.5", "easq, 0 s or 0.5"}
+    trained = {"main_only", "easq, 7 s or 0.5", "easq, 0 s or 0.5"}
+    assert {row["label"] for row in results["rows"]} == trained | {*ANCHORS}
     for name in ("trigger.png", "asked.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
@@ -92,12 +99,14 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, warm
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("ranks",), "Expected one of ('signal', 'frontier'"),
+        (("ranks",), "Expected one of ('signal', 'worth', 'frontier'"),
         (("rank", "--seeds", "0"), "--seeds"),
         (("rank", "--recipe", "movielens"), "given together with --data"),
         (("sparsity", "--data", "."), "generates its worlds"),
         (("signal", "--data", "no/such/place"), "no/such/place"),
         (("signal", "--ray", "local"), "trains nothing"),
+        (("worth", "--seeds", "2"), "reads one log"),
+        (("frontier", "--schema", "schema.toml"), "to study worth"),
         (("rank", "--ray", "auto", "--jobs", "2"), "the CPUs of the Ray cluster limit"),
         (("rank", "--gpus", "1"), "given together with --ray"),
         (("rank", "--gpus", "-1", "--ray", "auto"), "0 or more"),

@@ -69,6 +69,36 @@ class OnlineTest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorthSource:
+    """One source of study `worth`, in one split, before or after the view."""
+
+    held_out: str
+    question: str
+    source: str
+    metrics: dict[str, Estimate]
+    """By name: auc, within, loss, explained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorthRecord:
+    """What only study `worth` has."""
+
+    outcome: str
+    """Its verdict, in words."""
+    why: list[str]
+    sources: list[WorthSource]
+    adds: list[WorthSource]
+    """Differences of `both` and `behaviour alone`."""
+    levels: dict[str, list[tuple[float, Estimate]]]
+    """(answers, explained) of the learning curves, by source."""
+    gains: dict[str, list[tuple[int, Estimate]]]
+    """(times as many answers, what they would add), by source."""
+    patterns: list[dict[str, Any]]
+    differences: list[tuple[str, Estimate]]
+    """(behaviour, how far the users who answer lie from all users)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyFiles:
     """A study's directory."""
 
@@ -85,6 +115,7 @@ class StudyFiles:
     failed: list[str]
     settings: list[dict[str, Any]]
     online: OnlineTest | None
+    worth: WorthRecord | None
     circumstances: dict[str, Any] = field(default_factory=dict)
     """Those of `CIRCUMSTANCES` that the file has."""
 
@@ -116,6 +147,7 @@ def _study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
         failed=[str(cell) for cell in content.get("failed", [])],
         settings=[dict(entry) for entry in content.get("settings", [])],
         online=None if online is None else _online(online),
+        worth=_worth(content["decision"], content["worth"]) if content.get("decision") else None,
         circumstances={key: content[key] for key in CIRCUMSTANCES if content.get(key) is not None},
     )
 
@@ -212,4 +244,33 @@ def _online(values: dict[str, Any]) -> OnlineTest:
             str(arm): {str(name): [_number(value) for value in course] for name, course in metrics.items()}
             for arm, metrics in values.get("days", {}).items()
         },
+    )
+
+
+def _worth(decision: dict[str, Any], values: dict[str, Any]) -> WorthRecord:
+    levels: dict[str, list[tuple[float, Estimate]]] = {}
+    for entry in values["curve"]:
+        levels.setdefault(entry["source"], []).append((float(entry["answers"]), estimate_of(entry["explained"])))
+    gains: dict[str, list[tuple[int, Estimate]]] = {}
+    for entry in values["continued"]:
+        gains.setdefault(entry["source"], []).append((int(entry["times"]), estimate_of(entry["gain"])))
+    who = values["who"]
+    return WorthRecord(
+        outcome=str(decision["outcome"]),
+        why=[str(reason) for reason in decision["why"]],
+        sources=[_worth_source(entry, str(entry["source"])) for entry in values["information"]],
+        adds=[_worth_source(entry, "both - behaviour alone") for entry in values["adds"]],
+        levels=levels,
+        gains=gains,
+        patterns=[dict(entry) for entry in who["patterns"]],
+        differences=[(str(entry["behaviour"]), estimate_of(entry["difference"])) for entry in who["differences"]],
+    )
+
+
+def _worth_source(entry: dict[str, Any], source: str) -> WorthSource:
+    return WorthSource(
+        held_out=str(entry["held_out"]),
+        question=str(entry["question"]),
+        source=source,
+        metrics={name: estimate_of(entry[name]) for name in ("auc", "within", "loss", "explained")},
     )

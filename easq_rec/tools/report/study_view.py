@@ -16,6 +16,8 @@ from easq_rec.tools.report.names import label
 from easq_rec.tools.report.parts import Legend, PagePlot, PageTable, PlotGroup, change, code
 from easq_rec.tools.report.plots import bar_plot, frontier_plot, line_legend, line_plot
 from easq_rec.tools.report.study_files import CellRecord, OnlineTest, StudyFiles, estimate_of
+from easq_rec.tools.report.worth_view import information_bars, learning_curve
+from easq_rec.tools.report.worth_view import tables as worth_tables
 from easq_rec.tools.studies import experts_rank as sizes
 from easq_rec.tools.studies.comparison import METRICS, Row
 from easq_rec.tools.studies.grid import BASE
@@ -63,15 +65,23 @@ def study_view(study: StudyFiles) -> StudyView:
         files=study,
         sign=SIGNS[study.verdict.outcome] if study.verdict else "",
         checks=_checks(study.verdict) if study.verdict and study.verdict.checks else None,
-        plots=[plot for plot in (_frontier(study.rows), _change_bars(study.rows), _lift_bars(study)) if plot],
-        curves=_curves(study),
+        plots=[plot for plot in _plots(study) if plot],
+        curves=learning_curve(study.worth) if study.worth else _curves(study),
         online=_online(study.online) if study.online else [],
         # The courses of an online test are over days, not over steps.
         courses=_days(study.online) if study.online else _histories(study),
-        tables=[found for found in (_rows(study.rows), _lifts(study), _settings(study)) if found],
+        tables=[
+            *(found for found in (_rows(study.rows), _lifts(study), _settings(study)) if found),
+            *(worth_tables(study.worth) if study.worth else []),
+        ],
         cells=_cells(study.cells) if study.cells else None,
         facts=_facts(study),
     )
+
+
+def _plots(study: StudyFiles) -> list[PagePlot | None]:
+    bars = information_bars(study.worth) if study.worth else None
+    return [_frontier(study.rows), _change_bars(study.rows), _lift_bars(study), bars]
 
 
 def _checks(verdict: Verdict) -> PageTable:

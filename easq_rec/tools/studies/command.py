@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from easq_rec.config.recipes import BASES
+from easq_rec.config.recipes import BASES, schema_for_world
 from easq_rec.config.schema import require
+from easq_rec.config.schema_file import load_schema
 from easq_rec.data import files
 from easq_rec.tools.studies import (
     ab,
@@ -23,6 +24,7 @@ from easq_rec.tools.studies import (
 from easq_rec.tools.studies import (
     experts_rank as sizes,
 )
+from easq_rec.tools.studies.anchors import anchor_cells
 from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
@@ -33,6 +35,7 @@ from easq_rec.tools.studies.ray_runner import RayRunner, require_cluster
 from easq_rec.tools.studies.runner import Runner
 from easq_rec.tools.studies.store import Run, Store, opened
 from easq_rec.tools.studies.study import Study
+from easq_rec.tools.studies.worth import study as worth
 
 STUDIES = {
     study.name: study
@@ -48,7 +51,13 @@ STUDIES = {
         ab.STUDY,
     )
 }
-"""Studies that train; `signal` does not."""
+"""Studies that train; `signal` and `worth` do not."""
+
+
+ANCHORED = (
+    "random: a random order of the candidates. oracle of satisfaction, of engagement: the orders by true satisfaction "
+    "and by the expected engagement utility. Nothing is trained for these rows; they say how much there is to gain."
+)
 
 
 def check(options: StudyOptions) -> None:
@@ -59,13 +68,18 @@ def check(options: StudyOptions) -> None:
     require(options.gpus >= 0, "--gpus", options.gpus, "0 or more")
     require(not options.gpus or options.ray is not None, "--gpus", options.gpus, "given together with --ray")
     if options.ray is not None:
-        require(options.name in STUDIES, "--ray", options.ray, "omitted: study signal trains nothing")
+        require(options.name in STUDIES, "--ray", options.ray, f"omitted: study {options.name} trains nothing")
         bounded = options.jobs is None or options.ray == "local"
         require(bounded, "--jobs", options.jobs, "omitted: the CPUs of the Ray cluster limit the number of runs")
         require_cluster(options.ray)
     if options.recipe is not None:
         require(options.recipe in BASES, "--recipe", options.recipe, f"one of {', '.join(BASES)}")
         require(options.data is not None, "--recipe", options.recipe, "given together with --data")
+    if options.name == "worth":
+        require(options.seeds is None, "--seeds", options.seeds, "omitted: study worth reads one log")
+    if options.schema is not None:
+        of_data = options.name == "worth" and options.data is not None
+        require(of_data, "--schema", str(options.schema), "given with --data, to study worth")
     if options.data is not None:
         worlds_only = options.name in STUDIES and STUDIES[options.name].worlds_only
         require(not worlds_only, "--data", options.data, f"omitted: study {options.name} generates its worlds")
@@ -84,6 +98,8 @@ def run(options: StudyOptions) -> int:
         try:
             if options.name == "signal":
                 return _signal(options, store)
+            if options.name == "worth":
+                return _worth(options, store)
             return _train(options, STUDIES[options.name], store)
         except KeyboardInterrupt:
             print("interrupted; the same command with --resume continues it", file=sys.stderr)
@@ -94,6 +110,7 @@ def _train(options: StudyOptions, study: Study, store: Store) -> int:
     begin = time.perf_counter()
     base = base_config(options.budget, recipe=options.recipe, data=options.data)
     cells = study.cells(base, options.seed_list, options.budget)
+    cells += anchor_cells(cells)
     check_names(cells)
     where = f"{options.job_count} at a time" if options.ray is None else f"on Ray {options.ray}"
     print(f"study {study.name}, budget {options.budget}: {len(cells)} cells, {where}", flush=True)
@@ -139,13 +156,16 @@ def _conclude(
             shown,
             "Δ is the change against main_only in percent, paired by world (by seed on a data set), with its 95% t "
             "interval.",
+            ANCHORED,
             *findings.tables,
             *findings.notes,
         ],
         figures=findings.plots,
     )
     tables = [line for one in findings.tables for line in (one, "")]
-    print("\n".join(["", shown, "", *tables, *findings.notes, "", findings.verdict.text(), "", *incomplete]))
+    print(
+        "\n".join(["", shown, "", ANCHORED, "", *tables, *findings.notes, "", findings.verdict.text(), "", *incomplete])
+    )
     print(f"written to {store.out}")
 
 
@@ -175,11 +195,45 @@ def _signal(options: StudyOptions, store: Store) -> int:
     return 0
 
 
+def _worth(options: StudyOptions, store: Store) -> int:
+    begin = time.perf_counter()
+    config = base_config(options.budget, recipe=options.recipe, data=options.data)
+    if options.data is None:
+        location, schema = worth.world(options.budget, store), schema_for_world(config.schema, worth.VERSION)
+    else:
+        location, schema = options.data, config.schema
+        schema = schema if options.schema is None else load_schema(options.schema)
+    found = worth.run(location, schema, say=lambda text: print(text, flush=True))
+    notes, tables = found.notes(options.budget if options.data is None else "full"), found.tables
+    publish(
+        store.out,
+        results={
+            "study": "worth",
+            "question": worth.QUESTION,
+            **_common(options, begin),
+            **found.values(),
+            "notes": notes,
+        },
+        text=[
+            "# Study worth",
+            worth.QUESTION,
+            found.decision.markdown(),
+            *(part for heading, shown in tables.items() for part in (f"## {heading}", shown)),
+            "## Notes",
+            *notes,
+        ],
+        figures=found.figures,
+    )
+    shown = [line for heading, shown in tables.items() for line in (heading, "", shown, "")]
+    print("\n".join(["", *shown, *notes, "", found.decision.text(), "", f"written to {store.out}"]))
+    return 0
+
+
 def _common(options: StudyOptions, begin: float) -> dict[str, Any]:
     return {
         **circumstances(_command(options)),
         "budget": options.budget,
-        "seeds": options.seed_list,
+        "seeds": options.seed_list if options.name != "worth" else None,
         "wall_seconds": round(time.perf_counter() - begin, 1),
     }
 
@@ -188,13 +242,15 @@ def _command(options: StudyOptions) -> list[str]:
     """The call that repeats the study, for results.json."""
     data = [] if options.data is None else ["--data", files.display_name(options.data)]
     recipe = [] if options.recipe is None else ["--recipe", options.recipe]
+    recipe += [] if options.schema is None else ["--schema", str(options.schema)]
     if options.ray is None or options.ray == "local":
         where = ["--jobs", str(options.job_count)]
     else:
         where = []
     where += [] if options.ray is None else ["--ray", options.ray]
     where += ["--gpus", f"{options.gpus:g}"] if options.gpus else []
+    seeds = ["--seeds", str(len(options.seed_list))] if options.name != "worth" else []
     return [
-        *("easq-rec", "study", options.name, "--seeds", str(len(options.seed_list)), "--budget", options.budget),
+        *("easq-rec", "study", options.name, *seeds, "--budget", options.budget),
         *("--out", str(options.directory), *where, *data, *recipe),
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from easq_rec.evaluation.mean_interval import Estimate, t_interval
-from easq_rec.tools.studies.grid import BASE
+from easq_rec.tools.studies.grid import ANCHORS, BASE
 from easq_rec.tools.studies.partner import Addition
 from easq_rec.tools.studies.store import Run
 
@@ -98,7 +98,8 @@ class StudyComparison:
 
     @property
     def labels(self) -> list[str]:
-        return list(self._runs)
+        """The labels of trained cells: all but those of `ANCHORS`."""
+        return [label for label, runs in self._runs.items() if runs[0].cell.variant not in ANCHORS]
 
     def rows(self, base: str = BASE) -> list[Row]:
         """A row per label, relative to the variant `base`."""

@@ -17,6 +17,10 @@ from easq_rec.tools.studies.partner import Addition
 
 BASE = "main_only"
 """The variant with which all others are compared: the ranker that learns only from engagement."""
+RANDOM, SATISFYING, ENGAGING = "random", "oracle of satisfaction", "oracle of engagement"
+ANCHORS = (RANDOM, SATISFYING, ENGAGING)
+"""Variants that are not trained: a random order, the order by true satisfaction, and that by the expected engagement
+utility. Tables have them; figures do not, since an oracle's distance would squeeze all other differences."""
 TRAIN = "easq_rec.tools.studies.cell"
 """Program of a cell that trains and evaluates."""
 

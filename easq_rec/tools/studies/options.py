@@ -12,7 +12,7 @@ import tyro
 from easq_rec.tools.studies.base import SEEDS, Budget
 
 StudyName = Literal[
-    "signal", "frontier", "ablation", "lambda2", "sparsity", "stability", "experts", "rank", "trigger", "ab"
+    "signal", "worth", "frontier", "ablation", "lambda2", "sparsity", "stability", "experts", "rank", "trigger", "ab"
 ]
 
 
@@ -41,6 +41,8 @@ class StudyOptions:
     """Directory or URL with requests/ and answers/. None: generated worlds."""
     recipe: str | None = None
     """Recipe for the data, whose variants are compared. None: quickstart."""
+    schema: Path | None = None
+    """Schema file of the data, in TOML, in place of the recipe's schema. Study worth only."""
 
     @property
     def directory(self) -> Path:

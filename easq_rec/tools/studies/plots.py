@@ -15,7 +15,7 @@ from easq_rec.tools.figures.bars import draw_bars
 from easq_rec.tools.figures.frontier import Family, Spot, draw_frontier
 from easq_rec.tools.figures.lines import Line, Point, draw_lines
 from easq_rec.tools.studies.comparison import Row
-from easq_rec.tools.studies.grid import BASE
+from easq_rec.tools.studies.grid import ANCHORS, BASE
 
 GAINED, PAID = "satisfaction", "engagement"
 TITLES = {GAINED: "satisfaction NDCG@5", PAID: "engagement NDCG@5"}
@@ -24,9 +24,11 @@ AGAINST = f"Change against {BASE}"
 
 
 def moved(rows: Sequence[Row]) -> list[Row]:
-    """Rows with both changes, without the base, whose changes are 0 by definition."""
+    """Rows with both changes, without the base, whose changes are 0 by definition, and without `ANCHORS`."""
     found = []
     for row in rows:
+        if row.variant in ANCHORS:
+            continue
         values = [row.change[name].value for name in TITLES if name in row.change]
         if len(values) == len(TITLES) and all(map(math.isfinite, values)) and any(values):
             found.append(row)

@@ -127,6 +127,28 @@ def test_a_behaviour_of_all_answered_impressions_is_left_out(tmp_path: Path) -> 
     assert signal.verdict(found, "full").outcome == "undecided" and signal.figures(found)
 
 
+def test_a_usual_behaviour_is_in_the_table_but_not_in_the_verdict(tmp_path: Path) -> None:
+    """Seven of ten impressions are long views, so their lift cannot reach the threshold by far."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(2_000):
+        good = rng.random() < 0.5
+        shown = {
+            "long_view": int(rng.random() < (0.9 if good else 0.5)),
+            "like": int(rng.random() < (0.4 if good else 0.1)),
+        }
+        rows.append([shown | {"answer": 2 if good else 0}])
+    write(tmp_path, rows)
+    found = measure([tmp_path])
+    rates = {lift.behaviour: lift.average for lift in found.lifts}
+    assert 0.65 < rates["long_view"] < 0.75 and rates["like"] < 0.3
+    verdict = signal.verdict(found, "full")
+    assert {check.what.split()[0] for check in verdict.checks} == {"like"} and verdict.outcome == "holds"
+    assert "| long_view |" in signal.table(found)
+    [note] = [note for note in signal.notes(found) if "not part of the verdict" in note]
+    assert note.startswith("long_view") and "at most +4" in note
+
+
 def test_without_answers_the_verdict_is_undecided(tmp_path: Path) -> None:
     write(tmp_path, [[{"like": 1, "answer": None}, {"like": 0, "answer": None}]])
     found = measure([tmp_path])
