@@ -28,13 +28,18 @@ BACKBONES = {"transformer": Transformer(heads=2, ffn=24), "hstu": HSTU(heads=2)}
 """Small backbones, by name."""
 
 
-def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2, backbone: str | None = None) -> Config:
+EVERYTHING = "everything"
+"""Name of the default alignment with all that it leaves out: L_dense, and embeddings of the satisfaction tower."""
+
+
+def small_config(recipe: str = EVERYTHING, *, dim: int = 8, layers: int = 2, backbone: str | None = None) -> Config:
     """A recipe at a size of a few thousand parameters, with the world's schema and tables of width `dim`.
 
     Args:
+        recipe: name of a recipe, or `EVERYTHING`.
         backbone: one of `BACKBONES`. None: the backbone of the recipe.
     """
-    config = recipes.recipe(recipe)
+    config = everything() if recipe == EVERYTHING else recipes.recipe(recipe)
     small = BACKBONES[backbone or type(config.model.backbone).__name__.lower()]
     # With several experts also where the recipe has one, except in `shared_bottom`, so that routers are tested.
     alone = config.model.pathway == "shared"
@@ -63,6 +68,12 @@ def small_config(recipe: str = "easq", *, dim: int = 8, layers: int = 2, backbon
         replay=Replay(answers_per_step=16),
         trainer=TrainerConfig(batch_size=8, device="cpu", threads=1),
     )
+
+
+def everything() -> Config:
+    """The default alignment with L_dense, and with embeddings of the satisfaction tower."""
+    config = recipes.recipe("with_embeddings")
+    return dataclasses.replace(config, losses=config.losses.weighted(dense=0.3))
 
 
 def with_every_kind(schema: FeatureSchema) -> FeatureSchema:

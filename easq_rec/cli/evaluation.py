@@ -24,7 +24,8 @@ class EvaluateCommand:
     data: str | None = None
     """Directory or URL with requests/ (and answers/); None: the one that the run was trained on."""
     fuse: float | None = None
-    """Serve z(policy) + FUSE * z(reference), each score standardised within its request; None: the policy score."""
+    """Weight of the satisfaction score in the served score, in place of the run's model.satisfaction_weight; None: that
+    weight."""
     best: bool = False
     """Use the checkpoint with the best evaluation during training (--checkpoint.best), not the newest."""
     calibrated: bool = False
@@ -152,7 +153,7 @@ class CalibrateCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCommand:
-    """Rank requests without outcomes by the policy score, or by a fused score; adapters are merged."""
+    """Rank requests without outcomes by the policy score; adapters are merged."""
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run")]
     """Run directory."""
@@ -161,8 +162,8 @@ class ScoreCommand:
     output: Path
     """Parquet file to write: request_id, the item's id, score, rank, and with --outcomes one column per outcome."""
     fuse: float | None = None
-    """Rank by z(policy) + FUSE * z(reference), each standardised within its request; None: by the policy score, and the
-    satisfaction tower is left out."""
+    """Weight of the satisfaction score in the served score, in place of the run's model.satisfaction_weight; None: that
+    weight."""
     best: bool = False
     """Use the checkpoint with the best evaluation during training, not the newest."""
     outcomes: bool = False

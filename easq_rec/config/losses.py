@@ -334,10 +334,12 @@ class Losses:
     """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
     Losses that are computed only in aligned steps are scaled by this number."""
     dense_warmup_steps: int = 100
-    """Steps before L_dense and L_DPO take effect, while the reference learns its first answers."""
+    """Steps before L_dense and L_DPO take effect, and the satisfaction score counts in the policy score, while the
+    satisfaction tower learns its first answers."""
     warmup_per_class: int = 0
-    """Satisfied answers, and as many dissatisfied ones, that must be admitted before L_dense and L_DPO take effect.
-    Answers of one class form no pairs, so the reference learns nothing from them."""
+    """Satisfied answers, and as many dissatisfied ones, that must be admitted before L_dense and L_DPO take effect, and
+    the satisfaction score counts in the policy score. Answers of one class form no pairs, so the satisfaction tower
+    learns nothing from them."""
     reference_smoothing: float = 0.0
     """Decay per step of an exponential moving average of the satisfaction tower that computes the reference score; 0:
     the tower itself computes it."""

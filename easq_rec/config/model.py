@@ -5,6 +5,7 @@ Other packages import them from `easq_rec.config`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,10 @@ class Model:
     outcome, trained by `losses.pointwise`; the score is the log odds of their expected utility."""
     satisfaction: Tower | None = Tower()
     """Satisfaction tower: its output is the reference score. None: no satisfaction pathway."""
+    satisfaction_weight: float = 0.0
+    """Weight of the satisfaction score in the policy score: the policy score is the main tower's score plus this weight
+    times the satisfaction score, both log odds. It counts once the warm-up is over (`losses.warmup_per_class`), and no
+    loss of the main tower sees it. 0: the main tower's score alone."""
     lora: LoRA | None = LoRA()
     """Adapters. None: the satisfaction tower reads the main representation as a constant."""
     isolate_embeddings: bool = True
@@ -114,6 +119,9 @@ class Model:
 
     def __post_init__(self) -> None:
         require(self.dim >= 1, "model.dim", self.dim, "at least 1")
+        weight, fused = self.satisfaction_weight, self.satisfaction is not None
+        require(math.isfinite(weight), "model.satisfaction_weight", weight, "a finite number")
+        require(fused or not weight, "model.satisfaction_weight", weight, "0 without a satisfaction tower")
         require(self.table_std >= 0, "model.table_std", self.table_std, "0 or more")
         rate = self.feature_dropout
         require(0 <= rate < 1, "model.feature_dropout", rate, "0 or more and below 1")

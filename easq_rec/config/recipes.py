@@ -155,17 +155,18 @@ def kuairand_schema(*, dim: int = 32, videos: int = 1 << 20, authors: int = 1 <<
 
 
 def easq() -> Config:
-    """The default: an isolated satisfaction pathway whose reference annotates every pair of a request (L_dense)."""
+    """The default: the score of an isolated satisfaction pathway is a part of the policy score."""
     # A small log with as many answers as a large one: at the paper's rate it would have about twenty.
     world = World(density=100.0)
     return Config(
         recipe="easq",
         schema=world_schema(users=world.users, videos=world.videos, dim=32, version=world.version),
         world=world,
-        losses=Losses(warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0, dense=0.3),
+        model=Model(satisfaction_weight=0.2),
+        losses=Losses(warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0),
         # Videos and users of the world have many impressions each: a high rate of the tables learns them in one or two
-        # passes. The satisfaction pathway takes half as many steps as the other parameters.
-        optim=Optim(table_lr=0.2, schedule="constant", pathway_lr=2.0),
+        # passes.
+        optim=Optim(table_lr=0.2, schedule="constant"),
     )
 
 
@@ -176,7 +177,8 @@ def quickstart() -> Config:
         config,
         recipe="quickstart",
         schema=world_schema(users=config.world.users, videos=config.world.videos, dim=16, version=config.world.version),
-        model=Model(
+        model=dataclasses.replace(
+            config.model,
             dim=32,
             backbone=Transformer(heads=2, layers=2, ffn=96),
             main=Tower(hidden=32, out=32),
@@ -196,14 +198,14 @@ def movielens() -> Config:
         schema=movielens_schema(),
         data=Data(path=None, holdout=0.2, max_history=50),
         # Four epochs overfit less if ids are sometimes missing.
-        model=Model(dim=64, backbone=Transformer(heads=4, layers=2, ffn=128), feature_dropout=0.1),
+        model=Model(
+            dim=64, backbone=Transformer(heads=4, layers=2, ffn=128), feature_dropout=0.1, satisfaction_weight=0.2
+        ),
         # The only outcome is a view. Every rating follows a view, so it says nothing about satisfaction. Pairs within
         # a request do not help either: cross-entropy alone orders the films better.
-        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(
-            satisfaction=1.0, dense=0.3
-        ),
+        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0),
         replay=Replay(answers_per_step=32),
-        optim=Optim(table_lr=0.05, dense_lr=1e-3, pathway_lr=2.0),
+        optim=Optim(table_lr=0.05, dense_lr=1e-3),
         trainer=TrainerConfig(batch_size=64, epochs=4),
         logging=Logging(every_steps=20),
     )
@@ -229,14 +231,12 @@ def kuairand() -> Config:
         # The log is small: the whole of it is shuffled together.
         data=Data(path=None, holdout=0.2, max_history=50, shuffle_row_groups=128),
         # A request has 13 user features and often one candidate: a token for each of them is most of the cost.
-        model=Model(user_tokens="one", table_std=0.01),
+        model=Model(user_tokens="one", table_std=0.01, satisfaction_weight=0.2),
         # Pairs within these short requests do not help. Likes and similar actions are answers here, not outcomes.
-        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(
-            satisfaction=1.0, dense=0.3
-        ),
+        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0),
         # Most ids are rare: their rows start small and move little. One epoch with a decaying rate would learn little
         # from the last requests.
-        optim=Optim(table_lr=0.02, schedule="constant", warmup_steps=10, pathway_lr=2.0),
+        optim=Optim(table_lr=0.02, schedule="constant", warmup_steps=10),
     )
 
 

@@ -270,4 +270,5 @@ class Config:
     @property
     def reads_answers(self) -> bool:
         """Whether the run needs answers."""
-        return self.aligned and self.losses.reads_answers
+        waits = self.losses.warmup_per_class > 0 and self.model.satisfaction_weight != 0
+        return self.aligned and (self.losses.reads_answers or waits)

@@ -217,7 +217,7 @@ class FeatureSchema:
     satisfaction only if it happened, so L_evidence compares only these candidates; None: it compares all."""
     answers: AnswerScale = THREE_ANSWERS
     """Meaning of the questionnaire's answers."""
-    satisfaction_dim: int = 8
+    satisfaction_dim: int = 0
     """Width of the separate embeddings of each candidate id feature that only the satisfaction tower reads; 0: none."""
     counts: tuple[Count, ...] = ()
     """Columns that `easq-rec data counts` adds to the candidates. A feature of kind `count` reads one of them."""

@@ -22,6 +22,10 @@ EVIDENCE_BY_HAND = 1.5
 """Weight of evidence of an action that nobody estimated: the odds of a like are 4.5 times as high if the viewer is
 satisfied. A guess, as one would make it without answers; it is not fitted to any log."""
 
+DENSE = 1.0
+"""Weight of L_dense where it steers the policy."""
+OWN_DIM = 8
+"""Width of embeddings that only the satisfaction tower reads."""
 REWARD = 1.0
 """Weight of L_reward: rewards, which are log odds, count as much as the utility of the outcomes does in L_main."""
 
@@ -31,7 +35,7 @@ def main_only(config: Config) -> Config:
     return _changed(
         config,
         schema={"satisfaction_dim": 0},
-        model={"satisfaction": None, "lora": None},
+        model={"satisfaction": None, "satisfaction_weight": 0.0, "lora": None},
         losses=config.losses.without_reference(),
     )
 
@@ -134,7 +138,7 @@ def paper(config: Config) -> Config:
     return _changed(
         config,
         schema={"satisfaction_dim": 0},
-        model={"isolate_embeddings": False, "policy_score": "single"},
+        model={"isolate_embeddings": False, "policy_score": "single", "satisfaction_weight": 0.0},
         losses=replace(
             losses,
             main=MainBPR(pairs="equal"),
@@ -159,9 +163,10 @@ def without_moe(config: Config) -> Config:
     return _with_experts(config, dict.fromkeys(EXPERTS, 1))
 
 
-def without_dense(config: Config) -> Config:
-    """No L_dense: the reference is trained, but only L_DPO, if present, uses it."""
-    return _changed(config, losses=config.losses.weighted(dense=0.0))
+def with_dense(config: Config) -> Config:
+    """The reference annotates every pair of a request, and the main tower learns its preferences (L_dense), instead of
+    adding the satisfaction score to what is served."""
+    return _changed(config, model={"satisfaction_weight": 0.0}, losses=config.losses.weighted(dense=DENSE))
 
 
 def without_evidence(config: Config) -> Config:
@@ -196,13 +201,14 @@ def ips_answers(config: Config) -> Config:
 
 
 def half_targets(config: Config) -> Config:
-    """A control: the preferences in L_dense are all 1/2, so that it only shrinks differences of the policy score."""
+    """A control of `with_dense`: its preferences are all 1/2, so that it only shrinks differences of the score."""
+    config = with_dense(config)
     return _changed(config, losses=replace(config.losses, dense=replace(config.losses.dense, target="half")))
 
 
-def without_embeddings(config: Config) -> Config:
-    """The satisfaction tower has no separate embeddings."""
-    return _changed(config, schema={"satisfaction_dim": 0})
+def with_embeddings(config: Config) -> Config:
+    """The satisfaction tower has separate embeddings, which only it reads."""
+    return _changed(config, schema={"satisfaction_dim": OWN_DIM})
 
 
 def without_dpo(config: Config) -> Config:
@@ -216,8 +222,9 @@ def without_isolation(config: Config) -> Config:
 
 
 def with_dpo(config: Config) -> Config:
-    """L_DPO over the request's slate in addition to L_dense (lambda 2 = 0.3)."""
-    return _changed(config, losses=replace(config.losses, dpo=DPO(weight=0.3, policy="slate_softmax", beta=1.0)))
+    """L_DPO over the request's slate (lambda 2 = 0.3) instead of adding the satisfaction score to what is served."""
+    losses = replace(config.losses, dpo=DPO(weight=0.3, policy="slate_softmax", beta=1.0))
+    return _changed(config, model={"satisfaction_weight": 0.0}, losses=losses)
 
 
 def hstu(config: Config) -> Config:
@@ -238,7 +245,7 @@ def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
 
 EASQ_CHANGED = (
     without_lora,
-    without_dense,
+    with_dense,
     without_isolation,
     without_evidence,
     without_answers,
@@ -246,7 +253,7 @@ EASQ_CHANGED = (
     shuffled_answers,
     half_targets,
     ips_answers,
-    without_embeddings,
+    with_embeddings,
     with_dpo,
     with_moe,
 )
@@ -277,7 +284,8 @@ ADDITIONS: dict[str, Callable[[Config], Config]] = {counts.__name__: counts}
 
 
 def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) -> Config:
-    """Multi-task learning: the satisfaction loss trains backbone and embeddings; no loss steers the policy score."""
+    """Multi-task learning: the satisfaction loss trains backbone and embeddings. The satisfaction score counts in the
+    policy score as in the default."""
     model = config.model
     assert model.satisfaction is not None, "variants change a config that has the default alignment"
     tower = replace(model.satisfaction, experts=satisfaction, hidden=model.main.hidden, out=model.main.out)
@@ -297,10 +305,9 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
 
 
 def _as_informed(sharing: Callable[[Config], Config], config: Config) -> Config:
-    """A method of hard sharing whose satisfaction tower learns from as much as that of `easq`."""
+    """A method of hard sharing whose satisfaction tower also learns from outcomes, and has tables of its own."""
     changed = sharing(config)
-    own = {"satisfaction_dim": config.schema.satisfaction_dim}
-    return _changed(changed, schema=own, losses=changed.losses.weighted(evidence=1.0))
+    return _changed(changed, schema={"satisfaction_dim": OWN_DIM}, losses=changed.losses.weighted(evidence=1.0))
 
 
 def _actions(config: Config, variant: str) -> list[str]:

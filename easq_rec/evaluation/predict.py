@@ -23,7 +23,6 @@ from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
 from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics import RankingMetrics, outcome_columns, ranking_metrics
-from easq_rec.model.fusion import fused_scores
 from easq_rec.model.ranker import Scores
 
 Score = Callable[[RequestBatch], Scores]
@@ -34,9 +33,9 @@ class Predictions:
     """Scores and labels of evaluated requests."""
 
     main_N: Tensor
-    """The policy score."""
+    """The main tower's score."""
     served_N: Tensor
-    """The served score: the policy score or a fused score."""
+    """The served score: the policy score, or that with another weight of the satisfaction score."""
     truth_N: Tensor
     utility_N: Tensor
     lengths_R: Tensor
@@ -48,8 +47,10 @@ class Predictions:
     """What happened; None with `logit_NO`."""
 
     def metrics(self) -> RankingMetrics:
-        """Ranking metrics of the policy score."""
-        return ranking_metrics(self.main_N, self.truth_N, self.utility_N, self.lengths_R, self.user_R)
+        """Ranking metrics of the served score. Calibration is that of the main tower's score."""
+        return ranking_metrics(
+            self.served_N, self.truth_N, self.utility_N, self.lengths_R, self.user_R, policy_N=self.main_N
+        )
 
     def outcome_columns(self, outcomes: Sequence[Outcome], *, thinned: bool = True) -> dict[str, Tensor]:
         """Sums by request from which the calibration of each outcome is computed; none without predicted outcomes."""
@@ -86,7 +87,7 @@ def predict(
     """Scores every request of the stream.
 
     Args:
-        fuse: weight of the reference score in the served score; None: the policy score is served.
+        fuse: weight of the satisfaction score in the served score; None: that of the policy score.
     """
     utility_O = torch.tensor([outcome.weight for outcome in config.schema.outcomes])
     parts = []
@@ -98,7 +99,7 @@ def predict(
         parts.append(
             Predictions(
                 main_N=scores.main_N[:candidates].float().cpu(),
-                served_N=served(scores, lengths_R, fuse),
+                served_N=served(scores, fuse)[:candidates],
                 truth_N=truth_N[:candidates],
                 utility_N=batch.outcome_NO[:candidates] @ utility_O,
                 lengths_R=lengths_R,
@@ -119,17 +120,16 @@ def _outcomes(scores: Scores, batch: RequestBatch) -> dict[str, Tensor]:
     return {"logit_NO": logit_NO, "outcome_NO": batch.outcome_NO[:candidates]}
 
 
-def served(scores: Scores, lengths_R: Tensor, fuse: float | None) -> Tensor:
-    """The served scores of the first sum(lengths_R) candidates, on the CPU.
+def served(scores: Scores, fuse: float | None) -> Tensor:
+    """The served scores on the CPU, (N,).
 
-    The policy score if `fuse` is None, else `fused_scores` with `fuse` as the weight of the reference score.
+    Args:
+        fuse: weight of the satisfaction score in place of that of the policy score; None: the policy score.
     """
-    items = int(lengths_R.sum())
-    main_N = scores.main_N[:items].float().cpu()
     if fuse is None:
-        return main_N
+        return scores.served_N.float().cpu()
     assert scores.satisfaction_N is not None, "a fused score needs a satisfaction tower"
-    return fused_scores(main_N, scores.satisfaction_N[:items].float().cpu(), lengths_R.cpu(), fuse).float()
+    return (scores.main_N + fuse * scores.satisfaction_N).float().cpu()
 
 
 def gather(mine: Predictions) -> Predictions:
@@ -166,7 +166,7 @@ def predict_answers(
 ) -> AnswerPredictions:
     """Scores every candidate of the answered requests. `fuse`: as in `predict`."""
     found = [
-        served(score(collate(config.schema, part).to(device)), torch.from_numpy(part.candidates.lengths), fuse)
+        served(score(collate(config.schema, part).to(device)), fuse)
         for part in _in_parts(answers, config.evaluation.batch_size)
     ]
     return AnswerPredictions(
@@ -212,7 +212,7 @@ def answer_metrics(
         if scores.satisfaction_N is None:
             return None
         answered = torch.from_numpy(np.flatnonzero(answer != NO_ANSWER))
-        main.append(scores.main_N.float().cpu()[answered])
+        main.append(scores.served_N.float().cpu()[answered])
         reference.append(scores.satisfaction_N.float().cpu()[answered])
         label.append(torch.from_numpy(answer.astype(np.int64))[answered])
     if not main:

@@ -78,7 +78,7 @@ class Origin:
     step: int
     """Training steps of the checkpoint."""
     fuse: float | None
-    """Weight of the reference score in the served score; None: the policy score is served."""
+    """Weight of the satisfaction score in the served score; None: that of the policy score."""
     answers: AnswerScale = THREE_ANSWERS
     """The scale of the held-out answers."""
     calibration: str | None = None
@@ -86,7 +86,7 @@ class Origin:
 
     @property
     def served(self) -> str:
-        return "the policy score" if self.fuse is None else f"z(policy) + {self.fuse:g} z(reference)"
+        return "the policy score" if self.fuse is None else f"main score + {self.fuse:g} * satisfaction score"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,8 @@ class RankingNetwork(nn.Module):
         autocast: dtype of the dense products; None: fp32.
     """
 
+    steering: Tensor | None
+
     def __init__(
         self,
         schema: FeatureSchema,
@@ -115,6 +117,9 @@ class RankingNetwork(nn.Module):
             if smoothing:
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
         self.shared = Experts(shared, config.dim, config.main) if shared else None
+        self.satisfaction_weight = config.satisfaction_weight
+        # Part of the checkpoint: a ranker whose warm-up had not ended is served without satisfaction.
+        self.register_buffer("steering", torch.zeros(()) if config.satisfaction_weight else None)
         self._adapted = [module for module in self.modules() if isinstance(module, AdaptedLinear)]
 
     def forward(self, user: Any, sequence: Any, candidate: Any, batch: RequestBatch) -> NetworkOutput:
@@ -181,6 +186,24 @@ class RankingNetwork(nn.Module):
         part = _answered_part(whole, batch, detach=self.isolate)
         h_AD = h_ND[batch.answered_A] if self.hard_sharing else self._represent(part, Stream.SATISFACTION)
         return self._score(self.satisfaction, h_AD, part.embedded.satisfaction_NP)
+
+    def policy_score(self, main_N: Tensor, satisfaction_N: Tensor | None) -> Tensor:
+        """What is served, (N,).
+
+        The policy that maximises the mean satisfaction score less 1 / weight times its Kullback-Leibler divergence from
+        the policy of the main tower has these log odds (the optimum that DPO starts from, arXiv 2305.18290, equation
+        4). So the sum needs no training, and a weight of 0 gives back the ranker without alignment.
+        """
+        if self.steering is None:
+            return main_N
+        assert satisfaction_N is not None, "the weight of the satisfaction score needs a satisfaction tower"
+        return main_N + self.satisfaction_weight * self.steering * satisfaction_N
+
+    @torch.no_grad()
+    def steer(self) -> None:
+        """Lets the satisfaction score count in the policy score from now on: the warm-up is over."""
+        if self.steering is not None:
+            self.steering.fill_(1.0)
 
     @torch.no_grad()
     def start_average(self) -> None:

@@ -23,6 +23,8 @@ class Scores:
     """Scores of the N candidates of a batch."""
 
     main_N: Tensor
+    """Score of the main tower, the log odds of the expected engagement utility."""
+    served_N: Tensor
     """Policy score: what is served."""
     satisfaction_N: Tensor | None
     """Reference score; None without a satisfaction tower."""
@@ -69,8 +71,10 @@ class Ranker(nn.Module):
         assert not self.training, "score() ranks all requests alike: call eval() first"
         output = self(batch)
         main, reference = output.main, output.reference
+        satisfaction_N = reference.score_N if reference is not None else None
         return Scores(
             main_N=main.score_N,
-            satisfaction_N=reference.score_N if reference is not None else None,
+            served_N=self.network.policy_score(main.score_N, satisfaction_N),
+            satisfaction_N=satisfaction_N,
             outcomes=main.outcomes,
         )

@@ -45,7 +45,7 @@ def evaluate(
 
     Args:
         data: location with requests/ and, optionally, answers/; None: the run's training data.
-        fuse: weight of the reference score in the served score; None: the policy score is served.
+        fuse: weight of the satisfaction score in the served score; None: that of the policy score.
         best: evaluate the checkpoint that `checkpoint.best` kept.
         calibrated: apply the maps of `easq-rec calibrate`, and evaluate only requests after those that they were
             fitted to.
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def rank_fused(config: Config, fuse: float) -> RankingMetrics:
-    """Ranking metrics of a run with weight `fuse` of the reference score in the served score."""
+    """Ranking metrics of a run with weight `fuse` of the satisfaction score in the served score."""
     directory, run_dir = data_of(config, None), Path(str(config.run_dir))
     ranker = load_served(config, run_dir, fuse)
     found = predictions_of(ranker, config, run_dir, directory, held_out(config, directory), fuse)

@@ -1,6 +1,6 @@
-"""Ranks requests without outcomes and answers, by the policy score or by a fused score.
+"""Ranks requests without outcomes and answers, by the policy score.
 
-Adapters are merged, and nothing is sharded. The satisfaction tower is built only for a fused score.
+Adapters are merged, and nothing is sharded. The satisfaction tower is built only if it has a weight in the score.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def load_ranker(
     if policy_only:
         config = dataclasses.replace(
             config,
-            model=dataclasses.replace(config.model, satisfaction=None),
+            model=dataclasses.replace(config.model, satisfaction=None, satisfaction_weight=0.0),
             losses=config.losses.without_reference(),
         )
     ranker = Ranker(config, torch.device("cpu"))
@@ -59,16 +59,20 @@ def load_ranker(
 
 
 def load_served(config: Config, run_dir: Path, fuse: float | None, *, best: bool = False) -> Ranker:
-    """The ranker of a run's newest (or best) checkpoint with merged adapters; without `fuse` only its policy path.
+    """The ranker of a run's newest (or best) checkpoint with merged adapters; without the satisfaction tower if it has
+    no weight in the served score.
+
+    Args:
+        fuse: weight of the satisfaction score in place of `model.satisfaction_weight`; None: that weight.
 
     Raises:
         UserError: the run has no such checkpoint, or no satisfaction tower to fuse with.
     """
-    if fuse is None:
+    if fuse is None and not config.model.satisfaction_weight:
         return load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=True)
-    if not math.isfinite(fuse):
+    if fuse is not None and not math.isfinite(fuse):
         raise UserError(f"--fuse {fuse}: must be a finite number")
-    if config.model.satisfaction is None:
+    if fuse is not None and config.model.satisfaction is None:
         raise UserError(
             f"--fuse {fuse:g}: the run {run_dir} (recipe {config.recipe!r}) has no satisfaction tower to fuse with: "
             "omit --fuse, or use a run of an aligned recipe such as easq"
@@ -96,7 +100,7 @@ def score(
     Args:
         source: a location with requests/, or the folder of the Parquet files.
         output: the Parquet file to write; a rename publishes it when it is complete.
-        fuse: weight of the reference score in a fused score; None: the policy score.
+        fuse: weight of the satisfaction score in place of `model.satisfaction_weight`; None: that weight.
         best: use the checkpoint that `checkpoint.best` kept, not the newest.
         outcomes: also write a column for each outcome: its probability, or the expectation of an amount, in the unit of
             the log.
@@ -183,7 +187,7 @@ def _ranked(
     count = batch.stream.candidates
     lengths = batch.candidate_offsets_R1.diff()[: batch.stream.requests]
     scores = ranker.score(batch)
-    score_N, lengths_R = served(scores, lengths, fuse).float().numpy(), lengths.numpy()
+    score_N, lengths_R = served(scores, fuse)[:count].numpy(), lengths.numpy()
     request_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
     order_N = np.lexsort((-score_N, request_N))
     starts_R = np.cumsum(lengths_R) - lengths_R

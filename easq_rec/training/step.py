@@ -35,7 +35,7 @@ class StepPlan:
     total_steps: int
     """Of the learning-rate schedule."""
     steered: bool = True
-    """L_DPO and L_dense are part of the loss."""
+    """The warm-up is over: L_DPO and L_dense are part of the loss, and the satisfaction score of the policy score."""
     measured: bool = False
     """The norms of the gradients are measured."""
 
@@ -126,6 +126,8 @@ class TrainingStep:
         assert batch is not None
         self._batch = batch
         with self._phases("forward"):
+            if self._plan.steered:
+                self._network.steer()
             loss, output = self._model(batch, steered=self._plan.steered)
             sum_X = self._routing.sums(output.network, batch)
             self.finite_check.check_loss(output.loss, sum_X, stop_requested=bool(self._stop_request))

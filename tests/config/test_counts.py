@@ -43,6 +43,7 @@ def test_usual_counts_are_those_of_columns_that_the_schema_reads() -> None:
         ("tags",),
         ("user_id",),
         ("user_id", "duration_class"),
+        ("user_id", "tags"),
     }
     assert {count.name for count in usual_counts(movielens_schema())} == {
         f"{key}_long_view" for key in ("video", "tags", "user")

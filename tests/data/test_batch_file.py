@@ -16,7 +16,7 @@ from easq_rec.data.batch_file import read_batch, write_batch
 from tests.builders import random_batch, small_config
 
 
-@pytest.mark.parametrize("recipe", ["easq", "main_only"])
+@pytest.mark.parametrize("recipe", ["everything", "main_only"])
 def test_a_batch_round_trips_through_a_file(tmp_path: Path, recipe: str) -> None:
     batch = random_batch(small_config(recipe), 3)
     batch.float_NF[0] = torch.nan

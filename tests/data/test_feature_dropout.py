@@ -140,7 +140,7 @@ def batches(config: Config) -> tuple[RequestBatch, RequestBatch]:
 
 def test_the_network_reads_the_scaled_embeddings() -> None:
     """The slow reference multiplies feature by feature. Replayed requests and floats keep their values."""
-    config = small_config("easq")
+    config = small_config()
     ranker = Ranker(config, torch.device("cpu")).train()
     batch, whole = batches(config)
     found, plain = (ranker.network._whole(*ranker.embeddings(one), one).embedded for one in (batch, whole))
@@ -167,19 +167,19 @@ def test_the_network_reads_the_scaled_embeddings() -> None:
 
 
 def test_nothing_is_left_out_by_default() -> None:
-    schema = small_config("easq").schema
+    schema = small_config().schema
     assert FeatureDropout.of(schema, rate=0.0, seed=0) is None
     assert FeatureDropout.of(schema, rate=0.1, seed=0) is not None
 
 
 def test_a_schema_file_keeps_the_rate() -> None:
-    schema = declared(small_config("easq"), video_id=0.25).schema
+    schema = declared(small_config(), video_id=0.25).schema
     assert "dropout = 0.25" in schema_to_toml(schema)
     assert parse_schema(schema_to_toml(schema), "schema.toml") == schema
 
 
 def test_faults_are_named() -> None:
-    config = small_config("easq")
+    config = small_config()
     with pytest.raises(UserError, match=r"feature video_id: dropout=1.0 is not allowed: 0 or more and below 1"):
         declared(config, video_id=1.0)
     with pytest.raises(UserError, match=r"feature duration: dropout=0.1 is not allowed: none for a feature without"):

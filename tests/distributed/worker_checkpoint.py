@@ -42,7 +42,7 @@ STEPS = 3
 
 def config_of(plan: str) -> Config:
     """The config of the same model for every plan; only the sharding of its tables differs."""
-    config = small_config("easq")
+    config = small_config()
     tables = tuple(
         dataclasses.replace(table, dim=WIDE) if table.name in SPLIT else table for table in config.schema.tables
     )

@@ -68,7 +68,7 @@ class Case:
 
 def configs() -> dict[str, Config]:
     """The configs, by the name of the alignment."""
-    easq, paper = small_config("easq"), small_config("paper")
+    easq, paper = small_config(), small_config("paper")
     slate = Losses().aligned_by(satisfaction=1.0, dpo=1.0, dense=0.3)
     return {"easq": easq, "paper": paper, "slate_softmax": dataclasses.replace(easq, losses=slate)}
 
@@ -173,7 +173,7 @@ def cases() -> dict[str, Case]:
         f"{name}, resting": Case(config=sharded_by(small_config(name), "rows"), rests=True)
         for name in ("easq", "shared_bottom", "direct")
     }
-    every_kind = dataclasses.replace(small_config("easq"), schema=with_every_kind(small_config("easq").schema))
+    every_kind = dataclasses.replace(small_config(), schema=with_every_kind(small_config().schema))
     for name, config in {"HSTU": small_config("hstu"), "every kind": every_kind}.items():
         found |= {
             f"easq with {name}, {situation}": Case(config=sharded_by(config, "rows"), **situations[situation])
@@ -220,7 +220,7 @@ def weighed() -> Config:
 
 def by_user() -> Config:
     """`easq` with L_DPO, whose losses compare the candidates of a user."""
-    config = small_config("easq")
+    config = small_config()
     losses = dataclasses.replace(config.losses, groups="user").weighted(dpo=1.0)
     return dataclasses.replace(config, losses=losses)
 

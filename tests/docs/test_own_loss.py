@@ -68,7 +68,7 @@ def test_the_loss_is_the_mean_over_pairs(example: ModuleType) -> None:
 
 
 def test_variants_keep_the_added_loss(example: ModuleType) -> None:
-    losses = example.with_hinge(small_config("easq"), example.Hinge(weight=0.25)).losses
+    losses = example.with_hinge(small_config(), example.Hinge(weight=0.25)).losses
     assert dataclasses.replace(losses.without_reference(), align_every=2).terms["hinge"].weight == 0.25
 
 

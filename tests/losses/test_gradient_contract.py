@@ -287,7 +287,7 @@ def test_steering_losses_move_nothing_during_the_warm_up(measure: Measure, loss:
 
 @both
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("recipe", ["easq", "paper"])
+@pytest.mark.parametrize("recipe", ["everything", "paper"])
 def test_streams_have_equal_values(recipe: str, seed: int, backbone: str) -> None:
     """The two streams give the same reference score to the answered candidates."""
     config = small_config(recipe, backbone=backbone)

@@ -49,7 +49,7 @@ def config_of(form: str, groups: str = "user") -> Config:
     name = form.split()[0]
     losses = dataclasses.replace(Losses(groups=groups), **{name: FORMS[form]})
     off = dict.fromkeys(losses.terms, 0.0) | {"main": 1e-9}
-    return dataclasses.replace(small_config("easq"), losses=losses.weighted(**(off | {name: 1.0})))
+    return dataclasses.replace(small_config(), losses=losses.weighted(**(off | {name: 1.0})))
 
 
 def loss_of(config: Config, form: str, batch: RequestBatch, score_N: Tensor, reference_N: Tensor) -> tuple[Tensor, int]:

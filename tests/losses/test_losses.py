@@ -329,7 +329,7 @@ def lists_by_user(batch: RequestBatch, requests: Sequence[int]) -> list[list[int
 @pytest.mark.parametrize("policy", FORMS)
 def test_the_objective_equals_loops(policy: str, weighted: bool, groups: str) -> None:
     """Every part of the loss of a batch equals a loop over the scores of the network."""
-    config = small_config("easq")
+    config = small_config()
     weights = Losses(
         main=MainBPR(pairs="utility" if weighted else "equal"),
         dpo=DPO(policy=policy, beta=0.3),

@@ -29,7 +29,7 @@ def test_the_loss_of_an_amount_is_least_at_its_mean() -> None:
 
 
 def test_an_amount_is_divided_by_its_unit() -> None:
-    config = small_config("easq")
+    config = small_config()
     amounts = [Outcome(name="long_view", weight=1.0, kind="amount", unit=unit) for unit in (1.0, 1_000.0)]
     schemas = [dataclasses.replace(config.schema, outcomes=(amount,), trigger=None) for amount in amounts]
     plain, divided = (random_batch(dataclasses.replace(config, schema=schema)).outcome_NO for schema in schemas)
@@ -39,7 +39,7 @@ def test_an_amount_is_divided_by_its_unit() -> None:
 
 def test_every_candidate_counts() -> None:
     """Also the candidate of a request with one."""
-    config = small_config("easq")
+    config = small_config()
     batch = random_batch(config)
     assert 1 in batch.candidate_offsets_R1.diff()
     _, output = TrainingModel(config, torch.device("cpu"))(batch)
@@ -48,7 +48,7 @@ def test_every_candidate_counts() -> None:
 
 def test_a_model_learns_outcomes_and_amounts() -> None:
     """After some steps on one batch, the mean prediction of each outcome is its mean."""
-    config = small_config("easq")
+    config = small_config()
     watch = Outcome(name="follow", weight=0.1, kind="amount")
     config = dataclasses.replace(
         config,

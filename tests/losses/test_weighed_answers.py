@@ -83,7 +83,7 @@ def test_the_objective_divides_weighed_pairs_by_their_weights() -> None:
     for output in found:
         torch.testing.assert_close(output.losses["satisfaction"], total / weights, rtol=1e-5, atol=1e-6)
         assert int(output.pairs["answered"]) == len(pairs) > 4
-    equal = dataclasses.replace(config.losses, satisfaction=small_config("easq").losses.satisfaction)
+    equal = dataclasses.replace(config.losses, satisfaction=small_config().losses.satisfaction)
     plain_model = TrainingModel(dataclasses.replace(config, losses=equal), torch.device("cpu"))
     excite(plain_model)
     # Without weights, a batch may have some. Nothing reads them, bit for bit.

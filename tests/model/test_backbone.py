@@ -331,7 +331,7 @@ def check(config: Config, stream: Stream, histories: Sequence[int], candidates: 
 
 @both
 @pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("recipe", ["easq", "paper"])
+@pytest.mark.parametrize("recipe", ["everything", "paper"])
 @pytest.mark.parametrize("stream", STREAMS)
 def test_ragged_requests(stream: Stream, recipe: str, layers: int, backbone: str) -> None:
     """Histories and candidate lists have different lengths, both streamed and replayed.
@@ -347,7 +347,7 @@ def test_ragged_requests(stream: Stream, recipe: str, layers: int, backbone: str
     )
 
 
-@pytest.mark.parametrize("recipe", ["easq", "paper"])
+@pytest.mark.parametrize("recipe", ["everything", "paper"])
 @pytest.mark.parametrize("stream", STREAMS)
 def test_every_kind_of_feature(stream: Stream, recipe: str) -> None:
     """Covers floats, lists of floats and weighted ids of users, history entries and candidates."""
@@ -415,7 +415,7 @@ def test_streamed_scores_are_equal_with_and_without_replayed_requests(backbone: 
 
     This does not change their scores.
     """
-    config = small_config("easq", backbone=backbone)
+    config = small_config(backbone=backbone)
     ranker = Ranker(config, torch.device("cpu"))
     excite(ranker)
     _, batch, _ = requests_and_answers(config, [1, 0, 3, 7], [2, 1, 4, 6], 2)
@@ -447,7 +447,7 @@ def test_the_order_of_features_from_the_tables_has_no_effect() -> None:
 @both
 def test_the_score_of_a_candidate_does_not_depend_on_the_others(backbone: str) -> None:
     """A candidate keeps its score if the other candidates of its request are replaced."""
-    config = small_config("easq", backbone=backbone)
+    config = small_config(backbone=backbone)
     ranker = build(config).eval()
     columns = random_requests(config.schema, np.random.default_rng(5), [4, 4], [5, 5])
     first: dict[str, object] = {}
@@ -466,7 +466,7 @@ def test_the_score_of_a_candidate_does_not_depend_on_the_others(backbone: str) -
 @both
 def test_padding_has_no_effect(backbone: str) -> None:
     """A request has the same scores by itself and with a request that has a longer history and more candidates."""
-    config = small_config("easq", backbone=backbone)
+    config = small_config(backbone=backbone)
     ranker = build(config).eval()
     columns = random_requests(config.schema, np.random.default_rng(5), [3, 7], [2, 6])
     encoded = encode(Layout.of(config.schema), columns)
@@ -485,7 +485,7 @@ def test_time_buckets() -> None:
 
 
 @both
-@pytest.mark.parametrize("recipe", ["easq", "paper"])
+@pytest.mark.parametrize("recipe", ["everything", "paper"])
 def test_under_bf16_autocast(recipe: str, backbone: str) -> None:
     """Scores and gradients of ragged requests are near those of fp32. The network returns its scores in fp32."""
     _, batch, _ = requests_and_answers(small_config(recipe), [0, 3, 7, 1, 5, 0, 2], [4, 1, 6, 2, 3, 1, 5], 3)

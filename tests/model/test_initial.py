@@ -76,10 +76,10 @@ def test_bounds_are_those_of_torch() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_parameters_of_the_same_name_start_equal_in_every_variant(name: str) -> None:
-    one, other = weights("easq"), weights(name)
+    one, other = weights("everything"), weights(name)
     shared = [key for key in one.keys() & other.keys() if one[key].shape == other[key].shape]
     assert "network.tokens.candidate.weight" in shared and len(shared) > 20
-    scale = small_config(name).model.table_std / small_config("easq").model.table_std
+    scale = small_config(name).model.table_std / small_config().model.table_std
     for key in shared:
         if key.startswith("embeddings."):
             torch.testing.assert_close(scale * one[key], other[key], rtol=1e-6 if scale != 1 else 0, atol=0)
@@ -89,15 +89,15 @@ def test_parameters_of_the_same_name_start_equal_in_every_variant(name: str) -> 
 
 def test_weights_depend_on_the_seed_and_not_on_the_random_state_of_torch() -> None:
     torch.manual_seed(1)
-    one = weights("easq", seed=3)
+    one = weights("everything", seed=3)
     torch.manual_seed(2)
-    again, other = weights("easq", seed=3), weights("easq", seed=4)
+    again, other = weights("everything", seed=3), weights("everything", seed=4)
     assert all(torch.equal(value, again[key]) for key, value in one.items())
     assert any(not torch.equal(value, other[key]) for key, value in one.items() if key.endswith("user_feature_UD"))
 
 
 def test_the_average_of_the_satisfaction_tower_starts_equal_to_the_tower() -> None:
-    config = small_config("easq")
+    config = small_config()
     config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, reference_smoothing=0.9))
     network = Ranker(config, torch.device("cpu")).network
     assert network.smoothed is not None and network.satisfaction is not None

@@ -237,7 +237,7 @@ def test_merging_keeps_the_value() -> None:
 @pytest.mark.parametrize("targets", [None, ("query", "ffn_out")])
 def test_a_merged_ranker_serves_the_same_scores(targets: tuple[str, ...] | None) -> None:
     """Both towers of the ranker give the same scores, and no adapter is left in it."""
-    config = small_config("easq")
+    config = small_config()
     if targets:
         lora = dataclasses.replace(config.model.lora, targets=targets)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, lora=lora))
@@ -254,7 +254,7 @@ def test_a_merged_ranker_serves_the_same_scores(targets: tuple[str, ...] | None)
 
 def test_adapters_change_the_scores() -> None:
     """The tests above would not find an adapter that both streams omit."""
-    config = small_config("easq")
+    config = small_config()
     ranker = Ranker(config, torch.device("cpu")).eval()
     excite(ranker)
     batch = random_batch(config)

@@ -93,7 +93,7 @@ def test_without_the_network_the_counts_are_the_prediction() -> None:
 
 def test_the_network_adds_to_the_counts() -> None:
     """All other parameters start as they do without the residual, and the logits differ by the score of the counts."""
-    config, plain = counted(small_config("easq")), counted(small_config("easq"), residual=False)
+    config, plain = counted(small_config()), counted(small_config(), residual=False)
     with_it, without = (TrainingModel(one, torch.device("cpu")).ranker for one in (config, plain))
     names = {name for name, _ in with_it.named_parameters()} - {name for name, _ in without.named_parameters()}
     assert names == {"network.residual.weight_C"}
@@ -122,7 +122,7 @@ def gradient(config: Config, *, outcomes: bool = True) -> Tensor | None:
 
 
 def test_losses_of_the_policy_train_the_weights_and_those_of_satisfaction_do_not() -> None:
-    config = counted(small_config("easq"))
+    config = counted(small_config())
     found = gradient(config)
     assert found is not None and bool(found.all())
     steered = gradient(dataclasses.replace(config, losses=config.losses.weighted(pointwise=0.0)), outcomes=False)

@@ -16,7 +16,7 @@ from tests.builders import excite, random_batch, small_config, with_every_kind
 
 
 def config_with(tokens: str) -> Config:
-    config = small_config("easq")
+    config = small_config()
     return dataclasses.replace(
         config,
         schema=with_every_kind(config.schema),

@@ -76,7 +76,7 @@ def test_under_hard_sharing_evidence_moves_shared_parameters(variant: str) -> No
     config = dataclasses.replace(config, losses=config.losses.weighted(satisfaction=0.0))
     model = model_of(config)
     own = [name for name, _ in model.named_parameters() if "satisfaction_" in name]
-    assert len(own) == len(small_config("easq").schema.satisfaction_tables) > 0
+    assert len(own) == len(small_config().schema.satisfaction_tables) > 0
     found = moved(model, config)
     assert {"embeddings", "tokens", "backbone", "satisfaction", "own"} <= found and "main" not in found
     assert ("shared" in found) == (variant != "shared_bottom_evidence")
@@ -154,7 +154,7 @@ def test_the_reference_comes_from_an_average_of_the_tower() -> None:
 
     Each training step then moves it by the share 1 - `reference_smoothing`. Evaluation does not move it.
     """
-    config = small_config("easq")
+    config = small_config()
     config = dataclasses.replace(config, losses=dataclasses.replace(config.losses, reference_smoothing=0.9))
     model = model_of(config)
     network = model.ranker.network
@@ -237,7 +237,7 @@ def test_a_step_that_does_not_align_trains_only_on_engagement(variant: str) -> N
             torch.testing.assert_close(parameter.grad, other.grad, msg=name)
 
 
-@pytest.mark.parametrize("variant", ["easq", "paper", "without_lora", "mmoe", "ple_evidence", "direct"])
+@pytest.mark.parametrize("variant", ["everything", "paper", "without_lora", "mmoe", "ple_evidence", "direct"])
 def test_the_optimizer_finds_the_pathway_by_name(variant: str) -> None:
     model = model_of(small_config(variant))
     pathway = {id(parameter) for parameter in model.ranker.network.pathway()}

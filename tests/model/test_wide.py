@@ -65,7 +65,7 @@ def test_pairs_of_one_feature_with_itself_do_not_count() -> None:
 @pytest.mark.parametrize("score", ["expected_utility", "single"])
 def test_it_adds_to_the_outputs_of_the_main_tower(score: str) -> None:
     """All other parameters start as they do without it, and no other output changes."""
-    plain = small_config("easq")
+    plain = small_config()
     losses = plain.losses if score == "expected_utility" else plain.losses.weighted(pointwise=0.0, main=1.0)
     plain = dataclasses.replace(plain, losses=losses, model=dataclasses.replace(plain.model, policy_score=score))
     with_it, without = (TrainingModel(config, torch.device("cpu")).ranker.eval() for config in (wide(plain), plain))
@@ -103,7 +103,7 @@ def test_it_reads_counts_as_numbers_of_the_candidate() -> None:
 
 def test_all_losses_of_the_policy_train_it_and_those_of_satisfaction_do_not() -> None:
     """Its row of the gradient contract is that of the main tower."""
-    config = wide(small_config("easq"))
+    config = wide(small_config())
     for weights, trained in (
         ({"dense": 0.0}, True),
         ({"pointwise": 0.0}, True),

@@ -61,7 +61,7 @@ def bounded() -> Config:
     return dataclasses.replace(config, losses=dataclasses.replace(config.losses, divergence_bound=0.1))
 
 
-@pytest.mark.parametrize("variant", ["easq", "with_dpo", "paper", "ple", "direct", "main_only", "bounded"])
+@pytest.mark.parametrize("variant", ["everything", "with_dpo", "paper", "ple", "direct", "main_only", "bounded"])
 def test_the_host_reads_only_the_flags_of_the_finite_check(
     tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,7 @@ def everything_read(table: str, config: Config, batches: list[RequestBatch]) -> 
     return {row for kjt in kjts for row in kjt[f"satisfaction.{feature.name}"].values().tolist()}
 
 
-@pytest.mark.parametrize("recipe", ["easq", "paper", "main_only"])
+@pytest.mark.parametrize("recipe", ["everything", "paper", "main_only"])
 def test_training_changes_all_dense_parameters_and_the_rows_that_are_read(runtime: Runtime, recipe: str) -> None:
     """Some steps on random batches change every dense parameter, in all experts and adapters.
 
@@ -123,7 +123,9 @@ def test_training_changes_all_dense_parameters_and_the_rows_that_are_read(runtim
     after = training.parameters()
     tables = {name.split(".")[-2]: name for name in before if ".embeddings." in name}
     own = {table.name for table in config.schema.satisfaction_tables}
-    assert tables.keys() == {table.name for table in config.schema.tables} | own and bool(own) == (recipe == "easq")
+    assert tables.keys() == {table.name for table in config.schema.tables} | own and bool(own) == (
+        recipe == "everything"
+    )
     for name in before.keys() - set(tables.values()):
         # A head's bias changes all scores equally, so it has no effect on losses of score differences.
         if not name.endswith("head.bias"):
@@ -140,7 +142,7 @@ def test_training_changes_all_dense_parameters_and_the_rows_that_are_read(runtim
         # L_dense, rows that only such requests read may therefore stay unchanged.
         if table in own:
             assert moved and moved <= everything_read(table, config, batches), table
-        elif recipe == "easq":
+        elif recipe == "everything":
             assert moved == certain[table], table
         else:
             assert moved <= possible[table], table
@@ -149,7 +151,7 @@ def test_training_changes_all_dense_parameters_and_the_rows_that_are_read(runtim
 
 def test_learning_rates_reach_both_optimizers(runtime: Runtime) -> None:
     """The first step of both optimizers is about the learning rate times a sign, so it is proportional to the rate."""
-    config = small_config("easq")
+    config = small_config()
     moves = []
     for warmup in (1, 4):
         training = Training(dataclasses.replace(config, optim=Optim(warmup_steps=warmup)), runtime)
@@ -165,7 +167,7 @@ def test_learning_rates_reach_both_optimizers(runtime: Runtime) -> None:
 
 def test_clipping_bounds_the_dense_gradient(runtime: Runtime) -> None:
     """AdamW's first step does not depend on the scale of the gradient. Its first moment is (1 - beta1) times it."""
-    config = small_config("easq")
+    config = small_config()
     norms = []
     for bound in (None, 1e-3):
         training = Training(dataclasses.replace(config, optim=Optim(clip_norm=bound, warmup_steps=0)), runtime)
@@ -179,7 +181,7 @@ def test_clipping_bounds_the_dense_gradient(runtime: Runtime) -> None:
 
 def test_weight_decay_is_decoupled(runtime: Runtime) -> None:
     """A parameter whose gradient is 0 shrinks by the factor 1 - lr * decay."""
-    config = dataclasses.replace(small_config("easq"), optim=Optim(dense_lr=0.1, weight_decay=0.5, warmup_steps=0))
+    config = dataclasses.replace(small_config(), optim=Optim(dense_lr=0.1, weight_decay=0.5, warmup_steps=0))
     training = Training(config, runtime)
     with torch.no_grad():
         bias = next(p for name, p in training.model.named_parameters() if name.endswith("satisfaction.head.bias"))
@@ -190,7 +192,7 @@ def test_weight_decay_is_decoupled(runtime: Runtime) -> None:
 
 def test_weight_decay_does_not_change_tables(runtime: Runtime) -> None:
     """In the first step, tables with and without weight decay of the network are equal."""
-    config = small_config("easq")
+    config = small_config()
     tables = []
     for decay in (0.0, 0.5):
         training = Training(dataclasses.replace(config, optim=Optim(weight_decay=decay, warmup_steps=0)), runtime)
@@ -203,7 +205,7 @@ def test_weight_decay_does_not_change_tables(runtime: Runtime) -> None:
 
 def test_gradient_norms_are_measured_for_each_parameter_group(runtime: Runtime) -> None:
     """If a step is measured, the norms of all groups are measured before clipping."""
-    config = small_config("easq")
+    config = small_config()
     training = Training(dataclasses.replace(config, optim=Optim(clip_norm=1e-3, warmup_steps=0)), runtime)
     names = [name for name, _ in training.model.named_parameters() if ".embeddings." not in name]
     groups = {parameter_group(name) for name in names}
@@ -216,7 +218,7 @@ def test_gradient_norms_are_measured_for_each_parameter_group(runtime: Runtime) 
 
 def test_the_pathway_may_have_a_separate_learning_rate(runtime: Runtime) -> None:
     """AdamW's first step equals its learning rate. With a factor of 3, only the pathway's step is 3 times as large."""
-    config = small_config("easq")
+    config = small_config()
     steps = {}
     for factor in (1.0, 3.0):
         optim = dataclasses.replace(config.optim, pathway_lr=factor, dense_lr=1e-3)
@@ -235,7 +237,7 @@ def test_the_pathway_may_have_a_separate_learning_rate(runtime: Runtime) -> None
 
 def test_the_initial_state_equals_that_of_a_new_adamw(runtime: Runtime) -> None:
     """AdamW creates a missing state in its first step. Ours exists before it, and must give the same first steps."""
-    config = small_config("easq")
+    config = small_config()
     ours, fresh = Training(config, runtime), Training(config, runtime)
     state = ours.optimizers.combined.state_dict()["state"]
     dense = [name for name, _ in ours.model.named_parameters() if ".embeddings." not in name]

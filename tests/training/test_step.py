@@ -35,7 +35,7 @@ def training_step(config: Config, runtime: Runtime, directory: Path) -> tuple[Tr
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("variant", ["easq", "with_dpo", "direct", "paper", "shared_bottom", "ple", "main_only"])
+@pytest.mark.parametrize("variant", ["everything", "with_dpo", "direct", "paper", "shared_bottom", "ple", "main_only"])
 def test_the_gradients_of_the_network_are_complete_at_the_hook(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, aligned: bool
 ) -> None:
@@ -82,7 +82,7 @@ def test_the_tables_get_the_gradient_that_the_hook_returns(
 
 
 def test_a_plan_decides_whether_a_step_steers_and_measures(runtime: Runtime, tmp_path: Path) -> None:
-    config = small_config("easq")
+    config = small_config()
     losses, norms = [], []
     for flag in (True, False):
         _, step = training_step(config, runtime, tmp_path)
@@ -96,7 +96,7 @@ def test_a_plan_decides_whether_a_step_steers_and_measures(runtime: Runtime, tmp
 
 def test_a_step_without_alignment_does_not_change_the_pathway(runtime: Runtime, tmp_path: Path) -> None:
     """The momentum of AdamW does not change the pathway either."""
-    config = small_config("easq")
+    config = small_config()
     model, step = training_step(config, runtime, tmp_path)
     batches = iter([random_batch(config), random_batch(config, aligned=False, answered=0)])
     step(batches, StepPlan(number=1, total_steps=2))
@@ -110,7 +110,7 @@ def test_a_step_without_alignment_does_not_change_the_pathway(runtime: Runtime, 
 
 def test_the_phases_of_a_step_are_measured(runtime: Runtime, tmp_path: Path) -> None:
     """Every phase takes time, and no phase is active after the step."""
-    config = small_config("easq")
+    config = small_config()
     _, step = training_step(config, runtime, tmp_path)
     runtime.phases.take_window(1)
     step(iter([random_batch(config)]), StepPlan(number=1, total_steps=2))
@@ -127,7 +127,7 @@ def test_a_plan_follows_the_warm_up_and_the_logging_interval(
     step: int, rarer_class: int, steered: bool, measured: bool
 ) -> None:
     """Steering needs 10 finished steps and 5 admitted answers of the rarer class; every tenth step is measured."""
-    config = small_config("easq")
+    config = small_config()
     losses = dataclasses.replace(config.losses, dense_warmup_steps=10, warmup_per_class=5)
     config = dataclasses.replace(config, losses=losses, logging=Logging(every_steps=10))
     replay = ReplayState(admitted=50, rarer_class=rarer_class, replays=np.zeros(8, np.int32))

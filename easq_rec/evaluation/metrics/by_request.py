@@ -67,21 +67,28 @@ class RankingMetrics:
 
 
 def ranking_metrics(
-    score_N: Tensor, truth_N: Tensor, utility_N: Tensor, lengths_R: Tensor, user_R: Tensor
+    score_N: Tensor,
+    truth_N: Tensor,
+    utility_N: Tensor,
+    lengths_R: Tensor,
+    user_R: Tensor,
+    *,
+    policy_N: Tensor | None = None,
 ) -> RankingMetrics:
-    """Every ranking metric of the policy score over held-out requests.
+    """Every ranking metric of a score over held-out requests.
 
     Args:
-        score_N: the policy score; higher is better.
+        score_N: the served score; higher is better.
         truth_N: graded satisfaction (0 is the lowest grade), NaN where unknown.
         utility_N: engagement utility, 0 or more.
         lengths_R: candidates per request (int64; 0 allowed).
         user_R: user id of each request, any integers.
+        policy_N: the score whose calibration is measured; None: the served score.
 
     Raises:
         ValueError: shapes that disagree, NaN scores or utilities, grades or utilities that are negative or infinite.
     """
-    columns = request_columns(score_N, truth_N, utility_N, lengths_R, user_R)
+    columns = request_columns(score_N, truth_N, utility_N, lengths_R, user_R, policy_N=policy_N)
     quotients = {
         name: float(columns[top].sum() / columns[bottom].sum())
         for name, (top, bottom) in QUOTIENTS.items()

@@ -81,13 +81,18 @@ def anchor_metrics(config: Config, name: str, source: str) -> RankingMetrics:
 
 def _by_chance(batch: RequestBatch) -> Scores:
     """Equal scores: metrics count ties as random order does on average, so that no luck is in them."""
-    return Scores(main_N=torch.zeros(batch.stream.candidates), satisfaction_N=None)
+    return _alone(torch.zeros(batch.stream.candidates))
 
 
 def _by_grade(batch: RequestBatch) -> Scores:
     """The graded truth; a candidate whose grade is unknown is placed below all others."""
     assert batch.truth_N is not None
-    return Scores(main_N=batch.truth_N.nan_to_num(nan=-1.0), satisfaction_N=None)
+    return _alone(batch.truth_N.nan_to_num(nan=-1.0))
+
+
+def _alone(score_N: torch.Tensor) -> Scores:
+    """A score without a satisfaction score."""
+    return Scores(main_N=score_N, served_N=score_N, satisfaction_N=None)
 
 
 def _of_world(config: Config, holdout: RequestDataset, name: str) -> tuple[RequestColumns, Array]:
@@ -116,7 +121,7 @@ class _ByRequest:
         lengths = self._lengths[rows]
         starts = offsets_of(lengths)[:-1]
         places = np.repeat(self._starts[rows] - starts, lengths) + np.arange(int(lengths.sum()))
-        return Scores(main_N=torch.from_numpy(self._score_N[places].astype(np.float32)), satisfaction_N=None)
+        return _alone(torch.from_numpy(self._score_N[places].astype(np.float32)))
 
 
 if __name__ == "__main__":

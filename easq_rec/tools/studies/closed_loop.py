@@ -59,9 +59,8 @@ class ServedByModel:
         found = []
         for begin in range(0, len(encoded), size):
             part = encoded.slice(begin, min(begin + size, len(encoded)))
-            lengths = torch.from_numpy(part.candidates.lengths)
             batch = collate(self._config.schema, part).to(self._device)
-            found.append(served(self._score(batch), lengths, self._fuse).numpy())
+            found.append(served(self._score(batch), self._fuse).numpy())
         return np.concatenate(found, dtype=np.float64).reshape(pool.video.shape)
 
 

@@ -40,7 +40,7 @@ class Run:
     """A model that is trained, and its checkpoints in `run_dir`/checkpoints."""
 
     def __init__(self, run_dir: Path, runtime: Runtime, *, keep: int = 2, config: Config | None = None) -> None:
-        config = dataclasses.replace(config or small_config("easq"), checkpoint=Checkpoint(keep=keep))
+        config = dataclasses.replace(config or small_config(), checkpoint=Checkpoint(keep=keep))
         self.run_dir, self.config, self.step = run_dir, config, 0
         self.model = shard(TrainingModel(config, torch.device("meta")), config, runtime)
         finite_check = FiniteCheck(runtime, run_dir / "not_finite", stops=False)

@@ -25,7 +25,7 @@ def tables(config: Config, directory: Path, *, trained: bool) -> dict[str, Tenso
 
 
 def test_initial_rows_have_the_standard_deviation_of_the_config(tmp_path: Path) -> None:
-    config = small_config("easq")
+    config = small_config()
     small = dataclasses.replace(config, model=dataclasses.replace(config.model, table_std=0.01))
     one, other = (tables(each, tmp_path, trained=False) for each in (config, small))
     assert len(one) > 3
@@ -34,7 +34,7 @@ def test_initial_rows_have_the_standard_deviation_of_the_config(tmp_path: Path) 
 
 
 def test_a_large_eps_keeps_rows_at_their_start(tmp_path: Path) -> None:
-    config = small_config("easq")
+    config = small_config()
     still = dataclasses.replace(config, optim=dataclasses.replace(config.optim, table_eps=1e9))
     start, moved, kept = (
         tables(each, tmp_path, trained=trained) for each, trained in ((config, False), (config, True), (still, True))
