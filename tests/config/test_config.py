@@ -74,7 +74,8 @@ def test_answers_are_read_only_where_something_needs_them() -> None:
     waiting = dataclasses.replace(by_hand.losses, warmup_per_class=1)
     for losses in (estimated, waiting, by_hand.losses.weighted(satisfaction=0.1)):
         assert dataclasses.replace(by_hand, losses=losses).reads_answers
-    assert not dataclasses.replace(by_hand, losses=waiting.weighted(dense=0.0)).reads_answers
+    unserved = dataclasses.replace(by_hand.model, satisfaction_weight=0.0)
+    assert not dataclasses.replace(by_hand, losses=waiting, model=unserved).reads_answers
     found = {name for name in VARIANTS if not recipe(name).reads_answers}
     assert found == {"main_only", "label_weights", "action_ranker", "without_any_answers"}
 

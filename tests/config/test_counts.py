@@ -46,7 +46,7 @@ def test_usual_counts_are_those_of_columns_that_the_schema_reads() -> None:
         ("user_id", "tags"),
     }
     assert {count.name for count in usual_counts(movielens_schema())} == {
-        f"{key}_long_view" for key in ("video", "tags", "user")
+        f"{key}_long_view" for key in ("video", "tags", "user", "user_tags")
     }
     assert not with_usual_counts(movielens_schema()).count_ranges, "it has no duration"
 
