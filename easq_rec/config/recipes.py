@@ -199,7 +199,12 @@ def movielens() -> Config:
         data=Data(path=None, holdout=0.2, max_history=50),
         # Four epochs overfit less if ids are sometimes missing.
         model=Model(
-            dim=64, backbone=Transformer(heads=4, layers=2, ffn=128), feature_dropout=0.1, satisfaction_weight=0.2
+            dim=64,
+            backbone=Transformer(heads=4, layers=2, ffn=128),
+            feature_dropout=0.1,
+            satisfaction_weight=0.2,
+            # Adapters also change the representation that the main tower reads, and gain nothing on this log.
+            lora=None,
         ),
         # The only outcome is a view. Every rating follows a view, so it says nothing about satisfaction. Pairs within
         # a request do not help either: cross-entropy alone orders the films better.
@@ -231,7 +236,8 @@ def kuairand() -> Config:
         # The log is small: the whole of it is shuffled together.
         data=Data(path=None, holdout=0.2, max_history=50, shuffle_row_groups=128),
         # A request has 13 user features and often one candidate: a token for each of them is most of the cost.
-        model=Model(user_tokens="one", table_std=0.01, satisfaction_weight=0.2),
+        # Without adapters the main tower is that of `kuairand_main_only`, even if there are few answers.
+        model=Model(user_tokens="one", table_std=0.01, satisfaction_weight=0.2, lora=None),
         # Pairs within these short requests do not help. Likes and similar actions are answers here, not outcomes.
         losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0),
         # Most ids are rare: their rows start small and move little. One epoch with a decaying rate would learn little

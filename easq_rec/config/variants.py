@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from easq_rec.config import HSTU, Config, Losses, Tower
+from easq_rec.config import HSTU, Config, LoRA, Losses, Tower
 from easq_rec.config.counts import with_usual_counts
 from easq_rec.config.losses import DPO, Among, MainBPR, Reward
 from easq_rec.errors import UserError
@@ -138,7 +138,12 @@ def paper(config: Config) -> Config:
     return _changed(
         config,
         schema={"satisfaction_dim": 0},
-        model={"isolate_embeddings": False, "policy_score": "single", "satisfaction_weight": 0.0},
+        model={
+            "isolate_embeddings": False,
+            "policy_score": "single",
+            "satisfaction_weight": 0.0,
+            "lora": config.model.lora or LoRA(),
+        },
         losses=replace(
             losses,
             main=MainBPR(pairs="equal"),

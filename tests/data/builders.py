@@ -48,6 +48,7 @@ SCHEMA = FeatureSchema(
         Feature(name="quality", kind="float"),
     ),
     outcomes=(Outcome(name="long_view", weight=1.0), Outcome(name="like", weight=0.5)),
+    satisfaction_dim=8,
 )
 
 HUGE = 2**62

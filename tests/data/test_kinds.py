@@ -55,6 +55,7 @@ SCHEMA = FeatureSchema(
         Feature(name="rougher", kind="count", source="likes"),
     ),
     outcomes=(Outcome(name="like", weight=1.0),),
+    satisfaction_dim=8,
 )
 LAYOUT = Layout.of(SCHEMA)
 

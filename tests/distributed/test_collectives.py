@@ -34,10 +34,9 @@ EVERY_STEP = {
 ALIGNED_STEP = {"allgather in losses/objective.py Objective._start_exchange": 1}
 """Additional in aligned steps: values of the answers."""
 LOGGED_STEP = {"allreduce in training/step_statistics.py step_statistics": 1}
-TORCHREC = {"quickstart_main_only": 17, "quickstart": 13, "quickstart_paper": 17}
+TORCHREC = {"quickstart_main_only": 17, "quickstart": 17, "quickstart_paper": 17}
 """Collectives of TorchRec: one for the sizes of all ids; for each module and sharding type those of lengths, ids,
-embeddings and gradients. In `quickstart_main_only` and `quickstart_paper` the planner gives the two tables of the
-history's module different sharding types."""
+embeddings and gradients. The planner gives the two tables of the history's module different sharding types."""
 
 
 @pytest.fixture(scope="module")

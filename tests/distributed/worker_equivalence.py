@@ -22,6 +22,7 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from easq_rec.config import Config, Losses, Optim, Sharding, TableSharding
+from easq_rec.config.losses import Satisfaction
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.layout import Layout
@@ -32,6 +33,7 @@ from easq_rec.training.step import StepPlan, TrainingStep
 from easq_rec.training.training_model import TrainingModel
 from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 from tests.builders import (
+    BACKBONES,
     excite,
     ragged_requests,
     random_answers,
@@ -170,11 +172,15 @@ def cases() -> dict[str, Case]:
         for situation in ("shared", "one rank has all answers", "one rank has nothing")
     }
     found |= {
-        f"{name}, resting": Case(config=sharded_by(small_config(name), "rows"), rests=True)
-        for name in ("easq", "shared_bottom", "direct")
+        f"{name}, resting": Case(config=sharded_by(config, "rows"), rests=True)
+        for name, config in {
+            "easq": small_config(),
+            "shared_bottom": small_config("shared_bottom"),
+            "direct": small_config("direct"),
+        }.items()
     }
     every_kind = dataclasses.replace(small_config(), schema=with_every_kind(small_config().schema))
-    for name, config in {"HSTU": small_config("hstu"), "every kind": every_kind}.items():
+    for name, config in {"HSTU": hstu(), "every kind": every_kind}.items():
         found |= {
             f"easq with {name}, {situation}": Case(config=sharded_by(config, "rows"), **situations[situation])
             for situation in ("shared", "one rank has nothing")
@@ -201,21 +207,30 @@ def rounded() -> dict[str, Case]:
 def guarded() -> Config:
     """`easq` with L_DPO, evidence on both scores, rewards, a smoothed reference, a bound on the divergence from it,
     and few open gates."""
-    config = small_config("with_dpo")
+    config = small_config()
     tower = dataclasses.replace(config.model.main, activity=0.2)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, main=tower),
         losses=dataclasses.replace(
-            config.losses.weighted(policy_evidence=0.2, reward=0.2), reference_smoothing=0.5, divergence_bound=1e-3
+            config.losses.weighted(dpo=0.3, policy_evidence=0.2, reward=0.2),
+            reference_smoothing=0.5,
+            divergence_bound=1e-3,
         ),
     )
 
 
 def weighed() -> Config:
     """L_satis weighs answers, and L_DPO, of the same answers, does not."""
-    config = small_config("ips_answers")
-    return dataclasses.replace(config, losses=config.losses.weighted(dpo=1.0))
+    config = small_config()
+    losses = dataclasses.replace(config.losses, satisfaction=Satisfaction(pairs="inverse_propensity"))
+    return dataclasses.replace(config, losses=losses.weighted(dpo=1.0))
+
+
+def hstu() -> Config:
+    """`easq` with another backbone."""
+    config = small_config()
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=BACKBONES["hstu"]))
 
 
 def by_user() -> Config:

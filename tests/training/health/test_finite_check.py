@@ -69,6 +69,8 @@ def test_parameters_with_a_non_finite_gradient_do_not_change(runtime: Runtime, t
 def test_the_first_step_may_be_skipped(runtime: Runtime, tmp_path: Path, late: int) -> None:
     """If the first step is skipped, weights and optimizer states stay as they were initialized."""
     config = small_config()
+    # The end of the warm-up is part of the state, and does not depend on what a step computes.
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, satisfaction_weight=0.0))
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, schedule="constant"))
     skipped = CheckedTraining(config, runtime, tmp_path, planted={1: "loss"})
     skipped.run()
