@@ -7,8 +7,15 @@ import dataclasses
 import pytest
 
 from easq_rec.config import command_line as arguments
-from easq_rec.config.counts import USUAL_KEYS, counts_of, usual_counts, with_counts, with_usual_counts
-from easq_rec.config.recipes import kuairand_schema, movielens_schema, recipe, world_schema
+from easq_rec.config.counts import (
+    USUAL_KEYS,
+    counts_of,
+    usual_counts,
+    with_counts,
+    with_usual_counts,
+    without_counts,
+)
+from easq_rec.config.recipes import BASES, RECIPES, kuairand_schema, movielens_schema, recipe, world_schema
 from easq_rec.config.schema import Count, Outcome, numbers
 from easq_rec.errors import UserError
 
@@ -43,9 +50,10 @@ def test_usual_counts_are_those_of_columns_that_the_schema_reads() -> None:
         ("tags",),
         ("user_id",),
         ("user_id", "duration_class"),
+        ("user_id", "tags"),
     }
     assert {count.name for count in usual_counts(movielens_schema())} == {
-        f"{key}_long_view" for key in ("video", "tags", "user")
+        f"{key}_long_view" for key in ("video", "tags", "user", "user_tags")
     }
     assert not with_usual_counts(movielens_schema()).count_ranges, "it has no duration"
 
@@ -60,6 +68,28 @@ def test_usual_counts_are_those_of_binary_outcomes() -> None:
     watched = Outcome(name="watched", weight=1.0, kind="amount")
     schema = dataclasses.replace(plain, outcomes=(*plain.outcomes, watched))
     assert usual_counts(schema) == usual_counts(plain)
+
+
+def test_usual_counts_replace_other_counts_and_are_added_once() -> None:
+    plain = world_schema(users=8, videos=8, dim=8)
+    schema = with_usual_counts(plain)
+    assert len(schema.count_features) == len(schema.counts) == len(usual_counts(plain)) == 18
+    assert with_usual_counts(schema) == schema
+    assert without_counts(schema) == without_counts(plain) == plain
+    other = with_counts(plain, (Count(name="all", outcome="like"),))
+    assert with_usual_counts(other) == schema and without_counts(other) == plain
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BASES or name in ("easq", "quickstart")])
+def test_recipes_of_the_worlds_read_the_usual_counts(name: str) -> None:
+    schema = recipe(name).schema
+    assert schema.counts and with_usual_counts(schema) == schema
+
+
+@pytest.mark.parametrize("name", ["movielens", "movielens_20m", "kuairand", "kuairand_main_only"])
+def test_recipes_of_other_data_read_no_counts(name: str) -> None:
+    schema = recipe(name).schema
+    assert without_counts(schema) == schema
 
 
 @pytest.mark.parametrize("name", ["kuairand", "kuairand_main_only", "main_only", "quickstart_paper_without_lora"])
