@@ -80,7 +80,10 @@ def test_usual_counts_replace_other_counts_and_are_added_once() -> None:
     assert with_usual_counts(other) == schema and without_counts(other) == plain
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BASES or name in ("easq", "quickstart")])
+COUNTED = [name for name in RECIPES if name not in BASES and name != "without_counts"] + ["easq", "quickstart"]
+
+
+@pytest.mark.parametrize("name", COUNTED)
 def test_recipes_of_the_worlds_read_the_usual_counts(name: str) -> None:
     schema = recipe(name).schema
     assert schema.counts and with_usual_counts(schema) == schema
@@ -98,6 +101,14 @@ def test_any_recipe_reads_counts_by_a_suffix(name: str) -> None:
     plain = recipe(name)
     assert config.recipe == f"{name}_counts"
     assert config == dataclasses.replace(plain, recipe=config.recipe, schema=with_usual_counts(plain.schema))
+
+
+@pytest.mark.parametrize("name", ["", "quickstart", "quickstart_main_only", "kuairand", "paper_without_lora"])
+def test_any_recipe_leaves_counts_out_by_a_suffix(name: str) -> None:
+    config = recipe(f"{name}_without_counts".lstrip("_"))
+    plain = recipe(name or "easq")
+    assert config == dataclasses.replace(plain, recipe=config.recipe, schema=without_counts(plain.schema))
+    assert not config.schema.counts and not config.schema.count_features
 
 
 def test_an_unknown_recipe_with_counts_is_refused() -> None:
