@@ -66,7 +66,7 @@ def main() -> None:
         from easq_rec.tools.simulation.world import generate
 
         with tempfile.TemporaryDirectory() as name:
-            generate(World(requests=requests), Path(name) / "world")
+            generate(World(requests=requests), Path(name) / "world", counts=False)
             runs.append(measure(Path(name) / "world", "counts", Path(name) / "counted"))
     publish({"benchmark": "counts", "runs": runs, **hardware()}, args.out)
 

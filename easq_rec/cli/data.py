@@ -19,12 +19,14 @@ class WorldCommand:
 
     out: Path
     """Directory to write; must not hold another world."""
+    without_counts: bool = False
+    """Leave out the usual counts of the past, which the recipes `easq` and `quickstart` read."""
     world: World = field(default_factory=World)
 
     def run(self) -> int:
         from easq_rec.tools.simulation.world import generate
 
-        generate(self.world, self.out)
+        generate(self.world, self.out, counts=not self.without_counts)
         print(f"{self.world.requests:,} requests in {self.out}; train on them with --data {self.out}")
         return 0
 

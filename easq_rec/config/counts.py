@@ -93,8 +93,15 @@ def usual_ranges(schema: FeatureSchema) -> tuple[NumberRange, ...]:
 
 
 def with_usual_counts(schema: FeatureSchema) -> FeatureSchema:
-    """The schema with its usual counts."""
-    return with_counts(schema, usual_counts(schema), ranges=usual_ranges(schema), smoothing=SMOOTHING)
+    """The schema with its usual counts, in place of the counts that it has."""
+    plain = without_counts(schema)
+    return with_counts(plain, usual_counts(plain), ranges=usual_ranges(plain), smoothing=SMOOTHING)
+
+
+def without_counts(schema: FeatureSchema) -> FeatureSchema:
+    """The schema without counts: for data that are made round by round, whose candidates have no counts."""
+    candidate = tuple(feature for feature in schema.candidate if feature.kind != "count")
+    return dataclasses.replace(schema, counts=(), count_ranges=(), candidate=candidate)
 
 
 def _name(key: tuple[str, ...], outcome: str, half_life_h: float | None) -> str:

@@ -21,6 +21,7 @@ from easq_rec.config import (
     Transformer,
     World,
 )
+from easq_rec.config.counts import with_usual_counts
 from easq_rec.config.losses import MainBPR
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.variants import ADDITIONS, VARIANTS
@@ -28,7 +29,7 @@ from easq_rec.config.world import DEFAULT_VERSION
 
 
 def world_schema(*, users: int, videos: int, dim: int, version: Literal[1, 2] = DEFAULT_VERSION) -> FeatureSchema:
-    """Features of a built-in synthetic world (and a template for short-video logs)."""
+    """Features of a built-in synthetic world (and a template for short-video logs), without counts."""
     schema = FeatureSchema(
         tables=(
             Table(name="user", rows=users, dim=dim),
@@ -65,8 +66,14 @@ def world_schema(*, users: int, videos: int, dim: int, version: Literal[1, 2] = 
 def schema_for_world(schema: FeatureSchema, version: Literal[1, 2]) -> FeatureSchema:
     """The schema of a world with the outcomes of another version; a schema of other data stays as it is.
 
-    In World 1 a long view triggers the questionnaire, in World 2 a valid play, which is shorter.
+    In World 1 a long view triggers the questionnaire, in World 2 a valid play, which is shorter. A schema with its
+    usual counts has those of the new outcomes.
     """
+    changed = _with_outcomes(schema, version)
+    return with_usual_counts(changed) if schema == with_usual_counts(schema) else changed
+
+
+def _with_outcomes(schema: FeatureSchema, version: Literal[1, 2]) -> FeatureSchema:
     if version == 2 and schema.trigger == "long_view":
         long_view = next(outcome for outcome in schema.outcomes if outcome.name == "long_view")
         # A variant that does not learn from long views does not learn from shorter ones either.
@@ -160,7 +167,7 @@ def easq() -> Config:
     world = World(density=100.0)
     return Config(
         recipe="easq",
-        schema=world_schema(users=world.users, videos=world.videos, dim=32, version=world.version),
+        schema=with_usual_counts(world_schema(users=world.users, videos=world.videos, dim=32, version=world.version)),
         world=world,
         model=Model(satisfaction_weight=0.2),
         losses=Losses(warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0),
@@ -176,7 +183,9 @@ def quickstart() -> Config:
     return dataclasses.replace(
         config,
         recipe="quickstart",
-        schema=world_schema(users=config.world.users, videos=config.world.videos, dim=16, version=config.world.version),
+        schema=with_usual_counts(
+            world_schema(users=config.world.users, videos=config.world.videos, dim=16, version=config.world.version)
+        ),
         model=dataclasses.replace(
             config.model,
             dim=32,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from easq_rec.config import HSTU, Config, LoRA, Losses, Tower
-from easq_rec.config.counts import with_usual_counts
+from easq_rec.config import counts as schema_counts
 from easq_rec.config.losses import DPO, Among, MainBPR, Reward
 from easq_rec.errors import UserError
 
@@ -240,8 +240,13 @@ def hstu(config: Config) -> Config:
 
 def counts(config: Config) -> Config:
     """Features that count what happened before, by video, author, tag, user, tab and duration. `easq-rec data counts`
-    adds their columns to the data."""
-    return dataclasses.replace(config, schema=with_usual_counts(config.schema))
+    adds their columns to the data. The recipes of the built-in worlds have them without this."""
+    return dataclasses.replace(config, schema=schema_counts.with_usual_counts(config.schema))
+
+
+def without_counts(config: Config) -> Config:
+    """No features that count what happened before: the ranker learns from ids and numbers alone."""
+    return dataclasses.replace(config, schema=schema_counts.without_counts(config.schema))
 
 
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
@@ -284,8 +289,8 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
     **{change.__name__: change for change in (*EASQ_CHANGED, hstu)},
 }
 """Variants by name; names that do not begin with `paper` change the default alignment."""
-ADDITIONS: dict[str, Callable[[Config], Config]] = {counts.__name__: counts}
-"""Changes of any config, also of a variant, by name."""
+ADDITIONS: dict[str, Callable[[Config], Config]] = {change.__name__: change for change in (without_counts, counts)}
+"""Changes of any config, also of a variant, by name. A name comes before those that it ends with."""
 
 
 def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) -> Config:

@@ -7,8 +7,15 @@ import dataclasses
 import pytest
 
 from easq_rec.config import command_line as arguments
-from easq_rec.config.counts import USUAL_KEYS, counts_of, usual_counts, with_counts, with_usual_counts
-from easq_rec.config.recipes import kuairand_schema, movielens_schema, recipe, world_schema
+from easq_rec.config.counts import (
+    USUAL_KEYS,
+    counts_of,
+    usual_counts,
+    with_counts,
+    with_usual_counts,
+    without_counts,
+)
+from easq_rec.config.recipes import BASES, RECIPES, kuairand_schema, movielens_schema, recipe, world_schema
 from easq_rec.config.schema import Count, Outcome, numbers
 from easq_rec.errors import UserError
 
@@ -63,12 +70,45 @@ def test_usual_counts_are_those_of_binary_outcomes() -> None:
     assert usual_counts(schema) == usual_counts(plain)
 
 
+def test_usual_counts_replace_other_counts_and_are_added_once() -> None:
+    plain = world_schema(users=8, videos=8, dim=8)
+    schema = with_usual_counts(plain)
+    assert len(schema.count_features) == len(schema.counts) == len(usual_counts(plain)) == 18
+    assert with_usual_counts(schema) == schema
+    assert without_counts(schema) == without_counts(plain) == plain
+    other = with_counts(plain, (Count(name="all", outcome="like"),))
+    assert with_usual_counts(other) == schema and without_counts(other) == plain
+
+
+COUNTED = [name for name in RECIPES if name not in BASES and name != "without_counts"] + ["easq", "quickstart"]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_recipes_of_the_worlds_read_the_usual_counts(name: str) -> None:
+    schema = recipe(name).schema
+    assert schema.counts and with_usual_counts(schema) == schema
+
+
+@pytest.mark.parametrize("name", ["movielens", "movielens_20m", "kuairand", "kuairand_main_only"])
+def test_recipes_of_other_data_read_no_counts(name: str) -> None:
+    schema = recipe(name).schema
+    assert without_counts(schema) == schema
+
+
 @pytest.mark.parametrize("name", ["kuairand", "kuairand_main_only", "main_only", "quickstart_paper_without_lora"])
 def test_any_recipe_reads_counts_by_a_suffix(name: str) -> None:
     config = arguments.parse_config([f"{name}_counts"], prog="train")
     plain = recipe(name)
     assert config.recipe == f"{name}_counts"
     assert config == dataclasses.replace(plain, recipe=config.recipe, schema=with_usual_counts(plain.schema))
+
+
+@pytest.mark.parametrize("name", ["", "quickstart", "quickstart_main_only", "kuairand", "paper_without_lora"])
+def test_any_recipe_leaves_counts_out_by_a_suffix(name: str) -> None:
+    config = recipe(f"{name}_without_counts".lstrip("_"))
+    plain = recipe(name or "easq")
+    assert config == dataclasses.replace(plain, recipe=config.recipe, schema=without_counts(plain.schema))
+    assert not config.schema.counts and not config.schema.count_features
 
 
 def test_an_unknown_recipe_with_counts_is_refused() -> None:

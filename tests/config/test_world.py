@@ -10,7 +10,17 @@ import pytest
 
 from easq_rec.config import World
 from easq_rec.config.command_line import parse_config
-from easq_rec.config.recipes import easq, kuairand, quickstart, recipe, with_world, world_schema
+from easq_rec.config.counts import with_counts, with_usual_counts, without_counts
+from easq_rec.config.recipes import (
+    easq,
+    kuairand,
+    quickstart,
+    recipe,
+    schema_for_world,
+    with_world,
+    world_schema,
+)
+from easq_rec.config.schema import Count
 from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.config.world import DEFAULT_VERSION, SECOND_KNOBS
 from easq_rec.data.sources import world_directory
@@ -93,6 +103,14 @@ def test_the_schema_follows_the_world() -> None:
     # A ranker that does not learn views does not learn those of the other world either.
     actions = with_world(recipe("quickstart_action_ranker"), 2).schema.outcomes
     assert [outcome.weight_in_training for outcome in actions] == [0.0, 0.5, 0.5, 0.0]
+    # So do the usual counts, which a recipe has, and other counts stay.
+    for changed_recipe in ("quickstart", "quickstart_action_ranker"):
+        counted = with_world(recipe(changed_recipe), 2).schema
+        assert counted == with_usual_counts(counted) and len(counted.counts) == 6 * 4
+        assert {count.outcome for count in counted.counts} == set(weights)
+    assert schema_for_world(without_counts(base.schema), 2) == without_counts(changed.schema)
+    own = with_counts(without_counts(base.schema), (Count(name="all", outcome="like"),))
+    assert schema_for_world(own, 2).counts == own.counts
     # Schemas of other data stay as they are.
     assert with_world(kuairand(), 2).schema == kuairand().schema
     with pytest.raises(ValueError, match=r"world\.rho=0\.3 is not allowed"):

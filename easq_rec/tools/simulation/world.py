@@ -1,8 +1,9 @@
 """The built-in synthetic worlds: request logs whose true satisfaction is known.
 
 Writes the two datasets of the data contract (`requests/` and `answers/`) with the columns of real logs, and two that
-only a simulation has, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view). Who likes
-what and what users do is in the model of the world (`models.py`), the questionnaire in `outcomes.py`.
+only a simulation has, `true_satisfaction` (grade 0..4) and `true_engagement` (probability of a long view). The usual
+counts of the past are added in a second pass, as `easq-rec data counts` adds them to any log. Who likes what and what
+users do is in the model of the world (`models.py`), the questionnaire in `outcomes.py`.
 
 The log is simulated in rounds in which a user makes at most one request. So a round is computed with numpy expressions,
 and the history, a ring buffer per user, is strictly as of the request. Memory does not grow with the number of
@@ -18,7 +19,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,16 +27,20 @@ from numpy.typing import NDArray
 
 from easq_rec.config import World
 from easq_rec.config.answer_scale import NO_ANSWER
-from easq_rec.config.schema import require
+from easq_rec.config.counts import with_usual_counts
+from easq_rec.config.recipes import world_schema
+from easq_rec.config.schema import FeatureSchema, require
+from easq_rec.data.count_files import FOLDER
 from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.errors import UserError
+from easq_rec.tools.counts.command import add_counts
 from easq_rec.tools.simulation.latents import Int, Latents
 from easq_rec.tools.simulation.models import Model, create_model
 from easq_rec.tools.simulation.outcomes import Streams, outcomes
 from easq_rec.tools.simulation.rounds import Histories, Round
 from easq_rec.tools.simulation.time_line import DAY_MS, START_MS, round_size
 
-GENERATORS = {1: 3, 2: 1}
+GENERATORS = {1: 4, 2: 2}
 """Generator of each version. Must be raised when the same config would give another world, so that old worlds are not
 reused."""
 WRITTEN = (
@@ -145,29 +150,41 @@ def _lists(lengths: NDArray[Any], values: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
-def generate(config: World, out: Path) -> None:
+def generate(config: World, out: Path, *, counts: bool = True) -> None:
     """Writes the world to `out`, which is published atomically; deterministic in `config`.
 
     If another process publishes the same world first, that one is kept and this one is removed. Raises UserError if
     `out` has other content.
+
+    Args:
+        counts: whether the candidates have the usual counts, and the folder counts/ is written.
     """
     out = Path(out)
     require(config.seed >= 0, "world.seed", config.seed, "0 or more")
-    is_complete(config, out)
+    is_complete(config, out, counts=counts)
     out.parent.mkdir(parents=True, exist_ok=True)
     name = f".{out.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     temporary = out.parent / name
     temporary.mkdir()
     try:
-        _write(config, temporary)
+        written = temporary / "world"
+        _write(config, written)
+        if counts:
+            plain, written = written, temporary / "counted"
+            add_counts(str(plain), written, counted_schema(config.version))
         try:
-            os.rename(temporary, out)
+            os.rename(written, out)
         except OSError:
-            if not is_complete(config, out):
+            if not is_complete(config, out, counts=counts):
                 raise
     finally:
-        # After a successful rename this name no longer exists.
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def counted_schema(version: Literal[1, 2]) -> FeatureSchema:
+    """The schema whose counts a world has: the usual ones of all outcomes of its version."""
+    # The number of rows of a table does not matter: each id is counted by itself.
+    return with_usual_counts(world_schema(users=1, videos=1, dim=4, version=version))
 
 
 def ensure(config: World, out: Path) -> None:
@@ -176,7 +193,7 @@ def ensure(config: World, out: Path) -> None:
         generate(config, out)
 
 
-def is_complete(config: World, out: Path) -> bool:
+def is_complete(config: World, out: Path, *, counts: bool = True) -> bool:
     """Whether `out` has this world; False if it is missing or empty. Raises UserError for other content."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -187,7 +204,10 @@ def is_complete(config: World, out: Path) -> bool:
         raise UserError(f"world directory {str(out)!r} has no complete world ({error}): {remedy}") from error
     wanted = _description(config)
     if found == wanted:
-        return True
+        if (out / FOLDER).is_dir() == counts:
+            return True
+        how = "without" if counts else "with"
+        raise UserError(f"world directory {str(out)!r} has this world {how} counts: {remedy}")
     differences = _differences(found, wanted)
     raise UserError(f"world directory {str(out)!r} has another world ({differences}): {remedy}")
 

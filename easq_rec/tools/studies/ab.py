@@ -9,6 +9,8 @@ why real experiments use millions of users. Here the experiment runs twice, the 
 and all draws except the ranker's choices are the same in both runs (common random numbers): who opens the app, the
 candidates, and the user behaviour. So differences between the halves cancel in the difference of two arms, and so does
 noise where both arms act alike. No other adjustment is made.
+
+The rankers read no counts: the requests of the simulated days have none.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easq_rec.config import Config
+from easq_rec.config.counts import without_counts
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.simulation.online import Experiment
 from easq_rec.tools.studies.base import Budget
@@ -53,6 +56,8 @@ EXPERIMENTS: dict[Budget, Experiment] = {"small": Experiment(warmup_days=0, requ
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
+    # The days that an arm serves have no counts.
+    base = dataclasses.replace(base, schema=without_counts(base.schema))
     cells = []
     for seed in seeds:
         mine = seeded(VARIANTS[BASE](base), seed)

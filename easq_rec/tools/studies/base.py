@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from easq_rec.config import Config, Logging, Tower, Transformer, World
+from easq_rec.config.counts import with_usual_counts
 from easq_rec.config.recipes import BASES, quickstart, world_schema
 
 Budget = Literal["small", "full"]
@@ -43,7 +44,7 @@ def _small(config: Config) -> Config:
     return dataclasses.replace(
         _cut(config),
         world=world,
-        schema=world_schema(users=world.users, videos=world.videos, dim=8, version=world.version),
+        schema=with_usual_counts(world_schema(users=world.users, videos=world.videos, dim=8, version=world.version)),
         data=dataclasses.replace(config.data, max_history=10),
         model=dataclasses.replace(
             config.model,

@@ -154,16 +154,18 @@ def read(folder: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(part) for part in sorted(folder.glob("part-*.parquet"))])
 
 
-def test_files_have_the_columns_of_world_1_and_two_more(small: Path, tmp_path: Path) -> None:
+def test_files_have_the_columns_of_world_1_and_those_of_two_more_outcomes(small: Path, tmp_path: Path) -> None:
     world.generate(dataclasses.replace(SMALL, version=1, requests=50), tmp_path / "first")
     for name in ("requests", "answers"):
         second, first = (read(folder / name).schema for folder in (small, tmp_path / "first"))
         assert [field.name for field in second] == [field.name for field in first]
         mine, theirs = (schema.field("candidates").type.value_type for schema in (second, first))
-        assert {field.name for field in mine} - {field.name for field in theirs} == {"valid_play", "hate"}
+        keys = ("video", "author", "tags", "user", "user_duration_class", "user_tags")
+        more = {field.name for field in mine} - {field.name for field in theirs}
+        assert more == {"valid_play", "hate", *(f"{key}_valid_play" for key in keys)}
         assert all(mine.field(field.name).type == field.type for field in theirs)
     stored = json.loads((small / "world.json").read_text())
-    assert stored == {"generator": 1, "config": SMALL.identity}
+    assert stored == {"generator": 2, "config": SMALL.identity}
 
 
 def test_a_directory_of_the_other_world_is_refused(small: Path) -> None:

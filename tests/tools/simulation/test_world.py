@@ -53,6 +53,13 @@ CANDIDATE = [
     ("true_engagement", pa.float32()),
 ]
 ANSWER = [("answer", pa.int8()), ("answered_at_ms", pa.int64())]
+COUNT = pa.struct([("shown", pa.float32()), ("happened", pa.float32()), ("prior", pa.float32())])
+COUNTS = [
+    (f"{key}_{outcome}", COUNT)
+    for key in ("video", "author", "tags", "user", "user_duration_class", "user_tags")
+    for outcome in ("long_view", "like", "follow")
+]
+"""Keys and outcomes of the usual counts, in the order of the columns."""
 
 
 def row_schema(candidate: list[tuple[str, pa.DataType]], *, answered: bool = True) -> pa.Schema:
@@ -95,9 +102,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_have_the_columns_and_types_of_the_contract(small: Path) -> None:
     requests, answers = parts(small / "requests"), parts(small / "answers")
     for part in requests:
-        assert part.schema_arrow.equals(row_schema(CANDIDATE))
+        assert part.schema_arrow.equals(row_schema(CANDIDATE + COUNTS))
     for part in answers:
-        assert part.schema_arrow.equals(row_schema(CANDIDATE + ANSWER))
+        assert part.schema_arrow.equals(row_schema(CANDIDATE + ANSWER + COUNTS))
     groups = [part.metadata.row_group(i) for part in requests for i in range(part.metadata.num_row_groups)]
     assert [group.num_rows for group in groups] == [2_048, 952]
     assert {group.column(0).compression for group in groups} == {"ZSTD"}
@@ -206,7 +213,7 @@ def test_the_seed_determines_the_bytes_of_a_world(small: Path, tmp_path: Path) -
 def test_a_world_without_answers_still_has_their_schema(tmp_path: Path) -> None:
     world.ensure(dataclasses.replace(SMALL, requests=50, density=0.0), tmp_path / "silent")
     table = read(tmp_path / "silent" / "answers")
-    assert table.num_rows == 0 and table.schema.equals(row_schema(CANDIDATE + ANSWER, answered=False))
+    assert table.num_rows == 0 and table.schema.equals(row_schema(CANDIDATE + ANSWER + COUNTS, answered=False))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +266,8 @@ def test_publishing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def failing(config: World, folder: Path) -> None:
         write(config, folder)
-        assert not out.exists() and str(os.getpid()) in folder.name and folder.parent == out.parent
+        temporary = folder.parent
+        assert not out.exists() and str(os.getpid()) in temporary.name and temporary.parent == out.parent
         raise RuntimeError("disk full")
 
     monkeypatch.setattr(world, "_write", failing)
@@ -270,6 +278,8 @@ def test_publishing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def overtaken(source: Path, target: Path) -> None:
         """Simulates another process that publishes the world just before this rename."""
+        if target != out:
+            return rename(source, target)
         monkeypatch.setattr(os, "rename", rename)
         world.generate(config, out)
         (out / "world.json").touch()

@@ -41,6 +41,7 @@ def ab_runs(stay: Callable[[str, int], float], *, seeds: int = 3) -> list[Run]:
 def test_arms_differ_only_as_intended() -> None:
     cells = {cell.variant: cell for cell in ab.STUDY.cells(base_config("full"), [4], "full")}
     assert list(cells) == ["main_only", "main_only, again", "easq", "easq, fused 0.5", "paper"]
+    assert all(not cell.config.schema.counts and not cell.config.schema.count_features for cell in cells.values())
     base, again = cells["main_only"].config, cells["main_only, again"].config
     assert again == dataclasses.replace(base, trainer=dataclasses.replace(base.trainer, seed=1_004))
     assert base.trainer.seed == base.world.seed == 4 and len({cell.pair for cell in cells.values()}) == 1

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from easq_rec.config import Config, World
+from easq_rec.config.counts import without_counts
 from easq_rec.config.serialization import to_dict
 from easq_rec.config.variants import VARIANTS
 from easq_rec.data import dataset
@@ -47,7 +48,8 @@ def small(variant: str = "easq") -> Config:
     """The config of a cell that takes a second or two."""
     config = base_config("small")
     world = World(requests=400, users=80, videos=120, history=6, density=5_000.0, days=1.0)
-    config = dataclasses.replace(config, world=world, data=dataclasses.replace(config.data, max_history=6))
+    schema, data = without_counts(config.schema), dataclasses.replace(config.data, max_history=6)
+    config = dataclasses.replace(config, schema=schema, world=world, data=data)
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, batch_size=16, max_steps=STEPS))
     return config if variant == "easq" else VARIANTS[variant](config)
 
