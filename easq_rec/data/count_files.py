@@ -122,17 +122,25 @@ def counts_beside(directory: files.Location, schema: FeatureSchema) -> str | Non
     Raises:
         UserError: its declarations are not those of the schema.
     """
-    source = files.join(directory, FOLDER)
-    if not schema.count_features or not files.is_dir(source):
+    if not schema.count_features or (declared := declared_beside(directory)) is None:
         return None
-    where = files.display_name(source)
+    source = files.join(directory, FOLDER)
+    check_declarations(declared, schema, files.display_name(source))
+    return source
+
+
+def declared_beside(directory: files.Location) -> CountTable | None:
+    """What the published counts of a data directory are; None: it has none. Raises UserError if the file is damaged."""
+    source = files.join(directory, FOLDER)
+    if not files.is_dir(source):
+        return None
+    where = f"{files.display_name(source)}/{DESCRIPTION}"
     try:
         with files.open_file(files.join(source, DESCRIPTION)) as file:
             values = json.loads(file.read())
     except (ValueError, pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{where}/{DESCRIPTION}: cannot be read: {error}") from error
-    check_declarations(from_dict(CountTable, values, f"{where}/{DESCRIPTION} is not {WHAT}"), schema, where)
-    return source
+        raise UserError(f"{where}: cannot be read: {error}") from error
+    return from_dict(CountTable, values, f"{where} is not {WHAT}")
 
 
 def copy_counts(source: files.Location, target: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from easq_rec.config import World
 from tests.conftest import Warm
 
 REPOSITORY = Path(__file__).parents[2]
@@ -21,14 +22,16 @@ SMALL = (
 )  # fmt: skip
 
 
+WORLD = World(requests=1_500, users=300, videos=500, density=500.0)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world of 1,500 requests, with enough answers to form pairs in every batch."""
-    from easq_rec.config import World
     from easq_rec.tools.simulation.world import generate
 
     directory = tmp_path_factory.mktemp("world") / "data"
-    generate(World(requests=1_500, users=300, videos=500, density=500.0), directory)
+    generate(WORLD, directory)
     return directory
 
 

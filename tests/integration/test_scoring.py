@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from easq_rec.tools.simulation.world import counted_schema, generate
 from tests.conftest import Warm
-from tests.integration.conftest import metrics
+from tests.integration.conftest import WORLD, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -82,8 +83,8 @@ def test_evaluate_equals_the_trainers_final_metrics(run_dir: Path, warm: Warm) -
 
 
 def _without_labels(table: pa.Table) -> pa.Table:
-    """Returns the requests with only the features of their candidates."""
-    kept = {"video_id", "author_id", "tags", "duration_ms"}
+    """Returns the requests with only the features of their candidates, and the counts that they have."""
+    kept = {"video_id", "author_id", "tags", "duration_ms", *(count.name for count in counted_schema(1).counts)}
     candidates = [
         [{name: value for name, value in candidate.items() if name in kept} for candidate in row]
         for row in table["candidates"].to_pylist()
@@ -117,10 +118,13 @@ def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]
 
 
 @pytest.mark.integration
-def test_requests_without_counts_get_those_of_the_run(world: Path, tmp_path: Path, warm: Warm) -> None:
+def test_requests_without_counts_get_those_of_the_run(tmp_path: Path, warm: Warm) -> None:
     """Scores with counts that `score` looks up in the run's table equal those with the columns that the pass over a
     longer log writes for the same requests. Without a table, and with one too many, the error says what to do."""
     from easq_rec.data.count_files import read_counts
+
+    world = tmp_path / "world"
+    generate(WORLD, world, counts=False)
 
     def call(*words: object, code: int = 0) -> str:
         done = warm.run(warm.python, "-m", "easq_rec.cli", *map(str, words), check=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.config.schema_file import load_schema
 from easq_rec.data import files
+from easq_rec.data.count_files import declared_beside
 from easq_rec.data.layout import Layout
 from easq_rec.errors import UserError
 from easq_rec.tools.inspect.checks import find_duplicates, find_refusals
@@ -44,7 +45,12 @@ def inspect(directory: files.Location, out: Path, schema: Path | None) -> None:
                 for name, dataset in datasets.items()
                 if given is not None
             },
-            draft=draft(next(iter(stats.values())), stats.get("answers"), partial(count_ids, datasets.values())),
+            draft=draft(
+                next(iter(stats.values())),
+                stats.get("answers"),
+                partial(count_ids, datasets.values()),
+                declared_beside(directory),
+            ),
         )
     print(text(found))
     _write(found, out)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.schema_file import schema_to_toml
+from easq_rec.data.count_files import CountTable
 from easq_rec.data.kinds import COUNT_FIELDS
 from easq_rec.tools.inspect.column import LISTS, ColumnStats
 from easq_rec.tools.inspect.scan import DatasetStats
@@ -69,6 +70,8 @@ class Draft:
     """Table by the path of an id column."""
     features: dict[str, list[Feature]] = field(default_factory=lambda: {"user": [], "history": [], "candidate": []})
     outcomes: list[Outcome] = field(default_factory=list)
+    declared: CountTable | None = None
+    """The declarations of the counts beside the data."""
     item: str = ""
     notes: dict[tuple[str, str], str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -84,6 +87,12 @@ class Draft:
         groups: dict[str, Any] = {name: tuple(features) for name, features in self.features.items()}
         # Behaviour after a view is evidence of satisfaction only for impressions that were viewed.
         trigger = next((outcome.name for outcome in self.outcomes if outcome.name.removeprefix("is_") == VIEW), None)
+        used = {feature.column for feature in self.features["candidate"] if feature.kind == "count"}
+        if self.declared is not None and used:
+            groups["counts"] = tuple(count for count in self.declared.counts if count.name in used)
+            groups["count_bucket_minutes"] = self.declared.bucket_minutes
+            keys = {key for count in groups["counts"] for key in count.keys}
+            groups["count_ranges"] = tuple(one for one in self.declared.ranges if one.name in keys)
         return FeatureSchema(
             tables=tuple(self.tables.values()),
             outcomes=tuple(self.outcomes),
@@ -107,9 +116,19 @@ class Draft:
         return schema_to_toml(self.schema, header="\n".join(header) + "\n ", notes=self.notes)
 
 
-def draft(requests: DatasetStats, answers: DatasetStats | None, count_ids: Callable[[Collection[str]], int]) -> Draft:
-    """Drafts a schema. `count_ids` counts the distinct ids of some columns together, in requests and answers."""
-    made = Draft()
+def draft(
+    requests: DatasetStats,
+    answers: DatasetStats | None,
+    count_ids: Callable[[Collection[str]], int],
+    declared: CountTable | None = None,
+) -> Draft:
+    """Drafts a schema.
+
+    Args:
+        count_ids: counts the distinct ids of some columns together, in requests and answers.
+        declared: the declarations of the counts beside the data.
+    """
+    made = Draft(declared=declared)
     columns = requests.columns
     for path, kinds in REQUIRED.items():
         column = columns.get(path)
@@ -177,7 +196,9 @@ def _use_counts(made: Draft, requests: DatasetStats, counts: Mapping[str, list[C
             made.features["candidate"].append(Feature(name=name, kind="count"))
             shown, _, prior = (field.mean or 0 for field in fields)
             about = f"mean of {shown:,.6g} earlier impressions, overall rate {prior:.3%}."
-            made.notes["candidate", name] = f"{about} Declare it in [[counts]] for `easq-rec data counts`."
+            if made.declared is None or name not in {count.name for count in made.declared.counts}:
+                about += " Declare it in [[counts]] for `easq-rec data counts`."
+            made.notes["candidate", name] = about
 
 
 def _use_weighted(made: Draft, group: str, path: str, ids: ColumnStats, weights: ColumnStats) -> None:

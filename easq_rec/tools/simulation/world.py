@@ -30,10 +30,8 @@ from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.counts import with_usual_counts
 from easq_rec.config.recipes import world_schema
 from easq_rec.config.schema import FeatureSchema, require
-from easq_rec.data.count_files import FOLDER
 from easq_rec.data.writer import ROW_GROUP, PartWriter
 from easq_rec.errors import UserError
-from easq_rec.tools.counts.command import add_counts
 from easq_rec.tools.simulation.latents import Int, Latents
 from easq_rec.tools.simulation.models import Model, create_model
 from easq_rec.tools.simulation.outcomes import Streams, outcomes
@@ -43,6 +41,8 @@ from easq_rec.tools.simulation.time_line import DAY_MS, START_MS, round_size
 GENERATORS = {1: 4, 2: 2}
 """Generator of each version. Must be raised when the same config would give another world, so that old worlds are not
 reused."""
+COUNTS = "counts"
+"""Folder of the published counts (`easq_rec.data.count_files.FOLDER`, which needs torch)."""
 WRITTEN = (
     *("watch_ms", "valid_play", "long_view", "like", "follow", "comment", "forward", "hate", "returned"),
     *("shown", "true_satisfaction", "true_engagement"),
@@ -171,6 +171,9 @@ def generate(config: World, out: Path, *, counts: bool = True) -> None:
         _write(config, written)
         if counts:
             plain, written = written, temporary / "counted"
+            # Imported here: the report lists studies, and with them this module, without torch.
+            from easq_rec.tools.counts.command import add_counts
+
             add_counts(str(plain), written, counted_schema(config.version))
         try:
             os.rename(written, out)
@@ -204,7 +207,7 @@ def is_complete(config: World, out: Path, *, counts: bool = True) -> bool:
         raise UserError(f"world directory {str(out)!r} has no complete world ({error}): {remedy}") from error
     wanted = _description(config)
     if found == wanted:
-        if (out / FOLDER).is_dir() == counts:
+        if (out / COUNTS).is_dir() == counts:
             return True
         how = "without" if counts else "with"
         raise UserError(f"world directory {str(out)!r} has this world {how} counts: {remedy}")

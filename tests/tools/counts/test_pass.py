@@ -259,7 +259,10 @@ def test_the_command_reads_a_schema_file_or_a_recipe(tmp_path: Path, capsys: pyt
     assert "all_likes: by all impressions, overall rate" in capsys.readouterr().out
     check(read_rows(tmp_path / "a" / "requests"), rows)
     for words, message in (
-        (["--recipe", "easq"], "the schema declares no counts: add [[counts]] to it, or name a recipe that ends in"),
+        (
+            ["--recipe", "without_counts"],
+            "the schema declares no counts: add [[counts]] to it, or name a recipe that ends in",
+        ),
         (["--recipe", "nothing_counts"], "unknown recipe 'nothing_counts'"),
         (["--recipe", "counts", "--schema", "x.toml"], "give one of --schema FILE.toml and --recipe NAME"),
         ([], "give one of --schema FILE.toml and --recipe NAME"),

@@ -10,12 +10,15 @@ import pyarrow as pa
 import pytest
 
 from easq_rec.config import World
+from easq_rec.config.counts import DURATION_CLASS
 from easq_rec.config.schema import Feature, Outcome, Table
 from easq_rec.config.schema_file import parse_schema
+from easq_rec.data.count_files import counts_beside
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
+from easq_rec.tools.inspect import command
 from easq_rec.tools.inspect.draft import DIM, Draft, table_rows
-from easq_rec.tools.simulation.world import generate
+from easq_rec.tools.simulation.world import counted_schema, generate
 from tests.data.builders import (
     arrow_schema,
     candidate_fields,
@@ -62,6 +65,7 @@ def test_the_draft_of_the_world_has_the_features_of_its_recipe(tmp_path: Path) -
         Feature(name="author_id", table="author"),
         Feature(name="tags", kind="id_list", table="tags", pooling="mean"),
         Feature(name="duration_ms", kind="float", transform="log1p"),
+        *(Feature(name=count.name, kind="count") for count in counted_schema(1).counts),
     ]
     assert made.outcomes == [
         Outcome(name="long_view", weight=1.0),
@@ -76,6 +80,17 @@ def test_the_draft_of_the_world_has_the_features_of_its_recipe(tmp_path: Path) -
     assert made.tables["user"].rows == 128
     for path, why in made.left_out.items():
         assert f"#   {path}: {why}\n" in made.toml()
+
+
+def test_the_draft_declares_the_counts_beside_the_data(tmp_path: Path) -> None:
+    generate(World(requests=300, users=90, videos=300, density=2_000.0), tmp_path / "world")
+    command.inspect(str(tmp_path / "world"), tmp_path / "out", None)
+    text, wanted = (tmp_path / "out" / "schema.toml").read_text(), counted_schema(1)
+    made = parse_schema(text, "schema.toml")
+    assert made.counts == wanted.counts and made.count_ranges == (DURATION_CLASS,)
+    assert made.count_bucket_minutes == wanted.count_bucket_minutes
+    assert counts_beside(str(tmp_path / "world"), made) is not None, "training accepts the draft"
+    assert "Declare it" not in text and "earlier impressions, overall rate" in text
 
 
 def test_usable_columns_become_features_and_others_are_left_out(tmp_path: Path) -> None:
