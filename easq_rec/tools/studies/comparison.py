@@ -120,9 +120,13 @@ class StudyComparison:
 
     def relative(self, label: str, key: str, base: str = BASE) -> Estimate:
         """`change` of any metric that the cells have, by its key."""
+        return t_interval(self.change_by_pair(label, key, base).values())
+
+    def change_by_pair(self, label: str, key: str, base: str = BASE) -> dict[str, float]:
+        """`relative` in each world, by the pairing key of the cells; NaN where a metric is undefined."""
         mine = self._by_pair(self._runs.get(label, []), key)
         theirs = self._by_pair([run for runs in self._runs.values() for run in runs if run.cell.variant == base], key)
-        return t_interval(100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair))
+        return {pair: 100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair)}
 
     def mean(self, label: str, key: str) -> float:
         """Mean of a metric over the worlds of a label; NaN if no world has it."""
