@@ -74,6 +74,16 @@ def added_series(variant: str, partner: str) -> str:
     return f"{variant} + {partner}"
 
 
+def fused_variant(variant: str, weight: float) -> str:
+    """Name of a point of that curve."""
+    return f"{fused_series(variant)} {weight:g}"
+
+
+def added_variant(variant: str, partner: str, weight: float) -> str:
+    """Name of a point of that curve."""
+    return f"{added_series(variant, partner)} {weight:g}"
+
+
 class StudyComparison:
     """The finished cells of a study, label by label."""
 
@@ -85,10 +95,11 @@ class StudyComparison:
                 # Each other serving of a model is a separate variant, and a point of a curve.
                 name, addition = run.cell.variant, Addition.read(served)
                 if addition is None:
-                    variant, series, x = f"{name}, fused {served}", fused_series(name), float(served)
+                    series, x = fused_series(name), float(served)
+                    variant = fused_variant(name, x)
                 else:
                     series, x = added_series(name, addition.partner), addition.weight
-                    variant = f"{series} {x:g}"
+                    variant = added_variant(name, addition.partner, x)
                 cell = dataclasses.replace(run.cell, variant=variant, series=series, x=x)
                 self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
 
