@@ -13,7 +13,7 @@ from easq_rec.tools.figures.lines import Point
 from easq_rec.tools.studies.comparison import Row
 from easq_rec.tools.studies.verdict import Check, Verdict
 
-CIRCUMSTANCES = ("command", "versions", "hardware", "budget", "seeds", "wall_seconds", "cell_seconds")
+CIRCUMSTANCES = ("command", "versions", "hardware", "budget", "world_version", "seeds", "wall_seconds", "cell_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

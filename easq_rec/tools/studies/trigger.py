@@ -32,7 +32,7 @@ from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.plots import bars, frontier, grouped
 from easq_rec.tools.studies.study import Findings, Study
-from easq_rec.tools.studies.trigger_cell import PREFIX, PROGRAM
+from easq_rec.tools.studies.asked_cell import PREFIX, PROGRAM
 from easq_rec.tools.studies.verdict import Check, Verdict
 
 Rule = tuple[float, float]
