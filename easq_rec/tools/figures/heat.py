@@ -76,10 +76,11 @@ def draw_heat(
 def _draw(axes: Axes, x: int, y: int, field: Field, most: float) -> None:
     if math.isfinite(field.value):
         share = min(abs(field.value) / most, 1.0) if most > 0 else 0.0
-        fill = {"facecolor": ABOVE if field.value >= 0 else BELOW, "alpha": FAINTEST + share * (FULLEST - FAINTEST)}
-        axes.add_patch(Rectangle((x, y), 1, 1, linewidth=0, **fill))
-    frame = {"edgecolor": LIGHT["text"], "linewidth": 2.0} if field.marked else {"edgecolor": LIGHT["page"]}
-    axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, fill=False, **frame))
+        shade, opacity = ABOVE if field.value >= 0 else BELOW, FAINTEST + share * (FULLEST - FAINTEST)
+        axes.add_patch(Rectangle((x, y), 1, 1, linewidth=0, facecolor=shade, alpha=opacity))
+    if field.marked:
+        inside = (x + 0.02, y + 0.02)
+        axes.add_patch(Rectangle(inside, 0.96, 0.96, fill=False, edgecolor=LIGHT["text"], linewidth=2.0))
     for place, line in enumerate(field.lines):
         height = y + 0.5 + 0.22 * ((len(field.lines) - 1) / 2 - place)
         axes.text(

@@ -63,8 +63,8 @@ def price_tables(prices: Mapping[str, Sequence[FamilyResult]]) -> list[tuple[str
             for one in results
         ]
         remark = (
-            "Gain in percent at a price of so much engagement, and the difference of easq from it in percentage points, "
-            "with 95% t intervals; bold where that of a difference excludes 0."
+            "Gain in percent at a price of so much engagement, and by how many percentage points easq gains more, with "
+            "95% t intervals; bold where that of a difference excludes 0."
         )
         found.append((caption, remark, PageTable(caption=caption, headings=headings, rows=rows, numeric_from=2)))
     return found

@@ -112,9 +112,7 @@ def places(found: StudyComparison, budget: Budget) -> list[Place]:
     """All places of the grid."""
     grid = GRIDS[budget]
     return [
-        _place(found, slope, share, density, grid)
-        for slope, share in grid.settings()
-        for density in grid.densities
+        _place(found, slope, share, density, grid) for slope, share in grid.settings() for density in grid.densities
     ]
 
 

@@ -130,9 +130,7 @@ def run(options: StudyOptions) -> int:
 
 def _train(options: StudyOptions, study: Study, store: Store) -> int:
     begin = time.perf_counter()
-    base = base_config(
-        options.budget, recipe=options.recipe, data=options.data, world_version=world_version(options)
-    )
+    base = base_config(options.budget, recipe=options.recipe, data=options.data, world_version=world_version(options))
     cells = study.cells(base, options.seed_list, options.budget)
     cells += anchor_cells(cells)
     check_names(cells)

@@ -114,9 +114,7 @@ def _loss(variant: str, term: str) -> Callable[[Config, float], Config]:
 
 
 def _served(name: str, role: Role, *, needs_actions: bool = False) -> MethodFamily:
-    return MethodFamily(
-        name=name, role=role, kind="served", weights=SATISFACTION_WEIGHTS, needs_actions=needs_actions
-    )
+    return MethodFamily(name=name, role=role, kind="served", weights=SATISFACTION_WEIGHTS, needs_actions=needs_actions)
 
 
 def _trained(name: str, role: Role, term: str, weights: tuple[float, ...]) -> MethodFamily:
@@ -139,9 +137,7 @@ FAMILIES: dict[str, MethodFamily] = {
             needs_actions=True,
         ),
         # Both scores are standardised: a weight says how much a standard deviation counts.
-        MethodFamily(
-            name=ITEM_PRIOR, role="baseline", kind="added", weights=(0.1, 0.2, 0.3, 0.5), needs_actions=True
-        ),
+        MethodFamily(name=ITEM_PRIOR, role="baseline", kind="added", weights=(0.1, 0.2, 0.3, 0.5), needs_actions=True),
         MethodFamily(
             name="action_ranker", role="baseline", kind="added", weights=(0.2, 0.35, 0.5, 0.7), needs_actions=True
         ),

@@ -61,7 +61,8 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     gains = priced["satisfaction"]
     return Findings(
         verdict=Verdict(
-            claim=f"At a price of {PRICE:g}% engagement NDCG@5, easq gains more satisfaction NDCG@5 than every baseline",
+            claim=f"At a price of {PRICE:g}% engagement NDCG@5, easq gains more satisfaction NDCG@5 than every "
+            "baseline",
             checks=[
                 Check(
                     what=f"gain of easq at {PRICE:g}% less that of {family.name}",
@@ -93,10 +94,10 @@ def _notes(fitting: Sequence[MethodFamily], gains: dict[str, Priced]) -> list[st
     baselines = {family.name: gains[family.name] for family in fitting if family.role == "baseline"}
     ranked = best(baselines)
     if ranked and gains[EASQ].by_world:
+        lead = gains[EASQ].lead(gains[ranked[0]], PRICE)
         notes.append(
             f"Best baseline at {PRICE:g}%: {ranked[0]}, {baselines[ranked[0]].gain(PRICE).text()}; easq "
-            f"{gains[EASQ].gain(PRICE).text()}, a difference of {lead_text(gains[EASQ].lead(gains[ranked[0]], PRICE))}. "
-            "It is chosen and compared on the same values, which favours it."
+            f"{gains[EASQ].gain(PRICE).text()}, a difference of {lead_text(lead)}. It is chosen and compared on the same values, which favours it."
         )
         notes += [
             f"easq less {family.name} at {PRICE:g}%: {lead_text(gains[EASQ].lead(gains[family.name], PRICE))}."

@@ -15,6 +15,7 @@ The best of several points is better by chance, too, so families are compared th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def gain_at(changes: Sequence[Change], price: float) -> float:
     """The height of a family's envelope at a price, in percent of satisfaction."""
     assert price >= 0, price
     corners = envelope(changes)
-    for one, other in zip(corners, corners[1:], strict=False):
+    for one, other in itertools.pairwise(corners):
         if price < other[0]:
             return one[1] + _slope(one, other) * (price - one[0])
     # More is not worth paying.
@@ -107,7 +108,9 @@ class Priced:
     def points(self) -> list[tuple[Estimate, Estimate]]:
         """(change of engagement, change of satisfaction) of each point, over worlds."""
         columns = list(zip(*self.by_world.values(), strict=True))
-        return [(t_interval(one for one, _ in of_point), t_interval(two for _, two in of_point)) for of_point in columns]
+        return [
+            (t_interval(one for one, _ in of_point), t_interval(two for _, two in of_point)) for of_point in columns
+        ]
 
     def curve(self, most: float, steps: int = 40) -> list[tuple[float, float]]:
         """(price, mean gain over worlds) at prices from 0 to `most`; empty without worlds."""
