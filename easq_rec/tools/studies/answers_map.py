@@ -45,7 +45,7 @@ class Grid:
 
 
 GRIDS: dict[Budget, Grid] = {
-    "small": Grid(like_slopes=(0.2, 1.3), item_shares=(0.16,), densities=(300.0, 1_000.0)),
+    "small": Grid(like_slopes=(1.3,), item_shares=(0.16,), densities=(300.0, 1_000.0)),
     "full": Grid(like_slopes=(0.2, 1.3), item_shares=(0.05, 0.4), densities=(10.0, 100.0, 1_000.0)),
     "large": Grid(like_slopes=(0.2, 1.3, 2.5), item_shares=(0.05, 0.16, 0.4), densities=(10.0, 100.0, 1_000.0)),
 }
@@ -148,7 +148,7 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     behind = [place for place in all_places if place.lead.high < 0]
     return Findings(
         verdict=Verdict(
-            claim=f"Where likes say almost nothing about satisfaction (like_slope {slope:g}) and answers are many "
+            claim=f"Where likes say least about satisfaction (like_slope {slope:g}) and answers are many "
             f"(density {density:g}), easq gains more at a price of {PRICE:g}% engagement than the best other method",
             checks=[
                 Check(

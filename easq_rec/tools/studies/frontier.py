@@ -97,7 +97,8 @@ def _notes(fitting: Sequence[MethodFamily], gains: dict[str, Priced]) -> list[st
         lead = gains[EASQ].lead(gains[ranked[0]], PRICE)
         notes.append(
             f"Best baseline at {PRICE:g}%: {ranked[0]}, {baselines[ranked[0]].gain(PRICE).text()}; easq "
-            f"{gains[EASQ].gain(PRICE).text()}, a difference of {lead_text(lead)}. It is chosen and compared on the same values, which favours it."
+            f"{gains[EASQ].gain(PRICE).text()}, a difference of {lead_text(lead)}. It "
+            "is chosen and compared on the same values, which favours it."
         )
         notes += [
             f"easq less {family.name} at {PRICE:g}%: {lead_text(gains[EASQ].lead(gains[family.name], PRICE))}."

@@ -34,7 +34,7 @@ def test_the_grids_are_worlds() -> None:
             assert world.item_share + world.user_share + world.taste_share <= 1
     assert world_at(World(version=2), 1.3, 0.16, 1.0).follow_slope == World(version=2).follow_slope
     assert {budget: len(grid.settings()) * len(grid.densities) for budget, grid in GRIDS.items()} == {
-        "small": 4,
+        "small": 2,
         "full": 12,
         "large": 27,
     }
@@ -113,15 +113,16 @@ def test_where_nothing_gains_main_only_wins() -> None:
     kept = [one for one in runs if one.cell.variant != EASQ]
     missing = places(StudyComparison(kept), "small")
     assert all(place.lead.count == 0 and math.isnan(place.answers) for place in missing)
-    assert Map.of(missing).rows == ["nan", "nan"]
+    assert Map.of(missing).rows == ["nan"]
     assert dataclasses.asdict(missing[0])["lead"]["count"] == 0
 
 
+@pytest.mark.integration
 def test_the_study_runs_from_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run_study(StudyOptions(name="map", budget="small", seeds=1, jobs=1, out=out)) == 0
     results = json.loads((out / "results.json").read_text())
-    assert results["world_version"] == 2 and len(results["map"]) == 4 and not results["failed"]
+    assert results["world_version"] == 2 and len(results["map"]) == 2 and not results["failed"]
     sparse, dense = (next(p for p in results["map"] if p["density"] == d) for d in (300.0, 1_000.0))
     assert 0 < 2 * sparse["answers"] < dense["answers"] and sparse["like_log_odds"] == dense["like_log_odds"]
     assert all(set(place["gains"]) == set(METHODS) for place in results["map"])

@@ -107,6 +107,7 @@ def test_families_that_need_likes_are_left_out_on_other_data(name: str) -> None:
     assert len(findings.verdict.checks) == 10 and findings.verdict.outcome == "holds"
 
 
+@pytest.mark.integration
 def test_the_study_runs_on_world_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     options = StudyOptions(name="frontier", budget="small", seeds=1, jobs=1, out=out, world_version=2)
