@@ -62,13 +62,14 @@ def draw_envelopes(
     notes = [(origin, 0.0, 0.0)]
     # The thin ones are drawn first, below the others.
     for one in sorted(envelopes, key=lambda one: one.style is not None):
-        points = [(x, y) for x, y in one.points if math.isfinite(x) and math.isfinite(y)]
-        xs, ys = [list(values) for values in zip(*one.line, strict=True)] if one.line else ([], [])
+        # An SVG of a page does not cut what lies outside of the axes.
+        points = [(x, y) for x, y in one.points if -longest <= x <= right and math.isfinite(y)]
+        line = [(x, y) for x, y in one.line if -longest <= x <= right]
+        xs, ys = _columns(line)
         if one.style is None:
             axes.plot(xs, ys, color=LIGHT["muted"], linewidth=0.8, alpha=0.6)
             axes.plot(*_columns(points), linestyle="none", marker=".", markersize=4, color=LIGHT["muted"], alpha=0.6)
-            inside = [place for place in one.line if place[0] >= -longest]
-            notes += [(one.name, *inside[-1])] if inside else []
+            notes += [(one.name, *line[-1])] if line else []
         else:
             style = look(one.style)
             axes.plot(xs, ys, color=style["color"], linestyle=style["linestyle"], linewidth=2.2)

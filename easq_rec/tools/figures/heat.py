@@ -54,6 +54,7 @@ def draw_heat(
         title: see `blank`. Panels have their names only with it.
     """
     figure, all_axes = blank(size, len(panels), title)
+    rows, columns = ([short_name(name, 12) for name in names] for names in (rows, columns))
     for axes, (name, grid) in zip(all_axes, panels.items(), strict=True):
         axes.set_xlim(0, len(columns))
         axes.set_ylim(0, len(rows))
