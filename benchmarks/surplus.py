@@ -1,17 +1,17 @@
 """How much does alignment, and each of its parts, add to a training step?
 
-Runs on the reference workload, one thread, in short turns within one process: main_only, easq, and easq without one
-part. Prints one JSON line: CPU milliseconds of each above main_only (medians of single steps).
+Runs on the reference workload, one thread, in short turns within one process: main_only, easq, and easq with one part
+changed. Prints one JSON line: CPU milliseconds of each above main_only (medians of single steps).
 
     python -m benchmarks.surplus [--turns 60] [--out FILE.json]
 
 - one_answer:      one replayed request per aligned step instead of 16: shows costs that do not depend on the rows
 - without_adapters: no LoRA, so that the satisfaction loss trains only its tower and no gradient enters the backbone
 - feed_forward:    adapters only on the feed-forward nets, so that no gradient passes through attention
-- without_embeddings: no separate embeddings of the satisfaction tower
+- with_embeddings: separate embeddings of the satisfaction tower
 - without_evidence: no L_evidence
 - aligned_always:  every step aligns, with half as many answers in each
-- without_dense:   no L_dense; the reference is still computed
+- with_dense:      L_dense instead of adding the satisfaction score to the policy score
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.report import hardware, publish
 from benchmarks.train_step import Step, measure, median_milliseconds, reference_config
 from easq_rec.config import Config, LoRA, Replay
-from easq_rec.config.variants import main_only, without_embeddings, without_evidence
+from easq_rec.config.variants import main_only, with_dense, with_embeddings, without_evidence
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.process import running
 
@@ -38,14 +38,14 @@ def variants(config: Config) -> dict[str, Config]:
         "feed_forward": dataclasses.replace(
             config, model=dataclasses.replace(config.model, lora=LoRA(rank=8, targets=("ffn_in", "ffn_out")))
         ),
-        "without_embeddings": without_embeddings(config),
+        "with_embeddings": with_embeddings(config),
         "without_evidence": without_evidence(config),
         "aligned_always": dataclasses.replace(
             config,
             losses=dataclasses.replace(config.losses, align_every=1),
             replay=Replay(answers_per_step=config.replay.answers_per_step // 2),
         ),
-        "without_dense": dataclasses.replace(config, losses=config.losses.weighted(dense=0.0)),
+        "with_dense": with_dense(config),
     }
 
 

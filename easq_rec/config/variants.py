@@ -43,12 +43,17 @@ def main_only(config: Config) -> Config:
 def label_weights(config: Config) -> Config:
     """Label engineering: `main_only`, trained on a utility in which a like or a follow weighs 3. Evaluation measures
     engagement with the weights of the recipe."""
+    return with_label_weight(config, LABEL_WEIGHT)
+
+
+def with_label_weight(config: Config, weight: float) -> Config:
+    """`label_weights` in which an action weighs `weight`."""
     actions = _actions(config, "label_weights")
     outcomes = tuple(
-        replace(outcome, training_weight=LABEL_WEIGHT) if outcome.name in actions else outcome
+        replace(outcome, training_weight=weight) if outcome.name in actions else outcome
         for outcome in config.schema.outcomes
     )
-    return _changed(main_only(config), schema={"satisfaction_dim": 0, "outcomes": outcomes})
+    return _changed(main_only(config), schema={"outcomes": outcomes})
 
 
 def action_ranker(config: Config) -> Config:

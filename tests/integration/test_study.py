@@ -110,6 +110,11 @@ def test_the_signal_study_reads_any_built_data(tmp_path: Path, world: Path, warm
         (("rank", "--ray", "auto", "--jobs", "2"), "the CPUs of the Ray cluster limit"),
         (("rank", "--gpus", "1"), "given together with --ray"),
         (("rank", "--gpus", "-1", "--ray", "auto"), "0 or more"),
+        (("rank", "--budget", "large"), "small or full in study rank"),
+        (("map", "--world-version", "1"), "study map runs on World 2"),
+        (("worth", "--world-version", "1"), "study worth runs on World 2"),
+        (("map", "--data", "."), "generates its worlds"),
+        (("frontier", "--world-version", "2", "--data", "."), "omitted with --data"),
     ],
 )
 def test_errors_are_one_line(

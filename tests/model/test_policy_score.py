@@ -84,5 +84,5 @@ def test_impossible_weights_are_refused(weight: float, message: str) -> None:
 
 
 def test_a_weight_without_a_satisfaction_tower_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model.satisfaction_weight.*0 without a satisfaction tower"):
+    with pytest.raises(UserError, match=r"model\.satisfaction_weight.*0 without a satisfaction tower"):
         dataclasses.replace(small_config("main_only").model, satisfaction_weight=0.2)

@@ -72,7 +72,7 @@ def draw_frontier(
     if title is not None:
         legend(figure, axes)
     notes = [(origin, 0.0, 0.0), *((spot.note, spot.x.value, spot.y.value) for spot in spots)]
-    _place_notes(figure, axes, notes)
+    place_notes(figure, axes, notes)
     return figure
 
 
@@ -81,7 +81,7 @@ def _limits(estimates: Sequence[Estimate]) -> tuple[float, float]:
     return limits([0.0, *(estimate.value for estimate in estimates)], ends)
 
 
-def _place_notes(figure: Figure, axes: Axes, notes: Sequence[tuple[str, float, float]]) -> None:
+def place_notes(figure: Figure, axes: Axes, notes: Sequence[tuple[str, float, float]]) -> None:
     """Prints each (text, x, y) at the first free corner of its point, or nowhere."""
     # The layout must be final before places are compared.
     figure.draw_without_rendering()

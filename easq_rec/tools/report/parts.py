@@ -69,9 +69,9 @@ def breakable(text: str) -> Markup:
     return text if isinstance(text, Markup) else Markup(str(escape(text)).replace("_", "_<wbr>"))
 
 
-def change(found: Estimate | None) -> str:
-    """A change in percent, in bold where its interval excludes 0."""
+def change(found: Estimate | None, unit: str = "%") -> str:
+    """A change, in percent by default, in bold where its interval excludes 0."""
     if found is None:
         return NONE
-    text = estimate(found)
+    text = estimate(found, unit)
     return strong(text) if found.low > 0 or found.high < 0 else text

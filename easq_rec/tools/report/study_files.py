@@ -11,9 +11,11 @@ from easq_rec.errors import UserError
 from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.figures.lines import Point
 from easq_rec.tools.studies.comparison import Row
+from easq_rec.tools.studies.map_view import Place
+from easq_rec.tools.studies.price_view import FamilyResult
 from easq_rec.tools.studies.verdict import Check, Verdict
 
-CIRCUMSTANCES = ("command", "versions", "hardware", "budget", "seeds", "wall_seconds", "cell_seconds")
+CIRCUMSTANCES = ("command", "versions", "hardware", "budget", "world_version", "seeds", "wall_seconds", "cell_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,10 @@ class StudyFiles:
     settings: list[dict[str, Any]]
     online: OnlineTest | None
     worth: WorthRecord | None
+    prices: dict[str, list[FamilyResult]]
+    """Families at an equal price, by the gained metric; only study `frontier` has them."""
+    places: list[Place]
+    """Of study `map`."""
     circumstances: dict[str, Any] = field(default_factory=dict)
     """Those of `CIRCUMSTANCES` that the file has."""
 
@@ -148,6 +154,10 @@ def _study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
         settings=[dict(entry) for entry in content.get("settings", [])],
         online=None if online is None else _online(online),
         worth=_worth(content["decision"], content["worth"]) if content.get("decision") else None,
+        prices={
+            str(metric): [_family(entry) for entry in entries] for metric, entries in content.get("prices", {}).items()
+        },
+        places=[_place(entry) for entry in content.get("map", [])],
         circumstances={key: content[key] for key in CIRCUMSTANCES if content.get(key) is not None},
     )
 
@@ -179,6 +189,34 @@ def _row(entry: dict[str, Any]) -> Row:
         x=None if entry.get("x") is None else float(entry["x"]),
         mean=_numbers(entry["mean"]),
         change={str(name): estimate_of(change) for name, change in entry["change_percent"].items()},
+    )
+
+
+def _family(entry: dict[str, Any]) -> FamilyResult:
+    return FamilyResult(
+        name=str(entry["name"]),
+        role=str(entry["role"]),
+        gains={float(one["price"]): estimate_of(one["gain"]) for one in entry["gains"]},
+        behind={float(one["price"]): estimate_of(one["lead"]) for one in entry["easq_less_it"]},
+        points=[
+            (float(one["weight"]), estimate_of(one["engagement"]), estimate_of(one["gained"]))
+            for one in entry["points"]
+        ],
+        curve=[(float(price), float(gain)) for price, gain in entry["curve"]],
+    )
+
+
+def _place(entry: dict[str, Any]) -> Place:
+    return Place(
+        like_slope=float(entry["like_slope"]),
+        item_share=float(entry["item_share"]),
+        density=float(entry["density"]),
+        answers=_number(entry["answers"]),
+        like_log_odds=_number(entry["like_log_odds"]),
+        gains={str(name): estimate_of(gain) for name, gain in entry["gains"].items()},
+        winner=str(entry["winner"]),
+        other=str(entry["other"]),
+        lead=estimate_of(entry["lead"]),
     )
 
 

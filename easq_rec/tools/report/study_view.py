@@ -15,6 +15,7 @@ from easq_rec.tools.figures.lines import Line, Point
 from easq_rec.tools.report.names import label
 from easq_rec.tools.report.parts import Legend, PagePlot, PageTable, PlotGroup, change, code
 from easq_rec.tools.report.plots import bar_plot, frontier_plot, line_legend, line_plot
+from easq_rec.tools.report.price_view import map_group, map_tables, price_plots, price_tables
 from easq_rec.tools.report.study_files import CellRecord, OnlineTest, StudyFiles, estimate_of
 from easq_rec.tools.report.worth_view import information_bars, learning_curve
 from easq_rec.tools.report.worth_view import tables as worth_tables
@@ -66,11 +67,13 @@ def study_view(study: StudyFiles) -> StudyView:
         sign=SIGNS[study.verdict.outcome] if study.verdict else "",
         checks=_checks(study.verdict) if study.verdict and study.verdict.checks else None,
         plots=[plot for plot in _plots(study) if plot],
-        curves=learning_curve(study.worth) if study.worth else _curves(study),
+        curves=_group_of_curves(study),
         online=_online(study.online) if study.online else [],
         # The courses of an online test are over days, not over steps.
         courses=_days(study.online) if study.online else _histories(study),
         tables=[
+            *price_tables(study.prices),
+            *(map_tables(study.places) if study.places else []),
             *(found for found in (_rows(study.rows), _lifts(study), _settings(study)) if found),
             *(worth_tables(study.worth) if study.worth else []),
         ],
@@ -80,8 +83,19 @@ def study_view(study: StudyFiles) -> StudyView:
 
 
 def _plots(study: StudyFiles) -> list[PagePlot | None]:
+    if study.prices:
+        return [*price_plots(study.prices)]
+    if study.places:
+        # Rows of many worlds side by side say nothing.
+        return []
     bars = information_bars(study.worth) if study.worth else None
     return [_frontier(study.rows), _change_bars(study.rows), _lift_bars(study), bars]
+
+
+def _group_of_curves(study: StudyFiles) -> PlotGroup | None:
+    if study.worth:
+        return learning_curve(study.worth)
+    return map_group(study.places) if study.places else _curves(study)
 
 
 def _checks(verdict: Verdict) -> PageTable:

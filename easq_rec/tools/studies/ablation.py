@@ -1,4 +1,9 @@
-"""Study `ablation`: what does each part of `easq` and of `paper` contribute?"""
+"""Study `ablation`: what does each part of `easq` and of `paper` contribute?
+
+Parts are taken away from the default, and others are added to it. Where the satisfaction score counts in the policy
+score, the variant is also ranked with other weights of it: the gain at an equal price says whether a part moves a
+variant to another frontier, or only along it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,12 @@ from collections.abc import Sequence
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.tools.studies.base import Budget
-from easq_rec.tools.studies.comparison import StudyComparison
+from easq_rec.tools.studies.comparison import StudyComparison, fused_variant
+from easq_rec.tools.studies.families import FEW, SATISFACTION_WEIGHTS
 from easq_rec.tools.studies.grid import BASE, Cell, grid
 from easq_rec.tools.studies.plots import bars, frontier
+from easq_rec.tools.studies.price import PRICES, Priced
+from easq_rec.tools.studies.price_view import lead_text
 from easq_rec.tools.studies.study import Findings, Study
 from easq_rec.tools.studies.verdict import Check, Verdict
 
@@ -21,11 +29,12 @@ VARIANTS_COMPARED: dict[Budget, tuple[str, ...]] = {
 """Whole methods, by their names in `easq_rec.config.variants`. Append another name to compare it."""
 PARTS = {
     "easq_without_lora": "without_lora",
-    "easq_without_dense": "without_dense",
     "easq_without_isolation": "without_isolation",
-    "easq_without_embeddings": "without_embeddings",
     "easq_without_evidence": "without_evidence",
     "easq_without_answers": "without_answers",
+    "easq_with_embeddings": "with_embeddings",
+    "easq_with_dense": "with_dense",
+    "easq_with_dpo": "with_dpo",
     "easq_with_moe": "with_moe",
     "paper_without_lora": "paper_without_lora",
     "paper_without_moe": "paper_without_moe",
@@ -34,6 +43,12 @@ PARTS = {
 """Label of each ablation, and its name in `easq_rec.config.variants`."""
 SMALL_PARTS = ("easq_without_lora", "paper_without_lora")
 """Ablations in the verdict."""
+WEIGHTS: dict[Budget, tuple[float, ...]] = {
+    "small": tuple(SATISFACTION_WEIGHTS[place] for place in FEW),
+    "full": SATISFACTION_WEIGHTS,
+}
+"""Weights of the satisfaction score at which variants are also ranked."""
+PRICE = PRICES[0]
 REFERENCE = "answers_holdout_reference_accuracy"
 COST = -1.0
 """Claimed minimum cost of removing the adapters, in percent of satisfaction NDCG@5."""
@@ -42,11 +57,13 @@ COST = -1.0
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     names = {name: name for name in VARIANTS_COMPARED[budget]}
     names |= {label: PARTS[label] for label in (PARTS if budget == "full" else SMALL_PARTS)}
-    return grid({"easq": base} | {label: VARIANTS[name](base) for label, name in names.items()}, seeds)
+    variants = {"easq": base} | {label: VARIANTS[name](base) for label, name in names.items()}
+    served = [label for label, config in variants.items() if config.model.satisfaction_weight]
+    return grid(variants, seeds, fuse=dict.fromkeys(served, WEIGHTS[budget]))
 
 
 def _conclude(found: StudyComparison, budget: Budget) -> Findings:
-    rows = found.rows()
+    trained = [row for row in found.rows() if row.series == ""]
     parts = [(label, label.split("_")[0]) for label in PARTS if label in found.labels]
     return Findings(
         verdict=Verdict(
@@ -68,9 +85,22 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
             f"engagement {found.change(label, 'engagement', whole).text()}."
             for label, whole in parts
         ]
+        + _at_a_price(found, budget)
         + _references(found),
-        plots={"frontier.png": frontier(rows), "ablation.png": bars(rows)},
+        plots={"frontier.png": frontier(trained), "ablation.png": bars(trained)},
     )
+
+
+def _at_a_price(found: StudyComparison, budget: Budget) -> list[str]:
+    """Gains of the variants whose satisfaction score is served, at an equal price."""
+    labels = ("easq", *PARTS, *VARIANTS_COMPARED[budget])
+    priced = {label: Priced.of(found, [fused_variant(label, weight) for weight in WEIGHTS[budget]]) for label in labels}
+    return [
+        f"{label} at a price of {PRICE:g}% engagement: satisfaction {one.gain(PRICE).text()}"
+        + ("." if label == "easq" else f", {lead_text(one.lead(priced['easq'], PRICE))} against easq.")
+        for label, one in priced.items()
+        if one.by_world
+    ]
 
 
 def _references(found: StudyComparison) -> list[str]:

@@ -7,27 +7,32 @@ from typing import Any, Literal
 
 from easq_rec.config import Config, Logging, Tower, Transformer, World
 from easq_rec.config.counts import with_usual_counts
-from easq_rec.config.recipes import BASES, quickstart, world_schema
+from easq_rec.config.recipes import BASES, quickstart, with_world, world_schema
 
-Budget = Literal["small", "full"]
+Budget = Literal["small", "full", "large"]
 """small: seconds per cell; tests the machinery and says nothing about the method. full: the size of recipe
-`quickstart`, half a minute to a minute per cell."""
-SEEDS: dict[Budget, int] = {"small": 2, "full": 5}
+`quickstart`, half a minute to a minute per cell. large: as full, with a finer grid, in the studies that have one."""
+SEEDS: dict[Budget, int] = {"small": 2, "full": 5, "large": 5}
 """Default number of seeds."""
 SMALL_STEPS = 20
 
 
-def base_config(budget: Budget, *, recipe: str | None = None, data: str | None = None) -> Config:
+def base_config(
+    budget: Budget, *, recipe: str | None = None, data: str | None = None, world_version: Literal[1, 2] | None = None
+) -> Config:
     """`easq` at the size of the budget, for one thread, without parts that metrics do not need.
 
     Args:
         recipe: recipe to use instead of `quickstart`, for a data set that needs another; the small budget then keeps
             its sizes and reduces its steps.
         data: directory of requests/ and answers/; None: generated worlds.
+        world_version: version of the generated worlds; None: that of the recipe.
     """
     config = quickstart() if recipe is None else BASES[recipe]()
     if budget == "small":
         config = _small(config) if data is None else _cut(config)
+    if world_version is not None:
+        config = with_world(config, world_version)
     return dataclasses.replace(
         config,
         # A prefetching thread competes with the trainer if a cell has one core.

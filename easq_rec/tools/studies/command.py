@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from easq_rec.config.recipes import BASES, schema_for_world
 from easq_rec.config.schema import require
 from easq_rec.config.schema_file import load_schema
+from easq_rec.config.world import DEFAULT_VERSION
 from easq_rec.data import files
 from easq_rec.tools.studies import (
     ab,
     ablation,
+    answers_map,
     frontier,
     lambda2,
     signal,
@@ -41,6 +43,7 @@ STUDIES = {
     study.name: study
     for study in (
         frontier.STUDY,
+        answers_map.STUDY,
         ablation.STUDY,
         lambda2.STUDY,
         sparsity.STUDY,
@@ -75,6 +78,13 @@ def check(options: StudyOptions) -> None:
     if options.recipe is not None:
         require(options.recipe in BASES, "--recipe", options.recipe, f"one of {', '.join(BASES)}")
         require(options.data is not None, "--recipe", options.recipe, "given together with --data")
+    budgets = STUDIES[options.name].budgets if options.name in STUDIES else ("small", "full")
+    require(options.budget in budgets, "--budget", options.budget, f"{' or '.join(budgets)} in study {options.name}")
+    if options.world_version is not None:
+        require(options.data is None, "--world-version", options.world_version, "omitted with --data")
+        only = only_version(options.name)
+        allowed = f"{only}, or omitted: study {options.name} runs on World {only}"
+        require(only in (None, options.world_version), "--world-version", options.world_version, allowed)
     if options.name == "worth":
         require(options.seeds is None, "--seeds", options.seeds, "omitted: study worth reads one log")
     if options.schema is not None:
@@ -85,6 +95,18 @@ def check(options: StudyOptions) -> None:
         require(not worlds_only, "--data", options.data, f"omitted: study {options.name} generates its worlds")
         there = files.is_dir(options.data)
         require(there, "--data", files.display_name(options.data), "a directory with requests/ and answers/")
+
+
+def only_version(name: str) -> Literal[1, 2] | None:
+    """Version of the only world that a study can run on; None: any."""
+    return worth.VERSION if name == "worth" else STUDIES[name].only_version if name in STUDIES else None
+
+
+def world_version(options: StudyOptions) -> Literal[1, 2] | None:
+    """Version of the study's worlds; None on a data set."""
+    if options.data is not None:
+        return None
+    return options.world_version or only_version(options.name) or DEFAULT_VERSION
 
 
 def run(options: StudyOptions) -> int:
@@ -108,7 +130,7 @@ def run(options: StudyOptions) -> int:
 
 def _train(options: StudyOptions, study: Study, store: Store) -> int:
     begin = time.perf_counter()
-    base = base_config(options.budget, recipe=options.recipe, data=options.data)
+    base = base_config(options.budget, recipe=options.recipe, data=options.data, world_version=world_version(options))
     cells = study.cells(base, options.seed_list, options.budget)
     cells += anchor_cells(cells)
     check_names(cells)
@@ -149,7 +171,7 @@ def _conclude(
             **findings.extra,
         },
         text=[
-            f"# Study {study.name}",
+            _title(options),
             study.question,
             findings.verdict.text(),
             *incomplete,
@@ -172,7 +194,7 @@ def _conclude(
 def _signal(options: StudyOptions, store: Store) -> int:
     begin = time.perf_counter()
     if options.data is None:
-        locations = signal.worlds(options.budget, options.seed_list, store)
+        locations = signal.worlds(options.budget, options.seed_list, store, world_version(options) or DEFAULT_VERSION)
     else:
         locations = [options.data]
     found = measure(locations)
@@ -188,7 +210,7 @@ def _signal(options: StudyOptions, store: Store) -> int:
             "verdict": verdict.values(),
             "notes": notes,
         },
-        text=["# Study signal", signal.QUESTION, verdict.text(), shown, *notes],
+        text=[_title(options), signal.QUESTION, verdict.text(), shown, *notes],
         figures=signal.figures(found),
     )
     print("\n".join(["", shown, "", *notes, "", verdict.text(), "", f"written to {store.out}"]))
@@ -215,7 +237,7 @@ def _worth(options: StudyOptions, store: Store) -> int:
             "notes": notes,
         },
         text=[
-            "# Study worth",
+            _title(options),
             worth.QUESTION,
             found.decision.markdown(),
             *(part for heading, shown in tables.items() for part in (f"## {heading}", shown)),
@@ -229,10 +251,16 @@ def _worth(options: StudyOptions, store: Store) -> int:
     return 0
 
 
+def _title(options: StudyOptions) -> str:
+    version = world_version(options)
+    return f"# Study {options.name}" + (f", World {version}" if version is not None else "")
+
+
 def _common(options: StudyOptions, begin: float) -> dict[str, Any]:
     return {
         **circumstances(_command(options)),
         "budget": options.budget,
+        **({"world_version": version} if (version := world_version(options)) is not None else {}),
         "seeds": options.seed_list if options.name != "worth" else None,
         "wall_seconds": round(time.perf_counter() - begin, 1),
     }
@@ -241,6 +269,7 @@ def _common(options: StudyOptions, begin: float) -> dict[str, Any]:
 def _command(options: StudyOptions) -> list[str]:
     """The call that repeats the study, for results.json."""
     data = [] if options.data is None else ["--data", files.display_name(options.data)]
+    world = [] if options.world_version is None else ["--world-version", str(options.world_version)]
     recipe = [] if options.recipe is None else ["--recipe", options.recipe]
     recipe += [] if options.schema is None else ["--schema", str(options.schema)]
     if options.ray is None or options.ray == "local":
@@ -252,5 +281,5 @@ def _command(options: StudyOptions) -> list[str]:
     seeds = ["--seeds", str(len(options.seed_list))] if options.name != "worth" else []
     return [
         *("easq-rec", "study", options.name, *seeds, "--budget", options.budget),
-        *("--out", str(options.directory), *where, *data, *recipe),
+        *("--out", str(options.directory), *where, *world, *data, *recipe),
     ]

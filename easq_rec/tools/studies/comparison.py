@@ -74,6 +74,16 @@ def added_series(variant: str, partner: str) -> str:
     return f"{variant} + {partner}"
 
 
+def fused_variant(variant: str, weight: float) -> str:
+    """Name of a point of that curve."""
+    return f"{fused_series(variant)} {weight:g}"
+
+
+def added_variant(variant: str, partner: str, weight: float) -> str:
+    """Name of a point of that curve."""
+    return f"{added_series(variant, partner)} {weight:g}"
+
+
 class StudyComparison:
     """The finished cells of a study, label by label."""
 
@@ -85,10 +95,11 @@ class StudyComparison:
                 # Each other serving of a model is a separate variant, and a point of a curve.
                 name, addition = run.cell.variant, Addition.read(served)
                 if addition is None:
-                    variant, series, x = f"{name}, fused {served}", fused_series(name), float(served)
+                    series, x = fused_series(name), float(served)
+                    variant = fused_variant(name, x)
                 else:
                     series, x = added_series(name, addition.partner), addition.weight
-                    variant = f"{series} {x:g}"
+                    variant = added_variant(name, addition.partner, x)
                 cell = dataclasses.replace(run.cell, variant=variant, series=series, x=x)
                 self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
 
@@ -120,9 +131,13 @@ class StudyComparison:
 
     def relative(self, label: str, key: str, base: str = BASE) -> Estimate:
         """`change` of any metric that the cells have, by its key."""
+        return t_interval(self.change_by_pair(label, key, base).values())
+
+    def change_by_pair(self, label: str, key: str, base: str = BASE) -> dict[str, float]:
+        """`relative` in each world, by the pairing key of the cells; NaN where a metric is undefined."""
         mine = self._by_pair(self._runs.get(label, []), key)
         theirs = self._by_pair([run for runs in self._runs.values() for run in runs if run.cell.variant == base], key)
-        return t_interval(100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair))
+        return {pair: 100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair)}
 
     def mean(self, label: str, key: str) -> float:
         """Mean of a metric over the worlds of a label; NaN if no world has it."""

@@ -1,80 +1,123 @@
-"""Study `frontier`: how much satisfaction does each method of alignment gain, and at which cost in engagement?
+"""Study `frontier`: how much satisfaction does each method of alignment gain at an equal price in engagement?
 
-Each family varies one weight: that of L_dense for `easq`, that of the answer loss for `direct`, and that of the
-reference score in the served score for families whose reference does not steer the policy.
+A method is a family of points, which differ in one weight (`easq_rec/tools/studies/families.py`). Families are compared
+by their gain at a given price (`easq_rec/tools/studies/price.py`). All points of `easq`, and of every other method with
+a satisfaction tower that is served, come from one training.
 
-`easq` has two controls: answers permuted among the answered candidates, also where they set the weights of evidence;
-and a reference without preferences, with which L_dense only pulls the scores of a request together.
+Controls: `without_any_answers` reads no answer; `shuffled_answers` compares permuted answers; `half_targets` is
+`with_dense` with a reference without preferences, which only pulls the scores of a request together.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from easq_rec.config import Config
-from easq_rec.config.losses import Dense, Direct
-from easq_rec.config.variants import VARIANTS
-from easq_rec.tools.studies.base import Budget, with_losses
-from easq_rec.tools.studies.comparison import StudyComparison, fused_series
-from easq_rec.tools.studies.grid import BASE, Cell, grid
-from easq_rec.tools.studies.plots import frontier
+from easq_rec.tools.studies.base import Budget
+from easq_rec.tools.studies.comparison import StudyComparison
+from easq_rec.tools.studies.families import EASQ, FAMILIES, MethodFamily, base_cell
+from easq_rec.tools.studies.grid import BASE, Cell, seeded
+from easq_rec.tools.studies.partner import ITEM_PRIOR
+from easq_rec.tools.studies.price import POINTS, PRICES, Priced, best
+from easq_rec.tools.studies.price_view import (
+    ENVELOPES,
+    GAINED,
+    gain_table,
+    lead_text,
+    point_table,
+    price_figure,
+    results_of,
+)
 from easq_rec.tools.studies.study import Findings, Study
 from easq_rec.tools.studies.verdict import Check, Verdict
 
-DEFAULT = 0.3
-DENSE: dict[Budget, tuple[float, ...]] = {"small": (DEFAULT,), "full": (0.15, DEFAULT, 0.45, 0.6)}
-"""Weights, including the default."""
-SHUFFLED, HALF = "easq, answers shuffled", "easq, targets 1/2"
-DIRECT: dict[Budget, tuple[float, ...]] = {"small": (0.3,), "full": (0.3, 1.0)}
-SHARING: dict[Budget, tuple[str, ...]] = {"small": ("shared_bottom",), "full": ("shared_bottom", "mmoe", "ple")}
-FUSED: dict[Budget, tuple[float, ...]] = {"small": (0.5,), "full": (0.2, 0.3, 0.5, 1.0)}
-"""Weights of the reference score in fused serving."""
-GAIN, PRICE = 15.0, -3.0
-"""Claimed minimum gain of `easq` in satisfaction NDCG@5, and claimed bound on its change of engagement NDCG@5, in
-percent."""
+SMALL = (EASQ, "label_weights", ITEM_PRIOR, "action_ranker", "shared_bottom", "without_any_answers")
+"""Families at the small budget, with two points each."""
+PRICE = PRICES[0]
+FILES = {"satisfaction": "frontier.png", "pair_accuracy": "frontier-pairs.png"}
+
+
+def families(budget: Budget) -> list[MethodFamily]:
+    """The compared families."""
+    return [FAMILIES[name].few() for name in SMALL] if budget == "small" else list(FAMILIES.values())
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
-    direct = VARIANTS["direct"](base)
-    easq = {f"easq {weight:g}": weight for weight in DENSE[budget]}
-    answers = {f"direct {weight:g}": weight for weight in DIRECT[budget]}
-    fused = {name: VARIANTS[name](base) for name in ("without_dense", *SHARING[budget])}
-    variants = {BASE: VARIANTS[BASE](base)}
-    variants |= {name: with_losses(base, dense=Dense(weight=weight)) for name, weight in easq.items()}
-    variants |= {name: with_losses(direct, direct=Direct(weight=weight)) for name, weight in answers.items()}
-    variants |= {
-        SHUFFLED: dataclasses.replace(base, replay=dataclasses.replace(base.replay, shuffled="all")),
-        HALF: with_losses(base, dense=Dense(target="half")),
-    }
-    curve = {name: ("easq, L_dense", weight) for name, weight in easq.items()}
-    curve |= {name: ("direct", weight) for name, weight in answers.items()}
-    # Weight 0 is only the policy score.
-    curve |= {name: (fused_series(name), 0.0) for name in fused}
-    return grid(variants | fused, seeds, curve=curve, fuse=dict.fromkeys(fused, FUSED[budget]))
+    chosen = [family for family in families(budget) if family.fits(base)]
+    cells = []
+    for seed in seeds:
+        there = seeded(base, seed)
+        cells += [base_cell(chosen, there), *(cell for family in chosen for cell in family.cells(there))]
+    return cells
 
 
 def _conclude(found: StudyComparison, budget: Budget) -> Findings:
-    rows = found.rows()
-    checks: list[Check] = []
-    for metric, threshold in (("satisfaction", GAIN), ("engagement", PRICE)):
-        change = found.change(f"easq {DEFAULT:g}", metric)
-        what = f"{metric} NDCG@5 of easq against {BASE}"
-        checks.append(Check(what=what, measured=change, wanted="above", threshold=threshold))
+    trained = found.runs(BASE)
+    fitting = [family for family in families(budget) if not trained or family.fits(trained[0].cell.config)]
+    priced = {
+        metric: {family.name: Priced.of(found, family.labels(), metric) for family in fitting} for metric in GAINED
+    }
+    results = {metric: results_of(fitting, of_metric) for metric, of_metric in priced.items()}
+    gains = priced["satisfaction"]
     return Findings(
         verdict=Verdict(
-            claim=f"easq, serving only the policy score, gains at least {GAIN:+g}% satisfaction NDCG@5 and keeps "
-            f"engagement NDCG@5 above {PRICE:g}%",
-            checks=checks,
+            claim=f"At a price of {PRICE:g}% engagement NDCG@5, easq gains more satisfaction NDCG@5 than every "
+            "baseline",
+            checks=[
+                Check(
+                    what=f"gain of easq at {PRICE:g}% less that of {family.name}",
+                    measured=gains[EASQ].lead(gains[family.name], PRICE),
+                    wanted="above",
+                    threshold=0.0,
+                    unit=f" {POINTS}",
+                )
+                for family in fitting
+                if family.role == "baseline"
+            ],
             budget=budget,
         ),
-        plots={"frontier.png": frontier(rows)},
+        notes=[
+            *_notes(fitting, gains),
+            *_left_out([family.name for family in families(budget) if family not in fitting]),
+            "Every family has the same number of points, and all are mixed with main_only: the gain at a price is that "
+            "of the best mixture of two of them.",
+            ENVELOPES,
+        ],
+        plots={FILES[metric]: price_figure(of_metric, metric) for metric, of_metric in results.items()},
+        tables=[gain_table(results), point_table(results)],
+        extra={"prices": {metric: [one.values() for one in of_metric] for metric, of_metric in results.items()}},
     )
+
+
+def _notes(fitting: Sequence[MethodFamily], gains: dict[str, Priced]) -> list[str]:
+    notes = []
+    baselines = {family.name: gains[family.name] for family in fitting if family.role == "baseline"}
+    ranked = best(baselines)
+    if ranked and gains[EASQ].by_world:
+        lead = gains[EASQ].lead(gains[ranked[0]], PRICE)
+        notes.append(
+            f"Best baseline at {PRICE:g}%: {ranked[0]}, {baselines[ranked[0]].gain(PRICE).text()}; easq "
+            f"{gains[EASQ].gain(PRICE).text()}, a difference of {lead_text(lead)}. It "
+            "is chosen and compared on the same values, which favours it."
+        )
+        notes += [
+            f"easq less {family.name} at {PRICE:g}%: {lead_text(gains[EASQ].lead(gains[family.name], PRICE))}."
+            for family in fitting
+            if family.role == "control" and gains[family.name].by_world
+        ]
+    return notes
+
+
+def _left_out(names: Sequence[str]) -> list[str]:
+    """A note about families that the data do not allow."""
+    if not names:
+        return []
+    return [f"Left out, because the data have no likes or follows among the outcomes: {', '.join(names)}."]
 
 
 STUDY = Study(
     name="frontier",
-    question="How much satisfaction does each method of alignment gain, and at which cost in engagement?",
+    question="How much satisfaction does each method of alignment gain at an equal price in engagement?",
     cells=_cells,
     conclude=_conclude,
 )

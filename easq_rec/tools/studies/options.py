@@ -12,7 +12,18 @@ import tyro
 from easq_rec.tools.studies.base import SEEDS, Budget
 
 StudyName = Literal[
-    "signal", "worth", "frontier", "ablation", "lambda2", "sparsity", "stability", "experts", "rank", "trigger", "ab"
+    "signal",
+    "worth",
+    "frontier",
+    "map",
+    "ablation",
+    "lambda2",
+    "sparsity",
+    "stability",
+    "experts",
+    "rank",
+    "trigger",
+    "ab",
 ]
 
 
@@ -25,7 +36,8 @@ class StudyOptions:
     seeds: int | None = None
     """Number of worlds, with seeds 0 to N-1; on a data set, training seeds. None: 5, or 2 at the small budget."""
     budget: Budget = "full"
-    """small: seconds per run, to test that everything works. full: half a minute to two minutes per run on one core."""
+    """small: seconds per run, to test that everything works. full: half a minute to two minutes per run on one core.
+    large: as full, with a finer grid; study map only."""
     out: Path | None = None
     """Directory for results.json, table.md and PNGs. None: runs/study-NAME."""
     resume: bool = False
@@ -37,6 +49,8 @@ class StudyOptions:
     machine. All nodes must see --out. None: processes of this machine."""
     gpus: float = 0.0
     """GPUs that Ray reserves for each run; a fraction lets runs share one. 0: runs train on CPUs."""
+    world_version: Literal[1, 2] | None = None
+    """Version of the generated worlds (world.version). None: 2 for worth and map, 1 for the others."""
     data: str | None = None
     """Directory or URL with requests/ and answers/. None: generated worlds."""
     recipe: str | None = None

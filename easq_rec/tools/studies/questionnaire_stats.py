@@ -46,6 +46,8 @@ def measure(world: World, directory: Path) -> dict[str, float]:
     user_correlation: over asked users, between the mean true grade of their asked and of all their impressions.
     like_ratio, returned_ratio: rate of a behaviour among satisfied answers divided by its rate among dissatisfied
     answers. (A lift over triggered impressions would change with the rule, which determines them.)
+    like_log_odds: log odds ratio of a like between satisfied and dissatisfied answers, with half a count added to each
+    of the four.
     """
     rule = rule_of(world)
     impressions = triggered = 0
@@ -75,11 +77,21 @@ def measure(world: World, directory: Path) -> dict[str, float]:
         "overlap_percent": 100 * overlap(grades[1], grades[0]),
         "user_correlation": _user_correlation(by_user),
     }
-    rates = {(lift.behaviour, lift.answer): lift.rate for lift in lifts.measure([directory]).lifts}
+    found_lifts = {(lift.behaviour, lift.answer): lift for lift in lifts.measure([directory]).lifts}
+    rates = {place: lift.rate for place, lift in found_lifts.items()}
     for behaviour in BEHAVIOURS:
         satisfied, dissatisfied = (rates.get((behaviour, name), math.nan) for name in ("satisfied", "dissatisfied"))
         found[f"{behaviour}_ratio"] = _ratio(satisfied, dissatisfied)
+    found["like_log_odds"] = math.nan
+    if ("like", "satisfied") in found_lifts:
+        found["like_log_odds"] = log_odds_ratio(found_lifts["like", "satisfied"], found_lifts["like", "dissatisfied"])
     return found
+
+
+def log_odds_ratio(one: lifts.Lift, other: lifts.Lift) -> float:
+    """Log odds ratio of a behaviour between two answers (Haldane 1956: half a count is added to each of the four)."""
+    odds = [(lift.occurrences + 0.5) / (lift.answers - lift.occurrences + 0.5) for lift in (one, other)]
+    return math.log(odds[0] / odds[1])
 
 
 def auc(positive_G: Counts, negative_G: Counts) -> float:

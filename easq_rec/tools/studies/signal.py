@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from easq_rec.config import World
 from easq_rec.tools.studies.base import Budget
@@ -28,11 +28,11 @@ WORLDS: dict[Budget, World] = {
 }
 
 
-def worlds(budget: Budget, seeds: Sequence[int], store: Store) -> list[str]:
-    """Generated worlds, one per seed; their requests are pooled."""
+def worlds(budget: Budget, seeds: Sequence[int], store: Store, version: Literal[1, 2]) -> list[str]:
+    """Generated worlds of a version, one per seed; their requests are pooled."""
     locations = []
     for seed in seeds:
-        world = dataclasses.replace(WORLDS[budget], seed=seed)
+        world = dataclasses.replace(WORLDS[budget], seed=seed, version=version)
         print(f"world {seed}, {world.requests:,} requests", flush=True)
         locations.append(str(store.world(world)))
     return locations

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from easq_rec.config import Config
-from easq_rec.config.losses import DPO, Dense
+from easq_rec.config.losses import DPO
 from easq_rec.config.variants import VARIANTS
 from easq_rec.evaluation.mean_interval import Estimate, t_interval
 from easq_rec.tools.studies.base import Budget, with_losses
@@ -53,7 +53,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     }
     if budget == "full":
         variants["slate_softmax"] = with_losses(
-            base, dense=Dense(weight=0.0), dpo=DPO(weight=1.0, policy="slate_softmax", beta=1.0)
+            VARIANTS["with_dpo"](base), dpo=DPO(weight=1.0, policy="slate_softmax", beta=1.0)
         )
     kept = (DIVERGENCE, SPREAD, TRAINED, HELD_OUT)
     return [dataclasses.replace(cell, keep=kept) for cell in grid(variants, seeds)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from easq_rec.config import Config
 from easq_rec.tools.studies.base import Budget
@@ -39,3 +39,7 @@ class Study:
     conclude: Callable[[StudyComparison, Budget], Findings]
     worlds_only: bool = False
     """Whether it changes the world, so that it cannot run on a data set."""
+    budgets: tuple[Budget, ...] = ("small", "full")
+    """Budgets that it has."""
+    only_version: Literal[1, 2] | None = None
+    """Version of the only world that it can run on; None: any."""

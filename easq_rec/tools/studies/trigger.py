@@ -27,12 +27,12 @@ from easq_rec.config.variants import VARIANTS
 from easq_rec.evaluation.mean_interval import t_interval
 from easq_rec.tools.simulation.models import create_model
 from easq_rec.tools.simulation.world import simulate
+from easq_rec.tools.studies.asked_cell import PREFIX, PROGRAM
 from easq_rec.tools.studies.base import Budget
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.plots import bars, frontier, grouped
 from easq_rec.tools.studies.study import Findings, Study
-from easq_rec.tools.studies.trigger_cell import PREFIX, PROGRAM
 from easq_rec.tools.studies.verdict import Check, Verdict
 
 Rule = tuple[float, float]

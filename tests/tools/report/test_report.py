@@ -22,7 +22,11 @@ from easq_rec.tools.report.page import POLICY
 from easq_rec.tools.report.sources import distinct_names, read_sources
 from easq_rec.tools.report.study_files import StudyFiles
 from easq_rec.tools.report.study_view import mean_course
+from easq_rec.tools.studies.base import base_config
+from easq_rec.tools.studies.command import STUDIES
+from easq_rec.tools.studies.comparison import StudyComparison
 from tests.tools.report import builders
+from tests.tools.studies.priced_runs import priced_runs
 
 REPOSITORY = Path(__file__).parents[3]
 ATTRIBUTES = {
@@ -74,7 +78,7 @@ def test_a_run_is_reported_with_changed_settings_curves_and_remedy(tmp_path: Pat
     run = builders.run(tmp_path / "one", losses=config["losses"] | {"dense": dense})
     page = written(run)
     row = re.search(r"<code>losses.dense.weight</code>.*?</tr>", page, re.S)
-    assert row and "<td>0.3</td>" in row[0] and "<b>0.77</b>" in row[0]
+    assert row and "<td>0.0</td>" in row[0] and "<b>0.77</b>" in row[0]
     assert "<code>losses.dpo.weight</code>" not in page
     assert f"easq-rec evaluate --run {run}" in page
     for caption in ("L_main", "satisfaction NDCG@5", "GAUC", "main tower: open gates", "impressions per second"):
@@ -110,11 +114,11 @@ def test_names_are_the_shortest_that_are_distinct() -> None:
 
 def test_settings_that_differ_from_their_recipes_are_found() -> None:
     defaults = recipe_defaults("quickstart")
-    assert defaults is not None and defaults["losses.dense.weight"] == 0.3 and recipe_defaults("custom") is None
-    first = {"recipe": "quickstart", "losses": {"dense": {"weight": 0.3}}, "run_dir": "a"}
+    assert defaults is not None and defaults["losses.dense.weight"] == 0.0 and recipe_defaults("custom") is None
+    first = {"recipe": "quickstart", "losses": {"dense": {"weight": 0.0}}, "run_dir": "a"}
     second = {"recipe": "quickstart_paper", "losses": {"dense": {"weight": 0.1}}, "run_dir": "b"}
     (setting,) = notable([first, second])
-    assert setting.field == "losses.dense.weight" and setting.values == [0.3, 0.1]
+    assert setting.field == "losses.dense.weight" and setting.values == [0.0, 0.1]
     assert not setting.chosen(0) and setting.chosen(1)
 
 
@@ -208,6 +212,47 @@ def test_lifts_of_the_signal_study_are_shown(tmp_path: Path) -> None:
     page = written(builders.study(tmp_path / "signal", study="signal", rows=rows))
     assert "Lift against all impressions in %" in page and "All variants" not in page
     assert "22.50%" in page and "-40.0% [unknown]" in page and page.count("stroke-dasharray:4,3") == 2
+
+
+def test_methods_at_an_equal_price_are_shown_as_envelopes_bars_and_tables(tmp_path: Path) -> None:
+    """What study `frontier` writes."""
+    frontier = STUDIES["frontier"]
+    cells = frontier.cells(base_config("full"), [0, 1, 2], "full")
+    found = StudyComparison(priced_runs(cells, lambda name, config: 6.0 if name == "easq" else 3.0))
+    findings = frontier.conclude(found, "full")
+    rows = [row.values() for row in found.rows()]
+    folder = builders.study(tmp_path / "f", rows=rows, verdict=findings.verdict.values(), **findings.extra)
+    (study,) = read_sources([folder])
+    assert isinstance(study, StudyFiles)
+    read = {metric: [one.values() for one in families] for metric, families in study.prices.items()}
+    assert read == json.loads(json.dumps(findings.extra["prices"])), "what is read is what was written"
+    page = written(folder)
+    for caption in ("Satisfaction NDCG@5 gained at a price in engagement", "Gain in pair accuracy"):
+        assert f"<figcaption>{caption}" in page, caption
+    assert "Pair accuracy at an equal price" in page and "All variants" in page and "claimed above +0 points" in page
+    # The frontier with every point has no place beside that with envelopes.
+    assert page.count('class="plot"') == 2 * 2 * 2
+    easq = re.search(r'<th scope="row">easq</th>.*?</tr>', page, re.S)
+    assert easq and re.search(r"\+6\.\d% \[", easq[0])
+    check_self_contained(page)
+
+
+def test_the_map_has_a_panel_for_each_number_of_answers(tmp_path: Path) -> None:
+    """What study `map` writes."""
+    study = STUDIES["map"]
+    cells = study.cells(base_config("full"), [0, 1, 2], "full")
+    found = StudyComparison(priced_runs(cells, lambda name, config: 6.0 if name == "easq" else 3.0))
+    findings = study.conclude(found, "full")
+    folder = builders.study(tmp_path / "map", study="map", world_version=2, **findings.extra)
+    (read,) = read_sources([folder])
+    assert isinstance(read, StudyFiles) and read.circumstances["world_version"] == 2
+    assert [place.values() for place in read.places] == json.loads(json.dumps(findings.extra["map"]))
+    page = written(folder)
+    for caption in ("200 answers", "2,000 answers", "20,000 answers"):
+        assert f"<figcaption>{caption}</figcaption>" in page
+    assert re.search(r"log odds ratio 2\.21, share 0\.4: \+\d\.\d\d \[[^]]*\], easq gains most", page)
+    assert "All places, gain in percent" in page and "Framed: the interval excludes 0." in page
+    check_self_contained(page)
 
 
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:

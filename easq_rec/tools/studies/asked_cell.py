@@ -1,4 +1,5 @@
-"""The process of a cell of study `trigger`: `python -m easq_rec.tools.studies.trigger_cell CONFIG.json`.
+"""The process of a cell that also measures its world's questionnaire:
+`python -m easq_rec.tools.studies.asked_cell CONFIG.json [WEIGHT ...] [PARTNER=WEIGHT ...]`.
 
 Trains like any cell, and adds statistics of its world's questionnaire to RUN_DIR/metrics.jsonl.
 """
@@ -11,15 +12,15 @@ from pathlib import Path
 
 from easq_rec.tools.studies.cell import add_metrics, call, main, read_config
 
-PROGRAM = "easq_rec.tools.studies.trigger_cell"
+PROGRAM = "easq_rec.tools.studies.asked_cell"
 PREFIX = "asked_"
 """Prefix of these metrics."""
 
 
 def train_and_measure(argv: Sequence[str]) -> int:
     """Returns the exit code."""
-    (path,) = argv
-    code = main(path)
+    path, *served = argv
+    code = main(path, served)
     if not code:
         from easq_rec.tools.studies.questionnaire_stats import measure
 
