@@ -55,8 +55,8 @@ def durations(world: Path) -> np.ndarray:
 def test_the_sample_of_a_small_log_is_all_of_its_training_period(world: Path) -> None:
     expected = durations(world)
     numbers = fitted(world, "standard").candidate_numbers
-    assert float(numbers.mean_F) == pytest.approx(expected.mean(), rel=1e-5)
-    assert float(numbers.deviation_F) == pytest.approx(expected.std(), rel=1e-3)
+    assert float(numbers.mean_F[0]) == pytest.approx(expected.mean(), rel=1e-5)
+    assert float(numbers.deviation_F[0]) == pytest.approx(expected.std(), rel=1e-3)
     edges = fitted(world, "quantiles").candidate_numbers.edges_KE[0]
     assert (float(edges[0]), float(edges[-1])) == (expected.min(), expected.max())
     assert float(edges[8]) == pytest.approx(np.median(expected), rel=1e-2)
