@@ -70,7 +70,16 @@ class Layout:
                 problems.append(f"  {name}: is {found}, expected a struct")
             elif name != "user" and pa.types.is_struct(found):
                 problems.append(f"  {name}: is {found}, expected a list of structs")
+        counts = [column.path for column in self.columns if column.kind == "count"]
+        uncounted = len(counts) > 1 and not leaves.keys() & set(counts)
+        if uncounted:
+            problems.append(
+                f"  has none of the {len(counts)} counts that the schema reads ({counts[0]}, ...): add them with "
+                "`easq-rec data counts`, or train a recipe that ends in _without_counts"
+            )
         for column in self.columns:
+            if uncounted and column.kind == "count":
+                continue
             if column.path not in leaves:
                 problems.append(f"  {column.path}: missing, expected {column.expected}")
             elif not column.accepts(leaves[column.path]):

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.config.counts import with_counts
+from easq_rec.config.schema import Count, Feature, FeatureSchema, Outcome, Table
 from easq_rec.data.dataset import RequestDataset, _Footers
 from easq_rec.data.layout import Layout
 from tests.data.builders import (
@@ -26,6 +27,7 @@ from tests.data.builders import (
     write_file,
 )
 
+COUNT = pa.struct([(name, pa.float32()) for name in ("shown", "happened", "prior")])
 PLAIN, ANSWERS = Layout.of(SCHEMA), Layout.of(SCHEMA, answers=True)
 
 
@@ -50,6 +52,16 @@ def _without(schema: pa.Schema, name: str) -> pa.Schema:
 
 def _with(schema: pa.Schema, name: str, dtype: pa.DataType) -> pa.Schema:
     return schema.set(schema.get_field_index(name), pa.field(name, dtype))
+
+
+def test_a_file_without_counts_gets_one_line_for_all_of_them(tmp_path: Path) -> None:
+    counts = [Count(name=f"{key}_like", outcome="like", keys=(key,)) for key in ("video_id", "author_id")]
+    layout = Layout.of(with_counts(SCHEMA, counts))
+    line, columns = _schema_error(tmp_path, arrow_schema(), layout).splitlines()[1:]
+    assert line.startswith("  has none of the 2 counts that the schema reads (candidates.video_id_like, ...): add them")
+    assert columns.startswith("  its columns: ")
+    some = _with(arrow_schema(), "candidates", pa.list_(pa.struct([*candidate_fields(), ("video_id_like", COUNT)])))
+    assert "  candidates.author_id_like: missing, expected a struct of" in _schema_error(tmp_path, some, layout)
 
 
 def test_every_missing_column_is_listed(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def schema(encoding: str) -> FeatureSchema:
-    """The schema of `quickstart` with an encoding of its only float, the duration."""
-    found = recipes.recipe("quickstart").schema
+    """The schema of `quickstart` without counts, with an encoding of its only float, the duration."""
+    found = recipes.recipe("quickstart_without_counts").schema
     candidate = [
         dataclasses.replace(feature, encoding=encoding) if feature.kind == "float" else feature
         for feature in found.candidate
@@ -36,7 +36,7 @@ def schema(encoding: str) -> FeatureSchema:
 
 
 def fitted(world: Path, encoding: str, *, rank: int = 0, world_size: int = 1) -> Tokenizer:
-    config = dataclasses.replace(recipes.recipe("quickstart"), schema=schema(encoding))
+    config = dataclasses.replace(recipes.recipe("quickstart_without_counts"), schema=schema(encoding))
     sources = open_sources(config, world, rank=rank, world_size=world_size)
     tokens = Tokenizer(config.schema, config.model, 50)
     fit_floats(tokens, sources.train, config.schema)
@@ -46,7 +46,7 @@ def fitted(world: Path, encoding: str, *, rank: int = 0, world_size: int = 1) ->
 def durations(world: Path) -> np.ndarray:
     """log(1 + duration) of all candidates of the training period."""
     table = pq.read_table(world / "requests", columns=["timestamp_ms", "candidates"])
-    config = recipes.recipe("quickstart")
+    config = recipes.recipe("quickstart_without_counts")
     end_ms = open_sources(config, world).train_period.end_ms
     rows = table.filter(table["timestamp_ms"].to_numpy() < end_ms)["candidates"].to_pylist()
     return np.log1p(np.array([candidate["duration_ms"] for row in rows for candidate in row], dtype=np.float32))
@@ -69,7 +69,7 @@ def test_every_rank_fits_the_same_statistics(world: Path) -> None:
 
 
 def test_schemas_without_floats_read_nothing(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = recipes.recipe("quickstart")
+    config = recipes.recipe("quickstart_without_counts")
     ids = tuple(feature for feature in config.schema.candidate if isinstance(feature, Feature) and feature.table)
     config = dataclasses.replace(config, schema=dataclasses.replace(config.schema, candidate=ids))
     sources = open_sources(config, world)

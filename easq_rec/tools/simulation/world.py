@@ -7,7 +7,8 @@ users do is in the model of the world (`models.py`), the questionnaire in `outco
 
 The log is simulated in rounds in which a user makes at most one request. So a round is computed with numpy expressions,
 and the history, a ring buffer per user, is strictly as of the request. Memory does not grow with the number of
-requests. Shapes: R requests of a round, C candidates, H history entries.
+requests, only with that of the distinct keys that are counted, such as pairs of a user and a tag. Shapes: R requests of
+a round, C candidates, H history entries.
 """
 
 from __future__ import annotations
