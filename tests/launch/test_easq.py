@@ -17,6 +17,7 @@ from torchx.specs import AppDef, Role
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.file_linter import validate
 
+from easq_rec.tools.studies.grid import ANCHORS
 from tests.conftest import Warm
 from tests.ray_processes import servers
 from torchx_components import easq, ray_node
@@ -198,7 +199,7 @@ def test_two_replicas_sweep_a_study_with_the_results_of_local_processes(tmp_path
     done = run(tmp_path, "easq.sweep", "--n", "2", "--cpu", "1", *study, "all of it")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
-    assert "3 cells, on Ray 127.0.0.1:" in output and output.count("written to all of it") == 1
+    assert "6 cells, on Ray 127.0.0.1:" in output and output.count("written to all of it") == 1
     assert "the study starts" not in output, "a node did not join"
     token = tmp_path / "all of it" / ray_node.TOKEN
     assert token.stat().st_mode & 0o777 == 0o600 and token.read_text() not in output
@@ -210,7 +211,8 @@ def test_two_replicas_sweep_a_study_with_the_results_of_local_processes(tmp_path
         del found["command"], found["cell_seconds"], found["wall_seconds"]
         for cell in found["cells"]:
             del cell["seconds"]
-    assert swept == local and [cell["variant"] for cell in swept["cells"]] == ["main_only", "r=2", "r=8"]
+    trained = ["main_only", "r=2", "r=8"]
+    assert swept == local and [cell["variant"] for cell in swept["cells"]] == [*trained, *ANCHORS]
     assert (tmp_path / "all of it" / "table.md").read_text() == (tmp_path / "local" / "table.md").read_text()
 
 

@@ -20,7 +20,7 @@ SMALL = 0.8 * FONT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Field:
+class HeatField:
     """A place of the grid."""
 
     value: float
@@ -33,7 +33,7 @@ class Field:
 
 @house_style()
 def draw_heat(
-    panels: Mapping[str, Sequence[Sequence[Field]]],
+    panels: Mapping[str, Sequence[Sequence[HeatField]]],
     *,
     rows: Sequence[str],
     columns: Sequence[str],
@@ -74,7 +74,7 @@ def draw_heat(
     return figure
 
 
-def _draw(axes: Axes, x: int, y: int, field: Field, most: float) -> None:
+def _draw(axes: Axes, x: int, y: int, field: HeatField, most: float) -> None:
     if math.isfinite(field.value):
         share = min(abs(field.value) / most, 1.0) if most > 0 else 0.0
         shade, opacity = ABOVE if field.value >= 0 else BELOW, FAINTEST + share * (FULLEST - FAINTEST)

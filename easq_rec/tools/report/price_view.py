@@ -11,7 +11,7 @@ from easq_rec.tools.figures.heat import draw_heat
 from easq_rec.tools.figures.svg import svg
 from easq_rec.tools.report.parts import PagePlot, PageTable, PlotGroup, change
 from easq_rec.tools.report.plots import NARROW, WIDE, bar_plot, line_legend
-from easq_rec.tools.studies.map_view import ITEM, LEGEND, LIKES, PRICE, Map, Place
+from easq_rec.tools.studies.map_view import ITEM, LEGEND, LIKES, PRICE, Map, MapPlace
 from easq_rec.tools.studies.price_view import ENVELOPES, GAINED, FamilyResult, envelopes, price_figure
 
 HEAT = (330, 260)
@@ -79,7 +79,7 @@ def _lead(one: FamilyResult, price: float) -> str:
     return change(one.behind[price], "") if price in one.behind else NONE
 
 
-def map_group(places: Sequence[Place]) -> PlotGroup:
+def map_group(places: Sequence[MapPlace]) -> PlotGroup:
     """A heat map for each number of answers."""
     found = Map.of(places)
     densities = sorted({place.density for place in places})
@@ -104,7 +104,7 @@ def map_group(places: Sequence[Place]) -> PlotGroup:
     return PlotGroup(title="Map", remarks=[LEGEND, f"From left to right: {ITEM}. Upwards: {LIKES}."], plots=plots)
 
 
-def map_tables(places: Sequence[Place]) -> list[tuple[str, str, PageTable]]:
+def map_tables(places: Sequence[MapPlace]) -> list[tuple[str, str, PageTable]]:
     """(heading, remark, table) of all places."""
     names = list(dict.fromkeys(name for place in places for name in place.gains))
     caption = f"All places, gain in percent at a price of {PRICE:g}% engagement"

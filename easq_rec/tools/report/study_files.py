@@ -11,7 +11,7 @@ from easq_rec.errors import UserError
 from easq_rec.evaluation.mean_interval import Estimate
 from easq_rec.tools.figures.lines import Point
 from easq_rec.tools.studies.comparison import Row
-from easq_rec.tools.studies.map_view import Place
+from easq_rec.tools.studies.map_view import MapPlace
 from easq_rec.tools.studies.price_view import FamilyResult
 from easq_rec.tools.studies.verdict import Check, Verdict
 
@@ -120,7 +120,7 @@ class StudyFiles:
     worth: WorthRecord | None
     prices: dict[str, list[FamilyResult]]
     """Families at an equal price, by the gained metric; only study `frontier` has them."""
-    places: list[Place]
+    places: list[MapPlace]
     """Of study `map`."""
     circumstances: dict[str, Any] = field(default_factory=dict)
     """Those of `CIRCUMSTANCES` that the file has."""
@@ -206,8 +206,8 @@ def _family(entry: dict[str, Any]) -> FamilyResult:
     )
 
 
-def _place(entry: dict[str, Any]) -> Place:
-    return Place(
+def _place(entry: dict[str, Any]) -> MapPlace:
+    return MapPlace(
         like_slope=float(entry["like_slope"]),
         item_share=float(entry["item_share"]),
         density=float(entry["density"]),

@@ -24,7 +24,7 @@ from easq_rec.tools.studies.base import Budget
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ, FAMILIES, MethodFamily, base_cell
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
-from easq_rec.tools.studies.map_view import LEGEND, PRICE, Place, map_figure, map_table
+from easq_rec.tools.studies.map_view import LEGEND, PRICE, MapPlace, map_figure, map_table
 from easq_rec.tools.studies.partner import ITEM_PRIOR
 from easq_rec.tools.studies.price import POINTS, Priced, best
 from easq_rec.tools.studies.study import Findings, Study
@@ -108,7 +108,7 @@ def _setting(slope: float, share: float, density: float | None = None) -> str:
     return shown if density is None else f"{shown}, answers {density:g}"
 
 
-def places(found: StudyComparison, budget: Budget) -> list[Place]:
+def places(found: StudyComparison, budget: Budget) -> list[MapPlace]:
     """All places of the grid."""
     grid = GRIDS[budget]
     return [
@@ -116,7 +116,7 @@ def places(found: StudyComparison, budget: Budget) -> list[Place]:
     ]
 
 
-def _place(found: StudyComparison, slope: float, share: float, density: float, grid: Grid) -> Place:
+def _place(found: StudyComparison, slope: float, share: float, density: float, grid: Grid) -> MapPlace:
     here, everywhere = _setting(slope, share, density), _setting(slope, share)
     priced = {}
     for family in families():
@@ -127,7 +127,7 @@ def _place(found: StudyComparison, slope: float, share: float, density: float, g
     ranked = best(priced, PRICE)
     other = next((name for name in ranked if name != EASQ), "")
     densest = f"{EASQ} {_setting(slope, share, grid.densities[-1])}"
-    return Place(
+    return MapPlace(
         like_slope=slope,
         item_share=share,
         density=density,

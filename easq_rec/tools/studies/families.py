@@ -22,7 +22,7 @@ from easq_rec.tools.studies.partner import ITEM_PRIOR, Addition
 
 Role = Literal["ours", "baseline", "control"]
 EASQ = "easq"
-SATISFACTION_WEIGHTS = (0.05, 0.1, 0.2, 0.4)
+SATISFACTION_WEIGHTS = (0.1, 0.2, 0.4, 0.8)
 """Weights of the satisfaction score, both log odds, in the families of kind `served`; 0.2 is the default."""
 FEW = (1, 2)
 """Places of the points that a family keeps where only two are asked for."""
@@ -139,7 +139,7 @@ FAMILIES: dict[str, MethodFamily] = {
         # Both scores are standardised: a weight says how much a standard deviation counts.
         MethodFamily(name=ITEM_PRIOR, role="baseline", kind="added", weights=(0.1, 0.2, 0.3, 0.5), needs_actions=True),
         MethodFamily(
-            name="action_ranker", role="baseline", kind="added", weights=(0.2, 0.35, 0.5, 0.7), needs_actions=True
+            name="action_ranker", role="baseline", kind="added", weights=(0.1, 0.2, 0.35, 0.5), needs_actions=True
         ),
         _trained("evidence_on_policy", "baseline", "policy_evidence", (0.1, 0.3, 1.0, 3.0)),
         _trained("reward_model", "baseline", "reward", (0.3, 1.0, 3.0, 10.0)),

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from easq_rec.evaluation.mean_interval import Estimate
-from easq_rec.tools.figures.heat import Field, draw_heat
+from easq_rec.tools.figures.heat import HeatField, draw_heat
 from easq_rec.tools.studies.comparison import estimate_values
 from easq_rec.tools.studies.price import POINTS, PRICES
 
@@ -26,7 +26,7 @@ TITLE = f"Where easq gains more at a price of {PRICE:g}% engagement, by number o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class MapPlace:
     """A world of the map, over its seeds."""
 
     like_slope: float
@@ -69,13 +69,13 @@ class Place:
 class Map:
     """The places by their three coordinates, with the names of rows, columns and panels."""
 
-    panels: Mapping[str, Sequence[Sequence[Field]]]
+    panels: Mapping[str, Sequence[Sequence[HeatField]]]
     rows: Sequence[str]
     columns: Sequence[str]
     most: float
 
     @classmethod
-    def of(cls, places: Sequence[Place]) -> Map:
+    def of(cls, places: Sequence[MapPlace]) -> Map:
         """The map of places, which fill a grid."""
         slopes, shares, densities = (
             sorted({getattr(place, name) for place in places}) for name in ("like_slope", "item_share", "density")
@@ -96,13 +96,13 @@ class Map:
         )
 
 
-def _field(place: Place) -> Field:
+def _field(place: MapPlace) -> HeatField:
     lead = place.lead
     if math.isnan(lead.value):
-        return Field(value=math.nan, lines=["not measured"], marked=False)
+        return HeatField(value=math.nan, lines=["not measured"], marked=False)
     known = math.isfinite(lead.high - lead.low)
     inside = [f"[{lead.low:+.1f}, {lead.high:+.1f}]"] if known else []
-    return Field(value=lead.value, lines=[f"{lead.value:+.1f}", *inside, place.winner], marked=place.sure)
+    return HeatField(value=lead.value, lines=[f"{lead.value:+.1f}", *inside, place.winner], marked=place.sure)
 
 
 def _mean(values: Any) -> float:
@@ -117,7 +117,7 @@ def _rounded(count: float) -> str:
     return f"{round(count, 1 - int(math.log10(count))):,.0f}"
 
 
-def map_figure(places: Sequence[Place]) -> Figure:
+def map_figure(places: Sequence[MapPlace]) -> Figure:
     """The heat map, with a panel for each number of answers."""
     found = Map.of(places)
     return draw_heat(
@@ -132,7 +132,7 @@ def map_figure(places: Sequence[Place]) -> Figure:
     )
 
 
-def map_table(places: Sequence[Place]) -> str:
+def map_table(places: Sequence[MapPlace]) -> str:
     """The places in Markdown."""
     names = list(dict.fromkeys(name for place in places for name in place.gains))
     headings = ["like slope", LIKES, ITEM, "answers", "wins", f"easq less best other, {POINTS}", "best other", *names]

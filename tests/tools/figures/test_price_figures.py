@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgba
 
 from easq_rec.tools.figures.envelopes import Envelope, draw_envelopes
-from easq_rec.tools.figures.heat import ABOVE, BELOW, FAINTEST, FULLEST, Field, draw_heat
+from easq_rec.tools.figures.heat import ABOVE, BELOW, FAINTEST, FULLEST, HeatField, draw_heat
 from easq_rec.tools.figures.style import LIGHT, SERIES
 from easq_rec.tools.figures.svg import svg
 
@@ -50,8 +50,14 @@ def test_what_costs_more_than_the_longest_price_is_not_drawn() -> None:
 
 def test_a_heat_map_has_a_colour_by_sign_and_an_opacity_by_size() -> None:
     fields = [
-        [Field(value=4.0, lines=["+4.0", "easq"], marked=True), Field(value=-2.0, lines=["-2.0"], marked=False)],
-        [Field(value=0.0, lines=["0"], marked=False), Field(value=math.nan, lines=["not measured"], marked=False)],
+        [
+            HeatField(value=4.0, lines=["+4.0", "easq"], marked=True),
+            HeatField(value=-2.0, lines=["-2.0"], marked=False),
+        ],
+        [
+            HeatField(value=0.0, lines=["0"], marked=False),
+            HeatField(value=math.nan, lines=["not measured"], marked=False),
+        ],
     ]
     figure = draw_heat(
         {"a": fields, "b": fields}, rows=["low", "high"], columns=["x", "y"], size=(700, 300), xlabel="columns",
@@ -72,7 +78,7 @@ def test_a_heat_map_has_a_colour_by_sign_and_an_opacity_by_size() -> None:
 
 def test_names_add_no_markup() -> None:
     drawn = [envelope(HOSTILE, style, (-1.0, 5.0)) for style in (None, 0)]
-    field = Field(value=1.0, lines=[HOSTILE], marked=True)
+    field = HeatField(value=1.0, lines=[HOSTILE], marked=True)
     figures = [
         draw_envelopes(drawn, size=(600, 400), longest=5.0, marks=(), xlabel="x", ylabel="y", origin=HOSTILE[:20]),
         draw_heat({"a": [[field]]}, rows=[HOSTILE], columns=[HOSTILE], size=(330, 260), xlabel="x", ylabel="y", most=1),
