@@ -6,7 +6,8 @@ Every family has the same number of points, so that none is favoured by a finer 
 - added: the weight of another score that is added to that of `main_only`.
 - trained: a weight in the training loss. Every point is a training.
 
-Weights were chosen on seed 90 of both worlds, which no study uses, so that prices of 1% and 2% lie between points.
+The weights of served and of added scores were chosen on one world of each version (seed 90), so that a price of 1% lies
+between points; those in training losses lie around the defaults of their variants, at most ten times more or less.
 """
 
 from __future__ import annotations
