@@ -7,7 +7,7 @@ Every family has the same number of points, so that none is favoured by a finer 
 - trained: a weight in the training loss. Every point is a training.
 
 The weights of served and of added scores were chosen on one world of each version (seed 90), so that a price of 1% lies
-between points; those in training losses lie around the defaults of their variants, at most ten times more or less.
+between points of `easq` and of the added scores; those in training include the defaults of their variants.
 """
 
 from __future__ import annotations
