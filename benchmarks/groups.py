@@ -44,7 +44,7 @@ from easq_rec.losses.ranks import OneRank
 from easq_rec.losses.term import terms_of
 
 MAIN = "kuairand_main_only"
-ALIGNED = "kuairand --losses.warmup-per-class 10"
+ALIGNED = "kuairand --losses.dense.weight 0.3 --model.satisfaction-weight 0 --losses.warmup-per-class 10"
 """The log has fewer answers than L_dense waits for in the recipe."""
 USER = "--losses.groups user"
 WHOLE = "--data.shuffle-row-groups 1000"

@@ -48,12 +48,15 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def train(world: Path, warm: Warm) -> Train:
-    """train(run_dir, *arguments, ranks=1): trains `quickstart` on the small world, under torchrun for several ranks."""
+    """train(run_dir, *arguments, ranks=1): trains `quickstart` on the small world, under torchrun for several ranks.
+
+    With L_dense, so that a loss of the main tower also reads the reference.
+    """
 
     def call(run_dir: Path, *arguments: str, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
         launcher = warm.torchrun(ranks) if ranks > 1 else (warm.python,)
         command = ("easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir))
-        return warm.run(*launcher, *command, *SMALL, *arguments, check=check)
+        return warm.run(*launcher, *command, *SMALL, "--losses.dense.weight", "0.3", *arguments, check=check)
 
     return call
 

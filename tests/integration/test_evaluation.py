@@ -104,7 +104,7 @@ def test_fused_serving_ranks_alike_in_evaluate_and_score(
 ) -> None:
     run, _ = runs
     table = call("evaluate", "--run", run, "--fuse", 0.7, "--name", "fused", "--resamples", 50).stdout
-    assert "z(policy) + 0.7 z(reference)" in table
+    assert "main score + 0.7 * satisfaction score" in table
     fused, plain = (pq.read_table(run / f"{name}.parquet") for name in ("fused", "evaluation"))
     assert fused["calibration_pairs"].equals(plain["calibration_pairs"])
     assert not fused["engagement_ndcg5"].equals(plain["engagement_ndcg5"])

@@ -51,7 +51,7 @@ STROKES = COLOURS % ('path[style*="stroke:var(--s"]', "stroke")
 BODY = "getComputedStyle(document.body).color"
 
 IN_RUNS = (
-    *("L_main", "L_satis", "L_dense", "satisfaction NDCG@5", "engagement NDCG@5", "pair accuracy", "GAUC"),
+    *("L_main", "L_satis", "satisfaction NDCG@5", "engagement NDCG@5", "pair accuracy", "GAUC"),
     *("main tower, run: open gates", "satisfaction tower, run: open gates", "main tower, base: open gates"),
     *("standard deviation of the policy score", "KL of policy from reference, nats", "answers admitted"),
     *("DPO margin, held-out answers", "impressions per second"),

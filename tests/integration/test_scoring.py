@@ -111,9 +111,9 @@ def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]
     scores: dict[tuple[int, int], float] = {}
     for batch in evaluation.batches(dataset, config, truth=None):
         with torch.no_grad():
-            main = ranker.score(batch).main_N.tolist()
+            served = ranker.score(batch).served_N.tolist()
         requests = np.repeat(batch.keys.request_id_R, np.diff(batch.candidate_offsets_R1.numpy()))
-        scores |= dict(zip(zip(requests.tolist(), batch.keys.item_N.tolist(), strict=True), main, strict=True))
+        scores |= dict(zip(zip(requests.tolist(), batch.keys.item_N.tolist(), strict=True), served, strict=True))
     return scores
 
 

@@ -22,7 +22,7 @@ def requests_alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_evidence_by_hand_needs_no_answers(call: Call, requests_alone: Path, tmp_path: Path) -> None:
     """The reference learns from evidence, and steers after the steps of the warm-up."""
     run = tmp_path / "run"
-    options = (*SMALL, "--trainer.max-steps", "20")
+    options = (*SMALL, "--trainer.max-steps", "20", "--losses.dense.weight", "0.3")
     call("train", "quickstart_without_any_answers", "--data", requests_alone, "--run-dir", run, *options)
     steps = metrics(run)
     assert len(steps) == 20 and not any(name.startswith("replay_") for step in steps for name in step)
