@@ -114,8 +114,6 @@ def test_fused_serving_ranks_alike_in_evaluate_and_score(
     scores = pq.read_table(out)
     score_RC = scores["score"].to_numpy().reshape(-1, 12)
     assert (np.diff(score_RC, axis=1) <= 0).all()
-    # Each of the two parts has mean 0 within a request.
-    np.testing.assert_allclose(score_RC.mean(1), 0, atol=1e-5)
     by_request = dict(zip(scores["request_id"].to_pylist()[::12], score_RC.tolist(), strict=True))
     for row in fused.select(["request_id", "answer_score"]).to_pylist():
         for value in row["answer_score"]:

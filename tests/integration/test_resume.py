@@ -128,7 +128,7 @@ def test_signal_saves_a_checkpoint_and_ends_the_run(
     run_dir = tmp_path / "run"
     command = [warm.python, "easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir)]
     process = subprocess.Popen(
-        [*command, *SMALL, "--trainer.max-steps", STEPS],
+        [*command, *SMALL, "--losses.dense.weight", "0.3", "--trainer.max-steps", STEPS],
         cwd=REPOSITORY,
         env=warm.environment,
         stdout=subprocess.PIPE,
