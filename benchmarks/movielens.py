@@ -5,6 +5,10 @@ the time line. Prints one JSON line, and the table of the README on stderr.
 
     python datasets/movielens/prepare.py --raw ML100K --out data/movielens
     python -m benchmarks.movielens --data data/movielens [--seeds 3] [--out FILE.json]
+        [--only RECIPE ... --earlier FILE.json]
+
+With --only, other recipes are not trained: their runs are those of an earlier result of as many seeds, and the result
+names them. It is meant for a change that touches one recipe.
 """
 
 from __future__ import annotations
@@ -63,13 +67,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
+    parser.add_argument("--earlier", type=Path)
     args = parser.parse_args()
+    kept = [name for name in RECIPES if name not in args.only]
+    if bool(kept) != (args.earlier is not None):
+        parser.error("--only and --earlier belong together")
+    earlier = json.loads(args.earlier.read_text()) if kept else {}
+    if kept and earlier["seeds"] != args.seeds:
+        parser.error(f"{args.earlier} has {earlier['seeds']} seeds, not {args.seeds}")
     begin = time.perf_counter()
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in RECIPES}
+    runs: dict[str, list[dict[str, float]]] = {name: earlier["runs"][name] if name in kept else [] for name in RECIPES}
     with tempfile.TemporaryDirectory() as directory:
         for seed in range(args.seeds):
-            for name, recipe in RECIPES.items():
-                runs[name].append(train(recipe, args.data, seed, Path(directory) / f"{name}-{seed}"))
+            for name in args.only:
+                runs[name].append(train(RECIPES[name], args.data, seed, Path(directory) / f"{name}-{seed}"))
     mean = {
         name: {column: round(statistics.mean(run[column] for run in found), 4) for column in COLUMNS}
         for name, found in runs.items()
@@ -77,6 +89,7 @@ def main() -> None:
     result = {
         "benchmark": "movielens",
         "seeds": args.seeds,
+        **({"earlier": kept} if kept else {}),
         "new_user_share": round(new_user_share(args.data), 3),
         "mean": mean,
         "runs": {name: [{c: round(run[c], 4) for c in COLUMNS} for run in found] for name, found in runs.items()},

@@ -2,8 +2,8 @@
 
     python -m tests.golden --record      stores the losses of this checkout (`make golden`)
 
-L_dense is switched on, and its warm-up is shortened, so that all losses take part. The losses are compared within rounding. The file also
-has digests of data, order and initial weights, which are the same on every CPU.
+L_dense is switched on, and its warm-up is shortened, so that all losses take part. The losses are compared within
+rounding. The file also has digests of data, order and initial weights, which are the same on every CPU.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def trajectory(directory: Path, *, cpu: str = "native") -> list[list[float | Non
     command = [
         sys.executable, "-m", "easq_rec.cli", "train", "quickstart", "--run-dir", str(directory / "run"),
         "--data", str(world(directory)), "--trainer.stop-at-step", str(STEPS), "--trainer.threads", "1",
-        "--losses.dense-warmup-steps", "10", "--losses.dense.weight", "0.3", "--logging.every-steps", "1", "--logging.tensorboard", "False",
-        "--evaluation.every-steps", "0",
+        "--losses.dense-warmup-steps", "10", "--losses.dense.weight", "0.3", "--evaluation.every-steps", "0",
+        "--logging.every-steps", "1", "--logging.tensorboard", "False",
     ]  # fmt: skip
     environment = cpus.environment(cpu)
     done = subprocess.run(
