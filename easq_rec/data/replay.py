@@ -132,7 +132,7 @@ class AnswerReplay:
         order = np.argsort(time[entries], kind="stable")
         self._request, self._candidate = request[order], candidate[order]
         self._answer, self._time = answer[entries[order]], time[entries[order]]
-        # Of which the weights of evidence and the rewards are estimated.
+        # The weights of evidence and the rewards are estimated from these answers.
         self._weighing_answer = self._answer
         if self._config.shuffled != "no":
             self._answer = np.random.default_rng([self._seed, 4]).permutation(self._answer)

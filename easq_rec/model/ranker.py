@@ -27,7 +27,7 @@ class Scores:
     served_N: Tensor
     """Policy score: what is served."""
     satisfaction_N: Tensor | None
-    """Reference score; None without a satisfaction tower."""
+    """Satisfaction score; None without a satisfaction tower."""
     outcomes: PredictedOutcomes | None = None
     """What the main tower predicts of each outcome; None if it computes the policy score directly."""
 

@@ -42,9 +42,9 @@ class ItemCounts:
     impressions_I: Rows
     """All impressions."""
     shown_I: Rows
-    """Triggered impressions,"""
+    """Triggered impressions."""
     happened_I: Rows
-    """and those of them with an action."""
+    """Triggered impressions with an action."""
 
     @classmethod
     def of(cls, item_N: Rows, author_N: Rows, triggered_N: Bools, acted_N: Bools) -> Self:

@@ -65,6 +65,19 @@ def test_the_gradients_of_the_network_are_complete_at_the_hook(
         calls.clear()
 
 
+def test_the_satisfaction_score_is_served_from_the_first_steered_step_on(runtime: Runtime, tmp_path: Path) -> None:
+    """The plan of a step says whether the warm-up is over. It does not begin again."""
+    config = small_config()
+    model, step = training_step(config, runtime, tmp_path)
+    served = []
+    for steered in (False, True, False):
+        step._plan = StepPlan(number=1, total_steps=3, steered=steered)
+        step.forward(random_batch(config))
+        assert model.ranker.network.steering is not None
+        served.append(float(model.ranker.network.steering))
+    assert served == [0.0, 1.0, 1.0]
+
+
 def test_the_tables_get_the_gradient_that_the_hook_returns(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
