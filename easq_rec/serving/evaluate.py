@@ -119,7 +119,7 @@ def rank_with_item_prior(config: Config, weights: Sequence[float]) -> dict[float
     prior = ItemPrior(count_items(opened(training)))
     found = predictions_of(load_served(config, run_dir, None), config, run_dir, directory, held)
     prior_N = torch.from_numpy(prior_of(prior, opened(held), found.request_id_R.numpy()))
-    return {weight: _ranked(found, found.main_N.double() + weight * prior_N) for weight in weights}
+    return {weight: _ranked(found, found.served_N.double() + weight * prior_N) for weight in weights}
 
 
 def rank_with_second(config: Config, second: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
@@ -141,7 +141,7 @@ def rank_with_second(config: Config, second: Config, weights: Sequence[float]) -
 
     found, other = predicted(config), predicted(second)
     assert torch.equal(found.request_id_R, other.request_id_R), "both runs rank the same requests in the same order"
-    first_N, second_N = (_standardised(predictions.main_N) for predictions in (found, other))
+    first_N, second_N = (_standardised(predictions.served_N) for predictions in (found, other))
     return {weight: _ranked(found, first_N + weight * second_N) for weight in weights}
 
 
