@@ -2,7 +2,7 @@
 
 A group's unknown rate has a beta distribution around its expected rate, and what happened is binomial. How strong that
 prior is follows from the groups themselves: from how much more their counts vary than chance alone would make them. So
-no pseudo count is chosen by hand.
+no pseudo count is chosen by hand. Observations may also lie between 0 and 1; they then vary less than binary ones.
 
 Legend: G groups.
 """
@@ -19,14 +19,15 @@ LEAST_STRENGTH = 1.0
 halfway."""
 
 
-def shrunk(happened_G: Floats, shown_G: Floats, expected_G: Floats) -> Floats:
+def shrunk(happened_G: Floats, shown_G: Floats, expected_G: Floats, *, spread: float = 1.0) -> Floats:
     """Posterior mean rate of each group, (G,); the expected rate for a group without observations.
 
     Args:
         happened_G, shown_G: number of successes and of observations.
         expected_G: rate that each group is expected to have, from 0 to 1.
+        spread: see `prior_strength`.
     """
-    return posterior(happened_G, shown_G, expected_G, prior_strength(happened_G, shown_G, expected_G))
+    return posterior(happened_G, shown_G, expected_G, prior_strength(happened_G, shown_G, expected_G, spread=spread))
 
 
 def posterior(happened_G: Floats, shown_G: Floats, expected_G: Floats, strength: float) -> Floats:
@@ -36,13 +37,16 @@ def posterior(happened_G: Floats, shown_G: Floats, expected_G: Floats, strength:
     return (happened_G + strength * expected_G) / (shown_G + strength)
 
 
-def prior_strength(happened_G: Floats, shown_G: Floats, expected_G: Floats) -> float:
+def prior_strength(happened_G: Floats, shown_G: Floats, expected_G: Floats, *, spread: float = 1.0) -> float:
     """Strength of the beta prior in observations, by moments; infinite if rates do not differ from the expected ones.
 
     Let k of n happen in a group of expected rate m, and let s be the strength. Then the mean of (k - n m)² is
     n m (1 - m) (1 + (n - 1) / (1 + s)). Summed over the groups, this gives s.
+
+    Args:
+        spread: variance of an observation, in units of m (1 - m): 1 if it is 0 or 1.
     """
-    binomial_G = shown_G * expected_G * (1 - expected_G)
+    binomial_G = spread * shown_G * expected_G * (1 - expected_G)
     excess = float(((happened_G - shown_G * expected_G) ** 2 - binomial_G).sum())
     possible = float((binomial_G * (shown_G - 1)).sum())
     if possible <= 0 or excess <= 0:

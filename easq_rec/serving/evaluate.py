@@ -25,7 +25,7 @@ from easq_rec.run_directory.calibration_file import OutcomeCalibration, read_cal
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.config_file import load_config
 from easq_rec.run_directory.paths import RunDirectory
-from easq_rec.serving.item_prior import ItemPrior, count_items, prior_layout, prior_of
+from easq_rec.serving.prior_counts import PriorOf, item_layout, prior_from, prior_of
 from easq_rec.serving.score import load_served
 from easq_rec.training.process import quiet
 
@@ -103,22 +103,22 @@ def rank_fused(config: Config, fuse: float) -> RankingMetrics:
     return _ranked(found, found.served_N)
 
 
-def rank_with_item_prior(config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
-    """Ranking metrics of a run that serves the policy score plus a weight times the item prior, by weight.
+def rank_with_prior(config: Config, weights: Sequence[float], of: PriorOf) -> dict[float, RankingMetrics]:
+    """Ranking metrics of a run that serves the policy score plus a weight times a prior of the item, by weight.
+
+    Args:
+        of: what the prior is made of, in the training period.
 
     Raises:
-        UserError: the schema has no action, or actions do not differ between items.
+        UserError: the prior is one of actions, and the schema has none, or actions say nothing.
     """
     directory, run_dir = data_of(config, None), Path(str(config.run_dir))
-    layout, requests = prior_layout(config.schema), files.join(directory, "requests")
-
-    def opened(period: Period) -> RequestDataset:
-        return RequestDataset(requests, layout, period=period, quarantine=_quarantine(config, run_dir))
-
+    requests, quarantine = files.join(directory, "requests"), _quarantine(config, run_dir)
     training, held = split(requests, config.data.holdout)
-    prior = ItemPrior(count_items(opened(training)))
+    prior = prior_from(of, directory, config.schema, training, quarantine)
     found = predictions_of(load_served(config, run_dir, None), config, run_dir, directory, held)
-    prior_N = torch.from_numpy(prior_of(prior, opened(held), found.request_id_R.numpy()))
+    ranked = RequestDataset(requests, item_layout(config.schema), period=held, quarantine=quarantine)
+    prior_N = torch.from_numpy(prior_of(prior, ranked, found.request_id_R.numpy()))
     return {weight: _ranked(found, found.served_N.double() + weight * prior_N) for weight in weights}
 
 

@@ -56,3 +56,19 @@ def test_equal_rates_are_not_told_apart() -> None:
     shown, expected = np.full(50, 20.0), np.full(50, 0.25)
     assert shrunk(np.full(50, 5.0), shown, expected).tolist() == expected.tolist()
     assert prior_strength(np.array([1.0, 0.0]), np.ones(2), np.full(2, 0.5)) == math.inf
+
+
+def test_observations_between_0_and_1_vary_less() -> None:
+    """Answers of three classes: their variance, and not that of binary ones, is what chance alone makes."""
+    rng = np.random.default_rng(1)
+    strength, shown = 8.0, rng.integers(2, 30, 30_000)
+    rate = rng.beta(strength / 2, strength / 2, 30_000)
+    # An answer is the mean of two binary ones of its group.
+    happened = rng.binomial(2 * shown, rate) / 2
+    expected = np.full(30_000, 0.5)
+    # Two binary ones of a group correlate by 1 / (1 + strength).
+    spread = (1 + 1 / (1 + strength)) / 2
+    found = prior_strength(happened, shown.astype(np.float64), expected, spread=spread)
+    # The variance of group means is that of the rates, 0.25 / (1 + strength), in units of spread x 0.25.
+    assert 1 / (1 + found) == pytest.approx(1 / (1 + strength) / spread, rel=0.05)
+    assert prior_strength(happened, shown.astype(np.float64), expected) > 1.5 * found

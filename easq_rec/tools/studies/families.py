@@ -21,7 +21,7 @@ from easq_rec.config import Config
 from easq_rec.config.variants import ACTIONS, VARIANTS, with_label_weight
 from easq_rec.tools.studies.comparison import added_variant, fused_variant
 from easq_rec.tools.studies.grid import BASE, Cell
-from easq_rec.tools.studies.partner import ITEM_PRIOR, Addition
+from easq_rec.tools.studies.partner import ANSWER_PRIOR, ITEM_PRIOR, Addition
 
 Role = Literal["ours", "baseline", "control"]
 EASQ = "easq"
@@ -141,6 +141,7 @@ FAMILIES: dict[str, MethodFamily] = {
         ),
         # Both scores are standardised: a weight says how much a standard deviation counts.
         MethodFamily(name=ITEM_PRIOR, role="baseline", kind="added", weights=(0.1, 0.2, 0.3, 0.5), needs_actions=True),
+        MethodFamily(name=ANSWER_PRIOR, role="baseline", kind="added", weights=(0.1, 0.2, 0.3, 0.5)),
         MethodFamily(
             name="action_ranker", role="baseline", kind="added", weights=(0.1, 0.2, 0.35, 0.5), needs_actions=True
         ),

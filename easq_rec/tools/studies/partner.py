@@ -1,6 +1,6 @@
 """Scores that a cell adds to its policy score in further rankings, without another cell.
 
-A partner is the item prior, or a second ranker: a variant that the cell also trains, on the same data.
+A partner is a prior of the item, or a second ranker: a variant that the cell also trains, on the same data.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from easq_rec.config.variants import VARIANTS
+from easq_rec.serving.prior_counts import PriorOf
 
-ITEM_PRIOR = "item_prior"
-"""The partner that is counted, not trained (`easq_rec.serving.item_prior`)."""
+ITEM_PRIOR, ANSWER_PRIOR = "item_prior", "answer_prior"
+PRIORS: dict[str, PriorOf] = {ITEM_PRIOR: "actions", ANSWER_PRIOR: "answers"}
+"""Partners that are counted, not trained (`easq_rec.serving.item_prior`), and what is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +21,11 @@ class Addition:
     """A partner's score with its weight. Its text is an argument of the cell's program and a key of its results."""
 
     partner: str
-    """`ITEM_PRIOR`, or the name of a variant."""
+    """One of `PRIORS`, or the name of a variant."""
     weight: float
 
     def __post_init__(self) -> None:
-        assert self.partner == ITEM_PRIOR or self.partner in VARIANTS, self.partner
+        assert self.partner in PRIORS or self.partner in VARIANTS, self.partner
 
     def __str__(self) -> str:
         return f"{self.partner}={self.weight:g}"

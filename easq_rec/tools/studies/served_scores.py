@@ -11,9 +11,9 @@ from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.evaluation.metrics import RankingMetrics
 from easq_rec.run_directory.paths import RunDirectory
-from easq_rec.serving.evaluate import rank_fused, rank_with_item_prior, rank_with_second
+from easq_rec.serving.evaluate import rank_fused, rank_with_prior, rank_with_second
 from easq_rec.tools.simulation.default_data import prepare_data
-from easq_rec.tools.studies.partner import ITEM_PRIOR, Addition
+from easq_rec.tools.studies.partner import PRIORS, Addition
 from easq_rec.training import session
 
 
@@ -40,8 +40,8 @@ def rankings(config: Config, served: Sequence[str]) -> dict[str, RankingMetrics]
 
 def _rank_with(partner: str, config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
     """Metrics of the policy score plus a partner's score, by weight of the partner."""
-    if partner == ITEM_PRIOR:
-        return rank_with_item_prior(config, weights)
+    if partner in PRIORS:
+        return rank_with_prior(config, weights, PRIORS[partner])
     second = dataclasses.replace(VARIANTS[partner](config), run_dir=f"{config.run_dir}/{partner}", recipe=partner)
     code = session.train(second, prepare_data)
     assert not code, "a training that fails raises"

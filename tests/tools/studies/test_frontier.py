@@ -45,7 +45,7 @@ def test_served_families_are_trained_once(base: Config) -> None:
         if family.kind == "served":
             assert own[0].fuse == family.weights and own[0].config.model.satisfaction is not None, family.name
     (main,) = (cell for cell in cells if cell.variant == BASE)
-    assert {addition.partner for addition in main.additions} == {"item_prior", "action_ranker"}
+    assert {addition.partner for addition in main.additions} == {"item_prior", "answer_prior", "action_ranker"}
 
 
 def test_trained_families_vary_one_weight(base: Config) -> None:
@@ -76,7 +76,7 @@ def test_the_verdict_compares_easq_with_every_baseline(base: Config) -> None:
     cells = STUDY.cells(base, [0, 1, 2], "full")
     findings = STUDY.conclude(StudyComparison(priced_runs(cells, level)), "full")
     baselines = [family.name for family in FAMILIES.values() if family.role == "baseline"]
-    assert findings.verdict.outcome == "holds" and len(findings.verdict.checks) == len(baselines) == 13
+    assert findings.verdict.outcome == "holds" and len(findings.verdict.checks) == len(baselines) == 14
     by_name = {check.what.split()[-1]: check.measured for check in findings.verdict.checks}
     assert by_name["item_prior"].value == pytest.approx(2.0, abs=0.4)
     assert by_name["mmoe"].value == pytest.approx(3.0, abs=0.4)
@@ -100,11 +100,13 @@ def test_families_that_need_likes_are_left_out_on_other_data(name: str) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, path="somewhere"))
     cells = STUDY.cells(config, [0, 1], "full")
     assert not any("label_weights" in cell.variant or "without_any_answers" in cell.variant for cell in cells)
-    assert all(not cell.additions for cell in cells) and len({cell.name for cell in cells}) == len(cells)
+    assert {addition.partner for cell in cells for addition in cell.additions} == {"answer_prior"} and len(
+        {cell.name for cell in cells}
+    ) == len(cells)
     findings = STUDY.conclude(StudyComparison(priced_runs(cells, level)), "full")
     (note,) = (note for note in findings.notes if note.startswith("Left out"))
     assert note.endswith("label_weights, item_prior, action_ranker, without_any_answers.")
-    assert len(findings.verdict.checks) == 10 and findings.verdict.outcome == "holds"
+    assert len(findings.verdict.checks) == 11 and findings.verdict.outcome == "holds"
 
 
 @pytest.mark.integration

@@ -19,7 +19,7 @@ from easq_rec.evaluation.predict import Predictions
 from easq_rec.run_directory.config_file import load_config
 from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.serving.evaluate import held_out, predictions_of, rank_with_second
-from easq_rec.serving.item_prior import ItemPrior, count_items, prior_layout, prior_of
+from easq_rec.serving.prior_counts import PriorOf, item_layout, prior_from, prior_of
 from easq_rec.serving.score import load_served
 from easq_rec.tools.simulation.default_data import prepare_data
 from easq_rec.tools.simulation.world import generate
@@ -30,7 +30,10 @@ from easq_rec.tools.studies.partner import Addition
 from easq_rec.tools.studies.store import write_json
 from easq_rec.training import session
 
-SERVED = ("item_prior=0", "item_prior=0.3", "action_ranker=0", "action_ranker=0.5", "action_ranker=1e+09")
+SERVED = (
+    *("item_prior=0", "item_prior=0.3", "answer_prior=0.3"),
+    *("action_ranker=0", "action_ranker=0.5", "action_ranker=1e+09"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +90,22 @@ def test_a_weight_of_zero_ranks_by_the_policy_score(run_dir: Path, fused: dict[s
             assert fused[text][name] == pytest.approx(final(run_dir)[name], abs=1e-6), (text, name)
 
 
-def test_the_item_prior_is_added_to_the_policy_score(run_dir: Path, fused: dict[str, dict[str, float]]) -> None:
+@pytest.mark.parametrize(("partner", "of"), [("item_prior", "actions"), ("answer_prior", "answers")])
+def test_a_prior_is_added_to_the_policy_score(
+    partner: str, of: PriorOf, run_dir: Path, fused: dict[str, dict[str, float]]
+) -> None:
     """Counts come from the training period alone."""
     config = load_config(run_dir)
     requests = f"{config.data.path}/requests"
     training, held = split(requests, config.data.holdout)
-    layout = prior_layout(config.schema)
-    prior = ItemPrior(count_items(RequestDataset(requests, layout, period=training)))
+    prior = prior_from(of, str(config.data.path), config.schema, training, None)
     found = predicted(config)
-    prior_N = prior_of(prior, RequestDataset(requests, layout, period=held), found.request_id_R.numpy())
+    ranked = RequestDataset(requests, item_layout(config.schema), period=held)
+    prior_N = prior_of(prior, ranked, found.request_id_R.numpy())
     expected = metrics_of(found, found.main_N.double() + 0.3 * torch.from_numpy(prior_N))
     for name in NAMES:
-        assert fused["item_prior=0.3"][name] == pytest.approx(expected[name]), name
-        assert fused["item_prior=0.3"][name] != pytest.approx(final(run_dir)[name]), name
+        assert fused[f"{partner}=0.3"][name] == pytest.approx(expected[name]), name
+        assert fused[f"{partner}=0.3"][name] != pytest.approx(final(run_dir)[name]), name
 
 
 def test_the_second_ranker_is_trained_and_added(
