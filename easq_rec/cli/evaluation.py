@@ -34,6 +34,8 @@ class EvaluateCommand:
     all_negatives: bool = False
     """The data hold all negatives, although the schema says that the training data keep only a share
     (negatives_kept)."""
+    users: Literal["all", "known", "new"] = "all"
+    """known: evaluate only users with a request in the training period. new: only the others."""
     name: str = "evaluation"
     """Name of the two files that are written into the run directory."""
     resamples: int = 1_000
@@ -57,6 +59,7 @@ class EvaluateCommand:
             best=self.best,
             calibrated=self.calibrated,
             thinned=not self.all_negatives,
+            users=self.users,
         )
         intervals = estimates(evaluated.sums(), resamples=self.resamples, seed=self.seed)
         results.print_evaluation(evaluated, intervals, CONFIDENCE)

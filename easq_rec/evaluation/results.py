@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -83,6 +84,8 @@ class Origin:
     """The scale of the held-out answers."""
     calibration: str | None = None
     """How the predicted outcomes were calibrated; None: they are as the model predicts them."""
+    user_group: Literal["all", "known", "new"] = "all"
+    """Whose requests were evaluated: known: users with a request in the training period; new: the others."""
 
     @property
     def served(self) -> str:
@@ -286,7 +289,7 @@ def write(
         how: other values for the summary (run, data, resamples, ...).
     """
     origin = {"recipe": evaluated.origin.recipe, "step": evaluated.origin.step, "fuse": evaluated.origin.fuse}
-    origin |= {"calibration": evaluated.origin.calibration}
+    origin |= {"calibration": evaluated.origin.calibration, "user_group": evaluated.origin.user_group}
     summary = {
         **how,
         **origin,
@@ -346,6 +349,7 @@ def read(source: Path) -> Evaluated:
         fuse=kept["fuse"],
         answers=from_dict(AnswerScale, kept["answers"], "answers"),
         calibration=kept.get("calibration"),
+        user_group=kept.get("user_group", "all"),
     )
     return Evaluated(origin=origin, table=table)
 
@@ -354,8 +358,11 @@ def print_evaluation(evaluated: Evaluated, intervals: Mapping[str, Interval], co
     """Prints the table of one run."""
     counts = evaluated.counts()
     answers = sum(counts[f"answers_{name}"] for name in evaluated.origin.answers.names)
+    group = evaluated.origin.user_group
+    kind = "" if group == "all" else f"{group} "
     print(
-        f"{counts['requests']:,} held-out requests of {counts['users']:,} users, ranked by {evaluated.origin.served}; "
+        f"{counts['requests']:,} held-out requests of {counts['users']:,} {kind}users, ranked by "
+        f"{evaluated.origin.served}; "
         f"{answers:,} answers; {confidence:.0%} intervals"
     )
     if evaluated.origin.calibration is not None:

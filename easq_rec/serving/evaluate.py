@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from easq_rec.config import Config
 from easq_rec.data import files
+from easq_rec.data.columns import Rows
 from easq_rec.data.dataset import Period, RequestDataset, split
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
@@ -30,6 +34,7 @@ from easq_rec.serving.score import load_served
 from easq_rec.training.process import quiet
 
 CPU = torch.device("cpu")
+UserGroup = Literal["all", "known", "new"]
 
 
 def evaluate(
@@ -40,6 +45,7 @@ def evaluate(
     best: bool = False,
     calibrated: bool = False,
     thinned: bool = True,
+    users: UserGroup = "all",
 ) -> evaluation_files.Evaluated:
     """Evaluates a run's newest checkpoint on held-out requests and answers.
 
@@ -50,6 +56,7 @@ def evaluate(
         calibrated: apply the maps of `easq-rec calibrate`, and evaluate only requests after those that they were
             fitted to.
         thinned: the data lack the negatives that `Outcome.negatives_kept` says; False: they have all.
+        users: known: only users with a request in the training period. new: only the others.
 
     Raises:
         UserError: the run has no such checkpoint, no satisfaction tower to fuse with, or no map for the checkpoint; or
@@ -88,11 +95,26 @@ def evaluate(
         fuse=fuse,
         answers=scale,
         calibration=maps.method if maps is not None else None,
+        user_group=users,
     )
     table = evaluation_files.evaluation_table(
         predictions, answered, scale=scale, outcomes=config.schema.outcomes, thinned=thinned
     )
+    if users != "all":
+        known_R = np.isin(table["user_id"].to_numpy(), training_users(config, directory))
+        table = table.filter(pa.array(known_R if users == "known" else ~known_R))
+        if not len(table):
+            raise UserError(f"--users {users}: no held-out request of {files.display_name(directory)} has such a user")
     return evaluation_files.Evaluated(origin=origin, table=table)
+
+
+def training_users(config: Config, directory: files.Location) -> Rows:
+    """The ids of the users with a request in the training period, each once."""
+    requests = files.join(directory, "requests")
+    training, _ = split(requests, config.data.holdout)
+    dataset = RequestDataset(requests, item_layout(config.schema), period=training)
+    users = [np.unique(dataset.read(group).scalars["user_id"]) for group in dataset.row_groups if group.kept]
+    return np.unique(np.concatenate(users)) if users else np.zeros(0, np.int64)
 
 
 def rank_fused(config: Config, fuse: float) -> RankingMetrics:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -65,6 +66,44 @@ def test_evaluate_writes_a_summary_and_a_table(runs: tuple[Path, Path], world: P
     ]
     assert sorted(listed) == sorted(pair for pair in answers if pair[0] in held_out)
     assert len(listed) == sum(summary[f"answers_{name}"] for name in ("dissatisfied", "uncertain", "satisfied")) > 20
+
+
+@pytest.mark.integration
+def test_known_and_new_users_are_evaluated_apart(
+    runs: tuple[Path, Path], call: Call, world: Path, tmp_path: Path
+) -> None:
+    """On a log in which users with odd ids have no request in the training period."""
+    held_out = pq.read_table(runs[0] / "evaluation.parquet", columns=["request_id"])["request_id"].to_numpy()
+    for folder in ("requests", "answers"):
+        table = pq.read_table(world / folder)
+        kept = np.isin(table["request_id"].to_numpy(), held_out) | (table["user_id"].to_numpy() % 2 == 0)
+        (tmp_path / folder).mkdir()
+        pq.write_table(table.filter(pa.array(kept)).sort_by("timestamp_ms"), tmp_path / folder / "part.parquet")
+    # The time line must end and be divided as before.
+    times = pq.read_table(tmp_path / "requests", columns=["timestamp_ms", "user_id"])
+    assert times["timestamp_ms"].to_numpy().min() == pq.read_table(world / "requests")["timestamp_ms"].to_numpy().min()
+    found = {}
+    for users in ("all", "known", "new"):
+        options = ("--users", users, "--name", users, "--resamples", 20, "--data", tmp_path)
+        printed = call("evaluate", "--run", runs[0], *options).stdout
+        found[users] = pq.read_table(runs[0] / f"{users}.parquet")
+        summary = json.loads((runs[0] / f"{users}.json").read_text())
+        assert summary["user_group"] == users and summary["users"] == len(np.unique(found[users]["user_id"]))
+        assert users == "all" or f"{users} users" in printed
+    requests = pq.read_table(tmp_path / "requests", columns=["request_id", "user_id"])
+    earlier = requests.filter(pa.array(~np.isin(requests["request_id"].to_numpy(), held_out)))
+    trained = set(earlier["user_id"].to_pylist())
+    assert set(found["known"]["user_id"].to_pylist()) <= trained and len(found["known"])
+    assert not set(found["new"]["user_id"].to_pylist()) & trained and len(found["new"])
+    assert len(found["known"]) + len(found["new"]) == len(found["all"]) == len(held_out)
+    rows = {row["request_id"]: row for row in found["all"].to_pylist()}
+    assert all(rows[row["request_id"]] == row for row in found["new"].to_pylist())
+    known = pq.read_table(tmp_path / "requests" / "part.parquet")
+    known = known.filter(pa.array(np.isin(known["user_id"].to_numpy(), list(trained))))
+    (tmp_path / "known" / "requests").mkdir(parents=True)
+    pq.write_table(known, tmp_path / "known" / "requests" / "part.parquet")
+    refused = call("evaluate", "--run", runs[0], "--users", "new", "--data", tmp_path / "known", code=2)
+    assert "--users new: no held-out request of" in refused.stderr
 
 
 @pytest.mark.integration
