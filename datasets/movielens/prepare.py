@@ -14,7 +14,9 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from movielens_clock import on_user_clock
 from movielens_files import find_release, read
 from movielens_requests import build, only_answered, to_table
 
@@ -42,7 +44,17 @@ def checksum_warnings(raw: Path) -> list[str]:
     return result
 
 
-def prepare(raw: Path, out: Path, *, answer_rate: float, seed: int, candidates: int, watched: int, history: int) -> str:
+def prepare(
+    raw: Path,
+    out: Path,
+    *,
+    answer_rate: float,
+    seed: int,
+    candidates: int,
+    watched: int,
+    history: int,
+    clock: Literal["log", "user"] = "log",
+) -> str:
     """Writes `out/requests` and `out/answers` atomically, and returns a one-line summary."""
     limits: tuple[tuple[str, float, bool, str], ...] = (
         ("answer-rate", answer_rate, 0 <= answer_rate <= 1, "between 0 and 1"),
@@ -59,6 +71,8 @@ def prepare(raw: Path, out: Path, *, answer_rate: float, seed: int, candidates: 
     for warning in checksum_warnings(raw) if release.name == "100K" else ():
         print(f"warning: {warning}", file=sys.stderr)
     ratings, people, films = read(raw, release)
+    if clock == "user":
+        ratings = on_user_clock(ratings)
 
     offered = answers = 0
     with published(out) as folder:
@@ -92,6 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--candidates", type=int, default=12, help="films per request")
     parser.add_argument("--watched", type=int, default=4, help="maximum number of watched films per request")
     parser.add_argument("--history", type=int, default=50, help="maximum length of a written history, in films")
+    parser.add_argument(
+        "--clock",
+        choices=("log", "user"),
+        default="log",
+        help="log: the times of the log. user: how far each user has come in their own history, so that training "
+        "holds out the last part of every history",
+    )
     options = parser.parse_args(arguments)
     try:
         print(prepare(**vars(options)))

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from easq_rec.data.dataset import split
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "datasets" / "movielens" / "prepare.py"
 ML100K = Path(os.environ.get("EASQ_ML100K", ROOT.parent / "shared" / "data" / "ml-100k"))
@@ -144,6 +146,28 @@ def test_conversion_keeps_all_guarantees(
     if candidates < FILMS - 50:
         assert {len(row["candidates"]) for row in requests} == {candidates}
     assert max(sum(c["long_view"] for c in row["candidates"]) for row in requests) == watched
+
+
+def test_on_the_clock_of_users_the_last_part_of_every_history_is_held_out(
+    raw: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    folder, events = raw
+    times = [second for *_, second in events]
+    first, last = min(times), max(times)
+    moved = []
+    for user in range(1, USERS + 1):
+        own = sorted((event for event in events if event[0] == user), key=lambda event: (event[3], event[1]))
+        for _, film, rating, second in own:
+            place = next(k for k, event in enumerate(own) if event[3] == second)
+            moved.append((user, film, rating, first + place * (last - first) // len(own)))
+    requests, answers = convert(folder, tmp_path / "out", clock="user")
+    check(moved, requests, answers, rate=0.3, rows=slice(None))
+    cut = split(tmp_path / "out" / "requests", 0.2)[1].start_ms
+    users = {row["user_id"] for row in requests}
+    assert users == {row["user_id"] for row in requests if row["timestamp_ms"] < cut} == set(range(1, USERS + 1))
+    share = sum(second * 1_000 >= cut for *_, second in moved) / len(moved)
+    # Events of one second stay together, so the share is not exact.
+    assert 0.05 < share < 0.25
 
 
 def test_popularity_counts_only_events_before_the_request(
