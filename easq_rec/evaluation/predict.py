@@ -41,6 +41,8 @@ class Predictions:
     lengths_R: Tensor
     user_R: Tensor
     request_id_R: Tensor
+    satisfaction_N: Tensor | None = None
+    """Satisfaction score; None without a satisfaction tower."""
     logit_NO: Tensor | None = None
     """Predicted outcomes, corrected for thinned negatives; None if the model does not predict outcomes."""
     outcome_NO: Tensor | None = None
@@ -100,6 +102,9 @@ def predict(
             Predictions(
                 main_N=scores.main_N[:candidates].float().cpu(),
                 served_N=served(scores, fuse)[:candidates],
+                satisfaction_N=(
+                    scores.satisfaction_N[:candidates].float().cpu() if scores.satisfaction_N is not None else None
+                ),
                 truth_N=truth_N[:candidates],
                 utility_N=batch.outcome_NO[:candidates] @ utility_O,
                 lengths_R=lengths_R,

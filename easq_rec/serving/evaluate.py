@@ -117,12 +117,13 @@ def training_users(config: Config, directory: files.Location) -> Rows:
     return np.unique(np.concatenate(users)) if users else np.zeros(0, np.int64)
 
 
-def rank_fused(config: Config, fuse: float) -> RankingMetrics:
-    """Ranking metrics of a run with weight `fuse` of the satisfaction score in the served score."""
+def rank_fused(config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
+    """Ranking metrics of a run with other weights of the satisfaction score in the served score, by weight."""
     directory, run_dir = data_of(config, None), Path(str(config.run_dir))
-    ranker = load_served(config, run_dir, fuse)
-    found = predictions_of(ranker, config, run_dir, directory, held_out(config, directory), fuse)
-    return _ranked(found, found.served_N)
+    ranker = load_served(config, run_dir, weights[0])
+    found = predictions_of(ranker, config, run_dir, directory, held_out(config, directory), weights[0])
+    assert found.satisfaction_N is not None
+    return {weight: _ranked(found, found.main_N + weight * found.satisfaction_N) for weight in weights}
 
 
 def rank_with_prior(config: Config, weights: Sequence[float], of: PriorOf) -> dict[float, RankingMetrics]:

@@ -25,21 +25,22 @@ def rankings(config: Config, served: Sequence[str]) -> dict[str, RankingMetrics]
         served: weights of the reference score, and texts of `Addition`. A partner that is a variant is trained here.
     """
     found: dict[str, RankingMetrics] = {}
-    added: dict[str, dict[str, float]] = {}
+    added: dict[str | None, dict[str, float]] = {}
     for text in served:
         addition = Addition.read(text)
-        if addition is None:
-            found[text] = rank_fused(config, float(text))
-        else:
-            added.setdefault(addition.partner, {})[text] = addition.weight
+        partner, weight = (None, float(text)) if addition is None else (addition.partner, addition.weight)
+        added.setdefault(partner, {})[text] = weight
     for partner, weights in added.items():
         ranked = _rank_with(partner, config, list(weights.values()))
         found |= {text: ranked[weight] for text, weight in weights.items()}
     return found
 
 
-def _rank_with(partner: str, config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
-    """Metrics of the policy score plus a partner's score, by weight of the partner."""
+def _rank_with(partner: str | None, config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
+    """Metrics of the policy score plus a partner's score, by weight of the partner; None: the satisfaction score is
+    added to the main tower's."""
+    if partner is None:
+        return rank_fused(config, weights)
     if partner in PRIORS:
         return rank_with_prior(config, weights, PRIORS[partner])
     second = dataclasses.replace(VARIANTS[partner](config), run_dir=f"{config.run_dir}/{partner}", recipe=partner)
