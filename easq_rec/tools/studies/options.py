@@ -16,6 +16,7 @@ StudyName = Literal[
     "worth",
     "frontier",
     "map",
+    "operating-point",
     "ablation",
     "lambda2",
     "sparsity",
