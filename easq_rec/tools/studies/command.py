@@ -18,6 +18,7 @@ from easq_rec.tools.studies import (
     answers_map,
     frontier,
     lambda2,
+    robustness,
     signal,
     sparsity,
     stability,
@@ -44,6 +45,7 @@ STUDIES = {
     for study in (
         frontier.STUDY,
         answers_map.STUDY,
+        robustness.STUDY,
         ablation.STUDY,
         lambda2.STUDY,
         sparsity.STUDY,
