@@ -93,8 +93,8 @@ UNANSWERED = ("label_weights", ITEM_PRIOR, "action_ranker")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One thing that is bad."""
+class Condition:
+    """A setting of the study: one thing that is bad."""
 
     name: str
     world: Mapping[str, Any] = field(default_factory=dict)
@@ -132,20 +132,20 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(name=HONEST, families=(*ANSWERED, *UNANSWERED), guards=EVIDENCE_GUARDS, own_base=True),
-    Setting(name="10% random", world={"careless_users": 0.1}, guards=EVIDENCE_GUARDS),
-    Setting(name="30% random", world={"careless_users": 0.3}, guards=EVIDENCE_GUARDS),
-    Setting(name="10% inverted", world={"careless_users": 0.1, "careless": "inverted"}, guards=EVIDENCE_GUARDS),
-    Setting(name="30% inverted", world={"careless_users": 0.3, "careless": "inverted"}, guards=EVIDENCE_GUARDS),
-    Setting(name="one class", world={"satisfied_misreport": 1.0}, guards=(NO_WARMUP,), one_class=True),
-    Setting(
+    Condition(name=HONEST, families=(*ANSWERED, *UNANSWERED), guards=EVIDENCE_GUARDS, own_base=True),
+    Condition(name="10% random", world={"careless_users": 0.1}, guards=EVIDENCE_GUARDS),
+    Condition(name="30% random", world={"careless_users": 0.3}, guards=EVIDENCE_GUARDS),
+    Condition(name="10% inverted", world={"careless_users": 0.1, "careless": "inverted"}, guards=EVIDENCE_GUARDS),
+    Condition(name="30% inverted", world={"careless_users": 0.3, "careless": "inverted"}, guards=EVIDENCE_GUARDS),
+    Condition(name="one class", world={"satisfied_misreport": 1.0}, guards=(NO_WARMUP,), one_class=True),
+    Condition(
         name=f"{EPOCHS} epochs",
         epochs=EPOCHS,
         families=(EASQ, "ips_answers", "shared_bottom"),
         guards=(FEW_REPLAYS,),
         own_base=True,
     ),
-    Setting(
+    Condition(
         name="1% bought",
         world={"bought_videos": 0.01},
         families=(*ANSWERED, *UNANSWERED),
@@ -158,7 +158,7 @@ SMALL_FAMILIES = (EASQ, ITEM_PRIOR)
 """Families at the small budget, with two points each."""
 
 
-def settings(budget: Budget) -> list[Setting]:
+def settings(budget: Budget) -> list[Condition]:
     """The settings of a budget, the honest one first."""
     if budget != "small":
         return list(SETTINGS)
@@ -169,7 +169,7 @@ def settings(budget: Budget) -> list[Setting]:
     ]
 
 
-def families(setting: Setting, budget: Budget) -> list[MethodFamily]:
+def families(setting: Condition, budget: Budget) -> list[MethodFamily]:
     """The families of a setting, then `easq` with each of its guards changed."""
     changed = [
         MethodFamily(name=guard.method, role="ours", kind="served", weights=SATISFACTION_WEIGHTS)
@@ -189,7 +189,7 @@ def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     ]
 
 
-def _of_setting(setting: Setting, there: Config, budget: Budget) -> list[Cell]:
+def _of_setting(setting: Condition, there: Config, budget: Budget) -> list[Cell]:
     cells, changes = [], {guard.method: guard.change for guard in setting.guards}
     chosen = families(setting, budget)
     if setting.own_base:
@@ -207,7 +207,7 @@ def _of_setting(setting: Setting, there: Config, budget: Budget) -> list[Cell]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MethodChanges:
     """A method in a setting, by block: the worlds of a seed differ between settings."""
 
     priced: Priced
@@ -216,7 +216,7 @@ class Measured:
     engagement: Mapping[str, float]
 
     @classmethod
-    def of(cls, found: StudyComparison, setting: Setting, family: MethodFamily) -> Measured:
+    def of(cls, found: StudyComparison, setting: Condition, family: MethodFamily) -> MethodChanges:
         """What the cells of a family measured."""
         label, base = f"{family.name} {setting.name}", setting.base
         priced = Priced.of(found, setting.labels(family), base=base)
@@ -231,16 +231,16 @@ def _by_block(by_pair: Mapping[str, Value]) -> dict[str, Value]:
     return {pair.rpartition(" ")[0]: value for pair, value in by_pair.items()}
 
 
-def measure(found: StudyComparison, budget: Budget) -> dict[tuple[str, str], Measured]:
+def measure(found: StudyComparison, budget: Budget) -> dict[tuple[str, str], MethodChanges]:
     """What was measured, by names of setting and method."""
     return {
-        (setting.name, family.name): Measured.of(found, setting, family)
+        (setting.name, family.name): MethodChanges.of(found, setting, family)
         for setting in settings(budget)
         for family in families(setting, budget)
     }
 
 
-def results_of(measured: Mapping[tuple[str, str], Measured], budget: Budget) -> list[MethodResult]:
+def results_of(measured: Mapping[tuple[str, str], MethodChanges], budget: Budget) -> list[MethodResult]:
     """The methods of each setting that were measured."""
     found = []
     for setting in settings(budget):
@@ -289,7 +289,7 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     )
 
 
-def _checks(setting: Setting, easq: Measured) -> list[Check]:
+def _checks(setting: Condition, easq: MethodChanges) -> list[Check]:
     base = "main_only of as many epochs" if setting.epochs is not None else BASE
     return [
         Check(
@@ -307,7 +307,7 @@ def _checks(setting: Setting, easq: Measured) -> list[Check]:
     ]
 
 
-def _guard_note(setting: Setting, guard: Guard, measured: Mapping[tuple[str, str], Measured]) -> str:
+def _guard_note(setting: Condition, guard: Guard, measured: Mapping[tuple[str, str], MethodChanges]) -> str:
     """How `easq` does with a guard changed."""
     easq, changed = measured[setting.name, EASQ], measured[setting.name, guard.method]
     default = _difference(changed.satisfaction, easq.satisfaction)
