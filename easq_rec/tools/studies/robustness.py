@@ -163,7 +163,11 @@ def settings(budget: Budget) -> list[Condition]:
     if budget != "small":
         return list(SETTINGS)
     return [
-        dataclasses.replace(one, families=tuple(name for name in one.families if name in SMALL_FAMILIES))
+        dataclasses.replace(
+            one,
+            families=tuple(name for name in one.families if name in SMALL_FAMILIES),
+            guards=one.guards[:1] if one.name != HONEST else (),
+        )
         for one in SETTINGS
         if one.name in SMALL_SETTINGS
     ]
