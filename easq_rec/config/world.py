@@ -201,6 +201,7 @@ class World:
         for name in SPREADS:
             value = getattr(self, name)
             require(0 <= value <= MOST_LOG_ODDS, f"world.{name}", value, f"between 0 and {MOST_LOG_ODDS}")
+        require(self.careless in ("random", "inverted"), "world.careless", self.careless, "'random' or 'inverted'")
         bait = self.clickbait_satisfaction
         require(-1 <= bait <= 1, "world.clickbait_satisfaction", bait, "between -1 and 1")
 
