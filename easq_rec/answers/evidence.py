@@ -57,7 +57,8 @@ class AnswerEvidence:
 
 
 def significant(happened_2O: Floats, not_2O: Floats, caution: float) -> Floats:
-    """Log odds ratios of 2 x 2 tables, set to zero if within `caution` standard errors of zero, (O,).
+    """Log odds ratios of 2 x 2 tables, set to zero if within `caution` standard errors of zero, or if a class has no
+    answers, (O,).
 
     Half a count is added to every cell (Haldane 1956, Anscombe 1956), because an empty cell has no logarithm; the
     standard error is Woolf's (1955). The ratios are not shrunk towards zero: L_evidence explains outcomes by scores
@@ -66,4 +67,7 @@ def significant(happened_2O: Floats, not_2O: Floats, caution: float) -> Floats:
     odds_2O = np.log(happened_2O + 0.5) - np.log(not_2O + 0.5)
     error_O = np.sqrt((1 / (happened_2O + 0.5) + 1 / (not_2O + 0.5)).sum(axis=0))
     ratio_O: Floats = odds_2O[0] - odds_2O[1]
-    return np.where(np.abs(ratio_O) > caution * error_O, ratio_O, 0.0)
+    # Half a count stands for an empty cell, not for an empty class: its odds would be 1, and every rare outcome would
+    # differ from them significantly.
+    both_O = ((happened_2O + not_2O) > 0).all(axis=0)
+    return np.where(both_O & (np.abs(ratio_O) > caution * error_O), ratio_O, 0.0)

@@ -110,6 +110,16 @@ class World:
     """World 2: probability that an answer that would be `satisfied` is given as `dissatisfied`. Assumed."""
     dissatisfied_misreport: float = 0.0
     """World 2: probability that an answer that would be `dissatisfied` is given as `satisfied`. Assumed."""
+    careless_users: float = 0.0
+    """World 2: share of the users who answer carelessly, whatever they think. Assumed."""
+    careless: Literal["random", "inverted"] = "random"
+    """World 2: answers of careless users. random: each class as often as in the answers of all impressions. inverted:
+    `satisfied` in place of `dissatisfied`, and the reverse. Assumed."""
+    bought_videos: float = 0.0
+    """World 2: share of the videos whose likes and follows are bought. Assumed."""
+    bought_likes: float = 3.0
+    """World 2: increase of the log-odds of a like and of a follow on these videos, whether or not they are played and
+    whatever the user thinks. Other videos keep their likes, so the rate of all likes rises. Assumed."""
     item_drift: float = 0.3
     """World 2: share of the variance of a video's effects, on satisfaction and plays, that changes over time: effects a
     week apart correlate by 1 minus this share. Source: valid plays of KuaiRand-Pure, in which the correlation of two
@@ -122,10 +132,15 @@ class World:
     def identity(self) -> dict[str, object]:
         """The options of this version as JSON values: worlds with equal identities are equal.
 
-        World 1 has the same identity as before there was another world.
+        World 1 has the same identity as before there was another world. So has a world without
+        careless users, or without bought likes, as before there were such worlds.
         """
         values = asdict(self)
         other = {"version", *SECOND_KNOBS} if self.version == 1 else {"rho"}
+        if not self.careless_users:
+            other |= {"careless_users", "careless"}
+        if not self.bought_videos:
+            other |= {"bought_videos", "bought_likes"}
         return {name: value for name, value in values.items() if name not in other}
 
     @property
@@ -186,6 +201,7 @@ class World:
         for name in SPREADS:
             value = getattr(self, name)
             require(0 <= value <= MOST_LOG_ODDS, f"world.{name}", value, f"between 0 and {MOST_LOG_ODDS}")
+        require(self.careless in ("random", "inverted"), "world.careless", self.careless, "'random' or 'inverted'")
         bait = self.clickbait_satisfaction
         require(-1 <= bait <= 1, "world.clickbait_satisfaction", bait, "between -1 and 1")
 
@@ -194,18 +210,18 @@ MOST_LOG_ODDS = 5
 """Bound of slopes and spreads. With larger ones no intercept may give the calibrated rates."""
 SLOPES = (
     *("play_slope", "like_slope", "follow_slope", "comment_slope", "forward_slope", "hate_slope", "return_slope"),
-    *("clickbait_plays", "clickbait_likes", "response_satisfaction"),
+    *("clickbait_plays", "clickbait_likes", "response_satisfaction", "bought_likes"),
 )
 SPREADS = ("like_spread", "response_spread", "answer_noise")
 SHARES = (
     *("item_share", "user_share", "taste_share", "satisfied_misreport", "dissatisfied_misreport"),
-    *("item_drift", "taste_drift"),
+    *("item_drift", "taste_drift", "careless_users", "bought_videos"),
 )
-SECOND_KNOBS = (*SHARES, *SLOPES, *SPREADS, "clickbait_satisfaction")
+SECOND_KNOBS = (*SHARES, *SLOPES, *SPREADS, "clickbait_satisfaction", "careless")
 """Fields of World that only World 2 has."""
 QUESTIONNAIRE_KNOBS = {
     *("exposure", "response", "density", "trigger_watch_s", "trigger_progress", "response_progress"),
     *("response_spread", "response_satisfaction", "answer_noise", "satisfied_misreport", "dissatisfied_misreport"),
-    "questionnaire_seed",
+    *("careless_users", "careless", "questionnaire_seed"),
 }
 """Fields of World that change only the questionnaire if it has a separate seed."""

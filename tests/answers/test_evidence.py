@@ -21,7 +21,9 @@ SATISFIED, UNCERTAIN, DISSATISFIED = 2, 1, 0
 
 
 def by_counting(codes: list[int], happened: list[bool], caution: float) -> float:
-    """Log odds ratio of a 2 x 2 table; 0 if it is within `caution` standard errors of zero."""
+    """Log odds ratio of a 2 x 2 table; 0 if it is within `caution` standard errors of zero, or a class is empty."""
+    if not {SATISFIED, DISSATISFIED} <= set(codes):
+        return 0.0
     cells = [
         sum(code == wanted and told is outcome for code, told in zip(codes, happened, strict=True)) + 0.5
         for wanted in (SATISFIED, DISSATISFIED)
@@ -66,6 +68,15 @@ def test_the_sign_of_a_weight_follows_the_rates_of_the_outcome(rates: tuple[floa
     if sign:
         truth = math.log(0.3 / 0.7) - math.log(0.1 / 0.9)
         assert abs(weight) == pytest.approx(truth, rel=0.2)
+
+
+@pytest.mark.parametrize("only", [SATISFIED, DISSATISFIED])
+def test_answers_of_one_class_give_no_evidence(only: int) -> None:
+    """Without the other class nothing can be compared, however rare or frequent an outcome is."""
+    happened = np.zeros((3_000, 3), bool)
+    happened[:5, 0] = happened[:2_000, 1] = happened[:, 2] = True
+    evidence = AnswerEvidence(np.full(3_000, only, np.int8), happened, scale=THREE_ANSWERS, caution=0.0)
+    assert evidence.weights(3_000).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_few_answers_give_no_evidence() -> None:

@@ -38,9 +38,9 @@ def test_recipes_use_the_default_world() -> None:
 
 @pytest.mark.parametrize("name", SECOND_KNOBS)
 def test_world_1_refuses_every_option_that_only_world_2_has(name: str) -> None:
-    other = DEFAULTS[name] * 0.5 + 0.01
+    other = "inverted" if name == "careless" else DEFAULTS[name] * 0.5 + 0.01
     assert getattr(World(version=2, **{name: other}), name) == other
-    with pytest.raises(ValueError, match=rf"world.{name}={other} is not allowed: left at .* only World 2 has it"):
+    with pytest.raises(ValueError, match=rf"world.{name}={other!r} is not allowed: left at .* only World 2 has it"):
         World(version=1, **{name: other})
     # A value equal to the default changes nothing.
     assert World(version=1, **{name: DEFAULTS[name]}) == World(version=1)
@@ -61,6 +61,7 @@ def test_every_option_belongs_to_both_worlds_or_to_world_2() -> None:
         ({"like_spread": -1.0}, r"world.like_spread=-1.0 is not allowed: between 0 and 5"),
         ({"clickbait_satisfaction": 1.2}, r"world.clickbait_satisfaction=1.2 is not allowed: between -1 and 1"),
         ({"satisfied_misreport": 1.5}, r"world.satisfied_misreport=1.5 is not allowed: between 0 and 1"),
+        ({"careless": "sometimes"}, r"world.careless='sometimes' is not allowed: 'random' or 'inverted'"),
         ({"taste_drift": 2.0}, r"world.taste_drift=2.0 is not allowed: between 0 and 1"),
     ],
 )
@@ -79,7 +80,9 @@ def test_world_1_has_the_identity_that_it_had_before_there_was_another_world() -
     assert set(World(version=1).identity) == FIRST
     assert world_directory(with_world(quickstart(), 1)) == Path("data/world-947aeb42")
     second = World(version=2).identity
-    assert set(second) == {"version", *FIRST, *SECOND_KNOBS} - {"rho"}
+    faults = {"careless_users", "careless", "bought_videos", "bought_likes"}
+    assert set(second) == {"version", *FIRST, *SECOND_KNOBS} - {"rho"} - faults
+    assert set(World(version=2, careless_users=0.1, bought_videos=0.1).identity) == set(second) | faults
     assert json.loads(json.dumps(second)) == second
 
 

@@ -42,5 +42,8 @@ def test_formulas_show_the_constants_of_the_code() -> None:
 @pytest.mark.parametrize("name", SECOND_KNOBS)
 def test_the_card_shows_the_default_of_every_option(name: str) -> None:
     flag, default = f"--{name.replace('_', '-')}", getattr(World(), name)
+    if isinstance(default, str):
+        assert re.findall(rf"`{flag}`\s*\(`(\w+)`\)", CARD) == [default]
+        return
     shown = [float(value) for value in re.findall(rf"`{flag}`\s*\(?(-?[\d.]*\d)", CARD)]
     assert shown == [default]

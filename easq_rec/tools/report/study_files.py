@@ -13,6 +13,7 @@ from easq_rec.tools.figures.lines import Point
 from easq_rec.tools.studies.comparison import Row
 from easq_rec.tools.studies.map_view import MapPlace
 from easq_rec.tools.studies.price_view import FamilyResult
+from easq_rec.tools.studies.robustness_view import MethodResult
 from easq_rec.tools.studies.verdict import Check, Verdict
 
 CIRCUMSTANCES = ("command", "versions", "hardware", "budget", "world_version", "seeds", "wall_seconds", "cell_seconds")
@@ -122,6 +123,8 @@ class StudyFiles:
     """Families at an equal price, by the gained metric; only study `frontier` has them."""
     places: list[MapPlace]
     """Of study `map`."""
+    robustness: list[MethodResult]
+    """Of study `robustness`."""
     circumstances: dict[str, Any] = field(default_factory=dict)
     """Those of `CIRCUMSTANCES` that the file has."""
 
@@ -158,6 +161,7 @@ def _study(directory: Path, name: str, content: dict[str, Any]) -> StudyFiles:
             str(metric): [_family(entry) for entry in entries] for metric, entries in content.get("prices", {}).items()
         },
         places=[_place(entry) for entry in content.get("map", [])],
+        robustness=[_method(entry) for entry in content.get("robustness", [])],
         circumstances={key: content[key] for key in CIRCUMSTANCES if content.get(key) is not None},
     )
 
@@ -217,6 +221,15 @@ def _place(entry: dict[str, Any]) -> MapPlace:
         winner=str(entry["winner"]),
         other=str(entry["other"]),
         lead=estimate_of(entry["lead"]),
+    )
+
+
+def _method(entry: dict[str, Any]) -> MethodResult:
+    return MethodResult(
+        setting=str(entry["setting"]),
+        method=str(entry["method"]),
+        role=entry["role"],
+        **{name: estimate_of(entry[name]) for name in ("satisfaction", "engagement", "gain", "lost", "easq_less_it")},
     )
 
 

@@ -16,6 +16,7 @@ from easq_rec.tools.report.names import label
 from easq_rec.tools.report.parts import Legend, PagePlot, PageTable, PlotGroup, change, code
 from easq_rec.tools.report.plots import bar_plot, frontier_plot, line_legend, line_plot
 from easq_rec.tools.report.price_view import map_group, map_tables, price_plots, price_tables
+from easq_rec.tools.report.robustness_view import robustness_plots, robustness_tables
 from easq_rec.tools.report.study_files import CellRecord, OnlineTest, StudyFiles, estimate_of
 from easq_rec.tools.report.worth_view import information_bars, learning_curve
 from easq_rec.tools.report.worth_view import tables as worth_tables
@@ -74,6 +75,7 @@ def study_view(study: StudyFiles) -> StudyView:
         tables=[
             *price_tables(study.prices),
             *(map_tables(study.places) if study.places else []),
+            *(robustness_tables(study.robustness) if study.robustness else []),
             *(found for found in (_rows(study.rows), _lifts(study), _settings(study)) if found),
             *(worth_tables(study.worth) if study.worth else []),
         ],
@@ -88,6 +90,8 @@ def _plots(study: StudyFiles) -> list[PagePlot | None]:
     if study.places:
         # Rows of many worlds side by side say nothing.
         return []
+    if study.robustness:
+        return [*robustness_plots(study.robustness)]
     bars = information_bars(study.worth) if study.worth else None
     return [_frontier(study.rows), _change_bars(study.rows), _lift_bars(study), bars]
 

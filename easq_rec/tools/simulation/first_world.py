@@ -106,6 +106,9 @@ class FirstWorld:
         """Factor of the odds of an answer: whoever is asked is equally ready to answer."""
         return 1.0
 
+    def careless(self, users: Int) -> None:
+        """Nobody answers carelessly."""
+
 
 def _logit(scores: LatentScores, bias: float, by_satisfaction: float, by_engagement: float) -> Float:
     return np.asarray(bias + by_satisfaction * scores.satisfy + by_engagement * scores.engage)

@@ -5,7 +5,7 @@ A world is a union of models, one per version of `World`. Both have the same met
 - `scores(users, videos, timestamp_ms)`: engagement and satisfaction of candidates.
 - `act(rng, scores, users, videos)`, then `act_later(...)`: what users do, as random draws.
 - `expected(scores, users, videos)`: the probability of each of these actions.
-- `response_odds(users, satisfy)`, `answer_noise` and the misreports: how users answer.
+- `response_odds(users, satisfy)`, `answer_noise`, `careless(users)` and the misreports: how users answer.
 """
 
 from __future__ import annotations

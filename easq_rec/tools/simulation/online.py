@@ -296,7 +296,7 @@ class Arm:
         everyone_ms = np.full(len(self.users), stage.start_ms + self.day * DAY_MS)
         everyone_ms[live] = timestamp_ms
         scores = stage.model.scores(self.users, videos, everyone_ms)
-        one = Streams(log=rng, later=rng, questionnaire=rng)
+        one = Streams(log=rng, later=rng, questionnaire=rng, careless=rng)
         drawn = outcomes(one, stage.model, scores, everyone_ms, self.users, videos)
         explored = rng.random(len(self.users)) < experiment.explore
         anyhow = rng.random(videos.shape)

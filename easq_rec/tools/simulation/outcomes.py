@@ -19,7 +19,7 @@ from easq_rec.config.answer_scale import NO_ANSWER, THREE_ANSWERS
 from easq_rec.data import exact
 from easq_rec.tools.simulation.latents import Float, Int
 from easq_rec.tools.simulation.models import Model
-from easq_rec.tools.simulation.scores import LatentScores
+from easq_rec.tools.simulation.scores import ANSWER_QUANTILES, LatentScores
 
 DELAY_MEDIAN_MS, DELAY_SIGMA = 30 * 60_000, 1.2
 DELAY_RANGE_MS = (60_000, 2 * 86_400_000)
@@ -33,6 +33,8 @@ class Streams:
     later: np.random.Generator
     questionnaire: np.random.Generator
     """The log's state, unless the world has a separate seed for the questionnaire."""
+    careless: np.random.Generator
+    """Of answers that are given at random."""
 
     @staticmethod
     def of(config: World) -> Streams:
@@ -40,7 +42,12 @@ class Streams:
         log = np.random.default_rng([config.seed, 2])
         own = config.questionnaire_seed
         questionnaire = log if own is None else np.random.default_rng([config.seed, 4, own])
-        return Streams(log=log, later=np.random.default_rng([config.seed, 3]), questionnaire=questionnaire)
+        return Streams(
+            log=log,
+            later=np.random.default_rng([config.seed, 3]),
+            questionnaire=questionnaire,
+            careless=np.random.default_rng([config.seed, 10]),
+        )
 
 
 def outcomes(
@@ -87,6 +94,11 @@ def _questionnaire(
 
     noisy = satisfy[rows, columns] + model.answer_noise * normal()
     given = THREE_ANSWERS.first + np.searchsorted(model.thresholds.answers, noisy)
+    careless = model.careless(users)
+    if careless is not None:
+        # Drawn for all impressions, so that an impression gets the same answer under every rule.
+        chance = streams.careless.random(shape)[rows, columns]
+        given = given_carelessly(given, chance, careless[rows], inverted=config.careless == "inverted")
     delay_ms = np.clip(DELAY_MEDIAN_MS * exact.exp(DELAY_SIGMA * normal()), *DELAY_RANGE_MS)
     if model.satisfied_misreport or model.dissatisfied_misreport:
         replaced = rng.random(len(rows)) if rng is streams.log else rng.random(shape)[rows, columns]
@@ -96,6 +108,22 @@ def _questionnaire(
     answered_at_ms = np.zeros(shape, dtype=np.int64)
     answered_at_ms[rows, columns] = timestamp_ms[rows] + delay_ms.astype(np.int64)
     return {"shown": shown.astype(np.int8), "answer": answer, "answered_at_ms": answered_at_ms}
+
+
+def given_carelessly(given: Int, draw: NDArray[np.float64], careless: NDArray[np.bool_], *, inverted: bool) -> Int:
+    """Answers [A] after those of careless users were replaced.
+
+    Args:
+        draw: [A] uniform; chooses the class of a random answer.
+        careless: [A] whether the user is careless.
+        inverted: True: by the opposite class. False: by a random class, each as often as in the answers of all
+            impressions.
+    """
+    if inverted:
+        replaced = THREE_ANSWERS.first + THREE_ANSWERS.last - given
+    else:
+        replaced = THREE_ANSWERS.first + np.searchsorted(ANSWER_QUANTILES, draw, side="right")
+    return np.where(careless, replaced, given)
 
 
 def misreported(given: Int, draw: NDArray[np.float64], satisfied: float, dissatisfied: float) -> Int:

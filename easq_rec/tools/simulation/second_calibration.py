@@ -24,6 +24,7 @@ from easq_rec.tools.simulation.second_effects import (
     Parts,
     TasteScale,
 )
+from easq_rec.tools.simulation.second_faults import draw_faults
 from easq_rec.tools.simulation.second_traits import draw_traits
 from easq_rec.tools.simulation.second_world import SecondWorld, Weights
 from easq_rec.tools.simulation.time_line import DAY_MS, START_MS, round_size
@@ -61,6 +62,7 @@ def calibrate(latents: Latents, config: World) -> SecondWorld:
 
     return SecondWorld(
         effects=effects,
+        faults=draw_faults(config, latents),
         taste_scale=scale,
         weights=weights,
         long_view=long_view,

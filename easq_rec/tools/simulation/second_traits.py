@@ -75,11 +75,11 @@ def draw_traits(config: World, latents: Latents) -> Traits:
     shifts = iter(0.25 + 0.5 * rng.random(64))
     user_primes, video_primes = iter(PRIMES), iter(PRIMES)
 
-    by_activity = _rank(-latents.activity)
-    by_popularity = _rank(-latents.popularity)
+    by_activity = rank_of(-latents.activity)
+    by_popularity = rank_of(-latents.popularity)
     authors = int(latents.author.max()) + 1
     fame = np.bincount(latents.author, weights=latents.popularity, minlength=authors)
-    by_fame = _rank(-fame)
+    by_fame = rank_of(-fame)
 
     def users() -> Float:
         return even_normal(by_activity, next(user_primes), next(shifts))
@@ -123,20 +123,25 @@ def draw_traits(config: World, latents: Latents) -> Traits:
 
 
 def even_normal(rank: Int, prime: int, shift: float) -> Float:
-    """Standard normal values that are evenly spread in every range of ranks.
+    """Standard normal values that are evenly spread in every range of ranks: the quantiles of `even_uniform`."""
+    uniform = even_uniform(rank, prime, shift)
+    return exact.normal_quantile(np.clip(uniform, exact.SMALLEST_UNIFORM, 1 - 2**-53)).astype(np.float32)
 
-    They are the quantiles of a Kronecker sequence: rank times the root of a prime, modulo 1.
+
+def even_uniform(rank: Int, prime: int, shift: float) -> NDArray[np.float64]:
+    """Values in [0, 1) that are evenly spread in every range of ranks.
+
+    They are a Kronecker sequence: rank times the root of a prime, modulo 1.
 
     Args:
         rank: [X] the position of each element, 0 for the first.
         prime: sequences of different primes do not depend on each other.
         shift: in [0, 1), what distinguishes two seeds.
     """
-    uniform = np.mod(rank * np.sqrt(float(prime)) + shift, 1.0)
-    return exact.normal_quantile(np.clip(uniform, exact.SMALLEST_UNIFORM, 1 - 2**-53)).astype(np.float32)
+    return np.asarray(np.mod(rank * np.sqrt(float(prime)) + shift, 1.0))
 
 
-def _rank(values: NDArray[Any]) -> Int:
+def rank_of(values: NDArray[Any]) -> Int:
     """[X] position of each value in ascending order."""
     rank = np.empty(len(values), dtype=np.int64)
     rank[np.argsort(values, kind="stable")] = np.arange(len(values))

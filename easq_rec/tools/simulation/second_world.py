@@ -19,7 +19,8 @@ from easq_rec.data.exact import sigmoid
 from easq_rec.tools.simulation.latents import Float, Int, Latents
 from easq_rec.tools.simulation.rounds import SecondRound
 from easq_rec.tools.simulation.scores import LatentScores, Thresholds
-from easq_rec.tools.simulation.second_effects import ACTIONS, Effects, Parts, TasteScale
+from easq_rec.tools.simulation.second_effects import ACTIONS, BAIT, Effects, Parts, TasteScale
+from easq_rec.tools.simulation.second_faults import Faults
 from easq_rec.tools.simulation.watching import TRIGGER_MS, reach
 
 LONG_VIEW_MS = 18_000
@@ -56,6 +57,7 @@ class SecondWorld:
     """World 2, calibrated under the logging policy."""
 
     effects: Effects
+    faults: Faults
     taste_scale: TasteScale
     weights: Weights
     long_view: float
@@ -93,6 +95,10 @@ class SecondWorld:
     def dissatisfied_misreport(self) -> float:
         """Probability that a dissatisfied user answers satisfied."""
         return self.config.dissatisfied_misreport
+
+    def careless(self, users: Int) -> NDArray[np.bool_] | None:
+        """[R] whether users answer carelessly; None: nobody does."""
+        return self.faults.careless[users] if self.config.careless_users else None
 
     def scores(self, users: Int, videos: Int, timestamp_ms: Int) -> LatentScores:
         """The utilities of users [R] and videos [R, C] at times [R]."""
@@ -146,7 +152,11 @@ class SecondWorld:
 
     def _action(self, name: str, scores: LatentScores, videos: Int) -> Float:
         """[R, C] log-odds of an action, without those by user and play."""
-        return self.effects.action(name, scores.satisfy, videos) + np.float32(self.intercepts[name])
+        logit = self.effects.action(name, scores.satisfy, videos) + np.float32(self.intercepts[name])
+        if name in BAIT and self.config.bought_videos:
+            # Not a part of the effects, from which intercepts are found: other videos keep their likes.
+            logit = logit + np.float32(self.config.bought_likes) * self.faults.bought[videos]
+        return logit
 
     def _draw(
         self,

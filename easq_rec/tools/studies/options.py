@@ -17,6 +17,7 @@ StudyName = Literal[
     "frontier",
     "map",
     "operating-point",
+    "robustness",
     "ablation",
     "lambda2",
     "sparsity",
@@ -51,7 +52,8 @@ class StudyOptions:
     gpus: float = 0.0
     """GPUs that Ray reserves for each run; a fraction lets runs share one. 0: runs train on CPUs."""
     world_version: Literal[1, 2] | None = None
-    """Version of the generated worlds (world.version). None: 2 for worth and map, 1 for the others."""
+    """Version of the generated worlds (world.version). None: 2 for worth, map and robustness, 1 for the
+    others."""
     data: str | None = None
     """Directory or URL with requests/ and answers/. None: generated worlds."""
     recipe: str | None = None

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from easq_rec.evaluation.mean_interval import Estimate, t_interval
 from easq_rec.tools.studies.comparison import METRICS, StudyComparison
+from easq_rec.tools.studies.grid import BASE
 
 PRICES = (1.0, 2.0)
 """Prices at which gains are reported, in percent of engagement; verdicts are about the first."""
@@ -70,14 +71,17 @@ class Priced:
     """Changes of its points, in the order of its labels, by pairing key; only worlds that have all of them."""
 
     @classmethod
-    def of(cls, found: StudyComparison, labels: Sequence[str], satisfaction: str = "satisfaction") -> Priced:
+    def of(
+        cls, found: StudyComparison, labels: Sequence[str], satisfaction: str = "satisfaction", *, base: str = BASE
+    ) -> Priced:
         """The points with these labels.
 
         Args:
             satisfaction: the gained metric, a key of `METRICS`.
+            base: variant with price 0 and gain 0.
         """
         changes = [
-            tuple(found.change_by_pair(label, METRICS[name]) for name in ("engagement", satisfaction))
+            tuple(found.change_by_pair(label, METRICS[name], base) for name in ("engagement", satisfaction))
             for label in labels
         ]
         known = [

@@ -255,6 +255,23 @@ def test_the_map_has_a_panel_for_each_number_of_answers(tmp_path: Path) -> None:
     check_self_contained(page)
 
 
+def test_robustness_has_bars_and_all_methods_of_each_setting(tmp_path: Path) -> None:
+    """What study `robustness` writes."""
+    study = STUDIES["robustness"]
+    cells = study.cells(base_config("full"), [0, 1, 2], "full")
+    found = StudyComparison(priced_runs(cells, lambda name, config: 6.0 - 10 * config.world.careless_users))
+    findings = study.conclude(found, "full")
+    folder = builders.study(tmp_path / "robustness", study="robustness", world_version=2, **findings.extra)
+    (read,) = read_sources([folder])
+    assert isinstance(read, StudyFiles)
+    assert [one.values() for one in read.robustness] == json.loads(json.dumps(findings.extra["robustness"]))
+    page = written(folder)
+    assert "<figcaption>Gain by setting" in page and "All settings, gain in percent at a price of 1%" in page
+    assert re.search(r"30% random</th>\s*<td>easq</td>(\s*<td[^>]*>[^<]*(<b>[^<]*</b>)?[^<]*</td>){3}", page, re.S)
+    assert "easq, without evidence" in page and "paired by world" in page
+    check_self_contained(page)
+
+
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     """Names, labels, sentences and keys of a run and of a study cannot add markup to the page."""
     run = builders.run(tmp_path / "run<i>", recipe=HOSTILE, schema_file=HOSTILE, **{HOSTILE: HOSTILE})

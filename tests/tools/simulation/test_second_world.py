@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ from easq_rec.evaluation.pair_shares import pair_shares
 from easq_rec.tools.simulation import world
 from easq_rec.tools.simulation.latents import draw_latents
 from easq_rec.tools.simulation.models import Model, create_model
-from easq_rec.tools.simulation.outcomes import misreported
+from easq_rec.tools.simulation.outcomes import given_carelessly, misreported
 from easq_rec.tools.simulation.second_calibration import intercept
 from easq_rec.tools.simulation.second_effects import ACTIONS, PERIOD_DAYS
 from easq_rec.tools.simulation.second_traits import draw_traits, even_normal
 from easq_rec.tools.simulation.second_world import SecondWorld
 from easq_rec.tools.simulation.time_line import DAY_MS, START_MS
 from easq_rec.tools.simulation.truth import truth
+from easq_rec.tools.simulation.world import simulate
 from easq_rec.tools.studies.behaviour_lift import measure
+from easq_rec.tools.studies.grid import digest_of
 
 SMALL = World(
     version=2, requests=3_000, users=200, videos=400, candidates=6, history=9, density=2_000.0, days=3.0, seed=5
@@ -368,6 +371,112 @@ def test_misreported_equals_a_loop() -> None:
     assert misreported(given, draw, 0.3, 0.6).tolist() == wanted
 
 
+def careless_answers(**options: Any) -> tuple[SecondWorld, Log, NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """(model, log, honest answers, answers, whether the user of each is careless)."""
+    base = dataclasses.replace(MODERATE, questionnaire_seed=0)
+    (_, honest), (model, log) = simulated(base), simulated(dataclasses.replace(base, **options))
+    assert isinstance(model, SecondWorld)
+    answered = log["answer"] != NO_ANSWER
+    assert np.array_equal(answered, honest["answer"] != NO_ANSWER)
+    user = np.broadcast_to(log["user_id"][:, None], answered.shape)[answered]
+    return model, log, honest["answer"][answered], log["answer"][answered], model.faults.careless[user]
+
+
+def test_careless_users_answer_at_random_and_nobody_else_does() -> None:
+    model, _, honest, given, careless = careless_answers(careless_users=0.3)
+    assert model.faults.careless.mean() == pytest.approx(0.3, abs=0.005)
+    # The choice does not depend on how active users are, or on how readily they answer.
+    assert careless.mean() == pytest.approx(0.3, abs=0.02)
+    assert np.array_equal(given[~careless], honest[~careless])
+    for code, share in enumerate((0.23, 0.27, 0.5)):
+        assert (given[careless] == code).mean() == pytest.approx(share, abs=0.015)
+        # Not even by chance more often the honest answer.
+        assert (given[careless & (honest == 2)] == code).mean() == pytest.approx(share, abs=0.02)
+
+
+def test_careless_users_answer_the_opposite() -> None:
+    _, _, honest, given, careless = careless_answers(careless_users=0.1, careless="inverted")
+    assert careless.mean() == pytest.approx(0.1, abs=0.015)
+    assert np.array_equal(given[~careless], honest[~careless])
+    assert np.array_equal(given[careless], 2 - honest[careless])
+
+
+def test_given_carelessly_equals_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    given, draw, careless = rng.integers(0, 3, 500), rng.random(500), rng.random(500) < 0.4
+
+    def answer(honest: int, chance: float, inverted: bool) -> int:
+        if inverted:
+            return {0: 2, 1: 1, 2: 0}[honest]
+        return 0 if chance < 0.23 else 1 if chance < 0.5 else 2
+
+    for inverted in (True, False):
+        wanted = [
+            answer(honest, chance, inverted) if wrong else honest
+            for honest, chance, wrong in zip(given, draw, careless, strict=True)
+        ]
+        assert given_carelessly(given, draw, careless, inverted=inverted).tolist() == wanted
+
+
+def test_more_careless_users_include_the_fewer() -> None:
+    few, many = (careless_answers(careless_users=share)[0].faults.careless for share in (0.1, 0.3))
+    assert (many | ~few).all() and many.sum() > 2.5 * few.sum()
+
+
+def test_bought_likes_come_with_every_depth_of_play_and_only_on_bought_videos() -> None:
+    honest = simulated(MODERATE)[1]
+    model, log = simulated(dataclasses.replace(MODERATE, bought_videos=0.05))
+    assert isinstance(model, SecondWorld)
+    assert model.faults.bought.mean() == pytest.approx(0.05, abs=0.005)
+    bought = model.faults.bought[log["video"]]
+    assert bought.mean() == pytest.approx(0.05, abs=0.02)
+    # Same users, requests, plays and answers; no like is lost, and other videos keep theirs.
+    for field, values in log.items():
+        if field not in ("like", "follow"):
+            assert np.array_equal(values, honest[field]), field
+    for name in ("like", "follow"):
+        assert (log[name] >= honest[name]).all() and np.array_equal(log[name][~bought], honest[name][~bought])
+    for played in (False, True):
+        among = bought & ((log["valid_play"] == 1) == played)
+        assert log["like"][among].mean() > 4 * honest["like"][among].mean()
+    # The log-odds are those of the truth: a sum over impressions is what is expected.
+    scores = model.scores(log["user_id"], log["video"], log["timestamp_ms"])
+    expected = model.expected(scores, log["user_id"], log["video"])["like"]
+    assert expected[bought].sum() == pytest.approx(log["like"][bought].sum(), rel=0.1)
+
+
+def test_worlds_without_faults_have_the_identity_that_they_always_had() -> None:
+    """Their files are read again: neither the digest of their directory nor their bytes may change."""
+    plain = World(version=2)
+    later = {"careless_users", "careless", "bought_videos", "bought_likes"}
+    assert not later & set(plain.identity) and not later & set(World().identity)
+    unused = dataclasses.replace(plain, careless="inverted", bought_likes=1.0)
+    assert unused.identity == plain.identity
+    careless, bought = (dataclasses.replace(plain, **{n: 0.1}) for n in ("careless_users", "bought_videos"))
+    assert {"careless_users", "careless"} <= set(careless.identity) and "bought_likes" in bought.identity
+    # As they were before these options.
+    assert digest_of(plain.identity) == "c234bdb76d31c3dd" and digest_of(World().identity) == "2b7530a08fe35e6a"
+    log = hashlib.sha256()
+    for part in simulate(create_model(World(version=2, requests=2_000, users=300, videos=400, density=1_000.0))):
+        for name in ("video", "watch_ms", "like", "follow", "answer", "answered_at_ms"):
+            log.update(getattr(part, name).tobytes())
+    assert log.hexdigest().startswith("31ff9f4fd8dd5842")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"careless_users": 1.2}, r"world\.careless_users=1\.2 is not allowed: between 0 and 1"),
+        ({"bought_videos": -0.1}, r"world\.bought_videos=-0\.1 is not allowed: between 0 and 1"),
+        ({"bought_likes": 6.0}, r"world\.bought_likes=6\.0 is not allowed: between -5 and 5"),
+        ({"version": 1, "careless_users": 0.1}, r"world\.careless_users=0\.1 is not allowed: left at 0\.0 with"),
+    ],
+)
+def test_impossible_faults_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(World(version=2), **options)
+
+
 @pytest.mark.parametrize("drift", [0.0, 0.4, 1.0])
 def test_effects_a_week_apart_correlate_by_1_minus_the_drift(drift: float) -> None:
     shares = {"item_share": 1.0, "user_share": 0.0, "taste_share": 0.0, "clickbait_satisfaction": 0.0}
@@ -402,11 +511,15 @@ def test_tastes_drift_and_keep_their_spread() -> None:
 
 def test_every_option_of_world_2_changes_the_world_and_only_the_questionnaire_s_change_its_answers_alone() -> None:
     base = dataclasses.replace(SMALL, questionnaire_seed=0)
-    _, reference = simulated(base)
     asked = {"shown", "answer", "answered_at_ms"}
     for name in SECOND_KNOBS:
-        config = dataclasses.replace(base, **{name: getattr(base, name) * 0.5 + 0.07})
+        # Two options matter only with another.
+        used = {"careless": {"careless_users": 0.5}, "bought_likes": {"bought_videos": 0.5}}.get(name, {})
+        before = dataclasses.replace(base, **used)
+        reference = simulated(before)[1]
+        value = "inverted" if name == "careless" else getattr(base, name) * 0.5 + 0.07
+        config = dataclasses.replace(before, **{name: value})
         _, log = simulated(config)
         changed = {field for field in log if not np.array_equal(log[field], reference[field])}
         assert changed, name
-        assert (changed <= asked) == (config.requests_identity == base.requests_identity), (name, changed)
+        assert (changed <= asked) == (config.requests_identity == before.requests_identity), (name, changed)

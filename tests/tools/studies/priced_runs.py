@@ -1,4 +1,4 @@
-"""Runs of studies `frontier` and `map` with chosen gains, without training."""
+"""Runs of studies `frontier`, `map` and `robustness` with chosen gains, without training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def priced_runs(cells: Sequence[Cell], level: Level) -> list[Run]:
             place = 1 + sum(text.startswith(f"{addition.partner}=") for text in fused)
             fused[str(addition)] = metrics(place * level(addition.partner, cell.config), place)
         found = dict.fromkeys(METRICS.values(), 0.5) | {"engagement_ndcg5": 0.6}
-        if cell.variant != BASE:
+        # The base of longer training is no point, either.
+        if not cell.variant.endswith(BASE):
             key = (own, cell.setting, cell.pair)
             counts[key] = counts.get(key, 0) + 1
             found = metrics(counts[key] * level(own, cell.config), counts[key])

@@ -174,7 +174,7 @@ def test_every_study_concludes_from_incomplete_results(name: str) -> None:
     for kept in (runs, [one for one in runs if one.cell.variant == "main_only"], runs[:1], []):
         findings = study.conclude(StudyComparison(kept), "small")
         assert findings.verdict.outcome in ("holds", "fails", "undecided") and findings.plots
-        assert name == "map" or "frontier.png" in findings.plots
+        assert name in ("map", "robustness") or "frontier.png" in findings.plots
         if not kept:
             assert findings.verdict.outcome == "undecided"
 
