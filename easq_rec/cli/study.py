@@ -15,10 +15,10 @@ class StudyCommand(StudyOptions):
     signal: do answers agree with behaviour (trains nothing)? worth: do answers tell something that behaviour does not,
     and what are they worth (trains nothing)? frontier: what does each method of alignment gain at an equal price? map:
     in which worlds does a questionnaire pay? operating-point: what does alignment gain at the paper's rate of answers,
-    on a million requests? ablation: what does each part contribute? lambda2: which weight of the DPO
-    loss is best? sparsity: how many answers are needed? stability: does the policy diverge from its reference? experts,
-    rank: do these sizes matter? trigger: when should the questionnaire ask? ab: how does an aligned ranker affect
-    simulated users?"""
+    on a million requests? robustness: what is lost if answers or likes are bad? ablation: what does each part
+    contribute? lambda2: which weight of the DPO loss is best? sparsity: how many answers are needed? stability: does
+    the policy diverge from its reference? experts, rank: do these sizes matter? trigger: when should the questionnaire
+    ask? ab: how does an aligned ranker affect simulated users?"""
 
     def run(self) -> int:
         doctor.require_compatible()

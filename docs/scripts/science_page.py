@@ -1,0 +1,141 @@
+"""Fills the tables of explanation/science.md from the JSON files of docs/results/ and benchmarks/results/.
+
+A table stands between the comments `<!-- table NAME -->` and `<!-- end -->`. `make docs` runs this script;
+tests/docs/test_science.py holds the committed page equal to its output, and every figure of the prose to a figure of
+the page's tables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parents[1]
+FILE = DOCS / "explanation" / "science.md"
+BLOCK = re.compile(r"<!-- table (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def content() -> str:
+    """The text of the page, with current tables."""
+    return BLOCK.sub(
+        lambda found: f"<!-- table {found[1]} -->\n\n{TABLES[found[1]]()}\n\n<!-- end -->", FILE.read_text("utf-8")
+    )
+
+
+def results(name: str) -> dict[str, Any]:
+    """The results.json of a study."""
+    found: dict[str, Any] = json.loads((DOCS / "results" / name / "results.json").read_text("utf-8"))
+    return found
+
+
+def benchmark(name: str) -> dict[str, Any]:
+    """The JSON file of a benchmark."""
+    path = DOCS.parent / "benchmarks" / "results" / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def interval(estimate: Mapping[str, float | None], unit: str = "%", digits: int = 1) -> str:
+    """A value with its interval: +6.5% [+5.0, +8.0]."""
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    shown = f"{value:+.{digits}f}{unit}"
+    return shown if low is None or high is None else f"{shown} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def priced(study: str, metric: str = "satisfaction") -> str:
+    """Gains of the families of a study at equal prices."""
+    rows = []
+    for family in results(study)["prices"][metric]:
+        gains = [interval(entry["gain"]) for entry in family["gains"]]
+        leads = [interval(entry["lead"], "") for entry in family["easq_less_it"]] or ["-"] * len(gains)
+        name = f"**`{family['name']}`**" if family["name"] == "easq" else f"`{family['name']}`"
+        rows.append([name, family["role"], *(cell for pair in zip(gains, leads, strict=True) for cell in pair)])
+    prices = [entry["price"] for entry in results(study)["prices"][metric][0]["gains"]]
+    headings = ["family", "role"]
+    for price in prices:
+        headings += [f"gain at {price:g}%", f"`easq` less it, points"]
+    return table(headings, rows)
+
+
+def levels(study: str) -> str:
+    """What main_only has, and what there is to gain, in a study of worlds."""
+    wanted = ("main_only", "random", "oracle of satisfaction", "oracle of engagement")
+    rows = {row["label"]: row for row in results(study)["rows"]}
+    return table(
+        ["row", "satisfaction NDCG@5", "engagement NDCG@5"],
+        [
+            [f"`{name}`" if name == "main_only" else name, *(f"{rows[name]['mean'][m]:.3f}" for m in LEVELS)]
+            for name in wanted
+            if name in rows
+        ],
+    )
+
+
+LEVELS = ("satisfaction", "engagement")
+
+
+def places() -> str:
+    """The places of study `map`."""
+    rows = []
+    for place in results("map")["map"]:
+        other = place["other"]
+        rows.append(
+            [
+                f"{place['like_slope']:g}",
+                f"{place['item_share']:g}",
+                f"{place['answers']:,.0f}",
+                interval(place["gains"]["easq"]),
+                f"`{other}` {interval(place['gains'][other])}" if other else "-",
+                interval(place["lead"], ""),
+            ]
+        )
+    headings = ["slope of likes", "item share", "answers", "`easq`", "best other method", "lead of `easq`, points"]
+    return table(headings, rows)
+
+
+def worth() -> str:
+    """What answers add to behaviour, from three logs."""
+    logs = {"worth": "World 2", "worth-dense": "World 2, ten times as many answers", "worth-movielens": "MovieLens-100K"}
+    rows = []
+    for name, log in logs.items():
+        decision = results(name)["decision"]
+        found = decision["evidence"]
+        rows.append(
+            [
+                log,
+                f"{found['answers']:,}",
+                interval(found["adds"]),
+                interval(found["adds_auc"], "", 3),
+                interval(found["adds_to_others"]),
+                interval(found["doubled"]),
+                decision["outcome"],
+            ]
+        )
+    headings = ["log", "answers", "answers add to behaviour", "in AUC", "for users who never answered"]
+    return table([*headings, "twice as many add", "verdict"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "frontier-world2": lambda: priced("frontier-world2"),
+    "frontier-world1": lambda: priced("frontier-world1"),
+    "levels-world2": lambda: levels("frontier-world2"),
+    "levels-world1": lambda: levels("frontier-world1"),
+    "operating-point": lambda: priced("operating-point"),
+    "map": places,
+    "worth": worth,
+}
+
+
+if __name__ == "__main__":
+    FILE.write_text(content(), "utf-8")
