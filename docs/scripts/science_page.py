@@ -64,7 +64,7 @@ def priced(study: str, metric: str = "satisfaction") -> str:
     prices = [entry["price"] for entry in results(study)["prices"][metric][0]["gains"]]
     headings = ["family", "role"]
     for price in prices:
-        headings += [f"gain at {price:g}%", f"`easq` less it, points"]
+        headings += [f"gain at {price:g}%", "`easq` less it, points"]
     return table(headings, rows)
 
 
