@@ -106,7 +106,8 @@ def places() -> str:
 
 def worth() -> str:
     """What answers add to behaviour, from three logs."""
-    logs = {"worth": "World 2", "worth-dense": "World 2, ten times as many answers", "worth-movielens": "MovieLens-100K"}
+    more = "World 2, ten times as many answers"
+    logs = {"worth": "World 2", "worth-dense": more, "worth-movielens": "MovieLens-100K"}
     rows = []
     for name, log in logs.items():
         decision = results(name)["decision"]
