@@ -13,6 +13,7 @@ import torch
 from easq_rec.config import World, recipes
 from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.sources import open_sources
+from easq_rec.model.network import RankingNetwork
 from easq_rec.model.tokens import Tokenizer
 from easq_rec.tools.simulation.world import generate
 from easq_rec.training.float_statistics import fit_floats
@@ -38,9 +39,9 @@ def schema(encoding: str) -> FeatureSchema:
 def fitted(world: Path, encoding: str, *, rank: int = 0, world_size: int = 1) -> Tokenizer:
     config = dataclasses.replace(recipes.recipe("quickstart_without_counts"), schema=schema(encoding))
     sources = open_sources(config, world, rank=rank, world_size=world_size)
-    tokens = Tokenizer(config.schema, config.model, 50)
-    fit_floats(tokens, sources.train, config.schema)
-    return tokens
+    network = RankingNetwork(config.schema, config.model, max_history=50)
+    fit_floats(network, sources.train, config.schema)
+    return network.tokens
 
 
 def durations(world: Path) -> np.ndarray:
@@ -74,4 +75,5 @@ def test_schemas_without_floats_read_nothing(world: Path, monkeypatch: pytest.Mo
     config = dataclasses.replace(config, schema=dataclasses.replace(config.schema, candidate=ids))
     sources = open_sources(config, world)
     monkeypatch.setattr(type(sources.train), "read", lambda *_: pytest.fail("it reads the data"))
-    fit_floats(Tokenizer(config.schema, config.model, 50), sources.train, config.schema)
+    network = RankingNetwork(config.schema, config.model, max_history=50)
+    fit_floats(network, sources.train, config.schema)

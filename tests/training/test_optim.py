@@ -102,7 +102,7 @@ def rows_read(config: Config, batches: list[RequestBatch], *, stream_only: bool)
 
 def everything_read(table: str, config: Config, batches: list[RequestBatch]) -> set[int]:
     """Rows of a table of the satisfaction tower that any candidate reads."""
-    (feature,) = (feature for feature in config.schema.satisfaction if feature.table == table)
+    (feature,) = (feature for feature in config.schema.satisfaction_ids if feature.table == table)
     kjts = [batch.candidate for batch in batches if batch.candidate is not None]
     return {row for kjt in kjts for row in kjt[f"satisfaction.{feature.name}"].values().tolist()}
 
