@@ -33,9 +33,8 @@ USUAL_KEYS = (
 )
 """The video, its author, its tags and its length, some of them by part of the app; and the user, alone, by part of the
 app and by length of the video."""
-USUAL_ANSWER_KEYS = (("video_id",), ("author_id",), ("user_id", "tags"))
-"""Those of answers, which are few: the video, its author, and what the user thinks of its tags. The user alone has the
-same count for all candidates of a request."""
+USUAL_ANSWER_KEYS = (("video_id",), ("author_id",))
+"""Those of answers, which are few: the video and its author."""
 ANSWER_SMOOTHING = 5.0
 """Answers at the overall rate that are added to a usual count of answers."""
 OF_USERS = "user_id"
@@ -91,12 +90,9 @@ def usual_counts(schema: FeatureSchema) -> tuple[Count, ...]:
 
 
 def usual_answer_counts(schema: FeatureSchema) -> tuple[Count, ...]:
-    """Counts of answers by those of `USUAL_ANSWER_KEYS` whose columns are features of the schema. Those of users are
-    frozen."""
-    return tuple(
-        Count(name=_name(key, "answer", None), of="answer", keys=key, frozen=OF_USERS in key)
-        for key in _available(schema, USUAL_ANSWER_KEYS)
-    )
+    """Counts of answers by those of `USUAL_ANSWER_KEYS` whose columns are features of the schema."""
+    keys = _available(schema, USUAL_ANSWER_KEYS)
+    return tuple(Count(name=_name(key, "answer", None), of="answer", keys=key) for key in keys)
 
 
 def usual_ranges(schema: FeatureSchema) -> tuple[NumberRange, ...]:

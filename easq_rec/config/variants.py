@@ -256,8 +256,8 @@ def without_counts(config: Config) -> Config:
 
 
 def answer_counts(config: Config) -> Config:
-    """The satisfaction tower reads how earlier answers were, by video, author, and user and tag. `easq-rec data counts`
-    adds their columns to the data. A ranker without that tower does not read them."""
+    """The satisfaction tower reads how earlier answers about the video and its author were. `easq-rec data counts` adds
+    their columns to the data. A ranker without that tower does not read them."""
     if config.model.satisfaction is None:
         return config
     return dataclasses.replace(config, schema=schema_counts.with_usual_answer_counts(config.schema))

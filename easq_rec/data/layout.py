@@ -71,16 +71,18 @@ class Layout:
             elif name != "user" and pa.types.is_struct(found):
                 problems.append(f"  {name}: is {found}, expected a list of structs")
         uncounted: set[str] = set()
-        for features, what, variant in (
-            (self.schema.candidate, "counts", "_without_counts"),
-            (self.schema.satisfaction, "counts of answers", "_without_answer_counts"),
+        # One missing count of outcomes may be a wrong name. Counts of answers are few, so that one may be all.
+        for features, what, least, variant in (
+            (self.schema.candidate, "counts", 2, "_without_counts"),
+            (self.schema.satisfaction, "counts of answers", 1, "_without_answer_counts"),
         ):
             read = {f"candidates.{feature.column}" for feature in features if feature.kind == "count"}
             counts = [column.path for column in self.columns if column.path in read and column.kind == "count"]
-            if len(counts) > 1 and not leaves.keys() & set(counts):
+            if len(counts) >= least and not leaves.keys() & set(counts):
                 uncounted.update(counts)
+                number, more = (f"{len(counts)} ", ", ...") if len(counts) > 1 else ("", "")
                 problems.append(
-                    f"  has none of the {len(counts)} {what} that the schema reads ({counts[0]}, ...): add them with "
+                    f"  has none of the {number}{what} that the schema reads ({counts[0]}{more}): add them with "
                     f"`easq-rec data counts`, or train a recipe that ends in {variant}"
                 )
         for column in self.columns:

@@ -85,15 +85,14 @@ def test_usual_counts_replace_other_counts_and_are_added_once() -> None:
 
 
 def test_usual_counts_of_answers_are_those_of_columns_that_the_schema_reads() -> None:
-    names = ["video_answer", "author_answer", "user_tags_answer"]
+    names = ["video_answer", "author_answer"]
     for schema, wanted in (
         (world_schema(users=8, videos=8, dim=8), names),
         (kuairand_schema(), names),
-        (without_counts(movielens_schema()), ["video_answer", "user_tags_answer"]),
+        (movielens_schema(), ["video_answer"]),
     ):
         found = usual_answer_counts(schema)
         assert [count.name for count in found] == wanted and {count.of for count in found} == {"answer"}
-        assert [count.frozen for count in found] == ["user_id" in count.keys for count in found]
 
 
 def test_counts_of_answers_are_features_of_the_satisfaction_tower_only() -> None:
@@ -154,7 +153,14 @@ def test_recipes_of_the_worlds_read_the_usual_counts(name: str) -> None:
     assert schema.counts and with_usual_counts(schema) == schema
 
 
-@pytest.mark.parametrize("name", ["movielens", "movielens_20m", "kuairand", "kuairand_main_only"])
+@pytest.mark.parametrize("name", ["movielens", "movielens_20m"])
+def test_recipes_of_movielens_read_the_usual_counts_of_answers(name: str) -> None:
+    schema = recipe(name).schema
+    assert schema.satisfaction and with_usual_answer_counts(schema) == schema
+    assert recipe(f"{name}_main_only").schema == without_answer_counts(schema) == without_counts(schema)
+
+
+@pytest.mark.parametrize("name", ["movielens_main_only", "kuairand", "kuairand_main_only"])
 def test_recipes_of_other_data_read_no_counts(name: str) -> None:
     schema = recipe(name).schema
     assert without_counts(schema) == schema
