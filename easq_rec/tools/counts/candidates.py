@@ -1,6 +1,6 @@
 """Candidates of a row group as arrays, and row groups with more columns of the candidates.
 
-Shape suffixes: R requests, N candidates of all requests.
+Shape suffixes: R requests, N candidates of all requests, A answers, C codes of answers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.bad_rows import Place, check, no_nulls
 from easq_rec.data.columns import Array, Ragged, Rows
 from easq_rec.data.count_keys import CANDIDATES, key_columns, key_ids
-from easq_rec.data.counts import CountedImpressions
+from easq_rec.data.counts import CountedImpressions, take
 from easq_rec.data.dataset import TIME
 from easq_rec.data.decode import one_chunk
 from easq_rec.data.kinds import A_LIST, COUNT_FIELDS, NO_TIME, Column, offsets, read
@@ -106,17 +106,18 @@ def read_candidates(table: pa.Table, layout: Layout, place: Place) -> Candidates
     request_ms_N = number(TIME)
     ids = key_ids(layout.schema, value)
     impressions = None
-    if ANSWER in columns:
+    # An outcome may be called `answer`, too.
+    if ANSWER in columns and columns[ANSWER].kind == "answer":
         answer_N, known_ms_N = number(ANSWER), number(ANSWERED)
-        given_N = answer_N != NO_ANSWER
-        early = given_N & (known_ms_N < request_ms_N)
         found = np.where(known_ms_N == NO_TIME, "null", known_ms_N.astype(str))
+        early = (answer_N != NO_ANSWER) & (known_ms_N < request_ms_N)
         check(early, found, ANSWERED, place, owner_N, "a time at or after the request's timestamp_ms, for an answer")
-        degree_C = np.zeros(max(layout.schema.answers.codes.values()) + 1)
-        degree_C[list(layout.schema.answers.satisfaction)] = list(layout.schema.answers.satisfaction.values())
         # Only answered candidates are impressions of these counts.
-        every = CountedImpressions(ids=ids, known_ms=known_ms_N, outcomes={"answer": degree_C[answer_N]})
-        impressions = every.take(np.flatnonzero(given_N))
+        rows = np.flatnonzero(answer_N != NO_ANSWER)
+        scale = layout.schema.answers
+        degree_C = np.array(list(scale.satisfaction.values()))
+        degree_A = degree_C[answer_N[rows] - scale.first]
+        impressions = CountedImpressions(ids=take(ids, rows), known_ms=known_ms_N[rows], outcomes={"answer": degree_A})
     elif names := [name for name in _outcomes(layout.schema) if f"{CANDIDATES}.{name}" in columns]:
         outcomes = {name: number(f"{CANDIDATES}.{name}") for name in names}
         for name, outcome_N in outcomes.items():

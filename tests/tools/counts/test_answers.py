@@ -127,6 +127,28 @@ def test_counts_of_answers_alone_need_no_outcomes(tmp_path: Path) -> None:
     assert check_answers(read_rows(tmp_path / "out" / "requests"), rows, given(replies, MEANING["three answers"])) > 20
 
 
+def test_an_outcome_may_be_called_answer(tmp_path: Path) -> None:
+    """Then `requests/` has a column with this name, which is counted as any other outcome."""
+    rng = np.random.default_rng(9)
+    rows = make_log(rng, 60)
+    replies = answered(rng, rows)
+    named = copy.deepcopy(rows)
+    for row in named:
+        for candidate in row["candidates"]:
+            candidate |= {"answer": int(candidate["like"]), "answered_at_ms": None}
+    write_dataset(tmp_path / "log" / "requests", named, schema=log_schema(answers=True))
+    write_answers(tmp_path / "log", replies)
+    twins = tuple(Count(name=f"{name}_{key}", outcome=name, keys=(key,)) for name in ("like", "answer")
+                  for key in ("video_id", "author_id"))  # fmt: skip
+    add_counts(tmp_path / "log", tmp_path / "out", schema_of(counts=(*twins, *OF_ANSWERS)))
+    found = read_rows(tmp_path / "out" / "requests")
+    assert check_answers(found, rows, given(replies, MEANING["three answers"])) > 20
+    for row in found:
+        for candidate in row["candidates"]:
+            assert all(candidate[f"like_{key}"] == candidate[f"answer_{key}"] for key in ("video_id", "author_id"))
+    assert sum(candidate["answer_video_id"]["happened"] > 0 for row in found for candidate in row["candidates"]) > 20
+
+
 def test_a_longer_interval_sees_the_last_publication(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     rows = make_log(rng, 60)
