@@ -71,10 +71,12 @@ class Layout:
             elif name != "user" and pa.types.is_struct(found):
                 problems.append(f"  {name}: is {found}, expected a list of structs")
         uncounted: set[str] = set()
+        shared = {feature.column for feature in self.schema.candidate}
+        own = [feature for feature in self.schema.satisfaction if feature.column not in shared]
         # One missing count of outcomes may be a wrong name. Counts of answers are few, so that one may be all.
         for features, what, least, variant in (
             (self.schema.candidate, "counts", 2, "_without_counts"),
-            (self.schema.satisfaction, "counts of answers", 1, "_without_answer_counts"),
+            (own, "counts of answers", 1, "_without_answer_counts"),
         ):
             read = {f"candidates.{feature.column}" for feature in features if feature.kind == "count"}
             counts = [column.path for column in self.columns if column.path in read and column.kind == "count"]
