@@ -92,7 +92,8 @@ def rows_read(config: Config, batches: list[RequestBatch], *, stream_only: bool)
             owners = np.repeat(np.arange(len(counts)), counts) if group == "candidate" else np.arange(len(counts))
             for key, values in kjt.to_dict().items():
                 side, name = key.split(".")
-                feature = next(f for f in getattr(schema, side) if f.name == name)
+                features = schema.satisfaction_ids if side == "satisfaction" else getattr(schema, side)
+                feature = next(f for f in features if f.name == name)
                 for at, owner in enumerate(owners):
                     if owner in requests:
                         first, end = values.offsets()[at], values.offsets()[at + 1]
