@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from easq_rec.config import HSTU, Config, LoRA, Optim, Replay, TrainerConfig, Transformer, recipes
+from easq_rec.config.counts import with_usual_answer_counts
 from easq_rec.config.recipes import world_schema
 from easq_rec.config.schema import Feature, FeatureSchema, Table
 from easq_rec.data.batch import Answers, RequestBatch, collate
@@ -29,7 +30,8 @@ BACKBONES = {"transformer": Transformer(heads=2, ffn=24), "hstu": HSTU(heads=2)}
 
 
 EVERYTHING = "everything"
-"""Name of the default alignment with all that it leaves out: L_dense, and embeddings of the satisfaction tower."""
+"""Name of the default alignment with all that it leaves out: L_dense, and the satisfaction tower's own embeddings and
+counts of answers."""
 
 
 def small_config(recipe: str = EVERYTHING, *, dim: int = 8, layers: int = 2, backbone: str | None = None) -> Config:
@@ -57,11 +59,12 @@ def small_config(recipe: str = EVERYTHING, *, dim: int = 8, layers: int = 2, bac
         shared_experts=min(config.model.shared_experts, 3),
         **towers,
     )
+    schema = world_schema(users=40, videos=64, dim=dim)
+    if config.schema.satisfaction:
+        schema = with_usual_answer_counts(schema)
     return dataclasses.replace(
         config,
-        schema=dataclasses.replace(
-            world_schema(users=40, videos=64, dim=dim), satisfaction_dim=config.schema.satisfaction_dim
-        ),
+        schema=dataclasses.replace(schema, satisfaction_dim=config.schema.satisfaction_dim),
         data=dataclasses.replace(config.data, max_history=HISTORY),
         model=model,
         optim=Optim(warmup_steps=0, schedule="constant"),
@@ -71,8 +74,8 @@ def small_config(recipe: str = EVERYTHING, *, dim: int = 8, layers: int = 2, bac
 
 
 def everything() -> Config:
-    """The default alignment with L_dense, and with embeddings of the satisfaction tower."""
-    config = recipes.recipe("with_embeddings")
+    """The default alignment with L_dense, and with embeddings and counts of answers of the satisfaction tower."""
+    config = recipes.recipe("with_embeddings_answer_counts")
     return dataclasses.replace(config, losses=config.losses.weighted(dense=0.3))
 
 
@@ -140,6 +143,10 @@ def random_requests(
         candidate[feature.column] = _column(schema, feature, rng, impressions)
     for outcome in schema.outcomes:
         candidate[outcome.name] = rng.integers(0, 2, impressions).astype(np.float32)
+    # From a generator of their own, so that the other columns are the same with and without them.
+    (others,) = rng.spawn(1)
+    for feature in schema.satisfaction:
+        candidate[feature.column] = _column(schema, feature, others, impressions)
     return RequestColumns(
         scalars=scalars,
         lists=lists,

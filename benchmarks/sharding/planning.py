@@ -277,7 +277,7 @@ def _lookups(schema: FeatureSchema, table: Table, work: Workload) -> list[tuple[
         *((f, ids(f), work.requests) for f in schema.user),
         *((f, float(work.history), work.requests) for f in schema.history),
         *((f, float(work.candidates), work.requests) for f in schema.shared),
-        *((f, ids(f), bags) for f in (*schema.pooled, *schema.satisfaction)),
+        *((f, ids(f), bags) for f in (*schema.pooled, *schema.satisfaction_ids)),
     ]
     return [(count, batch) for feature, count, batch in readers if feature.table == table.name]
 

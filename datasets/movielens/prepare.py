@@ -4,7 +4,8 @@
 
 A rating event has two meanings: the user watched the film (behaviour, always logged), and the user's opinion
 (satisfaction, of which only a small seeded share is revealed, as by a questionnaire). The model never reads a rating
-that is not revealed: it is stored as `true_satisfaction`, only for evaluation. `README.md` documents the mapping.
+that is not revealed: it is stored as `true_satisfaction`, only for evaluation. Each candidate gets the counts of the
+answers before its request, which only the satisfaction tower reads. `README.md` documents the mapping.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from movielens_clock import on_user_clock
-from movielens_files import find_release, read
-from movielens_requests import build, only_answered, to_table
+from movielens_files import Films, People, Ratings, find_release, read
+from movielens_requests import Requests, build, only_answered, to_table
 
+from easq_rec.config.counts import with_usual_answer_counts
+from easq_rec.config.recipes import movielens_schema
 from easq_rec.data.writer import PartWriter, check_unused, published
 from easq_rec.errors import UserError
+from easq_rec.tools.counts.command import add_counts
 
 SHA256 = {
     "u.data": (1_979_173, "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"),
@@ -54,8 +59,13 @@ def prepare(
     watched: int,
     history: int,
     clock: Literal["log", "user"] = "log",
+    answer_counts: bool = True,
 ) -> str:
-    """Writes `out/requests` and `out/answers` atomically, and returns a one-line summary."""
+    """Writes `out/requests` and `out/answers` atomically, and returns a summary.
+
+    Args:
+        answer_counts: add the counts of answers that recipe `movielens` reads, and write `out/counts`.
+    """
     limits: tuple[tuple[str, float, bool, str], ...] = (
         ("answer-rate", answer_rate, 0 <= answer_rate <= 1, "between 0 and 1"),
         ("seed", seed, seed >= 0, "0 or more"),
@@ -73,24 +83,35 @@ def prepare(
     ratings, people, films = read(raw, release)
     if clock == "user":
         ratings = on_user_clock(ratings)
+    parts = build(
+        ratings, films, answer_rate=answer_rate, seed=seed, candidates=candidates, watched=watched, history=history
+    )
+    if not answer_counts:
+        with published(out) as folder:
+            return f"{out}: {write(folder, parts, ratings, people, films)}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as plain:
+        summary = write(Path(plain), parts, ratings, people, films)
+        counted = add_counts(plain, out, with_usual_answer_counts(movielens_schema()))
+    return f"{out}: {summary}\n{counted}"
 
+
+def write(folder: Path, parts: Iterable[Requests], ratings: Ratings, people: People, films: Films) -> str:
+    """Writes both datasets to a folder, and returns their numbers in words."""
+    requests, answered = (
+        PartWriter(folder / name, part_row_groups=FILE_ROW_GROUPS) for name in ("requests", "answers")
+    )
     offered = answers = 0
-    with published(out) as folder:
-        requests, answered = (
-            PartWriter(folder / name, part_row_groups=FILE_ROW_GROUPS) for name in ("requests", "answers")
-        )
-        for part in build(
-            ratings, films, answer_rate=answer_rate, seed=seed, candidates=candidates, watched=watched, history=history
-        ):
-            requests.write(to_table(part, ratings, people, films, answers=False))
-            answered.write(to_table(only_answered(part), ratings, people, films, answers=True))
-            offered += len(part.film)
-            answers += int((part.answered_at_ms > 0).sum())
-        requests.close()
-        answered.close()
+    for part in parts:
+        requests.write(to_table(part, ratings, people, films, answers=False))
+        answered.write(to_table(only_answered(part), ratings, people, films, answers=True))
+        offered += len(part.film)
+        answers += int((part.answered_at_ms > 0).sum())
+    requests.close()
+    answered.close()
     return (
-        f"{out}: {requests.rows} requests with {offered} candidates, "
-        f"{len(ratings.user)} of them watched; {answers} answers in {answered.rows} requests"
+        f"{requests.rows} requests with {offered} candidates, {len(ratings.user)} of them watched; "
+        f"{answers} answers in {answered.rows} requests"
     )
 
 
@@ -112,6 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="log",
         help="log: the times of the log. user: how far each user has come in their own history, so that training "
         "holds out the last part of every history",
+    )
+    parser.add_argument(
+        "--answer-counts",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="add the counts of earlier answers that recipe movielens reads",
     )
     options = parser.parse_args(arguments)
     try:

@@ -80,7 +80,7 @@ class InspectCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class CountsCommand:
-    """Add what happened before each request to its candidates: decayed counts and rates of outcomes, by id.
+    """Add what happened before each request to its candidates: decayed counts of outcomes and answers, by id.
 
     The schema declares them, by a TOML file or a recipe."""
 

@@ -79,6 +79,14 @@ class AnswerScale:
         return self._codes_of(self.satisfied or self.names[-1:])
 
     @property
+    def satisfaction(self) -> dict[int, float]:
+        """How satisfied each answer is, by code: 1 if it counts as satisfied, 0 if as dissatisfied, 1/2 if neither."""
+        return {
+            code: (1.0 + (code in self.satisfied_codes) - (code in self.dissatisfied_codes)) / 2
+            for code in self.codes.values()
+        }
+
+    @property
     def expected(self) -> str:
         """Text that lists the codes, for error messages."""
         *front, back = map(str, self.codes.values())

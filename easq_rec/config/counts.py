@@ -33,6 +33,10 @@ USUAL_KEYS = (
 )
 """The video, its author, its tags and its length, some of them by part of the app; and the user, alone, by part of the
 app and by length of the video."""
+USUAL_ANSWER_KEYS = (("video_id",), ("author_id",))
+"""Those of answers, which are few: the video and its author."""
+ANSWER_SMOOTHING = 5.0
+"""Answers at the overall rate that are added to a usual count of answers."""
 OF_USERS = "user_id"
 """Key of the counts that are frozen in the held-out period."""
 
@@ -44,17 +48,19 @@ def with_counts(
     ranges: Sequence[NumberRange] | None = None,
     smoothing: float = Feature.smoothing,
 ) -> FeatureSchema:
-    """The schema that declares these counts, with a candidate feature for each.
+    """The schema that also declares these counts, with a feature for each: of the satisfaction tower if it counts
+    answers, else of the candidates.
 
     Args:
         ranges: ranges of numbers that are keys of the counts; None: those of the schema.
     """
-    features = (Feature(name=count.name, kind="count", smoothing=smoothing) for count in counts)
+    features = {count: Feature(name=count.name, kind="count", smoothing=smoothing) for count in counts}
     return dataclasses.replace(
         schema,
-        counts=tuple(counts),
+        counts=(*schema.counts, *counts),
         count_ranges=schema.count_ranges if ranges is None else tuple(ranges),
-        candidate=(*schema.candidate, *features),
+        candidate=(*schema.candidate, *(feature for count, feature in features.items() if count.of == "outcome")),
+        satisfaction=(*schema.satisfaction, *(feature for count, feature in features.items() if count.of == "answer")),
     )
 
 
@@ -79,11 +85,14 @@ def counts_of(
 
 def usual_counts(schema: FeatureSchema) -> tuple[Count, ...]:
     """Counts of each binary outcome of a schema by those of `USUAL_KEYS` whose columns are features of the schema."""
-    read = {feature.column for feature in schema.candidate if feature.kind in ("id", "id_list")}
-    read |= {"user_id", *(f"user.{feature.column}" for feature in schema.user if feature.kind == "id")}
-    read |= {one.name for one in usual_ranges(schema)}
-    keys = [key for key in USUAL_KEYS if read.issuperset(key)]
+    keys = _available(schema, USUAL_KEYS)
     return counts_of(keys, (outcome.name for outcome in schema.outcomes if outcome.kind == "binary"))
+
+
+def usual_answer_counts(schema: FeatureSchema) -> tuple[Count, ...]:
+    """Counts of answers by those of `USUAL_ANSWER_KEYS` whose columns are features of the schema."""
+    keys = _available(schema, USUAL_ANSWER_KEYS)
+    return tuple(Count(name=_name(key, "answer", None), of="answer", keys=key) for key in keys)
 
 
 def usual_ranges(schema: FeatureSchema) -> tuple[NumberRange, ...]:
@@ -93,15 +102,51 @@ def usual_ranges(schema: FeatureSchema) -> tuple[NumberRange, ...]:
 
 
 def with_usual_counts(schema: FeatureSchema) -> FeatureSchema:
-    """The schema with its usual counts, in place of the counts that it has."""
+    """The schema with its usual counts of outcomes, in place of those that it has. Its counts of answers stay."""
     plain = without_counts(schema)
-    return with_counts(plain, usual_counts(plain), ranges=usual_ranges(plain), smoothing=SMOOTHING)
+    usual = with_counts(plain, usual_counts(plain), ranges=usual_ranges(plain), smoothing=SMOOTHING)
+    answers = tuple(count for count in schema.counts if count.of == "answer")
+    ranges = (one for one in schema.count_ranges if one not in usual.count_ranges and _is_key(one, answers))
+    return dataclasses.replace(
+        usual,
+        counts=(*usual.counts, *answers),
+        count_ranges=(*usual.count_ranges, *ranges),
+        satisfaction=schema.satisfaction,
+    )
+
+
+def with_usual_answer_counts(schema: FeatureSchema) -> FeatureSchema:
+    """The schema with its usual counts of answers, in place of those that it has."""
+    plain = without_answer_counts(schema)
+    return with_counts(plain, usual_answer_counts(plain), smoothing=ANSWER_SMOOTHING)
 
 
 def without_counts(schema: FeatureSchema) -> FeatureSchema:
     """The schema without counts: for data that are made round by round, whose candidates have no counts."""
     candidate = tuple(feature for feature in schema.candidate if feature.kind != "count")
-    return dataclasses.replace(schema, counts=(), count_ranges=(), candidate=candidate)
+    return dataclasses.replace(schema, counts=(), count_ranges=(), candidate=candidate, satisfaction=())
+
+
+def without_answer_counts(schema: FeatureSchema) -> FeatureSchema:
+    """The schema without counts of answers, and without the features that read them."""
+    answers = {count.name for count in schema.counts if count.of == "answer"}
+    return dataclasses.replace(
+        schema,
+        counts=tuple(count for count in schema.counts if count.name not in answers),
+        satisfaction=tuple(feature for feature in schema.satisfaction if feature.column not in answers),
+    )
+
+
+def _available(schema: FeatureSchema, keys: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Those of some keys whose columns are features of the schema."""
+    read = {feature.column for feature in schema.candidate if feature.kind in ("id", "id_list")}
+    read |= {"user_id", *(f"user.{feature.column}" for feature in schema.user if feature.kind == "id")}
+    read |= {one.name for one in usual_ranges(schema)}
+    return [key for key in keys if read.issuperset(key)]
+
+
+def _is_key(numbers: NumberRange, counts: Sequence[Count]) -> bool:
+    return any(numbers.name in count.keys for count in counts)
 
 
 def _name(key: tuple[str, ...], outcome: str, half_life_h: float | None) -> str:

@@ -21,7 +21,7 @@ from easq_rec.config import (
     Transformer,
     World,
 )
-from easq_rec.config.counts import with_usual_counts
+from easq_rec.config.counts import with_usual_answer_counts, with_usual_counts
 from easq_rec.config.losses import MainBPR
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.variants import ADDITIONS, VARIANTS
@@ -98,7 +98,8 @@ def with_world(config: Config, version: Literal[1, 2]) -> Config:
 
 
 def movielens_schema(*, dim: int = 32, users: int = 1_024, films: int = 2_048) -> FeatureSchema:
-    """Features that `datasets/movielens/prepare.py` writes. The default tables have one row for every id of 100K."""
+    """Features that `datasets/movielens/prepare.py` writes, without counts. The default tables have one row for every
+    id of 100K."""
     return FeatureSchema(
         tables=(
             Table(name="user", rows=users, dim=dim),
@@ -204,7 +205,7 @@ def movielens() -> Config:
     """`easq` on MovieLens, as `datasets/movielens/prepare.py` writes it. Needs --data."""
     return Config(
         recipe="movielens",
-        schema=movielens_schema(),
+        schema=with_usual_answer_counts(movielens_schema()),
         data=Data(path=None, holdout=0.2, max_history=50),
         # Four epochs overfit less if ids are sometimes missing.
         model=Model(
@@ -231,7 +232,7 @@ def movielens_20m() -> Config:
     return dataclasses.replace(
         config,
         recipe="movielens_20m",
-        schema=movielens_schema(users=1 << 18, films=1 << 19),
+        schema=with_usual_answer_counts(movielens_schema(users=1 << 18, films=1 << 19)),
         model=dataclasses.replace(config.model, feature_dropout=0.0),
         trainer=TrainerConfig(batch_size=256, epochs=1),
     )

@@ -242,8 +242,8 @@ class Config:
 
     def _check_residual(self) -> None:
         """Raises UserError if the counts cannot make a score of the outcomes."""
-        outcome_of = {count.name: count.outcome for count in self.schema.counts}
-        read = [feature.column for feature in self.schema.count_features]
+        outcome_of = {count.name: count.counted for count in self.schema.counts}
+        read = [feature.column for feature in self.schema.floats if feature.kind == "count"]
         unknown = [name for name in read if name not in outcome_of]
         require(
             not unknown, "schema.counts", unknown, "declared in [[counts]] with model.residual, which needs outcomes"

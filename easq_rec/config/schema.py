@@ -148,12 +148,16 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """How often an outcome happened in earlier impressions with the same ids. `easq-rec data counts` computes it."""
+    """How often an outcome happened in earlier impressions with the same ids, or how satisfied earlier answers about
+    them were. `easq-rec data counts` computes it."""
 
     name: str
     """Candidate column that is written."""
-    outcome: str
-    """Candidate column with the outcome: 0 or 1."""
+    of: Literal["outcome", "answer"] = "outcome"
+    """outcome: all impressions are counted. answer: those that were answered, each by how satisfied the answer is
+    (`AnswerScale.satisfaction`), once it was given. Only the satisfaction tower may read such a count."""
+    outcome: str | None = None
+    """Candidate column with the outcome, 0 or 1; None for a count of answers."""
     keys: tuple[str, ...] = ()
     """Id columns of the candidates (`video_id`, `tags`), of the request (`user_id`) and of its user (`user.region`),
     and names of `NumberRange`. Impressions are counted for each combination of their ids; none: all impressions
@@ -170,12 +174,20 @@ class Count:
         # The name is also that of a file.
         named = re.fullmatch(r"[A-Za-z0-9_-]+", self.name) is not None
         require(named, "count: name", self.name, "letters, digits, _ and -")
+        fits = (self.outcome is None) == (self.of == "answer")
+        allowed = 'none with of = "answer"' if self.of == "answer" else 'the column of an outcome, or of = "answer"'
+        require(fits, f"count {self.name}: outcome", self.outcome, allowed)
         different = len(set(self.keys)) == len(self.keys) and not {"shown", "happened"}.intersection(self.keys)
         require(different, f"count {self.name}: keys", self.keys, "different columns, other than shown and happened")
         positive = self.half_life_h is None or self.half_life_h > 0
         require(positive, f"count {self.name}: half_life_h", self.half_life_h, "more than 0, or none")
         given = self.bucket_minutes is None or self.bucket_minutes >= 1
         require(given, f"count {self.name}: bucket_minutes", self.bucket_minutes, "at least 1, or none")
+
+    @property
+    def counted(self) -> str:
+        """Name of what is counted, among the counts with the same `of`."""
+        return self.of if self.outcome is None else self.outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +231,12 @@ class FeatureSchema:
     """Meaning of the questionnaire's answers."""
     satisfaction_dim: int = 0
     """Width of the separate embeddings of each candidate id feature that only the satisfaction tower reads; 0: none."""
+    satisfaction: tuple[Feature, ...] = ()
+    """Features of candidates that only the satisfaction tower reads, of kind `count`: counts of answers, above all,
+    which must not reach the main tower."""
     counts: tuple[Count, ...] = ()
-    """Columns that `easq-rec data counts` adds to the candidates. A feature of kind `count` reads one of them."""
+    """Columns that `easq-rec data counts` adds to the candidates. A feature of kind `count` reads one of them: of
+    `candidate`, or of `satisfaction` if it counts answers."""
     count_bucket_minutes: int = 60
     """Counts of a request hold what was known when the bucket of time with the request began: the length of these
     buckets, in minutes."""
@@ -255,6 +271,12 @@ class FeatureSchema:
             if len(set(widths.values())) > 1:
                 allowed = "one dim, since these embeddings pass through one projection"
                 yield f"schema.{group}: embedding dims", widths, allowed
+        names = [feature.name for feature in self.satisfaction]
+        if len(set(names)) != len(names) or {feature.name for feature in self.candidate}.intersection(names):
+            yield "schema.satisfaction", names, "unique names, other than those of the candidate features"
+        others = [feature.name for feature in self.satisfaction if feature.kind != "count"]
+        if others:
+            yield "schema.satisfaction", others, "features of kind count"
         if self.satisfaction_dim < 0 or self.satisfaction_dim % 4:
             yield "schema.satisfaction_dim", self.satisfaction_dim, "a multiple of 4, or 0 for none"
         taken = sorted(name for name in dims if f"{SATISFACTION}{name}" in dims)
@@ -294,7 +316,8 @@ class FeatureSchema:
         ranges = [one.name for one in self.count_ranges]
         if len(set(ranges)) != len(ranges):
             yield "schema.count_ranges", ranges, "unique names"
-        columns = {self.item, *(outcome.name for outcome in self.outcomes), *(f.column for f in self.candidate)}
+        columns = {self.item, *(outcome.name for outcome in self.outcomes)}
+        columns |= {feature.column for feature in (*self.candidate, *self.satisfaction)}
         if hidden := sorted(columns.intersection(ranges)):
             yield "schema.count_ranges", hidden, "names that no column of the candidates has"
         for group in ("user", "history"):
@@ -304,9 +327,14 @@ class FeatureSchema:
         names = [count.name for count in self.counts]
         if len(set(names)) != len(names):
             yield "schema.counts", names, "unique names"
+        of_answers = {count.name for count in self.counts if count.of == "answer"}
+        misplaced = [f.name for f in self.candidate if f.kind == "count" and f.column in of_answers]
+        if misplaced:
+            allowed = "no counts of answers, which would reach the main tower: move them to [[satisfaction]]"
+            yield "schema.candidate: counts", misplaced, allowed
         used = {self.item, *(outcome.name for outcome in self.outcomes)}
         used |= {feature.column for feature in self.candidate if feature.kind != "count"}
-        used |= {name for count in self.counts for name in (count.outcome, *count.keys)}
+        used |= {name for count in self.counts for name in (count.outcome, *count.keys) if name is not None}
         used |= {one.column for one in self.count_ranges}
         taken = sorted(used.intersection(names))
         if taken:
@@ -345,7 +373,7 @@ class FeatureSchema:
         return tuple(f for f in self.candidate if f.table is not None and f.name not in shared)
 
     @cached_property
-    def satisfaction(self) -> tuple[Feature, ...]:
+    def satisfaction_ids(self) -> tuple[Feature, ...]:
         """Candidate id features with separate embeddings for the satisfaction tower, with the tables of these
         embeddings."""
         if not self.satisfaction_dim:
@@ -354,8 +382,8 @@ class FeatureSchema:
 
     @cached_property
     def satisfaction_tables(self) -> tuple[Table, ...]:
-        """The tables of `satisfaction`: the same rows as the main tower's tables, `satisfaction_dim` wide."""
-        names = {feature.table for feature in self.satisfaction}
+        """The tables of `satisfaction_ids`: the same rows as the main tower's tables, `satisfaction_dim` wide."""
+        names = {feature.table for feature in self.satisfaction_ids}
         return tuple(
             dataclasses.replace(table, name=own, dim=self.satisfaction_dim)
             for table in self.tables
@@ -369,8 +397,8 @@ class FeatureSchema:
 
     @cached_property
     def count_features(self) -> tuple[Feature, ...]:
-        """Candidate features that are counts."""
-        return tuple(f for f in self.candidate if f.kind == "count")
+        """Features of candidates that are counts, with those that only the satisfaction tower reads."""
+        return tuple(f for f in (*self.candidate, *self.satisfaction) if f.kind == "count")
 
     @cached_property
     def user_floats(self) -> tuple[Feature, ...]:

@@ -14,13 +14,17 @@ dim = 32
 name = "video_id"
 table = "video"
 
+[[satisfaction]]              optional: counts that only the satisfaction tower reads
+name = "video_answer"
+kind = "count"
+
 [[outcomes]]
 name = "long_view"
 weight = 1.0
 
 [[counts]]                    optional; also: half_life_h, bucket_minutes, frozen
 name = "video_rate"
-outcome = "long_view"
+outcome = "long_view"         or: of = "answer"
 keys = ["video_id"]
 
 [[count_ranges]]              optional
@@ -40,7 +44,7 @@ from typing import Any
 from easq_rec.config.parse import entry_place, parse, read_text, remedy, toml_values
 from easq_rec.config.schema import FeatureSchema
 
-GROUPS = ("tables", "user", "history", "candidate", "outcomes", "counts", "count_ranges")
+GROUPS = ("tables", "user", "history", "candidate", "satisfaction", "outcomes", "counts", "count_ranges")
 """Lists of tables in the file, in file order."""
 
 
@@ -93,7 +97,7 @@ def _misnamed(values: dict[str, Any]) -> Iterator[str]:
             if isinstance(name, str) and first.setdefault(name, index) != index:
                 yield f"{_place(group, index)}: name: {name!r} is already that of #{first[name] + 1}: choose another"
     tables = [name for name in named["tables"] if isinstance(name, str)]
-    for group in ("user", "history", "candidate"):
+    for group in ("user", "history", "candidate", "satisfaction"):
         for index in range(len(named[group])):
             entry = values[group][index]
             table = entry.get("table") if isinstance(entry, dict) else None

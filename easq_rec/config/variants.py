@@ -33,8 +33,7 @@ REWARD = 1.0
 def main_only(config: Config) -> Config:
     """The production ranker without alignment: only engagement."""
     return _changed(
-        config,
-        schema={"satisfaction_dim": 0},
+        _without_own_inputs(config),
         model={"satisfaction": None, "satisfaction_weight": 0.0, "lora": None},
         losses=config.losses.without_reference(),
     )
@@ -141,8 +140,7 @@ def paper(config: Config) -> Config:
     config = with_moe(_in_every_step(config))
     losses = config.losses.aligned_by(satisfaction=1.0)
     return _changed(
-        config,
-        schema={"satisfaction_dim": 0},
+        _without_own_inputs(config),
         model={
             "isolate_embeddings": False,
             "policy_score": "single",
@@ -185,8 +183,9 @@ def without_evidence(config: Config) -> Config:
 
 
 def without_answers(config: Config) -> Config:
-    """A control: the reference learns only from L_evidence. Answers still set the weights of evidence."""
-    return _changed(config, losses=config.losses.weighted(satisfaction=0.0))
+    """A control: the reference learns only from L_evidence, and counts no answers. Answers still set the weights of
+    evidence."""
+    return _changed(without_answer_counts(config), losses=config.losses.weighted(satisfaction=0.0))
 
 
 def without_any_answers(config: Config) -> Config:
@@ -194,12 +193,13 @@ def without_any_answers(config: Config) -> Config:
     by_hand = dict.fromkeys(_actions(config, "without_any_answers"), EVIDENCE_BY_HAND)
     losses = config.losses.weighted(satisfaction=0.0, evidence=1.0)
     losses = replace(losses, evidence=replace(losses.evidence, weights=by_hand), warmup_per_class=0)
-    return _changed(config, losses=losses)
+    return _changed(without_answer_counts(config), losses=losses)
 
 
 def shuffled_answers(config: Config) -> Config:
-    """A control: L_satis and L_DPO compare permuted answers. True answers still set the weights of evidence."""
-    return _changed(config, replay={"shuffled": "replayed"})
+    """A control: L_satis and L_DPO compare permuted answers, and the reference counts none. True answers still set the
+    weights of evidence."""
+    return _changed(without_answer_counts(config), replay={"shuffled": "replayed"})
 
 
 def ips_answers(config: Config) -> Config:
@@ -250,8 +250,22 @@ def counts(config: Config) -> Config:
 
 
 def without_counts(config: Config) -> Config:
-    """No features that count what happened before: the ranker learns from ids and numbers alone."""
+    """No features that count what happened before, of outcomes or of answers: the ranker learns from ids and numbers
+    alone."""
     return dataclasses.replace(config, schema=schema_counts.without_counts(config.schema))
+
+
+def answer_counts(config: Config) -> Config:
+    """The satisfaction tower reads how earlier answers about the video and its author were. `easq-rec data counts` adds
+    their columns to the data. A ranker without that tower does not read them."""
+    if config.model.satisfaction is None:
+        return config
+    return dataclasses.replace(config, schema=schema_counts.with_usual_answer_counts(config.schema))
+
+
+def without_answer_counts(config: Config) -> Config:
+    """No features that count earlier answers."""
+    return dataclasses.replace(config, schema=schema_counts.without_answer_counts(config.schema))
 
 
 def _of_paper(change: Callable[[Config], Config]) -> Callable[[Config], Config]:
@@ -294,8 +308,16 @@ VARIANTS: dict[str, Callable[[Config], Config]] = {
     **{change.__name__: change for change in (*EASQ_CHANGED, hstu)},
 }
 """Variants by name; names that do not begin with `paper` change the default alignment."""
-ADDITIONS: dict[str, Callable[[Config], Config]] = {change.__name__: change for change in (without_counts, counts)}
+ADDITIONS: dict[str, Callable[[Config], Config]] = {
+    change.__name__: change for change in (without_answer_counts, answer_counts, without_counts, counts)
+}
 """Changes of any config, also of a variant, by name. A name comes before those that it ends with."""
+
+
+def _without_own_inputs(config: Config) -> Config:
+    """No embeddings and no counts that only the satisfaction tower reads."""
+    schema = schema_counts.without_answer_counts(config.schema)
+    return replace(config, schema=replace(schema, satisfaction_dim=0, satisfaction=()))
 
 
 def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) -> Config:
@@ -305,7 +327,7 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
     assert model.satisfaction is not None, "variants change a config that has the default alignment"
     tower = replace(model.satisfaction, experts=satisfaction, hidden=model.main.hidden, out=model.main.out)
     return _changed(
-        _in_every_step(config),
+        _without_own_inputs(_in_every_step(config)),
         model={
             "pathway": "shared",
             "lora": None,
@@ -314,15 +336,15 @@ def _hard_sharing(config: Config, *, main: int, satisfaction: int, shared: int) 
             "satisfaction": tower,
             "shared_experts": shared,
         },
-        schema={"satisfaction_dim": 0},
         losses=config.losses.aligned_by(satisfaction=1.0),
     )
 
 
 def _as_informed(sharing: Callable[[Config], Config], config: Config) -> Config:
-    """A method of hard sharing whose satisfaction tower also learns from outcomes, and has tables of its own."""
-    changed = sharing(config)
-    return _changed(changed, schema={"satisfaction_dim": OWN_DIM}, losses=changed.losses.weighted(evidence=1.0))
+    """A method of hard sharing whose satisfaction tower also learns from outcomes, and has inputs of its own."""
+    changed, schema = sharing(config), config.schema
+    own = {"satisfaction_dim": OWN_DIM, "satisfaction": schema.satisfaction, "counts": schema.counts}
+    return _changed(changed, schema=own, losses=changed.losses.weighted(evidence=1.0))
 
 
 def _actions(config: Config, variant: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 The requests of the stream come first, then the replayed requests, whose candidates have answers. Shape suffixes: R
 requests, H history entries of all requests, N candidates of all requests, A answers, O outcomes, F numbers of the float
-features of users, history entries or candidates.
+features of users, history entries or candidates, or of those that only the satisfaction tower reads.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class RequestBatch(Pipelineable):
     user_float_RF: Tensor
     history_float_HF: Tensor
     float_NF: Tensor
+    satisfaction_NF: Tensor
+    """Numbers that only the satisfaction tower reads (`FeatureSchema.satisfaction`)."""
     outcome_NO: Tensor
     answered_A: Tensor
     """Positions of the answered candidates among the N, int64."""
@@ -220,7 +222,7 @@ def collate(
             evidence = dataclasses.replace(evidence, candidate_E=order_M[evidence.candidate_E])
     pooled = [("candidate", feature, 0) for feature in schema.pooled]
     unread = 0 if aligned else int(stream.candidates.offsets[-1])
-    pooled += [("satisfaction", feature, unread) for feature in schema.satisfaction]
+    pooled += [("satisfaction", feature, unread) for feature in schema.satisfaction_ids]
     return RequestBatch(
         user=_pooled([("user", feature, 0) for feature in schema.user_ids], parts, n_requests),
         sequence=KeyedJaggedTensor(
@@ -240,6 +242,7 @@ def collate(
         user_float_RF=_beside([_columns(feature, parts) for feature in schema.user_floats], n_requests),
         history_float_HF=_beside([_columns(f, histories) for f in schema.history_floats], int(history_offsets[-1])),
         float_NF=_beside([_columns(feature, candidates) for feature in schema.floats], n_candidates),
+        satisfaction_NF=_beside([_columns(feature, candidates) for feature in schema.satisfaction], n_candidates),
         outcome_NO=outcome_NO,
         answered_A=torch.from_numpy(answered),
         answer_A=torch.from_numpy(answer.astype(np.int64)),

@@ -7,7 +7,7 @@ which moment they are of and what all impressions together are.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from easq_rec.data import files
 from easq_rec.data.columns import Rows
 from easq_rec.data.count_lookup import check_declarations
 from easq_rec.data.counts import CountState
-from easq_rec.data.published_counts import PublishedCounts, by_interval
+from easq_rec.data.published_counts import PublishedCounts, by_impressions
 from easq_rec.data.writer import open_writer, published
 from easq_rec.errors import UserError
 
@@ -87,7 +87,7 @@ def read_counts(folder: Path) -> PublishedCounts:
     described = load_json(CountTable, folder / DESCRIPTION, WHAT)
     overall = {entry.name: entry for entry in described.overall}
     states = []
-    for minutes, counts in by_interval(described.counts, described.bucket_minutes).items():
+    for (_, minutes), counts in by_impressions(described.counts, described.bucket_minutes).items():
         state = CountState(counts, minutes)
         state.add(None, state.bucket_ms(described.now_ms))
         for count in counts:
@@ -112,7 +112,7 @@ def _restore(state: CountState, count: Count, file: Path, every: OverallCount | 
         raise UserError(f"{file}: has columns {table.column_names}, expected {expected}: write the counts again")
     ids: dict[str, Rows] = {name: table[name].to_numpy() for name in count.keys}
     state.restore(count, ids, table[SHOWN].to_numpy(), table[HAPPENED].to_numpy())
-    together = Count(name=count.name, outcome=count.outcome, half_life_h=count.half_life_h)
+    together = replace(count, keys=())
     state.restore(together, {}, np.array([every.shown]), np.array([every.happened]))
 
 

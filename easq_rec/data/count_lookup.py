@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from easq_rec.config.counts import without_counts
 from easq_rec.config.schema import Count, FeatureSchema, NumberRange
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.count_keys import CANDIDATES, key_columns, key_ids
@@ -86,8 +87,7 @@ class CountLookup:
 
     def layout(self, file_schema: pa.Schema) -> Layout:
         """What to read of requests without counts and outcomes: the other features, and the keys of the counts."""
-        plain = tuple(feature for feature in self._schema.candidate if feature.kind != "count")
-        others = Layout.of(replace(self._schema, candidate=plain), outcomes=False)
+        others = Layout.of(without_counts(self._schema), outcomes=False)
         # The schema with the counts encodes what `complete` returns.
         return replace(others.with_columns(key_columns(self._schema, file_schema)), schema=self._schema)
 

@@ -1,8 +1,8 @@
-"""Decayed counts of outcomes by id, as of the beginning of a bucket of time.
+"""Decayed counts of outcomes or of answers by id, as of the beginning of a bucket of time.
 
-An impression enters the counts once its outcome is known. A request sees the counts at the beginning of its bucket of
-time, so nothing of the request itself, of its bucket, or of later ones is in them. The pass over a log
-(`easq_rec.tools.counts`) and serving use this same state and the same `lookup`.
+An impression enters the counts once its outcome is known; those of answers, once it is answered. A request sees the
+counts at the beginning of its bucket of time, so nothing of the request itself, of its bucket, or of later ones is in
+them. The pass over a log (`easq_rec.tools.counts`) and serving use this same state and the same `lookup`.
 
 Shape suffixes: N impressions or candidates, M their ids in a list column (M = N without one), K distinct keys so far,
 O outcomes.
@@ -41,7 +41,7 @@ class CountedImpressions:
     known_ms: Rows
     """When the outcome of each was known, (N,)."""
     outcomes: Mapping[str, Array]
-    """By name, 0 to 1, (N,)."""
+    """By `Count.counted`, 0 to 1, (N,)."""
 
     def take(self, rows: Rows) -> CountedImpressions:
         """The impressions `rows`, in that order."""
@@ -96,7 +96,7 @@ class CountState:
     """Counts of all impressions whose outcomes were known before `now_ms`.
 
     Args:
-        counts: what is counted.
+        counts: what is counted: of outcomes, or of answers.
         bucket_minutes: length of the buckets of time, which begin at multiples of it since 1970.
     """
 
@@ -112,7 +112,7 @@ class CountState:
             # All impressions are counted for the overall rate, too.
             for keys in (count.keys, ()):
                 tally = self._tallies.setdefault((keys, count.half_life_h), _Tally(count.half_life_h))
-                tally.observe(count.outcome)
+                tally.observe(count.counted)
             for column in count.keys:
                 self._indexes.setdefault((column,), IdIndex())
             for length in range(2, len(count.keys) + 1):
@@ -157,8 +157,8 @@ class CountState:
         found = {}
         for one in self.counts:
             shown_N, happened = read[one.keys, one.half_life_h]
-            prior = self.overall(one.outcome, one.half_life_h, moment).prior
-            found[one.name] = Counted(shown_N=shown_N, happened_N=happened[one.outcome], prior=prior)
+            prior = self.overall(one.counted, one.half_life_h, moment).prior
+            found[one.name] = Counted(shown_N=shown_N, happened_N=happened[one.counted], prior=prior)
         return found
 
     def overall(self, outcome: str, half_life_h: float | None, at_ms: int) -> Overall:
@@ -175,12 +175,12 @@ class CountState:
         columns = self._columns(count.keys)
         order = np.lexsort(tuple(reversed(columns))) if columns else np.arange(size)
         ids = {name: column[order] for name, column in zip(count.keys, columns, strict=True)}
-        return ids, shown[order], happened[order, tally.outcomes.index(count.outcome)]
+        return ids, shown[order], happened[order, tally.outcomes.index(count.counted)]
 
     def restore(self, count: Count, ids: Mapping[str, Rows], shown: Floats, happened: Floats) -> None:
         """Takes over what `table` of another state returned for the same `now_ms`."""
         slots = self._slots(ids, len(shown), [count.keys], add=True)[count.keys].slot_M
-        self._tallies[count.keys, count.half_life_h].set(slots, count.outcome, shown, happened, self.now_ms)
+        self._tallies[count.keys, count.half_life_h].set(slots, count.counted, shown, happened, self.now_ms)
 
     def _size(self, keys: Keys) -> int:
         """Distinct combinations of ids so far."""

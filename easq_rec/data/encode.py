@@ -54,7 +54,7 @@ def encode(layout: Layout, requests: RequestColumns) -> EncodedRequests:
     entries |= {AGE: (age / 1_000).astype(np.float32), RATIO: history.column("watch_ratio")}
     kept = {schema.item, "answer", "answered_at_ms", layout.truth}
     children = {name: child for name, child in candidates.children.items() if name in kept}
-    for feature in schema.candidate:
+    for feature in (*schema.candidate, *schema.satisfaction):
         children[feature_key(feature)] = encoded(feature, candidates.children[feature.column])
     for outcome in schema.outcomes:
         if outcome.name in candidates.children:

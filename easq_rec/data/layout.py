@@ -37,7 +37,7 @@ class Layout:
         ]
         columns += [_feature(schema, user_path(f), f) for f in schema.user]
         columns += [_feature(schema, f"history.{f.column}", f) for f in schema.history]
-        columns += [_feature(schema, f"candidates.{f.column}", f) for f in schema.candidate]
+        columns += [_feature(schema, f"candidates.{f.column}", f) for f in (*schema.candidate, *schema.satisfaction)]
         if outcomes:
             columns += [
                 Column(path=f"candidates.{outcome.name}", kind="flag" if outcome.kind == "binary" else "amount")
@@ -70,15 +70,25 @@ class Layout:
                 problems.append(f"  {name}: is {found}, expected a struct")
             elif name != "user" and pa.types.is_struct(found):
                 problems.append(f"  {name}: is {found}, expected a list of structs")
-        counts = [column.path for column in self.columns if column.kind == "count"]
-        uncounted = len(counts) > 1 and not leaves.keys() & set(counts)
-        if uncounted:
-            problems.append(
-                f"  has none of the {len(counts)} counts that the schema reads ({counts[0]}, ...): add them with "
-                "`easq-rec data counts`, or train a recipe that ends in _without_counts"
-            )
+        uncounted: set[str] = set()
+        shared = {feature.column for feature in self.schema.candidate}
+        own = [feature for feature in self.schema.satisfaction if feature.column not in shared]
+        # One missing count of outcomes may be a wrong name. Counts of answers are few, so that one may be all.
+        for features, what, least, variant in (
+            (self.schema.candidate, "counts", 2, "_without_counts"),
+            (own, "counts of answers", 1, "_without_answer_counts"),
+        ):
+            read = {f"candidates.{feature.column}" for feature in features if feature.kind == "count"}
+            counts = [column.path for column in self.columns if column.path in read and column.kind == "count"]
+            if len(counts) >= least and not leaves.keys() & set(counts):
+                uncounted.update(counts)
+                number, more = (f"{len(counts)} ", ", ...") if len(counts) > 1 else ("", "")
+                problems.append(
+                    f"  has none of the {number}{what} that the schema reads ({counts[0]}{more}): add them with "
+                    f"`easq-rec data counts`, or train a recipe that ends in {variant}"
+                )
         for column in self.columns:
-            if uncounted and column.kind == "count":
+            if column.path in uncounted:
                 continue
             if column.path not in leaves:
                 problems.append(f"  {column.path}: missing, expected {column.expected}")

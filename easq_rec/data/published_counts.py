@@ -1,15 +1,19 @@
 """Counts as requests see them: each as it was last published, by its own interval.
 
-Counts with the same interval share a `CountState`.
+Counts of the same impressions, all or the answered ones, with the same interval share a `CountState`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from easq_rec.config.schema import Count, NumberRange
 from easq_rec.data.columns import Array, Ragged
 from easq_rec.data.counts import Counted, CountState, Overall
+
+Impressions = Literal["outcome", "answer"]
+"""Which impressions are counted (`Count.of`): all of them, or those with an answer."""
 
 
 class PublishedCounts:
@@ -53,12 +57,12 @@ class PublishedCounts:
     def overall(self, count: Count) -> Overall:
         """All impressions of a count together."""
         state = self.state_of(count)
-        return state.overall(count.outcome, count.half_life_h, state.now_ms)
+        return state.overall(count.counted, count.half_life_h, state.now_ms)
 
 
-def by_interval(counts: Sequence[Count], bucket_minutes: int) -> dict[int, list[Count]]:
-    """Counts by minutes between their publications."""
-    found: dict[int, list[Count]] = {}
+def by_impressions(counts: Sequence[Count], bucket_minutes: int) -> dict[tuple[Impressions, int], list[Count]]:
+    """Counts by (which impressions they count, minutes between their publications)."""
+    found: dict[tuple[Impressions, int], list[Count]] = {}
     for count in counts:
-        found.setdefault(count.bucket_minutes or bucket_minutes, []).append(count)
+        found.setdefault((count.of, count.bucket_minutes or bucket_minutes), []).append(count)
     return found

@@ -4,7 +4,7 @@ They are separate from the dense network: the train pipeline traces this module 
 does not trace the network.
 
 Legend: R requests, H history entries, N candidates. M, G, F and P are widths of embedded users, history entries,
-candidates, and of the satisfaction tower's embeddings.
+candidates, and of what only the satisfaction tower reads.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RequestEmbeddings(nn.Module):
         self.sequence = EmbeddingCollection(tables=_sequences(schema), device=device)
         bags = _bags(schema.tables, "candidate", schema.pooled)
         if satisfaction:
-            bags += _bags(schema.satisfaction_tables, "satisfaction", schema.satisfaction)
+            bags += _bags(schema.satisfaction_tables, "satisfaction", schema.satisfaction_ids)
         self.candidate = _collection(bags, schema.pooled, device) if bags else None
 
     def laws(self) -> Mapping[str, Law]:
@@ -70,7 +70,8 @@ class Embedded:
     candidate_NF: Tensor
     """The candidate's embeddings side by side, then its float features."""
     satisfaction_NP: Tensor | None
-    """The embeddings of the candidate that only the satisfaction tower reads, side by side; None without any."""
+    """What only the satisfaction tower reads: embeddings of the candidate side by side, then numbers; None without
+    any."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -80,18 +81,27 @@ class Embedded:
 
     @staticmethod
     def of(
-        schema: FeatureSchema, floats: EncodedFloats, user: Any, sequence: Any, candidate: Any, *, satisfaction: bool
+        schema: FeatureSchema,
+        floats: EncodedFloats,
+        user: Any,
+        sequence: Any,
+        candidate: Any,
+        *,
+        satisfaction: bool,
+        satisfaction_NG: Tensor | None,
     ) -> Embedded:
         """Puts what `RequestEmbeddings` returned into the order of the schema, and the float features behind it.
 
         Args:
             satisfaction: whether `candidate` has the satisfaction tower's embeddings.
+            satisfaction_NG: numbers that only the satisfaction tower reads, encoded; None: there are none.
         """
         # Sharded tables wait for their exchange when their output is first read. The history's is the largest and is
         # read last. In backward, what was read last sends its gradients first.
         user_RM = _in_order(user, [f"user.{f.name}" for f in schema.user_ids])
         pooled = candidate.to_dict() if candidate is not None else {}
-        own = [pooled[f"satisfaction.{f.name}"] for f in schema.satisfaction if satisfaction]
+        own = [pooled[f"satisfaction.{f.name}"] for f in schema.satisfaction_ids if satisfaction]
+        own += [] if satisfaction_NG is None else [satisfaction_NG]
         history = [sequence[f"history.{f.name}"].values() for f in schema.history_ids]
         shared = {feature.name for feature in schema.shared}
         features = [

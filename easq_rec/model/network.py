@@ -1,7 +1,7 @@
 """The dense network: tokens, backbone and towers, with the two gradient streams.
 
 Legend: R requests, H history entries, N candidates, A answers, E candidates with evidence, D token width, P width of
-the embeddings that only the satisfaction tower reads.
+what only the satisfaction tower reads: embeddings, then numbers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from easq_rec.kernels.jagged import Lists
 from easq_rec.model.backbones.build import build_backbone
 from easq_rec.model.embeddings import Embedded
 from easq_rec.model.lora import AdaptedLinear, Stream, merged_once
+from easq_rec.model.own_numbers import OwnNumbers
 from easq_rec.model.residual import CountResidual
 from easq_rec.model.tokens import Tokenizer, Tokens
 from easq_rec.model.towers import Experts, MoETower, TowerOutput
@@ -109,10 +110,14 @@ class RankingNetwork(nn.Module):
         self.satisfaction: MoETower | None = None
         self.smoothed: MoETower | None = None
         self.own: nn.Linear | None = None
+        self.own_numbers: OwnNumbers | None = None
+        self.own_width = len(schema.satisfaction_ids) * schema.satisfaction_dim
         if config.satisfaction is not None:
-            if width := len(schema.satisfaction) * schema.satisfaction_dim:
+            if self.own_width:
                 # No bias, because the layers of the tower have one.
-                self.own = nn.Linear(width, config.dim, bias=False)
+                self.own = nn.Linear(self.own_width, config.dim, bias=False)
+            if schema.satisfaction:
+                self.own_numbers = OwnNumbers(schema.satisfaction, config.dim, config.quantiles)
             self.satisfaction = MoETower(config.dim, config.satisfaction, shared=shared)
             if smoothing:
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
@@ -159,7 +164,7 @@ class RankingNetwork(nn.Module):
     def pathway(self) -> list[nn.Parameter]:
         """Adapters and satisfaction tower: parameters without gradients in steps that do not align."""
         adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
-        towers = [module for module in (self.satisfaction, self.own) if module is not None]
+        towers = [module for module in (self.satisfaction, self.own, self.own_numbers) if module is not None]
         return adapters + [parameter for module in towers for parameter in module.parameters()]
 
     def _beside(self, part: BatchPart, batch: RequestBatch) -> Tensor | None:
@@ -174,10 +179,13 @@ class RankingNetwork(nn.Module):
         return added_NO
 
     def _score(self, tower: MoETower, h_ND: Tensor, satisfaction_NP: Tensor | None) -> TowerOutput:
-        """Output of a satisfaction tower for representations and the embeddings that only this tower reads."""
-        if self.own is not None:
-            assert satisfaction_NP is not None
-            h_ND = h_ND + self.own(satisfaction_NP)
+        """Output of a satisfaction tower for representations and what only this tower reads."""
+        if satisfaction_NP is not None:
+            embedded_NP, number_NP = satisfaction_NP.tensor_split([self.own_width], dim=-1)
+            if self.own is not None:
+                h_ND = h_ND + self.own(embedded_NP)
+            if self.own_numbers is not None:
+                h_ND = h_ND + self.own_numbers(number_NP)
         return _float(tower(h_ND, self.shared))
 
     def _answered(self, h_ND: Tensor, whole: BatchPart, batch: RequestBatch) -> TowerOutput:
@@ -238,8 +246,15 @@ class RankingNetwork(nn.Module):
             longest=batch.max_history,
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
+        own_numbers = self.own_numbers
         embedded = Embedded.of(
-            self.schema, self.tokens.numbers(batch), user, sequence, candidate, satisfaction=self.own is not None
+            self.schema,
+            self.tokens.numbers(batch),
+            user,
+            sequence,
+            candidate,
+            satisfaction=self.own is not None,
+            satisfaction_NG=None if own_numbers is None else own_numbers.encoder(batch.satisfaction_NF),
         )
         return BatchPart(
             embedded=embedded.scaled(self.schema, batch.user_scale_RU, batch.candidate_scale_NC),

@@ -35,7 +35,7 @@ class CountResidual(nn.Module):
 
     def __init__(self, schema: FeatureSchema) -> None:
         super().__init__()
-        outcome_of = {count.name: count.outcome for count in schema.counts}
+        outcome_of = {count.name: count.counted for count in schema.counts}
         names = [outcome.name for outcome in schema.outcomes]
         place, rates, owners = 0, [], []
         for feature in schema.floats:

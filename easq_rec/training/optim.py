@@ -119,7 +119,7 @@ def parameter_group(name: str) -> str:
         return "lora"
     if any(f".network.{part}." in name for part in ("main", "wide", "residual")):
         return "main_tower"
-    if ".network.satisfaction." in name or ".network.own." in name:
+    if any(f".network.{part}." in name for part in ("satisfaction", "own", "own_numbers")):
         return "satisfaction_tower"
     if ".network.shared." in name:
         return "shared_experts"

@@ -32,6 +32,8 @@ def test_codes_and_roles(
     assert (scale.dissatisfied_codes, scale.satisfied_codes) == (dissatisfied, satisfied)
     assert scale.ranked(between=False) == ranked and scale.ranked(between=True) == tuple(codes)
     assert scale.expected == expected
+    degrees = {code: 1.0 if code in satisfied else 0.0 if code in dissatisfied else 0.5 for code in codes}
+    assert scale.satisfaction == degrees
 
 
 @pytest.mark.parametrize(

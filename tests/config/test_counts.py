@@ -10,13 +10,17 @@ from easq_rec.config import command_line as arguments
 from easq_rec.config.counts import (
     USUAL_KEYS,
     counts_of,
+    usual_answer_counts,
     usual_counts,
     with_counts,
+    with_usual_answer_counts,
     with_usual_counts,
+    without_answer_counts,
     without_counts,
 )
 from easq_rec.config.recipes import BASES, RECIPES, kuairand_schema, movielens_schema, recipe, world_schema
-from easq_rec.config.schema import Count, Outcome, numbers
+from easq_rec.config.schema import Count, Feature, Outcome, numbers
+from easq_rec.config.variants import VARIANTS
 from easq_rec.errors import UserError
 
 
@@ -80,7 +84,67 @@ def test_usual_counts_replace_other_counts_and_are_added_once() -> None:
     assert with_usual_counts(other) == schema and without_counts(other) == plain
 
 
-COUNTED = [name for name in RECIPES if name not in BASES and name != "without_counts"] + ["easq", "quickstart"]
+def test_usual_counts_of_answers_are_those_of_columns_that_the_schema_reads() -> None:
+    names = ["video_answer", "author_answer"]
+    for schema, wanted in (
+        (world_schema(users=8, videos=8, dim=8), names),
+        (kuairand_schema(), names),
+        (movielens_schema(), ["video_answer"]),
+    ):
+        found = usual_answer_counts(schema)
+        assert [count.name for count in found] == wanted and {count.of for count in found} == {"answer"}
+
+
+def test_counts_of_answers_are_features_of_the_satisfaction_tower_only() -> None:
+    plain = world_schema(users=8, videos=8, dim=8)
+    schema = with_usual_answer_counts(plain)
+    assert schema.candidate == plain.candidate and schema.floats == plain.floats
+    assert [feature.column for feature in schema.satisfaction] == [count.name for count in usual_answer_counts(plain)]
+    assert with_usual_answer_counts(schema) == schema and without_answer_counts(schema) == plain
+    feature = Feature(name="x", kind="count", source="video_answer")
+    with pytest.raises(
+        UserError, match=r"schema.candidate: counts=\['x'\] is not allowed: no counts of answers, which"
+    ):
+        dataclasses.replace(schema, candidate=(*schema.candidate, feature))
+
+
+def test_counts_of_answers_and_of_outcomes_do_not_touch_each_other() -> None:
+    plain = world_schema(users=8, videos=8, dim=8)
+    both = with_usual_answer_counts(with_usual_counts(plain))
+    assert both == with_usual_counts(with_usual_answer_counts(plain)) == with_usual_counts(both)
+    assert without_answer_counts(both) == with_usual_counts(plain) and without_counts(both) == plain
+
+
+@pytest.mark.parametrize("name", ["easq", "quickstart_with_dense", "kuairand", "kuairand_counts", "mmoe_evidence"])
+def test_recipes_read_counts_of_answers_by_a_suffix(name: str) -> None:
+    plain, found = recipe(name), recipe(f"{name}_answer_counts")
+    changed = with_usual_answer_counts(plain.schema)
+    assert found == dataclasses.replace(plain, recipe=found.recipe, schema=changed)
+    again = recipe(f"{name}_answer_counts_without_answer_counts")
+    assert again == dataclasses.replace(plain, recipe=again.recipe)
+
+
+@pytest.mark.parametrize("variant", ["main_only", "label_weights", "direct", "reward_model"])
+def test_a_ranker_without_satisfaction_tower_reads_no_counts_of_answers(variant: str) -> None:
+    plain = recipe(f"quickstart_{variant}")
+    assert recipe(f"quickstart_{variant}_answer_counts").schema == plain.schema
+    assert VARIANTS[variant](recipe("quickstart_answer_counts")).schema == plain.schema
+
+
+@pytest.mark.parametrize("variant", ["without_answers", "without_any_answers", "shuffled_answers", "paper", "mmoe"])
+def test_controls_and_other_methods_read_no_counts_of_answers(variant: str) -> None:
+    found = VARIANTS[variant](recipe("quickstart_answer_counts")).schema
+    assert found == recipe(f"quickstart_{variant}").schema
+
+
+def test_informed_hard_sharing_reads_the_counts_of_answers_of_its_recipe() -> None:
+    config = recipe("quickstart_answer_counts")
+    found = VARIANTS["mmoe_evidence"](config).schema
+    assert (found.satisfaction, found.counts) == (config.schema.satisfaction, config.schema.counts)
+
+
+ADDED = ("without_counts", "answer_counts")
+COUNTED = [name for name in RECIPES if name not in BASES and name not in ADDED] + ["easq", "quickstart"]
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -89,7 +153,14 @@ def test_recipes_of_the_worlds_read_the_usual_counts(name: str) -> None:
     assert schema.counts and with_usual_counts(schema) == schema
 
 
-@pytest.mark.parametrize("name", ["movielens", "movielens_20m", "kuairand", "kuairand_main_only"])
+@pytest.mark.parametrize("name", ["movielens", "movielens_20m"])
+def test_recipes_of_movielens_read_the_usual_counts_of_answers(name: str) -> None:
+    schema = recipe(name).schema
+    assert schema.satisfaction and with_usual_answer_counts(schema) == schema
+    assert recipe(f"{name}_main_only").schema == without_answer_counts(schema) == without_counts(schema)
+
+
+@pytest.mark.parametrize("name", ["movielens_main_only", "kuairand", "kuairand_main_only"])
 def test_recipes_of_other_data_read_no_counts(name: str) -> None:
     schema = recipe(name).schema
     assert without_counts(schema) == schema

@@ -131,8 +131,53 @@ def test_counts_round_trip() -> None:
     assert from_dict(FeatureSchema, json.loads(json.dumps(to_dict(schema)))) == schema
 
 
+def test_counts_of_answers_round_trip() -> None:
+    """An outcome that has the name `answer` is another count."""
+    text = (
+        COUNTED
+        + """
+[[counts]]
+name = "satisfied"
+of = "answer"
+keys = ["video_id"]
+
+[[counts]]
+name = "answered"
+outcome = "answer"
+
+[[satisfaction]]
+name = "satisfied"
+kind = "count"
+smoothing = 3
+"""
+    )
+    schema = parse_schema(f"count_bucket_minutes = 15\n{GOOD}{text}", "schema.toml")
+    assert schema.counts[3:] == (
+        Count(name="satisfied", of="answer", keys=("video_id",)),
+        Count(name="answered", outcome="answer"),
+    )
+    assert schema.satisfaction == (Feature(name="satisfied", kind="count", smoothing=3.0),)
+    assert schema.count_features == (schema.candidate[-1], *schema.satisfaction)
+    assert parse_schema(schema_to_toml(schema), "") == schema
+    assert from_dict(FeatureSchema, json.loads(json.dumps(to_dict(schema)))) == schema
+
+
 @pytest.mark.parametrize(
-    "schema", [*(base().schema for base in BASES.values()), recipe("kuairand_counts").schema, SCHEMA]
+    ("change", "expected"),
+    [
+        ('[[satisfaction]]\nname = "length"\nkind = "count"', "schema.satisfaction=['length'] is not allowed: unique"),
+        ('[[satisfaction]]\nname = "x"\nkind = "float"', "schema.satisfaction=['x'] is not allowed: features of kind"),
+        ('[[satisfaction]]\nname = "x"\ntable = "videos"', "[[satisfaction]] #1: table: 'videos' is not a table"),
+        ('[[count_ranges]]\nname = "x"\ncolumn = "y"\nedges = [1]\n[[satisfaction]]\nname = "x"\nkind = "count"',
+         "schema.count_ranges=['x'] is not allowed: names that no column"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_the_satisfaction_features_is_named(change: str, expected: str) -> None:
+    assert any(line.startswith(expected) for line in problems(f"{GOOD}{change}\n"))
+
+
+@pytest.mark.parametrize(
+    "schema", [*(base().schema for base in BASES.values()), recipe("kuairand_counts_answer_counts").schema, SCHEMA]
 )
 def test_a_written_schema_loads_to_an_equal_schema(schema: FeatureSchema, tmp_path: Path) -> None:
     file = tmp_path / "schema.toml"
@@ -191,7 +236,10 @@ def test_integer_weights_become_floats() -> None:
         ('name = "likes"', 'name = "video_id"', "schema.counts=['video_id'] is not allowed: names that no"),
         ('name = "likes"', 'name = "like"', "schema.counts=['like'] is not allowed: names that no other column"),
         ('name = "all-likes_7d"', 'name = "likes"', "[[counts]] #2: name: 'likes' is already that of #1: choose"),
-        ('outcome = "like"', "", '[[counts]] #1: outcome: missing: add outcome = "..."'),
+        ('outcome = "like"', "", "[[counts]] #1: count likes: outcome=None is not allowed: the column of an outcome"),
+        ('outcome = "like"', 'of = "like"', "[[counts]] #1: of: is 'like', expected"),
+        ('outcome = "like"', 'outcome = "like"\nof = "answer"', "[[counts]] #1: count likes: outcome='like' is not"),
+        ('outcome = "like"', 'of = "answer"', "schema.candidate: counts=['popularity'] is not allowed: no counts of"),
         ("half_life_h = 24", "half_life_h = 0", "[[counts]] #1: count likes: half_life_h=0.0 is not allowed: more"),
         ('"user.region"]', '"video_id"]', "[[counts]] #1: count likes: keys=('video_id', 'video_id') is not allow"),
         ('keys = ["video_id", "user.region"]', 'keys = "video_id"', "[[counts]] #1: keys: is 'video_id', expected a"),

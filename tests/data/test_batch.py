@@ -290,7 +290,7 @@ def test_an_unaligned_batch_has_no_ids_for_the_satisfaction_tower(tmp_path: Path
 def test_moving_a_batch_moves_every_tensor(tmp_path: Path) -> None:
     batch = answered_batch(tmp_path)
     before = tensors(batch)
-    assert len(before) == 21
+    assert len(before) == 22
     moved = batch.to(torch.device("meta"))
     assert {name: tensor.device.type for name, tensor in tensors(moved).items()} == dict.fromkeys(before, "meta")
     assert {tensor.device.type for tensor in tensors(batch).values()} == {"cpu"}

@@ -56,6 +56,7 @@ SCHEMA = FeatureSchema(
     ),
     outcomes=(Outcome(name="like", weight=1.0),),
     satisfaction_dim=8,
+    satisfaction=(Feature(name="asked", kind="count", source="likes", smoothing=4.0),),
 )
 LAYOUT = Layout.of(SCHEMA)
 
@@ -197,6 +198,7 @@ def check(batch: RequestBatch, rows: list[Row]) -> None:
         "user_float_RF": [floats(SCHEMA.user_floats, user) for user in users],
         "history_float_HF": [floats(SCHEMA.history_floats, entry) for row in rows for entry in row["history"]],
         "float_NF": [floats(SCHEMA.floats, candidate) for candidate in candidates],
+        "satisfaction_NF": [floats(SCHEMA.satisfaction, candidate) for candidate in candidates],
     }
     for name, wanted in numbers.items():
         tensor = getattr(batch, name)
@@ -229,6 +231,7 @@ def test_a_blank_request_has_zeros(tmp_path: Path) -> None:
     assert batch.user_float_RF.tolist() == [[0.0] * 3]
     assert batch.history_float_HF.shape == (0, 4)
     assert batch.float_NF.tolist() == [[0.0] * 10]
+    assert batch.satisfaction_NF.tolist() == [[0.0] * 3]
 
 
 def test_candidates_that_the_satisfaction_tower_does_not_read_have_no_weights(tmp_path: Path) -> None:

@@ -54,6 +54,24 @@ def _with(schema: pa.Schema, name: str, dtype: pa.DataType) -> pa.Schema:
     return schema.set(schema.get_field_index(name), pa.field(name, dtype))
 
 
+def test_a_file_without_counts_of_answers_gets_one_line_that_says_how_to_get_them(tmp_path: Path) -> None:
+    """Also if there is one count only, and next to missing counts of outcomes."""
+    of_answers = [Count(name=f"{key}_answer", of="answer", keys=(key,)) for key in ("video_id", "author_id")]
+    layout = Layout.of(with_counts(SCHEMA, of_answers[:1]))
+    line, _ = _schema_error(tmp_path, arrow_schema(), layout).splitlines()[1:]
+    assert line == (
+        "  has none of the counts of answers that the schema reads (candidates.video_id_answer): add them with "
+        "`easq-rec data counts`, or train a recipe that ends in _without_answer_counts"
+    )
+    counts = [Count(name=f"{key}_like", outcome="like", keys=(key,)) for key in ("video_id", "author_id")]
+    layout = Layout.of(with_counts(SCHEMA, [*counts, *of_answers]))
+    one, other, _ = _schema_error(tmp_path, arrow_schema(), layout).splitlines()[1:]
+    assert one.startswith("  has none of the 2 counts that the schema reads (candidates.video_id_like, ...): add them")
+    assert other.startswith(
+        "  has none of the 2 counts of answers that the schema reads (candidates.video_id_answer, ."
+    )
+
+
 def test_a_file_without_counts_gets_one_line_for_all_of_them(tmp_path: Path) -> None:
     counts = [Count(name=f"{key}_like", outcome="like", keys=(key,)) for key in ("video_id", "author_id")]
     layout = Layout.of(with_counts(SCHEMA, counts))

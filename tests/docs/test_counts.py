@@ -38,9 +38,10 @@ def test_the_commands_and_the_lookup_work_as_written(tmp_path: Path, warm: Warm)
 
 
 def test_the_shown_schema_is_one() -> None:
-    part, interval = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    part, answers, interval = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
     assert interval == "bucket_minutes = 1440\n"
-    part += interval
+    part += interval + answers
     first, rest = part.split("\n", 1)
     schema = parse_schema(f"{first}\n{schema_to_toml(without_counts(quickstart().schema))}\n{rest}", "schema.toml")
-    assert [count.name for count in schema.counts] == [f.name for f in schema.candidate if f.kind == "count"]
+    assert [count.name for count in schema.counts] == [feature.name for feature in schema.count_features]
+    assert [feature.name for feature in schema.satisfaction] == ["video_answer"]

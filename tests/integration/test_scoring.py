@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -119,8 +120,9 @@ def _training_scores(run_dir: Path, world: Path) -> dict[tuple[int, int], float]
 
 @pytest.mark.integration
 def test_requests_without_counts_get_those_of_the_run(tmp_path: Path, warm: Warm) -> None:
-    """Scores with counts that `score` looks up in the run's table equal those with the columns that the pass over a
-    longer log writes for the same requests. Without a table, and with one too many, the error says what to do."""
+    """Scores with counts that `score` looks up in the run's table, of outcomes and of answers, equal those with the
+    columns that the pass over a longer log writes for the same requests. Without a table, and with one too many, the
+    error says what to do."""
     from easq_rec.data.count_files import read_counts
 
     world = tmp_path / "world"
@@ -133,15 +135,14 @@ def test_requests_without_counts_get_those_of_the_run(tmp_path: Path, warm: Warm
 
     def counted(directory: Path, name: str) -> Path:
         # All counts go on: the later requests are in the held-out period.
-        call("data", "counts", directory, "--recipe", "quickstart_counts", "--holdout", 0, "--out", tmp_path / name)
+        call("data", "counts", directory, "--recipe", recipe, "--holdout", 0, "--out", tmp_path / name)
         return tmp_path / name
 
+    recipe = "quickstart_answer_counts"
     past = counted(world, "past")
     run = tmp_path / "run"
     options = ("--model.residual", "True", "--trainer.max-steps", "20", "--trainer.batch-size", "16")
-    warm.run(
-        warm.python, "easq_rec/train.py", "quickstart_counts", "--data", str(past), "--run-dir", str(run), *options
-    )
+    warm.run(warm.python, "easq_rec/train.py", recipe, "--data", str(past), "--run-dir", str(run), *options)
     table = pa.concat_tables(pq.read_table(file) for file in sorted((world / "requests").glob("*.parquet")))
     later = table.slice(len(table) - 40)
     times = read_counts(run / "counts").now_ms + np.arange(40)
@@ -152,11 +153,13 @@ def test_requests_without_counts_get_those_of_the_run(tmp_path: Path, warm: Warm
     for name, part in (("longer", pa.concat_tables([table, later])), ("later", _without_labels(later))):
         (tmp_path / name / "requests").mkdir(parents=True)
         pq.write_table(part, tmp_path / name / "requests" / "part.parquet")
+    shutil.copytree(world / "answers", tmp_path / "longer" / "answers")
     whole = pq.read_table(counted(tmp_path / "longer", "all") / "requests").slice(len(table))
     assert whole["request_id"].to_pylist() == ids.tolist()
+    assert any(candidate["video_answer"]["shown"] for row in whole["candidates"].to_pylist() for candidate in row)
     (tmp_path / "with").mkdir()
     pq.write_table(whole, tmp_path / "with" / "part.parquet")
-    base = ("score", "--run", run, "--output", tmp_path / "scores.parquet", "--outcomes", "--input")
+    base = ("score", "--run", run, "--output", tmp_path / "scores.parquet", "--outcomes", "--fuse", 0.5, "--input")
     call(*base, tmp_path / "with")
     expected = pq.read_table(tmp_path / "scores.parquet")
     call(*base, tmp_path / "later")

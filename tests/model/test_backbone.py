@@ -67,6 +67,8 @@ class ImpressionRanker:
         h_1D = x_SD[-1:]
         if self.config.schema.satisfaction_dim:
             h_1D = h_1D + self.satisfaction_embeddings(request, candidate) @ self.network.own.weight.T
+        if self.config.schema.satisfaction:
+            h_1D = h_1D + self.satisfaction_numbers(request, candidate) @ self.network.own_numbers.linear.weight.T
         return self.network.satisfaction.reference(h_1D)[0]
 
     def satisfaction_embeddings(self, request: int, candidate: int) -> Tensor:
@@ -80,6 +82,13 @@ class ImpressionRanker:
             pairs = weighted_ids(feature, candidates.children[feature.column], at)
             parts.append(sum((share * weight[value % len(weight)] for value, share in pairs), start=0 * weight[0]))
         return torch.cat(parts)[None]
+
+    def satisfaction_numbers(self, request: int, candidate: int) -> Tensor:
+        """The numbers that only the satisfaction tower reads."""
+        candidates = self.columns.candidates
+        at = int(candidates.offsets[request]) + candidate
+        found = [numbers(f, candidates.children[f.column], at) for f in self.config.schema.satisfaction]
+        return torch.tensor(found).flatten()[None]
 
     def transformer(self, block: TransformerBlock, x_SD: Tensor) -> Tensor:
         tokens, width = x_SD.shape

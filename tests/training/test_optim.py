@@ -92,7 +92,8 @@ def rows_read(config: Config, batches: list[RequestBatch], *, stream_only: bool)
             owners = np.repeat(np.arange(len(counts)), counts) if group == "candidate" else np.arange(len(counts))
             for key, values in kjt.to_dict().items():
                 side, name = key.split(".")
-                feature = next(f for f in getattr(schema, side) if f.name == name)
+                features = schema.satisfaction_ids if side == "satisfaction" else getattr(schema, side)
+                feature = next(f for f in features if f.name == name)
                 for at, owner in enumerate(owners):
                     if owner in requests:
                         first, end = values.offsets()[at], values.offsets()[at + 1]
@@ -102,7 +103,7 @@ def rows_read(config: Config, batches: list[RequestBatch], *, stream_only: bool)
 
 def everything_read(table: str, config: Config, batches: list[RequestBatch]) -> set[int]:
     """Rows of a table of the satisfaction tower that any candidate reads."""
-    (feature,) = (feature for feature in config.schema.satisfaction if feature.table == table)
+    (feature,) = (feature for feature in config.schema.satisfaction_ids if feature.table == table)
     kjts = [batch.candidate for batch in batches if batch.candidate is not None]
     return {row for kjt in kjts for row in kjt[f"satisfaction.{feature.name}"].values().tolist()}
 

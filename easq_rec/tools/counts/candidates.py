@@ -1,29 +1,32 @@
 """Candidates of a row group as arrays, and row groups with more columns of the candidates.
 
-Shape suffixes: R requests, N candidates of all requests.
+Shape suffixes: R requests, N candidates of all requests, A answers, C codes of answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.bad_rows import Place, check, no_nulls
 from easq_rec.data.columns import Array, Ragged, Rows
 from easq_rec.data.count_keys import CANDIDATES, key_columns, key_ids
-from easq_rec.data.counts import CountedImpressions
+from easq_rec.data.counts import CountedImpressions, take
 from easq_rec.data.dataset import TIME
 from easq_rec.data.decode import one_chunk
-from easq_rec.data.kinds import A_LIST, COUNT_FIELDS, Column, offsets, read
+from easq_rec.data.kinds import A_LIST, COUNT_FIELDS, NO_TIME, Column, offsets, read
 from easq_rec.data.layout import Layout, leaf_types
+from easq_rec.data.published_counts import Impressions
 from easq_rec.errors import UserError
 
 KNOWN, WATCHED = "candidates.known_ms", "candidates.watch_ms"
+ANSWER, ANSWERED = "candidates.answer", "candidates.answered_at_ms"
 COUNT = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in COUNT_FIELDS])
 """Arrow type of a count."""
 
@@ -34,17 +37,20 @@ class Candidates:
 
     request_ms_N: Rows
     """Time of the request of each."""
-    impressions: CountedImpressions
-    """Their ids; outcomes and the times at which they were known if they were read, else none."""
+    ids: Mapping[str, Array | Ragged]
+    """By key of a count, the ids of each."""
+    impressions: CountedImpressions | None
+    """Those that are counted; None: none is."""
 
 
-def count_layout(schema: FeatureSchema, file_schema: pa.Schema, where: str, *, outcomes: bool) -> Layout:
+def count_layout(schema: FeatureSchema, file_schema: pa.Schema, where: str, *, counted: Impressions | None) -> Layout:
     """The columns that counts need.
 
     Args:
         file_schema: of one file; keys may be integers or lists of integers there.
         where: names the file.
-        outcomes: whether outcomes and their times are read, too.
+        counted: which counts the impressions of the file enter, so that outcomes or answers are read, with their times;
+            None: they are only looked up.
 
     Raises:
         UserError: a count has two keys that are lists, or the candidates already have a column with its name.
@@ -55,11 +61,13 @@ def count_layout(schema: FeatureSchema, file_schema: pa.Schema, where: str, *, o
         path = f"{CANDIDATES}.{count.name}"
         if any(found == path or found.startswith(f"{path}.") for found in types):
             raise UserError(f"{where}: already has a column {path}: start from data without it, or rename the count")
-    if outcomes:
-        names = dict.fromkeys(count.outcome for count in schema.counts)
-        columns += [Column(path=f"{CANDIDATES}.{name}", kind="float") for name in names]
+    if counted == "outcome":
+        columns += [Column(path=f"{CANDIDATES}.{name}", kind="float") for name in _outcomes(schema)]
         time = next((path for path in (KNOWN, WATCHED) if path in types), None)
         columns += [] if time is None else [Column(path=time, kind="id")]
+    elif counted == "answer":
+        columns.append(Column(path=ANSWER, kind="answer", answers=schema.answers))
+        columns.append(Column(path=ANSWERED, kind="optional_time"))
     return Layout(schema=schema, columns=tuple({column.path: column for column in columns}.values()))
 
 
@@ -67,7 +75,8 @@ def read_candidates(table: pa.Table, layout: Layout, place: Place) -> Candidates
     """Reads a row group.
 
     Raises:
-        BadRows: a null, an outcome that is not from 0 to 1, or one that was known before its request.
+        BadRows: a null, an outcome that is not from 0 to 1, an answer that the scale does not have, or one of them that
+            was known before its request.
     """
     columns = {column.path: column for column in layout.columns}
     lists = one_chunk(table.column(CANDIDATES))
@@ -95,31 +104,58 @@ def read_candidates(table: pa.Table, layout: Layout, place: Place) -> Candidates
         return found
 
     request_ms_N = number(TIME)
-    counts = layout.schema.counts
     ids = key_ids(layout.schema, value)
-    outcomes: dict[str, Array] = {}
-    for name in dict.fromkeys(count.outcome for count in counts):
-        path = f"{CANDIDATES}.{name}"
-        if path in columns:
-            outcomes[name] = number(path)
-            wrong = (outcomes[name] < 0) | (outcomes[name] > 1)
-            check(wrong, outcomes[name], path, place, owner_N, "an outcome from 0 to 1")
-    known_ms_N = request_ms_N
+    impressions = None
+    # An outcome may be called `answer`, too.
+    if ANSWER in columns and columns[ANSWER].kind == "answer":
+        answer_N, known_ms_N = number(ANSWER), number(ANSWERED)
+        found = np.where(known_ms_N == NO_TIME, "null", known_ms_N.astype(str))
+        early = (answer_N != NO_ANSWER) & (known_ms_N < request_ms_N)
+        check(early, found, ANSWERED, place, owner_N, "a time at or after the request's timestamp_ms, for an answer")
+        # Only answered candidates are impressions of these counts.
+        rows = np.flatnonzero(answer_N != NO_ANSWER)
+        scale = layout.schema.answers
+        degree_C = np.array(list(scale.satisfaction.values()))
+        degree_A = degree_C[answer_N[rows] - scale.first]
+        impressions = CountedImpressions(ids=take(ids, rows), known_ms=known_ms_N[rows], outcomes={"answer": degree_A})
+    elif names := [name for name in _outcomes(layout.schema) if f"{CANDIDATES}.{name}" in columns]:
+        outcomes = {name: number(f"{CANDIDATES}.{name}") for name in names}
+        for name, outcome_N in outcomes.items():
+            wrong = (outcome_N < 0) | (outcome_N > 1)
+            check(wrong, outcome_N, f"{CANDIDATES}.{name}", place, owner_N, "an outcome from 0 to 1")
+        known_ms_N = _known_ms(columns, number, request_ms_N, len(lists), place, owner_N)
+        impressions = CountedImpressions(ids=ids, known_ms=known_ms_N, outcomes=outcomes)
+    return Candidates(request_ms_N=request_ms_N, ids=ids, impressions=impressions)
+
+
+def _known_ms(
+    columns: Container[str],
+    number: Callable[[str], Array],
+    request_ms_N: Rows,
+    requests: int,
+    place: Place,
+    owner_N: Rows,
+) -> Rows:
+    """When the outcome of each candidate was known. Raises BadRows if that is before its request."""
     if KNOWN in columns:
         known_ms_N = number(KNOWN)
         early = known_ms_N < request_ms_N
         check(early, known_ms_N, KNOWN, place, owner_N, "a time at or after the request's timestamp_ms")
-    elif WATCHED in columns:
+        return known_ms_N
+    if WATCHED in columns:
         watched_N = number(WATCHED)
         check(watched_N < 0, watched_N, WATCHED, place, owner_N, "0 or more milliseconds")
         # The times within a request are not known. Videos are watched one after another, so the end of the last watch
         # is never too early for any of them.
-        together_R = np.zeros(len(lists), np.int64)
+        together_R = np.zeros(requests, np.int64)
         np.add.at(together_R, owner_N, watched_N)
-        known_ms_N = request_ms_N + together_R[owner_N]
-    return Candidates(
-        request_ms_N=request_ms_N, impressions=CountedImpressions(ids=ids, known_ms=known_ms_N, outcomes=outcomes)
-    )
+        return request_ms_N + together_R[owner_N]
+    return request_ms_N
+
+
+def _outcomes(schema: FeatureSchema) -> list[str]:
+    """Columns of the outcomes that are counted."""
+    return list(dict.fromkeys(count.outcome for count in schema.counts if count.outcome is not None))
 
 
 def with_counts(table: pa.Table, columns: Mapping[str, npt.NDArray[np.float32]]) -> pa.Table:

@@ -15,15 +15,16 @@ from easq_rec.data import files
 from easq_rec.data.count_files import FOLDER, write_counts
 from easq_rec.data.counts import MINUTE_MS
 from easq_rec.data.dataset import split
-from easq_rec.data.published_counts import PublishedCounts
+from easq_rec.data.published_counts import Impressions, PublishedCounts
 from easq_rec.data.writer import check_unused, published
 from easq_rec.errors import UserError
 from easq_rec.tools.counts.log import Log
 from easq_rec.tools.counts.publisher import Publisher
 
 DATASETS = ("requests", "answers")
-COUNTED = "requests"
-"""The dataset whose impressions are counted."""
+COUNTED: dict[str, Impressions] = {"requests": "outcome", "answers": "answer"}
+"""What is counted of the impressions of a dataset."""
+REQUESTS, ANSWERS = COUNTED
 
 
 def add_counts(
@@ -36,8 +37,10 @@ def add_counts(
 ) -> str:
     """Writes a data directory with counts to `out` and returns a summary.
 
-    The impressions of `requests/` are counted. Candidates of every dataset, also of those in folders such as
-    `random/requests/`, are looked up. Other files are copied. The counts after the last request go to `counts/`.
+    The impressions of `requests/` are counted, and for counts of answers those of `answers/` that have one. Candidates
+    of every dataset, also of those in folders such as
+    `random/requests/`, are looked up. Other files are copied. The counts after the last request go to
+    `counts/`.
 
     Args:
         holdout: last fraction of the time line that training holds out: frozen counts are frozen at its beginning.
@@ -53,20 +56,26 @@ def add_counts(
     if not schema.counts:
         raise UserError("the schema declares no counts: add [[counts]] to it, or name a recipe that ends in _counts")
     check_unused(out)
-    if not files.is_dir(files.join(directory, COUNTED)):
-        raise UserError(f"{where}: it has no folder {COUNTED}/ (see docs/reference/data-contract.md)")
+    if not files.is_dir(files.join(directory, REQUESTS)):
+        raise UserError(f"{where}: it has no folder {REQUESTS}/ (see docs/reference/data-contract.md)")
+    of_answers = [count.name for count in schema.counts if count.of == "answer"]
+    if of_answers and not files.is_dir(files.join(directory, ANSWERS)):
+        raise UserError(
+            f"{where}: it has no folder {ANSWERS}/, and the schema counts answers ({', '.join(of_answers)}): leave "
+            "these counts out, or name a recipe that ends in _without_answer_counts"
+        )
     names = files.all_files(directory)
     if any(name.startswith(f"{FOLDER}/") for name in names):
         raise UserError(f"{where}: already has counts in {FOLDER}/: start from the data without them")
-    _, held_out = split(files.join(directory, COUNTED), holdout)
+    _, held_out = split(files.join(directory, REQUESTS), holdout)
     frozen_ms = sorted(frozen_after_ms) if frozen_after_ms is not None else [held_out.start_ms] if holdout else []
     if frozen_after_ms is not None and not any(count.frozen for count in schema.counts):
         raise UserError("--frozen-after: no count of the schema has frozen = true: set it, or leave the option out")
     datasets = {name: dataset for name in names if (dataset := _dataset(name)) is not None}
     with published(out) as folder:
         logs = {
-            dataset: Log(files.join(directory, dataset), folder / dataset, schema, outcomes=dataset == COUNTED)
-            for dataset in sorted(set(datasets.values()), key=lambda dataset: dataset != COUNTED)
+            dataset: Log(files.join(directory, dataset), folder / dataset, schema, counted=_counted(dataset, schema))
+            for dataset in sorted(set(datasets.values()), key=lambda dataset: dataset != REQUESTS)
         }
         counts = _run(list(logs.values()), schema, frozen_ms)
         write_counts(counts, folder / FOLDER)
@@ -81,6 +90,12 @@ def _dataset(name: str) -> str | None:
     folders = name.split("/")[:-1]
     place = next((place for place, folder in enumerate(folders) if folder in DATASETS), None)
     return "/".join(folders[: place + 1]) if place is not None and name.endswith(".parquet") else None
+
+
+def _counted(dataset: str, schema: FeatureSchema) -> Impressions | None:
+    """Which counts of a schema the impressions of a dataset enter; None: they are only looked up."""
+    of = COUNTED.get(dataset)
+    return of if any(count.of == of for count in schema.counts) else None
 
 
 def _run(logs: list[Log], schema: FeatureSchema, frozen_ms: Sequence[int]) -> PublishedCounts:

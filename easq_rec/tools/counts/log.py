@@ -19,6 +19,7 @@ from easq_rec.data.counts import MINUTE_MS, by_bucket, take
 from easq_rec.data.dataset import TIME, RequestDataset, RowGroup
 from easq_rec.data.kinds import COUNT_FIELDS, Column
 from easq_rec.data.layout import Layout
+from easq_rec.data.published_counts import Impressions
 from easq_rec.data.writer import open_writer
 from easq_rec.tools.counts.candidates import Candidates, count_layout, counted_schema, read_candidates, with_counts
 from easq_rec.tools.counts.publisher import Publisher
@@ -32,19 +33,22 @@ class Log:
     Args:
         location: folder of the dataset.
         out: folder to write: the same files, row groups, rows and columns, and the counts.
-        outcomes: whether its impressions are counted. A dataset that repeats requests only looks them up.
+        counted: which counts its impressions enter: those of outcomes, those of answers, or None, if they are only
+            looked up.
 
     Raises:
         UserError: files are missing, unreadable, not in the order of time, or without the columns that counts need.
     """
 
-    def __init__(self, location: files.Location, out: Path, schema: FeatureSchema, *, outcomes: bool) -> None:
+    def __init__(
+        self, location: files.Location, out: Path, schema: FeatureSchema, *, counted: Impressions | None
+    ) -> None:
         self._names = [count.name for count in schema.counts]
         self._width = schema.count_bucket_minutes * MINUTE_MS
-        self._outcomes = outcomes
+        self._counted = counted
         timed = RequestDataset(location, Layout(schema=schema, columns=(Column(path=TIME, kind="id"),)))
         where = files.display_name(location)
-        self._layout = count_layout(schema, timed.file_schema, where, outcomes=outcomes)
+        self._layout = count_layout(schema, timed.file_schema, where, counted=counted)
         self._dataset = RequestDataset(location, self._layout)
         self._dataset.check_time_order("data counts")
         self._ahead = deque(self._dataset.row_groups)
@@ -93,8 +97,8 @@ class Log:
         table = self._dataset.stored(group)
         place = Place(file=files.display_name(group.file), row_group=group.index)
         candidates = read_candidates(table, self._layout, place)
-        if self._outcomes:
-            publisher.add(candidates.impressions)
+        if self._counted is not None and candidates.impressions is not None:
+            publisher.add(candidates.impressions, self._counted)
         self.candidates += len(candidates.request_ms_N)
         self._held.append(_Held(group, table, candidates, self._names, self._width))
         return len(table)
@@ -113,7 +117,7 @@ class _Held:
             name: np.zeros((count, len(COUNT_FIELDS)), np.float32) for name in names
         }
         """(N, 3) by name."""
-        self._ids = candidates.impressions.ids
+        self._ids = candidates.ids
         self._open: deque[tuple[int, Rows]] = deque(by_bucket(candidates.request_ms_N, width))
         """(beginning of the bucket, its candidates) for the buckets to come."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from easq_rec.config.schema import Count, FeatureSchema
 from easq_rec.data.columns import Array, Ragged
 from easq_rec.data.counts import MINUTE_MS, Counted, CountedImpressions, CountState
-from easq_rec.data.published_counts import PublishedCounts, by_interval
+from easq_rec.data.published_counts import Impressions, PublishedCounts, by_impressions
 from easq_rec.tools.counts.waiting import Waiting
 
 
@@ -27,19 +27,21 @@ class Publisher:
         # day stays as it was frozen before until the hour of the next freezing.
         frozen_ms = [ms // width_ms * width_ms for ms in frozen_ms]
         self._series = [
-            _Series(counts, minutes, times)
+            _Series(counts, of, minutes, times)
             for frozen, times in ((False, ()), (True, frozen_ms))
-            for minutes, counts in by_interval(
+            for (of, minutes), counts in by_impressions(
                 [count for count in schema.counts if count.frozen == frozen], schema.count_bucket_minutes
             ).items()
         ]
         self.now_ms = 0
         """Beginning of the bucket that `lookup` is for."""
 
-    def add(self, impressions: CountedImpressions) -> None:
-        """Adds impressions, in any order. Outcomes enter the counts when they are known."""
+    def add(self, impressions: CountedImpressions, of: Impressions) -> None:
+        """Adds impressions, in any order, to the counts of outcomes or to those of answers. They enter the counts when
+        their outcome or answer is known."""
         for series in self._series:
-            series.waiting.add(impressions)
+            if series.of == of:
+                series.waiting.add(impressions)
 
     def advance(self, now_ms: int) -> None:
         """Moves on to the bucket that begins at `now_ms`.
@@ -71,9 +73,10 @@ class Publisher:
 
 
 class _Series:
-    """Counts that are published together."""
+    """Counts of the same impressions that are published together."""
 
-    def __init__(self, counts: Sequence[Count], minutes: int, frozen_ms: Sequence[int]) -> None:
+    def __init__(self, counts: Sequence[Count], of: Impressions, minutes: int, frozen_ms: Sequence[int]) -> None:
+        self.of = of
         self.state = CountState(counts, minutes)
         self.waiting = Waiting(minutes * MINUTE_MS)
         self.seen = self.state

@@ -69,6 +69,8 @@ class Draft:
     table_of: dict[str, str] = field(default_factory=dict)
     """Table by the path of an id column."""
     features: dict[str, list[Feature]] = field(default_factory=lambda: {"user": [], "history": [], "candidate": []})
+    satisfaction: list[Feature] = field(default_factory=list)
+    """Counts of answers, which only the satisfaction tower may read."""
     outcomes: list[Outcome] = field(default_factory=list)
     declared: CountTable | None = None
     """The declarations of the counts beside the data."""
@@ -87,7 +89,8 @@ class Draft:
         groups: dict[str, Any] = {name: tuple(features) for name, features in self.features.items()}
         # Behaviour after a view is evidence of satisfaction only for impressions that were viewed.
         trigger = next((outcome.name for outcome in self.outcomes if outcome.name.removeprefix("is_") == VIEW), None)
-        used = {feature.column for feature in self.features["candidate"] if feature.kind == "count"}
+        groups["satisfaction"] = tuple(self.satisfaction)
+        used = {f.column for f in (*self.features["candidate"], *self.satisfaction) if f.kind == "count"}
         if self.declared is not None and used:
             groups["counts"] = tuple(count for count in self.declared.counts if count.name in used)
             groups["count_bucket_minutes"] = self.declared.bucket_minutes
@@ -186,6 +189,7 @@ def _counts(columns: Mapping[str, ColumnStats]) -> dict[str, list[ColumnStats]]:
 
 def _use_counts(made: Draft, requests: DatasetStats, counts: Mapping[str, list[ColumnStats]]) -> None:
     """Makes a feature of each count, if the reader accepts all of its numbers."""
+    declared = {count.name: count for count in made.declared.counts} if made.declared is not None else {}
     for path, fields in counts.items():
         nulls = requests.null_structs.get(path, 0)
         broken = f"{nulls:,} null" if nulls else next(filter(None, map(_broken, fields)), "")
@@ -193,12 +197,15 @@ def _use_counts(made: Draft, requests: DatasetStats, counts: Mapping[str, list[C
         if broken:
             made.left_out[path] = f"{broken}: fill them, and run this again"
         else:
-            made.features["candidate"].append(Feature(name=name, kind="count"))
+            of_answers = name in declared and declared[name].of == "answer"
+            group = "satisfaction" if of_answers else "candidate"
+            (made.satisfaction if of_answers else made.features["candidate"]).append(Feature(name=name, kind="count"))
             shown, _, prior = (field.mean or 0 for field in fields)
-            about = f"mean of {shown:,.6g} earlier impressions, overall rate {prior:.3%}."
-            if made.declared is None or name not in {count.name for count in made.declared.counts}:
+            what = "answers" if of_answers else "impressions"
+            about = f"mean of {shown:,.6g} earlier {what}, overall rate {prior:.3%}."
+            if name not in declared:
                 about += " Declare it in [[counts]] for `easq-rec data counts`."
-            made.notes["candidate", name] = about
+            made.notes[group, name] = about
 
 
 def _use_weighted(made: Draft, group: str, path: str, ids: ColumnStats, weights: ColumnStats) -> None:

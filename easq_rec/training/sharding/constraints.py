@@ -36,7 +36,7 @@ def allowed_types(schema: FeatureSchema, table: Table, device: torch.device) -> 
 
 def summed(schema: FeatureSchema, table: Table) -> bool:
     """Whether the bags of a table are sums. Bags of single ids are."""
-    bags = (*schema.user, *schema.pooled, *schema.satisfaction)
+    bags = (*schema.user, *schema.pooled, *schema.satisfaction_ids)
     return not any(bag.table == table.name and bag.kind == "id_list" and bag.pooling == "mean" for bag in bags)
 
 

@@ -35,9 +35,9 @@ def counted(
             for other in combinations(impression.ids, count):
                 if other == key:
                     shown += weight(impression, count, now)
-                    happened += weight(impression, count, now) * impression.outcomes[count.outcome]
+                    happened += weight(impression, count, now) * impression.outcomes[count.counted]
     every = sum(weight(impression, count, now) for impression in earlier)
-    good = sum(weight(impression, count, now) * impression.outcomes[count.outcome] for impression in earlier)
+    good = sum(weight(impression, count, now) * impression.outcomes[count.counted] for impression in earlier)
     return shown / max(len(keys), 1), happened / max(len(keys), 1), (good + 0.5) / (every + 1)
 
 

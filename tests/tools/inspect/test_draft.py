@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from easq_rec.config import World
-from easq_rec.config.counts import DURATION_CLASS
+from easq_rec.config.counts import DURATION_CLASS, with_usual_answer_counts
 from easq_rec.config.schema import Feature, Outcome, Table
 from easq_rec.config.schema_file import parse_schema
 from easq_rec.data.count_files import counts_beside
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
+from easq_rec.tools.counts.command import add_counts
 from easq_rec.tools.inspect import command
 from easq_rec.tools.inspect.draft import DIM, Draft, table_rows
 from easq_rec.tools.simulation.world import counted_schema, generate
@@ -91,6 +92,19 @@ def test_the_draft_declares_the_counts_beside_the_data(tmp_path: Path) -> None:
     assert made.count_bucket_minutes == wanted.count_bucket_minutes
     assert counts_beside(str(tmp_path / "world"), made) is not None, "training accepts the draft"
     assert "Declare it" not in text and "earlier impressions, overall rate" in text
+
+
+def test_counts_of_answers_are_features_of_the_satisfaction_tower(tmp_path: Path) -> None:
+    generate(World(requests=300, users=90, videos=300, density=2_000.0), tmp_path / "plain", counts=False)
+    wanted = with_usual_answer_counts(counted_schema(1))
+    add_counts(str(tmp_path / "plain"), tmp_path / "world", wanted)
+    command.inspect(str(tmp_path / "world"), tmp_path / "out", None)
+    text = (tmp_path / "out" / "schema.toml").read_text()
+    made = parse_schema(text, "schema.toml")
+    assert made.counts == wanted.counts
+    assert [feature.name for feature in made.satisfaction] == [feature.name for feature in wanted.satisfaction]
+    assert counts_beside(str(tmp_path / "world"), made) is not None, "training accepts the draft"
+    assert "earlier answers, overall rate" in text
 
 
 def test_usable_columns_become_features_and_others_are_left_out(tmp_path: Path) -> None:

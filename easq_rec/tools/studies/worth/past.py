@@ -162,7 +162,7 @@ class _Past:
             read_until(start_ms)
             self._state.add(self._waiting.take_before(start_ms), start_ms)
             found = self._state.lookup(take(ids, rows), len(rows), start_ms)
-            all_A[rows] = self._state.overall(self._state.counts[0].outcome, None, start_ms).shown
+            all_A[rows] = self._state.overall(self._state.counts[0].counted, None, start_ms).shown
             for index, count in enumerate(self._state.counts):
                 one = found[count.name]
                 table[index, 0, rows], table[index, 1, rows], table[index, 2, rows] = (
