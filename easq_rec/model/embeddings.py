@@ -88,20 +88,20 @@ class Embedded:
         candidate: Any,
         *,
         satisfaction: bool,
-        satisfaction_NG: Tensor | None,
+        satisfaction_NF: Tensor | None,
     ) -> Embedded:
         """Puts what `RequestEmbeddings` returned into the order of the schema, and the float features behind it.
 
         Args:
             satisfaction: whether `candidate` has the satisfaction tower's embeddings.
-            satisfaction_NG: numbers that only the satisfaction tower reads, encoded; None: there are none.
+            satisfaction_NF: numbers that only the satisfaction score reads; None: there are none.
         """
         # Sharded tables wait for their exchange when their output is first read. The history's is the largest and is
         # read last. In backward, what was read last sends its gradients first.
         user_RM = _in_order(user, [f"user.{f.name}" for f in schema.user_ids])
         pooled = candidate.to_dict() if candidate is not None else {}
         own = [pooled[f"satisfaction.{f.name}"] for f in schema.satisfaction_ids if satisfaction]
-        own += [] if satisfaction_NG is None else [satisfaction_NG]
+        own += [] if satisfaction_NF is None else [satisfaction_NF]
         history = [sequence[f"history.{f.name}"].values() for f in schema.history_ids]
         shared = {feature.name for feature in schema.shared}
         features = [

@@ -19,10 +19,10 @@ from easq_rec.config import Model
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import RequestBatch
 from easq_rec.kernels.jagged import Lists
+from easq_rec.model.answer_rates import AnswerRates
 from easq_rec.model.backbones.build import build_backbone
 from easq_rec.model.embeddings import Embedded
 from easq_rec.model.lora import AdaptedLinear, Stream, merged_once
-from easq_rec.model.own_numbers import OwnNumbers
 from easq_rec.model.residual import CountResidual
 from easq_rec.model.tokens import Tokenizer, Tokens
 from easq_rec.model.towers import Experts, MoETower, TowerOutput
@@ -110,14 +110,14 @@ class RankingNetwork(nn.Module):
         self.satisfaction: MoETower | None = None
         self.smoothed: MoETower | None = None
         self.own: nn.Linear | None = None
-        self.own_numbers: OwnNumbers | None = None
+        self.answer_rates: AnswerRates | None = None
         self.own_width = len(schema.satisfaction_ids) * schema.satisfaction_dim
         if config.satisfaction is not None:
             if self.own_width:
                 # No bias, because the layers of the tower have one.
                 self.own = nn.Linear(self.own_width, config.dim, bias=False)
             if schema.satisfaction:
-                self.own_numbers = OwnNumbers(schema.satisfaction, config.dim, config.quantiles)
+                self.answer_rates = AnswerRates(schema.satisfaction)
             self.satisfaction = MoETower(config.dim, config.satisfaction, shared=shared)
             if smoothing:
                 self.smoothed = copy.deepcopy(self.satisfaction).requires_grad_(False)
@@ -164,7 +164,7 @@ class RankingNetwork(nn.Module):
     def pathway(self) -> list[nn.Parameter]:
         """Adapters and satisfaction tower: parameters without gradients in steps that do not align."""
         adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
-        towers = [module for module in (self.satisfaction, self.own, self.own_numbers) if module is not None]
+        towers = [module for module in (self.satisfaction, self.own, self.answer_rates) if module is not None]
         return adapters + [parameter for module in towers for parameter in module.parameters()]
 
     def _beside(self, part: BatchPart, batch: RequestBatch) -> Tensor | None:
@@ -179,14 +179,17 @@ class RankingNetwork(nn.Module):
         return added_NO
 
     def _score(self, tower: MoETower, h_ND: Tensor, satisfaction_NP: Tensor | None) -> TowerOutput:
-        """Output of a satisfaction tower for representations and what only this tower reads."""
-        if satisfaction_NP is not None:
-            embedded_NP, number_NP = satisfaction_NP.tensor_split([self.own_width], dim=-1)
-            if self.own is not None:
-                h_ND = h_ND + self.own(embedded_NP)
-            if self.own_numbers is not None:
-                h_ND = h_ND + self.own_numbers(number_NP)
-        return _float(tower(h_ND, self.shared))
+        """Output of a satisfaction tower for representations and what only this tower reads, plus the score of the
+        counts of answers."""
+        if satisfaction_NP is None:
+            return _float(tower(h_ND, self.shared))
+        embedded_NP, number_NF = satisfaction_NP.tensor_split([self.own_width], dim=-1)
+        if self.own is not None:
+            h_ND = h_ND + self.own(embedded_NP)
+        output = _float(tower(h_ND, self.shared))
+        if self.answer_rates is None:
+            return output
+        return dataclasses.replace(output, score_N=output.score_N + self.answer_rates(number_NF))
 
     def _answered(self, h_ND: Tensor, whole: BatchPart, batch: RequestBatch) -> TowerOutput:
         """Satisfaction scores of the answered candidates, with the gradient of the satisfaction loss."""
@@ -246,7 +249,6 @@ class RankingNetwork(nn.Module):
             longest=batch.max_history,
         )
         context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
-        own_numbers = self.own_numbers
         embedded = Embedded.of(
             self.schema,
             self.tokens.numbers(batch),
@@ -254,7 +256,7 @@ class RankingNetwork(nn.Module):
             sequence,
             candidate,
             satisfaction=self.own is not None,
-            satisfaction_NG=None if own_numbers is None else own_numbers.encoder(batch.satisfaction_NF),
+            satisfaction_NF=None if self.answer_rates is None else batch.satisfaction_NF,
         )
         return BatchPart(
             embedded=embedded.scaled(self.schema, batch.user_scale_RU, batch.candidate_scale_NC),

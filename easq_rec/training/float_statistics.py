@@ -14,21 +14,19 @@ from easq_rec.config.schema import FeatureSchema
 from easq_rec.data.batch import collate
 from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.encode import encode
-from easq_rec.model.network import RankingNetwork
+from easq_rec.model.tokens import Tokenizer
 
 ROW_GROUPS, VALUES = 16, 65_536
 """The sample: row groups at equal distances over the time line, and at most that many examples of each group."""
 
 
-def fit_floats(network: RankingNetwork, dataset: RequestDataset, schema: FeatureSchema) -> None:
+def fit_floats(tokens: Tokenizer, dataset: RequestDataset, schema: FeatureSchema) -> None:
     """Reads the sample and fits. All ranks read the same sample, whatever their number."""
     encoders = {
-        "user_float_RF": network.tokens.user_numbers,
-        "history_float_HF": network.tokens.history_numbers,
-        "float_NF": network.tokens.candidate_numbers,
+        "user_float_RF": tokens.user_numbers,
+        "history_float_HF": tokens.history_numbers,
+        "float_NF": tokens.candidate_numbers,
     }
-    if network.own_numbers is not None:
-        encoders["satisfaction_NF"] = network.own_numbers.encoder
     if not any(encoder.encodings for encoder in encoders.values()):
         return
     groups = [group for group in dataset.row_groups if group.kept]

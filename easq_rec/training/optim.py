@@ -119,7 +119,7 @@ def parameter_group(name: str) -> str:
         return "lora"
     if any(f".network.{part}." in name for part in ("main", "wide", "residual")):
         return "main_tower"
-    if any(f".network.{part}." in name for part in ("satisfaction", "own", "own_numbers")):
+    if any(f".network.{part}." in name for part in ("satisfaction", "own", "answer_rates")):
         return "satisfaction_tower"
     if ".network.shared." in name:
         return "shared_experts"

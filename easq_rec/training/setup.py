@@ -98,7 +98,7 @@ def set_up(
         start = checkpoints.load(latest, sharded, train_step.optimizers)
         event("resumed", step=start.step, checkpoint=latest.path.name)
     else:
-        fit_floats(model.ranker.network, sources.train, config.schema)
+        fit_floats(model.ranker.network.tokens, sources.train, config.schema)
 
     stopping = StopAgreement(stop_request, runtime, finite_check, checkpoints)
     log = RunLog(run_dir, config.logging, first_step=start.step, total_steps=total_steps, speaks=runtime.leads)

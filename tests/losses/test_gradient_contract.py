@@ -120,7 +120,7 @@ def group(name: str) -> str:
         "main": "main tower",
         "wide": "main tower",
         "satisfaction": "satisfaction tower",
-        "own_numbers": "satisfaction tower",
+        "answer_rates": "satisfaction tower",
         "tokens": "backbone",
         "backbone": "backbone",
     }[part]

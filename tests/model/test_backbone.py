@@ -67,9 +67,12 @@ class ImpressionRanker:
         h_1D = x_SD[-1:]
         if self.config.schema.satisfaction_dim:
             h_1D = h_1D + self.satisfaction_embeddings(request, candidate) @ self.network.own.weight.T
-        if self.config.schema.satisfaction:
-            h_1D = h_1D + self.satisfaction_numbers(request, candidate) @ self.network.own_numbers.linear.weight.T
-        return self.network.satisfaction.reference(h_1D)[0]
+        score = self.network.satisfaction.reference(h_1D)[0]
+        counts = self.answer_rates(request, candidate)
+        if counts:
+            for weight, (rate, prior) in zip(self.network.answer_rates.weight_C, counts, strict=True):
+                score = score + weight * (rate - prior)
+        return score
 
     def satisfaction_embeddings(self, request: int, candidate: int) -> Tensor:
         """The concatenated embeddings that only the satisfaction tower reads, which are never constants."""
@@ -83,12 +86,17 @@ class ImpressionRanker:
             parts.append(sum((share * weight[value % len(weight)] for value, share in pairs), start=0 * weight[0]))
         return torch.cat(parts)[None]
 
-    def satisfaction_numbers(self, request: int, candidate: int) -> Tensor:
-        """The numbers that only the satisfaction tower reads."""
+    def answer_rates(self, request: int, candidate: int) -> list[tuple[float, float]]:
+        """(logit of the rate, that of the overall rate) of each count of answers."""
         candidates = self.columns.candidates
         at = int(candidates.offsets[request]) + candidate
-        found = [numbers(f, candidates.children[f.column], at) for f in self.config.schema.satisfaction]
-        return torch.tensor(found).flatten()[None]
+        found = []
+        for feature in self.config.schema.satisfaction:
+            column = candidates.children[feature.column]
+            assert not isinstance(column, Ragged)
+            prior = float(column[at][2])
+            found.append((numbers(feature, column, at)[0], math.log(prior / (1 - prior))))
+        return found
 
     def transformer(self, block: TransformerBlock, x_SD: Tensor) -> Tensor:
         tokens, width = x_SD.shape

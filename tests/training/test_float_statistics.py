@@ -13,9 +13,7 @@ import torch
 from easq_rec.config import World, recipes
 from easq_rec.config.schema import Feature, FeatureSchema
 from easq_rec.data.sources import open_sources
-from easq_rec.model.network import RankingNetwork
 from easq_rec.model.tokens import Tokenizer
-from easq_rec.tools.counts.command import add_counts
 from easq_rec.tools.simulation.world import generate
 from easq_rec.training.float_statistics import fit_floats
 
@@ -40,9 +38,9 @@ def schema(encoding: str) -> FeatureSchema:
 def fitted(world: Path, encoding: str, *, rank: int = 0, world_size: int = 1) -> Tokenizer:
     config = dataclasses.replace(recipes.recipe("quickstart_without_counts"), schema=schema(encoding))
     sources = open_sources(config, world, rank=rank, world_size=world_size)
-    network = RankingNetwork(config.schema, config.model, max_history=50)
-    fit_floats(network, sources.train, config.schema)
-    return network.tokens
+    tokens = Tokenizer(config.schema, config.model, 50)
+    fit_floats(tokens, sources.train, config.schema)
+    return tokens
 
 
 def durations(world: Path) -> np.ndarray:
@@ -76,25 +74,4 @@ def test_schemas_without_floats_read_nothing(world: Path, monkeypatch: pytest.Mo
     config = dataclasses.replace(config, schema=dataclasses.replace(config.schema, candidate=ids))
     sources = open_sources(config, world)
     monkeypatch.setattr(type(sources.train), "read", lambda *_: pytest.fail("it reads the data"))
-    network = RankingNetwork(config.schema, config.model, max_history=50)
-    fit_floats(network, sources.train, config.schema)
-
-
-def test_counts_of_answers_are_fitted_to_the_training_period(tmp_path: Path) -> None:
-    generate(World(requests=400, users=60, videos=100, density=500.0), tmp_path / "plain", counts=False)
-    config = recipes.recipe("quickstart_without_counts_answer_counts")
-    add_counts(str(tmp_path / "plain"), tmp_path / "data", config.schema)
-    sources = open_sources(config, tmp_path / "data")
-    network = RankingNetwork(config.schema, config.model, max_history=50)
-    fit_floats(network, sources.train, config.schema)
-    assert network.own_numbers is not None
-    encoder = network.own_numbers.encoder
-    table = pq.read_table(tmp_path / "data" / "requests", columns=["timestamp_ms", "candidates"])
-    rows = table.filter(table["timestamp_ms"].to_numpy() < sources.train_period.end_ms)["candidates"].to_pylist()
-    for place, feature in enumerate(config.schema.satisfaction):
-        counts = [candidate[feature.column] for row in rows for candidate in row]
-        rates = [(c["happened"] + feature.smoothing * c["prior"]) / (c["shown"] + feature.smoothing) for c in counts]
-        logits = np.log(np.divide(rates, np.subtract(1, rates)))
-        for number, values in enumerate((logits, np.log1p([count["shown"] for count in counts]))):
-            assert float(encoder.mean_F[3 * place + number]) == pytest.approx(values.mean(), rel=1e-4)
-            assert float(encoder.deviation_F[3 * place + number]) == pytest.approx(values.std(), rel=1e-3)
+    fit_floats(Tokenizer(config.schema, config.model, 50), sources.train, config.schema)

@@ -12,7 +12,7 @@ from easq_rec.config import Config
 from easq_rec.config.counts import without_answer_counts
 from easq_rec.config.schema import Feature
 from easq_rec.data.batch import RequestBatch
-from easq_rec.model.own_numbers import OwnNumbers
+from easq_rec.model.answer_rates import AnswerRates
 from easq_rec.training.training_model import TrainingModel
 from tests.builders import excite, random_batch, small_config
 
@@ -43,39 +43,39 @@ def outputs(model: TrainingModel, batch: RequestBatch) -> dict[str, Tensor]:
     }
 
 
-def test_numbers_are_standardised_and_projected() -> None:
-    """The overall rate of a count, its third number, is left out."""
-    numbers = OwnNumbers(FEATURES, dim=5, quantiles=4)
-    excite(numbers)
-    value_NF = torch.randn(7, 6) * 3 + 1
-    numbers.encoder.fit(value_NF.numpy())
-    scaled_NF = (value_NF - value_NF.mean(0)) / value_NF.std(0, correction=0)
-    expected_ND = scaled_NF[:, [0, 1, 3, 4]] @ numbers.linear.weight.T
-    torch.testing.assert_close(numbers(numbers.encoder(value_NF)), expected_ND)
-    assert numbers.linear.bias is None
+def test_the_score_is_that_of_naive_bayes() -> None:
+    """Each weight starts at 1 / C. The number of answers, the second number of a count, is not read."""
+    rates = AnswerRates(FEATURES)
+    with torch.no_grad():
+        rates.weight_C.fill_(rates.laws()["weight_C"].value)  # type: ignore[attr-defined]
+    value_NF = torch.randn(7, 6)
+    expected_N = ((value_NF[:, 0] - value_NF[:, 2]) + (value_NF[:, 3] - value_NF[:, 5])) / 2
+    torch.testing.assert_close(rates(value_NF), expected_N)
 
 
-@pytest.mark.parametrize("dim", [0, 8], ids=["numbers only", "with embeddings"])
-def test_the_tower_starts_as_it_does_without_the_numbers(dim: int) -> None:
-    """Their weights start at 0, and all other initial weights are those of a model without them."""
+@pytest.mark.parametrize("dim", [0, 8], ids=["counts only", "with embeddings"])
+def test_without_answers_the_score_starts_as_that_of_the_tower(dim: int) -> None:
+    """A film without answers has the overall rate. All other initial weights are those of a model without counts."""
     one = TrainingModel(config_with(dim=dim), torch.device("cpu"))
     other = TrainingModel(config_with(dim=dim, counts=False), torch.device("cpu"))
-    added = {name: value for name, value in one.state_dict().items() if name not in other.state_dict()}
-    assert {name.split(".")[-2] for name in added} == {"linear", "encoder"}
-    assert all(name.startswith("ranker.network.own_numbers.") for name in added)
-    with_numbers, without = (
-        outputs(model, random_batch(config_with(dim=dim, counts=counts)))
-        for model, counts in ((one, True), (other, False))
-    )
+    added = {name for name in one.state_dict() if name not in other.state_dict()}
+    assert added == {"ranker.network.answer_rates.weight_C"}
+    batch = random_batch(config_with(dim=dim))
+    number_NF = batch.satisfaction_NF.clone()
+    number_NF[:, 0::3] = number_NF[:, 2::3]
+    unanswered = outputs(one, dataclasses.replace(batch, satisfaction_NF=number_NF))
+    without = outputs(other, random_batch(config_with(dim=dim, counts=False)))
     for name, score_N in without.items():
-        assert torch.equal(with_numbers[name], score_N), name
+        assert torch.equal(unanswered[name], score_N), name
 
 
-@pytest.mark.parametrize("dim", [0, 8], ids=["numbers only", "with embeddings"])
+@pytest.mark.parametrize("dim", [0, 8], ids=["counts only", "with embeddings"])
 def test_only_the_satisfaction_tower_reads_the_numbers(dim: int) -> None:
     config = config_with(dim=dim)
     model, batch = model_of(config), random_batch(config)
-    changed = dataclasses.replace(batch, satisfaction_NF=batch.satisfaction_NF + 1.0)
+    # The rates rise, and the overall rates stay.
+    higher_NF = batch.satisfaction_NF + torch.tensor([1.0, 0.0, 0.0]).repeat(len(config.schema.satisfaction))
+    changed = dataclasses.replace(batch, satisfaction_NF=higher_NF)
     before, after = outputs(model, batch), outputs(model, changed)
     assert torch.equal(before["main"], after["main"])
     for name in ("reference", "answered", "evidence"):
@@ -95,7 +95,7 @@ def test_a_candidate_reads_its_own_numbers() -> None:
     answered, evidence = batch.answered_A.tolist(), batch.evidence_candidate_E.tolist()
     for place in (answered[1], evidence[1]):
         numbers_NF = batch.satisfaction_NF.clone()
-        numbers_NF[place] += 1.0
+        numbers_NF[place, 0] += 1.0
         after = outputs(model, dataclasses.replace(batch, satisfaction_NF=numbers_NF))
         for name, rows in (
             ("reference", range(len(before["reference"]))),
@@ -108,13 +108,13 @@ def test_a_candidate_reads_its_own_numbers() -> None:
 
 def test_without_a_satisfaction_tower_nothing_is_built() -> None:
     config = dataclasses.replace(small_config("main_only"), schema=small_config().schema)
-    assert not any("own" in name for name, _ in TrainingModel(config, torch.device("cpu")).named_parameters())
+    assert not any("answer_rates" in name for name, _ in TrainingModel(config, torch.device("cpu")).named_parameters())
 
 
 def test_in_steps_that_do_not_align_the_numbers_have_no_gradient() -> None:
     config = config_with()
     model, batch = model_of(config), random_batch(config, aligned=False)
     model(batch, True)[0].backward()
-    numbers = model.ranker.network.own_numbers
-    assert numbers is not None and numbers.linear.weight.grad is None
-    assert any(parameter is numbers.linear.weight for parameter in model.ranker.network.pathway())
+    rates = model.ranker.network.answer_rates
+    assert rates is not None and rates.weight_C.grad is None
+    assert any(parameter is rates.weight_C for parameter in model.ranker.network.pathway())
