@@ -38,9 +38,8 @@ def add_counts(
     """Writes a data directory with counts to `out` and returns a summary.
 
     The impressions of `requests/` are counted, and for counts of answers those of `answers/` that have one. Candidates
-    of every dataset, also of those in folders such as
-    `random/requests/`, are looked up. Other files are copied. The counts after the last request go to
-    `counts/`.
+    of every dataset, also of those in folders such as `random/requests/`, are looked up. Other files are copied. The
+    counts after the last request go to `counts/`.
 
     Args:
         holdout: last fraction of the time line that training holds out: frozen counts are frozen at its beginning.
