@@ -146,7 +146,7 @@ FAMILIES: dict[str, MethodFamily] = {
             name="action_ranker", role="baseline", kind="added", weights=(0.1, 0.2, 0.35, 0.5), needs_actions=True
         ),
         _trained("evidence_on_policy", "baseline", "policy_evidence", (0.1, 0.3, 1.0, 3.0)),
-        _trained("reward_model", "baseline", "reward", (0.3, 0.6, 1.0, 2.0)),
+        _trained("reward_model", "baseline", "reward", (0.3, 1.0, 3.0, 10.0)),
         _trained("direct", "baseline", "direct", (0.03, 0.1, 0.3, 1.0)),
         _served("shared_bottom", "baseline"),
         _served("mmoe", "baseline"),
