@@ -1,0 +1,36 @@
+"""The page about alignment: its tables are those of the JSON files, and its prose has no other figures."""
+
+from __future__ import annotations
+
+import re
+
+from tests.docs.pages import REPOSITORY
+from tests.docs.test_generated import REMEDY, script
+
+FIGURE = re.compile(r"[+-]?\d+\.\d+")
+MEASURED_ELSEWHERE = "## The base ranker on the worlds"
+"""The last section has tables that a benchmark prints, with the command beside them."""
+
+
+def test_tables_are_those_of_the_json_files() -> None:
+    module = script("science_page")
+    assert module.FILE.read_text(encoding="utf-8") == module.content(), REMEDY
+
+
+def test_every_table_is_on_the_page() -> None:
+    module = script("science_page")
+    assert set(re.findall(r"<!-- table (\S+) -->", module.FILE.read_text("utf-8"))) == set(module.TABLES)
+
+
+def test_figures_of_the_prose_are_in_a_table() -> None:
+    """With its sign, if it has one."""
+    module = script("science_page")
+    page = module.FILE.read_text(encoding="utf-8").split(MEASURED_ELSEWHERE)[0]
+    tables = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    prose = module.BLOCK.sub("", page)
+    # Versions and addresses of articles are no figures.
+    prose = re.sub(r"torch \d+\.\d+\.\d+|arXiv \d+\.\d+|\d+\.\d+\.\d+", "", prose)
+    known = set(FIGURE.findall(tables))
+    known |= {figure.lstrip("+-") for figure in known}
+    strange = [figure for figure in FIGURE.findall(prose) if figure not in known]
+    assert not strange, f"{strange}: not in a table of {module.FILE.relative_to(REPOSITORY)}"
