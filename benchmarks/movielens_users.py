@@ -54,6 +54,13 @@ def compared(runs: dict[str, Path], group: str) -> dict[str, Any]:
     }
 
 
+def shown(difference: dict[str, float | None]) -> str:
+    """A difference with its interval; undefined if a group has too few answers, for example."""
+    if None in difference.values():
+        return "undefined"
+    return "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**difference)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, required=True)
@@ -75,10 +82,7 @@ def main() -> None:
     print("|---" * (len(COLUMNS) + 3) + "|", file=sys.stderr)
     for clock, groups_found in result["clocks"].items():
         for group, found in groups_found.items():
-            cells = [
-                "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**found["metrics"][name]["difference"])
-                for name in COLUMNS
-            ]
+            cells = [shown(found["metrics"][name]["difference"]) for name in COLUMNS]
             print(f"| {clock} | {group} | {found['requests']:,} | " + " | ".join(cells) + " |", file=sys.stderr)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -121,10 +121,29 @@ def movielens() -> str:
     return table(["recipe", *columns.values()], rows)
 
 
+def movielens_users() -> str:
+    """easq less main_only on MovieLens, by clock and group of users."""
+    columns = {
+        "pair_accuracy": "rating pair accuracy",
+        "answer_gauc": "GAUC of held-out answers",
+        "engagement_ndcg5": "engagement NDCG@5",
+        "gauc": "GAUC",
+    }
+    rows = []
+    for clock, groups in benchmark("movielens_users")["clocks"].items():
+        for group, found in groups.items():
+            cells = [interval(found["metrics"][name]["difference"], "", 4) for name in columns]
+            rows.append(
+                [f"clock of {'the log' if clock == 'log' else 'users'}", group, f"{found['requests']:,}", *cells]
+            )
+    return table(["held out by", "users", "requests", *columns.values()], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "levels-world2": lambda: levels("frontier-world2"),
     "frontier-world2": lambda: priced("frontier-world2"),
     "movielens": movielens,
+    "movielens-users": movielens_users,
     "worth": worth,
 }
 

@@ -34,3 +34,15 @@ def test_figures_of_the_prose_are_in_a_table() -> None:
     known |= {figure.lstrip("+-") for figure in known}
     strange = [figure for figure in FIGURE.findall(prose) if figure not in known]
     assert not strange, f"{strange}: not in a table of {module.FILE.relative_to(REPOSITORY)}"
+
+
+def test_figures_of_the_readme_are_those_of_the_json_files() -> None:
+    """In what it says about the gain of alignment."""
+    module = script("science_page")
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    text = text[text.index("## Results") : text.index("On real short-video logs")]
+    mean = module.benchmark("movielens")["mean"]
+    known = {f"{value:.4f}" for found in mean.values() for value in found.values()}
+    known |= set(FIGURE.findall(module.priced("frontier-world2"))) | set(FIGURE.findall(module.movielens_users()))
+    figures = FIGURE.findall(text)
+    assert len(figures) > 20 and not [figure for figure in figures if figure not in known]
