@@ -86,10 +86,12 @@ def runs(train: Train, world: Path, warm: Warm, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def studies(world: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the studies whose results are part of the repository, and of one study of the small world."""
+    """The page of a study whose results are part of the repository, of results of earlier studies in this folder, and of
+    one study of the small world."""
     folder = tmp_path_factory.mktemp("studies")
     easq_rec(warm, "study", "signal", "--data", world, "--out", folder / "signal")
-    kept = [REPOSITORY / "docs" / "results" / name for name in ("frontier", "ablation", "stability")]
+    kept = [REPOSITORY / "docs" / "results" / "frontier-world2"]
+    kept += [Path(__file__).parent / "studies" / name for name in ("ablation", "stability")]
     easq_rec(warm, "report", *kept, folder / "signal", "--out", folder / "page.html")
     return folder / "page.html"
 

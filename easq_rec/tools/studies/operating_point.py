@@ -127,8 +127,8 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
         plots={
             file: price_figure(results[metric], metric)
             for metric, file in (
-                ("satisfaction", "operating-point.png"),
-                ("pair_accuracy", "operating-point-pairs.png"),
+                ("satisfaction", "frontier.png"),
+                ("pair_accuracy", "frontier-pairs.png"),
             )
         },
         tables=[gain_table(results), point_table(results)],

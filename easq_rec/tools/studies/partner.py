@@ -6,13 +6,12 @@ A partner is a prior of the item, or a second ranker: a variant that the cell al
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from easq_rec.config.variants import VARIANTS
-from easq_rec.serving.prior_counts import PriorOf
 
 ITEM_PRIOR, ANSWER_PRIOR = "item_prior", "answer_prior"
-PRIORS: dict[str, PriorOf] = {ITEM_PRIOR: "actions", ANSWER_PRIOR: "answers"}
+PRIORS: dict[str, Literal["actions", "answers"]] = {ITEM_PRIOR: "actions", ANSWER_PRIOR: "answers"}
 """Partners that are counted, not trained (`easq_rec.serving.item_prior`), and what is counted."""
 
 

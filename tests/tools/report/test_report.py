@@ -348,7 +348,7 @@ def test_equal_content_gives_equal_pages(tmp_path: Path) -> None:
 
 def test_verdicts_equal_those_that_the_studies_have_published() -> None:
     directories = sorted((REPOSITORY / "docs" / "results").iterdir())
-    assert len(directories) > 5
+    assert len(directories) > 3
     for source in read_sources(directories):
         assert isinstance(source, StudyFiles)
         published = json.loads((source.directory / "results.json").read_text())

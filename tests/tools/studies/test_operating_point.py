@@ -72,5 +72,5 @@ def test_the_study_runs_from_end_to_end(tmp_path: Path) -> None:
     assert " answers in training" in results["notes"][0]
     (cell,) = (json.loads(file.read_text()) for file in (out / "cells").glob("easq--*.json"))
     assert cell["config"]["data"]["shuffle"] is False
-    for name in ("operating-point.png", "operating-point-pairs.png"):
+    for name in ("frontier.png", "frontier-pairs.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
