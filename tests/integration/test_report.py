@@ -86,8 +86,8 @@ def runs(train: Train, world: Path, warm: Warm, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def studies(world: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a study whose results are part of the repository, of results of earlier studies in this folder, and of
-    one study of the small world."""
+    """The page of a study whose results are part of the repository, of results of earlier studies in this folder, and
+    of one study of the small world."""
     folder = tmp_path_factory.mktemp("studies")
     easq_rec(warm, "study", "signal", "--data", world, "--out", folder / "signal")
     kept = [REPOSITORY / "docs" / "results" / "frontier-world2"]
