@@ -232,8 +232,8 @@ class FeatureSchema:
     satisfaction_dim: int = 0
     """Width of the separate embeddings of each candidate id feature that only the satisfaction tower reads; 0: none."""
     satisfaction: tuple[Feature, ...] = ()
-    """Features of candidates that only the satisfaction tower reads, of kind `count`: counts of answers, above all,
-    which must not reach the main tower."""
+    """Features of candidates of kind `count` that only the satisfaction score reads: counts of answers, which must not
+    reach the main tower."""
     counts: tuple[Count, ...] = ()
     """Columns that `easq-rec data counts` adds to the candidates. A feature of kind `count` reads one of them: of
     `candidate`, or of `satisfaction` if it counts answers."""
@@ -332,6 +332,11 @@ class FeatureSchema:
         if misplaced:
             allowed = "no counts of answers, which would reach the main tower: move them to [[satisfaction]]"
             yield "schema.candidate: counts", misplaced, allowed
+        of_outcomes = {count.name for count in self.counts if count.of == "outcome"}
+        misplaced = [f.name for f in self.satisfaction if f.column in of_outcomes]
+        if misplaced:
+            allowed = "counts of answers: those of outcomes are features of [[candidate]], which both towers read"
+            yield "schema.satisfaction: counts", misplaced, allowed
         used = {self.item, *(outcome.name for outcome in self.outcomes)}
         used |= {feature.column for feature in self.candidate if feature.kind != "count"}
         used |= {name for count in self.counts for name in (count.outcome, *count.keys) if name is not None}

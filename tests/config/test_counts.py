@@ -101,6 +101,10 @@ def test_counts_of_answers_are_features_of_the_satisfaction_tower_only() -> None
     assert schema.candidate == plain.candidate and schema.floats == plain.floats
     assert [feature.column for feature in schema.satisfaction] == [count.name for count in usual_answer_counts(plain)]
     assert with_usual_answer_counts(schema) == schema and without_answer_counts(schema) == plain
+    counted = with_usual_counts(plain)
+    of_outcome = Feature(name="y", kind="count", source=counted.counts[0].name)
+    with pytest.raises(UserError, match=r"schema.satisfaction: counts=\['y'\] is not allowed: counts of answers"):
+        dataclasses.replace(counted, satisfaction=(of_outcome,))
     feature = Feature(name="x", kind="count", source="video_answer")
     with pytest.raises(
         UserError, match=r"schema.candidate: counts=\['x'\] is not allowed: no counts of answers, which"
