@@ -50,6 +50,9 @@ NORMAL = 1.96
 """Half the width of a 95% interval, in standard errors."""
 DISTRIBUTIONS = ("numpy", "pyarrow", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu")
 
+UserGroup = Literal["all", "known", "new"]
+"""known: users with a request in the training period; new: the others."""
+
 LABELS = {
     **{f"satisfaction_ndcg{k}": f"satisfaction NDCG@{k}" for k in CUTOFFS},
     "pair_accuracy": "pair accuracy",
@@ -84,8 +87,8 @@ class Origin:
     """The scale of the held-out answers."""
     calibration: str | None = None
     """How the predicted outcomes were calibrated; None: they are as the model predicts them."""
-    user_group: Literal["all", "known", "new"] = "all"
-    """Whose requests were evaluated: known: users with a request in the training period; new: the others."""
+    user_group: UserGroup = "all"
+    """Users whose requests were evaluated."""
 
     @property
     def served(self) -> str:

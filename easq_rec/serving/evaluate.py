@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,6 @@ from easq_rec.serving.score import load_served
 from easq_rec.training.process import quiet
 
 CPU = torch.device("cpu")
-UserGroup = Literal["all", "known", "new"]
 
 
 def evaluate(
@@ -45,7 +43,7 @@ def evaluate(
     best: bool = False,
     calibrated: bool = False,
     thinned: bool = True,
-    users: UserGroup = "all",
+    users: evaluation_files.UserGroup = "all",
 ) -> evaluation_files.Evaluated:
     """Evaluates a run's newest checkpoint on held-out requests and answers.
 
@@ -101,18 +99,18 @@ def evaluate(
         predictions, answered, scale=scale, outcomes=config.schema.outcomes, thinned=thinned
     )
     if users != "all":
-        known_R = np.isin(table["user_id"].to_numpy(), training_users(config, directory))
+        known_R = np.isin(table["user_id"].to_numpy(), training_users(config, directory, quarantine))
         table = table.filter(pa.array(known_R if users == "known" else ~known_R))
         if not len(table):
             raise UserError(f"--users {users}: no held-out request of {files.display_name(directory)} has such a user")
     return evaluation_files.Evaluated(origin=origin, table=table)
 
 
-def training_users(config: Config, directory: files.Location) -> Rows:
+def training_users(config: Config, directory: files.Location, quarantine: Quarantine | None) -> Rows:
     """The ids of the users with a request in the training period, each once."""
     requests = files.join(directory, "requests")
     training, _ = split(requests, config.data.holdout)
-    dataset = RequestDataset(requests, item_layout(config.schema), period=training)
+    dataset = RequestDataset(requests, item_layout(config.schema), period=training, quarantine=quarantine)
     users = [np.unique(dataset.read(group).scalars["user_id"]) for group in dataset.row_groups if group.kept]
     return np.unique(np.concatenate(users)) if users else np.zeros(0, np.int64)
 

@@ -113,7 +113,7 @@ def test_studies_and_evaluate_rank_alike_by_a_fused_score(runs: tuple[Path, Path
 
     call("evaluate", "--run", runs[0], "--fuse", 0.7, "--name", "fused", "--resamples", 50)
     expected = json.loads((runs[0] / "fused.json").read_text())["metrics"]
-    found = rank_fused(load_config(runs[0]), [0.7])[0.7]
+    found = rank_fused(load_config(runs[0]), [0.2, 0.7])[0.7]
     plain = json.loads((runs[0] / "evaluation.json").read_text())["metrics"]
     for name in ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy"):
         assert getattr(found, name) == pytest.approx(expected[name]["value"])

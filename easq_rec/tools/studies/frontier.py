@@ -18,23 +18,24 @@ from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ, FAMILIES, MethodFamily, base_cell
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.partner import ITEM_PRIOR
-from easq_rec.tools.studies.price import POINTS, PRICES, Priced, best
+from easq_rec.tools.studies.price import PRICES, Priced, best
 from easq_rec.tools.studies.price_view import (
     ENVELOPES,
+    FILES,
     GAINED,
     gain_table,
+    lead_checks,
     lead_text,
     point_table,
     price_figure,
     results_of,
 )
 from easq_rec.tools.studies.study import Findings, Study
-from easq_rec.tools.studies.verdict import Check, Verdict
+from easq_rec.tools.studies.verdict import Verdict
 
 SMALL = (EASQ, "label_weights", ITEM_PRIOR, "action_ranker", "shared_bottom", "without_any_answers")
 """Families at the small budget, with two points each."""
 PRICE = PRICES[0]
-FILES = {"satisfaction": "frontier.png", "pair_accuracy": "frontier-pairs.png"}
 
 
 def families(budget: Budget) -> list[MethodFamily]:
@@ -63,17 +64,7 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
         verdict=Verdict(
             claim=f"At a price of {PRICE:g}% engagement NDCG@5, easq gains more satisfaction NDCG@5 than every "
             "baseline",
-            checks=[
-                Check(
-                    what=f"gain of easq at {PRICE:g}% less that of {family.name}",
-                    measured=gains[EASQ].lead(gains[family.name], PRICE),
-                    wanted="above",
-                    threshold=0.0,
-                    unit=f" {POINTS}",
-                )
-                for family in fitting
-                if family.role == "baseline"
-            ],
+            checks=lead_checks(gains, [family for family in fitting if family.role == "baseline"]),
             budget=budget,
         ),
         notes=[

@@ -20,11 +20,13 @@ from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ, FAMILIES, MethodFamily, base_cell
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.partner import ANSWER_PRIOR, ITEM_PRIOR
-from easq_rec.tools.studies.price import POINTS, PRICES, Priced, best
+from easq_rec.tools.studies.price import PRICES, Priced, best
 from easq_rec.tools.studies.price_view import (
     ENVELOPES,
+    FILES,
     GAINED,
     gain_table,
+    lead_checks,
     lead_text,
     point_table,
     price_figure,
@@ -98,7 +100,6 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
     priced = {metric: {one.name: Priced.of(found, one.labels(), metric) for one in compared} for metric in GAINED}
     results = {metric: results_of(compared, of_metric) for metric, of_metric in priced.items()}
     gains = priced["satisfaction"]
-    others = [family for family in compared if family.name != EASQ]
     return Findings(
         verdict=Verdict(
             claim=f"With one answer per ten thousand triggered impressions, easq gains more satisfaction NDCG@5 at a "
@@ -110,27 +111,12 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
                     wanted="above",
                     threshold=0.0,
                 ),
-                *(
-                    Check(
-                        what=f"gain of easq at {PRICE:g}% less that of {family.name}",
-                        measured=gains[EASQ].lead(gains[family.name], PRICE),
-                        wanted="above",
-                        threshold=0.0,
-                        unit=f" {POINTS}",
-                    )
-                    for family in others
-                ),
+                *lead_checks(gains, [family for family in compared if family.name != EASQ]),
             ],
             budget=budget,
         ),
         notes=[*_notes(found, gains), ENVELOPES],
-        plots={
-            file: price_figure(results[metric], metric)
-            for metric, file in (
-                ("satisfaction", "frontier.png"),
-                ("pair_accuracy", "frontier-pairs.png"),
-            )
-        },
+        plots={FILES[metric]: price_figure(of_metric, metric) for metric, of_metric in results.items()},
         tables=[gain_table(results), point_table(results)],
         extra={"prices": {metric: [one.values() for one in of_metric] for metric, of_metric in results.items()}},
     )

@@ -15,6 +15,7 @@ from easq_rec.tools.studies.comparison import estimate_values
 from easq_rec.tools.studies.families import EASQ, MethodFamily
 from easq_rec.tools.studies.grid import BASE
 from easq_rec.tools.studies.price import POINTS, PRICES, Priced
+from easq_rec.tools.studies.verdict import Check
 
 LONGEST = 5.0
 """Prices beyond this, in percent of engagement, are not drawn."""
@@ -22,6 +23,8 @@ HIGHLIGHTED = 3
 """Number of baselines that stand out in the figure, besides `easq`."""
 GAINED = {"satisfaction": "satisfaction NDCG@5", "pair_accuracy": "pair accuracy"}
 """Metrics of satisfaction of which gains are computed."""
+FILES = {"satisfaction": "frontier.png", "pair_accuracy": "frontier-pairs.png"}
+"""Name of the figure of each metric."""
 ENVELOPES = (
     "Points are means over worlds. Lines are envelopes of the points and of main_only, computed in each world and then "
     f"averaged. Dashed: the prices at which gains are compared. Prices above {LONGEST:g}% are not shown."
@@ -77,6 +80,21 @@ def results_of(families: Sequence[MethodFamily], priced: Mapping[str, Priced]) -
         if priced[family.name].by_world
     ]
     return sorted(found, key=lambda one: -one.gains[PRICES[0]].value)
+
+
+def lead_checks(gains: Mapping[str, Priced], others: Sequence[MethodFamily]) -> list[Check]:
+    """Checks that `easq` gains more satisfaction than each of the other families at the first price."""
+    price = PRICES[0]
+    return [
+        Check(
+            what=f"gain of easq at {price:g}% less that of {family.name}",
+            measured=gains[EASQ].lead(gains[family.name], price),
+            wanted="above",
+            threshold=0.0,
+            unit=f" {POINTS}",
+        )
+        for family in others
+    ]
 
 
 def envelopes(results: Sequence[FamilyResult]) -> list[Envelope]:
