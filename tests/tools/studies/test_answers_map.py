@@ -22,6 +22,7 @@ from easq_rec.tools.studies.families import EASQ
 from easq_rec.tools.studies.grid import BASE
 from easq_rec.tools.studies.map_view import Map
 from easq_rec.tools.studies.options import StudyOptions
+from easq_rec.tools.studies.partner import ANSWER_PRIOR
 from tests.tools.studies.priced_runs import LOG_ODDS, priced_runs
 
 
@@ -43,22 +44,28 @@ def test_the_grids_are_worlds() -> None:
 def test_methods_that_read_no_answers_are_trained_once_per_world() -> None:
     base = with_world(base_config("full"), 2)
     reading = {family.name for family in families() if reads_answers(family, base)}
-    assert reading == {EASQ, "reward_model"}
+    assert reading == {EASQ, ANSWER_PRIOR, "shared_bottom"}
     cells = STUDY.cells(base_config("full"), [0], "full")
     settings, densities = len(GRIDS["full"].settings()), len(GRIDS["full"].densities)
     counts = Counter(cell.variant.rsplit(" ", 1)[0] for cell in cells)
     assert counts == {
-        BASE: settings,
+        # Trained for each density, too: scores that count answers are added to it.
+        BASE: (1 + densities) * settings,
         "label_weights": 2 * settings,
         "without_any_answers": settings,
         EASQ: densities * settings,
-        "reward_model": 2 * densities * settings,
+        "shared_bottom": densities * settings,
     }
+    added = {addition.partner for cell in cells if "answers" not in cell.setting for addition in cell.additions}
+    assert added == {"item_prior", "action_ranker"}
     # All densities of a world have its base.
     for cell in cells:
         if cell.variant == EASQ:
             bases = [one for one in cells if one.variant == BASE and one.pair == cell.pair]
-            assert len(bases) == 1 and cell.config.world.like_slope == bases[0].config.world.like_slope
+            assert len(bases) == 1 + densities
+            assert {one.config.world.like_slope for one in bases} == {cell.config.world.like_slope}
+            own = next(one for one in bases if one.setting == cell.setting)
+            assert {addition.partner for addition in own.additions} == {ANSWER_PRIOR}
 
 
 def test_densities_have_the_same_requests() -> None:
@@ -103,7 +110,7 @@ def test_places_say_what_wins_and_by_how_much() -> None:
     assert list(drawn.panels) == ["200 answers", "2,000 answers", "20,000 answers"]
     assert drawn.rows == ["0.34", "2.21"] and drawn.columns == ["0.05", "0.4"]
     assert drawn.panels["20,000 answers"][0][1].lines[-1] == EASQ
-    beaten = priced_runs(cells, lambda name, config: 9.0 if name == "reward_model" else level(name, config))
+    beaten = priced_runs(cells, lambda name, config: 9.0 if name == "shared_bottom" else level(name, config))
     assert STUDY.conclude(StudyComparison(beaten), "full").verdict.outcome == "fails"
 
 
@@ -128,4 +135,5 @@ def test_the_study_runs_from_end_to_end(tmp_path: Path) -> None:
     assert all(set(place["gains"]) == set(METHODS) for place in results["map"])
     # One log of requests for both densities: the same result of what reads no answers.
     assert sparse["gains"]["item_prior"] == dense["gains"]["item_prior"]
+    assert sparse["gains"]["answer_prior"] != dense["gains"]["answer_prior"]
     assert (out / "map.png").read_bytes().startswith(b"\x89PNG") and "| like slope |" in (out / "table.md").read_text()
