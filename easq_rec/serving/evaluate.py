@@ -116,12 +116,17 @@ def training_users(config: Config, directory: files.Location, quarantine: Quaran
 
 
 def rank_fused(config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
-    """Ranking metrics of a run with other weights of the satisfaction score in the served score, by weight."""
+    """Ranking metrics of a run with other values of `model.satisfaction_weight`, by value.
+
+    As in what the run serves, the satisfaction score does not count before the warm-up has ended.
+    """
     directory, run_dir = data_of(config, None), Path(str(config.run_dir))
     ranker = load_served(config, run_dir, weights[0])
     found = predictions_of(ranker, config, run_dir, directory, held_out(config, directory), weights[0])
     assert found.satisfaction_N is not None
-    return {weight: _ranked(found, found.main_N + weight * found.satisfaction_N) for weight in weights}
+    steering = ranker.network.steering
+    counted_N = found.satisfaction_N * (1.0 if steering is None else float(steering))
+    return {weight: _ranked(found, found.main_N + weight * counted_N) for weight in weights}
 
 
 def rank_with_prior(config: Config, weights: Sequence[float], of: PriorOf) -> dict[float, RankingMetrics]:

@@ -16,13 +16,14 @@ from tests.integration.conftest import SMALL, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
+NO_WARMUP = ("--losses.dense-warmup-steps", "0", "--losses.warmup-per-class", "0")
 
 
 @pytest.fixture(scope="module")
 def runs(train: Train, call: Call, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An aligned run and one without a satisfaction tower, both evaluated."""
     run, base = (tmp_path_factory.mktemp("evaluated") / name for name in ("run", "base"))
-    train(run, "--trainer.max-steps", "20", "--optim.dense-lr", "0.01")
+    train(run, "--trainer.max-steps", "20", "--optim.dense-lr", "0.01", *NO_WARMUP)
     call("train", "main_only", "--data", world, "--run-dir", base, *SMALL, "--trainer.max-steps", 2)
     for directory in (run, base):
         call("evaluate", "--run", directory, "--resamples", 200)
@@ -118,6 +119,16 @@ def test_studies_and_evaluate_rank_alike_by_a_fused_score(runs: tuple[Path, Path
     for name in ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy"):
         assert getattr(found, name) == pytest.approx(expected[name]["value"])
         assert getattr(found, name) != pytest.approx(plain[name]["value"])
+
+
+@pytest.mark.integration
+def test_no_weight_counts_before_the_warmup_has_ended(train: Train, tmp_path: Path) -> None:
+    from easq_rec.run_directory.config_file import load_config
+    from easq_rec.serving.evaluate import rank_fused
+
+    train(tmp_path, "--trainer.max-steps", "2", *NO_WARMUP[:2], "--losses.warmup-per-class", "100000")
+    found = rank_fused(load_config(tmp_path), [0.0, 0.2, 0.7])
+    assert found[0.0] == found[0.2] == found[0.7]
 
 
 @pytest.mark.integration
