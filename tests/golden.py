@@ -44,7 +44,7 @@ def trajectory(directory: Path, *, cpu: str = "native") -> list[list[float | Non
     command = [
         sys.executable, "-m", "easq_rec.cli", "train", "quickstart", "--run-dir", str(directory / "run"),
         "--data", str(world(directory)), "--trainer.stop-at-step", str(STEPS), "--trainer.threads", "1",
-        "--losses.dense-warmup-steps", "10", "--losses.dense.weight", "0.3", "--evaluation.every-steps", "0",
+        "--losses.warmup-steps", "10", "--losses.dense.weight", "0.3", "--evaluation.every-steps", "0",
         "--logging.every-steps", "1", "--logging.tensorboard", "False",
     ]  # fmt: skip
     environment = cpus.environment(cpu)

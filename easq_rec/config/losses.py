@@ -333,7 +333,7 @@ class Losses:
     align_every: int = 1
     """Interval between aligned steps. The other steps train only on engagement and cost as much as without alignment.
     Losses that are computed only in aligned steps are scaled by this number."""
-    dense_warmup_steps: int = 100
+    warmup_steps: int = 100
     """Steps before L_dense and L_DPO take effect, and the satisfaction score counts in the policy score, while the
     satisfaction tower learns its first answers."""
     warmup_per_class: int = 0
@@ -426,7 +426,7 @@ class Losses:
         allowed = "a weight above 0 for at least one loss that is computed in every step"
         require(any(always.values()), "losses: weights", always, allowed)
         require(self.align_every >= 1, "losses.align_every", self.align_every, "at least 1")
-        require(self.dense_warmup_steps >= 0, "losses.dense_warmup_steps", self.dense_warmup_steps, "0 or more")
+        require(self.warmup_steps >= 0, "losses.warmup_steps", self.warmup_steps, "0 or more")
         require(self.warmup_per_class >= 0, "losses.warmup_per_class", self.warmup_per_class, "0 or more")
         smoothing = self.reference_smoothing
         require(0 <= smoothing < 1, "losses.reference_smoothing", smoothing, "from 0 to less than 1")

@@ -46,7 +46,7 @@ class StepPlan:
         return StepPlan(
             number=number,
             total_steps=total_steps,
-            steered=step >= losses.dense_warmup_steps and replay.rarer_class >= losses.warmup_per_class,
+            steered=step >= losses.warmup_steps and replay.rarer_class >= losses.warmup_per_class,
             measured=number % config.logging.every_steps == 0,
         )
 

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 SMALL = (
     "--trainer.batch-size", "16", "--logging.every-steps", "1", "--logging.tensorboard", "False",
-    "--evaluation.every-steps", "0", "--trainer.threads", "1", "--losses.dense-warmup-steps", "5",
+    "--evaluation.every-steps", "0", "--trainer.threads", "1", "--losses.warmup-steps", "5",
 )  # fmt: skip
 
 

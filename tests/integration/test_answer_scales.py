@@ -57,7 +57,7 @@ def test_a_scale_works_from_the_raw_log_to_the_evaluation(
     run = Config(
         schema=dataclasses.replace(SCHEMA, answers=scale),
         model=Model(dim=16, backbone=Transformer(heads=2, layers=1, ffn=16), main=tower, satisfaction=tower),
-        losses=Losses(dense_warmup_steps=0).aligned_by(satisfaction=1.0, evidence=1.0, dpo=0.3, dense=0.3),
+        losses=Losses(warmup_steps=0).aligned_by(satisfaction=1.0, evidence=1.0, dpo=0.3, dense=0.3),
         replay=Replay(answers_per_step=8),
         trainer=TrainerConfig(batch_size=8, max_steps=4, threads=1, device="cpu"),
         evaluation=Evaluation(every_steps=0),

@@ -16,7 +16,7 @@ from tests.integration.conftest import SMALL, metrics
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
-NO_WARMUP = ("--losses.dense-warmup-steps", "0", "--losses.warmup-per-class", "0")
+NO_WARMUP = ("--losses.warmup-steps", "0", "--losses.warmup-per-class", "0")
 
 
 @pytest.fixture(scope="module")

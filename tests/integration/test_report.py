@@ -73,7 +73,7 @@ def runs(train: Train, world: Path, warm: Warm, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("report")
     run, base = folder / "run", folder / "base"
     short = ("--trainer.max-steps", "12", "--evaluation.every-steps", "4")
-    train(run, *short, "--losses.dense-warmup-steps", "2")
+    train(run, *short, "--losses.warmup-steps", "2")
     config = [*("--data", world, "--run-dir", base), *short, "--trainer.batch-size", "16"]
     few = ("--logging.every-steps", "1", "--logging.tensorboard", "False", "--trainer.threads", "1")
     easq_rec(warm, "train", "quickstart_main_only", *config, *few)

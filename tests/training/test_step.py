@@ -141,7 +141,7 @@ def test_a_plan_follows_the_warm_up_and_the_logging_interval(
 ) -> None:
     """Steering needs 10 finished steps and 5 admitted answers of the rarer class; every tenth step is measured."""
     config = small_config()
-    losses = dataclasses.replace(config.losses, dense_warmup_steps=10, warmup_per_class=5)
+    losses = dataclasses.replace(config.losses, warmup_steps=10, warmup_per_class=5)
     config = dataclasses.replace(config, losses=losses, logging=Logging(every_steps=10))
     replay = ReplayState(admitted=50, rarer_class=rarer_class, replays=np.zeros(8, np.int32))
     plan = StepPlan.after(step, config, replay, total_steps=40)

@@ -65,7 +65,7 @@ def _small(config: Config) -> Config:
 def _cut(config: Config) -> Config:
     return dataclasses.replace(
         config,
-        losses=dataclasses.replace(config.losses, dense_warmup_steps=SMALL_STEPS // 4),
+        losses=dataclasses.replace(config.losses, warmup_steps=SMALL_STEPS // 4),
         optim=dataclasses.replace(config.optim, warmup_steps=SMALL_STEPS // 4),
         trainer=dataclasses.replace(config.trainer, max_steps=SMALL_STEPS),
     )
