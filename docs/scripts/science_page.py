@@ -82,6 +82,17 @@ def levels(study: str) -> str:
     )
 
 
+def weights() -> str:
+    """What each weight of the satisfaction score gains and costs in both worlds."""
+    rows = []
+    for world in (2, 1):
+        for row in results(f"frontier-world{world}")["rows"]:
+            if row["series"] == "easq, fused":
+                cells = [interval(row["change_percent"][metric]) for metric in LEVELS]
+                rows.append([f"World {world}", f"{row['x']:g}", *cells])
+    return table(["world", "weight", "satisfaction NDCG@5", "engagement NDCG@5"], rows)
+
+
 LEVELS = ("satisfaction", "engagement")
 
 
@@ -142,6 +153,8 @@ def movielens_users() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "levels-world2": lambda: levels("frontier-world2"),
     "frontier-world2": lambda: priced("frontier-world2"),
+    "frontier-world1": lambda: priced("frontier-world1"),
+    "weights": weights,
     "movielens": movielens,
     "movielens-users": movielens_users,
     "worth": worth,
