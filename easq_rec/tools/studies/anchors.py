@@ -18,21 +18,20 @@ WORLD, DATA = "world", "data"
 
 
 def anchor_cells(cells: Iterable[Cell]) -> list[Cell]:
-    """The anchors of each world of a study, or of each training seed on a data set: one for each cell of `main_only`
-    whose requests differ from those of the others.
+    """The anchors of each world of a study, or of each training seed on a data set, with the setting of the first cell
+    of `main_only` on it. Worlds that differ only in their answers have the same anchors.
 
     A world has all anchors. A data set has `random`, and `SATISFYING` if its candidates have graded truth.
 
     Raises:
         UserError: the data set cannot be read.
     """
-    found: dict[tuple[str, str], list[Cell]] = {}
+    found: dict[str, list[Cell]] = {}
     for base in cells:
-        place = (base.setting, base.pair)
-        if base.variant != BASE or place in found:
+        if base.variant != BASE or base.pair in found:
             continue
         of_world = base.config.data.path is None
-        found[place] = [
+        found[base.pair] = [
             Cell(
                 variant=name,
                 setting=base.setting,

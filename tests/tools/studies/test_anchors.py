@@ -133,7 +133,7 @@ def test_the_program_writes_final_metrics(world: Config, tmp_path: Path) -> None
 def test_every_study_has_anchors_for_each_of_its_worlds(name: str) -> None:
     cells = STUDIES[name].cells(base_config("small"), [0, 1], "small")
     anchors = anchor_cells(cells)
-    bases = {(cell.setting, cell.pair) for cell in cells if cell.variant == BASE}
+    bases = {cell.pair for cell in cells if cell.variant == BASE}
     assert len(anchors) == 3 * len(bases) and {cell.pair for cell in cells} == {cell.pair for cell in anchors}
     names = [cell.name for cell in (*cells, *anchors)]
     assert len(set(names)) == len(names)
