@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.tools.builder.attribution import Impressions, Replies, attribute
 from easq_rec.tools.builder.clean import FIELD
-from easq_rec.tools.builder.config import Build, Field
+from easq_rec.tools.builder.config import ID_LISTS, Build, Field
 from easq_rec.tools.builder.grouping import Groups, group
 from easq_rec.tools.builder.history import HistoryRanges, histories
 from easq_rec.tools.builder.layout import TYPES, dataset_schema
@@ -232,7 +232,7 @@ def _feature(table: pa.Table, name: str, field: Field, rows: Int) -> pa.Array:
         column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
     )
     unknown = rows == NONE
-    if field.type in ("ids", "weighted_ids"):
+    if field.type in ID_LISTS:
         # Arrow gives a null for a null row: an unknown video has no ids.
         taken = chunk.take(pa.array(rows, mask=unknown))
         lengths = np.diff(taken.offsets.to_numpy())

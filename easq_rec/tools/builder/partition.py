@@ -44,7 +44,7 @@ def build_partition(
     temp = Path(build.engine.temp or work) / f"{work.name}-{os.getpid()}.temp"
     try:
         with connect(build.engine, temp) as connection:
-            scan = PartitionReader(connection, build, open_tables(connection, build, base), partition)
+            scan = PartitionReader(connection, build, open_tables(connection, build, base), partition, temp)
             dealt = _stage(work / "dealt", lambda folder, q, c: _deal(scan, folder, q, c))
             videos, listed = _videos(scan, work / "videos", partition)
     finally:

@@ -29,11 +29,13 @@ from easq_rec.errors import UserError
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.layout import dataset_schema
 from easq_rec.tools.builder.partition import COUNTS, DATASETS, build_partition
+from easq_rec.tools.builder.refusal import refuse_bad_tables
 from easq_rec.tools.builder.scatter import Partition
-from easq_rec.tools.builder.summary import check_balance, summary
-from easq_rec.tools.builder.tables import connect, literal, open_tables
+from easq_rec.tools.builder.sql import file_literal
+from easq_rec.tools.builder.summary import TABLES, check_balance, summary
+from easq_rec.tools.builder.tables import connect, open_tables
 
-FORMAT = 2
+FORMAT = 3
 """Must be raised when the same config and inputs would give other files."""
 DESCRIPTION = "build.json"
 FINGERPRINT = "fingerprint.json"
@@ -141,12 +143,16 @@ def fingerprint(build: Build, base: Path, partition: Partition) -> dict[str, Any
     match."""
     config = to_dict(build)
     del config["engine"]
+    # How many bad rows are too many does not change the others, and can be raised after a build has failed.
+    del config["max_bad_share"]
+    for table in filter(None, map(config.get, TABLES)):
+        del table["max_bad_share"]
     with connect(build.engine, base) as connection:
         tables = open_tables(connection, build, base)
     files = {
         name: [
             [os.path.relpath(file, base), status.st_size, status.st_mtime_ns]
-            for file in table.files
+            for file in table.files.paths
             for status in [os.stat(file)]
         ]
         for name, table in tables.items()
@@ -209,6 +215,7 @@ def _publish(build: Build, area: Path, out: Path, partition: Partition, identity
         for name in (*DATASETS, "quarantine"):
             _link(area / part.name / name, tree / name)
     check_balance(counts)
+    refuse_bad_tables(build, counts, [area / part.name / "quarantine" for part in siblings(partition)])
     counts["requests.shared_ids"] = _shared_ids(build, area, tree / "requests")
     for name, answers in DATASETS.items():
         if not any((tree / name).rglob("*.parquet")):
@@ -230,7 +237,7 @@ def _shared_ids(build: Build, area: Path, requests: Path) -> int:
     if build.impressions.columns.request_id is None or not any(requests.rglob("*.parquet")):
         return 0
     with connect(build.engine, area / "temp") as connection:
-        files = ", ".join(literal(str(file)) for file in sorted(requests.rglob("*.parquet")))
+        files = ", ".join(file_literal(str(file)) for file in sorted(requests.rglob("*.parquet")))
         query = f"SELECT count(*) - count(DISTINCT request_id) FROM read_parquet([{files}], hive_partitioning=false)"
         (found,) = connection.execute(query).fetchall()
     return int(found[0])

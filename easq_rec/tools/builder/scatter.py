@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from easq_rec.tools.builder.clean import cells, select
+from easq_rec import json_file
+from easq_rec.tools.builder.clean import ORPHAN, SEPARATOR, cells, select
 from easq_rec.tools.builder.config import AnswerRules, Build
 from easq_rec.tools.builder.quarantine import QuarantineFile
-from easq_rec.tools.builder.tables import RawTable
+from easq_rec.tools.builder.tables import RawTable, Scan
 
 DEALT = ("impressions", "answers", "users")
 """Tables that are distributed by user; every partition reads all videos."""
@@ -26,8 +26,9 @@ SCAN_ROWS = 122_880
 DEAL_BATCHES = 4
 MOST_BUCKETS = 512
 """Maximum number of open files per table."""
-CSV_ROW_BYTES = 40
-"""An estimate, used only for the number of buckets."""
+NOTES = ["reason", "defaulted", "raw", "place"]
+"""Columns about a row, which are not data."""
+NO_ROW = "is not a row of the CSV file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,21 @@ class Partition:
 
 
 class PartitionReader:
-    """Reads one partition of users from the raw tables through the engine."""
+    """Reads one partition of users from the raw tables through the engine.
+
+    Args:
+        temp: directory for CSV files that have to be rewritten.
+    """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, build: Build, tables: dict[str, RawTable], partition: Partition
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        build: Build,
+        tables: dict[str, RawTable],
+        partition: Partition,
+        temp: Path,
     ) -> None:
+        self._temp = temp
         self._connection = connection
         self._build = build
         self._tables = tables
@@ -55,11 +66,7 @@ class PartitionReader:
 
     def bucket_count(self) -> int:
         """Number of buckets of this partition."""
-        table = self._tables["impressions"]
-        if table.csv:
-            rows = sum(Path(file).stat().st_size for file in table.files) // CSV_ROW_BYTES
-        else:
-            rows = sum(pq.read_metadata(file).num_rows for file in table.files)
+        rows = sum(scan.rows for scan in self._tables["impressions"].scans)
         size = self._build.engine.bucket_impressions * self._partition.of
         return min(max(-(-rows // size), 1), MOST_BUCKETS)
 
@@ -88,57 +95,96 @@ class PartitionReader:
         """Good rows of this partition with their `bucket`; bad ones go to the quarantine. At least one table."""
         table = self._tables[name]
         first, of = self._partition.index == 0, self._partition.of
+        if first:
+            counts[f"{name}.files"] += len(table.files.paths)
+            counts[f"{name}.files.empty"] += len(table.files.empty)
         owner = (
             self._owners() if isinstance(table.source, AnswerRules) and table.source.columns.user_id is None else None
         )
-        made = cells(self._build, table)
         key = "hash(video_id)" if name == "videos" else "hash(user_id)"
-        for scan in table.scans():
-            # Nulls have a hash too: a row without a user belongs to one partition, which counts it.
-            mine = f"WHERE {key} % {of} = {self._partition.index}" if name != "videos" else ""
-            bucket = f"CAST({key} // {of} % {buckets} AS USMALLINT) AS bucket"
-            reader = self._connection.sql(f"SELECT *, {bucket} FROM ({select(made, scan, owner=owner)}) {mine}")
-            batches = reader.to_arrow_reader(SCAN_ROWS)
-            for group in _grouped(batches, DEAL_BATCHES):
-                good = group.filter(pc.is_null(group["reason"])) if group["reason"].null_count < len(group) else group
-                if name != "videos" or first:
-                    counts[f"{name}.read"] += len(group)
-                    if len(good) < len(group):
-                        bad = group.filter(pc.is_valid(group["reason"]))
-                        quarantine.add(name, bad["reason"].combine_chunks(), bad["raw"].combine_chunks())
-                yield good.drop_columns(["reason", "raw"])
-            yield pa.table({f.name: pa.array([], f.type) for f in batches.schema if f.name not in ("reason", "raw")})
-            if table.csv:
-                self._rejects(name, quarantine, counts, mine=first)
+        # Nulls have a hash too: a row without a user belongs to one partition, which counts it.
+        mine = f"WHERE {key} % {of} = {self._partition.index}" if name != "videos" else ""
+        bucket = f"CAST({key} // {of} % {buckets} AS USMALLINT) AS bucket"
+        for scan in table.scans:
+            # Lines that are no rows have no user, so the first partition counts them.
+            with self._rows(name, scan, owner, quarantine if first else None, counts) as rows:
+                reader = self._connection.sql(f"SELECT *, {bucket} FROM ({rows}) {mine}")
+                batches = reader.to_arrow_reader(SCAN_ROWS)
+                for group in _grouped(batches, DEAL_BATCHES):
+                    if name != "videos" or first:
+                        counts[f"{name}.read"] += len(group)
+                        _note(name, group, quarantine, counts)
+                    bad = group["reason"].null_count < len(group)
+                    yield (group.filter(pc.is_null(group["reason"])) if bad else group).drop_columns(NOTES)
+                yield pa.table({f.name: pa.array([], f.type) for f in batches.schema if f.name not in NOTES})
 
-    def _rejects(self, name: str, quarantine: QuarantineFile, counts: Counter[str], *, mine: bool) -> None:
-        """Quarantines CSV lines that are not rows. They have no user, so the first partition counts them."""
+    @contextmanager
+    def _rows(
+        self, name: str, scan: Scan, owner: str | None, quarantine: QuarantineFile | None, counts: Counter[str]
+    ) -> Iterator[str]:
+        """SQL of the cleaned rows of a scan. CSV lines that are no rows are quarantined when the block ends.
+
+        Args:
+            quarantine: None: such lines are left out.
+        """
+        with scan.relation(self._temp) as (relation, rejected):
+            yield select(cells(self._build, name, scan), relation, owner=owner)
+        if scan.csv:
+            lines = [*self._rejects(scan), *((NO_ROW, line, scan.files[0].path) for line in rejected)]
+            if quarantine is not None and lines:
+                counts[f"{name}.read"] += len(lines)
+                reasons, texts, places = zip(*lines, strict=True)
+                counts.update(f"{name}.bad.{reason}" for reason in reasons)
+                rows = pa.array([json_file.text(line) for line in texts])
+                quarantine.add(name, pa.array(reasons), rows, pa.array(places))
+
+    def _rejects(self, scan: Scan) -> Iterator[tuple[str, str, str]]:
+        """(reason, line, place) of the lines that the engine could not read since the last call."""
         # A line may have several errors.
         query = (
-            "SELECT CAST(to_json(any_value(csv_line)) AS VARCHAR) AS row FROM reject_errors GROUP BY line ORDER BY line"
+            "SELECT line, any_value(csv_line), bool_or(error_type = 'INVALID ENCODING'), "
+            "bool_or(error_type = 'UNQUOTED VALUE') FROM reject_errors GROUP BY line ORDER BY line"
         )
-        lines = self._connection.sql(query).to_arrow_table()
+        found = self._connection.execute(query).fetchall()
         self._connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
-        if mine and len(lines):
-            counts[f"{name}.read"] += len(lines)
-            quarantine.add(name, "is not a row of the CSV file", lines["row"].combine_chunks())
+        for number, text, undecoded, unquoted in found:
+            reason = f"is not text in {scan.source.encoding}: is encoding right?" if undecoded else NO_ROW
+            # A quote that is not closed takes all lines up to the next one: each of them is lost.
+            lines = (text or "").splitlines() if unquoted else [text or ""]
+            for offset, line in enumerate(lines or [""]):
+                yield reason, line, f"{scan.files[0].path}, line {number + offset}"
 
     def _owners(self) -> str:
         """A table (request_id, video_id, user_id) of the impressions that match an answer without a user."""
-        answers, impressions = self._tables["answers"], self._tables["impressions"]
-        keys = "SELECT request_id, video_id FROM ({})"
-        asked = " UNION ALL ".join(keys.format(select(cells(self._build, answers), s)) for s in answers.scans())
-        shown = " UNION ALL ".join(
-            f"SELECT request_id, video_id, user_id FROM ({select(cells(self._build, impressions), scan)}) "
-            "WHERE reason IS NULL"
-            for scan in impressions.scans()
-        )
+        parts = {
+            "answers": ("asked", "request_id, video_id", ""),
+            "impressions": ("shown", "request_id, video_id, user_id", "WHERE reason IS NULL"),
+        }
+        for name, (table, columns, good) in parts.items():
+            for number, scan in enumerate(self._tables[name].scans):
+                with self._rows(name, scan, None, None, Counter()) as rows:
+                    head = f"INSERT INTO {table}" if number else f"CREATE OR REPLACE TEMP TABLE {table} AS"
+                    matching = " SEMI JOIN asked USING (request_id, video_id)" if name == "impressions" else ""
+                    self._connection.execute(f"{head} SELECT {columns} FROM ({rows}){matching} {good}")
         self._connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE owner AS SELECT request_id, video_id, min(user_id) AS user_id "
-            f"FROM ({shown}) SEMI JOIN ({asked}) USING (request_id, video_id) GROUP BY request_id, video_id"
+            "CREATE OR REPLACE TEMP TABLE owner AS SELECT request_id, video_id, min(user_id) AS user_id FROM shown "
+            "GROUP BY request_id, video_id; DROP TABLE asked; DROP TABLE shown"
         )
-        self._connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
         return "owner"
+
+
+def _note(name: str, rows: pa.Table, quarantine: QuarantineFile, counts: Counter[str]) -> None:
+    """Quarantines the bad rows, and counts them and the cells that a default replaced."""
+    if rows["reason"].null_count < len(rows):
+        bad = rows.filter(pc.is_valid(rows["reason"]))
+        quarantine.add(name, *(bad[column].combine_chunks() for column in ("reason", "raw", "place")))
+        for entry in pc.value_counts(bad["reason"]).to_pylist():
+            if entry["values"] != ORPHAN:
+                counts[f"{name}.bad.{entry['values']}"] += entry["counts"]
+    if rows["defaulted"].null_count < len(rows):
+        reasons = pc.split_pattern(rows["defaulted"].drop_null().combine_chunks(), SEPARATOR).flatten()
+        for entry in pc.value_counts(reasons).to_pylist():
+            counts[f"{name}.defaulted.{entry['values']}"] += entry["counts"]
 
 
 def bucket_file(table: str, bucket: int) -> str:

@@ -79,6 +79,8 @@ def config(**changes: Any) -> dict[str, Any]:
         },
         "questionnaire": {"options": OPTIONS},
         "requests": {"max_history": 4},
+        # Many of the logs have bad rows on purpose.
+        "max_bad_share": 1.0,
         "output": {"row_group": 3, "file_row_groups": 2},
         "engine": {"memory_mb": 256, "threads": 1, "bucket_impressions": 40},
     }

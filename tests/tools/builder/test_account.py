@@ -125,9 +125,10 @@ def test_bad_cells_of_csv_are_quarantined(tmp_path: Path) -> None:
     log = small_log()
     write_log(tmp_path, log)
     lines = ["uid,vid,at,watched,rid,asked,liked,rate,slot", f"1,1,{START_MS},8000,0,1,1,0.5,0"]
+    no_id = "uid is not an integer of 64 bits with a sign: ids.user = 'text' reads any text"
     bad = {
-        f"x,1,{START_MS},8000,1,1,1,0.5,0": "uid is not an integer",
-        f"1.5,1,{START_MS},8000,1,1,1,0.5,0": "uid is not an integer",
+        f"x,1,{START_MS},8000,1,1,1,0.5,0": no_id,
+        f"1.5,1,{START_MS},8000,1,1,1,0.5,0": no_id,
         f",1,{START_MS},8000,1,1,1,0.5,0": "uid is null",
         "1,1,soon,8000,1,1,1,0.5,0": "at is not a point in time",
         "1,1,1700000000000000,8000,1,1,1,0.5,0": "at is not between 0 and 2**42 ms: is impressions.time_unit right?",

@@ -134,6 +134,7 @@ def test_concurrent_replicas_publish_one_output(tmp_path: Path) -> None:
 
 
 TOML = """
+max_bad_share = 1.0
 [impressions]
 path = "impressions.parquet"
 [impressions.columns]
