@@ -136,11 +136,13 @@ def time_of_text(sql: str, zone: str) -> str:
     # The engine's cast takes offsets only right behind the time, and Z only in upper case.
     absolute = f"epoch_ms(TRY_CAST(replace(replace(upper({sql}), ' +', '+'), ' -', '-') AS TIMESTAMPTZ))"
     name = f"regexp_extract({sql}, '([A-Za-z]+/[^ ]+) *$', 1)"
-    named = f"TRY({local_time(f'TRY_CAST({_without_name(sql)} AS TIMESTAMP)', name, quoted=False)})"
+    # The engine's function fails on an unknown zone, and its cast gives null.
+    known = f"TRY_CAST({sql} AS TIMESTAMPTZ) IS NOT NULL"
+    named = local_time(f"TRY_CAST({_without_name(sql)} AS TIMESTAMP)", name, quoted=False)
     return (
         f"CASE WHEN regexp_full_match({sql}, {literal(LOCAL_TEXT)}) THEN {local_time(local, zone)} "
         f"WHEN regexp_full_match({sql}, {literal(OFFSET_TEXT)}) THEN {absolute} "
-        f"WHEN regexp_full_match({sql}, {literal(NAMED_TEXT)}) THEN {named} END"
+        f"WHEN regexp_full_match({sql}, {literal(NAMED_TEXT)}) AND {known} THEN {named} END"
     )
 
 

@@ -90,12 +90,11 @@ class Source:
         lines = {"\n", "\r"}
         letters = "text without line ends"
         require(bool(self.delimiter) and not lines & {*self.delimiter}, f"{name}.delimiter", self.delimiter, letters)
-        require(
-            len(self.quote) <= 1 and not lines & {self.quote}, f"{name}.quote", self.quote, "one character, or none"
-        )
+        quotes = len(self.quote) <= 1 and self.quote.isascii() and not lines & {self.quote}
+        require(quotes, f"{name}.quote", self.quote, "one ASCII character, or none")
         if self.escape is not None:
-            right = len(self.escape) == 1 and bool(self.quote) and not lines & {self.escape}
-            require(right, f"{name}.escape", self.escape, "one character, and a quote")
+            right = len(self.escape) == 1 and self.escape.isascii() and bool(self.quote) and not lines & {self.escape}
+            require(right, f"{name}.escape", self.escape, "one ASCII character, and only with a quote")
         require(_is_text_encoding(self.encoding), f"{name}.encoding", self.encoding, "a text encoding of Python")
         if self.max_bad_share is not None:
             share = self.max_bad_share

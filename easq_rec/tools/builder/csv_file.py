@@ -1,7 +1,8 @@
 """CSV files with a declared dialect and encoding. Nothing about a file is guessed from a sample of it.
 
-DuckDB parses UTF-8 with one kind of line end. Other files are rewritten that way to a temporary file first: compressed
-ones, those with another encoding, and those that mix line ends.
+DuckDB parses UTF-8 fast, but loses rows of files that are not simple: those with several kinds of line ends, and with
+quotes that are not closed in their line. Such files go through Python's parser first, which is slow, and are rewritten
+to a temporary file. So are compressed files, whose checksums DuckDB does not check, and those with another encoding.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from easq_rec.errors import UserError
@@ -34,8 +36,10 @@ class PreparedCsv:
     """A file that the engine can read."""
 
     path: str
+    parsed: bool = False
+    """Whether the file was parsed here, so that its rows end in `\\n`, whatever its cells hold."""
     rejected: tuple[str, ...] = ()
-    """Lines that are not rows, found while the file was rewritten."""
+    """Lines that are not rows, found while the file was parsed here."""
 
 
 def header(file: RawFile, source: Source) -> list[str]:
@@ -46,18 +50,21 @@ def header(file: RawFile, source: Source) -> list[str]:
     return _first_record(file, source)
 
 
-def relation(path: str, columns: int, source: Source) -> str:
+def relation(ready: PreparedCsv, columns: int, source: Source) -> str:
     """SQL of the rows of a prepared file, whose cells are texts named by position."""
     cells = ", ".join(f"{literal(f'{CELL}{number}')}: 'VARCHAR'" for number in range(columns))
     quote = literal(source.quote)
+    # Of a simple file the engine finds the only kind of line end.
+    end = ", new_line='\\n'" if ready.parsed else ""
     # One thread reads a file: DuckDB's parallel reader loses rows where a cell with a line end crosses two buffers.
     # Cells that do not parse are texts, so that each makes one bad row instead of ending the scan. Lines with too few
     # or too many cells go to the engine's table of rejects.
     return (
-        f"read_csv({file_literal(path)}, auto_detect=false, columns={{{cells}}}, delim={literal(source.delimiter)}, "
+        f"read_csv({file_literal(ready.path)}, auto_detect=false, columns={{{cells}}}, "
+        f"delim={literal(source.delimiter)}, "
         f"quote={quote}, escape={quote if source.escape is None else literal(source.escape)}, "
         f"header={str(source.header is True).lower()}, strict_mode=true, null_padding=false, parallel=false, "
-        "hive_partitioning=false, store_rejects=true, rejects_limit=0)"
+        f"hive_partitioning=false, store_rejects=true, rejects_limit=0{end})"
     )
 
 
@@ -68,54 +75,70 @@ def cell(number: int) -> str:
 
 @contextmanager
 def prepared(file: RawFile, source: Source, folder: Path) -> Iterator[PreparedCsv]:
-    """A file as UTF-8 with one kind of line end: the file itself, or a temporary one in `folder`.
+    """A file that the engine reads rightly: the file itself, or a temporary one in `folder`.
 
     Raises:
         UserError: the file is damaged, or not text in the declared encoding.
     """
     target = folder / "rewritten.csv"
-    ends = LineEnds()
+    form = _Form(source.quote)
     try:
         if file.compression is None and _is_utf8(source):
             for chunk in _chunks(file):
-                ends.count(chunk)
+                form.add(chunk)
             path = Path(file.path)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
                 for chunk in _utf8(file, source):
-                    ends.count(chunk)
+                    form.add(chunk)
                     out.write(chunk)
             path = target
         rejected: tuple[str, ...] = ()
-        if ends.mixed:
+        if not form.simple:
             folder.mkdir(parents=True, exist_ok=True)
-            path, rejected = target, _with_one_line_end(file, source, target)
-        yield PreparedCsv(path=str(path), rejected=rejected)
+            path, rejected = target, _parsed_and_written(file, source, target)
+        yield PreparedCsv(path=str(path), parsed=not form.simple, rejected=rejected)
     finally:
         target.unlink(missing_ok=True)
 
 
-@dataclass(kw_only=True)
-class LineEnds:
-    """Counts of the kinds of line ends in UTF-8 text."""
+class _Form:
+    """Whether the engine can be trusted with a text in UTF-8, which is given chunk by chunk."""
 
-    crlf: int = 0
-    cr: int = 0
-    lf: int = 0
-    last: bytes = b""
+    def __init__(self, quote: str) -> None:
+        self._quote = quote.encode()
+        self._crlf = self._cr = self._lf = 0
+        self._last = b""
+        self._open = False
+        self._spans = False
 
-    def count(self, chunk: bytes) -> None:
-        pairs = chunk.count(b"\r\n") + (self.last == b"\r" and chunk.startswith(b"\n"))
-        self.crlf += pairs
-        self.cr += chunk.count(b"\r")
-        self.lf += chunk.count(b"\n")
-        self.last = chunk[-1:]
+    def add(self, chunk: bytes) -> None:
+        """The next bytes of the text."""
+        self._crlf += chunk.count(b"\r\n") + (self._last == b"\r" and chunk.startswith(b"\n"))
+        self._cr += chunk.count(b"\r")
+        self._lf += chunk.count(b"\n")
+        self._last = chunk[-1:]
+        if self._quote and (self._open or self._quote in chunk):
+            self._follow_quotes(chunk)
+
+    def _follow_quotes(self, chunk: bytes) -> None:
+        codes = np.frombuffer(chunk, np.uint8)
+        quotes = np.flatnonzero(codes == self._quote[0])
+        ends = np.flatnonzero((codes == 10) | (codes == 13))
+        odd = (np.searchsorted(quotes, ends) + self._open) % 2
+        self._spans = self._spans or bool(odd.any())
+        self._open = bool((len(quotes) + self._open) % 2)
 
     @property
-    def mixed(self) -> bool:
-        """Whether there are several kinds, be it between rows or within quoted cells."""
-        return (self.cr > self.crlf) + (self.lf > self.crlf) + (self.crlf > 0) > 1
+    def simple(self) -> bool:
+        """Whether there is one kind of line end, and every line has an even number of quotes.
+
+        At another kind of line end the engine fails or loses the row. It loses all lines behind a quote that is not
+        closed without a word.
+        """
+        kinds = (self._cr > self._crlf) + (self._lf > self._crlf) + (self._crlf > 0)
+        return kinds <= 1 and not self._spans and not self._open
 
 
 def _first_record(file: RawFile, source: Source) -> list[str]:
@@ -211,7 +234,7 @@ def _lines(file: RawFile, source: Source) -> Iterator[Iterator[str]]:
         raise UserError(f"{file.path}: cannot be read: {error}") from error
 
 
-def _with_one_line_end(file: RawFile, source: Source, target: Path) -> tuple[str, ...]:
+def _parsed_and_written(file: RawFile, source: Source, target: Path) -> tuple[str, ...]:
     """Writes the rows of a file with `\n` as the only line end; returns the lines that are no rows.
 
     Line ends within quoted cells stay as they are. Python's parser is slow, and knows where a quoted cell ends.
@@ -227,7 +250,9 @@ def _with_one_line_end(file: RawFile, source: Source, target: Path) -> tuple[str
 
     rejected: list[str] = []
     with _lines(file, source) as lines, target.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n", **_dialect(source))
+        # All cells are quoted, since the writer would not quote a line end of another kind.
+        quoting = {"quoting": csv.QUOTE_ALL} if source.quote else {}
+        writer = csv.writer(out, lineterminator="\n", **(_dialect(source) | quoting))
         records = _reader(noted(lines), source)
         while True:
             try:

@@ -89,12 +89,27 @@ def relation(paths: list[str]) -> str:
     return f"read_parquet([{names}], can_have_nan=true, hive_partitioning=false)"
 
 
+def damage(paths: list[str]) -> str:
+    """The place and the kind of the first damage in some files, read one row group at a time; empty: there is none."""
+    for path in paths:
+        index = 0
+        try:
+            with pa.OSFile(path) as file, pq.ParquetFile(file) as parquet:
+                for index in range(parquet.num_row_groups):
+                    parquet.read_row_group(index)
+        except (pa.ArrowException, OSError) as error:
+            return f"{path}, row group {index}: cannot be read: {str(error).splitlines()[0]}"
+    return ""
+
+
 def _dtype(arrow: pa.DataType, sql: str, physical: str | None) -> str:
     """The SQL type, or what the file says beyond it."""
     if physical == "INT96":
         return UTC_TIMESTAMP
     if pa.types.is_float16(arrow):
         return HALF
-    if pa.types.is_duration(arrow) or (pa.types.is_decimal(arrow) and sql == "DOUBLE"):
-        return str(arrow)
+    if pa.types.is_duration(arrow):
+        return f"DURATION IN {arrow.unit}"
+    if pa.types.is_decimal(arrow) and sql == "DOUBLE":
+        return str(arrow).upper()
     return sql

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from easq_rec import json_file
+from easq_rec.errors import UserError
+from easq_rec.tools.builder import parquet_file
 from easq_rec.tools.builder.clean import ORPHAN, SEPARATOR, cells, select
 from easq_rec.tools.builder.config import AnswerRules, Build
 from easq_rec.tools.builder.quarantine import QuarantineFile
@@ -108,15 +110,21 @@ class PartitionReader:
         for scan in table.scans:
             # Lines that are no rows have no user, so the first partition counts them.
             with self._rows(name, scan, owner, quarantine if first else None, counts) as rows:
-                reader = self._connection.sql(f"SELECT *, {bucket} FROM ({rows}) {mine}")
-                batches = reader.to_arrow_reader(SCAN_ROWS)
-                for group in _grouped(batches, DEAL_BATCHES):
+                for group in self._read(scan, f"SELECT *, {bucket} FROM ({rows}) {mine}"):
                     if name != "videos" or first:
                         counts[f"{name}.read"] += len(group)
                         _note(name, group, quarantine, counts)
                     bad = group["reason"].null_count < len(group)
                     yield (group.filter(pc.is_null(group["reason"])) if bad else group).drop_columns(NOTES)
-                yield pa.table({f.name: pa.array([], f.type) for f in batches.schema if f.name not in NOTES})
+
+    def _read(self, scan: Scan, query: str) -> Iterator[pa.Table]:
+        """The result of a query over a scan, in parts. At least one. Raises UserError if a file cannot be read."""
+        try:
+            batches = self._connection.sql(query).to_arrow_reader(SCAN_ROWS)
+            yield from _grouped(batches, DEAL_BATCHES)
+            yield pa.table({column.name: pa.array([], column.type) for column in batches.schema})
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise _unreadable(scan, error) from error
 
     @contextmanager
     def _rows(
@@ -165,12 +173,26 @@ class PartitionReader:
                 with self._rows(name, scan, None, None, Counter()) as rows:
                     head = f"INSERT INTO {table}" if number else f"CREATE OR REPLACE TEMP TABLE {table} AS"
                     matching = " SEMI JOIN asked USING (request_id, video_id)" if name == "impressions" else ""
-                    self._connection.execute(f"{head} SELECT {columns} FROM ({rows}){matching} {good}")
+                    try:
+                        self._connection.execute(f"{head} SELECT {columns} FROM ({rows}){matching} {good}")
+                    except duckdb.Error as error:
+                        raise _unreadable(scan, error) from error
         self._connection.execute(
             "CREATE OR REPLACE TEMP TABLE owner AS SELECT request_id, video_id, min(user_id) AS user_id FROM shown "
             "GROUP BY request_id, video_id; DROP TABLE asked; DROP TABLE shown"
         )
         return "owner"
+
+
+def _unreadable(scan: Scan, error: Exception) -> UserError:
+    """The error for files that the engine fails to read; it does not say which of them."""
+    line = str(error).splitlines()[0]
+    if "Out of Memory" in line:
+        return UserError(f"engine.memory_mb: too little memory to read {scan.files[0].path}: {line}")
+    paths = [file.path for file in scan.files]
+    found = "" if scan.csv else parquet_file.damage(paths)
+    listed = paths[0] if len(paths) == 1 else f"one of {len(paths)} files from {paths[0]} on"
+    return UserError(found or f"{listed}: cannot be read: {line}")
 
 
 def _note(name: str, rows: pa.Table, quarantine: QuarantineFile, counts: Counter[str]) -> None:

@@ -73,7 +73,7 @@ class Scan:
             return
         (file,) = self.files
         with csv_file.prepared(file, self.source, temp) as ready:
-            rows = csv_file.relation(ready.path, self.width, self.source)
+            rows = csv_file.relation(ready, self.width, self.source)
             yield self._over(rows), ready.rejected
 
     @property
