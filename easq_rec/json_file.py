@@ -6,6 +6,7 @@ only, so that every module may import it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -47,11 +48,20 @@ def finite(value: Any) -> Any:
 
 
 def write(path: Path, value: object, *, indent: int | None = 2, sort_keys: bool = False) -> None:
-    """Writes a JSON file, which appears complete by a rename. Raises UserError if it cannot be written."""
+    """Writes a JSON file, which appears complete by a rename; a device is written to as it is.
+
+    Raises UserError if it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text(value, indent=indent, sort_keys=sort_keys) + "\n", encoding="utf-8")
+        content = text(value, indent=indent, sort_keys=sort_keys) + "\n"
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_text(content, encoding="utf-8")
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(content, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -12,9 +12,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from easq_rec import outputs
 from easq_rec.errors import UserError
 from easq_rec.tools.builder.parse import load
 from easq_rec.tools.builder.publish import run
+from easq_rec.tools.builder.raw_files import folders_read
 from easq_rec.tools.builder.scatter import Partition
 
 
@@ -35,11 +37,16 @@ def build(
     if "temp" in given:
         given["temp"] = str(Path(str(given["temp"])).absolute())
     plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, **given))
+    base = config.absolute().parent
+    inputs = [folder for source in plan.sources.values() for folder in folders_read(source, base, out)]
+    outputs.check_new_directory("--out", out, inputs=inputs)
+    if plan.engine.temp is not None:
+        outputs.check_folder("--temp" if "temp" in given else "engine.temp", Path(plan.engine.temp))
     # Arrow's threads gain little here and would exceed the requested number.
     pa.set_cpu_count(plan.engine.threads)
     try:
         part = parse_partition(partition)
-        text = run(plan, base=config.absolute().parent, out=out, partition=part, progress=_say, shared=shared)
+        text = run(plan, base=base, out=out, partition=part, progress=_say, shared=shared)
     except duckdb.Error as error:
         raise UserError(f"{config}: the raw tables cannot be read: {str(error).splitlines()[0]}") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec import json_file
 from easq_rec.tools.builder.bucket import Bucket, Lookup
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.layout import dataset_schema
@@ -84,7 +85,7 @@ def _stage(folder: Path, run: Callable[[Path, QuarantineFile, Counter[str]], Non
         counts: Counter[str] = Counter()
         with QuarantineFile(unfinished / "quarantine.parquet", counts) as quarantine:
             run(unfinished, quarantine, counts)
-        (unfinished / COUNTS).write_text(json.dumps(counts))
+        (unfinished / COUNTS).write_text(json_file.text(counts))
         os.rename(unfinished, folder)
     return folder
 
@@ -96,7 +97,7 @@ def _videos(scan: PartitionReader, folder: Path, partition: Partition) -> tuple[
     with QuarantineFile(folder / "quarantine.parquet", counts) as quarantine:
         table = scan.videos(quarantine, counts)
         lookup = Lookup.of(table, "video_id", quarantine if partition.index == 0 else None, counts)
-    (folder / COUNTS).write_text(json.dumps(counts))
+    (folder / COUNTS).write_text(json_file.text(counts))
     return lookup, folder
 
 
@@ -126,7 +127,7 @@ def _collect(stages: list[Path], result: Path, partition: Partition) -> None:
     counts: Counter[str] = Counter()
     for stage in stages:
         counts.update(json.loads((stage / COUNTS).read_text()))
-    (result / COUNTS).write_text(json.dumps(counts, sort_keys=True))
+    (result / COUNTS).write_text(json_file.text(counts, sort_keys=True))
     files = [file for stage in stages if (file := stage / "quarantine.parquet").exists()]
     (result / "quarantine").mkdir()
     if files:

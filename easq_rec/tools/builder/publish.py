@@ -24,6 +24,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
+from easq_rec import json_file
 from easq_rec.config.serialization import read_json, to_dict
 from easq_rec.errors import UserError
 from easq_rec.tools.builder.config import Build
@@ -60,7 +61,8 @@ def run(
         Busy: another process is building the partition, which is not shared.
         UserError: config and raw tables do not match, or the output directory has other content.
     """
-    out = out.absolute()
+    # A link cannot be replaced by a rename, the directory that it leads to can.
+    out = Path(os.path.realpath(out))
     identity = fingerprint(build, base, partition)
     if not shared:
         return _run(build, base, out, partition, identity, progress)
@@ -126,9 +128,9 @@ def _build(
         if _fingerprint_of(work) != identity:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            (work / FINGERPRINT).write_text(json.dumps(identity))
+            (work / FINGERPRINT).write_text(json_file.text(identity))
         result = build_partition(build, base, partition, work, progress)
-        (result / FINGERPRINT).write_text(json.dumps(identity))
+        (result / FINGERPRINT).write_text(json_file.text(identity))
         os.rename(result, finished)
         # The process that completes the set may be removing the area now.
         shutil.rmtree(work, ignore_errors=True)
@@ -162,11 +164,11 @@ def fingerprint(build: Build, base: Path, partition: Partition) -> dict[str, Any
         # The engine's hash assigns users to partitions and may differ between versions.
         "engine": duckdb.__version__,
         "partitions": partition.of,
-        "inputs": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+        "inputs": hashlib.sha256(json_file.text(files).encode()).hexdigest(),
         "config": config,
     }
     # Converted to JSON values for comparison with a stored file: JSON has no tuples.
-    return dict(json.loads(json.dumps(identity)))
+    return dict(json.loads(json_file.text(identity)))
 
 
 def is_published(out: Path, identity: dict[str, Any]) -> bool:
@@ -228,7 +230,7 @@ def _publish(build: Build, area: Path, out: Path, partition: Partition, identity
         "counts": dict(sorted(counts.items())),
         "summary": summary(build, counts),
     }
-    (tree / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    (tree / DESCRIPTION).write_text(json_file.text(description, indent=2) + "\n")
     os.rename(tree, out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -96,11 +97,27 @@ def find(source: Source, base: Path) -> RawFiles:
     return RawFiles(files=tuple(files), empty=tuple(empty))
 
 
-def _matches(pattern: str) -> list[str]:
-    """Files that a path or a glob names. Parts that exist as they are written are no pattern, whatever they hold."""
+def folders_read(source: Source, base: Path, out: Path) -> list[Path]:
+    """Folders that a table reads whole, as an output in them would be read by the next build: its directory, or the
+    output itself if the table's glob matches it."""
+    path = os.path.join(os.path.abspath(base), os.path.expanduser(source.path))
+    if os.path.isdir(path):
+        return [Path(path)]
+    fixed, parts = _fixed(path)
+    return [out] if parts and fnmatch.fnmatch(os.path.abspath(out), os.path.join(glob.escape(fixed), *parts)) else []
+
+
+def _fixed(pattern: str) -> tuple[str, list[str]]:
+    """The parts of a pattern that exist as they are written, and so are no pattern, and the other parts."""
     fixed, *parts = "/", *pattern.strip("/").split("/")
     while parts and os.path.lexists(os.path.join(fixed, parts[0])):
         fixed = os.path.join(fixed, parts.pop(0))
+    return fixed, parts
+
+
+def _matches(pattern: str) -> list[str]:
+    """Files that a path or a glob names."""
+    fixed, parts = _fixed(pattern)
     if not parts:
         found, explicit = [fixed], True
     else:
