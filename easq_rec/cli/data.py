@@ -44,10 +44,8 @@ class BuildCommand:
     """TOML file that says where the raw tables lie, what their columns mean, and the rules."""
     out: Path
     """Directory to write; appears when it is complete."""
-    partition: str = "1/1"
-    """I/N: build share I of N of the users; the call that completes the set publishes the output."""
     shared: bool = False
-    """Other processes, also on other machines, build the other shares: wait for them, take over from one that ended."""
+    """Other processes, also on other machines, build the same output: share the work, take over from one that ended."""
     memory_mb: int | None = None
     """Bound of the SQL engine's memory in MB. None: engine.memory_mb of the TOML file."""
     threads: int | None = None
@@ -59,7 +57,7 @@ class BuildCommand:
         from easq_rec.tools.builder.command import build
 
         engine = {"memory_mb": self.memory_mb, "threads": self.threads, "temp": self.temp}
-        build(self.config, self.out, self.partition, shared=self.shared, engine=engine)
+        build(self.config, self.out, shared=self.shared, engine=engine)
         return 0
 
 

@@ -6,7 +6,6 @@ R requests, n impressions, in the order of `Groups`. Users and candidates are jo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from easq_rec.tools.builder.clean import FIELD
 from easq_rec.tools.builder.config import ID_LISTS, Build, Field
 from easq_rec.tools.builder.grouping import Groups, group
 from easq_rec.tools.builder.history import HistoryRanges, histories
-from easq_rec.tools.builder.layout import TYPES, dataset_schema
+from easq_rec.tools.builder.layout import TYPES
 from easq_rec.tools.builder.quarantine import QuarantineFile, as_json
 from easq_rec.tools.builder.versions import NONE, Int, Versions, ragged
 
@@ -166,13 +165,8 @@ class Bucket:
         order = self.in_time_order
         return order[np.diff(has)[order] > 0]
 
-    def batches(self, requests: Int, *, size: int, answers: bool) -> Iterator[pa.RecordBatch]:
-        """The rows of a dataset in the given order, in batches of `size`."""
-        schema = dataset_schema(self._build, answers=answers)
-        for begin in range(0, len(requests), size):
-            yield self._batch(requests[begin : begin + size], schema, answers=answers)
-
-    def _batch(self, requests: Int, schema: pa.Schema, *, answers: bool) -> pa.RecordBatch:
+    def batch(self, requests: Int, schema: pa.Schema, *, answers: bool) -> pa.RecordBatch:
+        """Rows of a dataset with this schema, for requests in the given order."""
         watched = self._histories.entries(requests)
         lengths = np.diff(self._starts)[requests]
         shown = ragged(self._starts[requests], lengths)

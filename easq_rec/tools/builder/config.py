@@ -241,9 +241,8 @@ class Output:
 
     row_group: int = 2_048
     """Requests per row group."""
-    file_row_groups: int | None = None
-    """Row groups per file. None: 64, or 1 if several partitions are built: files are named by the time of their first
-    request, so the files of all partitions sort in time order only if each has one row group."""
+    file_row_groups: int = 64
+    """Row groups per file, at most."""
     slice_h: int = 24
     """Hours per time slice, stored in a separate folder; a divisor of 24."""
     hive: bool = False
@@ -251,8 +250,7 @@ class Output:
 
     def __post_init__(self) -> None:
         require(self.row_group >= 1, "output.row_group", self.row_group, "at least 1")
-        if self.file_row_groups is not None:
-            require(self.file_row_groups >= 1, "output.file_row_groups", self.file_row_groups, "at least 1")
+        require(self.file_row_groups >= 1, "output.file_row_groups", self.file_row_groups, "at least 1")
         require(self.slice_h >= 1 and 24 % self.slice_h == 0, "output.slice_h", self.slice_h, "a divisor of 24")
 
 

@@ -35,7 +35,8 @@ class ParquetColumn:
 class Footer:
     """What a footer says."""
 
-    rows: int
+    group_rows: tuple[int, ...]
+    """Rows of each row group."""
     columns: tuple[ParquetColumn, ...]
     """Top-level columns in the file's order."""
     fingerprint: str
@@ -62,7 +63,8 @@ class Footers:
         fingerprint = repr([[(leaf.path, leaf.physical_type, str(leaf.logical_type)) for leaf in leaves], str(schema)])
         if fingerprint not in self._known:
             self._known[fingerprint] = self._columns(path, schema, leaves)
-        return Footer(rows=metadata.num_rows, columns=self._known[fingerprint], fingerprint=fingerprint)
+        groups = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+        return Footer(group_rows=groups, columns=self._known[fingerprint], fingerprint=fingerprint)
 
     def _columns(self, path: str, schema: pa.Schema, leaves: list[pq.ColumnSchema]) -> tuple[ParquetColumn, ...]:
         try:

@@ -56,6 +56,10 @@ class Scan:
     """Columns of a CSV file."""
     rows: int
     """An estimate for CSV."""
+    group_rows: tuple[tuple[int, ...], ...] = ()
+    """For each Parquet file, the rows of its row groups."""
+    between: tuple[int, int] | None = None
+    """Of a single Parquet file, only the rows from the first number to before the second one."""
 
     @property
     def csv(self) -> bool:
@@ -85,7 +89,13 @@ class Scan:
 
     def _over(self, relation: str, *also: str) -> str:
         selected = [f"{expression} AS {self.columns[name].sql}" for name, expression in self.selected.items()]
-        return f"(SELECT {', '.join([*selected, *also])} FROM {relation})"
+        # The engine reads only the row groups that have such rows.
+        rows = (
+            ""
+            if self.between is None
+            else " WHERE file_row_number >= {} AND file_row_number < {}".format(*self.between)
+        )
+        return f"(SELECT {', '.join([*selected, *also])} FROM {relation}{rows})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +172,8 @@ class _Opened:
     """(SQL, type) of all columns by name, partitions included."""
     width: int
     rows: int
+    group_rows: tuple[int, ...]
+    """Of a Parquet file."""
     fingerprint: object
     """Equal for files that one relation can read."""
 
@@ -171,11 +183,13 @@ def _open(file: RawFile, source: Source, footers: Footers) -> _Opened:
     names = {column for _, column, _ in wanted(source)}
     if file.csv:
         listed = [(name, csv_file.cell(number), "VARCHAR") for number, name in enumerate(csv_file.header(file, source))]
-        width, rows, fingerprint = len(listed), _estimate(file), object()
+        groups: tuple[int, ...]
+        width, rows, groups, fingerprint = len(listed), _estimate(file), (), object()
     else:
         footer = footers.read(file.path)
         listed = [(column.name, column.sql, column.dtype) for column in footer.columns]
-        width, rows, fingerprint = len(listed), footer.rows, footer.fingerprint
+        groups, rows, fingerprint = footer.group_rows, sum(footer.group_rows), footer.fingerprint
+        width = len(listed)
     found: dict[str, tuple[str, str]] = {}
     for name, sql, dtype in listed:
         if name in names and name in found:
@@ -189,7 +203,14 @@ def _open(file: RawFile, source: Source, footers: Footers) -> _Opened:
             )
         found[name] = "CAST(NULL AS VARCHAR)" if value is None else literal(value), "VARCHAR"
     partition = {name: value for name, value in file.partition.items() if name in names}
-    return _Opened(file=file, columns=found, width=width, rows=rows, fingerprint=(fingerprint, partition))
+    return _Opened(
+        file=file,
+        columns=found,
+        width=width,
+        rows=rows,
+        group_rows=groups,
+        fingerprint=(fingerprint, partition),
+    )
 
 
 def _check_alike(source: Source, opened: list[_Opened]) -> None:
@@ -219,6 +240,7 @@ def _scans(source: Source, opened: list[_Opened]) -> Iterator[Scan]:
             selected={name: columns[name][0] for name in names},
             width=run[0].width,
             rows=sum(one.rows for one in run),
+            group_rows=tuple(one.group_rows for one in run) if not run[0].file.csv else (),
         )
 
 

@@ -58,13 +58,12 @@ def test_rows_that_a_rule_drops_are_not_bad(tmp_path: Path) -> None:
     assert len(found) == 1 and tiny.reasons(counts) == {"duplicate": 19}
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
-def test_the_share_is_that_of_all_partitions_together(tmp_path: Path, partitions: int) -> None:
+@pytest.mark.parametrize("divided", [False, True])
+def test_the_share_is_that_of_all_splits_together(tmp_path: Path, divided: bool) -> None:
     from tests.tools.builder.logs import run_build
 
-    # A row without a user belongs to one partition, of whose rows it is many.
     tiny.write_rows(tmp_path / "imp.csv", [{**tiny.ROW, "user": "" if n == 0 else n} for n in range(30)])
-    out = run_build(tmp_path, tiny.config(max_bad_share=0.05), parts=partitions)
+    out = run_build(tmp_path, tiny.config(max_bad_share=0.05), divided=divided)
     assert json.loads((out / "build.json").read_text())["counts"]["impressions.kept"] == 29
 
 
