@@ -85,14 +85,14 @@ def build(
     max_retries: int = 0,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Builds requests/ and answers/ from raw logs, N partitions of the users side by side.
+    """Builds requests/ and answers/ from raw logs by N processes that share the work.
 
     torchx run easq.build --config logs.toml --out DIR --n 4
 
     Args:
         config: the TOML file of easq-rec data build
-        out: directory to write, seen by all replicas; appears when all partitions are done
-        n: partitions, and replicas
+        out: directory to write, seen by all replicas; appears when it is complete
+        n: replicas
         h: a registered named resource (instead of cpu and memMB)
         cpu: CPUs per replica, requested from the scheduler, and threads of its SQL engine
         memMB: memory per replica in MB, asked of the scheduler (local schedulers do not limit it)
@@ -108,9 +108,7 @@ def build(
     resource = launch.host(cpu=cpu, memMB=memMB, gpu=0, h=h)
     options = ["--config", config, "--out", out, "--threads", str(int(resource.cpu)), "--memory-mb", str(engine_memMB)]
     options += ["--temp", temp] if temp else []
-    # Replicas count from 0, partitions from 1. AWS Batch knows the number of a replica only when bash does.
-    partition = f"--shared --partition $$(( {macros.replica_id} + 1 ))/{n}"
-    command = f"easq-rec data build {launch.quoted(options)} {partition}"
+    command = f"easq-rec data build {launch.quoted([*options, '--shared'])}"
     return _replicas(command, n, resource, name, image, env, max_retries, mounts)
 
 

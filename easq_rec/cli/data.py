@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from easq_rec import outputs
 from easq_rec.config import Data, World
 from easq_rec.config.schema import require
 from easq_rec.errors import UserError
@@ -26,7 +27,9 @@ class WorldCommand:
     def run(self) -> int:
         from easq_rec.tools.simulation.world import generate
 
-        generate(self.world, self.out, counts=not self.without_counts)
+        outputs.check_new_directory("--out", self.out)
+        with outputs.writing("--out", self.out):
+            generate(self.world, self.out, counts=not self.without_counts)
         print(f"{self.world.requests:,} requests in {self.out}; train on them with --data {self.out}")
         return 0
 
@@ -41,10 +44,8 @@ class BuildCommand:
     """TOML file that says where the raw tables lie, what their columns mean, and the rules."""
     out: Path
     """Directory to write; appears when it is complete."""
-    partition: str = "1/1"
-    """I/N: build share I of N of the users; the call that completes the set publishes the output."""
     shared: bool = False
-    """Other processes, also on other machines, build the other shares: wait for them, take over from one that ended."""
+    """Other processes, also on other machines, build the same output: share the work, take over from one that ended."""
     memory_mb: int | None = None
     """Bound of the SQL engine's memory in MB. None: engine.memory_mb of the TOML file."""
     threads: int | None = None
@@ -56,7 +57,7 @@ class BuildCommand:
         from easq_rec.tools.builder.command import build
 
         engine = {"memory_mb": self.memory_mb, "threads": self.threads, "temp": self.temp}
-        build(self.config, self.out, self.partition, shared=self.shared, engine=engine)
+        build(self.config, self.out, shared=self.shared, engine=engine)
         return 0
 
 
@@ -115,8 +116,15 @@ class CountsCommand:
             require(self.frozen_after is None, "--holdout", self.holdout, "left out, since --frozen-after is given")
             require(0 <= self.holdout < 1, "--holdout", self.holdout, "from 0 to less than 1")
             holdout = self.holdout
-        print(add_counts(self.directory, self.out, declared, holdout=holdout, frozen_after_ms=self.frozen_after))
+        outputs.check_new_directory("--out", self.out, inputs=_local(self.directory))
+        with outputs.writing("--out", self.out):
+            print(add_counts(self.directory, self.out, declared, holdout=holdout, frozen_after_ms=self.frozen_after))
         return 0
+
+
+def _local(directory: str) -> list[Path]:
+    """A directory that is read, if it is on this machine."""
+    return [] if "://" in directory else [Path(directory)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from easq_rec import doctor
+from easq_rec import doctor, json_file, outputs
 from easq_rec.config.schema import require
 
 
@@ -52,6 +51,9 @@ class EvaluateCommand:
         from easq_rec.serving.evaluate import evaluate
 
         _require_resamples(self.resamples)
+        _check_run(self.run_dir)
+        if self.out is not None:
+            outputs.check_file("--out", self.out)
         evaluated = evaluate(
             self.run_dir,
             self.data,
@@ -65,11 +67,12 @@ class EvaluateCommand:
         results.print_evaluation(evaluated, intervals, CONFIDENCE)
         how: dict[str, object] = {"data": self.data, "confidence": CONFIDENCE, "method": "BCa bootstrap over users"}
         how |= {"resamples": self.resamples, "seed": self.seed, "all_negatives": self.all_negatives}
-        results.write(evaluated, intervals, self.run_dir, self.name, how)
+        with outputs.writing("--run", self.run_dir):
+            results.write(evaluated, intervals, self.run_dir, self.name, how)
         file = self.run_dir / self.name
         print(f"\nall figures in {file}.json, by request in {file}.parquet")
         if self.out is not None:
-            self.out.write_text(json.dumps(results.plain_values(evaluated, intervals), indent=2) + "\n")
+            json_file.write(self.out, results.plain_values(evaluated, intervals))
         return 0
 
 
@@ -93,6 +96,8 @@ class CompareCommand:
         from easq_rec.evaluation.compare import compare, print_comparison, write_comparison
 
         _require_resamples(self.resamples)
+        if self.json is not None:
+            outputs.check_file("--json", self.json)
         found = compare(self.run_dir, self.base, resamples=self.resamples, seed=self.seed)
         print_comparison(*found)
         if self.json is not None:
@@ -134,6 +139,7 @@ class CalibrateCommand:
 
         _require_resamples(self.resamples)
         require(0 < self.share < 1, "--share", self.share, "more than 0 and less than 1")
+        _check_run(self.run_dir)
         found = calibrate(
             self.run_dir,
             self.data,
@@ -150,7 +156,8 @@ class CalibrateCommand:
         print_calibrated(differences(found.after, found.before, resamples=self.resamples, seed=self.seed))
         for name in found.unfitted:
             print(f"  {name}: not calibrated, too few earlier candidates with or without it")
-        print(f"\nwritten to {write_calibration(self.run_dir, calibration)}")
+        with outputs.writing("--run", self.run_dir):
+            print(f"\nwritten to {write_calibration(self.run_dir, calibration)}")
         return 0
 
 
@@ -184,19 +191,27 @@ class ScoreCommand:
         from easq_rec.serving.score import score
 
         config = load_config(self.run_dir)
-        requests = score(
-            config,
-            self.run_dir,
-            self.input,
-            self.output,
-            fuse=self.fuse,
-            best=self.best,
-            outcomes=self.outcomes,
-            calibrated=self.calibrated,
-            counts=self.counts,
-        )
+        outputs.check_file("--output", self.output)
+        with outputs.writing("--output", self.output):
+            requests = score(
+                config,
+                self.run_dir,
+                self.input,
+                self.output,
+                fuse=self.fuse,
+                best=self.best,
+                outcomes=self.outcomes,
+                calibrated=self.calibrated,
+                counts=self.counts,
+            )
         print(f"{requests:,} requests ranked in {self.output}")
         return 0
+
+
+def _check_run(run_dir: Path) -> None:
+    """Raises UserError if nothing can be written into a run directory. A missing one is left to who reads it."""
+    if run_dir.is_dir():
+        outputs.check_folder("--run", run_dir)
 
 
 def _require_resamples(resamples: int) -> None:

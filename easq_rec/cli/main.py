@@ -9,14 +9,14 @@ from typing import Annotated
 
 import tyro
 
-from easq_rec import __version__, doctor, train
+from easq_rec import __version__, doctor, outputs, train
 from easq_rec.cli.data import DataCommands
 from easq_rec.cli.evaluation import CalibrateCommand, CompareCommand, EvaluateCommand, ScoreCommand
 from easq_rec.cli.report import ReportCommand
 from easq_rec.cli.runs import RunsCommands
 from easq_rec.cli.study import StudyCommand
 from easq_rec.config import command_line
-from easq_rec.errors import exit_code
+from easq_rec.errors import UserError, exit_code
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,13 @@ def _run(words: list[str]) -> int:
         case [] | ["help"]:
             words = ["--help"]
     command = command_line.parse(Command, words, prog="easq-rec", markers=MARKERS, description=DESCRIPTION)
-    code: int = command.run()
+    try:
+        code: int = command.run()
+    except OSError as error:
+        if error.errno not in outputs.OF_THE_DISK:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{' '.join(words[:2])}: {place}{error.strerror or error}") from error
     return code
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import json
 import tomllib
 import types
 import typing
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from easq_rec import json_file
 from easq_rec.errors import UserError
 
 Parsed = TypeVar("Parsed")
@@ -130,7 +130,7 @@ class _Parser:
     def _member(self, classes: dict[str, type[Any]], values: dict[str, Any], place: str) -> Any:
         if len(classes) == 1:
             return self._table(next(iter(classes.values())), values, place)
-        where, names = _joined(place, KIND), ", ".join(map(json.dumps, classes))
+        where, names = _joined(place, KIND), ", ".join(map(json_file.text, classes))
         match values.get(KIND):
             case None:
                 self.problems.append(f"{where}: missing: add one of {names}")
@@ -182,7 +182,7 @@ class _Parser:
         if option is type(None):
             return "null"
         if origin is typing.Literal:
-            return "one of " + ", ".join(json.dumps(one) for one in _args(option))
+            return "one of " + ", ".join(json_file.text(one) for one in _args(option))
         if origin is tuple:
             tables = self.form == "toml" and dataclasses_of(_args(option)[0])
             return f"tables that each begin with the line [[{place}]]" if tables else "a list"

@@ -36,11 +36,11 @@ edges = [10000.0, 60000.0]
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.config.parse import entry_place, parse, read_text, remedy, toml_values
 from easq_rec.config.schema import FeatureSchema
 
@@ -122,7 +122,7 @@ def _fields(entry: Any) -> list[str]:
 def _literal(value: object) -> str:
     """A TOML value. TOML strings are JSON strings in which DEL is also escaped."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return json_file.text(value, ascii_only=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from easq_rec import json_file
 from easq_rec.data.batch import Extent, Keys, RequestBatch
 from easq_rec.data.columns import Array
 from easq_rec.data.groups import CandidateGroups
@@ -43,7 +44,7 @@ def write_batch(path: Path, batch: RequestBatch, about: Mapping[str, Any]) -> No
         path: with the suffix .npz.
         about: values that JSON can hold.
     """
-    arrays: dict[str, Array] = {ABOUT: np.array(json.dumps(dict(about)))}
+    arrays: dict[str, Array] = {ABOUT: np.array(json_file.text(dict(about)))}
     for field in dataclasses.fields(batch):
         arrays |= _arrays(field.name, getattr(batch, field.name))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec import json_file
 from easq_rec.config.schema import Count, FeatureSchema, NumberRange
 from easq_rec.config.serialization import from_dict, load_json, to_dict
 from easq_rec.data import files
@@ -75,7 +76,7 @@ def write_counts(counts: PublishedCounts, folder: Path) -> None:
         overall=tuple(overall),
         ranges=counts.ranges,
     )
-    (folder / DESCRIPTION).write_text(json.dumps(to_dict(described), indent=2) + "\n")
+    (folder / DESCRIPTION).write_text(json_file.text(to_dict(described), indent=2) + "\n")
 
 
 def read_counts(folder: Path) -> PublishedCounts:

@@ -14,6 +14,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from easq_rec.data.listing import HEAD, content_of, is_hidden, is_parquet_name, local_files
 from easq_rec.errors import UserError
 
 Location = Path | str
@@ -45,11 +46,13 @@ def is_dir(location: Location) -> bool:
 
 
 def all_files(directory: Location) -> list[str]:
-    """Names of all files below a folder, sorted, relative to it, without unfinished files.
+    """Names of all visible files below a folder, sorted, relative to it (`listing` says which are visible).
 
-    Raises UserError if the filesystem cannot be reached.
+    Raises UserError if the filesystem cannot be reached, or a name is no readable file.
     """
     filesystem, path = _resolve(str(directory))
+    if filesystem is _LOCAL:
+        return local_files(path)
     try:
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     except OSError as error:
@@ -57,21 +60,37 @@ def all_files(directory: Location) -> list[str]:
     # Some filesystems return names with an extra leading slash.
     start = len(path.strip("/")) + 1 if path.strip("/") else 0
     names = [info.path.lstrip("/")[start:] for info in found if info.type == pafs.FileType.File]
-    return sorted(filter(_committed, names))
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def parquet_files(directory: Location) -> list[str]:
-    """Names of all Parquet files below a folder, sorted, relative to it, without unfinished files.
+    """Names of all visible files below a folder, sorted, relative to it. All must be Parquet.
 
     Raises:
-        UserError: there are no files, or the filesystem cannot be reached.
+        UserError: there are no files, one is not Parquet, or the filesystem cannot be reached.
     """
-    names = [name for name in all_files(directory) if name.endswith(".parquet")]
+    names = all_files(directory)
     if not names:
         raise UserError(
             f"{display_name(directory)} has no Parquet files: --data must be the folder with requests/ and answers/"
         )
+    for name in names:
+        # The footer of a file that is named as Parquet is read anyway.
+        if not is_parquet_name(name):
+            _check_parquet(join(directory, name))
     return names
+
+
+def _check_parquet(location: str) -> None:
+    """Raises UserError that names a file whose content is not Parquet."""
+    shown = display_name(location)
+    try:
+        with open_file(location) as file:
+            content = content_of(file.read(HEAD), shown)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{shown}: cannot be read: {error}") from error
+    if content != "parquet":
+        raise UserError(f"{shown}: is not Parquet, as every file of a dataset: remove it, or begin its name with _")
 
 
 def open_file(location: str) -> pa.NativeFile:
@@ -112,11 +131,6 @@ def _connect(root: str, options: str) -> tuple[pafs.FileSystem, str]:
         except (ValueError, ImportError) as error:
             raise UserError(f"{root}: unknown filesystem: {arrow_error}; {error}") from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(theirs)), path
-
-
-def _committed(name: str) -> bool:
-    """Spark and similar writers use `_temporary/` and hidden names until they finish."""
-    return not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 _LOCAL = pafs.LocalFileSystem()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from easq_rec import json_file
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import Period, RequestDataset, split
@@ -39,7 +39,7 @@ class Sources:
 
 def world_directory(config: Config) -> Path:
     """Directory of the built-in world of this config, relative to the working directory."""
-    digest = hashlib.sha256(json.dumps(config.world.identity, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json_file.text(config.world.identity, sort_keys=True).encode()).hexdigest()[:8]
     return Path("data") / f"world-{digest}"
 
 

@@ -48,6 +48,8 @@ def check_unused(out: Path) -> None:
 @contextmanager
 def published(out: Path) -> Iterator[Path]:
     """A temporary directory that is renamed to `out` at the end, or removed if the block raises."""
+    # A link cannot be replaced by a rename, the directory that it leads to can.
+    out = Path(os.path.realpath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from easq_rec import json_file
 from easq_rec.errors import UserError
 from easq_rec.evaluation.metrics.intervals import CONFIDENCE, Difference, Interval, differences
 from easq_rec.evaluation.results import LABELS, Evaluated, format_interval, label, metric_names, read
@@ -88,8 +88,7 @@ def write_comparison(ours: Evaluated, theirs: Evaluated, found: Mapping[str, Dif
             for name in metric_names(found)
         },
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    json_file.write(out, content)
 
 
 def _by_request(evaluated: Evaluated) -> Evaluated:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from easq_rec import json_file
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.config.schema import Outcome
 from easq_rec.config.serialization import from_dict, to_dict
@@ -307,11 +308,11 @@ def write(
         "outcomes": evaluated.outcome_reliability(),
         "versions": versions(),
     }
-    kept = json.dumps({"format": FORMAT, **origin, "answers": to_dict(evaluated.origin.answers)}).encode()
+    kept = json_file.text({"format": FORMAT, **origin, "answers": to_dict(evaluated.origin.answers)}).encode()
     partial = folder / f".{name}.partial"
     pq.write_table(evaluated.table.replace_schema_metadata({METADATA: kept}), partial, compression="zstd")
     partial.rename(folder / f"{name}.parquet")
-    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    partial.write_text(json_file.text(summary, indent=2) + "\n")
     partial.rename(folder / f"{name}.json")
 
 

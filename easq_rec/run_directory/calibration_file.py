@@ -5,10 +5,10 @@ A map corrects the errors of the weights that it was fitted with. It is used wit
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from easq_rec import json_file
 from easq_rec.config.serialization import load_json, to_dict
 from easq_rec.errors import UserError
 from easq_rec.evaluation.calibration_map import CalibrationMethod, Isotonic, Temperature
@@ -41,7 +41,7 @@ def write_calibration(run_dir: Path, calibration: OutcomeCalibration) -> Path:
     """Writes the file under a temporary name, publishes it by a rename, and returns its path."""
     path = RunDirectory(run_dir).calibration
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(to_dict(calibration), indent=1) + "\n")
+    partial.write_text(json_file.text(to_dict(calibration), indent=1) + "\n")
     partial.rename(path)
     return path
 

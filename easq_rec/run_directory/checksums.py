@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.run_directory.paths import CheckpointDirectory
 
 
@@ -21,7 +22,7 @@ def checksums(checkpoint: CheckpointDirectory, *, rank: int) -> dict[str, dict[s
 
 def write_checksums(checkpoint: CheckpointDirectory, found: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes the checksums of all ranks."""
-    checkpoint.checksums.write_text(json.dumps({"files": found}, indent=1) + "\n")
+    checkpoint.checksums.write_text(json_file.text({"files": found}, indent=1) + "\n")
 
 
 def digest_of(checkpoint: CheckpointDirectory) -> str:

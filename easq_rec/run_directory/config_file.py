@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.config import Config
 from easq_rec.config.serialization import load_json, read_json, to_dict
 from easq_rec.errors import UserError
@@ -58,7 +59,7 @@ def write_config(config: Config, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     path = RunDirectory(run_dir).config
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(_json_values(config), indent=2) + "\n")
+    partial.write_text(json_file.text(_json_values(config), indent=2) + "\n")
     partial.rename(path)
 
 
@@ -80,7 +81,7 @@ def check_resumable(config: Config, run_dir: Path) -> None:
 
 def _json_values(config: Config) -> dict[str, object]:
     """The config as `json.loads` returns it: tuples are lists."""
-    values: dict[str, object] = json.loads(json.dumps(to_dict(config)))
+    values: dict[str, object] = json.loads(json_file.text(to_dict(config)))
     return values
 
 

@@ -11,6 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
+
 WINDOW = "window"
 """The event that reports the steps since the one before it."""
 SIGN_OF_WINDOW = f'"event": "{WINDOW}"'
@@ -33,7 +35,7 @@ def event_line(event: Event) -> str:
     """A line with its line break. Numbers get six digits; NaN and infinity, which JSON lacks, become null."""
     time = event.time.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
     head = {"time": time, "level": event.level, "event": event.name}
-    return json.dumps(_json_value({**head, **event.fields, "rank": event.rank}), default=str) + "\n"
+    return json_file.text(_json_value({**head, **event.fields, "rank": event.rank}), words=True) + "\n"
 
 
 def read_events(file: Path) -> Iterator[Event]:

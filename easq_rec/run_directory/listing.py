@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.run_directory.formatting import NONE, duration, metric
 from easq_rec.run_directory.status import RunStatus, find_runs, read_run
 
@@ -41,7 +41,7 @@ def list_runs(roots: list[Path], *, as_json: bool) -> int:
             bad.append({"run": str(directory), "error": str(error)})
     rows.sort(key=lambda found: float(found["age_s"]))
     if as_json:
-        print(json.dumps([*rows, *bad], indent=1))
+        print(json_file.text([*rows, *bad], indent=1))
     else:
         print("\n".join([*table(rows), *(f"not readable: {one['error']}" for one in bad)]))
     return 1 if bad else 0

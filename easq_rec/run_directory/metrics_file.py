@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from easq_rec import json_file
 from easq_rec.errors import UserError
 
 TRAIN, HOLDOUT, FINAL = "train", "holdout", "final"
@@ -35,8 +36,7 @@ class Record:
 
 def record_line(step: int, split: str, values: Mapping[str, float]) -> str:
     """A line with its line break. JSON has no NaN and no infinity: both become null."""
-    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    return json.dumps({"step": step, "split": split, **finite}) + "\n"
+    return json_file.text({"step": step, "split": split, **values}) + "\n"
 
 
 def append_record(file: Path, step: int, split: str, values: Mapping[str, float]) -> None:

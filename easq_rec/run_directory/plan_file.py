@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.errors import UserError
 
 FORMAT = 1
@@ -66,8 +67,9 @@ class PlacementPlan:
 
 def plan_text(plan: PlacementPlan) -> str:
     """The plan as JSON with one table per line."""
-    head = json.dumps({"format": FORMAT, **asdict(plan.shape)})
-    body = ",\n".join(f"{json.dumps(name)}: {json.dumps(_json_value(table))}" for name, table in plan.tables.items())
+    head = json_file.text({"format": FORMAT, **asdict(plan.shape)})
+    tables = {name: _json_value(table) for name, table in plan.tables.items()}
+    body = ",\n".join(f"{json_file.text(name)}: {json_file.text(table)}" for name, table in tables.items())
     return f'{head[:-1]}, "tables": {{\n{body}\n}}}}\n'
 
 

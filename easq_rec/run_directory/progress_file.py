@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from easq_rec import json_file
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import CheckpointDirectory
@@ -38,7 +39,7 @@ def write_progress(checkpoint: CheckpointDirectory, progress: Progress, schema: 
         "score": progress.score,
         "tables": tables_of(schema),
     }
-    checkpoint.progress.write_text(json.dumps(content))
+    checkpoint.progress.write_text(json_file.text(content))
 
 
 def read_progress(checkpoint: CheckpointDirectory, schema: FeatureSchema | None = None) -> Progress:

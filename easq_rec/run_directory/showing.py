@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.config.recipes import recipe
 from easq_rec.config.serialization import to_dict
 from easq_rec.run_directory.checksums import damage
@@ -66,14 +67,14 @@ def sections(run: RunStatus, problems: Problems | None) -> Iterator[tuple[str, I
 def differences(config: dict[str, Any]) -> Iterator[str]:
     """Fields whose value differs from that of the recipe."""
     try:
-        base = json.loads(json.dumps(to_dict(recipe(str(config["recipe"])))))
+        base = json.loads(json_file.text(to_dict(recipe(str(config["recipe"])))))
     except KeyError:
         yield f"{config['recipe']} is no recipe of this version"
         return
     wanted, stored = dict(_flat(base)), dict(_flat(config))
     for name in sorted({*wanted, *stored}):
         if not name.startswith(PLACES) and wanted.get(name) != stored.get(name):
-            yield f"{name} {json.dumps(stored.get(name))} (recipe: {json.dumps(wanted.get(name))})"
+            yield f"{name} {json_file.text(stored.get(name))} (recipe: {json_file.text(wanted.get(name))})"
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

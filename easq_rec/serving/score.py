@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from easq_rec import outputs
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.batch import RequestBatch
@@ -116,6 +117,8 @@ def score(
     directory = requests if files.is_dir(requests) else source
     if not files.is_dir(directory):
         raise UserError(f"--input {files.display_name(source)}: no such directory")
+    if not files.is_remote(directory):
+        outputs.check_outside("--output", output, [Path(directory)])
     dataset = _open(config, run_dir, directory, counts)
     columns = pa.schema(
         [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]

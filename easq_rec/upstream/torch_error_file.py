@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from easq_rec import json_file
+
 
 def show(file: Path, text: str) -> None:
     """Replaces the traceback that torchrun will show.
@@ -14,4 +16,4 @@ def show(file: Path, text: str) -> None:
     """
     content = json.loads(file.read_text())
     content["message"]["extraInfo"]["py_callstack"] = text
-    file.write_text(json.dumps(content))
+    file.write_text(json_file.text(content))

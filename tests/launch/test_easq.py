@@ -80,11 +80,11 @@ def test_every_sweep_has_a_free_port_of_its_own() -> None:
     assert len(ports) > 1 and all(1024 <= int(port) < 65536 for port in ports)
 
 
-def test_a_replica_of_a_build_starts_with_the_partition_of_its_number() -> None:
+def test_replicas_of_a_build_share_the_work() -> None:
     job = role(easq.build, "--config", "a $b.toml", "--out", "/logs", "--n", "4", "--cpu", "3", "--engine_memMB", "512")
     assert (job.num_replicas, job.resource.cpu) == (4, 3)
     assert "--config 'a $$b.toml' --out /logs --threads 3 --memory-mb 512" in command(job)
-    assert command(job).endswith(" --shared --partition $$(( ${replica_id} + 1 ))/4")
+    assert command(job).endswith(" --shared")
 
 
 def test_a_named_host_sets_the_cpus_gpus_and_threads() -> None:

@@ -6,7 +6,6 @@ R requests, n impressions, in the order of `Groups`. Users and candidates are jo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.tools.builder.attribution import Impressions, Replies, attribute
 from easq_rec.tools.builder.clean import FIELD
-from easq_rec.tools.builder.config import Build, Field
+from easq_rec.tools.builder.config import ID_LISTS, Build, Field
 from easq_rec.tools.builder.grouping import Groups, group
 from easq_rec.tools.builder.history import HistoryRanges, histories
-from easq_rec.tools.builder.layout import TYPES, dataset_schema
+from easq_rec.tools.builder.layout import TYPES
 from easq_rec.tools.builder.quarantine import QuarantineFile, as_json
 from easq_rec.tools.builder.versions import NONE, Int, Versions, ragged
 
@@ -166,13 +165,8 @@ class Bucket:
         order = self.in_time_order
         return order[np.diff(has)[order] > 0]
 
-    def batches(self, requests: Int, *, size: int, answers: bool) -> Iterator[pa.RecordBatch]:
-        """The rows of a dataset in the given order, in batches of `size`."""
-        schema = dataset_schema(self._build, answers=answers)
-        for begin in range(0, len(requests), size):
-            yield self._batch(requests[begin : begin + size], schema, answers=answers)
-
-    def _batch(self, requests: Int, schema: pa.Schema, *, answers: bool) -> pa.RecordBatch:
+    def batch(self, requests: Int, schema: pa.Schema, *, answers: bool) -> pa.RecordBatch:
+        """Rows of a dataset with this schema, for requests in the given order."""
         watched = self._histories.entries(requests)
         lengths = np.diff(self._starts)[requests]
         shown = ragged(self._starts[requests], lengths)
@@ -232,7 +226,7 @@ def _feature(table: pa.Table, name: str, field: Field, rows: Int) -> pa.Array:
         column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
     )
     unknown = rows == NONE
-    if field.type in ("ids", "weighted_ids"):
+    if field.type in ID_LISTS:
         # Arrow gives a null for a null row: an unknown video has no ids.
         taken = chunk.take(pa.array(rows, mask=unknown))
         lengths = np.diff(taken.offsets.to_numpy())

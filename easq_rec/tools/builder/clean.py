@@ -1,15 +1,35 @@
 """Cleans raw rows in SQL: casts every column, gives every bad row a reason, and drops no row.
 
 A cleaned row has the builder's column names and types (`FIELD` + name for features and outcomes), `reason` (null: the
-row is good) and `raw` (JSON of the original cells, only for bad rows).
+row is good), `defaulted` (null: no cell of the row was replaced by a default because it was bad), and for bad rows
+`raw` (JSON of the original cells) and `place` (the file, and in Parquet the row).
+
+The query has three levels. The innermost reads nulls: `raw.COLUMN` is the cell in the file, `cell.COLUMN` is null if
+its text stands for null. The next one casts: `typed.NAME`. The outermost checks.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
-from easq_rec.tools.builder.config import AnswerRules, Build, Field, ImpressionRules, Users, Videos
-from easq_rec.tools.builder.tables import RawTable, identifier, literal, wanted
+from easq_rec.tools.builder.casts import (
+    FLOATS,
+    TEXTS,
+    flag,
+    float_list,
+    hashed,
+    id_list,
+    integer,
+    length_in_ms,
+    number,
+    option,
+    point_in_time,
+    weighted_ids,
+)
+from easq_rec.tools.builder.config import AnswerRules, Build, Field, ImpressionRules, Unit, Users, Videos
+from easq_rec.tools.builder.sql import identifier, literal
+from easq_rec.tools.builder.tables import RawColumn, Scan
 
 FIELD = "field."
 """Prefix of features and outcomes."""
@@ -17,110 +37,145 @@ MOST_MS = 2**42
 """Later times (year 2109) indicate another unit."""
 MOST_LENGTH_MS = 2**31 - 1
 ORPHAN = "orphan: no impression for it"
-INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-TO_MS = {"s": "{0} * 1000", "ms": "{0}", "us": "{0} / 1000"}
-"""Conversion of a DOUBLE to milliseconds, by unit."""
-WHOLE_TO_MS = {
-    # Wider than the result, because an overflow would end the scan.
-    "s": "TRY_CAST(CAST({0} AS HUGEINT) * 1000 AS BIGINT)",
-    "ms": "CAST({0} AS BIGINT)",
-    "us": "CAST({0} AS BIGINT) // 1000",
-}
-"""Conversion of an integer to milliseconds, by unit."""
+SEPARATOR = "\n"
+"""Between the reasons in `defaulted`."""
+
+Check = tuple[str, str]
+"""(condition for a bad cell, in SQL; reason)."""
 
 
 @dataclass(kw_only=True)
 class Cells:
-    """The typed columns of one table, and the checks that find bad rows."""
+    """The typed columns of one scan, and the checks that find bad rows."""
 
-    table: RawTable
+    table: str
+    scan: Scan
+    zone: str
+    """Of timestamps without one."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Name: SQL expression over the raw columns."""
-    checks: list[tuple[str, str]] = field(default_factory=list)
-    """(condition over `typed` and `raw` names, reason); the first true condition gives the reason."""
+    """Name: SQL expression over the cells."""
+    checks: list[Check] = field(default_factory=list)
+    """(condition over typed, raw and cell names, reason); the first true condition gives the reason."""
+    defaults: dict[str, str] = field(default_factory=dict)
+    """By name of a feature with a default: SQL of that, for a cell with a true condition."""
+    replaced: dict[str, list[Check]] = field(default_factory=dict)
+    """By name of a feature with a default: (condition, reason)."""
 
-    def add(self, name: str, column: str, expression: str, *checks: tuple[str, str]) -> None:
-        """Adds a typed column; its checks refer to {typed} and {raw}."""
+    def cell(self, column: str) -> tuple[str, str]:
+        """(SQL name of a column's cells, their type). Binary cells are texts."""
+        dtype = self.scan.columns[column].dtype
+        return identifier(f"cell.{column}"), "VARCHAR" if dtype in ("BLOB", '"NULL"') else dtype
+
+    def add(
+        self, name: str, column: str, expression: str, *checks: tuple[str, str], default: str | None = None
+    ) -> None:
+        """Adds a typed column. Its checks refer to {typed}, {raw} and {cell}.
+
+        Args:
+            default: SQL of the value of a cell for which a check is true; None: such a cell makes the row bad.
+        """
         self.columns[name] = expression
-        for condition, reason in checks:
-            condition = condition.replace("{typed}", typed(name)).replace("{raw}", raw(column))
-            self.checks.append((condition, f"{column} {reason}"))
+        if self.scan.columns[column].dtype == "BLOB":
+            checks = (("{raw} IS NOT NULL AND TRY(decode({raw})) IS NULL", "is binary, and no text in UTF-8"), *checks)
+        names = {"typed": typed(name), "raw": raw(column), "cell": identifier(f"cell.{column}")}
+        made = [(_named(condition, names), f"{column} {reason}") for condition, reason in checks]
+        if default is None:
+            self.checks += made
+        else:
+            self.defaults[name], self.replaced[name] = default, made
 
     def key(self, name: str, column: str, kind: str) -> None:
-        sql, dtype = identifier(column), self.table.types[column]
-        expression = hashed(sql) if kind == "text" else integer(sql, dtype)
-        empty = "{raw} IS NULL OR CAST({raw} AS VARCHAR) = ''" if dtype == "VARCHAR" else "{raw} IS NULL"
-        self.add(name, column, expression, (empty, "is null"), ("{typed} IS NULL", "is not an integer"))
+        sql, dtype = self.cell(column)
+        null = ("{cell} IS NULL" + (" OR {cell} = ''" if dtype in TEXTS else ""), "is null")
+        if kind == "text":
+            expression, wrong = hashed(sql, dtype), "is not a text"
+        else:
+            declared = f"ids.{name.removesuffix('_id')} = 'text'"
+            expression, wrong = integer(sql, dtype), _not_integer(dtype, declared)
+        self.add(name, column, expression, null, *_inexact(dtype), ("{typed} IS NULL", wrong))
 
     def time(self, name: str, column: str) -> None:
-        unit = f"is not between 0 and 2**42 ms: is {self.table.name}.time_unit right?"
+        source = self.scan.source
+        sql, dtype = self.cell(column)
+        unit = f"is not between 0 and 2**42 ms: is {self.table}.time_unit right?"
+        local = source.time_unit == "timestamp" and self.zone != "UTC"
+        clock = f", or one that the clocks of {self.zone} skip or repeat: such a time needs an offset" if local else ""
         self.add(
             name,
             column,
-            point_in_time(identifier(column), self.table.types[column], self.table.source.time_unit),
-            ("{raw} IS NULL", "is null"),
-            ("{typed} IS NULL", "is not a point in time"),
+            point_in_time(sql, dtype, source.time_unit, self.zone),
+            ("{cell} IS NULL", "is null"),
+            ("{typed} IS NULL", f"is not a point in time{clock}"),
             (f"{{typed}} < 0 OR {{typed}} >= {MOST_MS}", unit),
         )
 
-    def length(self, name: str, column: str, unit: str, *, least: int) -> None:
+    def length(self, name: str, column: str, unit: Unit, *, least: int) -> None:
         """Adds a duration in whole milliseconds."""
-        sql, dtype = identifier(column), self.table.types[column]
-        if dtype in INTEGERS and unit != "us":
-            value, number = WHOLE_TO_MS[unit].format(sql), "CAST({raw} AS DOUBLE)"
-        else:
-            value = f"TRY_CAST(round({TO_MS[unit].format(f'TRY_CAST({sql} AS DOUBLE)')}) AS BIGINT)"
-            number = "TRY_CAST({raw} AS DOUBLE)"
+        sql, dtype = self.cell(column)
+        value = number(sql, dtype)
         self.add(
             name,
             column,
-            value,
-            ("{raw} IS NULL", "is null"),
-            (f"{number} IS NULL OR isnan({number})", "is not a number"),
-            (f"{number} < 0", "is negative"),
+            length_in_ms(sql, dtype, unit),
+            ("{cell} IS NULL", "is null"),
+            (f"{value} IS NULL OR isnan({value})", "is not a number"),
+            (f"{value} < 0", "is negative"),
             (f"{{typed}} IS NULL OR {{typed}} > {MOST_LENGTH_MS}", "is more than 2**31 - 1 ms"),
             (f"{{typed}} < {least}", f"is less than {least} ms"),
         )
 
     def feature(self, name: str, spec: Field) -> None:
-        sql, dtype = identifier(spec.column), self.table.types[spec.column]
-        default = None if spec.default is None else int(spec.default) if spec.type in ("id", "text") else spec.default
-        bad = "is not an integer"
+        """Adds a feature or an outcome."""
+        sql, dtype = self.cell(spec.column)
+        separator = self.scan.source.list_separator
+        null, missing = ("{cell} IS NULL", "is null"), ("{typed} IS NULL", "is not a list")
+        checks: tuple[Check, ...]
         match spec.type:
             case "id":
-                value, sql_type = integer(sql, dtype), "BIGINT"
+                value, checks = (
+                    integer(sql, dtype),
+                    (*_inexact(dtype), ("{typed} IS NULL", _not_integer(dtype, "type = 'text'"))),
+                )
+                sql_type = "BIGINT"
             case "text":
-                value, sql_type = hashed(sql), "BIGINT"
+                value, checks, sql_type = hashed(sql, dtype), (("{typed} IS NULL", "is not a text"),), "BIGINT"
+                checks = (*_inexact(dtype), *checks)
             case "float":
-                value, sql_type, bad = f"TRY_CAST({sql} AS FLOAT)", "FLOAT", "is not a finite number"
+                value, sql_type = f"TRY_CAST({number(sql, dtype)} AS FLOAT)", "FLOAT"
+                checks = (("{typed} IS NULL OR NOT isfinite({typed})", "is not a finite number"),)
             case "flag":
-                value, sql_type, bad = flag(sql, dtype), "TINYINT", "is not 0 or 1"
-            case "ids":
-                value = id_list(sql, dtype, self.table.source.list_separator)
-                self.add(FIELD + name, spec.column, value, ("list_count({typed}) < len({typed})", f"an item {bad}"))
-                return
+                value, checks, sql_type = flag(sql, dtype), (("{typed} IS NULL", "is not 0 or 1"),), "TINYINT"
+            case "ids" | "texts":
+                texts = spec.type == "texts"
+                value, sql_type = id_list(sql, dtype, separator, texts=texts), "BIGINT[]"
+                what = "an item is not a text" if texts else "an item is not an integer"
+                checks = (missing, ("list_count({typed}) < len({typed})", what))
             case "weighted_ids":
-                value = weighted_ids(sql, dtype, self.table.source.list_separator)
+                value, sql_type = weighted_ids(sql, dtype, separator), "STRUCT(id BIGINT, weight FLOAT)[]"
                 no_id = "len([pair FOR pair IN {typed} IF pair.id IS NOT NULL]) < len({typed})"
                 good = "len([pair FOR pair IN {typed} IF isfinite(pair.weight) AND pair.weight >= 0])"
-                no_weight = (f"{good} < len({{typed}})", "holds a weight that is not a number of 0 or more")
-                self.add(FIELD + name, spec.column, value, (no_id, f"holds an id that {bad}"), no_weight)
-                return
+                checks = (
+                    missing,
+                    (no_id, "holds an id that is not an integer"),
+                    (f"{good} < len({{typed}})", "holds a weight that is not a number of 0 or more"),
+                )
             case "floats":
-                value = float_list(sql, dtype, self.table.source.list_separator)
-                if default is not None:
-                    defaults = f"CAST({[default] * (spec.length or 0)} AS FLOAT[])"
-                    value = f"CASE WHEN {sql} IS NULL THEN {defaults} ELSE {value} END"
-                wrong = (f"len({{typed}}) <> {spec.length}", f"does not hold {spec.length} numbers")
+                value, sql_type = float_list(sql, dtype, separator), "FLOAT[]"
                 finite = "len([number FOR number IN {typed} IF isfinite(number)])"
-                strange = (f"{finite} < len({{typed}})", "holds what is not a finite number")
-                self.add(FIELD + name, spec.column, value, ("{typed} IS NULL", "is null"), wrong, strange)
-                return
-        null: tuple[tuple[str, str], ...] = (("{raw} IS NULL", "is null"),)
-        if default is not None:
-            value, null = f"CASE WHEN {sql} IS NULL THEN {default!r} ELSE {value} END", ()
-        broken = "{typed} IS NULL OR NOT isfinite({typed})" if spec.type == "float" else "{typed} IS NULL"
-        self.add(FIELD + name, spec.column, f"CAST({value} AS {sql_type})", *null, (broken, bad))
+                checks = (
+                    missing,
+                    (f"len({{typed}}) <> {spec.length}", f"does not hold {spec.length} numbers"),
+                    (f"{finite} < len({{typed}})", "holds what is not a finite number"),
+                )
+        default = _default(spec, sql_type)
+        if spec.type in ("ids", "texts", "weighted_ids"):
+            self.add(FIELD + name, spec.column, f"CAST({value} AS {sql_type})", *checks, default=default)
+            return
+        if default is None:
+            checks = (null, *checks)
+        else:
+            value = f"CASE WHEN {sql} IS NULL THEN {default} ELSE {value} END"
+        self.add(FIELD + name, spec.column, f"CAST({value} AS {sql_type})", *checks, default=default)
 
 
 def typed(name: str) -> str:
@@ -133,65 +188,9 @@ def raw(column: str) -> str:
     return identifier(f"raw.{column}")
 
 
-def integer(sql: str, dtype: str) -> str:
-    """A BIGINT; null if the value is not an integer. (A plain cast would round 3.7 to 4.)"""
-    if dtype in INTEGERS:
-        return f"CAST({sql} AS BIGINT)"
-    whole = f"TRY_CAST({sql} AS BIGINT)"
-    return f"CASE WHEN TRY_CAST({sql} AS DOUBLE) = CAST({whole} AS DOUBLE) THEN {whole} END"
-
-
-def hashed(sql: str) -> str:
-    """A 63-bit id of a text; null for an empty one."""
-    return f"CAST(md5_number_lower(nullif(CAST({sql} AS VARCHAR), '')) >> 1 AS BIGINT)"
-
-
-def flag(sql: str, dtype: str) -> str:
-    if dtype in ("BOOLEAN", "VARCHAR"):
-        return f"CAST(TRY_CAST({sql} AS BOOLEAN) AS TINYINT)"
-    return f"CASE {sql} WHEN 0 THEN 0 WHEN 1 THEN 1 END"
-
-
-def point_in_time(sql: str, dtype: str, unit: str) -> str:
-    """Unix milliseconds. Fractions of a millisecond are truncated; seconds with a fraction are rounded."""
-    if unit == "timestamp":
-        # With a zone the value is an absolute time; a cast would convert it to this machine's time zone.
-        return f"epoch_ms({sql})" if "ZONE" in dtype else f"epoch_ms(TRY_CAST({sql} AS TIMESTAMP))"
-    if dtype in INTEGERS:
-        return WHOLE_TO_MS[unit].format(sql)
-    number = f"TRY_CAST({sql} AS DOUBLE)"
-    return f"TRY_CAST({'round' if unit == 's' else 'floor'}({TO_MS[unit].format(number)}) AS BIGINT)"
-
-
-def id_list(sql: str, dtype: str, separator: str) -> str:
-    """A BIGINT[], empty for a null; an item that is not an integer becomes null."""
-    if dtype.removesuffix("[]") in INTEGERS:
-        return f"coalesce(CAST({sql} AS BIGINT[]), [])"
-    if dtype == "VARCHAR":
-        sql = f"CASE WHEN {sql} <> '' THEN str_split({sql}, {literal(separator)}) END"
-    return f"coalesce([{integer('item', 'VARCHAR')} FOR item IN {sql}], [])"
-
-
-def weighted_ids(sql: str, dtype: str, separator: str) -> str:
-    """A list of structs of a BIGINT id and a FLOAT weight, empty for a null; what does not parse is null."""
-    identity, weight = "item.id", "item.weight"
-    if dtype == "VARCHAR":
-        sql = f"CASE WHEN {sql} <> '' THEN str_split({sql}, {literal(separator)}) END"
-        identity, weight = "str_split(item, ':')[1]", "str_split(item, ':')[2]"
-    pair = f"{{'id': {integer(identity, 'VARCHAR')}, 'weight': TRY_CAST({weight} AS FLOAT)}}"
-    return f"coalesce([{pair} FOR item IN {sql}], [])"
-
-
-def float_list(sql: str, dtype: str, separator: str) -> str:
-    """A FLOAT[]; null for a null or an empty text, and so are numbers that do not parse."""
-    if dtype == "VARCHAR":
-        sql = f"CASE WHEN {sql} <> '' THEN str_split({sql}, {literal(separator)}) END"
-    return f"[TRY_CAST(item AS FLOAT) FOR item IN {sql}]"
-
-
-def cells(build: Build, table: RawTable) -> Cells:
-    """The typed columns of one of the raw tables."""
-    source, made = table.source, Cells(table=table)
+def cells(build: Build, table: str, scan: Scan) -> Cells:
+    """The typed columns of a scan of one of the raw tables."""
+    source, made = scan.source, Cells(table=table, scan=scan, zone=build.zone_of(scan.source))
     columns = vars(source)["columns"]
     for name, kind in vars(build.ids).items():
         column = getattr(columns, f"{name}_id", None)
@@ -204,8 +203,8 @@ def cells(build: Build, table: RawTable) -> Cells:
             if source.columns.duration is not None:
                 made.length("duration_ms", source.columns.duration, source.duration_unit, least=1)
             if source.columns.shown is not None:
-                sql = identifier(source.columns.shown)
-                value = f"CASE WHEN {sql} IS NULL THEN 0 ELSE {flag(sql, table.types[source.columns.shown])} END"
+                sql, dtype = made.cell(source.columns.shown)
+                value = f"CASE WHEN {sql} IS NULL THEN 0 ELSE {flag(sql, dtype)} END"
                 made.add("shown", source.columns.shown, value, ("{typed} IS NULL", "is not 0 or 1"))
             for name, spec in (source.features | source.outcomes).items():
                 made.feature(name, spec)
@@ -218,32 +217,115 @@ def cells(build: Build, table: RawTable) -> Cells:
                 made.feature(name, spec)
         case AnswerRules():
             made.time("timestamp_ms", source.columns.timestamp)
-            sql = identifier(source.columns.answer)
-            options = " ".join(f"WHEN {literal(o)} THEN {code}" for o, code in build.questionnaire.codes.items())
-            value = f"CAST(CASE trim(CAST({sql} AS VARCHAR)) {options} END AS TINYINT)"
+            sql, dtype = made.cell(source.columns.answer)
+            value = f"CAST({option(sql, dtype, build.questionnaire.codes)} AS TINYINT)"
             unknown = ("{typed} IS NULL", "is not an option of the questionnaire")
-            made.add("answer", source.columns.answer, value, ("{raw} IS NULL", "is null"), unknown)
+            made.add("answer", source.columns.answer, value, ("{cell} IS NULL", "is null"), unknown)
     return made
 
 
-def select(made: Cells, scan: str, *, owner: str | None = None) -> str:
-    """The cleaning query over one scan. `owner`: a table (request_id, video_id, user_id) with the user of each
-    answer."""
-    source_columns = dict.fromkeys(column for _, column, _ in wanted(made.table.source))
-    inner = ", ".join(
-        [f"{expression} AS {typed(name)}" for name, expression in made.columns.items()]
-        + [f"{identifier(column)} AS {raw(column)}" for column in source_columns]
-    )
-    relation, checks, names = f"(SELECT {inner} FROM {scan})", list(made.checks), list(made.columns)
+def select(made: Cells, relation: str, *, owner: str | None = None) -> str:
+    """The cleaning query over the relation of a scan.
+
+    Args:
+        owner: a table (request_id, video_id, user_id) with the user of each answer.
+    """
+    columns = made.scan.columns
+    innermost = [f"{column.sql} AS {raw(name)}" for name, column in columns.items()]
+    innermost += [
+        f"{_cell(column, made.scan.source.nulls)} AS {identifier(f'cell.{name}')}" for name, column in columns.items()
+    ]
+    place, place_columns = made.scan.place
+    read = f"(SELECT {', '.join([*innermost, *place_columns])} FROM {relation})"
+    casts = ", ".join(f"{expression} AS {typed(name)}" for name, expression in made.columns.items())
+    rows, checks, names = f"(SELECT *, {casts} FROM {read})", list(made.checks), list(made.columns)
     if owner is not None:
         join = f"{typed('request_id')} = o.request_id AND {typed('video_id')} = o.video_id"
-        relation = f"(SELECT c.*, o.user_id AS {typed('user_id')} FROM {relation} c LEFT JOIN {owner} o ON {join})"
+        rows = f"(SELECT c.*, o.user_id AS {typed('user_id')} FROM {rows} c LEFT JOIN {owner} o ON {join})"
         checks.append((f"{typed('user_id')} IS NULL", ORPHAN))
         names.append("user_id")
     cases = " ".join(f"WHEN {condition} THEN {literal(reason)}" for condition, reason in checks)
-    row = ", ".join(f"{identifier(column)} := {raw(column)}" for column in source_columns)
+    row = ", ".join(f"{literal(name)}, {_as_json(raw(name), column.dtype)}" for name, column in columns.items())
+    bad = "reason IS NOT NULL"
     return (
-        f"SELECT {', '.join(f'{typed(name)} AS {identifier(name)}' for name in names)}, reason, "
-        f"CASE WHEN reason IS NOT NULL THEN CAST(to_json(struct_pack({row})) AS VARCHAR) END AS raw "
-        f"FROM (SELECT *, CASE {cases} END AS reason FROM {relation})"
+        f"SELECT {', '.join(f'{_or_default(made, name)} AS {identifier(name)}' for name in names)}, reason, "
+        f"CASE WHEN reason IS NULL THEN {_defaulted(made)} END AS defaulted, "
+        f"CASE WHEN {bad} THEN CAST(json_object({row}) AS VARCHAR) END AS raw, "
+        f"CASE WHEN {bad} THEN {place} END AS place "
+        f"FROM (SELECT *, CASE {cases} END AS reason FROM {rows})"
     )
+
+
+def _cell(column: RawColumn, nulls: tuple[str, ...]) -> str:
+    """SQL of a cell, null if its text stands for null."""
+    text = column.sql
+    if column.dtype == "BLOB":
+        text = f"TRY(decode({text}))"
+    elif column.dtype == '"NULL"':
+        return f"CAST({text} AS VARCHAR)"
+    elif column.dtype not in TEXTS:
+        return text
+    if not nulls:
+        return text
+    return f"CASE WHEN trim({text}) NOT IN ({', '.join(map(literal, nulls))}) THEN {text} END"
+
+
+def _or_default(made: Cells, name: str) -> str:
+    if name not in made.replaced:
+        return typed(name)
+    wrong = " OR ".join(f"({condition})" for condition, _ in made.replaced[name])
+    return f"CASE WHEN {wrong} THEN {made.defaults[name]} ELSE {typed(name)} END"
+
+
+def _defaulted(made: Cells) -> str:
+    """SQL of the reasons why cells of a row were replaced by defaults; null if there are none."""
+    reasons = []
+    for conditions in made.replaced.values():
+        cases = " ".join(f"WHEN {condition} THEN {literal(reason)}" for condition, reason in conditions)
+        reasons.append(f"CASE {cases} END")
+    if not reasons:
+        return "CAST(NULL AS VARCHAR)"
+    return f"nullif(concat_ws({literal(SEPARATOR)}, {', '.join(reasons)}), '')"
+
+
+def _default(spec: Field, sql_type: str) -> str | None:
+    """SQL of a feature's default, or None."""
+    if spec.default is None:
+        return None
+    match spec.type:
+        case "ids" | "texts" | "weighted_ids":
+            value = "[]"
+        case "floats":
+            value = repr([spec.default] * (spec.length or 0))
+        case "float":
+            value = repr(spec.default)
+        case _:
+            value = str(int(spec.default))
+    return f"CAST({value} AS {sql_type})"
+
+
+def _inexact(dtype: str) -> tuple[Check, ...]:
+    """A check that floats are exact integers, where each may stand for several."""
+    if dtype not in FLOATS:
+        return ()
+    most = f"2**{FLOATS[dtype].bit_length() - 1}"
+    return ((f"abs({{cell}}) >= {FLOATS[dtype]}", f"is a float of {most} or more, which several ids may have become"),)
+
+
+def _not_integer(dtype: str, declared: str) -> str:
+    return (
+        "is not an integer"
+        if dtype in FLOATS
+        else f"is not an integer of 64 bits with a sign: {declared} reads any text"
+    )
+
+
+def _as_json(sql: str, dtype: str) -> str:
+    """SQL of a value in JSON, which has no NaN."""
+    if dtype in FLOATS:
+        return f"CASE WHEN isfinite({sql}) THEN to_json({sql}) ELSE to_json(CAST({sql} AS VARCHAR)) END"
+    return f"CAST({sql} AS VARCHAR)" if any(name in dtype for name in FLOATS) else sql
+
+
+def _named(condition: str, names: dict[str, str]) -> str:
+    return re.sub(r"\{(typed|raw|cell)\}", lambda found: names[found[1]], condition)

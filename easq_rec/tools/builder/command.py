@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,49 +11,43 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from easq_rec import outputs
 from easq_rec.errors import UserError
 from easq_rec.tools.builder.parse import load
 from easq_rec.tools.builder.publish import run
-from easq_rec.tools.builder.scatter import Partition
+from easq_rec.tools.builder.raw_files import folders_read
 
 
-def build(
-    config: Path, out: Path, partition: str, *, shared: bool = False, engine: Mapping[str, Any] | None = None
-) -> None:
-    """Builds a partition ("I/N") and prints the summary once the output is complete.
+def build(config: Path, out: Path, *, shared: bool = False, engine: Mapping[str, Any] | None = None) -> None:
+    """Builds a dataset and prints the summary.
 
     Args:
-        shared: also build partitions that no other process is building, until the output is complete.
+        shared: other processes, also on other machines, take part.
         engine: values that override the file's `engine` table; None keeps the file's value.
 
     Raises:
-        UserError: config, columns, partition or output cannot be used.
+        UserError: config, columns or output cannot be used.
     """
     plan = load(config)
     given = {name: value for name, value in (engine or {}).items() if value is not None}
     if "temp" in given:
         given["temp"] = str(Path(str(given["temp"])).absolute())
     plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, **given))
+    base = config.absolute().parent
+    inputs = [folder for source in plan.sources.values() for folder in folders_read(source, base, out)]
+    outputs.check_new_directory("--out", out, inputs=inputs)
+    if plan.engine.temp is not None:
+        outputs.check_folder("--temp" if "temp" in given else "engine.temp", Path(plan.engine.temp))
     # Arrow's threads gain little here and would exceed the requested number.
     pa.set_cpu_count(plan.engine.threads)
     try:
-        part = parse_partition(partition)
-        text = run(plan, base=config.absolute().parent, out=out, partition=part, progress=_say, shared=shared)
+        text = run(plan, base=base, out=out, progress=_say, shared=shared)
     except duckdb.Error as error:
         raise UserError(f"{config}: the raw tables cannot be read: {str(error).splitlines()[0]}") from error
     except OSError as error:
         raise UserError(f"--out {out}: cannot be built: {error}") from error
-    if text is not None:
-        print(text)
-        print(f"train on it with --data {out}")
-
-
-def parse_partition(text: str) -> Partition:
-    """I/N, counted from 1. Raises UserError."""
-    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if found is None or int(found[1]) > int(found[2]):
-        raise UserError(f"--partition {text!r} is not allowed: I/N with I from 1 to N, as in 1/4")
-    return Partition(index=int(found[1]) - 1, of=int(found[2]))
+    print(text)
+    print(f"train on it with --data {out}")
 
 
 def _say(line: str) -> None:

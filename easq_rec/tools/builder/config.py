@@ -5,6 +5,8 @@ It is one TOML file (read by `parse.py`); every class below is one of its tables
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,11 +14,13 @@ from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.config.schema import require
 from easq_rec.errors import UserError
 
-TimeUnit = Literal["s", "ms", "us", "timestamp"]
-"""`timestamp`: a Parquet timestamp column, or ISO 8601 text; UTC if it has no zone."""
+TimeUnit = Literal["s", "ms", "us", "ns", "timestamp"]
+"""`timestamp`: a Parquet timestamp column, or ISO 8601 text; in `time_zone` if it has neither offset nor zone."""
 Unit = Literal["s", "ms", "us"]
 IdType = Literal["integer", "text"]
 
+ID_LISTS = ("ids", "texts", "weighted_ids")
+"""Types of features that are lists of ids."""
 RESERVED = (
     "video_id", "duration_ms", "watch_ms", "known_ms", "timestamp_ms", "watch_ratio", "answer", "answered_at_ms"
 )  # fmt: skip
@@ -29,13 +33,15 @@ class Field:
 
     column: str
     """The log's column."""
-    type: Literal["id", "ids", "weighted_ids", "text", "float", "floats", "flag"] = "id"
-    """id: an integer; ids: a list of integers; text: any text, hashed to a 63-bit id; flag: 0 or 1, or a boolean;
-    weighted_ids: a list of structs of `id` and `weight`, as text 12:0.5|7:1; floats: a list of `length` numbers."""
+    type: Literal["id", "ids", "weighted_ids", "text", "texts", "float", "floats", "flag"] = "id"
+    """id: an integer; ids: a list of integers; text: any text, hashed to a 63-bit id; texts: a list of texts, each
+    hashed; flag: 0 or 1, or a boolean; weighted_ids: a list of structs of `id` and `weight`, as text 12:0.5|7:1;
+    floats: a list of `length` numbers. As text, every list may be JSON."""
     default: float | None = None
-    """Replaces a null, and the feature of an unknown user or video under the rule `default`; None: a null makes the row
-    bad, and an unknown user or video gets 0. A missing list of ids is an empty list. The default of `floats` is that of
-    each number."""
+    """Replaces a null and a bad cell, which is counted, and the feature of an unknown user or video under the rule
+    `default`; None: a null or a bad cell makes the row bad, and an unknown user or video gets 0. A missing list of ids
+    is an empty list; a bad one, too, if there is a default of any value. The default of `floats` is that of each
+    number."""
     length: int | None = None
     """Numbers in each list of type `floats`."""
 
@@ -52,15 +58,47 @@ class Source:
     """Location and format of a raw table."""
 
     path: str
-    """A file, a glob, or a directory (hive partitions are columns); relative to the TOML file."""
+    """A file, a glob, or a directory (hive partitions are columns); relative to the TOML file. Every visible file
+    below a directory is read."""
     format: Literal["auto", "parquet", "csv"] = "auto"
-    """auto: from the file names."""
+    """auto: Parquet by content, CSV by name (or a name without a suffix)."""
     delimiter: str = ","
-    """Separator of the cells of a CSV file, which starts with a header line."""
+    """Separator of the cells of a CSV file."""
+    quote: str = '"'
+    """Quotes a cell of a CSV file; empty: no cell is quoted."""
+    escape: str | None = None
+    """Stands before a quote within a quoted cell; None: the quote itself, so it is doubled."""
+    header: bool | tuple[str, ...] = True
+    """true: each CSV file begins with a line of column names. A list of names, or false, if none does: the columns are
+    then named 1, 2, ..."""
+    encoding: str = "utf-8-sig"
+    """Of CSV files; a mark at the beginning is allowed."""
+    nulls: tuple[str, ...] = ("\\N", "NULL", "")
+    """Texts that stand for null, without the spaces around them. An empty cell of a CSV file always does."""
     list_separator: str = "|"
-    """Separator of the ids of a list, in CSV or in a text column."""
+    """Separator of the items of a list, in CSV or in a text column; not of lists in JSON."""
     time_unit: TimeUnit = "ms"
     """Unit of all times in the table; unix time."""
+    time_zone: str | None = None
+    """Zone of timestamps without one, such as Asia/Shanghai; None: that of the build."""
+    max_bad_share: float | None = None
+    """Largest share of rows that cannot be read; None: that of the build. 1 also allows a table of which no row is
+    kept."""
+
+    def __post_init__(self) -> None:
+        name = {ImpressionRules: "impressions", AnswerRules: "answers", Users: "users", Videos: "videos"}[type(self)]
+        lines = {"\n", "\r"}
+        letters = "text without line ends"
+        require(bool(self.delimiter) and not lines & {*self.delimiter}, f"{name}.delimiter", self.delimiter, letters)
+        quotes = len(self.quote) <= 1 and self.quote.isascii() and not lines & {self.quote}
+        require(quotes, f"{name}.quote", self.quote, "one ASCII character, or none")
+        if self.escape is not None:
+            right = len(self.escape) == 1 and self.escape.isascii() and bool(self.quote) and not lines & {self.escape}
+            require(right, f"{name}.escape", self.escape, "one ASCII character, and only with a quote")
+        require(_is_text_encoding(self.encoding), f"{name}.encoding", self.encoding, "a text encoding of Python")
+        if self.max_bad_share is not None:
+            share = self.max_bad_share
+            require(0 <= share <= 1, f"{name}.max_bad_share", share, "between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +202,14 @@ class AnswerRules(Source):
     """Treatment of an answer to an impression that does not meet the trigger rule."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.window_h > 0, "answers.window_h", self.window_h, "more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ids:
-    """Key types; text is hashed to 63-bit ids."""
+    """Key types; text is hashed to 63-bit ids. Ids that are no signed 64-bit integers are text: UUIDs, unsigned 64-bit
+    integers, ids with leading zeros."""
 
     user: IdType = "integer"
     video: IdType = "integer"
@@ -201,9 +241,8 @@ class Output:
 
     row_group: int = 2_048
     """Requests per row group."""
-    file_row_groups: int | None = None
-    """Row groups per file. None: 64, or 1 if several partitions are built: files are named by the time of their first
-    request, so the files of all partitions sort in time order only if each has one row group."""
+    file_row_groups: int = 64
+    """Row groups per file, at most."""
     slice_h: int = 24
     """Hours per time slice, stored in a separate folder; a divisor of 24."""
     hive: bool = False
@@ -211,8 +250,7 @@ class Output:
 
     def __post_init__(self) -> None:
         require(self.row_group >= 1, "output.row_group", self.row_group, "at least 1")
-        if self.file_row_groups is not None:
-            require(self.file_row_groups >= 1, "output.file_row_groups", self.file_row_groups, "at least 1")
+        require(self.file_row_groups >= 1, "output.file_row_groups", self.file_row_groups, "at least 1")
         require(self.slice_h >= 1 and 24 % self.slice_h == 0, "output.slice_h", self.slice_h, "a divisor of 24")
 
 
@@ -251,9 +289,15 @@ class Build:
     requests: Requests = Requests()
     output: Output = Output()
     engine: Engine = Engine()
+    time_zone: str = "UTC"
+    """Zone of timestamps without one, such as Asia/Shanghai, in tables that name no other."""
+    max_bad_share: float = 0.05
+    """Largest share of a table's rows that cannot be read, in tables that name no other. Beyond it, and if no row of a
+    table is kept, there is no output."""
 
     def __post_init__(self) -> None:
-        problems = [*self._names(), *self._relations()]
+        require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "between 0 and 1")
+        problems = [*self._names(), *self._relations(), *self._options()]
         if problems:
             raise UserError("\n".join(problems))
 
@@ -264,6 +308,28 @@ class Build:
     @property
     def user_features(self) -> dict[str, Field]:
         return self.users.features if self.users is not None else {}
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The raw tables by name."""
+        tables = {name: getattr(self, name) for name in ("impressions", "answers", "users", "videos")}
+        return {name: source for name, source in tables.items() if source is not None}
+
+    def zone_of(self, source: Source) -> str:
+        """Time zone of a table's timestamps without one."""
+        return self.time_zone if source.time_zone is None else source.time_zone
+
+    def bad_share_of(self, source: Source) -> float:
+        """Largest share of a table's rows that cannot be read."""
+        return self.max_bad_share if source.max_bad_share is None else source.max_bad_share
+
+    def _options(self) -> Iterator[str]:
+        """Options of the questionnaire that are one number, but different answers."""
+        seen: dict[float, str] = {}
+        for option, code in self.questionnaire.codes.items():
+            number = as_number(option)
+            if number is not None and self.questionnaire.codes[seen.setdefault(number, option)] != code:
+                yield f"questionnaire.options: {seen[number]!r} and {option!r} are the same number: keep one"
 
     def _names(self) -> list[str]:
         """Problems with names of features and outcomes that are already used."""
@@ -279,6 +345,11 @@ class Build:
                 if name in owners:
                     problems.append(f"{place}.{name}: the name is used by {owners[name]}: choose another")
                 owners.setdefault(name, place)
+        for place, fields in (*groups, ("users.features", self.user_features)):
+            lower: dict[str, str] = {}
+            for name in fields:
+                if lower.setdefault(name.lower(), name) != name:
+                    problems.append(f"{place}.{name}: differs from {lower[name.lower()]} in case only: rename one")
         if "user_id" in self.user_features:
             problems.append("users.features.user_id: every request already has a column user_id: remove it")
         return problems
@@ -300,11 +371,7 @@ class Build:
                     "duration, or use 'quarantine'"
                 )
             for name in self.videos.history:
-                known = [
-                    feature
-                    for feature, spec in self.videos.features.items()
-                    if spec.type not in ("ids", "weighted_ids")
-                ]
+                known = [feature for feature, spec in self.videos.features.items() if spec.type not in ID_LISTS]
                 if name not in known:
                     problems.append(f"videos.history: {name!r} is no feature of videos without ids in lists: {known}")
         if self.answers is not None:
@@ -314,3 +381,19 @@ class Build:
             if not keyed and self.answers.columns.user_id is None:
                 problems.append("answers.columns.user_id and request_id are missing: add one of them")
         return problems
+
+
+def as_number(text: str) -> float | None:
+    """The finite number that a text spells, if it does."""
+    try:
+        number = float(text) if "_" not in text else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        return isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False

@@ -11,6 +11,7 @@ TYPES = {
     "ids": pa.list_(pa.int64()),
     "weighted_ids": pa.list_(pa.struct({"id": pa.int64(), "weight": pa.float32()})),
     "text": pa.int64(),
+    "texts": pa.list_(pa.int64()),
     "float": pa.float32(),
     "floats": pa.list_(pa.float32()),
     "flag": pa.int8(),

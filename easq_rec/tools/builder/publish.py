@@ -1,8 +1,8 @@
-"""From configuration to a published dataset: working directory, resuming, and joining partitions.
+"""From configuration to a published dataset: working directory, resuming, and publishing.
 
-Next to the output is `.NAME.build/` with a working directory `PART.work/` per partition, whose result is renamed to
-`PART/`. The process that completes the set of partitions links all files into one tree and publishes it with one
-rename; a later process finds the output complete. The output is never visible in an incomplete state.
+Next to the output is `.NAME.build/`, the area in which all processes of a build work. The process that finds all units
+done links their files into one tree and publishes it with one rename; a later process finds the output complete. The
+output is never visible in an incomplete state.
 """
 
 from __future__ import annotations
@@ -13,154 +13,150 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from easq_rec import json_file
 from easq_rec.config.serialization import read_json, to_dict
 from easq_rec.errors import UserError
+from easq_rec.tools.builder.area import Area, locked
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.layout import dataset_schema
-from easq_rec.tools.builder.partition import COUNTS, DATASETS, build_partition
-from easq_rec.tools.builder.scatter import Partition
-from easq_rec.tools.builder.summary import check_balance, summary
-from easq_rec.tools.builder.tables import connect, literal, open_tables
+from easq_rec.tools.builder.quarantine import SCHEMA
+from easq_rec.tools.builder.refusal import refuse_bad_tables
+from easq_rec.tools.builder.splits import splits_of
+from easq_rec.tools.builder.sql import file_literal
+from easq_rec.tools.builder.stages import DATASETS, Stages
+from easq_rec.tools.builder.summary import TABLES, check_balance, summary
+from easq_rec.tools.builder.tables import RawTable, connect, open_tables
 
-FORMAT = 2
+FORMAT = 4
 """Must be raised when the same config and inputs would give other files."""
 DESCRIPTION = "build.json"
-FINGERPRINT = "fingerprint.json"
-POLL_S = 2.0
-"""Pause between checks for partitions that other processes build."""
+PLAN = "plan.json"
+QUARANTINE = "quarantine"
+MOST_BUCKETS = 4_096
 
 
-class Busy(UserError):
-    """Another process is building the partition."""
-
-
-def run(
-    build: Build, *, base: Path, out: Path, partition: Partition, progress: Callable[[str], None], shared: bool = False
-) -> str | None:
-    """Builds a partition, publishes the output once all are complete, and returns its summary; None: some are missing.
+def run(build: Build, *, base: Path, out: Path, progress: Callable[[str], None], shared: bool = False) -> str:
+    """Builds and publishes the output, unless it is there, and returns its summary.
 
     Args:
         base: directory that paths of the config are relative to.
-        shared: also build partitions that no process is building, and wait for the others, until the output exists.
+        shared: other processes, also on other machines, take part: all return when the output is published.
 
     Raises:
-        Busy: another process is building the partition, which is not shared.
-        UserError: config and raw tables do not match, or the output directory has other content.
+        UserError: config and raw tables do not match, the output directory has other content, or another process is
+            building it that does not share the work.
     """
-    out = out.absolute()
-    identity = fingerprint(build, base, partition)
-    if not shared:
-        return _run(build, base, out, partition, identity, progress)
-    others = siblings(partition)
-    left = others[partition.index :] + others[: partition.index]
-    while True:
-        for part in list(left):
-            try:
-                text = _run(build, base, out, part, identity, progress)
-            except Busy:
-                continue
-            if text is not None:
-                return text
-            left.remove(part)
-        assert left, "all partitions are complete, but the output is missing"
-        time.sleep(POLL_S)
-
-
-def _run(
-    build: Build, base: Path, out: Path, partition: Partition, identity: dict[str, Any], progress: Callable[[str], None]
-) -> str | None:
+    # A link cannot be replaced by a rename, the directory that it leads to can.
+    out = Path(os.path.realpath(out))
     area = out.parent / f".{out.name}.build"
-    if is_published(out, identity):
-        shutil.rmtree(area, ignore_errors=True)
-        return _summary_of(out)
-    try:
-        area.mkdir(parents=True, exist_ok=True)
-        _build(build, base, out, area, partition, identity, progress)
-        # Processes that finish at the same time take turns.
-        with _locked(area / "publish.lock", wait=True):
+    temp = Path(build.engine.temp or area) / f"{uuid.uuid4().hex[:8]}.temp"
+    with connect(build.engine, temp) as connection:
+        tables = open_tables(connection, build, base)
+        identity = fingerprint(build, base, tables)
+        try:
             if not is_published(out, identity):
-                missing = [p.name for p in siblings(partition) if _fingerprint_of(area / p.name) != identity]
-                if missing:
-                    progress(f"{partition.name}: done; the output will appear after these: {', '.join(missing)}")
-                    return None
-                _publish(build, area, out, partition, identity)
-            shutil.rmtree(area, ignore_errors=True)
-    except FileNotFoundError:
-        # Another process has published the output and removed the area since.
-        if not is_published(out, identity):
-            raise
-    return _summary_of(out)
+                area.mkdir(parents=True, exist_ok=True)
+                with _joined(area, identity, build, tables, shared=shared, out=out) as buckets:
+                    stages = Stages(
+                        Area(area, progress), build, connection, temp, splits=splits_of(tables), buckets=buckets
+                    )
+                    merged = stages.run()
+                    with locked(area / "publish.lock", how=fcntl.LOCK_EX):
+                        if not is_published(out, identity):
+                            _publish(build, area, out, stages, merged, tables, identity)
+        except FileNotFoundError:
+            # Another process has published the output and removed the area since.
+            if not is_published(out, identity):
+                raise
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+    shutil.rmtree(area, ignore_errors=True)
+    return str(json.loads((out / DESCRIPTION).read_text())["summary"])
 
 
-def _build(
-    build: Build,
-    base: Path,
-    out: Path,
-    area: Path,
-    partition: Partition,
-    identity: dict[str, Any],
-    progress: Callable[[str], None],
-) -> None:
-    """Builds a partition in the area, unless the area or the output already has it."""
-    with _locked(area / f"{partition.name}.lock") as mine:
-        if not mine:
-            raise Busy(f"{partition.name} of {out} is being built by another process: wait for it")
-        finished = area / partition.name
-        if is_published(out, identity) or _fingerprint_of(finished) == identity:
-            return
-        shutil.rmtree(finished, ignore_errors=True)
-        work = area / f"{partition.name}.work"
-        if _fingerprint_of(work) != identity:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
-            (work / FINGERPRINT).write_text(json.dumps(identity))
-        result = build_partition(build, base, partition, work, progress)
-        (result / FINGERPRINT).write_text(json.dumps(identity))
-        os.rename(result, finished)
-        # The process that completes the set may be removing the area now.
-        shutil.rmtree(work, ignore_errors=True)
+@contextmanager
+def _joined(
+    area: Path, identity: Mapping[str, Any], build: Build, tables: Mapping[str, RawTable], *, shared: bool, out: Path
+) -> Iterator[int]:
+    """Joins the processes that work in an area, and yields the number of buckets that all of them use.
+
+    The first one removes what another build left there. Raises UserError if a process builds that does not share.
+    """
+    with (area / "build.lock").open("a") as handle:
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _plan_of(area).get("identity") != identity:
+                    for path in [path for path in area.iterdir() if path.name != "build.lock"]:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    json_file.write(area / PLAN, {"identity": identity, "buckets": _buckets(build, tables)})
+            except BlockingIOError:
+                if not shared:
+                    raise
+            if shared:
+                # Waits for a process that is preparing the area, or that builds alone.
+                fcntl.flock(handle, fcntl.LOCK_SH)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{out} is being built by another process: wait for it, or give both of them --shared"
+            ) from error
+        if not (area / PLAN).exists():
+            # Another process has published the output and removed the area.
+            raise FileNotFoundError(area)
+        plan = _plan_of(area)
+        if plan.get("identity") != identity:
+            raise UserError(f"{out} is being built by other processes from another config or log: wait for them")
+        yield int(plan["buckets"])
 
 
-def siblings(partition: Partition) -> list[Partition]:
-    return [Partition(index=index, of=partition.of) for index in range(partition.of)]
+def _buckets(build: Build, tables: Mapping[str, RawTable]) -> int:
+    rows = sum(scan.rows for scan in tables["impressions"].scans)
+    return min(max(-(-rows // build.engine.bucket_impressions), 1), MOST_BUCKETS)
 
 
-def fingerprint(build: Build, base: Path, partition: Partition) -> dict[str, Any]:
-    """Everything that a build's result depends on, without resources. Raises UserError if the raw tables do not
-    match."""
+def _plan_of(area: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((area / PLAN).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def fingerprint(build: Build, base: Path, tables: Mapping[str, RawTable]) -> dict[str, Any]:
+    """Everything that a build's result depends on, without resources."""
     config = to_dict(build)
     del config["engine"]
-    with connect(build.engine, base) as connection:
-        tables = open_tables(connection, build, base)
+    # How many bad rows are too many does not change the others, and can be raised after a build has failed.
+    del config["max_bad_share"]
+    for table in filter(None, map(config.get, TABLES)):
+        del table["max_bad_share"]
     files = {
         name: [
             [os.path.relpath(file, base), status.st_size, status.st_mtime_ns]
-            for file in table.files
+            for file in table.files.paths
             for status in [os.stat(file)]
         ]
         for name, table in tables.items()
     }
     identity = {
         "format": FORMAT,
-        # The engine's hash assigns users to partitions and may differ between versions.
+        # The engine's hash assigns users to buckets and may differ between versions.
         "engine": duckdb.__version__,
-        "partitions": partition.of,
-        "inputs": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+        "inputs": hashlib.sha256(json_file.text(files).encode()).hexdigest(),
         "config": config,
     }
     # Converted to JSON values for comparison with a stored file: JSON has no tuples.
-    return dict(json.loads(json.dumps(identity)))
+    return dict(json.loads(json_file.text(identity)))
 
 
 def is_published(out: Path, identity: dict[str, Any]) -> bool:
@@ -176,43 +172,32 @@ def is_published(out: Path, identity: dict[str, Any]) -> bool:
     raise UserError(f"--out {out}: is another build ({', '.join(differing)} differ): delete it or choose another name")
 
 
-@contextmanager
-def _locked(file: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Tries to lock a file and yields whether it succeeded; the system releases the lock when the process ends."""
-    with file.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-def _summary_of(out: Path) -> str:
-    return str(json.loads((out / DESCRIPTION).read_text())["summary"])
-
-
-def _fingerprint_of(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / FINGERPRINT).read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _publish(build: Build, area: Path, out: Path, partition: Partition, identity: dict[str, Any]) -> None:
-    """Joins the finished partitions and publishes the output by a rename."""
+def _publish(
+    build: Build,
+    area: Path,
+    out: Path,
+    stages: Stages,
+    merged: list[Path],
+    tables: Mapping[str, RawTable],
+    identity: Mapping[str, Any],
+) -> None:
+    """Joins the results of all units and publishes the output by a rename."""
     tree = area / f"publish-{uuid.uuid4().hex[:8]}"
-    counts: Counter[str] = Counter()
-    for part in siblings(partition):
-        counts.update(json.loads((area / part.name / COUNTS).read_text()))
-        for name in (*DATASETS, "quarantine"):
-            _link(area / part.name / name, tree / name)
+    counts, rejected = stages.noted()
+    for name, table in tables.items():
+        counts[f"{name}.files"] += len(table.files.paths)
+        counts[f"{name}.files.empty"] += len(table.files.empty)
+    for folder in merged:
+        for name in DATASETS:
+            _link(folder / name, tree / name)
+    _join(rejected, tree / QUARANTINE)
     check_balance(counts)
+    refuse_bad_tables(build, counts, [tree / QUARANTINE])
     counts["requests.shared_ids"] = _shared_ids(build, area, tree / "requests")
     for name, answers in DATASETS.items():
         if not any((tree / name).rglob("*.parquet")):
             # A dataset without rows needs a file with its columns.
+            (tree / name).mkdir(parents=True, exist_ok=True)
             schema = dataset_schema(build, answers=answers)
             pq.write_table(schema.empty_table(), tree / name / "empty.parquet")
     description = {
@@ -221,8 +206,18 @@ def _publish(build: Build, area: Path, out: Path, partition: Partition, identity
         "counts": dict(sorted(counts.items())),
         "summary": summary(build, counts),
     }
-    (tree / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    (tree / DESCRIPTION).write_text(json_file.text(description, indent=2) + "\n")
     os.rename(tree, out)
+
+
+def _join(files: list[Path], folder: Path) -> None:
+    """Joins files of rejected rows."""
+    folder.mkdir(parents=True)
+    if files:
+        with pq.ParquetWriter(folder / "part-00000.parquet", SCHEMA, compression="zstd") as writer:
+            for file in files:
+                for batch in pq.ParquetFile(file).iter_batches():
+                    writer.write_table(pa.Table.from_batches([batch], schema=SCHEMA))
 
 
 def _shared_ids(build: Build, area: Path, requests: Path) -> int:
@@ -230,7 +225,7 @@ def _shared_ids(build: Build, area: Path, requests: Path) -> int:
     if build.impressions.columns.request_id is None or not any(requests.rglob("*.parquet")):
         return 0
     with connect(build.engine, area / "temp") as connection:
-        files = ", ".join(literal(str(file)) for file in sorted(requests.rglob("*.parquet")))
+        files = ", ".join(file_literal(str(file)) for file in sorted(requests.rglob("*.parquet")))
         query = f"SELECT count(*) - count(DISTINCT request_id) FROM read_parquet([{files}], hive_partitioning=false)"
         (found,) = connection.execute(query).fetchall()
     return int(found[0])

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-SCHEMA = pa.schema([("table", pa.string()), ("reason", pa.string()), ("row", pa.string())])
-"""`row` is JSON: the log's cells of a row that could not be read, else the builder's columns."""
+SCHEMA = pa.schema([("table", pa.string()), ("reason", pa.string()), ("row", pa.string()), ("place", pa.string())])
+"""`row` is JSON: the log's cells of a row that could not be read, else the builder's columns. `place` is where a
+row lies that could not be read: its file, and the line or the row (from 0) where they are known."""
 
 
 class QuarantineFile:
@@ -36,8 +37,8 @@ class QuarantineFile:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, table: str, reason: pa.Array | str, rows: pa.Array) -> None:
-        """Adds rows as JSON texts, with one reason for all or one per row."""
+    def add(self, table: str, reason: pa.Array | str, rows: pa.Array, places: pa.Array | None = None) -> None:
+        """Adds rows as JSON texts, with one reason for all or one per row, and where they lie, if that is known."""
         if not len(rows):
             return
         reasons = pa.array([reason] * len(rows), pa.string()) if isinstance(reason, str) else reason.cast(pa.string())
@@ -46,7 +47,8 @@ class QuarantineFile:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, SCHEMA, compression="zstd")
         names = pa.array([table] * len(rows), pa.string())
-        self._writer.write_table(pa.table([names, reasons, rows.cast(pa.string())], schema=SCHEMA))
+        places = pa.nulls(len(rows), pa.string()) if places is None else places.cast(pa.string())
+        self._writer.write_table(pa.table([names, reasons, rows.cast(pa.string()), places], schema=SCHEMA))
 
 
 def as_json(table: pa.Table, names: tuple[str, ...], rows: NDArray[np.int64]) -> pa.Array:

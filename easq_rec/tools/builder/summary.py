@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from easq_rec.tools.builder.clean import ORPHAN
 from easq_rec.tools.builder.config import Build
 
 TABLES = ("impressions", "answers", "users", "videos")
@@ -13,7 +14,7 @@ def check_balance(counts: Counter[str]) -> None:
     """Asserts that every row was kept or quarantined."""
     for table in TABLES:
         read, kept = counts[f"{table}.read"], counts[f"{table}.kept"]
-        lost = sum(_reasons(counts, table).values())
+        lost = sum(reasons(counts, table).values())
         assert read == kept + lost, f"{table}: {read} rows read, {kept} kept, {lost} quarantined"
 
 
@@ -26,18 +27,38 @@ def summary(build: Build, counts: Counter[str]) -> str:
     for table in TABLES:
         if getattr(build, table) is None:
             continue
-        reasons = _reasons(counts, table)
+        lost = reasons(counts, table)
         lines.append(f"{table}: {counts[f'{table}.read']:,} rows = {counts[f'{table}.kept']:,} kept")
-        lines[-1] += f" + {sum(reasons.values()):,} quarantined" + (":" if reasons else "")
-        lines += [f"  {count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
+        lines[-1] += f" + {sum(lost.values()):,} quarantined, {_files(counts, table)}" + (":" if lost else "")
+        lines += [f"  {count:,} {reason}" for reason, count in sorted(lost.items(), key=lambda item: -item[1])]
+        replaced = by_reason(counts, f"{table}.defaulted.")
+        lines += [f"  {count:,} cells took their default: {reason}" for reason, count in sorted(replaced.items())]
+        if orphaned(counts, table):
+            lines.append("  no answer is kept, since none belongs to an impression of the log: do their ids agree?")
     lines += _notes(counts)
     lines.append(_stages(build, counts))
     return "\n".join(lines)
 
 
-def _reasons(counts: Counter[str], table: str) -> dict[str, int]:
-    prefix = f"{table}.quarantined."
+def reasons(counts: Counter[str], table: str) -> dict[str, int]:
+    """Rows of a table that were quarantined, by reason."""
+    return by_reason(counts, f"{table}.quarantined.")
+
+
+def orphaned(counts: Counter[str], table: str) -> bool:
+    """Whether answers were read and not one is kept, mostly because their impressions are not in the log."""
+    lost = reasons(counts, table)
+    return counts[f"{table}.kept"] == 0 and bool(lost) and max(lost, key=lambda reason: lost[reason]) == ORPHAN
+
+
+def by_reason(counts: Counter[str], prefix: str) -> dict[str, int]:
+    """The counts whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+
+
+def _files(counts: Counter[str], table: str) -> str:
+    files, empty = counts[f"{table}.files"], counts[f"{table}.files.empty"]
+    return f"from {files:,} file{'' if files == 1 else 's'}" + (f" ({empty:,} without content)" if empty else "")
 
 
 def _notes(counts: Counter[str]) -> list[str]:

@@ -88,7 +88,7 @@ def _dataset(name: str) -> str | None:
     """The folder of the dataset that a file belongs to: `answers`, `random/requests`; None: it belongs to none."""
     folders = name.split("/")[:-1]
     place = next((place for place, folder in enumerate(folders) if folder in DATASETS), None)
-    return "/".join(folders[: place + 1]) if place is not None and name.endswith(".parquet") else None
+    return "/".join(folders[: place + 1]) if place is not None else None
 
 
 def _counted(dataset: str, schema: FeatureSchema) -> Impressions | None:

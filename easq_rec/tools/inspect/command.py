@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
+from easq_rec import json_file, outputs
 from easq_rec.config.answer_scale import THREE_ANSWERS
 from easq_rec.config.schema_file import load_schema
 from easq_rec.data import files
@@ -33,6 +33,7 @@ def inspect(directory: files.Location, out: Path, schema: Path | None) -> None:
     """
     given = None if schema is None else load_schema(schema)
     folders = find_datasets(directory)
+    outputs.check_folder("--out", out, inputs=[Path(one) for one in folders.values() if not files.is_remote(one)])
     with engine() as connection:
         datasets = {name: SqlDataset(connection, name, folder) for name, folder in folders.items()}
         scale = THREE_ANSWERS if given is None else given.answers
@@ -75,13 +76,10 @@ def find_datasets(directory: files.Location) -> dict[str, files.Location]:
 
 
 def _write(found: Inspection, out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.json").write_text(json.dumps(found.values(), indent=2) + "\n")
+    with outputs.writing("--out", out):
+        json_file.write(out / "report.json", found.values())
         if found.draft.schema is not None:
             (out / "schema.toml").write_text(found.draft.toml(), encoding="utf-8")
         else:
             print("no schema.toml: the report says what is missing", file=sys.stderr)
         plot(found, out)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error}") from error

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.data import files
 from easq_rec.data.dataset import TIME
-from easq_rec.tools.builder.tables import identifier
+from easq_rec.tools.builder.sql import identifier
 from easq_rec.tools.inspect.column import LISTS, ColumnStats, Kind, is_counted
 from easq_rec.tools.inspect.lengths import Lengths
 from easq_rec.tools.inspect.links import strongest_links

@@ -21,7 +21,8 @@ from easq_rec.data.kinds import is_list
 from easq_rec.data.layout import leaf_types
 from easq_rec.errors import UserError
 from easq_rec.tools.builder.config import Engine
-from easq_rec.tools.builder.tables import connect, identifier, literal
+from easq_rec.tools.builder.sql import file_literal, identifier, literal
+from easq_rec.tools.builder.tables import connect
 from easq_rec.tools.inspect.column import LISTS, Kind, kind_of
 from easq_rec.tools.inspect.parquet import find_damage, open_parquet
 
@@ -73,7 +74,7 @@ class SqlDataset:
             found = f"it is {', '.join(self.types[TIME])}" if TIME in self.types else f"there is none: {[*self.kinds]}"
             raise UserError(f"{files.display_name(self.files[0])}: a dataset needs an integer column {TIME}; {found}")
         self._connection = connection
-        names = ", ".join(literal(_queried(file)) for file in self.files)
+        names = ", ".join(map(_queried, self.files))
         # Parquet statistics ignore NaN: without can_have_nan, DuckDB concludes from them that there is none.
         options = "union_by_name=true, can_have_nan=true, hive_partitioning=false"
         self.ask(
@@ -239,8 +240,8 @@ class _SharedFile:
 
 
 def _queried(file: str) -> str:
-    """The name of a file in SQL."""
-    return f"inspected://{file.encode().hex()}" if files.is_remote(file) else file
+    """A file in SQL."""
+    return literal(f"inspected://{file.encode().hex()}") if files.is_remote(file) else file_literal(file)
 
 
 def _location(path: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from easq_rec.errors import UserError
+from easq_rec import outputs
 from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.tools.report.page import page
 from easq_rec.tools.report.sources import read_sources
@@ -22,17 +22,14 @@ def report(directories: Sequence[Path], out: Path | None) -> Path:
     Raises:
         UserError: a directory or file is missing or damaged, or the page cannot be written.
     """
-    sources = read_sources(directories)
     file = RunDirectory(directories[0]).report if out is None else out
-    if file.is_dir():
-        raise UserError(f"--out {file}: a directory; name the HTML file to write")
+    if out is not None:
+        outputs.check_file("--out", out)
+    sources = read_sources(directories)
     # JSON may contain halves of surrogate pairs, which cannot be encoded.
     content = page(sources, datetime.now(UTC)).encode("utf-8", "replace")
     partial = file.with_name(f".{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with outputs.writing("--out", file):
         partial.write_bytes(content)
         partial.rename(file)
-    except OSError as error:
-        raise UserError(f"--out {file}: cannot be written: {error}; name another file with --out") from error
     return file

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.config.recipes import recipe
 from easq_rec.config.serialization import to_dict
 
@@ -58,7 +59,7 @@ def notable(configs: list[dict[str, Any]]) -> list[Setting]:
 def recipe_defaults(name: str) -> dict[str, Any] | None:
     """The fields of a recipe's config by their dotted names; None for a recipe that this version does not have."""
     try:
-        return dict(flattened(json.loads(json.dumps(to_dict(recipe(name))))))
+        return dict(flattened(json.loads(json_file.text(to_dict(recipe(name))))))
     except KeyError:
         return None
 
@@ -82,4 +83,4 @@ def shown(value: Any) -> str:
         return "–"
     if isinstance(value, list):
         return ", ".join(shown(entry) for entry in value) if value else "none"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    return json_file.text(value, ascii_only=False) if isinstance(value, dict) else str(value)

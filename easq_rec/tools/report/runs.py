@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.data import files
 from easq_rec.run_directory.formatting import NONE, short
 from easq_rec.run_directory.metrics_file import FINAL, TRAIN
@@ -153,4 +153,4 @@ def _whole(run: RunFiles) -> str:
     data = run.config.get("data")
     # The options of a URL may hold credentials.
     config = run.config | ({"data": data | {"path": _data(run)}} if isinstance(data, dict) and data.get("path") else {})
-    return json.dumps(config, indent=2, ensure_ascii=False)
+    return json_file.text(config, indent=2, ascii_only=False)

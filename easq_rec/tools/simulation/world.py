@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from easq_rec import json_file
 from easq_rec.config import World
 from easq_rec.config.answer_scale import NO_ANSWER
 from easq_rec.config.counts import with_usual_counts
@@ -160,7 +161,8 @@ def generate(config: World, out: Path, *, counts: bool = True) -> None:
     Args:
         counts: whether the candidates have the usual counts, and the folder counts/ is written.
     """
-    out = Path(out)
+    # A link cannot be replaced by a rename, the directory that it leads to can.
+    out = Path(os.path.realpath(out))
     require(config.seed >= 0, "world.seed", config.seed, "0 or more")
     is_complete(config, out, counts=counts)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -245,4 +247,4 @@ def _write(config: World, folder: Path) -> None:
     requests.close()
     answers.close()
     # Written last, although the rename publishes: this also reveals an incomplete copy.
-    (folder / "world.json").write_text(json.dumps(_description(config), indent=2) + "\n")
+    (folder / "world.json").write_text(json_file.text(_description(config), indent=2) + "\n")

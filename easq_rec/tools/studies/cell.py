@@ -6,7 +6,6 @@ reason, the pipe closes and the cell exits, so that no orphan writes at the same
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from easq_rec import doctor
+from easq_rec import doctor, json_file
 from easq_rec.config import Config
 from easq_rec.config.serialization import load_json
 from easq_rec.errors import exit_code
@@ -37,7 +36,7 @@ def main(path: str, served: Sequence[str] = ()) -> int:
     code = session.train(config, prepare_data)
     if not code and served:
         found = {text: asdict(metrics) for text, metrics in rankings(config, served).items()}
-        RunDirectory(Path(str(config.run_dir))).fused.write_text(json.dumps(found))
+        RunDirectory(Path(str(config.run_dir))).fused.write_text(json_file.text(found))
     return code
 
 

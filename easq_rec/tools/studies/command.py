@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+from easq_rec import outputs
 from easq_rec.config.recipes import BASES, schema_for_world
 from easq_rec.config.schema import require
 from easq_rec.config.schema_file import load_schema
@@ -120,6 +122,8 @@ def run(options: StudyOptions) -> int:
         UserError: an option is invalid, or the output directory has another study.
     """
     check(options)
+    if options.data is not None and not files.is_remote(options.data):
+        outputs.check_outside("--out", options.directory, [Path(options.data)])
     with opened(options.directory, study=options.name, budget=options.budget, resume=options.resume) as store:
         try:
             if options.name == "signal":

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.config import Config
 from easq_rec.config.serialization import to_dict
 from easq_rec.tools.studies.partner import Addition
@@ -91,7 +92,7 @@ class Cell:
     @property
     def values(self) -> dict[str, Any]:
         """The config as JSON values, without the run directory."""
-        return json.loads(json.dumps(to_dict(dataclasses.replace(self.config, run_dir=None))))
+        return json.loads(json_file.text(to_dict(dataclasses.replace(self.config, run_dir=None))))
 
     @property
     def digest(self) -> str:
@@ -169,4 +170,4 @@ def _short(value: Any) -> str:
 
 def digest_of(values: Mapping[str, Any]) -> str:
     """16 hexadecimal digits, equal for equal JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_file.text(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from easq_rec import json_file
 from easq_rec.config.serialization import from_dict
 from easq_rec.tools.simulation.online import Experiment
 from easq_rec.tools.studies.cell import add_course, add_metrics, call, read_config
@@ -22,7 +23,7 @@ DAY, WEEK = "day_", "week_"
 
 def settings(experiment: Experiment, fuse: float | None) -> str:
     """The second argument: the experiment, and the weight of the reference score in the served score."""
-    return json.dumps({"experiment": asdict(experiment), "fuse": fuse}, sort_keys=True)
+    return json_file.text({"experiment": asdict(experiment), "fuse": fuse}, sort_keys=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from easq_rec import json_file
 from easq_rec.config import World
 from easq_rec.errors import UserError
 from easq_rec.tools.simulation.world import ensure
@@ -205,7 +206,7 @@ def write_json(path: Path, values: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w") as file:
-        file.write(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        file.write(json_file.text(values, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)

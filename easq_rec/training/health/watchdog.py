@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from easq_rec import json_file
 from easq_rec.run_directory.events import event
 from easq_rec.run_directory.paths import RunDirectory, hang_name, position_name, stacks_name
 from easq_rec.training.phases import Phases
@@ -188,7 +189,7 @@ class Board:
         # The run goes on if its directory cannot be written for a moment.
         with contextlib.suppress(OSError):
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._path(position.rank).write_text(json.dumps(asdict(position)))
+            self._path(position.rank).write_text(json_file.text(asdict(position)))
 
     def read(self) -> None:
         for rank in range(self._ranks):

@@ -6,15 +6,16 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
+from easq_rec.tools.builder import splits
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.parse import parse
 from easq_rec.tools.builder.publish import run
-from easq_rec.tools.builder.scatter import Partition
 
 Row = dict[str, Any]
 Log = dict[str, list[Row]]
@@ -79,6 +80,8 @@ def config(**changes: Any) -> dict[str, Any]:
         },
         "questionnaire": {"options": OPTIONS},
         "requests": {"max_history": 4},
+        # Many of the logs have bad rows on purpose.
+        "max_bad_share": 1.0,
         "output": {"row_group": 3, "file_row_groups": 2},
         "engine": {"memory_mb": 256, "threads": 1, "bucket_impressions": 40},
     }
@@ -191,13 +194,16 @@ def build_of(values: dict[str, Any]) -> Build:
     return parse(values, "test")
 
 
-def run_build(folder: Path, values: dict[str, Any], *, parts: int = 1, out: str = "out") -> Path:
-    """Builds all partitions of the log in a folder."""
-    build = build_of(values)
-    for index in range(parts):
-        run(
-            build, base=folder, out=folder / out, partition=Partition(index=index, of=parts), progress=lambda line: None
-        )
+def run_build(folder: Path, values: dict[str, Any], *, divided: bool = False, out: str = "out") -> Path:
+    """Builds the log in a folder.
+
+    Args:
+        divided: with a split for nearly every row group, and a bucket for a few impressions.
+    """
+    engine = values.get("engine", {}) | ({"bucket_impressions": 20} if divided else {})
+    build = build_of(values | {"engine": engine})
+    with mock.patch.object(splits, "SPLIT_ROWS", 60 if divided else splits.SPLIT_ROWS):
+        run(build, base=folder, out=folder / out, progress=lambda line: None)
     return folder / out
 
 

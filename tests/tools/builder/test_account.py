@@ -48,8 +48,8 @@ def small_log(impressions: int = 3) -> Log:
 def test_every_row_is_counted(tmp_path: Path) -> None:
     log = random_log(0)
     write_log(tmp_path, log)
-    for parts in (1, 3):
-        out = run_build(tmp_path, config(), parts=parts, out=f"out{parts}")
+    for divided in (False, True):
+        out = run_build(tmp_path, config(), divided=divided, out=f"out{divided}")
         found, lost = counts(out), Counter(table for table, _ in quarantined(out))
         for table, rows in log.items():
             assert found[f"{table}.read"] == len(rows)
@@ -125,9 +125,10 @@ def test_bad_cells_of_csv_are_quarantined(tmp_path: Path) -> None:
     log = small_log()
     write_log(tmp_path, log)
     lines = ["uid,vid,at,watched,rid,asked,liked,rate,slot", f"1,1,{START_MS},8000,0,1,1,0.5,0"]
+    no_id = "uid is not an integer of 64 bits with a sign: ids.user = 'text' reads any text"
     bad = {
-        f"x,1,{START_MS},8000,1,1,1,0.5,0": "uid is not an integer",
-        f"1.5,1,{START_MS},8000,1,1,1,0.5,0": "uid is not an integer",
+        f"x,1,{START_MS},8000,1,1,1,0.5,0": no_id,
+        f"1.5,1,{START_MS},8000,1,1,1,0.5,0": no_id,
         f",1,{START_MS},8000,1,1,1,0.5,0": "uid is null",
         "1,1,soon,8000,1,1,1,0.5,0": "at is not a point in time",
         "1,1,1700000000000000,8000,1,1,1,0.5,0": "at is not between 0 and 2**42 ms: is impressions.time_unit right?",
@@ -142,8 +143,9 @@ def test_bad_cells_of_csv_are_quarantined(tmp_path: Path) -> None:
         f"1,1,{START_MS},8000,1,1,1,0.5,0,7,7": "is not a row of the CSV file",
     }
     (tmp_path / "impressions.csv").write_text("\n".join([*lines, *bad]) + "\n")
-    for parts in (1, 2):
-        out = run_build(tmp_path, config(impressions={"path": "impressions.csv"}), parts=parts, out=f"out{parts}")
+    for divided in (False, True):
+        values = config(impressions={"path": "impressions.csv"})
+        out = run_build(tmp_path, values, divided=divided, out=f"out{divided}")
         assert quarantined(out) == sorted(("impressions", reason) for reason in bad.values())
         assert counts(out)["impressions.read"] == 1 + len(bad)
         assert len(read_rows(out / "requests")) == 1
@@ -272,8 +274,9 @@ def test_answers_may_leave_out_the_user(tmp_path: Path) -> None:
         row["rid"] = row["rid"] * 10 + row["uid"]
     write_log(tmp_path, log)
     with_user = run_build(tmp_path, config())
-    for parts in (1, 2):
-        without = run_build(tmp_path, config(answers={"columns": {"user_id": None}}), parts=parts, out=f"out{parts}")
+    for divided in (False, True):
+        values = config(answers={"columns": {"user_id": None}})
+        without = run_build(tmp_path, values, divided=divided, out=f"out{divided}")
         assert quarantined(without) == quarantined(with_user)
         key = "request_id"
         rows = [sorted(read_rows(out / "answers"), key=lambda row: row[key]) for out in (with_user, without)]
@@ -293,8 +296,8 @@ def test_request_ids_shared_by_users_are_counted(tmp_path: Path) -> None:
     log["impressions"].append({**log["impressions"][0], "uid": 2})
     log["users"].append({**log["users"][0], "uid": 2})
     write_log(tmp_path, log)
-    for parts in (1, 2):
-        out = run_build(tmp_path, config(), parts=parts, out=f"out{parts}")
+    for divided in (False, True):
+        out = run_build(tmp_path, config(), divided=divided, out=f"out{divided}")
         assert counts(out)["requests.shared_ids"] == 1
         assert "1 requests with the id of another user's request" in (out / "build.json").read_text()
 
@@ -302,8 +305,8 @@ def test_request_ids_shared_by_users_are_counted(tmp_path: Path) -> None:
 def test_an_empty_log_gives_empty_datasets(tmp_path: Path) -> None:
     write_log(tmp_path, {"impressions": [], "answers": [], "users": [], "videos": []})
     (tmp_path / "out").mkdir()
-    for parts in (1, 2):
-        out = run_build(tmp_path, config(), parts=parts, out="out" if parts == 1 else "two")
+    for divided in (False, True):
+        out = run_build(tmp_path, config(), divided=divided, out="two" if divided else "out")
         assert read_rows(out / "requests") == read_rows(out / "answers") == []
         assert len(list(out.rglob("*.parquet"))) == 2
 
@@ -312,8 +315,11 @@ def test_ids_of_sessions_are_unique_and_the_same_in_every_build(tmp_path: Path) 
     write_log(tmp_path, random_log(8, impressions=300))
     values = sessions(requests={"session_gap_s": 5.0, "max_candidates": 1})
     ids = [
-        [row["request_id"] for row in read_rows(run_build(tmp_path, values, parts=n, out=f"o{n}") / "requests")]
-        for n in (1, 2)
+        [
+            row["request_id"]
+            for row in read_rows(run_build(tmp_path, values, divided=divided, out=f"o{divided}") / "requests")
+        ]
+        for divided in (False, True)
     ]
     assert len(set(ids[0])) == len(ids[0]) > 150
     assert sorted(ids[0]) == sorted(ids[1])

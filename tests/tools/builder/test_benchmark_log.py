@@ -13,7 +13,6 @@ from benchmarks.engines import ENGINES, sums
 from benchmarks.rawlog import CANDIDATES, write_log
 from easq_rec.tools.builder.parse import load
 from easq_rec.tools.builder.publish import run
-from easq_rec.tools.builder.scatter import Partition
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_builder_quarantines_only_duplicates(log: Path, tmp_path: Path) -> None:
     build = load(log / "logs.toml")
-    run(build, base=log, out=tmp_path / "out", partition=Partition(), progress=lambda line: None)
+    run(build, base=log, out=tmp_path / "out", progress=lambda line: None)
     counts = json.loads((tmp_path / "out" / "build.json").read_text())["counts"]
     reasons = {name.split(".")[-1] for name in counts if ".quarantined." in name}
     assert counts["impressions.read"] == 4_000 and reasons == {"duplicate"}

@@ -13,12 +13,10 @@ import pytest
 
 from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.cli import main as cli
-from easq_rec.tools.builder.command import parse_partition
 from easq_rec.tools.builder.config import AnswerRules, Engine, Field, Output, Requests
 from easq_rec.tools.builder.parse import load, parse
-from easq_rec.tools.builder.scatter import Partition
 from tests.tools.builder.logs import config, merge, random_log, read_rows, run_build, sessions, write_log
-from tests.tools.builder.test_partitions import TOML
+from tests.tools.builder.test_replicas import TOML
 
 
 def problems(**changes: Any) -> list[str]:
@@ -110,7 +108,8 @@ def test_missing_columns_and_wrong_types_are_listed(tmp_path: Path) -> None:
     lines = [line.strip() for line in str(raised.value).splitlines()[1:]]
     has = "it has: uid, vid, at, watched, rid, asked, liked, rate, slot"
     assert lines == [
-        "impressions.columns.timestamp: column 'at' is BIGINT, not a timestamp: set impressions.time_unit to s, ms, us",
+        "impressions.columns.timestamp: column 'at' is BIGINT, not a timestamp: set "
+        "impressions.time_unit to s, ms, us, ns",
         f"impressions.columns.watch: no column 'watchtime' in 'impressions.parquet'; {has}",
         f"impressions.features.slot: no column 'region' in 'impressions.parquet'; {has}",
         "answers.path: 'replies/*.parquet': no such file: a file, a glob, or a directory with Parquet or CSV files",
@@ -129,15 +128,8 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
     write_log(tmp_path, random_log(0))
     (tmp_path / "users.parquet").write_bytes(b"PAR1 but nothing else PAR1")
-    with pytest.raises(ValueError, match=r"users.path: users.parquet: \w"):
+    with pytest.raises(ValueError, match=r"users.path: .*/users.parquet: not a readable Parquet file: \w"):
         run_build(tmp_path, config())
-
-
-def test_partitions_are_parsed() -> None:
-    assert parse_partition("2/3") == Partition(index=1, of=3)
-    for text in ("0/3", "4/3", "3", "1/0", "-1/2", "a/b"):
-        with pytest.raises(ValueError, match=r"is not allowed: I/N with I from 1 to N"):
-            parse_partition(text)
 
 
 def test_the_trigger_rule_excludes_its_thresholds() -> None:
@@ -148,16 +140,14 @@ def test_the_trigger_rule_excludes_its_thresholds() -> None:
     assert rule.triggered(watch, length).tolist() == [False, True, False, True, False]
 
 
-def test_the_command_builds_the_partitions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_log(tmp_path, random_log(0))
     (tmp_path / "logs.toml").write_text(TOML)
     command = ["data", "build", "--config", str(tmp_path / "logs.toml"), "--out", str(tmp_path / "out")]
-    assert cli.main([*command, "--partition", "1/2", "--threads", "1"]) == 0
+    assert cli.main([*command, "--memory-mb", "128", "--threads", "1"]) == 0
     said = capsys.readouterr()
-    assert said.out == "" and said.err.splitlines()[-1].endswith("the output will appear after these: part-2-of-2")
-    assert cli.main([*command, "--partition", "2/2", "--memory-mb", "128"]) == 0
-    said = capsys.readouterr().out
-    assert "impressions: 120 rows = " in said and f"--data {tmp_path / 'out'}" in said
+    assert "scan: scan-000000, of 2" in said.err and "build: bucket-00000, of 1" in said.err
+    assert "impressions: 120 rows = " in said.out and f"--data {tmp_path / 'out'}" in said.out
     assert read_rows(tmp_path / "out" / "requests")
 
 

@@ -41,12 +41,12 @@ SCHEMA = FeatureSchema(
 )
 
 
-@pytest.fixture(scope="module", params=[1, 3])
+@pytest.fixture(scope="module", params=[False, True], ids=["whole", "divided"])
 def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log that was built in one or in three partitions."""
+    """A log that was built in one piece or in many."""
     folder = tmp_path_factory.mktemp("data")
     write_log(folder, random_log(30, impressions=300))
-    return run_build(folder, config(output={"file_row_groups": None}), parts=request.param)
+    return run_build(folder, config(), divided=request.param)
 
 
 def test_every_request_is_read_once(data: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.tools.builder import partition
-from tests.tools.builder.logs import config, random_log, read_rows, run_build, write_log
+from easq_rec.tools.builder import stages
+from tests.tools.builder.logs import config, random_log, run_build, write_log
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -41,17 +41,17 @@ run_build(Path(sys.argv[1]), config(), out=sys.argv[2])
 """
 
 POINTS = (
-    "easq_rec.tools.builder.scatter _deal 1 after",
-    "easq_rec.tools.builder.bucket Bucket._batch 3 before",
-    "os rename 1 before",  # the dealt buckets
-    "os rename 2 after",  # the first bucket
-    "os rename 4 before",  # the last bucket
+    "easq_rec.tools.builder.blocks BlockWriter.add 1 after",
+    "easq_rec.tools.builder.bucket Bucket.batch 3 before",
+    "os rename 1 before",  # the first scan
+    "os rename 5 before",  # the lookup of videos
+    "os rename 6 after",  # the first bucket
+    "os rename 8 before",  # the last bucket
     "easq_rec.tools.builder.merge _take 2 after",
-    "os rename 5 before",  # the partition
-    "os rename 5 after",
+    "os rename 9 after",  # the first slice
     "easq_rec.tools.builder.publish _link 1 after",
-    "os rename 6 before",  # the output
-    "os rename 6 after",
+    "os rename 11 before",  # the output
+    "os rename 11 after",
 )
 
 
@@ -78,7 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_build_is_resumed(whole: Path, number: int) -> None:
     out = whole / f"out{number}"
     kill(whole, POINTS[number], out.name)
-    assert out.exists() == (POINTS[number] == "os rename 6 after")
+    assert out.exists() == (POINTS[number] == "os rename 11 after")
     names = {out.name, f".{out.name}.build"}
     assert {path.name for path in whole.iterdir()} & names == (names if out.exists() else names - {out.name})
     run_build(whole, config(), out=out.name)
@@ -86,29 +86,29 @@ def test_a_killed_build_is_resumed(whole: Path, number: int) -> None:
     assert not (whole / f".{out.name}.build").exists()
 
 
-def test_finished_buckets_are_not_built_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_units_are_not_done_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_log(tmp_path, random_log(20))
-    kill(tmp_path, "os rename 3 after")
+    kill(tmp_path, "os rename 7 after")
+    area = tmp_path / ".out.build"
+    assert len(list(area.glob("bucket-*[0-9]"))) == 2
     built: list[int] = []
-    original = partition._bucket
+    original = stages.Stages._bucket
 
-    def counted(build: object, dealt: object, number: int, *rest: object) -> None:
+    def counted(self: stages.Stages, number: int, *rest: object) -> None:
         built.append(number)
-        original(build, dealt, number, *rest)  # type: ignore[arg-type]
+        original(self, number, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(partition, "_bucket", counted)
-    monkeypatch.setattr(
-        partition.PartitionReader, "deal", lambda *arguments: pytest.fail("the raw tables are dealt again")
-    )
+    monkeypatch.setattr(stages.Stages, "_bucket", counted)
+    monkeypatch.setattr(stages.Stages, "_scan", lambda *arguments: pytest.fail("the raw tables are scanned again"))
     run_build(tmp_path, config())
-    assert built == [2]
+    assert len(built) == 1
     assert contents(tmp_path / "out" / "requests") == contents(whole / "whole" / "requests")
 
 
 @pytest.mark.parametrize("change", ["config", "inputs"])
 def test_a_changed_build_starts_over(tmp_path: Path, change: str) -> None:
     write_log(tmp_path, random_log(20))
-    kill(tmp_path, "os rename 3 after")
+    kill(tmp_path, "os rename 7 after")
     values = config(requests={"max_history": 1}) if change == "config" else config()
     if change == "inputs":
         write_log(tmp_path, random_log(21))
@@ -128,15 +128,3 @@ def test_a_finished_output_is_not_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="notes: is not a build"):
         run_build(tmp_path, config(), out="notes")
     assert contents(tmp_path / "out") == before
-
-
-def test_two_processes_do_not_build_the_same_partition(tmp_path: Path) -> None:
-    import fcntl
-
-    write_log(tmp_path, random_log(20))
-    (tmp_path / ".out.build").mkdir()
-    with (tmp_path / ".out.build" / "part-1-of-1.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=r"part-1-of-1 of .* is being built by another process"):
-            run_build(tmp_path, config())
-    assert read_rows(run_build(tmp_path, config()) / "requests")
