@@ -14,6 +14,7 @@ from easq_rec.errors import UserError
 from easq_rec.evaluation.calibration_map import CalibrationMethod, Isotonic, Temperature
 from easq_rec.run_directory.checksums import digest_of
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
+from easq_rec.run_directory.whole_file import replace
 
 FORMAT = 1
 
@@ -40,9 +41,7 @@ class OutcomeCalibration:
 def write_calibration(run_dir: Path, calibration: OutcomeCalibration) -> Path:
     """Writes the file under a temporary name, publishes it by a rename, and returns its path."""
     path = RunDirectory(run_dir).calibration
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(to_dict(calibration), indent=1) + "\n")
-    partial.rename(path)
+    replace(path, json.dumps(to_dict(calibration), indent=1) + "\n")
     return path
 
 

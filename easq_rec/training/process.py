@@ -11,12 +11,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from easq_rec.config import TrainerConfig
+from easq_rec.disk_failures import LostWrites
 from easq_rec.errors import UserError
 from easq_rec.losses.ranks import Pending
 from easq_rec.training import cores
@@ -24,6 +26,7 @@ from easq_rec.training.memory import keep_freed_memory
 from easq_rec.training.phases import WAITING, Phases
 from easq_rec.upstream.torch_tensors import holders
 
+T = TypeVar("T")
 GRACE_S = 15
 """Seconds that a collective waits longer than `trainer.timeout_s`: the watchdog's report names the rank that hangs, and
 must come before the error of a collective that gives up."""
@@ -38,6 +41,8 @@ class Runtime:
     world_size: int
     device: torch.device
     phases: Phases = field(default_factory=Phases, compare=False, repr=False)
+    lost: LostWrites = field(default_factory=lambda: LostWrites(speaks=True), compare=False, repr=False)
+    """What this rank could not write because a disk failed."""
 
     @property
     def leads(self) -> bool:
@@ -78,6 +83,13 @@ class Runtime:
                 content.copy_(torch.tensor(list(value.encode()), dtype=torch.uint8))
             dist.broadcast(content, src=0)
         return bytes(content.tolist()).decode()
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, on every rank. They are pickled, and come from processes of this run."""
+        values: list[Any] = [None] * self.world_size
+        with self.phases(WAITING):
+            dist.all_gather_object(values, value)
+        return values
 
     def _start(self, value: Tensor, reduction: dist.ReduceOp.RedOpType) -> Pending:
         """Starts to reduce each value over the ranks, in place."""
@@ -162,7 +174,8 @@ def running(config: TrainerConfig) -> Iterator[Runtime]:
     quiet()
     own = cores.pinned_to_share(threads) if config.pin_cores and device.type == "cpu" else contextlib.nullcontext()
     with own, _process_group(device, datetime.timedelta(seconds=config.timeout_s + GRACE_S)):
-        runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
+        lost = LostWrites(speaks=rank == 0)
+        runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device, lost=lost)
         yield runtime
         # After this collective, which is the last, no thread of gloo holds a tensor.
         runtime.barrier()
