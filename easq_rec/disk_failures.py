@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 CODES = {
     errno.ENOSPC,
@@ -148,7 +148,7 @@ class LostWrites:
     def say(self, text: str, *, error: bool = False) -> None:
         """Prints a line to standard output or standard error, which may be a file on the disk that fails."""
         try:
-            print(text, file=sys.stderr if error else sys.stdout, flush=True)
+            _print(text, sys.stderr if error else sys.stdout)
         except OSError as problem:
             if not is_disk_failure(problem):
                 raise
@@ -159,6 +159,20 @@ class LostWrites:
         """Everything that was lost so far, by kind."""
         with self._lock:
             return list(self._lost.values())
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Prints a line at once. What the disk refuses is not kept: it would be refused again when the process ends."""
+    try:
+        handle = stream.fileno()
+    except (OSError, ValueError):
+        # A stream that replaces the standard one may have no file.
+        print(text, file=stream, flush=True)
+        return
+    stream.flush()
+    rest = f"{text}\n".encode(stream.encoding, errors="replace")
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def merged(ranks: Sequence[Sequence[Lost]]) -> list[Lost]:

@@ -45,15 +45,28 @@ def write_calibration(run_dir: Path, calibration: OutcomeCalibration) -> Path:
     return path
 
 
+def require_calibration(run_dir: Path) -> None:
+    """
+    Raises:
+        UserError: there is no file.
+    """
+    path = RunDirectory(run_dir).calibration
+    if not path.is_file():
+        raise UserError(f"--calibrated: {run_dir} has no {path.name}: {_remedy(run_dir)}first")
+
+
+def _remedy(run_dir: Path) -> str:
+    return f"run `easq-rec calibrate --run {run_dir}` "
+
+
 def read_calibration(run_dir: Path, checkpoint: CheckpointDirectory) -> OutcomeCalibration:
     """The maps of a checkpoint.
 
     Raises:
         UserError: there is no file, it cannot be read, or its maps belong to another checkpoint.
     """
-    path, remedy = RunDirectory(run_dir).calibration, f"run `easq-rec calibrate --run {run_dir}` "
-    if not path.is_file():
-        raise UserError(f"--calibrated: {run_dir} has no {path.name}: {remedy}first")
+    path, remedy = RunDirectory(run_dir).calibration, _remedy(run_dir)
+    require_calibration(run_dir)
     found = load_json(OutcomeCalibration, path, f"the {path.name} of a run")
     if found.format != FORMAT:
         raise UserError(f"{path} has format {found.format}, this version reads format {FORMAT}: {remedy}again")

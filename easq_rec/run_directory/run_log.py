@@ -81,9 +81,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self._speaks:
-            # The output may be a file on the same disk.
-            with self._lost.tolerated("output", "the standard output"):
-                tqdm.write(text, file=sys.stdout) if self._bar is not None else print(text, flush=True)
+            tqdm.write(text, file=sys.stdout) if self._bar is not None else self._lost.say(text)
 
     def close(self) -> None:
         """Closes all outputs."""

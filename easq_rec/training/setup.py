@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from easq_rec.config import Config, TrainerConfig
-from easq_rec.config.schema import require
 from easq_rec.cpu_flags import cpu_flags, slow_bf16
 from easq_rec.data import files
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import Sources, open_sources
-from easq_rec.evaluation.metrics import RankingMetrics
+from easq_rec.evaluation.ranking_metrics import require_metric
 from easq_rec.losses.objective import Objective
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.events import event
@@ -74,9 +73,8 @@ def set_up(
 
     Arguments as of `easq_rec.training.loop.Trainer`.
     """
-    trainer, best = config.trainer, config.checkpoint.best
-    names = [field.name for field in fields(RankingMetrics)]
-    require(best is None or best in names, "checkpoint.best", best, f"None, or one of {', '.join(names)}")
+    trainer = config.trainer
+    require_metric("checkpoint.best", config.checkpoint.best)
     paths = RunDirectory(run_dir)
     quarantine = None
     if config.data.on_bad_rows == "quarantine":
