@@ -231,7 +231,7 @@ TRAINED = 479
 
 
 def _metrics(run_dir: Path) -> list[Record]:
-    return list(read_records(RunDirectory(run_dir).metrics))
+    return read_records(RunDirectory(run_dir).metrics)
 
 
 def tensors(checkpoint: Path) -> Iterator[tuple[str, torch.Tensor]]:

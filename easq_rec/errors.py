@@ -6,8 +6,14 @@ Uses the standard library only, so that every module, `doctor` included, may imp
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as of a shell."""
+READER_LEFT = 141
+"""Exit code if nobody reads the output any more, as in `| head`: 128 + SIGPIPE, as of a shell."""
 
 
 class UserError(ValueError):
@@ -24,11 +30,51 @@ def is_one_line(error: BaseException) -> bool:
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """The exit code of `main()`; 2 after a UserError, whose message goes to standard error."""
+    """The exit code of `main()`; 2 after a UserError, whose message goes to standard error.
+
+    After Ctrl-C a line says so. If the reader of the output has left, the command ends silently.
+    """
     try:
-        return main()
-    except UserError as error:
-        if not is_one_line(error):
+        try:
+            return main()
+        except UserError as error:
+            if not is_one_line(error):
+                raise
+            print(f"easq-rec: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            if os.environ.get("EASQ_TRACEBACK"):
+                raise
+            print("easq-rec: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        finally:
+            # What is still buffered would be written when the interpreter ends, which prints its own errors then.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # A pipe to another process may break as well.
+        if not _reader_left():
             raise
-        print(f"easq-rec: {error}", file=sys.stderr)
-        return 2
+        _discard_output()
+        return READER_LEFT
+
+
+def _reader_left() -> bool:
+    """Whether standard output or standard error is a pipe that nobody reads any more."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll.register(stream.fileno(), select.POLLOUT)
+        except (OSError, ValueError):
+            # A stream that replaces the standard one may have no file.
+            continue
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _discard_output() -> None:
+    """Sends everything that is still buffered, or printed later, to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.dup2(null, stream.fileno())
+        except (OSError, ValueError):
+            continue

@@ -14,6 +14,9 @@ from pathlib import Path
 # Read when torch is loaded. OpenMP threads that spin while they wait take cores from other processes, such as other
 # ranks.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Empty is unset, except for OpenMP, which complains.
+if not os.environ.get("OMP_NUM_THREADS", "1").strip():
+    del os.environ["OMP_NUM_THREADS"]
 
 # Python puts a script's folder first on sys.path, which would make this package's modules importable as top-level ones.
 if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
@@ -22,6 +25,7 @@ if sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().p
 from easq_rec import doctor
 from easq_rec.config.command_line import parse_config
 from easq_rec.errors import exit_code
+from easq_rec.training import preflight
 from easq_rec.training.signals import StopRequest
 
 
@@ -29,9 +33,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     """Parses, builds and fits; returns the exit code."""
     config = parse_config(sys.argv[1:] if argv is None else argv, prog=prog)
     doctor.require_compatible(config.trainer.device)
+    preflight.check(config)
     stop = StopRequest()
     stop.listen(signal.SIGTERM)
-    # Importing torch takes seconds, so --help and environment errors come first.
+    # Importing torch takes seconds, so --help and all errors that need no torch come first.
     from easq_rec.tools.simulation.default_data import prepare_data
     from easq_rec.training import session
 

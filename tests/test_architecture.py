@@ -38,7 +38,7 @@ each other without cycles. So no unit except `cli` and `train` imports `tools`."
 SEPARATE = ("config", "kernels")
 """These do not import each other."""
 
-ALONE = {"cpu_flags", "doctor", "errors", "json_file", "outputs"}
+ALONE = {"cpu_flags", "disk_failures", "doctor", "errors", "json_file", "outputs"}
 """These import only the standard library and each other: `doctor` runs where everything else may be broken. Every unit
 may import them."""
 

@@ -35,10 +35,15 @@ def test_a_user_error_prints_only_its_message(capsys: pytest.CaptureFixture[str]
     assert (said.out, said.err) == ("", "easq-rec: --data /nowhere: no such directory\n")
 
 
-@pytest.mark.parametrize("error", [ValueError("shapes differ"), KeyError("x"), OSError("disk"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ValueError("shapes differ"), KeyError("x"), OSError("disk"), BrokenPipeError()])
 def test_other_exceptions_are_not_caught(error: BaseException) -> None:
     with pytest.raises(type(error)):
         exit_code(lambda: raising(error))
+
+
+def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "easq-rec: interrupted\n"
 
 
 def test_the_traceback_of_a_user_error_can_be_requested(monkeypatch: pytest.MonkeyPatch) -> None:

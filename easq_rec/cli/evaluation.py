@@ -10,6 +10,9 @@ import tyro
 
 from easq_rec import doctor, json_file, outputs
 from easq_rec.config.schema import require
+from easq_rec.data.presence import require_folder
+from easq_rec.evaluation.evaluation_file import evaluation_file
+from easq_rec.serving import preflight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +49,16 @@ class EvaluateCommand:
 
     def run(self) -> int:
         doctor.require_compatible()
+        _require_resamples(self.resamples)
+        config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse, calibrated=self.calibrated)
+        preflight.check_data(config, self.data)
+        _check_run(self.run_dir)
+        if self.out is not None:
+            outputs.check_file("--out", self.out)
         from easq_rec.evaluation import results
         from easq_rec.evaluation.metrics.intervals import CONFIDENCE, estimates
         from easq_rec.serving.evaluate import evaluate
 
-        _require_resamples(self.resamples)
-        _check_run(self.run_dir)
-        if self.out is not None:
-            outputs.check_file("--out", self.out)
         evaluated = evaluate(
             self.run_dir,
             self.data,
@@ -93,11 +98,13 @@ class CompareCommand:
 
     def run(self) -> int:
         doctor.require_compatible()
-        from easq_rec.evaluation.compare import compare, print_comparison, write_comparison
-
         _require_resamples(self.resamples)
+        evaluation_file(self.run_dir)
+        evaluation_file(self.base)
         if self.json is not None:
             outputs.check_file("--json", self.json)
+        from easq_rec.evaluation.compare import compare, print_comparison, write_comparison
+
         found = compare(self.run_dir, self.base, resamples=self.resamples, seed=self.seed)
         print_comparison(*found)
         if self.json is not None:
@@ -132,14 +139,17 @@ class CalibrateCommand:
 
     def run(self) -> int:
         doctor.require_compatible()
+        _require_resamples(self.resamples)
+        require(0 < self.share < 1, "--share", self.share, "more than 0 and less than 1")
+        config = preflight.check_run(self.run_dir, best=self.best)
+        preflight.check_calibrated_run(config, self.run_dir)
+        preflight.check_data(config, self.data)
+        _check_run(self.run_dir)
         from easq_rec.evaluation.compare import print_calibrated
         from easq_rec.evaluation.metrics.intervals import differences
         from easq_rec.run_directory.calibration_file import write_calibration
         from easq_rec.serving.calibrate import calibrate
 
-        _require_resamples(self.resamples)
-        require(0 < self.share < 1, "--share", self.share, "more than 0 and less than 1")
-        _check_run(self.run_dir)
         found = calibrate(
             self.run_dir,
             self.data,
@@ -187,11 +197,14 @@ class ScoreCommand:
 
     def run(self) -> int:
         doctor.require_compatible()
-        from easq_rec.run_directory.config_file import load_config
+        config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse, calibrated=self.calibrated)
+        preflight.check_outcomes(config, self.run_dir, outcomes=self.outcomes, calibrated=self.calibrated)
+        require_folder("--input", self.input)
+        if self.counts is not None:
+            require_folder("--counts", self.counts)
+        outputs.check_file("--output", self.output)
         from easq_rec.serving.score import score
 
-        config = load_config(self.run_dir)
-        outputs.check_file("--output", self.output)
         with outputs.writing("--output", self.output):
             requests = score(
                 config,

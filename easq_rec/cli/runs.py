@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -56,9 +54,4 @@ class RunsCommands:
     )
 
     def run(self) -> int:
-        try:
-            return self.command.run()
-        except BrokenPipeError:
-            # The reader has seen enough, as `head` has; the rest must not be flushed at the exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+        return self.command.run()

@@ -48,7 +48,12 @@ def write_batch(path: Path, batch: RequestBatch, about: Mapping[str, Any]) -> No
     for field in dataclasses.fields(batch):
         arrays |= _arrays(field.name, getattr(batch, field.name))
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    try:
+        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    except OSError:
+        # On a full disk: half a file cannot be read.
+        path.unlink(missing_ok=True)
+        raise
 
 
 def read_batch(path: Path) -> StoredBatch:

@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import fbgemm_gpu  # noqa: F401 - registers torch.ops.fbgemm
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -217,6 +215,10 @@ def _runs(column: Array | Ragged, offsets: Rows, rows: Rows) -> Any:
         return column.take(entries_of(offsets, rows), axis=0)
     # Torch warns of Arrow's read-only memory, although nothing writes to it here.
     values = np.require(column[offsets[0] :], requirements="W").view(bits)
+    # Imported here, so that commands that only look at data do not wait for it.
+    import fbgemm_gpu  # noqa: F401 - registers torch.ops.fbgemm
+    import torch
+
     _, taken, _ = torch.ops.fbgemm.permute_1D_sparse_data(
         torch.from_numpy(rows.astype(np.int32)),
         torch.from_numpy(offsets[1:] - offsets[:-1]),

@@ -23,6 +23,7 @@ from easq_rec.data.count_lookup import check_declarations
 from easq_rec.data.counts import CountState
 from easq_rec.data.published_counts import PublishedCounts, by_impressions
 from easq_rec.data.writer import open_writer, published
+from easq_rec.disk_failures import is_disk_failure
 from easq_rec.errors import UserError
 
 FOLDER = "counts"
@@ -147,12 +148,15 @@ def declared_beside(directory: files.Location) -> CountTable | None:
 def copy_counts(source: files.Location, target: Path) -> None:
     """Copies published counts to a folder of this machine, which appears when it is complete.
 
-    Raises UserError if a file cannot be read.
+    Raises:
+        UserError: a file cannot be read.
+        OSError: the disk failed.
     """
     with published(target) as folder:
         for name in files.all_files(source):
             try:
-                with files.open_file(files.join(source, name)) as file:
-                    file.download(str(folder / name))
+                files.copy_file(files.join(source, name), folder / name)
             except (pa.ArrowInvalid, OSError) as error:
+                if is_disk_failure(error):
+                    raise
                 raise UserError(f"{files.display_name(source)}/{name}: cannot be copied: {error}") from error

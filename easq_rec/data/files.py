@@ -7,6 +7,7 @@ those registered with fsspec. S3 reads its credentials from the usual environmen
 
 from __future__ import annotations
 
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from easq_rec.data.listing import HEAD, content_of, is_hidden, is_parquet_name, 
 from easq_rec.errors import UserError
 
 Location = Path | str
+CHUNK = 2**20
+"""Bytes that are copied at once."""
 
 
 def is_remote(location: Location) -> bool:
@@ -97,6 +100,13 @@ def open_file(location: str) -> pa.NativeFile:
     """Opens a file for random access. Raises OSError."""
     filesystem, path = _resolve(location)
     return filesystem.open_input_file(path)
+
+
+def copy_file(location: str, target: Path) -> None:
+    """Copies a file to this machine. Raises OSError, also if the disk is full."""
+    # Not pyarrow's `download`: it writes in a thread, and loses the error of a full disk.
+    with open_file(location) as file, target.open("wb") as out:
+        shutil.copyfileobj(file, out, CHUNK)
 
 
 def identity(location: str) -> tuple[int, ...]:

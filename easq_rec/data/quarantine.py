@@ -7,6 +7,7 @@ write the same file. A rename publishes it atomically.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import uuid
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.columns import Rows
+from easq_rec.disk_failures import LostWrites
 
 
 class Quarantine:
@@ -25,10 +27,13 @@ class Quarantine:
 
     Args:
         folder: created with the first bad row.
+        lost: counts files that a failing disk refuses; their rows are set aside all the same. None: such a failure is
+            an error.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, lost: LostWrites | None = None) -> None:
         self.folder = folder
+        self._lost = lost
         self._written: set[str] = set()
 
     def add(self, place: Place, bad: BadRows, rows: Rows, table: pa.Table) -> None:
@@ -52,12 +57,21 @@ class Quarantine:
             "bad_value": np.array(bad.values),
             "bad_expected": np.full(count, bad.expected),
         }
+        kept = {field: table.column(field) for field in table.schema.names if field not in reasons}
+        file = self.folder / name
+        with contextlib.nullcontext() if self._lost is None else self._lost.tolerated("bad rows", file):
+            self._write(pa.table({**reasons, **kept}), name)
+        self._written.add(name)
+
+    def _write(self, table: pa.Table, name: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{name}.{uuid.uuid4().hex[:8]}.partial"
-        kept = {field: table.column(field) for field in table.schema.names if field not in reasons}
-        pq.write_table(pa.table({**reasons, **kept}), partial, compression="zstd")
-        os.rename(partial, self.folder / name)
-        self._written.add(name)
+        try:
+            pq.write_table(table, partial, compression="zstd")
+            os.rename(partial, self.folder / name)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
     def count(self) -> int:
         """Number of stored rows, by all processes that share the folder."""

@@ -15,6 +15,7 @@ from easq_rec.data.feature_dropout import FeatureDropout
 from easq_rec.data.layout import Layout, leaf_types
 from easq_rec.data.loader import TrainLoader
 from easq_rec.data.order import RequestReader
+from easq_rec.data.presence import no_answers, no_requests
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.replay import AnswerReplay
 from easq_rec.data.response import outcome_layout, propensities
@@ -65,9 +66,7 @@ def open_sources(
     """
     requests, data = files.join(directory, "requests"), config.data
     if not files.is_dir(requests):
-        raise UserError(
-            f"--data {files.display_name(directory)}: it has no folder requests/ (see docs/reference/data-contract.md)"
-        )
+        raise no_requests(files.display_name(directory))
     if period is None:
         train_period, holdout_period = split(requests, data.holdout)
     else:
@@ -156,10 +155,7 @@ def open_holdout(
 def _read_answers(config: Config, directory: files.Location, quarantine: Quarantine | None) -> EncodedRequests | None:
     answers = files.join(directory, "answers")
     if not files.is_dir(answers):
-        raise UserError(
-            f"no folder answers/ in {files.display_name(directory)}: recipe {config.recipe!r} learns from answers; "
-            "without a questionnaire, train a variant that reads no answers, such as main_only or without_any_answers"
-        )
+        raise no_answers(config, files.display_name(directory))
     layout = Layout.of(config.schema, answers=True)
     found = RequestDataset(answers, layout, max_history=config.data.max_history, quarantine=quarantine).read_all()
     return encode(layout, found) if found is not None else None

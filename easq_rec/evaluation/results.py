@@ -29,11 +29,11 @@ from easq_rec.config.schema import Outcome
 from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.data.columns import Array
 from easq_rec.errors import UserError
+from easq_rec.evaluation.evaluation_file import evaluation_file
 from easq_rec.evaluation.metrics.by_request import (
     CALIBRATION,
     CUTOFFS,
     MEANS,
-    RankingMetrics,
     answer_columns,
     request_columns,
 )
@@ -41,9 +41,8 @@ from easq_rec.evaluation.metrics.calibration import BINS
 from easq_rec.evaluation.metrics.intervals import AnswerScores, Interval, UserSums
 from easq_rec.evaluation.metrics.outcomes import OBSERVED, PREDICTED, WEIGHT, outcome_names
 from easq_rec.evaluation.predict import AnswerPredictions, Predictions
+from easq_rec.evaluation.ranking_metrics import RankingMetrics
 
-NAME = "evaluation"
-"""Default name of the two files."""
 FORMAT = 2
 METADATA = b"easq_rec"
 """Metadata key of the Parquet file for the origin of the evaluation."""
@@ -333,10 +332,7 @@ def read(source: Path) -> Evaluated:
     Raises:
         UserError: the file is missing, or has another format.
     """
-    file = source if source.suffix == ".parquet" else source / f"{NAME}.parquet"
-    if not file.is_file():
-        run = source if file != source else "RUN"
-        raise UserError(f"{source}: no {file.name}: run `easq-rec evaluate --run {run}` first")
+    file = evaluation_file(source)
     try:
         table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:

@@ -14,6 +14,7 @@ from easq_rec.errors import UserError
 from easq_rec.evaluation.calibration_map import CalibrationMethod, Isotonic, Temperature
 from easq_rec.run_directory.checksums import digest_of
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
+from easq_rec.run_directory.whole_file import replace
 
 FORMAT = 1
 
@@ -40,10 +41,22 @@ class OutcomeCalibration:
 def write_calibration(run_dir: Path, calibration: OutcomeCalibration) -> Path:
     """Writes the file under a temporary name, publishes it by a rename, and returns its path."""
     path = RunDirectory(run_dir).calibration
-    partial = path.with_suffix(".partial")
-    partial.write_text(json_file.text(to_dict(calibration), indent=1) + "\n")
-    partial.rename(path)
+    replace(path, json_file.text(to_dict(calibration), indent=1) + "\n")
     return path
+
+
+def require_calibration(run_dir: Path) -> None:
+    """
+    Raises:
+        UserError: there is no file.
+    """
+    path = RunDirectory(run_dir).calibration
+    if not path.is_file():
+        raise UserError(f"--calibrated: {run_dir} has no {path.name}: {_remedy(run_dir)}first")
+
+
+def _remedy(run_dir: Path) -> str:
+    return f"run `easq-rec calibrate --run {run_dir}` "
 
 
 def read_calibration(run_dir: Path, checkpoint: CheckpointDirectory) -> OutcomeCalibration:
@@ -52,9 +65,8 @@ def read_calibration(run_dir: Path, checkpoint: CheckpointDirectory) -> OutcomeC
     Raises:
         UserError: there is no file, it cannot be read, or its maps belong to another checkpoint.
     """
-    path, remedy = RunDirectory(run_dir).calibration, f"run `easq-rec calibrate --run {run_dir}` "
-    if not path.is_file():
-        raise UserError(f"--calibrated: {run_dir} has no {path.name}: {remedy}first")
+    path, remedy = RunDirectory(run_dir).calibration, _remedy(run_dir)
+    require_calibration(run_dir)
     found = load_json(OutcomeCalibration, path, f"the {path.name} of a run")
     if found.format != FORMAT:
         raise UserError(f"{path} has format {found.format}, this version reads format {FORMAT}: {remedy}again")

@@ -36,6 +36,19 @@ def latest_of(run_dir: Path) -> CheckpointDirectory:
     raise UserError(f"{run_dir} holds no checkpoint: --run names a directory that `easq-rec train` wrote")
 
 
+def require_checkpoint(run_dir: Path, *, best: bool = False) -> None:
+    """Checks in an instant that there is a checkpoint for `checkpoint_of`, which reads and compares all of its files.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = published(RunDirectory(run_dir).checkpoints)
+    if best:
+        checkpoint_of(run_dir, best=True) if best_of(found) is None else None
+    elif not found:
+        latest_of(run_dir)
+
+
 def checkpoint_of(run_dir: Path, *, best: bool = False) -> CheckpointDirectory:
     """The newest undamaged checkpoint of a run, or with `best` the one that `checkpoint.best` has kept.
 

@@ -11,6 +11,7 @@ from easq_rec.config import Config
 from easq_rec.config.serialization import load_json, read_json, to_dict
 from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import RunDirectory
+from easq_rec.run_directory.whole_file import replace
 
 FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
 """Parts of a config that may differ when a run is resumed."""
@@ -58,9 +59,7 @@ def write_config(config: Config, run_dir: Path) -> None:
     """Writes the config under a temporary name and publishes it by a rename."""
     run_dir.mkdir(parents=True, exist_ok=True)
     path = RunDirectory(run_dir).config
-    partial = path.with_suffix(".partial")
-    partial.write_text(json_file.text(_json_values(config), indent=2) + "\n")
-    partial.rename(path)
+    replace(path, json_file.text(_json_values(config), indent=2) + "\n")
 
 
 def check_resumable(config: Config, run_dir: Path) -> None:

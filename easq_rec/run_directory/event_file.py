@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -38,12 +38,24 @@ def event_line(event: Event) -> str:
     return json_file.text(_json_value({**head, **event.fields, "rank": event.rank}), words=True) + "\n"
 
 
-def read_events(file: Path) -> Iterator[Event]:
-    """The events of a rank in their order.
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    """What a file holds."""
+
+    events: list[Event]
+    """In their order."""
+    torn: int
+    """Number of lines that are incomplete, which were skipped: the process was killed while it wrote one."""
+
+
+def read_events(file: Path) -> Events:
+    """The events of a rank.
 
     Only the last of several windows of steps in a row is parsed: nearly all lines of a long run are such windows.
     """
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    # After the last line break comes nothing, or a line that the process is writing.
+    lines, events, torn = lines[:-1], [], 0
     for line, following in zip_longest(lines, lines[1:], fillvalue=""):
         if SIGN_OF_WINDOW in line and SIGN_OF_WINDOW in following:
             continue
@@ -52,9 +64,10 @@ def read_events(file: Path) -> Iterator[Event]:
             time = datetime.datetime.fromisoformat(fields.pop("time"))
             name, rank, level = str(fields.pop("event")), int(fields.pop("rank")), str(fields.pop("level"))
         except (ValueError, KeyError, TypeError, AttributeError):
-            # A killed process may have left half a line.
+            torn += 1
             continue
-        yield Event(time=time, name=name, rank=rank, level=level, fields=fields)
+        events.append(Event(time=time, name=name, rank=rank, level=level, fields=fields))
+    return Events(events=events, torn=torn)
 
 
 def _json_value(value: Any) -> Any:

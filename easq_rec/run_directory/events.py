@@ -11,12 +11,13 @@ import datetime
 import logging
 import os
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from easq_rec.disk_failures import LostWrites
+from easq_rec.run_directory.append_file import AppendFile
 from easq_rec.run_directory.event_file import Event, event_line
 from easq_rec.run_directory.paths import RunDirectory
 
@@ -32,6 +33,9 @@ class RankInfo(Protocol):
 
     @property
     def world_size(self) -> int: ...
+
+    @property
+    def lost(self) -> LostWrites: ...
 
 
 LOGGER = logging.getLogger("easq_rec.events")
@@ -65,7 +69,7 @@ class Recorder:
 def recorded(run_dir: Path, runtime: RankInfo) -> Iterator[Recorder]:
     """Appends the events of the block to this rank's log. An exception that leaves the block is an event, too."""
     recorder = Recorder()
-    handler = _LineFile(RunDirectory(run_dir).log(runtime.rank))
+    handler = _LineFile(RunDirectory(run_dir).log(runtime.rank), runtime.lost)
     handler.setFormatter(_EventFormatter(runtime, recorder))
     LOGGER.addHandler(handler)
     try:
@@ -85,36 +89,22 @@ def recorded(run_dir: Path, runtime: RankInfo) -> Iterator[Recorder]:
 
 
 class _LineFile(logging.Handler):
-    """Appends whole lines to a file. If the disk is full, the run continues; one message reports that the log stops."""
+    """Appends whole lines to a file. A line that the disk refuses is lost, and the run goes on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lost: LostWrites) -> None:
         super().__init__()
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A killed process may have left half a line. The next line must not be appended to it.
-        self._torn = path.exists() and not _ends_with_a_line(path)
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        self._complained = False
+        self._file = AppendFile(path)
+        self._lost = lost
 
     def emit(self, record: logging.LogRecord) -> None:
-        data = self.format(record).encode()
-        if self._torn:
-            data = b"\n" + data
-        try:
-            # One unbuffered write: nothing that a full disk refuses is written again when the file is closed, and a
-            # signal handler may interrupt this method to write another line.
-            written = os.write(self._handle, data)
-            problem = None if written == len(data) else "the disk is full"
-            self._torn = problem is not None
-        except OSError as error:
-            problem = error.strerror or str(error)
-        if problem is not None and not self._complained:
-            self._complained = True
-            print(f"easq-rec: {self._path} cannot be written: {problem}. The run goes on", file=sys.stderr, flush=True)
+        # Nothing that a full disk refuses is written again when the file is closed, and a signal handler may interrupt
+        # this method to write another line.
+        with self._lost.tolerated("events", self._file.path):
+            self._file.append(self.format(record).encode())
 
     def close(self) -> None:
         super().close()
-        os.close(self._handle)
+        self._file.close()
 
 
 class _EventFormatter(logging.Formatter):
@@ -143,9 +133,3 @@ class _EventFormatter(logging.Formatter):
                 fields={"step": self._recorder.step(), **fields, **self._process},
             )
         )
-
-
-def _ends_with_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 1))
-        return file.read(1) in (b"", b"\n")

@@ -14,6 +14,9 @@ STEP = re.compile(r"step_\d{8}")
 RANDOM_STATE = re.compile(r"rng_(\d+)\.npy")
 """The name of the file with the random state of a rank."""
 
+WRITER = re.compile(r"([1-9]\d*)\.json")
+"""The name of a file with the identity of a process that writes."""
+
 
 def step_name(step: int) -> str:
     """What a file or directory is called that belongs to one training step."""
@@ -67,6 +70,11 @@ class RunDirectory:
         return sorted(self.logs.glob("rank_*.jsonl"))
 
     @property
+    def writer(self) -> Path:
+        """Folder with the identity of the process that writes to the directory, see `writer_lock`."""
+        return self.path / "writer"
+
+    @property
     def quarantine(self) -> Path:
         """Folder of the rows that were set aside, see `easq_rec.data.quarantine`."""
         return self.path / "quarantine"
@@ -109,7 +117,15 @@ class RunDirectory:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders in which no other run lies."""
-        return (self.checkpoints, self.tensorboard, self.logs, self.quarantine, self.not_finite, self.counts)
+        return (
+            self.checkpoints,
+            self.tensorboard,
+            self.logs,
+            self.writer,
+            self.quarantine,
+            self.not_finite,
+            self.counts,
+        )
 
     def looks_like_a_run(self) -> bool:
         """Whether a training wrote here. Its config may be missing, which reading it reports."""
@@ -133,6 +149,17 @@ def hang_name(job: str) -> str:
 def stacks_name(rank: int) -> str:
     """File in `RunDirectory.logs` with the stacks of a rank's threads when a rank hung."""
     return f"stacks_{rank}.txt"
+
+
+def writer_name(number: int) -> str:
+    """File in `RunDirectory.writer` of one process that writes, or wrote."""
+    return f"{number}.json"
+
+
+def writer_number(name: str) -> int | None:
+    """The number of a file in `RunDirectory.writer`; None if the name is not that of such a file."""
+    found = WRITER.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def not_finite_name(step: int, rank: int) -> str:

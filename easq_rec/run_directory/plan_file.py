@@ -17,6 +17,7 @@ from typing import Any
 
 from easq_rec import json_file
 from easq_rec.errors import UserError
+from easq_rec.run_directory.whole_file import replace
 
 FORMAT = 1
 
@@ -76,9 +77,7 @@ def plan_text(plan: PlacementPlan) -> str:
 def write_plan(path: Path, plan: PlacementPlan) -> None:
     """Writes a plan under a temporary name and publishes it by a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(plan_text(plan))
-    partial.rename(path)
+    replace(path, plan_text(plan))
 
 
 def read_plan(path: Path, *, source: str) -> PlacementPlan:

@@ -89,7 +89,7 @@ def read_run(directory: Path, name: str, config: dict[str, Any]) -> RunFiles:
     """
     paths = RunDirectory(directory)
     file = paths.metrics
-    records = list(read_records(file)) if file.is_file() else []
+    records = read_records(file) if file.is_file() else []
     if not records:
         logging = config.get("logging")
         every = logging.get("every_steps") if isinstance(logging, dict) else None

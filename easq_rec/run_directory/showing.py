@@ -61,7 +61,7 @@ def sections(run: RunStatus, problems: Problems | None) -> Iterator[tuple[str, I
     yield "held-out requests", _metrics(run)
     yield "checkpoints", checkpoints(run, problems)
     yield "tables", _plan(RunDirectory(run.directory).plan)
-    yield "files", _files(run.directory)
+    yield "files", _files(run)
 
 
 def differences(config: dict[str, Any]) -> Iterator[str]:
@@ -151,6 +151,8 @@ def _plan(path: Path) -> Iterator[str]:
         yield f"{name:<24}{size}{placed.type} ({placed.kernel}) on rank {ranks}"
 
 
-def _files(directory: Path) -> Iterator[str]:
-    for entry in sorted(directory.iterdir()):
+def _files(run: RunStatus) -> Iterator[str]:
+    for entry in sorted(run.directory.iterdir()):
         yield f"{entry}{'/' if entry.is_dir() else ''}"
+    for name, count in run.torn.items():
+        yield f"{name}: {count:,} incomplete {'line was' if count == 1 else 'lines were'} skipped"

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from easq_rec.errors import UserError
 from easq_rec.run_directory.config_file import read_values
 from easq_rec.run_directory.event_file import WINDOW, Event, read_events
-from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, Record, read_records
+from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, Metrics, Record, read_metrics
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory, published
+from easq_rec.run_directory.processes import accepts_signals
 
 SILENT_S = 900.0
 """After so many seconds without a write, a run on another host counts as silent."""
@@ -41,6 +42,8 @@ class RunStatus:
     """Events of all ranks by time. Of several windows of steps in a row, only the last."""
     records: list[Record]
     """Records of metrics. Of several training steps in a row, only the last."""
+    torn: dict[str, int]
+    """Number of incomplete lines that were skipped, by the name of the file. Only files that have some."""
 
     @property
     def recipe(self) -> str:
@@ -133,12 +136,19 @@ def read_run(directory: Path) -> RunStatus:
     """
     paths = RunDirectory(directory)
     config = read_values(directory)
-    events = [event for file in paths.all_logs() for event in read_events(file)]
+    logs = {file: read_events(file) for file in paths.all_logs()}
+    events = [event for log in logs.values() for event in log.events]
+    metrics = read_metrics(paths.metrics, condensed=True) if paths.metrics.exists() else Metrics(records=[])
+    torn = {
+        paths.metrics.name: metrics.torn,
+        **{f"{paths.logs.name}/{file.name}": log.torn for file, log in logs.items()},
+    }
     return RunStatus(
         directory=directory,
         config=config,
         events=sorted(events, key=lambda event: event.time),
-        records=list(read_records(paths.metrics, condensed=True)) if paths.metrics.exists() else [],
+        records=metrics.records,
+        torn={name: count for name, count in torn.items() if count},
     )
 
 
@@ -150,21 +160,8 @@ def _alive(pid: int, started: datetime.datetime) -> bool:
         # The state follows the name of the program, which may contain anything and ends at the last parenthesis.
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return _accepts_signals(pid)
+        return accepts_signals(pid)
     if state in "ZX":
         # It has ended, and its parent has not collected its exit code yet.
         return False
     return began <= started.timestamp() + 5
-
-
-def _accepts_signals(pid: int) -> bool:
-    """Whether a process of this number exists, on systems without /proc."""
-    if pid <= 0 or Path("/proc").is_dir():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,7 +8,6 @@ from pathlib import Path
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import Period
-from easq_rec.errors import UserError
 from easq_rec.evaluation.calibration_fit import fit_maps
 from easq_rec.evaluation.calibration_map import CalibrationMethod
 from easq_rec.evaluation.metrics.intervals import UserSums
@@ -18,6 +17,7 @@ from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.checksums import digest_of
 from easq_rec.run_directory.config_file import load_config
 from easq_rec.serving.evaluate import calibrated_predictions, data_of, held_out, predictions_of
+from easq_rec.serving.preflight import check_calibrated_run
 from easq_rec.serving.score import load_served
 
 
@@ -55,11 +55,7 @@ def calibrate(
     """
     config = load_config(run_dir)
     outcomes = config.schema.outcomes
-    if config.model.policy_score != "expected_utility":
-        raise UserError(
-            f"{run_dir} (recipe {config.recipe!r}) predicts no outcomes to calibrate: "
-            "train with model.policy_score='expected_utility'"
-        )
+    check_calibrated_run(config, run_dir)
     directory = data_of(config, data)
     period = held_out(config, directory)
     cut = round(period.start_ms + share * (period.end_ms - period.start_ms))

@@ -6,7 +6,6 @@ Adapters are merged, and nothing is sharded. The satisfaction tower is built onl
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from easq_rec.model.ranker import Ranker, Scores
 from easq_rec.run_directory.calibration_file import read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
+from easq_rec.serving.preflight import check_fuse, check_outcomes
 from easq_rec.training.checkpoint.checkpointer import load_unsharded
 from easq_rec.training.process import quiet
 
@@ -71,13 +71,7 @@ def load_served(config: Config, run_dir: Path, fuse: float | None, *, best: bool
     """
     if fuse is None and not config.model.satisfaction_weight:
         return load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=True)
-    if fuse is not None and not math.isfinite(fuse):
-        raise UserError(f"--fuse {fuse}: must be a finite number")
-    if fuse is not None and config.model.satisfaction is None:
-        raise UserError(
-            f"--fuse {fuse:g}: the run {run_dir} (recipe {config.recipe!r}) has no satisfaction tower to fuse with: "
-            "omit --fuse, or use a run of an aligned recipe such as easq"
-        )
+    check_fuse(config, run_dir, fuse)
     ranker = load_ranker(config, checkpoint_of(run_dir, best=best), policy_only=False)
     # Both streams have the same values, so one merged backbone serves both towers.
     ranker.network.merge_adapters()
@@ -124,10 +118,9 @@ def score(
         [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
     )
     maps: dict[str, OutcomeMap] | None = None
-    if calibrated and not outcomes:
-        raise UserError("--calibrated changes the predicted outcomes only: give --outcomes, too, which writes them")
+    check_outcomes(config, run_dir, outcomes=outcomes, calibrated=calibrated)
     if outcomes:
-        columns = _with_outcomes(columns, config, run_dir)
+        columns = _with_outcomes(columns, config)
         checkpoint = checkpoint_of(run_dir, best=best)
         maps = read_calibration(run_dir, checkpoint).maps if calibrated else {}
     ranker = load_served(config, run_dir, fuse, best=best)
@@ -163,10 +156,8 @@ def _open(config: Config, run_dir: Path, directory: files.Location, counts: Path
     return RequestDataset(directory, lookup.layout(file_schema), max_history=history, complete=lookup.complete)
 
 
-def _with_outcomes(columns: pa.Schema, config: Config, run_dir: Path) -> pa.Schema:
+def _with_outcomes(columns: pa.Schema, config: Config) -> pa.Schema:
     """The columns of a score file and one for each outcome."""
-    if config.model.policy_score != "expected_utility":
-        raise UserError(f"--outcomes: {run_dir} (recipe {config.recipe!r}) predicts no outcomes: omit --outcomes")
     names = [outcome.name for outcome in config.schema.outcomes]
     taken = sorted(set(names).intersection(columns.names))
     if taken:

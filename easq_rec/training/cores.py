@@ -6,12 +6,30 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from easq_rec.errors import UserError
+from easq_rec.training.launch import Launch
 
-def threads() -> int:
-    """CPU threads per rank: the launcher's setting, or else an even share of the host's cores."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return int(os.environ["OMP_NUM_THREADS"])
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+VARIABLE = "OMP_NUM_THREADS"
+
+
+def threads(ranks: Launch) -> int:
+    """CPU threads per rank: the launcher's setting, or else an even share of the host's cores.
+
+    OMP_NUM_THREADS may be a list, whose first number is that of the outermost parallel regions; torch nests none.
+
+    Raises:
+        UserError: OMP_NUM_THREADS is not one or more numbers.
+    """
+    given = os.environ.get(VARIABLE, "").strip()
+    if not given:
+        return max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size)
+    numbers = [number.strip() for number in given.split(",")]
+    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise UserError(
+            f"{VARIABLE}={given!r} is not allowed: a number of threads, or a list of numbers such as 4,2; unset it to "
+            "share the cores between the ranks"
+        )
+    return int(numbers[0])
 
 
 def share(cores: set[int], local_rank: int, ranks: int, threads: int) -> set[int]:
@@ -25,15 +43,14 @@ def share(cores: set[int], local_rank: int, ranks: int, threads: int) -> set[int
 
 
 @contextlib.contextmanager
-def pinned_to_share(threads: int) -> Iterator[None]:
+def pinned_to_share(ranks: Launch, threads: int) -> Iterator[None]:
     """Pins this thread, and all threads that it starts, to this rank's share of the process's cores.
 
     Ranks exchange many small messages. Without pinning, the communication threads push the compute threads from core to
     core.
     """
     cores = os.sched_getaffinity(0)
-    ranks, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    os.sched_setaffinity(0, share(cores, local_rank, ranks, threads))
+    os.sched_setaffinity(0, share(cores, ranks.local_rank, ranks.local_world_size, threads))
     try:
         yield
     finally:

@@ -27,6 +27,8 @@ class Result:
     """False: it was stopped before its last step or evaluation, and can be resumed."""
     metrics: dict[str, float]
     impressions_per_second: float
+    unsaved: str | None = None
+    """Why the last step has no checkpoint; None: it has one."""
 
 
 class Trainer:
@@ -75,7 +77,7 @@ class Trainer:
         with setup.memory as memory:
             for step in self.steps(min(self.config.trainer.stop_at_step or self.total_steps, self.total_steps)):
                 memory.step(step)
-        self.save(background=False)
+        unsaved = self.save(background=False)
         finished = self.step >= self.total_steps
         metrics = setup.evaluation(self.step, "final", limit=None) if finished else {}
         finished = finished and not (stopping and not metrics)
@@ -85,7 +87,7 @@ class Trainer:
                 self.log.say(f"{count:,} bad rows were set aside in {setup.quarantine.folder}, with the reasons")
             self.log.close()
         rate = setup.windows.impressions_per_second
-        return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=rate)
+        return Result(step=self.step, finished=finished, metrics=metrics, impressions_per_second=rate, unsaved=unsaved)
 
     def steps(self, last: int) -> Generator[int, None, None]:
         """Makes one step per iteration, up to step `last` or until a rank is asked to stop.
@@ -128,11 +130,13 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0 and self.step < self.total_steps
 
-    def save(self, *, background: bool, score: float | None = None) -> None:
-        """Writes a checkpoint of the present step. If that fails in the background, the run goes on.
+    def save(self, *, background: bool, score: float | None = None) -> str | None:
+        """Writes a checkpoint of the present step. If the disk fails, that is reported, and the run goes on.
+
+        Returns:
+            as `Checkpointer.save`.
 
         Raises:
-            NotWritten: the disk failed, and the checkpoint was not written in the background.
             NotFinite: a loss or gradient is not finite, and the run is configured to stop.
         """
         # A checkpoint must not follow a step at which the run stops.
@@ -140,7 +144,7 @@ class Trainer:
         progress = Progress(step=self.step, loader=self.state, score=score)
         with self.runtime.phases("checkpoint"):
             optimizers = self.setup.train_step.optimizers
-            self.setup.checkpoints.save(self.setup.model, optimizers, progress, background=background)
+            return self.setup.checkpoints.save(self.setup.model, optimizers, progress, background=background)
 
     def continue_training(self, sources: Sources) -> int:
         """Trains once through other data, with the present model, optimizers, clock and replayed answers.

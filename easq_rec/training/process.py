@@ -7,26 +7,35 @@ import datetime
 import functools
 import logging
 import os
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from easq_rec.config import TrainerConfig
+from easq_rec.disk_failures import LostWrites
 from easq_rec.errors import UserError
 from easq_rec.losses.ranks import Pending
 from easq_rec.training import cores
+from easq_rec.training.launch import Launch, launch
 from easq_rec.training.memory import keep_freed_memory
 from easq_rec.training.phases import WAITING, Phases
 from easq_rec.upstream.torch_tensors import holders
 
+T = TypeVar("T")
 GRACE_S = 15
 """Seconds that a collective waits longer than `trainer.timeout_s`: the watchdog's report names the rank that hangs, and
 must come before the error of a collective that gives up."""
+
+REPORT_S = 30
+"""Seconds after which a rank says that the others have not come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,8 @@ class Runtime:
     world_size: int
     device: torch.device
     phases: Phases = field(default_factory=Phases, compare=False, repr=False)
+    lost: LostWrites = field(default_factory=lambda: LostWrites(speaks=True), compare=False, repr=False)
+    """What this rank could not write because a disk failed."""
 
     @property
     def leads(self) -> bool:
@@ -78,6 +89,13 @@ class Runtime:
                 content.copy_(torch.tensor(list(value.encode()), dtype=torch.uint8))
             dist.broadcast(content, src=0)
         return bytes(content.tolist()).decode()
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, on every rank. They are pickled, and come from processes of this run."""
+        values: list[Any] = [None] * self.world_size
+        with self.phases(WAITING):
+            dist.all_gather_object(values, value)
+        return values
 
     def _start(self, value: Tensor, reduction: dist.ReduceOp.RedOpType) -> Pending:
         """Starts to reduce each value over the ranks, in place."""
@@ -151,36 +169,61 @@ class ProcessGroupRanks:
 @contextlib.contextmanager
 def running(config: TrainerConfig) -> Iterator[Runtime]:
     """Sets the process up for training or evaluation, from torchrun's environment where there is one."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    device = _device(config.device, local_rank)
-    threads = config.threads or cores.threads()
+    ranks = launch()
+    device = _device(config.device, ranks.local_rank)
+    threads = config.threads or cores.threads(ranks)
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(config.matmul)
     torch.manual_seed(config.seed)
     keep_freed_memory()
     quiet()
-    own = cores.pinned_to_share(threads) if config.pin_cores and device.type == "cpu" else contextlib.nullcontext()
-    with own, _process_group(device, datetime.timedelta(seconds=config.timeout_s + GRACE_S)):
-        runtime = Runtime(rank=rank, local_rank=local_rank, world_size=world_size, device=device)
+    own = (
+        cores.pinned_to_share(ranks, threads) if config.pin_cores and device.type == "cpu" else contextlib.nullcontext()
+    )
+    with own, _process_group(ranks, device, config.timeout_s + GRACE_S):
+        runtime = Runtime(
+            rank=ranks.rank,
+            local_rank=ranks.local_rank,
+            world_size=ranks.world_size,
+            device=device,
+            lost=LostWrites(speaks=ranks.rank == 0),
+        )
         yield runtime
         # After this collective, which is the last, no thread of gloo holds a tensor.
         runtime.barrier()
 
 
 @contextlib.contextmanager
-def _process_group(device: torch.device, timeout: datetime.timedelta) -> Iterator[None]:
+def _process_group(ranks: Launch, device: torch.device, timeout_s: int) -> Iterator[None]:
     """The default process group: all processes that torchrun has started, or this single process."""
     # Values that the host needs are exchanged on the host, also by ranks that train on GPUs.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+    backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", datetime.timedelta(seconds=timeout_s)
+    if ranks.world_size > 1:
+        with _reported_wait(ranks, timeout_s):
+            dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _reported_wait(ranks: Launch, timeout_s: int) -> Iterator[None]:
+    """Says what this rank waits for, if the block takes long."""
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    text = (
+        f"easq-rec: rank {ranks.rank} still waits for the other ranks (WORLD_SIZE={ranks.world_size}) at {where} after "
+        f"{REPORT_S} s, and gives up after {timeout_s} s"
+    )
+    timer = threading.Timer(REPORT_S, print, (text,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def quiet() -> None:

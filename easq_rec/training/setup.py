@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from easq_rec.config import Config, TrainerConfig
-from easq_rec.config.schema import require
 from easq_rec.cpu_flags import cpu_flags, slow_bf16
 from easq_rec.data import files
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import Sources, open_sources
-from easq_rec.evaluation.metrics import RankingMetrics
+from easq_rec.evaluation.ranking_metrics import require_metric
 from easq_rec.losses.objective import Objective
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.events import event
@@ -74,11 +73,12 @@ def set_up(
 
     Arguments as of `easq_rec.training.loop.Trainer`.
     """
-    trainer, best = config.trainer, config.checkpoint.best
-    names = [field.name for field in fields(RankingMetrics)]
-    require(best is None or best in names, "checkpoint.best", best, f"None, or one of {', '.join(names)}")
+    trainer = config.trainer
+    require_metric("checkpoint.best", config.checkpoint.best)
     paths = RunDirectory(run_dir)
-    quarantine = Quarantine(paths.quarantine) if config.data.on_bad_rows == "quarantine" else None
+    quarantine = None
+    if config.data.on_bad_rows == "quarantine":
+        quarantine = Quarantine(paths.quarantine, lost=runtime.lost)
     sources = open_sources(config, directory, quarantine=quarantine, rank=runtime.rank, world_size=runtime.world_size)
     total_steps = trainer.max_steps or trainer.epochs * sources.reader.steps_per_epoch
 
@@ -88,7 +88,8 @@ def set_up(
     plan = stored_plan(latest.plan, model, config, runtime) if latest is not None else None
     sharded = shard(model, config, runtime, plan=plan)
     if runtime.leads:
-        write_plan(paths.plan, placement_plan(sharded.plan, config.schema, cluster_shape(runtime)))
+        with runtime.lost.tolerated("the plan", paths.plan):
+            write_plan(paths.plan, placement_plan(sharded.plan, config.schema, cluster_shape(runtime)))
     finite_check = FiniteCheck(runtime, paths.not_finite, stops=trainer.on_not_finite == "stop")
     train_step = TrainingStep(
         sharded, config.optim, runtime, finite_check, stop_request=stop_request, pipeline=pipeline
@@ -101,7 +102,14 @@ def set_up(
         fit_floats(model.ranker.network.tokens, sources.train, config.schema)
 
     stopping = StopAgreement(stop_request, runtime, finite_check, checkpoints)
-    log = RunLog(run_dir, config.logging, first_step=start.step, total_steps=total_steps, speaks=runtime.leads)
+    log = RunLog(
+        run_dir,
+        config.logging,
+        first_step=start.step,
+        total_steps=total_steps,
+        speaks=runtime.leads,
+        lost=runtime.lost,
+    )
     return Setup(
         sources=sources,
         total_steps=total_steps,

@@ -22,6 +22,7 @@ from easq_rec.data.layout import Layout
 from easq_rec.errors import UserError
 from easq_rec.tools.counts.command import add_counts
 from tests.data.builders import SCHEMA, Row
+from tests.full_disk import files_of_at_most
 from tests.tools.counts.logs import BUCKET, WIDTH, make_log, write_log
 
 COUNTS = (
@@ -134,6 +135,9 @@ def test_the_table_beside_the_data_is_copied(tmp_path: Path) -> None:
     assert names == sorted(["counts.json", *(f"{count.name}.parquet" for count in COUNTS)])
     for name in names:
         assert (folder / "run" / "counts" / name).read_bytes() == (folder / "past" / "counts" / name).read_bytes()
+    with files_of_at_most(100), pytest.raises(OSError, match="File too large"):
+        copy_counts(source, folder / "full" / "counts")
+    assert not list((folder / "full").iterdir()), "a full disk leaves no copy that lacks something"
     (folder / "past" / "counts" / "counts.json").write_text("{")
     with pytest.raises(UserError, match=r"past/counts/counts.json: cannot be read: Expecting"):
         counts_beside(folder / "past", COUNTED)

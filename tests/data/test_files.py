@@ -24,6 +24,7 @@ from easq_rec.data.layout import Layout
 from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
 from tests.data.builders import SCHEMA, expected, ids, make_rows, plain, write_dataset
+from tests.full_disk import files_of_at_most
 
 ROWS = make_rows(np.random.default_rng(0), 23)
 
@@ -171,3 +172,12 @@ def test_arrow_and_fsspec_files_have_the_same_content(local: Path, in_memory: st
     name = files.parquet_files(local)[0]
     here, there = (files.open_file(files.join(place, name)) for place in (local, f"{in_memory}/requests"))
     assert isinstance(here, pa.NativeFile) and here.read() == there.read()
+
+
+def test_a_file_is_copied_whole_or_not_at_all(in_memory: str, local: Path, tmp_path: Path) -> None:
+    name = files.parquet_files(local)[0]
+    target = tmp_path / "copy.parquet"
+    files.copy_file(files.join(files.join(in_memory, "requests"), name), target)
+    assert target.read_bytes() == (local / name).read_bytes()
+    with files_of_at_most(100), pytest.raises(OSError, match="File too large"):
+        files.copy_file(files.join(local, name), target)

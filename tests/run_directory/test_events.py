@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import resource
 import signal
 import threading
 from pathlib import Path
@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from easq_rec.disk_failures import Lost, LostWrites
+from easq_rec.run_directory.event_file import read_events
 from easq_rec.run_directory.events import event, recorded
 from easq_rec.training.process import Runtime
+from tests.full_disk import files_of_at_most
 
 RUNTIME = Runtime(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -62,24 +65,34 @@ def test_threads_and_signal_handlers_write_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An error when the log is written or closed does not end the run. It is reported once.
+    """An error when the log is written or closed does not end the run. It is reported once, and counted.
 
-    When there is space again, new events start on a new line.
+    What is written of such a line is taken back. New events follow when there is space again.
     """
-    log, before = tmp_path / "logs" / "rank_0.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = tmp_path / "logs" / "rank_0.jsonl"
     with recorded(tmp_path, RUNTIME):
         event("start")
         room = log.stat().st_size + 10
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-        with recorded(tmp_path, RUNTIME):
-            event("lost")
-            event("lost")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    runtime = dataclasses.replace(RUNTIME, lost=LostWrites(speaks=True))
+    with files_of_at_most(room), recorded(tmp_path, runtime):
+        event("lost")
+        event("lost")
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"{log} cannot be written" in said
+    assert said.count("\n") == 1 and f"not written to {log}: File too large (EFBIG). The run goes on" in said
     with recorded(tmp_path, RUNTIME):
         event("finished")
-    first, torn, last = log.read_text().splitlines()
-    assert json.loads(first)["event"] == "start" and json.loads(last)["event"] == "finished" and len(torn) == 10
+    assert [line["event"] for line in lines(tmp_path)] == ["start", "finished"]
+    assert runtime.lost.all() == [Lost(kind="events", reason="File too large (EFBIG)", count=2)]
+
+
+def test_a_line_that_a_killed_process_left_incomplete_is_skipped_and_counted(tmp_path: Path) -> None:
+    """The next event starts on a new line."""
+    log = tmp_path / "logs" / "rank_0.jsonl"
+    with recorded(tmp_path, RUNTIME):
+        event("start")
+    with log.open("a") as file:
+        file.write('{"time": "2026-')
+    with recorded(tmp_path, RUNTIME):
+        event("finished")
+    found = read_events(log)
+    assert [one.name for one in found.events] == ["start", "finished"] and found.torn == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from easq_rec.evaluation import results
+from easq_rec.evaluation import evaluation_file
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory, damaged, published
 
 PACKAGE = Path(__file__).parents[2] / "easq_rec"
@@ -53,7 +53,7 @@ def test_the_names_are_those_of_the_documentation(tmp_path: Path) -> None:
         *("config.json", "metrics.jsonl", "plan.json", "logs/rank_3.jsonl", "checkpoints/step_00000025", "tensorboard"),
         *("not_finite", "quarantine", "evaluation.json", "evaluation.parquet", "report.html"),
     ]
-    assert run.evaluation_table.name == f"{results.NAME}.parquet"
+    assert run.evaluation_table.name == f"{evaluation_file.NAME}.parquet"
 
 
 def test_only_complete_checkpoints_are_published(tmp_path: Path) -> None:

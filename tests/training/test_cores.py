@@ -9,8 +9,10 @@ import threading
 import pytest
 
 from easq_rec.config import TrainerConfig
-from easq_rec.training.cores import share
-from easq_rec.training.process import running
+from easq_rec.errors import UserError
+from easq_rec.training import process
+from easq_rec.training.cores import share, threads
+from easq_rec.training.launch import Launch
 
 
 @pytest.mark.parametrize(("cores", "ranks"), [(2, 2), (8, 2), (7, 3), (96, 8), (5, 5), (4, 1)])
@@ -35,12 +37,34 @@ def test_a_rank_is_pinned_to_its_cores(monkeypatch: pytest.MonkeyPatch, pin: boo
     before = os.sched_getaffinity(0)
     if len(before) < 2:
         pytest.skip("needs two cores")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(process, "launch", lambda: Launch(local_rank=1, local_world_size=2))
     found: list[set[int]] = []
-    with running(TrainerConfig(device="cpu", threads=1, pin_cores=pin)):
+    with process.running(TrainerConfig(device="cpu", threads=1, pin_cores=pin)):
         thread = threading.Thread(target=lambda: found.append(os.sched_getaffinity(0)))
         thread.start()
         thread.join()
     assert found == [set(sorted(before)[len(before) // 2 :]) if pin else before]
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(("given", "expected"), [("3", 3), ("4,2", 4), (" 4 , 2,1", 4)])
+def test_the_launcher_sets_the_threads(monkeypatch: pytest.MonkeyPatch, given: str, expected: int) -> None:
+    """OMP_NUM_THREADS may list a number per level of nesting."""
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert threads(Launch(local_world_size=2)) == expected
+
+
+@pytest.mark.parametrize("given", [None, "", " "])
+def test_without_a_setting_the_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    cores = len(os.sched_getaffinity(0))
+    assert threads(Launch()) == cores and threads(Launch(local_world_size=2 * cores)) == 1
+
+
+@pytest.mark.parametrize("given", ["many", "0", "-2", "4,", "4;2", "2.0"])
+def test_other_settings_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    with pytest.raises(UserError, match=r"OMP_NUM_THREADS='.*' is not allowed: a number of threads, or a list"):
+        threads(Launch())

@@ -21,10 +21,11 @@ Shape suffixes:
     O  outcomes
 """
 
-from easq_rec.evaluation.metrics.by_request import RankingMetrics, ranking_metrics
+from easq_rec.evaluation.metrics.by_request import ranking_metrics
 from easq_rec.evaluation.metrics.calibration import PairCalibration, pair_calibration
 from easq_rec.evaluation.metrics.outcomes import outcome_columns, outcome_metrics
 from easq_rec.evaluation.metrics.ranking import PairCounts, SegmentAUC, auc, gauc, graded_gain, ndcg, pair_accuracy
+from easq_rec.evaluation.ranking_metrics import RankingMetrics
 
 __all__ = [
     "PairCalibration",

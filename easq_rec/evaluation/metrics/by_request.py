@@ -7,7 +7,6 @@ by request can be added over any set of users. Intervals and paired differences 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -17,6 +16,7 @@ from easq_rec.config.answer_scale import THREE_ANSWERS, AnswerScale
 from easq_rec.evaluation.metrics.calibration import pair_calibration
 from easq_rec.evaluation.metrics.ranking import discounts, graded_gain, ndcg_at, ordered_pairs
 from easq_rec.evaluation.metrics.segments import Order, checked_gain, checked_score, request_of, same_size, won_pairs
+from easq_rec.evaluation.ranking_metrics import RankingMetrics
 
 CUTOFFS = (1, 5, 10)
 """Cutoffs k of NDCG@k."""
@@ -36,34 +36,6 @@ CALIBRATION = ("calibration_predicted", "calibration_observed", "calibration_pai
 
 BLOCK = 1 << 16
 """Candidates processed at once, as whole users, so that intermediate values stay in the cache."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankingMetrics:
-    """Ranking quality of one score on held-out requests. Undefined metrics are NaN."""
-
-    satisfaction_ndcg1: float
-    satisfaction_ndcg5: float
-    """Mean NDCG@5 with gain 2**grade - 1, over the requests with a positive gain."""
-    satisfaction_ndcg10: float
-    engagement_ndcg1: float
-    engagement_ndcg5: float
-    """Mean NDCG@5 with gain = engagement utility, over the requests with a positive utility."""
-    engagement_ndcg10: float
-    pair_accuracy: float
-    """Share of the within-request pairs with known, differing grades that the score orders correctly."""
-    user_pair_accuracy: float
-    """The same for all pairs of candidates of one user, within and across the user's requests."""
-    engagement_pair_accuracy: float
-    """Share of the within-request pairs with differing utility that the score orders correctly."""
-    gauc: float
-    """Impression-weighted mean of per-user AUC; positive: utility > 0."""
-    calibration_error: float
-    """Expected calibration error of sigma(y_i - y_j) as the probability that utility_i > utility_j, within requests."""
-    calibration_gap: float
-    """Mean predicted minus observed preference; above 0 if the policy is overconfident."""
-    requests: int
-    candidates: int
 
 
 def ranking_metrics(

@@ -116,8 +116,7 @@ def _run(logs: list[Log], schema: FeatureSchema, frozen_ms: Sequence[int]) -> Pu
 def _copy(source: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with files.open_file(source) as file:
-            file.download(str(target))
+        files.copy_file(source, target)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{files.display_name(source)}: cannot be copied: {error}") from error
 

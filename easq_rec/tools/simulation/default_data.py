@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from easq_rec.config import Config
 from easq_rec.data import files
+from easq_rec.data.presence import require_training_data
 from easq_rec.data.sources import world_directory
 from easq_rec.errors import UserError
 from easq_rec.tools.simulation.world import ensure
 from easq_rec.training.process import Runtime
 
-CONVERTED = {"movielens": "ML100K", "kuairand": "KUAIRAND"}
-"""Data sets with a converter: first word of the recipe's name, and the converter's input."""
-
 
 def prepare_data(config: Config, runtime: Runtime) -> files.Location:
     """Location of the data; if the built-in world is missing, one process of each host generates it."""
+    require_training_data(config)
     if config.data.path is not None:
         if not files.is_dir(config.data.path):
             raise UserError(f"--data {files.display_name(config.data.path)}: no such directory")
         return config.data.path
-    data_set = config.recipe.split("_")[0]
-    if data_set in CONVERTED:
-        command = f"python datasets/{data_set}/prepare.py --raw {CONVERTED[data_set]} --out DIR"
-        raise UserError(f"recipe {config.recipe!r} needs --data DIR: {command}")
     directory = world_directory(config)
     if runtime.local_rank == 0:
         if not directory.exists() and runtime.leads:

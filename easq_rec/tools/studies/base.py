@@ -15,6 +15,8 @@ Budget = Literal["small", "full", "large"]
 SEEDS: dict[Budget, int] = {"small": 2, "full": 5, "large": 5}
 """Default number of seeds."""
 SMALL_STEPS = 20
+WORTH_VERSION: Literal[2] = 2
+"""Version of the generated world of study worth: that which is calibrated to public logs."""
 
 
 def base_config(

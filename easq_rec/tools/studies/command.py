@@ -31,7 +31,7 @@ from easq_rec.tools.studies import (
     experts_rank as sizes,
 )
 from easq_rec.tools.studies.anchors import anchor_cells
-from easq_rec.tools.studies.base import base_config
+from easq_rec.tools.studies.base import WORTH_VERSION, base_config
 from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import check_names
@@ -41,7 +41,6 @@ from easq_rec.tools.studies.ray_runner import RayRunner, require_cluster
 from easq_rec.tools.studies.runner import Runner
 from easq_rec.tools.studies.store import Run, Store, opened
 from easq_rec.tools.studies.study import Study
-from easq_rec.tools.studies.worth import study as worth
 
 STUDIES = {
     study.name: study
@@ -105,7 +104,7 @@ def check(options: StudyOptions) -> None:
 
 def only_version(name: str) -> Literal[1, 2] | None:
     """Version of the only world that a study can run on; None: any."""
-    return worth.VERSION if name == "worth" else STUDIES[name].only_version if name in STUDIES else None
+    return WORTH_VERSION if name == "worth" else STUDIES[name].only_version if name in STUDIES else None
 
 
 def world_version(options: StudyOptions) -> Literal[1, 2] | None:
@@ -226,10 +225,13 @@ def _signal(options: StudyOptions, store: Store) -> int:
 
 
 def _worth(options: StudyOptions, store: Store) -> int:
+    # It imports torch, for which wrong options must not wait.
+    from easq_rec.tools.studies.worth import study as worth
+
     begin = time.perf_counter()
     config = base_config(options.budget, recipe=options.recipe, data=options.data)
     if options.data is None:
-        location, schema = worth.world(options.budget, store), schema_for_world(config.schema, worth.VERSION)
+        location, schema = worth.world(options.budget, store), schema_for_world(config.schema, WORTH_VERSION)
     else:
         location, schema = options.data, config.schema
         schema = schema if options.schema is None else load_schema(options.schema)

@@ -124,7 +124,7 @@ def _final_metrics(run_dir: Path) -> dict[str, float] | None:
 
 def _history(run_dir: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
     """Logged (step, value) pairs of metrics."""
-    records = list(read_records(RunDirectory(run_dir).metrics)) if names else []
+    records = read_records(RunDirectory(run_dir).metrics) if names else []
     return {name: [(record.step, record.values[name]) for record in records if name in record.values] for name in names}
 
 

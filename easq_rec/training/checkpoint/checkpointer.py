@@ -6,7 +6,6 @@ import datetime
 import logging
 import math
 import shutil
-import sys
 import threading
 import time
 import warnings
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from easq_rec.config import Config
+from easq_rec.disk_failures import reason_of, why_full
 from easq_rec.errors import UserError
 from easq_rec.run_directory.checkpoint_files import best_of, prune, publish, set_aside
 from easq_rec.run_directory.checksums import checksums, damage, write_checksums
@@ -40,10 +40,6 @@ from easq_rec.training.sharding.tables import cluster_shape
 from easq_rec.upstream.torch_checkpoint import CheckpointReader
 
 T = TypeVar("T")
-
-
-class NotWritten(OSError):
-    """A checkpoint could not be written; older ones are complete."""
 
 
 class Checkpointer:
@@ -104,20 +100,22 @@ class Checkpointer:
 
     def save(
         self, model: DistributedModelParallel, optimizers: Optimizers, progress: Progress, *, background: bool
-    ) -> None:
+    ) -> str | None:
         """Writes a checkpoint and removes those that are no longer kept.
 
-        Args:
-            background: return as soon as the state is copied. If writing fails then, the run continues and the failure
-                is reported.
+        If the disk fails, older checkpoints stay as they are, and the failure is reported (`Runtime.lost`).
 
-        Raises:
-            NotWritten: writing failed, without `background`.
+        Args:
+            background: return as soon as the state is copied.
+
+        Returns:
+            why the checkpoint could not be written, the same on every rank; None: it was written, or is being written
+            in the background.
         """
         self.wait()
         checkpoint = CheckpointDirectory(self._directory / step_name(progress.step))
         if checkpoint.path.exists():
-            return
+            return None
         state, random_state = _state(model, optimizers), torch.get_rng_state()
         plan = placement_plan(model.plan, self._schema, cluster_shape(self._runtime))
         if background:
@@ -127,24 +125,18 @@ class Checkpointer:
             return self._write(checkpoint, state, progress, plan, random_state)
 
         if not background:
-            problem = write()
-            if problem is not None:
-                raise NotWritten(f"{checkpoint.path} could not be written: {problem}")
-            return
+            return write()
 
-        def write_and_report() -> None:
+        def write_in_the_background() -> None:
             try:
-                problem = write()
+                write()
             except Exception as error:
                 self._problem = error
-                return
-            if problem is not None:
-                name = checkpoint.path.name
-                self._print(f"checkpoint {name} was NOT written: {problem}. The run goes on; older ones are whole")
 
         # A daemon: a process that fails must not wait for a save whose other ranks are gone.
-        self._thread = threading.Thread(target=write_and_report, name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=write_in_the_background, name="checkpoint", daemon=True)
         self._thread.start()
+        return None
 
     def wait(self) -> None:
         """Waits for a save in the background. Raises any error of it that is not a failure of the disk."""
@@ -196,6 +188,7 @@ class Checkpointer:
                 problem = self._try_on_all_ranks(lambda: self._on_rank_0(lambda: finish(parts)))
         if problem is not None:
             self._on_rank_0(lambda: shutil.rmtree(partial_name.path, ignore_errors=True))
+            self._on_rank_0(partial(self._runtime.lost.add, "checkpoints", checkpoint.path, problem))
             event("checkpoint_not_written", level=logging.ERROR, step=progress.step, problem=problem)
         else:
             event("checkpoint", step=progress.step, seconds=time.perf_counter() - begun)
@@ -206,7 +199,8 @@ class Checkpointer:
             dcp.save(state, checkpoint_id=path, process_group=self._group)
         except CheckpointException as error:
             # It lists the failures of all ranks, and is the same on every rank.
-            return next(f"{type(found).__name__}: {found}" for found, _ in error.failures.values())
+            failure = next(found for found, _ in error.failures.values())
+            return self._problem_of(failure)
         return None
 
     def load(
@@ -250,13 +244,19 @@ class Checkpointer:
         mine = value if isinstance(value, str) else problem
         return next((one for one in self._gather(mine) if one is not None), None)
 
-    @staticmethod
-    def _try(action: Callable[[], T]) -> tuple[T | None, str | None]:
+    def _try(self, action: Callable[[], T]) -> tuple[T | None, str | None]:
         """(what the action returned, None), or (None, its error)."""
         try:
             return action(), None
         except (OSError, RuntimeError) as error:
-            return None, f"{type(error).__name__}: {error}"
+            return None, self._problem_of(error)
+
+    def _problem_of(self, error: BaseException) -> str:
+        if isinstance(error, OSError) and error.errno is not None:
+            return reason_of(error)
+        # Torch's writer of tensors keeps the system's reason to itself.
+        why = why_full(self._directory)
+        return f"{type(error).__name__}: {error}" if why is None else why
 
     def _gather(self, value: T) -> list[T]:
         """The values of all ranks, on every rank."""
@@ -270,7 +270,7 @@ class Checkpointer:
             action()
 
     def _print(self, text: str) -> None:
-        self._on_rank_0(lambda: print(f"easq-rec: {text}", file=sys.stderr, flush=True))
+        self._on_rank_0(lambda: self._runtime.lost.say(f"easq-rec: {text}", error=True))
 
 
 def load_unsharded(checkpoint: CheckpointDirectory, module: nn.Module, *, prefix: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -173,7 +172,7 @@ class FiniteCheck:
         problem = f"step {outcome.step}: the loss is not finite on another rank"
         if outcome.problem is not None:
             problem = self._write(outcome)
-            print(f"easq-rec: {problem}", file=sys.stderr, flush=True)
+            self._runtime.lost.say(f"easq-rec: {problem}", error=True)
             event("not_finite", level=logging.WARNING, step=outcome.step, problem=problem)
         if self._stops:
             self.failure = problem
@@ -184,11 +183,14 @@ class FiniteCheck:
         step, rank = outcome.step, self._runtime.rank
         path = self._directory / not_finite_name(step, rank)
         losses = {name: float(value) for name, value in outcome.losses.items()}
-        write_batch(path, outcome.batch, {"step": step, "rank": rank, "problem": outcome.problem, "losses": losses})
+        where = "could not be written"
+        with self._runtime.lost.tolerated("batches", path):
+            write_batch(path, outcome.batch, {"step": step, "rank": rank, "problem": outcome.problem, "losses": losses})
+            where = f"is in {path}"
         ids = outcome.batch.keys.request_id_R.tolist()
         more = f", ... ({len(ids)} in all)" if len(ids) > SHOWN else ""
         shown = ", ".join(map(str, ids[:SHOWN])) + more
-        return f"step {step}, rank {rank}: {outcome.problem} is not finite; the batch, requests {shown}, is in {path}"
+        return f"step {step}, rank {rank}: {outcome.problem} is not finite; the batch, requests {shown}, {where}"
 
 
 def failure_elsewhere(step: int) -> str:

@@ -21,6 +21,7 @@ from easq_rec.config import Config
 from easq_rec.errors import UserError
 from easq_rec.model.initial import Normal, values
 from easq_rec.run_directory.plan_file import ClusterShape, parse_plan, plan_text, read_plan
+from easq_rec.training.launch import launch
 from easq_rec.training.process import Runtime
 from easq_rec.training.sharding.comm_codecs import codecs
 from easq_rec.training.sharding.constraints import constraints, pins
@@ -163,7 +164,7 @@ def ranks_per_host(runtime: Runtime) -> int:
     """The launcher's number. On CPU all ranks count as one host, since gloo reaches each of them at the same cost."""
     if runtime.device.type == "cpu":
         return runtime.world_size
-    return int(os.environ.get("LOCAL_WORLD_SIZE", runtime.world_size))
+    return launch().local_world_size
 
 
 def cluster_shape(runtime: Runtime) -> ClusterShape:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from easq_rec.config import World
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.data import files
-from easq_rec.tools.studies.base import Budget
+from easq_rec.tools.studies.base import WORTH_VERSION, Budget
 from easq_rec.tools.studies.store import Store
 from easq_rec.tools.studies.verdict import SMALL
 from easq_rec.tools.studies.worth import present
@@ -29,11 +29,9 @@ from easq_rec.tools.studies.worth.past import bucket_minutes, past_behaviour
 from easq_rec.tools.studies.worth.responders import AskedImpressions, Responders
 
 QUESTION = "Do answers tell something that behaviour does not, and what are they worth?"
-VERSION: Literal[2] = 2
-"""Of the generated world: that which is calibrated to public logs."""
 WORLDS: dict[Budget, World] = {
-    "small": World(version=VERSION, requests=4_000, users=500, videos=1_000, history=10, density=1_000.0),
-    "full": World(version=VERSION, density=1_000.0),
+    "small": World(version=WORTH_VERSION, requests=4_000, users=500, videos=1_000, history=10, density=1_000.0),
+    "full": World(version=WORTH_VERSION, density=1_000.0),
 }
 
 
