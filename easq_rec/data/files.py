@@ -7,6 +7,7 @@ those registered with fsspec. S3 reads its credentials from the usual environmen
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def join(location: Location, name: str) -> str:
     """The location of `name` in a folder."""
     base, mark, options = str(location).partition("?") if is_remote(location) else (str(location), "", "")
     return f"{base.rstrip('/') if base != '/' else ''}/{name}{mark}{options}"
+
+
+def parent(location: Location) -> str:
+    """The location of the folder that holds a folder or a file."""
+    if not is_remote(location):
+        return os.path.dirname(os.path.abspath(location))
+    base, mark, options = str(location).partition("?")
+    return f"{base.rstrip('/').rpartition('/')[0]}{mark}{options}"
 
 
 def display_name(location: Location) -> str:
@@ -78,6 +87,16 @@ def open_file(location: str) -> pa.NativeFile:
     """Opens a file for random access. Raises OSError."""
     filesystem, path = _resolve(location)
     return filesystem.open_input_file(path)
+
+
+def copy(source: str, target: Path) -> None:
+    """Copies a file to the local disk. Raises UserError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open_file(source) as file:
+            file.download(str(target))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{display_name(source)}: cannot be copied: {error}") from error
 
 
 def identity(location: str) -> tuple[int, ...]:
