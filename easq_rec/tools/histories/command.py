@@ -34,7 +34,7 @@ from easq_rec.tools.histories.timeline import NUMBER, Timeline, with_copies
 
 Layout = Literal["reference", "inline"]
 REQUESTS = "requests"
-PART_ENTRIES = 64_000_000
+PART_ENTRIES = 128_000_000
 """Entries of histories in the requests of one file of `histories/`. Most are repeated, so the file has far fewer. They
 bound the memory of a conversion."""
 LIST_GROUP = 2_048
