@@ -2,9 +2,9 @@
 
     python -m benchmarks.build [--impressions 2000000 20000000] [--processes 1 8] [--folder DIR] [--out FILE]
 
-The log is generated first, untimed, and all files are removed at the end. Builds run in separate processes; CPU time and
-peak memory (VmHWM) are those of the kernel. `impressions_per_cpu_second` is the rate per core. With several processes,
-CPU times are added up, and the files must have the same bytes as those of the first build.
+The log is generated first, untimed, and all files are removed at the end. Builds run in separate processes; CPU time
+and peak memory (VmHWM) are those of the kernel. `impressions_per_cpu_second` is the rate per core. With several
+processes, CPU times are added up, and the files must have the same bytes as those of the first build.
 """
 
 from __future__ import annotations

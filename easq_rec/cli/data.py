@@ -1,10 +1,10 @@
-"""`easq-rec data world`, `build`, `inspect` and `counts`: the two datasets, generated, built, described, extended."""
+"""`easq-rec data`: the two datasets are generated, built, described, extended and converted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -128,14 +128,33 @@ def _local(directory: str) -> list[Path]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertCommand:
+    """Store histories once per user, or with every request. Training reads both layouts alike."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """Holds requests/ and answers/."""
+    out: Path
+    """Directory to write: the same data, with its requests in the other layout; other files are copied."""
+    histories: Literal["reference", "inline"]
+    """reference: requests hold ranges of lists in the folder histories/. inline: requests hold their histories."""
+
+    def run(self) -> int:
+        from easq_rec.tools.histories.command import convert
+
+        print(convert(self.directory, self.out, histories=self.histories))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataCommands:
-    """Generate, build, inspect and extend data."""
+    """Generate, build, inspect, extend and convert data."""
 
     command: (
         Annotated[WorldCommand, tyro.conf.subcommand("world")]
         | Annotated[BuildCommand, tyro.conf.subcommand("build")]
         | Annotated[InspectCommand, tyro.conf.subcommand("inspect")]
         | Annotated[CountsCommand, tyro.conf.subcommand("counts")]
+        | Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
     )
 
     def run(self) -> int:

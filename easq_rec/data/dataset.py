@@ -17,6 +17,7 @@ from easq_rec.data import files
 from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.columns import Array, RequestColumns, Rows
 from easq_rec.data.decode import decode
+from easq_rec.data.histories import Histories, leaf_indices, refers
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.timestamp_units import unit_problem
@@ -79,18 +80,24 @@ class RequestDataset:
         self._quarantine = quarantine
         self.row_groups: list[RowGroup] = []
         self._identities: dict[str, tuple[int, ...]] = {}
+        self._histories: Histories | None = None
         digest = hashlib.sha256(repr(period).encode())
         for name in files.parquet_files(directory):
             file = files.join(directory, name)
             footer = _footer(file)
-            layout.check(footer.schema, files.display_name(file))
             self.file_schema: pa.Schema = footer.schema
+            if refers(footer.schema):
+                self._histories = self._histories or Histories(directory)
+                self.file_schema = self._histories.resolved(footer.schema)
+            layout.check(self.file_schema, files.display_name(file))
             self._identities[file] = footer.identity
             for index in range(footer.metadata.num_row_groups):
                 metadata = footer.metadata.row_group(index)
                 group = _row_group(file, index, metadata.num_rows, period)
                 self.row_groups.append(group)
                 digest.update(f"{name} {index} {group.rows} {group.kept} {metadata.total_byte_size}\n".encode())
+        if self._histories is not None:
+            digest.update(self._histories.description.encode())
         self.fingerprint = digest.hexdigest()[:16]
         """Depends on the period and on the files' names, sizes and row groups, but not on their directory."""
 
@@ -132,7 +139,8 @@ class RequestDataset:
         while True:
             place = Place(file=files.display_name(group.file), row_group=group.index, rows=rows[good])
             try:
-                columns = decode(table, self.layout, place, max_history=self._max_history)
+                whole = table if self._histories is None else self._histories.read(table, self.layout, place)
+                columns = decode(whole, self.layout, place, max_history=self._max_history)
             except BadRows as bad:
                 self._set_aside(group, bad, rows[good[bad.rows]], of=len(rows))
                 left = np.delete(np.arange(len(good)), bad.rows)
@@ -163,7 +171,7 @@ class RequestDataset:
                 "change during a run; add new files and keep the old ones, and start a new --run-dir"
             )
         footer, place = _footer(group.file), f"{files.display_name(group.file)}, row group {group.index}"
-        leaves = layout.leaf_indices(footer.schema) if layout is not None else None
+        leaves = leaf_indices(footer.schema, layout) if layout is not None else None
         try:
             # Threads cannot share an open file; opening one is cheap because its footer is already parsed.
             with pq.ParquetFile(

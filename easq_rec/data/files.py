@@ -7,6 +7,7 @@ those registered with fsspec. S3 reads its credentials from the usual environmen
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,14 @@ def join(location: Location, name: str) -> str:
     """The location of `name` in a folder."""
     base, mark, options = str(location).partition("?") if is_remote(location) else (str(location), "", "")
     return f"{base.rstrip('/') if base != '/' else ''}/{name}{mark}{options}"
+
+
+def parent(location: Location) -> str:
+    """The location of the folder that holds a folder or a file."""
+    if not is_remote(location):
+        return os.path.dirname(os.path.abspath(location))
+    base, mark, options = str(location).partition("?")
+    return f"{base.rstrip('/').rpartition('/')[0]}{mark}{options}"
 
 
 def display_name(location: Location) -> str:
@@ -107,6 +116,15 @@ def copy_file(location: str, target: Path) -> None:
     # Not pyarrow's `download`: it writes in a thread, and loses the error of a full disk.
     with open_file(location) as file, target.open("wb") as out:
         shutil.copyfileobj(file, out, CHUNK)
+
+
+def copy(location: str, target: Path) -> None:
+    """Copies a file to this machine and makes its folder. Raises UserError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(location, target)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{display_name(location)}: cannot be copied: {error}") from error
 
 
 def identity(location: str) -> tuple[int, ...]:

@@ -98,10 +98,6 @@ class Layout:
             listing = "\n".join(problems)
             raise UserError(f"{where} does not match the feature schema:\n{listing}\n  its columns: {sorted(leaves)}")
 
-    def leaf_indices(self, file_schema: pa.Schema) -> list[int]:
-        """Indices of the layout's Parquet leaf columns."""
-        return leaf_indices(file_schema, {column.path for column in self.columns})
-
 
 def user_path(feature: Feature) -> str:
     """Path of a user feature: the user's id is a column of the request, all other features are in the user struct."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
 from tqdm import tqdm
 
 from easq_rec.config import Data
@@ -80,7 +79,7 @@ def add_counts(
         write_counts(counts, folder / FOLDER)
         for name in names:
             if name not in datasets:
-                _copy(files.join(directory, name), folder / name)
+                files.copy(files.join(directory, name), folder / name)
     return _summary(out, logs, counts, frozen_ms)
 
 
@@ -111,14 +110,6 @@ def _run(logs: list[Log], schema: FeatureSchema, frozen_ms: Sequence[int]) -> Pu
         log.close(publisher)
     width = schema.count_bucket_minutes * MINUTE_MS
     return publisher.publish((max(log.last_ms for log in logs) // width + 1) * width)
-
-
-def _copy(source: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        files.copy_file(source, target)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{files.display_name(source)}: cannot be copied: {error}") from error
 
 
 def _summary(out: Path, logs: dict[str, Log], counts: PublishedCounts, frozen_ms: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from easq_rec.data import files
 from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.decode import decode
+from easq_rec.data.histories import leaf_indices
 from easq_rec.data.layout import Layout
 from easq_rec.tools.inspect.parquet import open_parquet
 from easq_rec.tools.inspect.sql_dataset import FILE, ROW, ROW_GROUP, SqlDataset
@@ -82,14 +83,15 @@ def find_refusals(dataset: SqlDataset, layout: Layout) -> Refusals:
     refused: dict[tuple[str, str], Refusal] = {}
     for file in dataset.files:
         with open_parquet(file) as parquet:
-            leaves = layout.leaf_indices(parquet.schema_arrow)
+            leaves = leaf_indices(parquet.schema_arrow, layout)
             for index in range(parquet.num_row_groups):
                 table = read_row_group(parquet, index, leaves)
                 rows = np.arange(len(table))
                 while len(rows):
                     place = Place(file=files.display_name(file), row_group=index, rows=rows)
                     try:
-                        decode(table, layout, place, max_history=ALL_HISTORY)
+                        whole = table if dataset.histories is None else dataset.histories.read(table, layout, place)
+                        decode(whole, layout, place, max_history=ALL_HISTORY)
                         break
                     except BadRows as bad:
                         first = Refusal(column=bad.column, expected=bad.expected, first=str(bad))

@@ -16,7 +16,8 @@ import fsspec
 import pyarrow as pa
 
 from easq_rec.data import files
-from easq_rec.data.dataset import TIME
+from easq_rec.data.dataset import TIME, first_schema
+from easq_rec.data.histories import Histories, refers
 from easq_rec.data.kinds import is_list
 from easq_rec.data.layout import leaf_types
 from easq_rec.errors import UserError
@@ -67,6 +68,8 @@ class SqlDataset:
         """Rows of every row group, by file."""
         self.types: dict[str, set[str]] = {}
         """Arrow types of every column in the files."""
+        self.histories = Histories(location) if refers(first_schema(location)) else None
+        """None: the requests hold their histories."""
         self.schema = self._read_footers()
         """Of the first file."""
         self.kinds: dict[str, Kind] = {path: kind_of(dtype) for path, dtype in leaf_types(self.schema)}
@@ -74,13 +77,13 @@ class SqlDataset:
             found = f"it is {', '.join(self.types[TIME])}" if TIME in self.types else f"there is none: {[*self.kinds]}"
             raise UserError(f"{files.display_name(self.files[0])}: a dataset needs an integer column {TIME}; {found}")
         self._connection = connection
-        names = ", ".join(map(_queried, self.files))
-        # Parquet statistics ignore NaN: without can_have_nan, DuckDB concludes from them that there is none.
-        options = "union_by_name=true, can_have_nan=true, hive_partitioning=false"
-        self.ask(
-            f"CREATE TEMP VIEW {self.view} AS SELECT *, {identifier(TIME)} AS {REQUEST_MS}, file_index AS {FILE}, "
-            f"file_row_group_number AS {ROW_GROUP}, file_row_number AS {ROW} FROM read_parquet([{names}], {options})"
+        rows = (
+            f"SELECT *, {identifier(TIME)} AS {REQUEST_MS}, file_index AS {FILE}, "
+            f"file_row_group_number AS {ROW_GROUP}, file_row_number AS {ROW} FROM {_parquet(self.files)}"
         )
+        if self.histories is not None:
+            rows = _with_histories(rows, self.histories)
+        self.ask(f"CREATE TEMP VIEW {self.view} AS {rows}")
         self.relations = _relations(self.schema, self.view)
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
@@ -116,6 +119,8 @@ class SqlDataset:
         for file in self.files:
             with open_parquet(file) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
+                if self.histories is not None and refers(schema):
+                    schema = self.histories.resolved(schema)
                 self.group_rows.append([metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)])
             here = dict(leaf_types(schema))
             for path, dtype in here.items():
@@ -186,6 +191,25 @@ def _relations(schema: pa.Schema, view: str) -> list[Relation]:
     for column in schema:
         walk(found[0], column.name, identifier(column.name), column.type)
     return found
+
+
+def _parquet(names: Collection[str]) -> str:
+    """SQL of a scan of files."""
+    listed = ", ".join(map(_queried, names))
+    # Parquet statistics ignore NaN: without can_have_nan, DuckDB concludes from them that there is none.
+    return f"read_parquet([{listed}], union_by_name=true, can_have_nan=true, hive_partitioning=false)"
+
+
+def _with_histories(requests: str, histories: Histories) -> str:
+    """SQL of requests with histories in place of references."""
+    parts = [str(part) for part in histories.parts]
+    entries = "lists.history[requests.history.begin + 1 : requests.history.begin + requests.history.length]"
+    return (
+        f"SELECT requests.* REPLACE ({entries} AS history) FROM ({requests}) AS requests LEFT JOIN ("
+        f"SELECT [{', '.join(parts)}][file_index::BIGINT + 1] AS part, file_row_number AS row, history "
+        f"FROM {_parquet(histories.locations)}) AS lists "
+        "ON requests.history.part = lists.part AND requests.history.row = lists.row"
+    )
 
 
 def _check_case(file: str, schema: pa.Schema) -> None:
