@@ -387,7 +387,7 @@ def main() -> int:
         print(f"  bf16             {slow}")
 
     print("\noptional")
-    lacking = "; ".join(map(str, spark_problems()))
+    lacking = "; ".join(f"{problem.what}: {problem.remedy}" for problem in spark_problems())
     print(f"  data build --engine spark   {lacking or 'ready'}")
 
     print("\nproblems" if problems else "\nhealthy: no problems")

@@ -75,7 +75,7 @@ FEW_BLOBS = 16
 
 Note = tuple[int, str, int, int, bytes]
 """A row."""
-Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+Task = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Job:
     def slice_ms(self) -> int:
         return self.build.output.slice_h * HOUR_MS
 
-    def scan(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def scan(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Task of the first stage: numbers of splits to blobs of cleaned rows, by bucket."""
         for number in _numbers(batches):
             split = self.splits[number]
@@ -119,7 +119,7 @@ class Job:
             for _ in scanner.scan(split, writer, quarantine, counts, owners=owners):
                 pass
 
-    def find_owners(self, asked: bytes, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def find_owners(self, asked: bytes, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Task of another job: numbers of splits of impressions to the users of those that were asked about."""
         for number in _numbers(batches):
             with _folder() as folder, connect(self.build.engine, folder / "temp") as connection:
@@ -131,7 +131,7 @@ class Job:
                 yield _row(0, "owners", number, 0, _stored(pa.concat_tables(found)))
 
     def build_requests(
-        self, batches: Iterator[pa.RecordBatch], videos: Callable[[], bytes | None]
+        self, batches: Iterable[pa.RecordBatch], videos: Callable[[], bytes | None]
     ) -> Iterator[pa.RecordBatch]:
         """Task of the second stage: blobs of cleaned rows of a bucket to blobs of its requests, by time slice."""
         tables: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
@@ -168,7 +168,7 @@ class Job:
             tables[name] = pa.concat_tables(parts).combine_chunks() if parts else None
         build_bucket(self.build, tables, lookup, self.buckets, folder, quarantine, counts)
 
-    def merge(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def merge(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Task of the third stage: blobs of requests to files; rows say where they are."""
         from pyspark import TaskContext
 
@@ -236,10 +236,10 @@ def run(build: Build, area: Path, splits: list[Split], buckets: int) -> Made:
 def _tasks(spark: SparkSession, task: Task, numbers: list[int]) -> DataFrame:
     """One task for each number."""
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         places = [place for batch in batches for place in batch["id"].to_pylist()]
         chosen = pa.array([numbers[place] for place in places], pa.int64())
-        return task(iter([pa.RecordBatch.from_pydict({"id": chosen})]))
+        return task([pa.RecordBatch.from_pydict({"id": chosen})])
 
     return spark.range(0, len(numbers), 1, max(len(numbers), 1)).mapInArrow(run, DDL)
 
@@ -280,12 +280,14 @@ def _count_versions(videos: pa.Table | None, quarantine: QuarantineFile, counts:
 def _session(build: Build) -> Iterator[SparkSession]:
     """The session that spark-submit has configured; without it, one in this process with `engine.threads` cores."""
     if problems := doctor.spark_problems():
-        raise UserError("--engine spark: " + "; ".join(map(str, problems)))
+        lacking = "; ".join(f"{problem.what}: {problem.remedy}" for problem in problems)
+        raise UserError(f"--engine spark: {lacking}")
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("easq-rec data build")
-    if "SPARK_SUBMIT_MODE" not in os.environ and not os.environ.get("MASTER"):
+    # spark-submit sets it, and has configured the session.
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
         # Failed tasks are tried again, as on a cluster.
         builder = builder.master(f"local[{build.engine.threads},4]").config("spark.ui.enabled", "false")
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
@@ -312,7 +314,7 @@ def _notes(folder: Path, target: int, place: int) -> Iterator[pa.RecordBatch]:
         yield _row(target, LOST, place, 0, (folder / REJECTED).read_bytes())
 
 
-def _numbers(batches: Iterator[pa.RecordBatch]) -> Iterator[int]:
+def _numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
     for batch in batches:
         yield from batch["id"].to_pylist()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,7 +29,7 @@ pytestmark = [
 def session() -> Iterator[None]:
     """One session for all tests: it takes seconds to start."""
     if problems := doctor.spark_problems():
-        pytest.skip("; ".join(map(str, problems)))
+        pytest.skip("; ".join(problem.what for problem in problems))
     with spark._session(build_of(config(engine={"threads": 2}))) as opened, mock.patch.object(opened, "stop"):
         yield
 
@@ -69,7 +69,7 @@ def test_a_killed_worker_changes_no_byte(tmp_path: Path, monkeypatch: pytest.Mon
 class DyingJob(spark.Job):
     """Kills the first worker that has merged a slice."""
 
-    def merge(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def merge(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         mark = Path(self.area).parents[1] / "died"
         for row in super().merge(batches):
             if row["kind"][0].as_py() == spark.FOLDER and not mark.exists():
@@ -92,5 +92,5 @@ def test_errors_of_tasks_are_readable(tmp_path: Path) -> None:
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     write_log(tmp_path, random_log(13, impressions=20))
-    with pytest.raises(UserError, match=r"--engine spark: there is no Java .*install a runtime of Java 17"):
+    with pytest.raises(UserError, match=r"--engine spark: there is no Java: install a runtime of Java 17"):
         built(tmp_path, config(), "out")
