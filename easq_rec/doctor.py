@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -58,6 +59,8 @@ COMBINATIONS = (
 """The compatibility matrix. For other versions a rule holds: FBGEMM 1.X and torchrec 1.X need torch 2.(X+5)."""
 
 PYTHON = (3, 11)
+JAVA = 17
+"""Oldest version that Spark 4 runs on."""
 
 REQUIRED = ("fsspec", "numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
 """Needed to train, in addition to torch, FBGEMM and torchrec."""
@@ -327,6 +330,24 @@ def probe(program: str = PROBE, *, cuda: bool) -> tuple[dict[str, Any], Problem 
     return seen, Problem(f"import {seen.get('importing')} fails: {reason}", remedy)
 
 
+def spark_problems() -> list[Problem]:
+    """What `easq-rec data build --engine spark` lacks here; it is optional, so nothing else needs it."""
+    problems = []
+    if importlib.util.find_spec("pyspark") is None:
+        problems.append(Problem("PySpark is not installed", "pip install 'easq-rec[spark]'"))
+    home = os.environ.get("JAVA_HOME")
+    java = Path(home, "bin", "java") if home else Path(shutil.which("java") or "java")
+    try:
+        said = subprocess.run([str(java), "-version"], capture_output=True, text=True, check=True, timeout=60).stderr
+    except (OSError, subprocess.SubprocessError):
+        return [*problems, Problem("there is no Java", f"install a runtime of Java {JAVA} or later, or set JAVA_HOME")]
+    found = re.search(r'version "(\d+)', said)
+    if found is not None and int(found[1]) < JAVA:
+        remedy = f"install Java {JAVA} or later, and set JAVA_HOME to it"
+        problems.append(Problem(f"Java {found[1]} is too old for Spark 4", remedy))
+    return problems
+
+
 def main() -> int:
     """Prints the state of the environment; returns 0 if it is healthy, else 1."""
     versions = installed_versions()
@@ -364,6 +385,10 @@ def main() -> int:
 
     if slow := slow_bf16(cpu_flags()):
         print(f"  bf16             {slow}")
+
+    print("\noptional")
+    lacking = "; ".join(f"{problem.what}: {problem.remedy}" for problem in spark_problems())
+    print(f"  data build --engine spark   {lacking or 'ready'}")
 
     print("\nproblems" if problems else "\nhealthy: no problems")
     for problem in problems:

@@ -46,6 +46,9 @@ class BuildCommand:
     """Directory to write; appears when it is complete."""
     shared: bool = False
     """Other processes, also on other machines, build the same output: share the work, take over from one that ended."""
+    engine: Literal["local", "spark"] = "local"
+    """local: processes of this command. spark: a Spark session, of spark-submit or in this process; needs the extra
+    `spark` and Java 17."""
     memory_mb: int | None = None
     """Bound of the SQL engine's memory in MB. None: engine.memory_mb of the TOML file."""
     threads: int | None = None
@@ -56,8 +59,8 @@ class BuildCommand:
     def run(self) -> int:
         from easq_rec.tools.builder.command import build
 
-        engine = {"memory_mb": self.memory_mb, "threads": self.threads, "temp": self.temp}
-        build(self.config, self.out, shared=self.shared, engine=engine)
+        resources = {"memory_mb": self.memory_mb, "threads": self.threads, "temp": self.temp}
+        build(self.config, self.out, shared=self.shared, engine=self.engine, resources=resources)
         return 0
 
 

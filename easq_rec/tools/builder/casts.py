@@ -107,7 +107,8 @@ def length_in_ms(sql: str, dtype: str, unit: Unit) -> str:
 
 
 def point_in_time(sql: str, dtype: str, unit: TimeUnit, zone: str) -> str:
-    """Unix milliseconds. Fractions of a millisecond are truncated; seconds with a fraction are rounded.
+    """Unix milliseconds. Fractions of a millisecond are truncated (the engine's epoch_ms rounds them); seconds with a
+    fraction are rounded.
 
     Args:
         zone: of timestamps without a zone.
@@ -116,10 +117,14 @@ def point_in_time(sql: str, dtype: str, unit: TimeUnit, zone: str) -> str:
         if dtype in TEXTS:
             return time_of_text(sql, zone)
         if dtype == UTC_TIMESTAMP:
-            return f"epoch_ms({sql})"
-        if dtype.startswith("TIMESTAMPTZ") or "ZONE" in dtype:
-            return f"epoch_ms(CAST({sql} AS TIMESTAMPTZ))"
-        return local_time(f"CAST({sql} AS TIMESTAMP)", zone)
+            return f"epoch_us({sql}) // 1000"
+        if dtype == "TIMESTAMPTZ_NS":
+            return f"epoch_ns({sql}) // 1000000"
+        if "ZONE" in dtype:
+            return f"epoch_us({sql}) // 1000"
+        # A cast would round nanoseconds.
+        local = f"make_timestamp(epoch_ns({sql}) // 1000)" if dtype == "TIMESTAMP_NS" else f"CAST({sql} AS TIMESTAMP)"
+        return local_time(local, zone)
     if dtype in INTEGERS:
         return WHOLE_TO_MS[unit].format(sql)
     value = f"TRY_CAST({'round' if unit == 's' else 'floor'}({TO_MS[unit].format(number(sql, dtype))}) AS BIGINT)"
@@ -134,7 +139,7 @@ def time_of_text(sql: str, zone: str) -> str:
     """Unix milliseconds of ISO 8601 text, with an offset, the name of a zone, or neither."""
     local = f"TRY_CAST({sql} AS TIMESTAMP)"
     # The engine's cast takes offsets only right behind the time, and Z only in upper case.
-    absolute = f"epoch_ms(TRY_CAST(replace(replace(upper({sql}), ' +', '+'), ' -', '-') AS TIMESTAMPTZ))"
+    absolute = f"epoch_us(TRY_CAST(replace(replace(upper({sql}), ' +', '+'), ' -', '-') AS TIMESTAMPTZ)) // 1000"
     name = f"regexp_extract({sql}, '([A-Za-z]+/[^ ]+) *$', 1)"
     # The engine's function fails on an unknown zone, and its cast gives null.
     known = f"TRY_CAST({sql} AS TIMESTAMPTZ) IS NOT NULL"
@@ -153,7 +158,7 @@ def local_time(sql: str, zone: str, *, quoted: bool = True) -> str:
         zone: its name, or an SQL expression if not `quoted`.
     """
     if quoted and zone == "UTC":
-        return f"epoch_ms({sql})"
+        return f"epoch_us({sql}) // 1000"
     where = literal(zone) if quoted else zone
     at = f"timezone({where}, {sql})"
     back = f"timezone({where}, {at})"
@@ -162,7 +167,7 @@ def local_time(sql: str, zone: str, *, quoted: bool = True) -> str:
         for minutes in (30, 60, 120)
         for sign in "+-"
     )
-    return f"CASE WHEN {back} = {sql} AND NOT ({twice}) THEN epoch_ms({at}) END"
+    return f"CASE WHEN {back} = {sql} AND NOT ({twice}) THEN epoch_us({at}) // 1000 END"
 
 
 def items(sql: str, dtype: str, separator: str) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +41,22 @@ def slices_of(file: Path, slice_ms: int) -> list[int]:
     """Numbers of the time slices in which a fragment has rows."""
     with np.load(_index(file)) as index:
         return np.unique(index["timestamp_ms"] // slice_ms).tolist()
+
+
+def fragment_parts(file: Path, slice_ms: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """(number of a time slice, its rows, their index) of all slices of a fragment, as contents of fragments."""
+    with np.load(_index(file)) as index:
+        times, starts = index["timestamp_ms"], index["starts"]
+    with pa.OSFile(str(file)) as source, pa.ipc.open_file(source) as reader:
+        for number in slices_of(file, slice_ms):
+            first, last = np.searchsorted(times, [number * slice_ms, (number + 1) * slice_ms])
+            batches = range(*np.searchsorted(starts, [first, last]).tolist())
+            rows, own = pa.BufferOutputStream(), io.BytesIO()
+            with pa.ipc.new_file(rows, reader.schema) as writer:
+                for batch in batches:
+                    writer.write_batch(reader.get_batch(batch))
+            np.savez(own, timestamp_ms=times[first:last], starts=starts[batches.start : batches.stop] - first)
+            yield number, rows.getvalue().to_pybytes(), own.getvalue()
 
 
 class Run:

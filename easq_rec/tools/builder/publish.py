@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
@@ -33,10 +33,11 @@ from easq_rec.tools.builder.quarantine import SCHEMA
 from easq_rec.tools.builder.refusal import refuse_bad_tables
 from easq_rec.tools.builder.splits import splits_of
 from easq_rec.tools.builder.sql import file_literal
-from easq_rec.tools.builder.stages import DATASETS, Stages
+from easq_rec.tools.builder.stages import DATASETS, Made, Stages
 from easq_rec.tools.builder.summary import TABLES, check_balance, summary
 from easq_rec.tools.builder.tables import RawTable, connect, open_tables
 
+EngineName = Literal["local", "spark"]
 FORMAT = 4
 """Must be raised when the same config and inputs would give other files."""
 DESCRIPTION = "build.json"
@@ -45,10 +46,19 @@ QUARANTINE = "quarantine"
 MOST_BUCKETS = 4_096
 
 
-def run(build: Build, *, base: Path, out: Path, progress: Callable[[str], None], shared: bool = False) -> str:
+def run(
+    build: Build,
+    *,
+    base: Path,
+    out: Path,
+    progress: Callable[[str], None],
+    shared: bool = False,
+    engine: EngineName = "local",
+) -> str:
     """Builds and publishes the output, unless it is there, and returns its summary.
 
     Args:
+        engine: what runs the stages: processes of this project, or Spark.
         base: directory that paths of the config are relative to.
         shared: other processes, also on other machines, take part: all return when the output is published.
 
@@ -67,13 +77,16 @@ def run(build: Build, *, base: Path, out: Path, progress: Callable[[str], None],
             if not is_published(out, identity):
                 area.mkdir(parents=True, exist_ok=True)
                 with _joined(area, identity, build, tables, shared=shared, out=out) as buckets:
-                    stages = Stages(
-                        Area(area, progress), build, connection, temp, splits=splits_of(tables), buckets=buckets
-                    )
-                    merged = stages.run()
+                    if engine == "spark":
+                        from easq_rec.tools.builder import spark
+
+                        made = spark.run(build, area, splits_of(tables), buckets)
+                    else:
+                        units = Area(area, progress)
+                        made = Stages(units, build, connection, temp, splits=splits_of(tables), buckets=buckets).run()
                     with locked(area / "publish.lock", how=fcntl.LOCK_EX):
                         if not is_published(out, identity):
-                            _publish(build, area, out, stages, merged, tables, identity)
+                            _publish(build, area, out, made, tables, identity)
         except FileNotFoundError:
             # Another process has published the output and removed the area since.
             if not is_published(out, identity):
@@ -176,21 +189,20 @@ def _publish(
     build: Build,
     area: Path,
     out: Path,
-    stages: Stages,
-    merged: list[Path],
+    made: Made,
     tables: Mapping[str, RawTable],
     identity: Mapping[str, Any],
 ) -> None:
     """Joins the results of all units and publishes the output by a rename."""
     tree = area / f"publish-{uuid.uuid4().hex[:8]}"
-    counts, rejected = stages.noted()
+    counts = made.counts.copy()
     for name, table in tables.items():
         counts[f"{name}.files"] += len(table.files.paths)
         counts[f"{name}.files.empty"] += len(table.files.empty)
-    for folder in merged:
+    for folder in made.merged:
         for name in DATASETS:
             _link(folder / name, tree / name)
-    _join(rejected, tree / QUARANTINE)
+    _join(made.rejected, tree / QUARANTINE)
     check_balance(counts)
     refuse_bad_tables(build, counts, [tree / QUARANTINE])
     counts["requests.shared_ids"] = _shared_ids(build, area, tree / "requests")

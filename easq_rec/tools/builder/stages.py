@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,18 @@ Work = Callable[[Path, QuarantineFile, Counter[str]], None]
 """What a unit does: it fills a folder, rejects rows, and counts."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What the stages leave to be published."""
+
+    counts: Counter[str]
+    """Of all units together."""
+    rejected: list[Path]
+    """Files of rejected rows, in order."""
+    merged: list[Path]
+    """Folders of time slices, each with a folder for every dataset."""
+
+
 class Stages:
     """All units of a build.
 
@@ -79,9 +92,9 @@ class Stages:
         self._videos: tuple[Lookup | None] | None = None
         """The lookup of videos, which this process keeps for all of its buckets; None: not made yet."""
 
-    def run(self) -> list[Path]:
-        """Returns when all units are done: the folders with the results of the merge."""
-        scans = {split.name: _unit(partial(self._scan, split)) for split in self._splits}
+    def run(self) -> Made:
+        """Returns when all units are done."""
+        scans = {split.name: as_unit(partial(self._scan, split)) for split in self._splits}
         if self._needs_owners:
             later = {split.name: scans.pop(split.name) for split in self._of("answers")}
             self._area.do(ASKED, {ASKED: self._asked})
@@ -89,23 +102,23 @@ class Stages:
             self._area.do("scan of answers", later)
         else:
             self._area.do("scan", scans)
-        self._area.do(VIDEOS, {VIDEOS: _unit(self._count_videos)})
-        self._area.do("build", {_bucket_name(n): _unit(partial(self._bucket, n)) for n in range(self._buckets)})
+        self._area.do(VIDEOS, {VIDEOS: as_unit(self._count_videos)})
+        self._area.do("build", {_bucket_name(n): as_unit(partial(self._bucket, n)) for n in range(self._buckets)})
         # All buckets are built, so that nobody reads the splits any more.
         for split in self._splits:
             (self._area.folder(split.name) / ROWS).unlink(missing_ok=True)
         merged = {f"slice-{number}": partial(self._merge, number) for number in self._slices()}
         self._area.do("merge", merged)
-        return [self._area.folder(name) for name in merged]
-
-    def noted(self) -> tuple[Counter[str], list[Path]]:
-        """The sum of all counts, and the files of rejected rows."""
         counts: Counter[str] = Counter()
         names = [*(split.name for split in self._splits), VIDEOS, *map(_bucket_name, range(self._buckets))]
         folders = [self._area.folder(name) for name in names]
         for folder in folders:
             counts.update(json.loads((folder / COUNTS).read_text()))
-        return counts, [file for folder in folders if (file := folder / REJECTED).exists()]
+        return Made(
+            counts=counts,
+            rejected=[file for folder in folders if (file := folder / REJECTED).exists()],
+            merged=[self._area.folder(name) for name in merged],
+        )
 
     def _of(self, table: str) -> list[Split]:
         return [split for split in self._splits if split.table == table]
@@ -122,7 +135,7 @@ class Stages:
         if self._needs_owners and split.table == "impressions":
             asked = _read(self._area.folder(ASKED) / ASKED)
         if self._needs_owners and split.table == "answers":
-            owners = _first_owners([_read(folder / OWNERS) for folder in self._folders("impressions")])
+            owners = first_owners([_read(folder / OWNERS) for folder in self._folders("impressions")])
         matching: list[pa.Table] = []
         with BlockWriter(folder) as writer:
             for rows in self._scanner.scan(split, writer, quarantine, counts, owners=owners):
@@ -136,18 +149,8 @@ class Stages:
         Lookup.of(read_block(self._folders("videos")), "video_id", quarantine, counts)
 
     def _bucket(self, number: int, folder: Path, quarantine: QuarantineFile, counts: Counter[str]) -> None:
-        impressions = read_block(self._folders("impressions"), number)
-        assert impressions is not None
-        users = Lookup.of(read_block(self._folders("users"), number), "user_id", quarantine, counts)
-        answers = read_block(self._folders("answers"), number)
-        bucket = Bucket(self._build, impressions, answers, users, self._lookup(), quarantine, counts)
-        size = min(max(MERGED_REQUESTS // self._buckets, BATCH_REQUESTS[0]), BATCH_REQUESTS[1])
-        for name, with_answers in DATASETS.items():
-            requests = bucket.answered if with_answers else bucket.in_time_order
-            schema = dataset_schema(self._build, answers=with_answers)
-            rows = partial(_rows, bucket, requests, schema, answers=with_answers)
-            times = bucket.timestamp_ms[requests]
-            write_fragment(folder / f"{name}.arrow", schema, times, self._slice_ms, size, rows)
+        tables = {name: read_block(self._folders(name), number) for name in ("impressions", "answers", "users")}
+        build_bucket(self._build, tables, self._lookup(), self._buckets, folder, quarantine, counts)
 
     def _lookup(self) -> Lookup | None:
         if self._videos is None:
@@ -163,17 +166,53 @@ class Stages:
         return [self._area.folder(_bucket_name(number)) / f"{dataset}.arrow" for number in range(self._buckets)]
 
     def _merge(self, number: int, folder: Path) -> None:
-        for name, answers in DATASETS.items():
-            (folder / name).mkdir()
-            schema = dataset_schema(self._build, answers=answers)
-            merge(self._fragments(name), folder / name, number, schema, self._build.output)
+        merge_slice(self._build, number, {name: self._fragments(name) for name in DATASETS}, folder)
+
+
+def build_bucket(
+    build: Build,
+    tables: Mapping[str, pa.Table | None],
+    videos: Lookup | None,
+    buckets: int,
+    folder: Path,
+    quarantine: QuarantineFile,
+    counts: Counter[str],
+) -> None:
+    """Writes the requests of a bucket as fragments.
+
+    Args:
+        tables: cleaned rows of the bucket by table, in log order; None: the log has no such table.
+        buckets: number of all buckets.
+    """
+    impressions = tables["impressions"]
+    assert impressions is not None
+    users = Lookup.of(tables["users"], "user_id", quarantine, counts)
+    bucket = Bucket(build, impressions, tables["answers"], users, videos, quarantine, counts)
+    size = min(max(MERGED_REQUESTS // buckets, BATCH_REQUESTS[0]), BATCH_REQUESTS[1])
+    slice_ms = build.output.slice_h * HOUR_MS
+    for name, with_answers in DATASETS.items():
+        requests = bucket.answered if with_answers else bucket.in_time_order
+        schema = dataset_schema(build, answers=with_answers)
+        rows = partial(_rows, bucket, requests, schema, answers=with_answers)
+        write_fragment(folder / f"{name}.arrow", schema, bucket.timestamp_ms[requests], slice_ms, size, rows)
+
+
+def merge_slice(build: Build, number: int, fragments: Mapping[str, list[Path]], folder: Path) -> None:
+    """Writes the Parquet files of a time slice.
+
+    Args:
+        fragments: of all buckets in their order, by dataset.
+    """
+    for name, answers in DATASETS.items():
+        (folder / name).mkdir()
+        merge(fragments[name], folder / name, number, dataset_schema(build, answers=answers), build.output)
 
 
 def _rows(bucket: Bucket, requests: Int, schema: pa.Schema, begin: int, end: int, *, answers: bool) -> pa.RecordBatch:
     return bucket.batch(requests[begin:end], schema, answers=answers)
 
 
-def _first_owners(found: list[pa.Table]) -> pa.Table:
+def first_owners(found: list[pa.Table]) -> pa.Table:
     """The smallest user of each (request_id, video_id)."""
     keys = ["request_id", "video_id"]
     grouped = pa.concat_tables(found).group_by(keys).aggregate([("user_id", "min")])
@@ -184,7 +223,7 @@ def _bucket_name(number: int) -> str:
     return f"bucket-{number:05d}"
 
 
-def _unit(work: Work) -> Unit:
+def as_unit(work: Work) -> Unit:
     """A unit that also writes its counts and rejected rows."""
 
     def run(folder: Path) -> None:

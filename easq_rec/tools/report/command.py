@@ -23,8 +23,8 @@ def report(directories: Sequence[Path], out: Path | None) -> Path:
         UserError: a directory or file is missing or damaged, or the page cannot be written.
     """
     file = RunDirectory(directories[0]).report if out is None else out
-    if out is not None:
-        outputs.check_file("--out", out)
+    if out is not None or file.parent.is_dir():
+        outputs.check_file("--out", file)
     sources = read_sources(directories)
     # JSON may contain halves of surrogate pairs, which cannot be encoded.
     content = page(sources, datetime.now(UTC)).encode("utf-8", "replace")

@@ -47,7 +47,8 @@ TIMES: dict[str, float | None] = {
     "2025-12-31 23:30:00-00:30": 0,
     "2026-01-01T00:00:00Z": 0,
     "2026-01-01T00:00:00z": 0,
-    "2026-01-01T00:00:00.123456789Z": 0.123,
+    "2026-01-01T00:00:00.123956789Z": 0.123,
+    "2026-01-01 00:00:00.9999": 0.999,
     "2026-01-01 00:00:00 UTC": 0,
     "2026-01-01 08:00:00 Asia/Shanghai": 0,
     "2026-01-01": 0,
@@ -98,7 +99,7 @@ def test_timestamps_of_parquet(tmp_path: Path, unit: str, monkeypatch: pytest.Mo
     for number, zone in enumerate((None, "UTC", "Asia/Shanghai", "-03:30")):
         for declared, shift in (("UTC", 0), ("Asia/Shanghai", 8 * HOUR)):
             folder = tmp_path / f"{number}{declared[:1]}"
-            arrays = {"at": pa.array([value], pa.timestamp(unit, zone))}
+            arrays = {"at": pa.array([value + {"us": 999, "ns": 999_999}.get(unit, 0)], pa.timestamp(unit, zone))}
             rows, _ = columns(folder, arrays, time_zone=declared, impressions={"time_unit": "timestamp"})
             assert rows[0]["timestamp_ms"] == tiny.START_MS - (1_000 * shift if zone is None else 0)
 

@@ -405,7 +405,7 @@ Break = Callable[[Path], object]
         ),
         (lambda run: (run / "results.json").write_text('{"rows": []}'), "not what `easq-rec study` writes"),
         (lambda run: [path.unlink() for path in run.iterdir()] + [(run / "study.json").write_text("{}")], "--resume"),
-        (lambda run: (run / "report.html").mkdir(), "a directory; name the HTML file"),
+        (lambda run: (run / "report.html").mkdir(), "is a directory: name a file to write"),
     ],
 )
 def test_input_that_cannot_be_reported_gives_a_one_line_error(

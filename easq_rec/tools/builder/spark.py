@@ -1,0 +1,350 @@
+"""The stages of a build as three stages of a Spark job.
+
+    splits -> scan -> (bucket, blob) -> build -> (slice, blob) -> merge -> files
+
+Rows go through Spark's shuffle as blobs: Arrow files with all rows that one task has for one other task. One row of a
+blob at a time through the JVM would take several times as long. Blobs carry the number of their split or bucket, since
+a shuffle loses the order of the log, which decides between duplicates.
+
+Tasks may run several times. Each attempt writes into a folder of its own, and the driver takes the folders that
+successful tasks returned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from easq_rec import doctor
+from easq_rec.errors import UserError
+from easq_rec.tools.builder.blocks import BlockWriter, read_block
+from easq_rec.tools.builder.bucket import Lookup
+from easq_rec.tools.builder.config import Build
+from easq_rec.tools.builder.fragment import HOUR_MS, fragment_parts
+from easq_rec.tools.builder.quarantine import QuarantineFile
+from easq_rec.tools.builder.scan import Scanner
+from easq_rec.tools.builder.splits import Split
+from easq_rec.tools.builder.stages import (
+    COUNTS,
+    DATASETS,
+    REJECTED,
+    Made,
+    as_unit,
+    build_bucket,
+    first_owners,
+    merge_slice,
+)
+from easq_rec.tools.builder.tables import connect
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SCHEMA = pa.schema(
+    [
+        pa.field("target", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("place", pa.int64(), nullable=False),
+        pa.field("slice", pa.int64(), nullable=False),
+        pa.field("blob", pa.binary(), nullable=False),
+    ]
+)
+"""Rows of the job: the partition that reads the row; the table, dataset, or one of the kinds below; the number of the
+split or the bucket that it comes from; the time slice, or 0; and the content."""
+DDL = "target int not null, kind string not null, place long not null, slice long not null, blob binary not null"
+INDEX, FOLDER, COUNTED, LOST = "index", "folder", "counts", "rejected"
+"""Kinds: the index of a fragment; the folder of a finished slice; the counts of a unit; its rejected rows."""
+MERGES_PER_CORE = 2
+"""Partitions of the merge, for each core of the cluster. A time slice is merged in one of them."""
+FEW_BLOBS = 16
+"""Blobs that Spark hands to Python at a time."""
+
+
+Note = tuple[int, str, int, int, bytes]
+"""A row."""
+Task = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What tasks need to know."""
+
+    build: Build
+    splits: tuple[Split, ...]
+    buckets: int
+    merges: int
+    """Partitions of the merge."""
+    area: str
+    """Folder that all tasks see, in which attempts write their results."""
+    owners: bytes | None = None
+    """The users of answers that do not name them, as an Arrow file."""
+
+    @property
+    def slice_ms(self) -> int:
+        return self.build.output.slice_h * HOUR_MS
+
+    def scan(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Task of the first stage: numbers of splits to blobs of cleaned rows, by bucket."""
+        for number in _numbers(batches):
+            split = self.splits[number]
+            with _folder() as folder:
+                as_unit(partial(self.scan_split, split))(folder)
+                present = np.unique(np.load(folder / "rows.npy")).tolist()
+                # The first split of a table tells every bucket which columns the table has.
+                first = all(other.table != split.table for other in self.splits[:number])
+                for bucket in range(self.buckets) if first else present:
+                    rows = read_block([folder], bucket)
+                    assert rows is not None
+                    yield _row(bucket, split.table, number, 0, _stored(rows))
+                yield from _notes(folder, self.buckets, number)
+
+    def scan_split(self, split: Split, folder: Path, quarantine: QuarantineFile, counts: Counter[str]) -> None:
+        """Writes the cleaned rows of a split to a folder."""
+        owners = None if self.owners is None or split.table != "answers" else _opened(self.owners)
+        with connect(self.build.engine, folder / "temp") as connection, BlockWriter(folder) as writer:
+            scanner = Scanner(connection, self.build, folder, self.buckets)
+            for _ in scanner.scan(split, writer, quarantine, counts, owners=owners):
+                pass
+
+    def find_owners(self, asked: bytes, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Task of another job: numbers of splits of impressions to the users of those that were asked about."""
+        for number in _numbers(batches):
+            with _folder() as folder, connect(self.build.engine, folder / "temp") as connection:
+                scanner = Scanner(connection, self.build, folder, self.buckets)
+                counts: Counter[str] = Counter()
+                with BlockWriter(folder) as writer, QuarantineFile(folder / REJECTED, counts) as quarantine:
+                    rows = scanner.scan(self.splits[number], writer, quarantine, counts)
+                    found = [scanner.owners_in(part, _opened(asked)) for part in rows]
+                yield _row(0, "owners", number, 0, _stored(pa.concat_tables(found)))
+
+    def build_requests(
+        self, batches: Iterable[pa.RecordBatch], videos: Callable[[], bytes | None]
+    ) -> Iterator[pa.RecordBatch]:
+        """Task of the second stage: blobs of cleaned rows of a bucket to blobs of its requests, by time slice."""
+        tables: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        bucket = -1
+        for target, kind, place, _, blob in _rows(batches):
+            if kind in (COUNTED, LOST):
+                yield _row(self.merges, kind, place, 0, blob)
+            else:
+                bucket = target
+                tables[kind].append((place, blob))
+        if bucket < 0:
+            return
+        with _folder() as folder:
+            as_unit(partial(self._build, tables, videos()))(folder)
+            for name in DATASETS:
+                for number, rows, index in fragment_parts(folder / f"{name}.arrow", self.slice_ms):
+                    target = number % self.merges
+                    yield _row(target, name, bucket, number, rows)
+                    yield _row(target, f"{name}.{INDEX}", bucket, number, index)
+            yield from _notes(folder, self.merges, len(self.splits) + 1 + bucket)
+
+    def _build(
+        self,
+        blobs: dict[str, list[tuple[int, bytes]]],
+        videos: bytes | None,
+        folder: Path,
+        quarantine: QuarantineFile,
+        counts: Counter[str],
+    ) -> None:
+        lookup = None if videos is None else Lookup.of(_opened(videos), "video_id", None, Counter())
+        tables: dict[str, pa.Table | None] = {}
+        for name in ("impressions", "answers", "users"):
+            parts = [_opened(blob) for _, blob in sorted(blobs.get(name, []), key=lambda one: one[0])]
+            tables[name] = pa.concat_tables(parts).combine_chunks() if parts else None
+        build_bucket(self.build, tables, lookup, self.buckets, folder, quarantine, counts)
+
+    def merge(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Task of the third stage: blobs of requests to files; rows say where they are."""
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None
+        with _folder() as folder:
+            found: defaultdict[int, defaultdict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
+            for _, kind, place, number, blob in _rows(batches):
+                if kind in (COUNTED, LOST):
+                    yield _row(0, kind, place, 0, blob)
+                    continue
+                name, dot, _ = kind.partition(".")
+                file = folder / f"{name}-{number}-{place}.arrow"
+                (file.with_suffix(".npz") if dot else file).write_bytes(blob)
+                found[number][name][place] = file
+            attempt = Path(self.area) / f"attempt-{context.taskAttemptId()}-{uuid.uuid4().hex[:8]}"
+            for number, datasets in sorted(found.items()):
+                target = attempt / f"slice-{number}"
+                target.mkdir(parents=True)
+                files = {name: [file for _, file in sorted(datasets[name].items())] for name in DATASETS}
+                merge_slice(self.build, number, files, target)
+                yield _row(0, FOLDER, 0, number, str(target).encode())
+
+
+def run(build: Build, area: Path, splits: list[Split], buckets: int) -> Made:
+    """Runs the stages on Spark.
+
+    Raises:
+        UserError: PySpark or Java is missing, or a task fails.
+    """
+    folder = area / "spark"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with _session(build) as spark:
+        merges = MERGES_PER_CORE * spark.sparkContext.defaultParallelism
+        job = Job(build=build, splits=tuple(splits), buckets=buckets, merges=merges, area=str(folder))
+        try:
+            if build.answers is not None and build.answers.columns.user_id is None:
+                job = replace(job, owners=_owners(spark, job))
+            videos, notes = _videos(job)
+            shared = spark.sparkContext.broadcast(videos)
+            numbers = [split.number for split in splits if split.table != "videos"]
+            built = (
+                _tasks(spark, job.scan, numbers)
+                .repartitionById(buckets + 1, "target")
+                .mapInArrow(lambda batches: job.build_requests(batches, lambda: shared.value), DDL)
+            )
+            merged = built.repartitionById(merges + 1, "target").mapInArrow(job.merge, DDL)
+            notes += _rows(merged.toArrow().to_batches())
+        except Exception as error:
+            raise _readable(error) from error
+    made = Made(counts=Counter(), rejected=[], merged=[])
+    # In the order of a local build, whatever the order of the tasks was.
+    for _, kind, place, _, blob in sorted(notes, key=lambda note: note[1:4]):
+        if kind == COUNTED:
+            made.counts.update(json.loads(blob))
+        elif kind == LOST:
+            made.rejected.append(folder / f"rejected-{place}.parquet")
+            made.rejected[-1].write_bytes(blob)
+        else:
+            made.merged.append(Path(blob.decode()))
+    return made
+
+
+def _tasks(spark: SparkSession, task: Task, numbers: list[int]) -> DataFrame:
+    """One task for each number."""
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        places = [place for batch in batches for place in batch["id"].to_pylist()]
+        chosen = pa.array([numbers[place] for place in places], pa.int64())
+        return task([pa.RecordBatch.from_pydict({"id": chosen})])
+
+    return spark.range(0, len(numbers), 1, max(len(numbers), 1)).mapInArrow(run, DDL)
+
+
+def _owners(spark: SparkSession, job: Job) -> bytes:
+    """The users of answers that do not name them. The impressions are scanned once more for it."""
+    answers = [split for split in job.splits if split.table == "answers"]
+    with _folder() as folder, connect(job.build.engine, folder / "temp") as connection:
+        asked = _stored(Scanner(connection, job.build, folder, job.buckets).asked(answers))
+    numbers = [split.number for split in job.splits if split.table == "impressions"]
+    found = _rows(_tasks(spark, partial(job.find_owners, asked), numbers).toArrow().to_batches())
+    return _stored(first_owners([_opened(blob) for *_, blob in found]))
+
+
+def _videos(job: Job) -> tuple[bytes | None, list[Note]]:
+    """The table of videos, which every bucket needs, and the notes of reading it. The driver reads it."""
+    notes: list[Note] = []
+    parts: list[pa.Table] = []
+    for split in (split for split in job.splits if split.table == "videos"):
+        with _folder() as folder:
+            as_unit(partial(job.scan_split, split))(folder)
+            rows = read_block([folder])
+            assert rows is not None
+            parts.append(rows)
+            notes += _rows(_notes(folder, 0, split.number))
+    videos = pa.concat_tables(parts).combine_chunks() if parts else None
+    with _folder() as folder:
+        as_unit(lambda _, quarantine, counts: _count_versions(videos, quarantine, counts))(folder)
+        notes += _rows(_notes(folder, 0, len(job.splits)))
+    return None if videos is None else _stored(videos), notes
+
+
+def _count_versions(videos: pa.Table | None, quarantine: QuarantineFile, counts: Counter[str]) -> None:
+    Lookup.of(videos, "video_id", quarantine, counts)
+
+
+@contextmanager
+def _session(build: Build) -> Iterator[SparkSession]:
+    """The session that spark-submit has configured; without it, one in this process with `engine.threads` cores."""
+    if problems := doctor.spark_problems():
+        lacking = "; ".join(f"{problem.what}: {problem.remedy}" for problem in problems)
+        raise UserError(f"--engine spark: {lacking}")
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName("easq-rec data build")
+    # spark-submit sets it, and has configured the session.
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        # Failed tasks are tried again, as on a cluster.
+        builder = builder.master(f"local[{build.engine.threads},4]").config("spark.ui.enabled", "false")
+        builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+        builder = builder.config("spark.ui.showConsoleProgress", "false")
+    builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", str(FEW_BLOBS))
+    spark = builder.getOrCreate()
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _readable(error: Exception) -> UserError:
+    """What a task said to the user, or the first line of what Spark says."""
+    name = "easq_rec.errors.UserError: "
+    said = [line.partition(name)[2] for line in str(error).splitlines() if name in line]
+    return UserError(said[-1] if said else f"--engine spark: the job failed: {str(error).splitlines()[0]}")
+
+
+def _notes(folder: Path, target: int, place: int) -> Iterator[pa.RecordBatch]:
+    """The counts and the rejected rows of a unit."""
+    yield _row(target, COUNTED, place, 0, (folder / COUNTS).read_bytes())
+    if (folder / REJECTED).exists():
+        yield _row(target, LOST, place, 0, (folder / REJECTED).read_bytes())
+
+
+def _numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
+    for batch in batches:
+        yield from batch["id"].to_pylist()
+
+
+def _row(target: int, kind: str, place: int, number: int, blob: bytes) -> pa.RecordBatch:
+    columns = [[target], [kind], [place], [number], [blob]]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )
+
+
+def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Note]:
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _stored(table: pa.Table) -> bytes:
+    """A table as an Arrow file."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _opened(blob: bytes) -> pa.Table:
+    return pa.ipc.open_file(pa.BufferReader(blob)).read_all()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A temporary folder of a task."""
+    with tempfile.TemporaryDirectory(prefix="easq-rec-build-") as name:
+        yield Path(name)
