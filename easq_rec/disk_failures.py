@@ -15,15 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-CODES = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.EFBIG,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Error numbers of a disk that a user can mend."""
+CODES = NO_ROOM | {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 """Error numbers of a disk that is full, over its quota, read-only or broken, of a file that is too large for its file
 system, and of a network file system that is gone. Other errors, such as a missing permission, are not tolerated."""
 
@@ -170,7 +164,7 @@ def _print(text: str, stream: TextIO) -> None:
         print(text, file=stream, flush=True)
         return
     stream.flush()
-    rest = f"{text}\n".encode(stream.encoding, errors="replace")
+    rest = f"{text}\n".encode(stream.encoding or "utf-8", errors="replace")
     while rest:
         rest = rest[os.write(handle, rest) :]
 

@@ -9,6 +9,9 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from typing import TextIO
+
+from easq_rec.disk_failures import EXIT_CODE, NO_ROOM, is_disk_failure, reason_of
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as of a shell."""
@@ -32,7 +35,8 @@ def is_one_line(error: BaseException) -> bool:
 def exit_code(main: Callable[[], int]) -> int:
     """The exit code of `main()`; 2 after a UserError, whose message goes to standard error.
 
-    After Ctrl-C a line says so. If the reader of the output has left, the command ends silently.
+    After Ctrl-C, and if a disk has no room, a line says so. If the reader of the output has left, the command ends
+    silently.
     """
     try:
         try:
@@ -47,15 +51,40 @@ def exit_code(main: Callable[[], int]) -> int:
                 raise
             print("easq-rec: interrupted", file=sys.stderr)
             return INTERRUPTED
+        except OSError as error:
+            if error.errno not in NO_ROOM or os.environ.get("EASQ_TRACEBACK"):
+                raise
+            _report(error.filename or "a file, or the output of the command,", error)
+            return EXIT_CODE
         finally:
-            # What is still buffered would be written when the interpreter ends, which prints its own errors then.
-            sys.stdout.flush()
+            _flush()
     except BrokenPipeError:
         # A pipe to another process may break as well.
         if not _reader_left():
             raise
-        _discard_output()
+        _discard_output(sys.stdout, sys.stderr)
         return READER_LEFT
+
+
+def _flush() -> None:
+    """Writes what is still buffered. The interpreter would do it when it ends, and print its own errors.
+
+    Raises:
+        BrokenPipeError: nobody reads it.
+        SystemExit: the disk of the output failed, which is printed on one line.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not is_disk_failure(error):
+            raise
+        _report("the standard output", error)
+        _discard_output(sys.stdout)
+        sys.exit(EXIT_CODE)
+
+
+def _report(place: str, error: OSError) -> None:
+    print(f"easq-rec: {place} cannot be written: {reason_of(error)}", file=sys.stderr)
 
 
 def _reader_left() -> bool:
@@ -70,10 +99,10 @@ def _reader_left() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def _discard_output() -> None:
+def _discard_output(*streams: TextIO) -> None:
     """Sends everything that is still buffered, or printed later, to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         try:
             os.dup2(null, stream.fileno())
         except (OSError, ValueError):

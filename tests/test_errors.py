@@ -46,6 +46,16 @@ def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "easq-rec: interrupted\n"
 
 
+@pytest.mark.parametrize(("unbuffered", "what"), [("", "the standard output"), ("1", "a file, or the output of the")])
+def test_an_output_on_a_full_disk_is_one_line(unbuffered: str, what: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "easq_rec.cli", "--version"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 74 and done.stderr.startswith(f"easq-rec: {what}")
+    assert done.stderr.count("\n") == 1 and "cannot be written: No space left on device (ENOSPC)" in done.stderr
+
+
 def test_the_traceback_of_a_user_error_can_be_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EASQ_TRACEBACK", "1")
     with pytest.raises(UserError):

@@ -202,7 +202,15 @@ def _process_group(ranks: Launch, device: torch.device, timeout_s: int) -> Itera
         with _reported_wait(ranks, timeout_s):
             dist.init_process_group(backend, timeout=timeout)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        try:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        except RuntimeError as error:
+            if "Unable to find interface" not in str(error):
+                raise
+            raise UserError(
+                "no network interface is up, not even the loopback interface, which gloo needs for one process as well: "
+                "bring it up (ip link set lo up), or start the container with a network namespace that has one"
+            ) from error
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from easq_rec.cpu_flags import cpu_flags, slow_bf16
 from easq_rec.data import files
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.sources import Sources, open_sources
+from easq_rec.data.usable_answers import answers_warning
 from easq_rec.evaluation.ranking_metrics import require_metric
 from easq_rec.losses.objective import Objective
 from easq_rec.model.ranker import Ranker
@@ -137,7 +139,7 @@ def set_up(
 
 
 def announce(setup: Setup, config: Config, runtime: Runtime) -> None:
-    """Prints where the tables lie, what is trained, and whether the CPU is slow at it."""
+    """Prints where the tables lie, what is trained, whether the CPU is slow at it, and whether answers are lacking."""
     half = half_tables(config)
     plan = "  ".join(
         f"{table}:{kind}{',fp16' if table in half else ''}@{ranks}" for table, kind, ranks in plan_table(setup.model)
@@ -148,8 +150,14 @@ def announce(setup: Setup, config: Config, runtime: Runtime) -> None:
         f"training {where}to step {setup.total_steps} on {runtime.world_size} x {runtime.device.type}, "
         f"{config.trainer.batch_size} requests per step and rank"
     )
-    if warning := slow_precision(config.trainer, runtime.device, cpu_flags()):
-        setup.log.say(f"warning: {warning}")
+    sources = setup.sources
+    for warning in (
+        slow_precision(config.trainer, runtime.device, cpu_flags()),
+        answers_warning(config, sources.answers, sources.train_period.end_ms),
+    ):
+        if warning is not None:
+            setup.log.say(f"warning: {warning}")
+            event("warning", level=logging.WARNING, problem=warning)
 
 
 def slow_precision(trainer: TrainerConfig, device: torch.device, flags: frozenset[str]) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.conftest import SMALL, Call, metrics
@@ -32,6 +34,26 @@ def test_evidence_by_hand_needs_no_answers(call: Call, requests_alone: Path, tmp
     dense = [step["loss_dense"] for step in aligned]
     assert not any(dense[:2]) and all(dense[3:])
     call("evaluate", "--run", run)
+
+
+@pytest.mark.integration
+def test_answers_of_one_class_are_warned_of_before_training(call: Call, world: Path, tmp_path: Path) -> None:
+    """The warning comes once, before the first step, and says what follows. Nothing but behaviour is learned."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(world, data)
+    for file in (data / "answers").rglob("*.parquet"):
+        rows = pq.read_table(file).to_pylist()
+        for row in rows:
+            for candidate in row["candidates"]:
+                candidate["answer"] = None if candidate["answer"] is None else 2
+        pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(file)), file)
+    done = call("train", "quickstart", "--data", data, "--run-dir", run, *SMALL, "--trainer.max-steps", "4")
+    lines = done.stdout.splitlines()
+    (place,) = (index for index, line in enumerate(lines) if line.startswith("warning: the training period has "))
+    assert " satisfied and 0 dissatisfied answers (of " in lines[place]
+    assert "does not enter the policy score, which stays that of the main tower" in lines[place]
+    assert place < next(index for index, line in enumerate(lines) if line.startswith("step 1/"))
+    assert all(step["loss_satisfaction"] == 0 for step in metrics(run) if "loss_satisfaction" in step)
 
 
 @pytest.mark.integration
