@@ -12,7 +12,6 @@ from easq_rec import doctor, json_file, outputs
 from easq_rec.config.schema import require
 from easq_rec.data.presence import require_folder
 from easq_rec.evaluation.evaluation_file import evaluation_file
-from easq_rec.serving import preflight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,8 @@ class EvaluateCommand:
     def run(self) -> int:
         doctor.require_compatible()
         _require_resamples(self.resamples)
+        from easq_rec.serving import preflight
+
         config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse, calibrated=self.calibrated)
         preflight.check_data(config, self.data)
         _check_run(self.run_dir)
@@ -141,6 +142,8 @@ class CalibrateCommand:
         doctor.require_compatible()
         _require_resamples(self.resamples)
         require(0 < self.share < 1, "--share", self.share, "more than 0 and less than 1")
+        from easq_rec.serving import preflight
+
         config = preflight.check_run(self.run_dir, best=self.best)
         preflight.check_calibrated_run(config, self.run_dir)
         preflight.check_data(config, self.data)
@@ -197,6 +200,8 @@ class ScoreCommand:
 
     def run(self) -> int:
         doctor.require_compatible()
+        from easq_rec.serving import preflight
+
         config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse, calibrated=self.calibrated)
         preflight.check_outcomes(config, self.run_dir, outcomes=self.outcomes, calibrated=self.calibrated)
         require_folder("--input", self.input)

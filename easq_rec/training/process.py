@@ -208,7 +208,7 @@ def _process_group(ranks: Launch, device: torch.device, timeout_s: int) -> Itera
             if "Unable to find interface" not in str(error):
                 raise
             raise UserError(
-                "no network interface is up, not even the loopback interface, which gloo needs for one process as well: "
+                "no network interface is up, not even the loopback interface, which gloo needs, too: "
                 "bring it up (ip link set lo up), or start the container with a network namespace that has one"
             ) from error
     try:

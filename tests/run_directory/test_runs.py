@@ -216,3 +216,16 @@ def test_a_closed_output_pipe_is_not_an_error(tmp_path: Path) -> None:
         job.stdout.readline()
         job.stdout.close()
         assert job.stderr.read() == ""
+
+
+def test_lines_that_a_killed_run_left_incomplete_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = make_run(tmp_path / "one")
+    for file in (directory / "metrics.jsonl", directory / "logs" / "rank_0.jsonl"):
+        before = file.read_text() if file.exists() else ""
+        file.write_text('{"step": 1, "split": "tr\n' + before)
+    assert cli.main(["runs", "show", str(directory)]) == 0
+    said = capsys.readouterr().out
+    assert "metrics.jsonl: 1 incomplete line was skipped" in said
+    assert "logs/rank_0.jsonl: 1 incomplete line was skipped" in said
