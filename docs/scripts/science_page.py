@@ -93,6 +93,25 @@ def weights() -> str:
     return table(["world", "weight", "satisfaction NDCG@5", "engagement NDCG@5"], rows)
 
 
+def answers_map() -> str:
+    """Who gains most at a price of 1% in the worlds of study map."""
+    rows = []
+    for place in results("map")["map"]:
+        gains = {name: gain["value"] for name, gain in place["gains"].items()}
+        rows.append(
+            [
+                f"{place['like_log_odds']:.2f}",
+                f"{place['item_share']:g}",
+                f"{place['answers']:,.0f}",
+                f"{gains['easq']:+.1f}%",
+                f"`{place['other']}` {gains[place['other']]:+.1f}%",
+                interval(place["lead"], ""),
+            ]
+        )
+    headings = ["log odds ratio of a like", "part of the video", "answers", "`easq`", "best other method"]
+    return table([*headings, "`easq` less it, points"], rows)
+
+
 LEVELS = ("satisfaction", "engagement")
 
 
@@ -155,6 +174,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier-world2": lambda: priced("frontier-world2"),
     "frontier-world1": lambda: priced("frontier-world1"),
     "weights": weights,
+    "map": answers_map,
     "movielens": movielens,
     "movielens-users": movielens_users,
     "worth": worth,

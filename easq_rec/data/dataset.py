@@ -17,7 +17,7 @@ from easq_rec.data import files
 from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.columns import Array, RequestColumns, Rows
 from easq_rec.data.decode import decode
-from easq_rec.data.histories import Histories, leaf_indices, refers
+from easq_rec.data.histories import HistoryFolder, leaf_indices, refers
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.timestamp_units import unit_problem
@@ -80,14 +80,14 @@ class RequestDataset:
         self._quarantine = quarantine
         self.row_groups: list[RowGroup] = []
         self._identities: dict[str, tuple[int, ...]] = {}
-        self._histories: Histories | None = None
+        self._histories: HistoryFolder | None = None
         digest = hashlib.sha256(repr(period).encode())
         for name in files.parquet_files(directory):
             file = files.join(directory, name)
             footer = _footer(file)
             self.file_schema: pa.Schema = footer.schema
             if refers(footer.schema):
-                self._histories = self._histories or Histories(directory)
+                self._histories = self._histories or HistoryFolder(directory)
                 self.file_schema = self._histories.resolved(footer.schema)
             layout.check(self.file_schema, files.display_name(file))
             self._identities[file] = footer.identity

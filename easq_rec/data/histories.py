@@ -64,7 +64,7 @@ def leaf_indices(schema: pa.Schema, layout: Layout) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lists:
+class HistoryLists:
     """The lists of one file of `histories/`."""
 
     user_L: Rows
@@ -75,17 +75,17 @@ class Lists:
     """The entries of all lists."""
 
     @staticmethod
-    def of(table: pa.Table) -> Lists:
+    def of(table: pa.Table) -> HistoryLists:
         """The lists of a table with the columns of a file."""
         if not len(table):
-            return Lists(
+            return HistoryLists(
                 user_L=np.zeros(0, np.int64),
                 offset_L1=np.zeros(1, np.int64),
                 entries=pa.array([], table.schema.field(COLUMN).type.value_type),
             )
         assert table[COLUMN].num_chunks == 1, "`_read` checks the size"
         lists = table[COLUMN].chunk(0)
-        return Lists(
+        return HistoryLists(
             user_L=table[USER].chunk(0).to_numpy(),
             offset_L1=lists.offsets.to_numpy().astype(np.int64),
             entries=lists.values,
@@ -115,7 +115,7 @@ class Lists:
         return pa.ListArray.from_arrays(pa.array(offset_R1.astype(np.int32)), entries)
 
 
-class Histories:
+class HistoryFolder:
     """The folder `histories/` of a data directory. Thread-safe.
 
     Args:
@@ -141,7 +141,7 @@ class Histories:
         if strange:
             raise UserError(f"{files.display_name(self._folder)}: {strange[0]} is no name of a file of histories")
         self._identities = {name: files.identity(files.join(self._folder, name)) for name in names}
-        self._opened: dict[str, Lists] = {}
+        self._opened: dict[str, HistoryLists] = {}
 
     @property
     def locations(self) -> list[str]:
@@ -203,14 +203,16 @@ class Histories:
         elif pieces:
             column = pa.concat_arrays(pieces).take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
         else:
-            column = Lists.of(pa.table({USER: pa.array([], pa.int64()), COLUMN: pa.array([], self.field.type)})).ranges(
-                np.zeros(0, np.int64), np.zeros(0, np.int64), names
-            )
+            column = pa.array([], pa.list_(self._entry(names)))
         return table.set_column(table.schema.get_field_index(COLUMN), COLUMN, column)
+
+    def _entry(self, names: Collection[str] | None) -> pa.DataType:
+        """Type of an entry with some of its fields."""
+        return pa.struct([field for field in self.field.type.value_type if names is None or field.name in names])
 
     def _checked(
         self,
-        lists: Lists,
+        lists: HistoryLists,
         place: Place,
         rows: Rows,
         user_R: Array,
@@ -231,7 +233,7 @@ class Histories:
         check(outside, shown, f"{COLUMN}.begin and length", place, rows, f"a range of the user's list {where}")
         return lists.offset_L1[row_R] + begin_R
 
-    def _lists(self, part: int, place: Place, rows: Rows) -> Lists:
+    def _lists(self, part: int, place: Place, rows: Rows) -> HistoryLists:
         name = part_name(part)
         if name not in self._opened:
             unknown = np.full(len(rows), part)
@@ -247,7 +249,7 @@ class Histories:
         return self._opened[name]
 
 
-def _mapped(file: str, identity: tuple[int, ...]) -> Lists:
+def _mapped(file: str, identity: tuple[int, ...]) -> HistoryLists:
     """The lists of a file, mapped into memory; the first process of a machine decodes them.
 
     Raises UserError if it cannot be read or decoded.
@@ -274,7 +276,7 @@ def _mapped(file: str, identity: tuple[int, ...]) -> Lists:
                 f"{files.display_name(file)}: its {table.nbytes / 2**20:,.0f} MiB cannot be decoded to {folder}: "
                 f"{error}: let TMPDIR name a folder with more space"
             ) from error
-    return Lists.of(pa.ipc.open_file(pa.memory_map(str(decoded))).read_all())
+    return HistoryLists.of(pa.ipc.open_file(pa.memory_map(str(decoded))).read_all())
 
 
 def _read(file: str) -> pa.Table:

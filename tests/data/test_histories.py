@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
+from easq_rec.data.bad_rows import Place
 from easq_rec.data.columns import Array, Ragged
 from easq_rec.data.dataset import Period, RequestDataset
-from easq_rec.data.histories import REFERENCE
+from easq_rec.data.histories import REFERENCE, HistoryFolder
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.errors import UserError
@@ -159,3 +160,11 @@ def test_wrong_references_are_bad_rows(data: Path, tmp_path: Path, name: str, va
         dataset.read(dataset.row_groups[0])
     kept = opened(data / "reference", quarantine=Quarantine(tmp_path / "quarantine"))
     assert len(kept.read(kept.row_groups[0])) == 15
+
+
+def test_no_rows_have_the_columns_of_some(data: Path) -> None:
+    dataset = opened(data / "reference")
+    table = dataset.stored(dataset.row_groups[0])
+    folder, place = HistoryFolder(data / "reference" / "requests"), Place(file="file", row_group=0)
+    some, none = (folder.resolve(rows, place, ["video_id"]) for rows in (table, table.slice(0, 0)))
+    assert some.schema.field("history").type == none.schema.field("history").type and not len(none)

@@ -59,7 +59,7 @@ def fragment_parts(file: Path, slice_ms: int) -> Iterator[tuple[int, bytes, byte
             yield number, rows.getvalue().to_pybytes(), own.getvalue()
 
 
-class Run:
+class FragmentReader:
     """Reads the rows of a fragment in one time slice, in order.
 
     Args:
@@ -78,7 +78,7 @@ class Run:
         self._next = self._batches.start
         self._held: pa.Table | None = None
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> FragmentReader:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from easq_rec.data.writer import open_writer, required
 from easq_rec.tools.builder.config import Output
-from easq_rec.tools.builder.fragment import HOUR_MS, Run
+from easq_rec.tools.builder.fragment import HOUR_MS, FragmentReader
 
 OPTIONAL = ("candidates.list.element.answer", "candidates.list.element.answered_at_ms")
 """Fields that may be null; all other fields of a built request are set."""
@@ -26,7 +26,7 @@ def merge(fragments: list[Path], folder: Path, number: int, schema: pa.Schema, o
     """Writes time slice `number` of a dataset to `folder/SLICE/FIRST_MS-NUMBER.parquet`: names sort in time order."""
     slice_ms = output.slice_h * HOUR_MS
     with ExitStack() as stack:
-        runs = [stack.enter_context(Run(file, number, slice_ms)) for file in fragments]
+        runs = [stack.enter_context(FragmentReader(file, number, slice_ms)) for file in fragments]
         owner = np.repeat(np.arange(len(runs), dtype=np.uint16), [len(run.timestamp_ms) for run in runs])
         joined = np.concatenate([np.zeros(0, np.int64), *(run.timestamp_ms for run in runs)])
         order = np.argsort(joined, kind="stable")
@@ -51,7 +51,7 @@ def slice_name(start_ms: int, output: Output) -> str:
     return f"date={start:%Y-%m-%d}" + ("" if output.slice_h == 24 else f"/hour={start:%H}")
 
 
-def _take(runs: list[Run], owner: NDArray[np.uint16]) -> pa.Table:
+def _take(runs: list[FragmentReader], owner: NDArray[np.uint16]) -> pa.Table:
     """The next rows, each from the run that owns it."""
     counts = np.bincount(owner, minlength=len(runs))
     rows = pa.concat_tables([run.take(int(count)) for run, count in zip(runs, counts, strict=True) if count])

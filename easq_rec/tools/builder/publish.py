@@ -33,7 +33,7 @@ from easq_rec.tools.builder.quarantine import SCHEMA
 from easq_rec.tools.builder.refusal import refuse_bad_tables
 from easq_rec.tools.builder.splits import splits_of
 from easq_rec.tools.builder.sql import file_literal
-from easq_rec.tools.builder.stages import DATASETS, Made, Stages
+from easq_rec.tools.builder.stages import DATASETS, BuildStages, Made
 from easq_rec.tools.builder.summary import TABLES, check_balance, summary
 from easq_rec.tools.builder.tables import RawTable, connect, open_tables
 
@@ -83,7 +83,9 @@ def run(
                         made = spark.run(build, area, splits_of(tables), buckets)
                     else:
                         units = Area(area, progress)
-                        made = Stages(units, build, connection, temp, splits=splits_of(tables), buckets=buckets).run()
+                        made = BuildStages(
+                            units, build, connection, temp, splits=splits_of(tables), buckets=buckets
+                        ).run()
                     with locked(area / "publish.lock", how=fcntl.LOCK_EX):
                         if not is_published(out, identity):
                             _publish(build, area, out, made, tables, identity)

@@ -18,7 +18,7 @@ from easq_rec.tools.builder.blocks import BUCKET, BlockWriter
 from easq_rec.tools.builder.clean import ORPHAN, SEPARATOR, cells, select
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.quarantine import QuarantineFile
-from easq_rec.tools.builder.splits import Split
+from easq_rec.tools.builder.splits import LogSplit
 from easq_rec.tools.builder.tables import Scan
 
 SCAN_ROWS = 122_880
@@ -47,7 +47,7 @@ class Scanner:
 
     def scan(
         self,
-        split: Split,
+        split: LogSplit,
         writer: BlockWriter,
         quarantine: QuarantineFile,
         counts: Counter[str],
@@ -76,7 +76,7 @@ class Scanner:
                 writer.add(good)
                 yield good
 
-    def asked(self, splits: list[Split]) -> pa.Table:
+    def asked(self, splits: list[LogSplit]) -> pa.Table:
         """The (request_id, video_id) of all answers."""
         parts: list[pa.Table] = []
         for split in splits:
@@ -103,7 +103,7 @@ class Scanner:
 
     @contextmanager
     def _rows(
-        self, split: Split, owner: str | None, quarantine: QuarantineFile | None, counts: Counter[str]
+        self, split: LogSplit, owner: str | None, quarantine: QuarantineFile | None, counts: Counter[str]
     ) -> Iterator[str]:
         """SQL of the cleaned rows of a split. CSV lines that are no rows are quarantined when the block ends.
 

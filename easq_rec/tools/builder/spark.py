@@ -37,7 +37,7 @@ from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.fragment import HOUR_MS, fragment_parts
 from easq_rec.tools.builder.quarantine import QuarantineFile
 from easq_rec.tools.builder.scan import Scanner
-from easq_rec.tools.builder.splits import Split
+from easq_rec.tools.builder.splits import LogSplit
 from easq_rec.tools.builder.stages import (
     COUNTS,
     DATASETS,
@@ -83,7 +83,7 @@ class Job:
     """What tasks need to know."""
 
     build: Build
-    splits: tuple[Split, ...]
+    splits: tuple[LogSplit, ...]
     buckets: int
     merges: int
     """Partitions of the merge."""
@@ -111,7 +111,7 @@ class Job:
                     yield _row(bucket, split.table, number, 0, _stored(rows))
                 yield from _notes(folder, self.buckets, number)
 
-    def scan_split(self, split: Split, folder: Path, quarantine: QuarantineFile, counts: Counter[str]) -> None:
+    def scan_split(self, split: LogSplit, folder: Path, quarantine: QuarantineFile, counts: Counter[str]) -> None:
         """Writes the cleaned rows of a split to a folder."""
         owners = None if self.owners is None or split.table != "answers" else _opened(self.owners)
         with connect(self.build.engine, folder / "temp") as connection, BlockWriter(folder) as writer:
@@ -193,7 +193,7 @@ class Job:
                 yield _row(0, FOLDER, 0, number, str(target).encode())
 
 
-def run(build: Build, area: Path, splits: list[Split], buckets: int) -> Made:
+def run(build: Build, area: Path, splits: list[LogSplit], buckets: int) -> Made:
     """Runs the stages on Spark.
 
     Raises:

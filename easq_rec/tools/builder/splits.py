@@ -13,7 +13,7 @@ file of CSV is not divided."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class LogSplit:
     """Consecutive rows of a raw table."""
 
     number: int
@@ -26,10 +26,10 @@ class Split:
         return f"scan-{self.number:06d}"
 
 
-def splits_of(tables: Mapping[str, RawTable]) -> list[Split]:
+def splits_of(tables: Mapping[str, RawTable]) -> list[LogSplit]:
     """All splits of a log; the same for every process that sees the same files."""
     pieces = [(name, piece) for name, table in tables.items() for scan in table.scans for piece in _pieces(scan)]
-    return [Split(number=number, table=name, scan=scan) for number, (name, scan) in enumerate(pieces)]
+    return [LogSplit(number=number, table=name, scan=scan) for number, (name, scan) in enumerate(pieces)]
 
 
 def _pieces(scan: Scan) -> Iterator[Scan]:

@@ -31,7 +31,7 @@ from easq_rec.tools.builder.layout import dataset_schema
 from easq_rec.tools.builder.merge import merge
 from easq_rec.tools.builder.quarantine import QuarantineFile
 from easq_rec.tools.builder.scan import Scanner
-from easq_rec.tools.builder.splits import Split
+from easq_rec.tools.builder.splits import LogSplit
 from easq_rec.tools.builder.versions import Int
 
 DATASETS = {"requests": False, "answers": True}
@@ -61,7 +61,7 @@ class Made:
     """Folders of time slices, each with a folder for every dataset."""
 
 
-class Stages:
+class BuildStages:
     """All units of a build.
 
     Args:
@@ -78,7 +78,7 @@ class Stages:
         connection: duckdb.DuckDBPyConnection,
         temp: Path,
         *,
-        splits: list[Split],
+        splits: list[LogSplit],
         buckets: int,
     ) -> None:
         self._area = area
@@ -120,7 +120,7 @@ class Stages:
             merged=[self._area.folder(name) for name in merged],
         )
 
-    def _of(self, table: str) -> list[Split]:
+    def _of(self, table: str) -> list[LogSplit]:
         return [split for split in self._splits if split.table == table]
 
     def _folders(self, table: str) -> list[Path]:
@@ -130,7 +130,7 @@ class Stages:
         """What answers without users were asked about."""
         _write(folder / ASKED, self._scanner.asked(self._of("answers")))
 
-    def _scan(self, split: Split, folder: Path, quarantine: QuarantineFile, counts: Counter[str]) -> None:
+    def _scan(self, split: LogSplit, folder: Path, quarantine: QuarantineFile, counts: Counter[str]) -> None:
         asked = owners = None
         if self._needs_owners and split.table == "impressions":
             asked = _read(self._area.folder(ASKED) / ASKED)

@@ -24,7 +24,17 @@ from easq_rec.data.bad_rows import Place, no_nulls
 from easq_rec.data.columns import Rows
 from easq_rec.data.dataset import parquet_files
 from easq_rec.data.decode import one_chunk
-from easq_rec.data.histories import COLUMN, FOLDER, REFERENCE, TIME, USER, Histories, Lists, part_name, refers
+from easq_rec.data.histories import (
+    COLUMN,
+    FOLDER,
+    REFERENCE,
+    TIME,
+    USER,
+    HistoryFolder,
+    HistoryLists,
+    part_name,
+    refers,
+)
 from easq_rec.data.kinds import A_LIST, offsets
 from easq_rec.data.writer import check_unused, open_writer, published, required
 from easq_rec.errors import UserError
@@ -39,7 +49,7 @@ PART_ENTRIES = 128_000_000
 """Entries of histories in the requests of one file of `histories/`. Most are repeated, so the file has far fewer. They
 bound the memory of a conversion."""
 LIST_GROUP = 2_048
-"""Lists per row group of `histories/`."""
+"""HistoryLists per row group of `histories/`."""
 FILE_ROWS = 2**32
 """More than a file has rows."""
 
@@ -54,7 +64,7 @@ class Converted:
     stored: int = 0
     """Of the lists in `histories/`."""
     copies: int = 0
-    """Histories that are no ranges of their user's list and were appended to it."""
+    """HistoryFolder that are no ranges of their user's list and were appended to it."""
     before_bytes: int = 0
     after_bytes: int = 0
     """Of requests and histories."""
@@ -164,7 +174,7 @@ def _refer(
     found.copies += len(copies)
     found.stored += len(lists.entries)
     _write_lists(lists, folder / FOLDER / part_name(part), entry)
-    with _Writer(source, folder / REQUESTS) as writer:
+    with _SameFiles(source, folder / REQUESTS) as writer:
         for (_, table, place), (row_R, begin_R, length_R) in zip(_row_groups(group), places, strict=True):
             wrong = _different(lists, one_chunk(table[COLUMN]), row_R, begin_R, length_R)
             if len(wrong):
@@ -191,7 +201,7 @@ def _with_references(table: pa.Table, part: int, row_R: Rows, begin_R: Rows, len
     return table.set_column(table.schema.get_field_index(COLUMN), pa.field(COLUMN, REFERENCE, nullable=False), column)
 
 
-def _different(lists: Lists, history: pa.ListArray, row_R: Rows, begin_R: Rows, length_R: Rows) -> Rows:
+def _different(lists: HistoryLists, history: pa.ListArray, row_R: Rows, begin_R: Rows, length_R: Rows) -> Rows:
     """The requests whose ranges of the lists are not their histories."""
     most_R = (lists.offset_L1[1:] - lists.offset_L1[:-1])[row_R]
     inside = np.flatnonzero((begin_R >= 0) & (begin_R + length_R <= most_R))
@@ -228,7 +238,7 @@ def _row_groups(group: list[str], columns: list[str] | None = None) -> Iterator[
                 yield number_R, table, Place(file=name, row_group=row_group)
 
 
-def _write_lists(lists: Lists, file: Path, entry: pa.DataType) -> None:
+def _write_lists(lists: HistoryLists, file: Path, entry: pa.DataType) -> None:
     """Writes a file of `histories/`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     schema = required(pa.schema([pa.field(USER, pa.int64()), pa.field(COLUMN, pa.list_(entry))]), ())
@@ -243,8 +253,8 @@ def _write_lists(lists: Lists, file: Path, entry: pa.DataType) -> None:
 
 
 def _write_inline(names: list[str], source: Path, folder: Path, found: Converted) -> None:
-    histories = Histories(source)
-    with _Writer(source, folder / REQUESTS) as writer:
+    histories = HistoryFolder(source)
+    with _SameFiles(source, folder / REQUESTS) as writer:
         for _, table, place in _row_groups(names):
             field = required(pa.schema([pa.field(COLUMN, histories.field.type)]), ()).field(COLUMN)
             table = histories.resolve(table, place)
@@ -255,7 +265,7 @@ def _write_inline(names: list[str], source: Path, folder: Path, found: Converted
     found.stored = found.entries
 
 
-class _Writer:
+class _SameFiles:
     """Writes the row groups of a dataset's files, which come in order, to files of the same names."""
 
     def __init__(self, source: Path, out: Path) -> None:
@@ -264,7 +274,7 @@ class _Writer:
         self._file = ""
         self._open: pq.ParquetWriter | None = None
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> _SameFiles:
         return self
 
     def __exit__(self, *_: object) -> None:

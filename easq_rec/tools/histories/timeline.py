@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from easq_rec.data.columns import Array, Rows, offsets_of
-from easq_rec.data.histories import COLUMN, TIME, USER, Lists
+from easq_rec.data.histories import COLUMN, TIME, USER, HistoryLists
 from easq_rec.tools.builder.tables import identifier
 
 NUMBER = '"number of the request"'
@@ -26,7 +26,7 @@ NUMBER = '"number of the request"'
 class Timeline:
     """The lists of some requests' users, and the ranges of the requests in them."""
 
-    lists: Lists
+    lists: HistoryLists
     """By ascending user."""
     first_E: Rows
     """For each entry, number of the first request that has it; ascending within a list."""
@@ -52,7 +52,7 @@ class Timeline:
         # One chunk: the lists of a file must be short enough for that.
         entries = found["entry"].chunk(0) if len(found) else pa.array([], found.schema.field("entry").type)
         return Timeline(
-            lists=Lists(
+            lists=HistoryLists(
                 user_L=user_L,
                 offset_L1=np.searchsorted(found[USER].to_numpy(), np.append(user_L, np.iinfo(np.int64).max)),
                 entries=entries.cast(entry),
@@ -71,8 +71,8 @@ class Timeline:
         return row_R, end_R - self.lists.offset_L1[row_R] - length_R
 
 
-def with_copies(lists: Lists, copies: Sequence[tuple[int, pa.StructArray]]) -> tuple[Lists, list[int]]:
-    """Lists with further entries at their ends.
+def with_copies(lists: HistoryLists, copies: Sequence[tuple[int, pa.StructArray]]) -> tuple[HistoryLists, list[int]]:
+    """HistoryLists with further entries at their ends.
 
     Args:
         copies: (row of the list, entries of a history that is no range of it).
@@ -96,4 +96,4 @@ def with_copies(lists: Lists, copies: Sequence[tuple[int, pa.StructArray]]) -> t
         parts += [lists.entries.slice(behind, end - behind), *added[row]]
         behind = end
     entries = pa.concat_arrays([*parts, lists.entries.slice(behind)])
-    return Lists(user_L=lists.user_L, offset_L1=offsets_of(grown), entries=entries), begins
+    return HistoryLists(user_L=lists.user_L, offset_L1=offsets_of(grown), entries=entries), begins

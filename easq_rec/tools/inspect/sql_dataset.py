@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from easq_rec.data import files
 from easq_rec.data.dataset import TIME, first_schema
-from easq_rec.data.histories import Histories, refers
+from easq_rec.data.histories import HistoryFolder, refers
 from easq_rec.data.kinds import is_list
 from easq_rec.data.layout import leaf_types
 from easq_rec.errors import UserError
@@ -68,7 +68,7 @@ class SqlDataset:
         """Rows of every row group, by file."""
         self.types: dict[str, set[str]] = {}
         """Arrow types of every column in the files."""
-        self.histories = Histories(location) if refers(first_schema(location)) else None
+        self.histories = HistoryFolder(location) if refers(first_schema(location)) else None
         """None: the requests hold their histories."""
         self.schema = self._read_footers()
         """Of the first file."""
@@ -200,7 +200,7 @@ def _parquet(names: Collection[str]) -> str:
     return f"read_parquet([{listed}], union_by_name=true, can_have_nan=true, hive_partitioning=false)"
 
 
-def _with_histories(requests: str, histories: Histories) -> str:
+def _with_histories(requests: str, histories: HistoryFolder) -> str:
     """SQL of requests with histories in place of references."""
     parts = [str(part) for part in histories.parts]
     entries = "lists.history[requests.history.begin + 1 : requests.history.begin + requests.history.length]"

@@ -117,7 +117,7 @@ def hold(*arguments):
     print("held", flush=True)
     time.sleep(600)
 
-stages.Stages._bucket = hold
+stages.BuildStages._bucket = hold
 main.main(sys.argv[1:])
 """
 

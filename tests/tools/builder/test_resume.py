@@ -92,14 +92,14 @@ def test_finished_units_are_not_done_again(whole: Path, tmp_path: Path, monkeypa
     area = tmp_path / ".out.build"
     assert len(list(area.glob("bucket-*[0-9]"))) == 2
     built: list[int] = []
-    original = stages.Stages._bucket
+    original = stages.BuildStages._bucket
 
-    def counted(self: stages.Stages, number: int, *rest: object) -> None:
+    def counted(self: stages.BuildStages, number: int, *rest: object) -> None:
         built.append(number)
         original(self, number, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages.Stages, "_bucket", counted)
-    monkeypatch.setattr(stages.Stages, "_scan", lambda *arguments: pytest.fail("the raw tables are scanned again"))
+    monkeypatch.setattr(stages.BuildStages, "_bucket", counted)
+    monkeypatch.setattr(stages.BuildStages, "_scan", lambda *arguments: pytest.fail("the raw tables are scanned again"))
     run_build(tmp_path, config())
     assert len(built) == 1
     assert contents(tmp_path / "out" / "requests") == contents(whole / "whole" / "requests")
