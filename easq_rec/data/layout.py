@@ -5,6 +5,7 @@ A column is named by its path in the data contract: ``user.region``, ``history.v
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
@@ -62,7 +63,13 @@ class Layout:
 
     def check(self, file_schema: pa.Schema, where: str) -> None:
         """Raises UserError that lists every difference between the file and what is read from it."""
-        leaves = dict(leaf_types(file_schema, whole={column.path for column in self.columns}))
+        listed = leaf_types(file_schema, whole={column.path for column in self.columns})
+        leaves = dict(listed)
+        times = Counter(path for path, _ in listed)
+        twice = [column.path for column in self.columns if times[column.path] > 1]
+        if twice:
+            listing = "\n".join(f"  {path}: several columns have this name; a dot may be part of one" for path in twice)
+            raise UserError(f"{where} does not match the feature schema:\n{listing}")
         problems = []
         for name in sorted({column.path.split(".")[0] for column in self.columns if "." in column.path}):
             found = file_schema.field(name).type if name in file_schema.names else pa.null()

@@ -1,8 +1,8 @@
 """Which files below a folder are data, and what they hold: one rule for the builder, inspect and the reader.
 
 A name with a part that begins with `.` or `_` is hidden: writers use such names until they finish, and for their notes
-(`_SUCCESS`, `.part-0.crc`, `_temporary/`). A folder such as `_day=1` is a hive partition and visible. Every visible
-file is data. The content, not the name, says whether a file is Parquet or compressed.
+(`_SUCCESS`, `_temporary/`). So are checksums, `*.crc`. A folder such as `_day=1` is a hive partition and visible. Every
+visible file is data. The content, not the name, says whether a file is Parquet or compressed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ Content = Literal["parquet", "gzip", "bz2", "zstd", "other", "empty"]
 
 HEAD = 16
 """Bytes at the beginning of a file that tell its content."""
+CHECKSUM = ".crc"
+"""Suffix of the checksums that Hadoop writes beside its files, mostly under hidden names."""
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 """Of names in lower case."""
 MAGIC: dict[bytes, Content] = {
@@ -46,7 +48,9 @@ FOREIGN = {
 
 def is_hidden(name: str) -> bool:
     """Whether a name, relative to the data directory, is that of an unfinished file or of a writer's notes."""
-    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))
+    return name.endswith(CHECKSUM) or any(
+        part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/")
+    )
 
 
 def local_files(directory: Path | str) -> list[str]:

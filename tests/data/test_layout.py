@@ -263,3 +263,9 @@ def test_the_footer_cache_is_limited_by_row_groups(tmp_path: Path, rows: list[Ro
     write_file(Path(files_[0]), to_table(rows), row_group_sizes=[1])
     assert footers.get(files_[0]).metadata.num_rows == 23, "a footer larger than the limit is kept as the only one"
     assert footers.get(files_[0]) is footers.get(files_[0])
+
+
+def test_columns_with_one_name_are_refused(tmp_path: Path) -> None:
+    schema = arrow_schema()
+    twice = pa.schema([*schema, pa.field("user_id", pa.int64())])
+    assert "\n  user_id: several columns have this name" in _schema_error(tmp_path, twice)

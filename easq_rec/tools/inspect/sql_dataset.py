@@ -125,9 +125,9 @@ class SqlDataset:
             here = dict(leaf_types(schema))
             for path, dtype in here.items():
                 self.types.setdefault(path, set()).add(str(dtype))
+            _check_names(file, schema)
             if first is None:
                 first = schema
-                _check_case(file, schema)
             there = dict(leaf_types(first))
             differences = [
                 f"{path} is {here.get(path, 'missing')}, {there.get(path, 'missing')} there"
@@ -212,16 +212,18 @@ def _with_histories(requests: str, histories: HistoryFolder) -> str:
     )
 
 
-def _check_case(file: str, schema: pa.Schema) -> None:
-    """Raises UserError for columns that SQL cannot distinguish."""
+def _check_names(file: str, schema: pa.Schema) -> None:
+    """Raises UserError for columns that SQL, or the reader, cannot tell apart."""
     lower: dict[str, str] = {}
     for path, _ in leaf_types(schema):
-        other = lower.setdefault(path.lower(), path)
-        if other != path:
-            raise UserError(
-                f"{files.display_name(file)}: columns {other} and {path} differ only in upper and lower case: "
-                "rename one"
-            )
+        other = lower.get(path.lower())
+        if other == path:
+            problem = f"several columns are named {path} (a dot may be part of a name)"
+        else:
+            problem = f"columns {other} and {path} differ only in upper and lower case"
+        if other is not None:
+            raise UserError(f"{files.display_name(file)}: {problem}: rename one")
+        lower[path.lower()] = path
 
 
 class _RemoteFiles(fsspec.AbstractFileSystem):

@@ -70,7 +70,13 @@ def test_suffixes_in_any_case_compression_and_no_suffix(tmp_path: Path) -> None:
         "deep/_day=1/i.csv": one(13),
     }
     empty = {"z.csv": b"", "z.csv.gz": gzip.compress(b""), "mark.csv": b"\xef\xbb\xbf\n", "blank": b"\n"}
-    hidden = {"_SUCCESS": b"", ".a.csv.crc": b"x", "_temporary/0/a.csv": THREE, ".hidden/a.csv": THREE}
+    hidden = {
+        "_SUCCESS": b"",
+        ".a.csv.crc": b"x",
+        "a.csv.crc": b"x",
+        "_temporary/0/a.csv": THREE,
+        ".hidden/a.csv": THREE,
+    }
     write(tmp_path / "imp", {**visible, **empty, **hidden})
     found, counts = videos(tmp_path)
     assert found == list(range(1, 14))

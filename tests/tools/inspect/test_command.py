@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from easq_rec.cli import main as cli
@@ -249,3 +250,46 @@ def test_training_with_the_draft_resumes_without_the_schema_file(
     assert "from step 1" in resumed.stdout
     assert "satisfaction NDCG@5" in resumed.stdout and "satisfaction NDCG@5" in evaluated.stdout
     assert (tmp_path / "scores.parquet").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of a dataset
+
+
+@pytest.mark.parametrize("names", [["x", "x"], ["user.region"]])
+def test_columns_with_one_name_are_refused(tmp_path: Path, capsys: Output, names: list[str]) -> None:
+    """A name with a dot may be that of a feature in a struct."""
+    data = data_directory(tmp_path / "data")
+    file = next((data / "requests").rglob("*.parquet"))
+    table = pq.read_table(file, partitioning=None)
+    user = table.schema.field("user").type
+    names = [f"user.{user.field(0).name}" if "." in name else name for name in names]
+    for name in names:
+        table = table.append_column(name, pa.array([1] * len(table)))
+    pq.write_table(table, file)
+    assert inspect(data, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert f"{file}: several columns are named {names[0]}" in said and len(said.splitlines()) == 1
+
+
+def test_files_without_suffix_in_any_folder_and_behind_links_are_read(tmp_path: Path, capsys: Output) -> None:
+    data = data_directory(tmp_path / "data [1]")
+    files = sorted((data / "requests").rglob("*.parquet"))
+    files[0].rename(files[0].with_suffix(""))
+    (tmp_path / "store").mkdir()
+    files[1].rename(tmp_path / "store" / "b.PARQ")
+    (data / "requests" / "day2").symlink_to(tmp_path / "store")
+    assert inspect(data, tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert sum(found["datasets"]["requests"]["group_rows"]) == 40
+    (data / "requests" / "notes.md").write_text("hi")
+    capsys.readouterr()
+    assert inspect(data, tmp_path / "out") == 2
+    assert "notes.md: is not Parquet, as every file of a dataset" in capsys.readouterr().err
+
+
+def test_an_output_in_a_dataset_is_refused(tmp_path: Path, capsys: Output) -> None:
+    data = data_directory(tmp_path / "data")
+    assert inspect(data, data / "requests" / "inspect") == 2
+    assert "requests, which is read: choose a place outside of it" in capsys.readouterr().err
+    assert inspect(data, data / "inspect") == 0
