@@ -1,6 +1,6 @@
 """Does `easq-rec data build` read random raw tables rightly, and damaged ones at least not wrongly?
 
-    python -m benchmarks.fuzz [--trials 200] [--seed 0] [--folder DIR] [--out FILE]
+    python -m benchmarks.fuzz [--trials 200] [--seed 0] [--seconds S] [--folder DIR] [--out FILE]
 
 Every trial builds a random table (`benchmarks.spellings`) and compares it with a reader in plain Python
 (`benchmarks.plain_reader`): rows, bad rows, bad cells that took a default, and files. Then bytes of one of its files
@@ -142,14 +142,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the first trial; the others follow")
+    parser.add_argument("--seconds", type=float, help="start no trial after this time")
     parser.add_argument("--folder", type=Path, help="directory of the tables, which are removed")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     outcomes: dict[str, Counter[str]] = {"valid": Counter(), "damaged": Counter()}
     failures: dict[str, Any] = {}
-    begin = time.perf_counter()
+    begin, trials = time.perf_counter(), 0
     context = multiprocessing.get_context("fork")
     for seed in range(args.seed, args.seed + args.trials):
+        if args.seconds is not None and time.perf_counter() - begin > args.seconds:
+            break
+        trials += 1
         folder = Path(tempfile.mkdtemp(prefix="easq-fuzz-", dir=args.folder))
         results = context.SimpleQueue()
         process = context.Process(target=_worker, args=(seed, folder, results))
@@ -169,7 +173,7 @@ def main() -> None:
                 if word in ("wrong", "hung"):
                     failures.setdefault(str(seed), []).append(f"{kind}: {line}")
         shutil.rmtree(folder, ignore_errors=True)
-    result = {"benchmark": "fuzz", "trials": args.trials, "first_seed": args.seed, "outcomes": outcomes}
+    result = {"benchmark": "fuzz", "trials": trials, "first_seed": args.seed, "outcomes": outcomes}
     result |= {"failures": failures, "wall_s": round(time.perf_counter() - begin, 1), **hardware()}
     publish(result, args.out)
     sys.exit(1 if failures else 0)

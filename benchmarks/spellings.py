@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import random
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,7 @@ def _array(rng: random.Random, name: str, texts: list[str], unit: str, ids: str)
 
 
 def _all_whole(texts: list[str]) -> bool:
-    return all(text.lstrip("-").isdigit() or (text.endswith(".0") and len(text) < 15) for text in texts)
+    return all(re.fullmatch(r"-?\d+|-?\d{1,12}\.0", text) for text in texts)
 
 
 def _timestamps(rng: random.Random, count: int) -> pa.Array:

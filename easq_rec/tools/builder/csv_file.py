@@ -63,8 +63,8 @@ def relation(ready: PreparedCsv, columns: int, source: Source) -> str:
         f"read_csv({file_literal(ready.path)}, auto_detect=false, columns={{{cells}}}, "
         f"delim={literal(source.delimiter)}, "
         f"quote={quote}, escape={quote if source.escape is None else literal(source.escape)}, "
-        f"header={str(source.header is True).lower()}, strict_mode=true, null_padding=false, parallel=false, "
-        f"hive_partitioning=false, store_rejects=true, rejects_limit=0{end})"
+        f"header={str(source.header is True).lower()}, strict_mode=true, null_padding=false, "
+        f"compression='none', parallel=false, hive_partitioning=false, store_rejects=true, rejects_limit=0{end})"
     )
 
 

@@ -31,6 +31,7 @@ Compression = Literal["gzip", "bz2", "zstd"]
 COMPRESSED: dict[Content, Compression] = {"gzip": "gzip", "bz2": "bz2", "zstd": "zstd"}
 TEXT_NAME = re.compile(r"(?i)([^.]*|.*\.(csv|tsv|psv|tab|txt|text|c\d+))(\.\d+)*(\.(gz|gzip|bz2|zst|zstd))?")
 """Names that CSV files have: a usual suffix or none, a number behind it (log rotation), and that of a compression."""
+PACKED_NAME = re.compile(r"(?i)\.(gz|gzip|bz2|zst|zstd)$")
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 """Value of a hive partition that stands for null."""
 
@@ -167,8 +168,16 @@ def _format(path: str, source: Source) -> tuple[bool, Content]:
         inside = content_of(head, path)
         if inside not in ("other", "empty"):
             raise UserError(f"{path}: holds {inside} data in {content}: decompress it")
+    elif PACKED_NAME.search(name) and not _is_text(head):
+        raise UserError(f"{path}: is neither text nor compressed as its name says: it is damaged, or named wrongly")
     blank = len(head) < HEAD and not head.removeprefix(BOM_UTF8).strip()
     return True, "empty" if blank else content
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file may be text in UTF-8, of which the last character may be cut."""
+    text = head.decode(errors="replace").rstrip("\ufffd")
+    return "\ufffd" not in text and all(letter >= " " or letter in "\t\r\n\x01" for letter in text)
 
 
 def _head(path: str, compression: Compression | None) -> bytes:

@@ -66,6 +66,8 @@ def test_suffixes_in_any_case_compression_and_no_suffix(tmp_path: Path) -> None:
         "20260101_101010_00001_abcde": gzip.compress(one(9).encode()),
         "part-00000.c000": one(10),
         "log.csv.1": one(11),
+        # Unpacked by whoever fetched it.
+        "plain.csv.gz": one(14),
         "h.txt": one(12),
         "deep/_day=1/i.csv": one(13),
     }
@@ -79,7 +81,7 @@ def test_suffixes_in_any_case_compression_and_no_suffix(tmp_path: Path) -> None:
     }
     write(tmp_path / "imp", {**visible, **empty, **hidden})
     found, counts = videos(tmp_path)
-    assert found == list(range(1, 14))
+    assert found == list(range(1, 15))
     assert counts["impressions.files"] == len(visible) + len(empty)
     assert counts["impressions.files.empty"] == len(empty)
 
@@ -104,6 +106,7 @@ def test_parquet_by_content(tmp_path: Path) -> None:
         ("x.csv", b"ORC\x08\x01", "is ORC"),
         ("x.csv.xz", b"\xfd7zXZ\x00\x00", "is xz"),
         ("x.zip", b"PK\x03\x04", "is a zip archive"),
+        ("x.csv.bz2", b"BZh91AY\xf6\x08\x19 damaged", "is neither text nor compressed as its name says"),
         ("x", gzip.compress(b"PAR1 and more"), "holds parquet data in gzip"),
         ("x.csv.gz", gzip.compress(THREE.encode())[:25], "cannot be read: "),
         ("x.csv", "user,video\n1,2\n", "has no column 'at', unlike other files of the table; it has: user, video"),
