@@ -49,13 +49,13 @@ class EvaluateCommand:
     def run(self) -> int:
         doctor.require_compatible()
         _require_resamples(self.resamples)
+        if self.out is not None:
+            outputs.check_file("--out", self.out)
         from easq_rec.serving import preflight
 
         config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse, calibrated=self.calibrated)
         preflight.check_data(config, self.data)
         _check_run(self.run_dir)
-        if self.out is not None:
-            outputs.check_file("--out", self.out)
         from easq_rec.evaluation import results
         from easq_rec.evaluation.metrics.intervals import CONFIDENCE, estimates
         from easq_rec.serving.evaluate import evaluate
@@ -100,10 +100,10 @@ class CompareCommand:
     def run(self) -> int:
         doctor.require_compatible()
         _require_resamples(self.resamples)
-        evaluation_file(self.run_dir)
-        evaluation_file(self.base)
         if self.json is not None:
             outputs.check_file("--json", self.json)
+        evaluation_file(self.run_dir)
+        evaluation_file(self.base)
         from easq_rec.evaluation.compare import compare, print_comparison, write_comparison
 
         found = compare(self.run_dir, self.base, resamples=self.resamples, seed=self.seed)

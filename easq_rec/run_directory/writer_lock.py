@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from easq_rec import json_file
 from easq_rec.disk_failures import is_disk_failure, reason_of
 from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import RunDirectory, writer_name, writer_number
@@ -75,7 +76,7 @@ class Holder:
         return f"process {self.process.pid} on {self.process.host} since {self.since}"
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
+        return json_file.text(asdict(self)) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Holder | None:

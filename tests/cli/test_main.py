@@ -57,9 +57,9 @@ def parsed(*argv: str) -> object:
             WorldCommand(out=Path("o"), world=World(requests=10, rho=0.1, trigger_watch_s=3.0)),
         ),
         (
-            ("data", "build", "--config", "c", "--out", "o", "--partition", "1/4", "--shared", "--memory-mb", "99",
+            ("data", "build", "--config", "c", "--out", "o", "--engine", "spark", "--shared", "--memory-mb", "99",
              "--threads", "3", "--temp", "t"),
-            BuildCommand(config=Path("c"), out=Path("o"), partition="1/4", shared=True, memory_mb=99, threads=3,
+            BuildCommand(config=Path("c"), out=Path("o"), engine="spark", shared=True, memory_mb=99, threads=3,
                          temp=Path("t")),
         ),
         (
@@ -139,5 +139,5 @@ def test_a_usage_error_is_one_line_on_any_terminal(encoding: str) -> None:
     command = [sys.executable, "-m", "easq_rec.cli", "data", "biuld"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    offer = "(Available subcommands: world, build, inspect, counts) (--help lists all fields)"
+    offer = "(Available subcommands: world, build, inspect, counts, convert) (--help lists all fields)"
     assert (done.returncode, done.stderr) == (2, f"easq-rec: Unrecognized options: biuld {offer}\n")

@@ -24,7 +24,8 @@ def test_a_batch_round_trips_through_a_file(tmp_path: Path, recipe: str) -> None
     path = tmp_path / "not_finite" / "batch.npz"
     write_batch(path, batch, about)
     found = read_batch(path)
-    assert repr(found.about) == repr(about)
+    # JSON has no NaN.
+    assert found.about == {**about, "losses": {"main": None}}
     for field in dataclasses.fields(batch):
         one, two = getattr(batch, field.name), getattr(found.batch, field.name)
         match one:

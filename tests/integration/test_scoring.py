@@ -175,6 +175,4 @@ def test_requests_without_counts_get_those_of_the_run(tmp_path: Path, warm: Warm
     assert "the requests lack the counts that the model reads (video_long_view" in call(
         *base, tmp_path / "later", code=2
     )
-    assert "nowhere: no such directory: give --counts DIR/counts" in call(
-        *base, tmp_path / "later", "--counts", tmp_path / "nowhere", code=2
-    )
+    assert "nowhere: no such directory" in call(*base, tmp_path / "later", "--counts", tmp_path / "nowhere", code=2)

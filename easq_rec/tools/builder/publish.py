@@ -41,7 +41,7 @@ EngineName = Literal["local", "spark"]
 FORMAT = 4
 """Must be raised when the same config and inputs would give other files."""
 DESCRIPTION = "build.json"
-PLAN = "plan.json"
+PLAN = "buckets.json"
 QUARANTINE = "quarantine"
 MOST_BUCKETS = 4_096
 

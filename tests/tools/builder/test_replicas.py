@@ -134,7 +134,7 @@ def test_one_process_builds_unless_the_work_is_shared(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     with (area / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        (area / "plan.json").write_text(json.dumps({"identity": "another", "buckets": 1}))
+        (area / "buckets.json").write_text(json.dumps({"identity": "another", "buckets": 1}))
         done = subprocess.run(
             command(tmp_path, "--shared"), cwd=REPOSITORY, capture_output=True, text=True, check=False
         )

@@ -240,13 +240,15 @@ def test_the_reader_accepts_the_counts(tmp_path: Path) -> None:
 
 def test_other_files_are_copied_and_unfinished_ones_are_not(tmp_path: Path) -> None:
     directory = write_log(tmp_path / "log", make_log(np.random.default_rng(14), 9))
-    for name in ("world.json", "quarantine/bad.parquet", "requests/note.txt", "_temporary/x", ".hidden"):
+    for name in ("world.json", "quarantine/bad.parquet", "notes/note.txt", "_temporary/x", ".hidden"):
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(name.encode())
     add_counts(directory, tmp_path / "out", COUNTED)
-    for name in ("world.json", "quarantine/bad.parquet", "requests/note.txt"):
+    for name in ("world.json", "quarantine/bad.parquet", "notes/note.txt"):
         assert (tmp_path / "out" / name).read_bytes() == name.encode()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"requests", "counts", "world.json", "quarantine"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("requests", "counts", "world.json", "quarantine", "notes")
+    }
 
 
 def test_the_command_reads_a_schema_file_or_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
