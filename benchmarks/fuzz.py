@@ -1,6 +1,6 @@
 """Does `easq-rec data build` read random raw tables rightly, and damaged ones at least not wrongly?
 
-    python -m benchmarks.fuzz [--trials 200] [--seed 0] [--seconds S] [--folder DIR] [--out FILE]
+    python -m benchmarks.fuzz [--trials 200] [--seed 0] [--seconds 600] [--folder DIR] [--out FILE]
 
 Every trial builds a random table (`benchmarks.spellings`) and compares it with a reader in plain Python
 (`benchmarks.plain_reader`): rows, bad rows, bad cells that took a default, and files. Then bytes of one of its files
