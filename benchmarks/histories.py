@@ -4,7 +4,7 @@ Generates a raw log, builds requests with their histories in them (inline), conv
 compares the two layouts:
 
 - bytes of all files,
-- CPU seconds of the conversion, in a process of its own,
+- CPU seconds of the conversion, in a separate process,
 - CPU seconds of reading: row groups to columns (decode), and a shuffled epoch to batches (loader), in turns within
   one process, after the histories have been decoded once for the machine,
 - every column of every row group: they must be equal.

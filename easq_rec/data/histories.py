@@ -136,7 +136,7 @@ class HistoryFolder:
         names = files.parquet_files(self._folder)
         first = _read_schema(files.join(self._folder, names[0]))
         self.field = first.field(COLUMN)
-        """Of the list of a user."""
+        """Field of a user's list in the files."""
         strange = [name for name in names if not PART.fullmatch(name)]
         if strange:
             raise UserError(f"{files.display_name(self._folder)}: {strange[0]} is no name of a file of histories")
@@ -145,12 +145,12 @@ class HistoryFolder:
 
     @property
     def locations(self) -> list[str]:
-        """Of the files."""
+        """Locations of the files."""
         return [files.join(self._folder, name) for name in self._identities]
 
     @property
     def parts(self) -> list[int]:
-        """Their numbers, in the same order."""
+        """Numbers of the files, in the order of `locations`."""
         return [int(PART.sub(r"\1", name)) for name in self._identities]
 
     @property
@@ -261,7 +261,7 @@ def _mapped(file: str, identity: tuple[int, ...]) -> HistoryLists:
         table = _read(file)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # A name of its own, since all processes of a machine may decode at the same time.
+            # Each process has another name, since all of a machine may decode at the same time.
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as unfinished:
                 pass
             try:

@@ -35,7 +35,7 @@ class Area:
         self._progress = progress
 
     def folder(self, name: str) -> Path:
-        """That of a unit."""
+        """The folder of a unit."""
         return self.path / name
 
     def do(self, phase: str, units: Mapping[str, Unit]) -> None:

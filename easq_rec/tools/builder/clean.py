@@ -37,6 +37,8 @@ MOST_MS = 2**42
 """Later times (year 2109) indicate another unit."""
 MOST_LENGTH_MS = 2**31 - 1
 ORPHAN = "orphan: no impression for it"
+LOG_ORDER = '"place in the log"'
+"""Column with the number of a row."""
 SEPARATOR = "\n"
 """Between the reasons in `defaulted`."""
 
@@ -241,7 +243,10 @@ def select(made: Cells, relation: str, *, owner: str | None = None) -> str:
     rows, checks, names = f"(SELECT *, {casts} FROM {read})", list(made.checks), list(made.columns)
     if owner is not None:
         join = f"{typed('request_id')} = o.request_id AND {typed('video_id')} = o.video_id"
-        rows = f"(SELECT c.*, o.user_id AS {typed('user_id')} FROM {rows} c LEFT JOIN {owner} o ON {join})"
+        # A join may change the order of the log, which decides between duplicates.
+        numbered = f"(SELECT *, row_number() OVER () AS {LOG_ORDER} FROM {rows})"
+        joined = f"SELECT c.*, o.user_id AS {typed('user_id')} FROM {numbered} c LEFT JOIN {owner} o ON {join}"
+        rows = f"({joined} ORDER BY {LOG_ORDER})"
         checks.append((f"{typed('user_id')} IS NULL", ORPHAN))
         names.append("user_id")
     cases = " ".join(f"WHEN {condition} THEN {literal(reason)}" for condition, reason in checks)

@@ -6,7 +6,7 @@ Rows go through Spark's shuffle as blobs: Arrow files with all rows that one tas
 blob at a time through the JVM would take several times as long. Blobs carry the number of their split or bucket, since
 a shuffle loses the order of the log, which decides between duplicates.
 
-Tasks may run several times. Each attempt writes into a folder of its own, and the driver takes the folders that
+Tasks may run several times. Each attempt writes into another folder, and the driver takes the folders that
 successful tasks returned.
 """
 
@@ -74,7 +74,7 @@ FEW_BLOBS = 16
 
 
 Note = tuple[int, str, int, int, bytes]
-"""A row."""
+"""A row of the job, as Python values."""
 Task = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
@@ -286,7 +286,7 @@ def _session(build: Build) -> Iterator[SparkSession]:
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("easq-rec data build")
-    # spark-submit sets it, and has configured the session.
+    # spark-submit sets this variable, and has configured the session.
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         # Failed tasks are tried again, as on a cluster.
         builder = builder.master(f"local[{build.engine.threads},4]").config("spark.ui.enabled", "false")

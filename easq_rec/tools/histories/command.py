@@ -50,8 +50,6 @@ PART_ENTRIES = 128_000_000
 bound the memory of a conversion."""
 LIST_GROUP = 2_048
 """HistoryLists per row group of `histories/`."""
-FILE_ROWS = 2**32
-"""More than a file has rows."""
 
 
 @dataclass(kw_only=True)
@@ -145,8 +143,11 @@ def _refer(
 ) -> None:
     """Writes the requests of a group of files, and their file of `histories/`."""
     listed = ", ".join(map(file_literal, group))
+    rows = [pq.read_metadata(name).num_rows for name in group]
+    before = ", ".join(str(sum(rows[:index])) for index in range(len(group)))
     requests = (
-        f"(SELECT {identifier(USER)}, {identifier(COLUMN)}, file_index * {FILE_ROWS} + file_row_number AS {NUMBER} "
+        f"(SELECT {identifier(USER)}, {identifier(COLUMN)}, "
+        f"[{before}][file_index::BIGINT + 1] + file_row_number AS {NUMBER} "
         f"FROM read_parquet([{listed}], hive_partitioning=false))"
     )
     entry = pq.read_schema(group[0]).field(COLUMN).type.value_type
@@ -227,13 +228,13 @@ def _unequal(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
 
 
 def _row_groups(group: list[str], columns: list[str] | None = None) -> Iterator[tuple[Rows, pa.Table, Place]]:
-    """(numbers of the requests as in SQL, rows, place) of all row groups of a group of files."""
-    for index, name in enumerate(group):
+    """(numbers of the requests from 0, rows, place) of all row groups of a group of files."""
+    behind = 0
+    for name in group:
         with pq.ParquetFile(name) as parquet:
-            behind = 0
             for row_group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(row_group, columns=columns, use_threads=False)
-                number_R = index * FILE_ROWS + behind + np.arange(len(table))
+                number_R = behind + np.arange(len(table))
                 behind += len(table)
                 yield number_R, table, Place(file=name, row_group=row_group)
 

@@ -72,7 +72,7 @@ class Timeline:
 
 
 def with_copies(lists: HistoryLists, copies: Sequence[tuple[int, pa.StructArray]]) -> tuple[HistoryLists, list[int]]:
-    """HistoryLists with further entries at their ends.
+    """Lists with further entries at their ends.
 
     Args:
         copies: (row of the list, entries of a history that is no range of it).
