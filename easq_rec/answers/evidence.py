@@ -3,21 +3,44 @@
 Few impressions are answered, but every impression has outcomes: it was liked or not, followed or not. The strength of
 an outcome as evidence is not assumed; it is estimated from the answers. Its weight of evidence (Good 1950) is the log
 odds ratio of the 2 x 2 table of outcome and answer (satisfied or dissatisfied). Only significant weights are used, so
-that few answers, or random answers, give no evidence.
+that few answers, or random answers, give no evidence. An outcome with an expectation has a weight from the start, which
+answers correct.
 
 Legend: A answers in time order, O outcomes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from easq_rec.answers.class_counts import ClassCounts
 from easq_rec.config.answer_scale import AnswerScale
+from easq_rec.config.losses import Evidence
+from easq_rec.config.schema import Outcome
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectations:
+    """Normal priors of weights of evidence."""
+
+    mean_O: Floats
+    """NaN: none."""
+    error: float
+    """Standard deviation."""
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], config: Evidence) -> Expectations:
+        """Those of a schema's outcomes."""
+        means = [math.nan if one.expected_evidence is None else one.expected_evidence for one in outcomes]
+        return cls(mean_O=np.array(means, dtype=np.float64), error=config.expectation_error)
 
 
 class AnswerEvidence:
@@ -28,6 +51,7 @@ class AnswerEvidence:
         happened_AO: whether the answered candidate had the outcome.
         scale: defines satisfied and dissatisfied answers.
         caution: number of standard errors by which a weight must differ from zero to be used.
+        expected: of the weights; None: nothing is expected.
     """
 
     def __init__(
@@ -37,8 +61,10 @@ class AnswerEvidence:
         *,
         scale: AnswerScale,
         caution: float,
+        expected: Expectations | None = None,
     ) -> None:
         self._caution = caution
+        self._expected = expected
         self._classes = ClassCounts(answer_A, scale)
         # Positions instead of running counts: memory grows with events, not with answers times outcomes.
         self._happened: list[list[Rows]] = [
@@ -53,21 +79,25 @@ class AnswerEvidence:
             [[np.searchsorted(positions, admitted) for positions in columns] for columns in self._happened],
             dtype=np.float64,
         )
-        return significant(happened_2O, answers_2[:, None] - happened_2O, self._caution).astype(np.float32)
+        ratio_O, precision_O = log_odds_ratios(happened_2O, answers_2[:, None] - happened_2O)
+        weight_O = np.where(np.abs(ratio_O) * np.sqrt(precision_O) > self._caution, ratio_O, 0.0)
+        if self._expected is not None:
+            mean_O, precision = self._expected.mean_O, self._expected.error**-2
+            posterior_O = (ratio_O * precision_O + mean_O * precision) / (precision_O + precision)
+            weight_O = np.where(np.isnan(mean_O), weight_O, posterior_O)
+        return weight_O.astype(np.float32)
 
 
-def significant(happened_2O: Floats, not_2O: Floats, caution: float) -> Floats:
-    """Log odds ratios of 2 x 2 tables, set to zero if within `caution` standard errors of zero, or if a class has no
-    answers, (O,).
+def log_odds_ratios(happened_2O: Floats, not_2O: Floats) -> tuple[Floats, Floats]:
+    """(log odds ratios of 2 x 2 tables, (O,), and their precisions, (O,)); 0 without answers of one class.
 
-    Half a count is added to every cell (Haldane 1956, Anscombe 1956), because an empty cell has no logarithm; the
-    standard error is Woolf's (1955). The ratios are not shrunk towards zero: L_evidence explains outcomes by scores
-    whose differences grow as the ratios shrink.
+    A precision is the inverse of a variance, which is Woolf's (1955). Half a count is added to every cell, because an
+    empty cell has no logarithm (Haldane 1956, Anscombe 1956). The ratios are not shrunk towards zero: L_evidence
+    explains outcomes by scores whose differences grow as the ratios shrink.
     """
     odds_2O = np.log(happened_2O + 0.5) - np.log(not_2O + 0.5)
-    error_O = np.sqrt((1 / (happened_2O + 0.5) + 1 / (not_2O + 0.5)).sum(axis=0))
-    ratio_O: Floats = odds_2O[0] - odds_2O[1]
+    variance_O = (1 / (happened_2O + 0.5) + 1 / (not_2O + 0.5)).sum(axis=0)
     # Half a count stands for an empty cell, not for an empty class: its odds would be 1, and every rare outcome would
     # differ from them significantly.
     both_O = ((happened_2O + not_2O) > 0).all(axis=0)
-    return np.where(both_O & (np.abs(ratio_O) > caution * error_O), ratio_O, 0.0)
+    return np.where(both_O, odds_2O[0] - odds_2O[1], 0.0), np.where(both_O, 1 / variance_O, 0.0)

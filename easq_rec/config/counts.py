@@ -35,8 +35,9 @@ USUAL_KEYS = (
 app and by length of the video."""
 USUAL_ANSWER_KEYS = (("video_id",), ("author_id",))
 """Those of answers, which are few: the video and its author."""
-ANSWER_SMOOTHING = 5.0
-"""Answers at the overall rate that are added to a usual count of answers."""
+ANSWER_SMOOTHING = 10.0
+"""Answers at the overall rate that are added to a usual count of answers. A count whose rate is known from fewer says
+little by itself."""
 OF_USERS = "user_id"
 """Key of the counts that are frozen in the held-out period."""
 
@@ -115,10 +116,14 @@ def with_usual_counts(schema: FeatureSchema) -> FeatureSchema:
     )
 
 
-def with_usual_answer_counts(schema: FeatureSchema) -> FeatureSchema:
-    """The schema with its usual counts of answers, in place of those that it has."""
+def with_usual_answer_counts(schema: FeatureSchema, *, smoothing: float = ANSWER_SMOOTHING) -> FeatureSchema:
+    """The schema with its usual counts of answers, in place of those that it has.
+
+    Args:
+        smoothing: answers at the overall rate that are added to a count.
+    """
     plain = without_answer_counts(schema)
-    return with_counts(plain, usual_answer_counts(plain), smoothing=ANSWER_SMOOTHING)
+    return with_counts(plain, usual_answer_counts(plain), smoothing=smoothing)
 
 
 def without_counts(schema: FeatureSchema) -> FeatureSchema:

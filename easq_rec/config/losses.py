@@ -220,6 +220,10 @@ class Evidence(Loss):
     caution: float = 1.64
     """Number of standard errors by which an outcome's estimated weight of evidence must differ from zero to be used
     (1.64: 90% confidence)."""
+    expectation_error: float = 0.7
+    """Standard error of the weights of evidence that the schema expects of outcomes (0.7: an odds ratio is expected
+    within a factor of 4 in 95% of logs). The weight of such an outcome is the mean of what is expected and of what the
+    answers say, each weighed by its precision, and `caution` does not apply to it."""
     weights: dict[str, float] | None = None
     """Weights of evidence by hand: for outcomes by name, the log odds ratio of the outcome between satisfied and
     dissatisfied candidates; 0 for outcomes that are not named. None: estimated from the answers so far."""
@@ -233,6 +237,8 @@ class Evidence(Loss):
 
     def __post_init__(self) -> None:
         require(self.caution >= 0, "losses.evidence.caution", self.caution, "0 or more")
+        error = self.expectation_error
+        require(error > 0, "losses.evidence.expectation_error", error, "more than 0")
         if self.weights is not None:
             usable = any(self.weights.values()) and all(math.isfinite(weight) for weight in self.weights.values())
             allowed = "finite numbers, of which one is not 0, or None"

@@ -163,8 +163,10 @@ class Replay:
     """Answers added to each rank's batch, with their requests, in an aligned step (losses.align_every)."""
     capacity: int = 65_536
     """Number of most recent answers to keep."""
-    max_replays: int = 1_000
-    """Maximum number of replays of one answer."""
+    max_replays: int = 12
+    """Replays per answer, on average over those of the buffer: a step that would exceed it draws no answers. The least
+    replayed answers are drawn first. The satisfaction tower learns few answers by heart if they are replayed more
+    often."""
     shuffled: Literal["no", "replayed", "all"] = "no"
     """Controls that permute the answers over candidates, so that they carry no information. replayed: those that losses
     compare; the weights of evidence still come from the true answers. all: also those that set these weights, which

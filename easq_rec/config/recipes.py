@@ -27,6 +27,12 @@ from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.variants import ADDITIONS, VARIANTS
 from easq_rec.config.world import DEFAULT_VERSION
 
+EXPECTED_EVIDENCE = 1.0
+"""Expected weight of evidence of an action, before there are answers: the odds of a like are 2.7 times as high if the
+viewer is satisfied. Some hundred answers correct it."""
+FILM_SMOOTHING = 5.0
+"""Smoothing of the counts of answers about films: many ratings say more of a film than answers do of a video."""
+
 
 def world_schema(*, users: int, videos: int, dim: int, version: Literal[1, 2] = DEFAULT_VERSION) -> FeatureSchema:
     """Features of a built-in synthetic world (and a template for short-video logs), without counts."""
@@ -55,12 +61,19 @@ def world_schema(*, users: int, videos: int, dim: int, version: Literal[1, 2] = 
         ),
         outcomes=(
             Outcome(name="long_view", weight=1.0),
-            Outcome(name="like", weight=0.5),
-            Outcome(name="follow", weight=0.5),
+            Outcome(name="like", weight=0.5, expected_evidence=EXPECTED_EVIDENCE),
+            Outcome(name="follow", weight=0.5, expected_evidence=EXPECTED_EVIDENCE),
         ),
         trigger="long_view",
     )
     return schema_for_world(schema, version)
+
+
+def counted_world_schema(world: World, *, dim: int) -> FeatureSchema:
+    """Features of a built-in world with a table row for each of its users and videos, and the usual counts of the past,
+    also of answers."""
+    plain = world_schema(users=world.users, videos=world.videos, dim=dim, version=world.version)
+    return with_usual_answer_counts(with_usual_counts(plain))
 
 
 def schema_for_world(schema: FeatureSchema, version: Literal[1, 2]) -> FeatureSchema:
@@ -168,7 +181,7 @@ def easq() -> Config:
     world = World(density=100.0)
     return Config(
         recipe="easq",
-        schema=with_usual_counts(world_schema(users=world.users, videos=world.videos, dim=32, version=world.version)),
+        schema=counted_world_schema(world, dim=32),
         world=world,
         model=Model(satisfaction_weight=0.2),
         losses=Losses(warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0),
@@ -184,9 +197,7 @@ def quickstart() -> Config:
     return dataclasses.replace(
         config,
         recipe="quickstart",
-        schema=with_usual_counts(
-            world_schema(users=config.world.users, videos=config.world.videos, dim=16, version=config.world.version)
-        ),
+        schema=counted_world_schema(config.world, dim=16),
         model=dataclasses.replace(
             config.model,
             dim=32,
@@ -205,7 +216,7 @@ def movielens() -> Config:
     """`easq` on MovieLens, as `datasets/movielens/prepare.py` writes it. Needs --data."""
     return Config(
         recipe="movielens",
-        schema=with_usual_answer_counts(movielens_schema()),
+        schema=with_usual_answer_counts(movielens_schema(), smoothing=FILM_SMOOTHING),
         data=Data(path=None, holdout=0.2, max_history=50),
         # Four epochs overfit less if ids are sometimes missing.
         model=Model(
@@ -232,7 +243,7 @@ def movielens_20m() -> Config:
     return dataclasses.replace(
         config,
         recipe="movielens_20m",
-        schema=with_usual_answer_counts(movielens_schema(users=1 << 18, films=1 << 19)),
+        schema=with_usual_answer_counts(movielens_schema(users=1 << 18, films=1 << 19), smoothing=FILM_SMOOTHING),
         model=dataclasses.replace(config.model, feature_dropout=0.0),
         trainer=TrainerConfig(batch_size=256, epochs=1),
     )

@@ -128,7 +128,14 @@ class Outcome:
     candidate was dropped because this outcome did not happen; a log that drops candidates without any outcome makes
     them exact only for an outcome that every other outcome implies."""
 
+    expected_evidence: float | None = None
+    """Expected log odds ratio of the outcome between satisfied and dissatisfied candidates, with which L_evidence
+    begins before there are answers; None: only answers tell."""
+
     def __post_init__(self) -> None:
+        if self.expected_evidence is not None:
+            finite = math.isfinite(self.expected_evidence)
+            require(finite, f"outcome {self.name}: expected_evidence", self.expected_evidence, "a finite number")
         require(self.unit > 0, f"outcome {self.name}: unit", self.unit, "more than 0")
         kept, share = self.negatives_kept, "more than 0 and at most 1"
         require(0 < kept <= 1, f"outcome {self.name}: negatives_kept", kept, share)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from easq_rec.answers.class_counts import ClassCounts
-from easq_rec.answers.evidence import AnswerEvidence
+from easq_rec.answers.evidence import AnswerEvidence, Expectations
 from easq_rec.answers.propensity import Propensities
 from easq_rec.answers.reward import RewardModel
 from easq_rec.config import Replay
@@ -66,6 +66,7 @@ class AnswerReplay:
             which saves the lookups of the others.
         outcomes: names of the outcomes that `evidence`, `reward` and `propensities` read.
         caution: number of standard errors by which a weight must differ from zero to be used.
+        expected: of the weights of evidence, before there are answers.
         weights: weights of evidence by hand, by outcome; None: estimated from the answers.
         ridge: penalty of the regression that fits `reward`; None: no reward is fitted.
         propensities: give drawn answers their weights; None: they have none.
@@ -83,6 +84,7 @@ class AnswerReplay:
         seed: int,
         outcomes: Sequence[str] = (),
         caution: float = 1.0,
+        expected: Expectations | None = None,
         weights: Mapping[str, float] | None = None,
         ridge: float | None = None,
         propensities: Propensities | None = None,
@@ -101,7 +103,9 @@ class AnswerReplay:
             self._index(requests, until_ms, ranked, slates)
         self._classes = ClassCounts(self._answer, scale)
         happened_AO = self._happened(outcomes)
-        self._evidence = AnswerEvidence(self._weighing_answer, happened_AO, scale=scale, caution=caution)
+        self._evidence = AnswerEvidence(
+            self._weighing_answer, happened_AO, scale=scale, caution=caution, expected=expected
+        )
         self._reward: RewardModel | None = None
         if ridge is not None:
             self._reward = RewardModel(self._weighing_answer, happened_AO, scale=scale, ridge=ridge)
@@ -191,17 +195,21 @@ class AnswerReplay:
         return self._requests.scalars["request_id"][self._request], self._answer, self._time
 
     def draw(self, clock_ms: int) -> Answers | None:
-        """Admits the answers due at `clock_ms` and draws this rank's share of the step's answers; None: none is due."""
+        """Admits the answers due at `clock_ms` and draws this rank's share of the step's answers.
+
+        None: no answer is due, this rank has no share, or the answers have been replayed often enough.
+        """
         state, config, admitted = self.state, self._config, self._due(clock_ms)
         recent = np.arange(max(admitted - config.capacity, 0), admitted)
-        usable = recent[state.replays[recent] < config.max_replays]
-        rng = np.random.default_rng([self._seed, 3, state.steps])
         # All ranks make the same draw; answers of one request go to one rank if possible.
-        count = min(config.answers_per_step * self._world_size, len(usable))
-        if config.balance:
-            drawn = self._balanced(rng, usable, count)
-        else:
-            drawn = rng.choice(usable, size=count, replace=False) if count else usable
+        count = min(config.answers_per_step * self._world_size, len(recent))
+        # A whole draw or none: few answers would form few pairs.
+        if state.replays[recent].sum() + count > config.max_replays * len(recent):
+            count = 0
+        # The least replayed answers first, in random order.
+        shuffled = np.random.default_rng([self._seed, 3, state.steps]).permutation(recent)
+        queue = shuffled[np.argsort(state.replays[shuffled], kind="stable")]
+        drawn = (self._by_turns(queue) if config.balance else queue)[:count]
         drawn = drawn[np.argsort(self._request[drawn], kind="stable")]
         replays = state.replays.copy()
         replays[drawn] += 1
@@ -226,16 +234,14 @@ class AnswerReplay:
         """Number of answers that have arrived by then; admitted answers stay admitted."""
         return max(self.state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
 
-    def _balanced(self, rng: np.random.Generator, usable: Rows, count: int) -> Rows:
-        """A draw in which class counts differ by at most one, except for classes with too few answers."""
-        shuffled = rng.permutation(usable)
-        answer = self._answer[shuffled]
-        # The first of every class, then the second of every class, and so on.
-        turn = np.zeros(len(shuffled), np.int64)
+    def _by_turns(self, queue: Rows) -> Rows:
+        """The first of every class, then the second of every class, and so on, until the classes are exhausted."""
+        answer = self._answer[queue]
+        turn = np.zeros(len(queue), np.int64)
         for code in np.unique(answer):
             of_class = np.flatnonzero(answer == code)
             turn[of_class] = np.arange(len(of_class))
-        return shuffled[np.argsort(turn, kind="stable")[:count]]
+        return queue[np.argsort(turn, kind="stable")]
 
     def _gather(self, entries: Rows) -> Answers:
         assert self._requests is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from easq_rec import json_file
+from easq_rec.answers.evidence import Expectations
 from easq_rec.config import Config
 from easq_rec.data import files
 from easq_rec.data.dataset import Period, RequestDataset, split
@@ -108,6 +109,7 @@ def open_sources(
             slates=config.losses.slates,
             outcomes=[outcome.name for outcome in config.schema.outcomes],
             caution=config.losses.evidence.caution,
+            expected=Expectations.of(config.schema.outcomes, config.losses.evidence),
             weights=config.losses.evidence.weights,
             ridge=config.losses.reward.ridge if config.losses.rewards else None,
             propensities=weighing,

@@ -184,35 +184,57 @@ def test_capacity_keeps_the_most_recent_answers(answered: EncodedRequests) -> No
     assert sorted(keys(replay.draw(START + 600))) == [(10, 0), (14, 2)]
 
 
-def test_no_answer_is_replayed_more_often_than_allowed(answered: EncodedRequests) -> None:
+def test_answers_are_replayed_as_often_as_allowed(answered: EncodedRequests) -> None:
+    """All equally often: each draw takes the least replayed answers."""
     replay = replay_of(answered, Replay(answers_per_step=2, max_replays=3))
     draws = [keys(replay.draw(NEVER)) for _ in range(12)]
     assert all(len(set(draw)) == len(draw) for draw in draws), "an answer is at most once in a draw"
+    # Three replays of each of five answers are allowed. An eighth draw of two would be the sixteenth.
+    assert [len(draw) for draw in draws] == [2] * 7 + [0] * 5
     counts = Counter(key for draw in draws for key in draw)
-    assert set(counts) == {(10, 0), (10, 2), (12, 0), (12, 2), (14, 2)} and max(counts.values()) == 3
-    # 15 replays are allowed; an answer with replays left at the end is drawn once per draw.
-    assert sum(counts.values()) == 15 == replay.state.replays.sum()
-    assert replay.draw(NEVER) is None
+    assert set(counts) == {(10, 0), (10, 2), (12, 0), (12, 2), (14, 2)}
+    assert sorted(counts.values()) == [2, 3, 3, 3, 3] == sorted(replay.state.replays.tolist())
+
+
+def test_a_new_answer_is_drawn_together_with_older_ones(tmp_path: Path) -> None:
+    """After the older ones have been replayed as often as allowed: alone it would form no pair."""
+    requests = read(tmp_path, answered_rows([{0: (code, 10)} for code in (0, 2, 0, 2)] + [{0: (2, 500)}]))
+    replay = replay_of(requests, Replay(answers_per_step=2, max_replays=4))
+    before = [len(keys(replay.draw(START + 400))) for _ in range(20)]
+    assert sum(before) == 4 * 4 and before[-1] == 0
+    after = [replay.draw(NEVER) for _ in range(5)]
+    assert [len(keys(draw)) for draw in after] == [2, 2, 0, 0, 0]
+    newest = max(key for draw in after for key in keys(draw))
+    assert all(newest in keys(draw) for draw in after[:2]) and replay.state.replays.sum() == 5 * 4
+
+
+def test_answers_that_left_the_buffer_do_not_count(answered: EncodedRequests) -> None:
+    """However often they were replayed."""
+    replay = replay_of(answered, Replay(answers_per_step=2, max_replays=3, capacity=2))
+    for _ in range(9):
+        replay.draw(START + 400)
+    assert replay.draw(START + 400) is None
+    assert len(keys(replay.draw(START + 600))) == 2
 
 
 def test_a_step_without_a_draw_admits_answers_and_is_counted(answered: EncodedRequests) -> None:
-    """Later draws depend only on their step, not on earlier draws."""
-    replay, drawing = replay_of(answered, Replay(answers_per_step=2)), replay_of(answered, Replay(answers_per_step=2))
+    """Later draws depend on the number of the step and on how often answers were replayed."""
+    replay, other = replay_of(answered, Replay(answers_per_step=2)), replay_of(answered, Replay(answers_per_step=2))
     replay.skip(NEVER)
     assert (replay.state.admitted, replay.state.steps) == (5, 1) and not replay.state.replays.any()
     replay.skip(START)
     assert (replay.state.admitted, replay.state.steps) == (5, 2), "admitted answers stay admitted"
-    for _ in range(2):
-        drawing.draw(NEVER)
-    assert keys(replay.draw(NEVER)) == keys(drawing.draw(NEVER))
+    other.state = dataclasses.replace(other.state, steps=2)
+    assert keys(replay.draw(NEVER)) == keys(other.draw(NEVER))
 
 
 def test_draws_are_spread_evenly_over_the_answers(answered: EncodedRequests) -> None:
-    replay = replay_of(answered, Replay(answers_per_step=2))
-    counts = Counter(key for _ in range(300) for key in keys(replay.draw(NEVER)))
-    assert len(counts) == 5
-    # Binomial with mean 120 and standard deviation 8.5.
-    assert all(80 < count < 160 for count in counts.values())
+    replay = replay_of(answered, Replay(answers_per_step=2, max_replays=1_000))
+    draws = [tuple(sorted(keys(replay.draw(NEVER)))) for _ in range(300)]
+    counts = Counter(key for draw in draws for key in draw)
+    assert len(counts) == 5 and set(counts.values()) == {120}
+    # All ten pairs meet.
+    assert len(set(draws)) == 10
 
 
 def test_the_draws_are_a_function_of_the_seed(answered: EncodedRequests) -> None:
@@ -317,7 +339,7 @@ def test_a_balanced_draw_has_equal_numbers_of_each_class(
 ) -> None:
     codes_ = [code for code in range(3) for _ in range(counts[code])]
     requests = read(tmp_path, answered_rows([{0: (code, 1_000)} for code in codes_]))
-    replay = replay_of(requests, Replay(answers_per_step=size, balance=True), ranked=(0, 1, 2))
+    replay = replay_of(requests, Replay(answers_per_step=size, balance=True, max_replays=1_000), ranked=(0, 1, 2))
     drawn = [replay.draw(NEVER) for _ in range(30)]
     assert {tuple(Counter(codes(draw))[code] for code in range(3)) for draw in drawn} == {expected}
     # In each class all answers were drawn equally often, within random variation.

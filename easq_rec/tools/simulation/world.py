@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from easq_rec import json_file
 from easq_rec.config import World
 from easq_rec.config.answer_scale import NO_ANSWER
-from easq_rec.config.counts import with_usual_counts
+from easq_rec.config.counts import with_usual_answer_counts, with_usual_counts
 from easq_rec.config.recipes import world_schema
 from easq_rec.config.schema import FeatureSchema, require
 from easq_rec.data.writer import ROW_GROUP, PartWriter
@@ -159,7 +159,7 @@ def generate(config: World, out: Path, *, counts: bool = True) -> None:
     `out` has other content.
 
     Args:
-        counts: whether the candidates have the usual counts, and the folder counts/ is written.
+        counts: whether the candidates have the usual counts, also of answers, and the folder counts/ is written.
     """
     # A link cannot be replaced by a rename, the directory that it leads to can.
     out = Path(os.path.realpath(out))
@@ -188,9 +188,9 @@ def generate(config: World, out: Path, *, counts: bool = True) -> None:
 
 
 def counted_schema(version: Literal[1, 2]) -> FeatureSchema:
-    """The schema whose counts a world has: the usual ones of all outcomes of its version."""
+    """The schema whose counts a world has: the usual ones of all outcomes of its version, and of answers."""
     # The number of rows of a table does not matter: each id is counted by itself.
-    return with_usual_counts(world_schema(users=1, videos=1, dim=4, version=version))
+    return with_usual_answer_counts(with_usual_counts(world_schema(users=1, videos=1, dim=4, version=version)))
 
 
 def ensure(config: World, out: Path) -> None:
@@ -210,12 +210,18 @@ def is_complete(config: World, out: Path, *, counts: bool = True) -> bool:
         raise UserError(f"world directory {str(out)!r} has no complete world ({error}): {remedy}") from error
     wanted = _description(config)
     if found == wanted:
-        if (out / COUNTS).is_dir() == counts:
+        has = (out / COUNTS).is_dir()
+        missing = [one.name for one in counted_schema(config.version).counts if not _has_count(out, one.name)]
+        if has == counts and not (counts and missing):
             return True
-        how = "without" if counts else "with"
-        raise UserError(f"world directory {str(out)!r} has this world {how} counts: {remedy}")
+        lacks = f"{'without' if counts else 'with'} counts" if has != counts else f"without the count {missing[0]}"
+        raise UserError(f"world directory {str(out)!r} has this world {lacks}: {remedy}")
     differences = _differences(found, wanted)
     raise UserError(f"world directory {str(out)!r} has another world ({differences}): {remedy}")
+
+
+def _has_count(out: Path, name: str) -> bool:
+    return (out / COUNTS / f"{name}.parquet").exists()
 
 
 def _description(config: World) -> dict[str, object]:

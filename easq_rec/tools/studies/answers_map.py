@@ -58,17 +58,19 @@ METHODS = (
     ANSWER_PRIOR,
     "action_ranker",
     "shared_bottom",
+    "shared_bottom_evidence",
     "without_any_answers",
 )
-"""Families, with two points each. Of the baselines that read answers these are the best one of study `frontier`, and
-the average answer, which gains where answers are many."""
+"""Families. Of the baselines that read answers these are the best one of study `frontier`, alone and with what else
+`easq` reads, and the average answer, which gains where answers are many."""
 FOLLOWS = World.follow_slope / World.like_slope
 """Slope of follows relative to that of likes."""
 
 
-def families() -> list[MethodFamily]:
-    """The compared families."""
-    return [FAMILIES[name].few() for name in METHODS]
+def families(budget: Budget) -> list[MethodFamily]:
+    """The compared families, with few points at the small budget."""
+    chosen = [FAMILIES[name] for name in METHODS]
+    return [family.few() for family in chosen] if budget == "small" else chosen
 
 
 def world_at(world: World, like_slope: float, item_share: float, density: float) -> World:
@@ -90,7 +92,7 @@ def reads_answers(family: MethodFamily, base: Config) -> bool:
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
     base, grid = with_world(base, 2), GRIDS[budget]
-    chosen = families()
+    chosen = families(budget)
     cells = []
     for seed, (slope, share) in itertools.product(seeds, grid.settings()):
         for density in grid.densities:
@@ -122,21 +124,21 @@ def places(found: StudyComparison, budget: Budget) -> list[MapPlace]:
     """All places of the grid."""
     grid = GRIDS[budget]
     return [
-        _place(found, slope, share, density, grid) for slope, share in grid.settings() for density in grid.densities
+        _place(found, slope, share, density, budget) for slope, share in grid.settings() for density in grid.densities
     ]
 
 
-def _place(found: StudyComparison, slope: float, share: float, density: float, grid: Grid) -> MapPlace:
+def _place(found: StudyComparison, slope: float, share: float, density: float, budget: Budget) -> MapPlace:
     here, everywhere = _setting(slope, share, density), _setting(slope, share)
     priced = {}
-    for family in families():
+    for family in families(budget):
         # Labels of cells that read no answers do not have the density.
         labels = family.labels(here)
         priced[family.name] = Priced.of(found, labels if found.runs(labels[0]) else family.labels(everywhere))
     gains = {name: family.gain(PRICE) for name, family in priced.items() if family.by_world}
     ranked = best(priced, PRICE)
     other = next((name for name in ranked if name != EASQ), "")
-    densest = f"{EASQ} {_setting(slope, share, grid.densities[-1])}"
+    densest = f"{EASQ} {_setting(slope, share, GRIDS[budget].densities[-1])}"
     return MapPlace(
         like_slope=slope,
         item_share=share,

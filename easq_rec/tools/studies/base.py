@@ -6,8 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from easq_rec.config import Config, Logging, Tower, Transformer, World
-from easq_rec.config.counts import with_usual_counts
-from easq_rec.config.recipes import BASES, quickstart, with_world, world_schema
+from easq_rec.config.recipes import BASES, counted_world_schema, quickstart, with_world
 
 Budget = Literal["small", "full", "large"]
 """small: seconds per cell; tests the machinery and says nothing about the method. full: the size of recipe
@@ -51,7 +50,7 @@ def _small(config: Config) -> Config:
     return dataclasses.replace(
         _cut(config),
         world=world,
-        schema=with_usual_counts(world_schema(users=world.users, videos=world.videos, dim=8, version=world.version)),
+        schema=counted_world_schema(world, dim=8),
         data=dataclasses.replace(config.data, max_history=10),
         model=dataclasses.replace(
             config.model,

@@ -1,13 +1,14 @@
 """The methods that studies compare at an equal price, each a family of points, with the weights of its points.
 
-Every family has the same number of points, so that none is favoured by a finer grid. A family has one of three kinds:
+A family has one of three kinds:
 
 - served: the weight of the satisfaction score in the served score. One training gives all points.
 - added: the weight of another score that is added to that of `main_only`.
 - trained: a weight in the training loss. Every point is a training.
 
-The weights of served and of added scores were chosen on one world of each version (seed 90), so that a price of 1% lies
-between points of `easq` and of the added scores; those in training include the defaults of their variants.
+Families that cost one training have six points, the others four. The weights of served and of added scores were chosen
+on worlds that no study uses (seeds 10, 11 and 90), so that a price of 1% lies between points of `easq` and of the added
+scores; those in training include the defaults of their variants.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from easq_rec.tools.studies.partner import ANSWER_PRIOR, ITEM_PRIOR, Addition
 
 Role = Literal["ours", "baseline", "control"]
 EASQ = "easq"
-SATISFACTION_WEIGHTS = (0.1, 0.2, 0.4, 0.8)
+SATISFACTION_WEIGHTS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Weights of the satisfaction score, both log odds, in the families of kind `served`; 0.2 is the default."""
+ADDED_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8)
+"""Weights of added scores. Both scores are standardised: a weight says how much a standard deviation counts."""
 FEW = (1, 2)
-"""Places of the points that a family keeps where only two are asked for."""
+"""Places of the points that a family of kind `trained` keeps where few are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,9 @@ class MethodFamily:
         return not self.needs_actions or any(outcome.name in ACTIONS for outcome in config.schema.outcomes)
 
     def few(self) -> MethodFamily:
-        """The family with only the points of `FEW`."""
+        """The family with only the points of `FEW`, if each is a training."""
+        if self.kind != "trained":
+            return self
         return dataclasses.replace(self, weights=tuple(self.weights[place] for place in FEW))
 
     def cells(self, base: Config, setting: str = "") -> list[Cell]:
@@ -139,12 +144,9 @@ FAMILIES: dict[str, MethodFamily] = {
             change=with_label_weight,
             needs_actions=True,
         ),
-        # Both scores are standardised: a weight says how much a standard deviation counts.
-        MethodFamily(name=ITEM_PRIOR, role="baseline", kind="added", weights=(0.1, 0.2, 0.3, 0.5), needs_actions=True),
-        MethodFamily(name=ANSWER_PRIOR, role="baseline", kind="added", weights=(0.1, 0.2, 0.3, 0.5)),
-        MethodFamily(
-            name="action_ranker", role="baseline", kind="added", weights=(0.1, 0.2, 0.35, 0.5), needs_actions=True
-        ),
+        MethodFamily(name=ITEM_PRIOR, role="baseline", kind="added", weights=ADDED_WEIGHTS, needs_actions=True),
+        MethodFamily(name=ANSWER_PRIOR, role="baseline", kind="added", weights=ADDED_WEIGHTS),
+        MethodFamily(name="action_ranker", role="baseline", kind="added", weights=ADDED_WEIGHTS, needs_actions=True),
         _trained("evidence_on_policy", "baseline", "policy_evidence", (0.1, 0.3, 1.0, 3.0)),
         _trained("reward_model", "baseline", "reward", (0.3, 1.0, 3.0, 10.0)),
         _trained("direct", "baseline", "direct", (0.03, 0.1, 0.3, 1.0)),

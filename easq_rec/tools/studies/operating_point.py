@@ -13,8 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from easq_rec.config import Config
-from easq_rec.config.counts import with_usual_counts
-from easq_rec.config.recipes import world_schema
+from easq_rec.config.recipes import counted_world_schema
 from easq_rec.tools.studies.base import Budget
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ, FAMILIES, MethodFamily, base_cell
@@ -62,11 +61,10 @@ def scaled(base: Config, budget: Budget) -> Config:
     if budget == "full":
         world = dataclasses.replace(world, density=1.0)
     dim = next(table.dim for table in base.schema.tables if table.name == "video")
-    schema = world_schema(users=world.users, videos=world.videos, dim=dim, version=world.version)
     return dataclasses.replace(
         base,
         world=world,
-        schema=with_usual_counts(schema),
+        schema=counted_world_schema(world, dim=dim),
         data=dataclasses.replace(base.data, shuffle=False),
         trainer=dataclasses.replace(base.trainer, epochs=1),
     )
