@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from easq_rec.answers.evidence import AnswerEvidence
+from easq_rec.answers.evidence import AnswerEvidence, Expectations
 from easq_rec.config import Replay
 from easq_rec.config.answer_scale import THREE_ANSWERS
+from easq_rec.config.losses import Evidence
+from easq_rec.config.schema import Outcome
 from easq_rec.data.evidence import EvidenceCandidates
 from tests.data.test_replay import REPLIES, START, answered_rows, read, replay_of
 
@@ -83,6 +85,48 @@ def test_few_answers_give_no_evidence() -> None:
     evidence = drawn((0.3, 0.1))
     weights = [float(evidence.weights(admitted)[0]) for admitted in (0, 10, 200, 2_000)]
     assert weights[:2] == [0.0, 0.0] and min(weights[2:]) > 1.0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.booleans(), st.booleans()), max_size=40),
+    st.sampled_from([-1.0, 0.0, 1.5]),
+    st.sampled_from([0.3, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_expectation_and_the_answers_are_averaged_by_precision(
+    answers: list[tuple[int, bool, bool]], mean: float, error: float
+) -> None:
+    """The other outcome, of which nothing is expected, has the weight that it has alone."""
+    codes = np.array([code for code, *_ in answers], np.int8)
+    happened = np.array([told for _, *told in answers], bool).reshape(-1, 2)
+    outcomes = [Outcome(name="like", weight=1.0, expected_evidence=mean), Outcome(name="follow", weight=1.0)]
+    expected = Expectations.of(outcomes, Evidence(expectation_error=error))
+    options = {"scale": THREE_ANSWERS, "caution": 1.0}
+    found = AnswerEvidence(codes, happened, expected=expected, **options).weights(len(codes))  # type: ignore[arg-type]
+    alone = AnswerEvidence(codes, happened, **options).weights(len(codes))  # type: ignore[arg-type]
+    assert found[1] == alone[1]
+    if {SATISFIED, DISSATISFIED} <= set(codes.tolist()):
+        cells = [
+            sum(code == wanted and told[0] is outcome for code, *told in answers) + 0.5
+            for wanted in (SATISFIED, DISSATISFIED)
+            for outcome in (True, False)
+        ]
+        ratio = math.log(cells[0] / cells[1]) - math.log(cells[2] / cells[3])
+        trust = error**2 / (error**2 + sum(1 / cell for cell in cells))
+        assert found[0] == pytest.approx(trust * ratio + (1 - trust) * mean, rel=1e-5, abs=1e-6)
+    else:
+        assert found[0] == pytest.approx(mean)
+
+
+def test_many_answers_correct_an_expectation() -> None:
+    """From nothing to many answers, the weight goes from what is expected to what they say."""
+    rng = np.random.default_rng(0)
+    codes = rng.choice([DISSATISFIED, SATISFIED], 20_000)
+    happened = rng.random((20_000, 1)) < 0.2
+    expected = Expectations(mean_O=np.array([1.0]), error=0.7)
+    evidence = AnswerEvidence(codes, happened, scale=THREE_ANSWERS, caution=1.64, expected=expected)
+    weights = [float(evidence.weights(admitted)[0]) for admitted in (0, 20_000)]
+    assert weights[0] == 1.0 and abs(weights[1]) < 0.1
 
 
 OUTCOMES = st.lists(st.lists(st.tuples(*[st.integers(0, 1)] * 3), max_size=5), max_size=6)

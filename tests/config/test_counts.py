@@ -18,7 +18,15 @@ from easq_rec.config.counts import (
     without_answer_counts,
     without_counts,
 )
-from easq_rec.config.recipes import BASES, RECIPES, kuairand_schema, movielens_schema, recipe, world_schema
+from easq_rec.config.recipes import (
+    BASES,
+    FILM_SMOOTHING,
+    RECIPES,
+    kuairand_schema,
+    movielens_schema,
+    recipe,
+    world_schema,
+)
 from easq_rec.config.schema import Count, Feature, Outcome, numbers
 from easq_rec.config.variants import VARIANTS
 from easq_rec.errors import UserError
@@ -119,7 +127,9 @@ def test_counts_of_answers_and_of_outcomes_do_not_touch_each_other() -> None:
     assert without_answer_counts(both) == with_usual_counts(plain) and without_counts(both) == plain
 
 
-@pytest.mark.parametrize("name", ["easq", "quickstart_with_dense", "kuairand", "kuairand_counts", "mmoe_evidence"])
+@pytest.mark.parametrize(
+    "name", ["easq_without_answer_counts", "quickstart_with_dense_without_counts", "kuairand", "kuairand_counts"]
+)
 def test_recipes_read_counts_of_answers_by_a_suffix(name: str) -> None:
     plain, found = recipe(name), recipe(f"{name}_answer_counts")
     changed = with_usual_answer_counts(plain.schema)
@@ -128,21 +138,31 @@ def test_recipes_read_counts_of_answers_by_a_suffix(name: str) -> None:
     assert again == dataclasses.replace(plain, recipe=again.recipe)
 
 
+@pytest.mark.parametrize("name", ["easq", "quickstart", "quickstart_with_dense", "mmoe_evidence", "ips_answers"])
+def test_recipes_of_the_worlds_read_counts_of_answers(name: str) -> None:
+    plain, found = recipe(f"{name}_without_answer_counts"), recipe(name)
+    assert not plain.schema.satisfaction and [one.column for one in found.schema.satisfaction] == [
+        "video_answer",
+        "author_answer",
+    ]
+    assert found == dataclasses.replace(recipe(f"{name}_answer_counts"), recipe=name)
+
+
 @pytest.mark.parametrize("variant", ["main_only", "label_weights", "direct", "reward_model"])
 def test_a_ranker_without_satisfaction_tower_reads_no_counts_of_answers(variant: str) -> None:
     plain = recipe(f"quickstart_{variant}")
     assert recipe(f"quickstart_{variant}_answer_counts").schema == plain.schema
-    assert VARIANTS[variant](recipe("quickstart_answer_counts")).schema == plain.schema
+    assert VARIANTS[variant](recipe("quickstart")).schema == plain.schema
 
 
 @pytest.mark.parametrize("variant", ["without_answers", "without_any_answers", "shuffled_answers", "paper", "mmoe"])
 def test_controls_and_other_methods_read_no_counts_of_answers(variant: str) -> None:
-    found = VARIANTS[variant](recipe("quickstart_answer_counts")).schema
+    found = VARIANTS[variant](recipe("quickstart")).schema
     assert found == recipe(f"quickstart_{variant}").schema
 
 
 def test_informed_hard_sharing_reads_the_counts_of_answers_of_its_recipe() -> None:
-    config = recipe("quickstart_answer_counts")
+    config = recipe("quickstart")
     found = VARIANTS["mmoe_evidence"](config).schema
     assert (found.satisfaction, found.counts) == (config.schema.satisfaction, config.schema.counts)
 
@@ -160,7 +180,7 @@ def test_recipes_of_the_worlds_read_the_usual_counts(name: str) -> None:
 @pytest.mark.parametrize("name", ["movielens", "movielens_20m"])
 def test_recipes_of_movielens_read_the_usual_counts_of_answers(name: str) -> None:
     schema = recipe(name).schema
-    assert schema.satisfaction and with_usual_answer_counts(schema) == schema
+    assert schema.satisfaction and with_usual_answer_counts(schema, smoothing=FILM_SMOOTHING) == schema
     assert recipe(f"{name}_main_only").schema == without_answer_counts(schema) == without_counts(schema)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,14 @@ def ids(count: Count, row: dict[str, Any], candidate: dict[str, Any]) -> list[tu
     return found
 
 
+LEVELS = {0: 0.0, 1: 0.5, 2: 1.0}
+"""How satisfied an answer is, by its code."""
+
+
 @pytest.mark.parametrize("config", WORLDS, ids=["world 1", "world 2"])
 def test_counts_equal_a_recount_of_the_log(config: World, tmp_path: Path) -> None:
-    """A candidate's count has the impressions that were over before the hour of its request."""
+    """A candidate's count has the impressions that were over before the hour of its request, or the answers that had
+    arrived."""
     world.generate(config, tmp_path / "world")
     requests, answers = (read(tmp_path / "world" / name) for name in ("requests", "answers"))
     _, held_out = split(str(tmp_path / "world" / "requests"), Data.holdout)
@@ -60,26 +66,35 @@ def test_counts_equal_a_recount_of_the_log(config: World, tmp_path: Path) -> Non
     # Counts begin with an hour: nothing that a request of this hour does is in them.
     frozen_ms = held_out.start_ms // HOUR_MS * HOUR_MS
     known = [(row, row["timestamp_ms"] + sum(one["watch_ms"] for one in row["candidates"])) for row in requests]
-    compared = 0
+    asked = [(row, one) for row in answers for one in row["candidates"] if one["answer"] in LEVELS]
+    compared = Counter[str]()
     for row in [*requests[::23], *requests[-3:], *answers[::9], answers[-1]]:
         for count in schema.counts:
             hour_ms = row["timestamp_ms"] // HOUR_MS * HOUR_MS
             limit_ms = min(hour_ms, frozen_ms) if count.frozen else hour_ms
-            past = [
-                (seen, candidate[count.outcome])
-                for one, known_ms in known
-                if known_ms < limit_ms
-                for candidate in one["candidates"]
-                for seen in ids(count, one, candidate)
-            ]
+            if count.of == "answer":
+                past = [
+                    (seen, LEVELS[candidate["answer"]])
+                    for one, candidate in asked
+                    if candidate["answered_at_ms"] < limit_ms
+                    for seen in ids(count, one, candidate)
+                ]
+            else:
+                past = [
+                    (seen, candidate[count.outcome])
+                    for one, known_ms in known
+                    if known_ms < limit_ms
+                    for candidate in one["candidates"]
+                    for seen in ids(count, one, candidate)
+                ]
             for candidate in row["candidates"]:
                 mine = ids(count, row, candidate)
                 found = candidate[count.name]
                 matching = [happened for seen, happened in past if seen in mine]
                 assert found["shown"] == pytest.approx(len(matching) / len(mine)), (count.name, row["timestamp_ms"])
                 assert found["happened"] == pytest.approx(sum(matching) / len(mine)), count.name
-                compared += found["shown"] > 0
-    assert compared > 1_000
+                compared[count.of] += found["shown"] > 0
+    assert compared["outcome"] > 1_000 and compared["answer"] > 10
 
 
 @pytest.mark.parametrize("config", WORLDS, ids=["world 1", "world 2"])
@@ -132,9 +147,18 @@ def test_a_world_without_counts_is_not_taken_for_one_with_counts(tmp_path: Path)
         world.generate(WORLDS[0], tmp_path / "counted", counts=False)
 
 
+def test_a_world_that_lacks_a_count_is_not_complete(tmp_path: Path) -> None:
+    """Such as one of an earlier version, which counted no answers."""
+    world.generate(WORLDS[0], tmp_path / "w")
+    (tmp_path / "w" / "counts" / "author_answer.parquet").unlink()
+    with pytest.raises(ValueError, match=r"w' has this world without the count author_answer: delete it or choose"):
+        world.ensure(WORLDS[0], tmp_path / "w")
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_all_outcomes_of_the_version_are_counted(version: int) -> None:
     schema = world.counted_schema(version)  # type: ignore[arg-type]
     assert schema == with_usual_counts(schema)
-    assert {count.outcome for count in schema.counts} == {outcome.name for outcome in schema.outcomes}
+    counted = {count.outcome for count in schema.counts if count.of == "outcome"}
+    assert counted == {outcome.name for outcome in schema.outcomes}
     assert all(count.frozen == ("user_id" in count.keys) for count in schema.counts)
