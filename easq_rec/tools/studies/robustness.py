@@ -4,9 +4,9 @@ Every setting spoils one thing in World 2: users who answer at random or the opp
 passes over the same answers, or bought likes. Worlds of a seed that differ only in answers have the same requests, so
 `main_only` and the methods that read no answers are trained once for all of them.
 
-A guard is a part of `easq` that limits a loss: the warm-up that waits for both classes, and the caution with which
-outcomes become evidence. Settings that a guard should help in are also run with the guard switched off; in addition,
-without evidence, and with a bound on the replays of an answer, which the default leaves far away.
+A guard is a part of `easq` that limits a loss: the warm-up that waits for both classes, and what the schema expects of
+likes and follows. Settings that a guard should help in are also run with the guard switched off; in addition, without
+evidence, and with a tighter bound on the replays of an answer.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Guard:
         return f"{EASQ}, {self.name}"
 
 
-def _any_evidence(config: Config) -> Config:
-    evidence = dataclasses.replace(config.losses.evidence, caution=0.0)
-    return dataclasses.replace(config, losses=dataclasses.replace(config.losses, evidence=evidence))
+def _nothing_expected(config: Config) -> Config:
+    outcomes = tuple(dataclasses.replace(one, expected_evidence=None) for one in config.schema.outcomes)
+    return dataclasses.replace(config, schema=dataclasses.replace(config.schema, outcomes=outcomes))
 
 
 def _without_warmup(config: Config) -> Config:
@@ -77,14 +77,16 @@ def _few_replays(config: Config) -> Config:
 
 
 NO_EVIDENCE = Guard(name="without evidence", effect="L_evidence is off", change=without_evidence)
-ANY_EVIDENCE = Guard(name="any evidence", effect="insignificant weights of evidence count, too", change=_any_evidence)
+NOTHING_EXPECTED = Guard(
+    name="nothing expected", effect="answers alone tell what likes and follows say", change=_nothing_expected
+)
 NO_WARMUP = Guard(
     name="without warm-up", effect="the satisfaction score counts before both classes came", change=_without_warmup
 )
 FEW_REPLAYS = Guard(
     name=f"at most {REPLAYS} replays", effect="an answer is replayed a bounded number of times", change=_few_replays
 )
-EVIDENCE_GUARDS = (NO_EVIDENCE, ANY_EVIDENCE)
+EVIDENCE_GUARDS = (NO_EVIDENCE, NOTHING_EXPECTED)
 
 ANSWERED = (EASQ, "ips_answers", "reward_model", "shared_bottom")
 """Families that learn from answers."""
