@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from easq_rec.config.recipes import EXPECTED_EVIDENCE
 from easq_rec.config.schema import Feature, FeatureSchema, Outcome, Table
 from easq_rec.config.schema_file import schema_to_toml
+from easq_rec.config.variants import ACTIONS
 from easq_rec.data.count_files import CountTable
 from easq_rec.data.kinds import COUNT_FIELDS
 from easq_rec.tools.inspect.column import LISTS, ColumnStats
@@ -278,9 +280,11 @@ def _candidate_features(
         if reason is not None:
             made.left_out[column.path] = reason
         elif weight is not None and column.kind != "list":
-            made.outcomes.append(Outcome(name=name, weight=weight))
+            expected = EXPECTED_EVIDENCE if name.removeprefix("is_") in ACTIONS else None
+            made.outcomes.append(Outcome(name=name, weight=weight, expected_evidence=expected))
             about = f"{rate:.3%} of the impressions" if column.binary else f"mean {rate:,.3g}"
-            made.notes["outcomes", name] = f"{about}; the weight is guessed from the name."
+            guessed = "the weight is" if expected is None else "the weight and the expected evidence are"
+            made.notes["outcomes", name] = f"{about}; {guessed} guessed from the name."
         elif column.binary:
             undecided.append(column)
         elif (reason := _known_afterwards(column, requests.links.get(column.path))) is not None:

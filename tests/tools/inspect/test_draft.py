@@ -11,6 +11,7 @@ import pytest
 
 from easq_rec.config import World
 from easq_rec.config.counts import DURATION_CLASS, with_usual_answer_counts
+from easq_rec.config.recipes import EXPECTED_EVIDENCE
 from easq_rec.config.schema import Feature, Outcome, Table
 from easq_rec.config.schema_file import parse_schema
 from easq_rec.data.count_files import counts_beside
@@ -70,7 +71,8 @@ def test_the_draft_of_the_world_has_the_features_of_its_recipe(tmp_path: Path) -
     ]
     assert made.outcomes == [
         Outcome(name="long_view", weight=1.0),
-        *(Outcome(name=name, weight=0.5) for name in ("like", "follow", "comment", "forward")),
+        *(Outcome(name=name, weight=0.5, expected_evidence=EXPECTED_EVIDENCE) for name in ("like", "follow")),
+        *(Outcome(name=name, weight=0.5) for name in ("comment", "forward")),
     ]
     assert made.schema is not None and made.schema.trigger == "long_view" and 'trigger = "long_view"' in made.toml()
     assert set(made.left_out) == {
