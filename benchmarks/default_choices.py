@@ -81,6 +81,12 @@ def without_counted_answers(config: Config) -> Config:
     return replace(config, schema=without_answer_counts(config.schema))
 
 
+def earlier_warmup(config: Config) -> Config:
+    """The warm-up ends with 35 answers of each class, and outcomes are evidence at 90% confidence."""
+    evidence = replace(config.losses.evidence, caution=1.64)
+    return replace(config, losses=replace(config.losses, warmup_per_class=35, evidence=evidence))
+
+
 def more_answers(config: Config) -> Config:
     """Four times as many answers in a step."""
     return replace(config, replay=replace(config.replay, answers_per_step=4 * config.replay.answers_per_step))
@@ -95,9 +101,10 @@ CHANGES: dict[str, Callable[[Config], Config]] = {
     "counts smoothed by 5": smoothing(5.0),
     "counts smoothed by 20": smoothing(20.0),
     "64 answers per step": more_answers,
-    "none of the three": lambda config: without_counted_answers(nothing_expected(replays(1_000)(config))),
+    "earlier warm-up and confidence": earlier_warmup,
+    "earlier default": lambda config: earlier_warmup(without_counted_answers(nothing_expected(replays(1_000)(config)))),
 }
-FEW = {"nothing expected of likes", "at most 1000 replays", "at most 6 replays"}
+FEW = {"nothing expected of likes", "at most 1000 replays", "at most 6 replays", "earlier warm-up and confidence"}
 """Changes that matter where answers are few."""
 MANY = {"counts smoothed by 5", "counts smoothed by 20", "64 answers per step"}
 """Changes that matter where answers are many."""
@@ -105,7 +112,7 @@ MANY = {"counts smoothed by 5", "counts smoothed by 20", "64 answers per step"}
 
 def changes_at(place: Place) -> list[str]:
     """Changes that are compared at a place."""
-    left_out = MANY if place.density < 100 else FEW if place.density > 100 else set[str]()
+    left_out = MANY if place.density < 100 else FEW if place.density > 100 else FEW | MANY
     return [name for name in CHANGES if name not in left_out]
 
 

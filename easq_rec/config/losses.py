@@ -217,9 +217,9 @@ class Evidence(Loss):
 
     weight: float = 0.0
     """Weight of L_evidence, in which outcomes are evidence for or against satisfaction; 0 switches it off."""
-    caution: float = 1.64
+    caution: float = 2.6
     """Number of standard errors by which an outcome's estimated weight of evidence must differ from zero to be used
-    (1.64: 90% confidence)."""
+    (2.6: 99% confidence)."""
     expectation_error: float = 0.7
     """Standard error of the weights of evidence that the schema expects of outcomes (0.7: an odds ratio is expected
     within a factor of 4 in 95% of logs). The weight of such an outcome is the mean of what is expected and of what the

@@ -184,7 +184,7 @@ def easq() -> Config:
         schema=counted_world_schema(world, dim=32),
         world=world,
         model=Model(satisfaction_weight=0.2),
-        losses=Losses(warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0),
+        losses=Losses(warmup_per_class=10, align_every=2).aligned_by(satisfaction=1.0, evidence=1.0),
         # Videos and users of the world have many impressions each: a high rate of the tables learns them in one or two
         # passes.
         optim=Optim(table_lr=0.2, schedule="constant"),
@@ -229,7 +229,7 @@ def movielens() -> Config:
         ),
         # The only outcome is a view. Every rating follows a view, so it says nothing about satisfaction. Pairs within
         # a request do not help either: cross-entropy alone orders the films better.
-        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0),
+        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=10, align_every=2).aligned_by(satisfaction=1.0),
         replay=Replay(answers_per_step=32),
         optim=Optim(table_lr=0.05, dense_lr=1e-3),
         trainer=TrainerConfig(batch_size=64, epochs=4),
@@ -260,7 +260,7 @@ def kuairand() -> Config:
         # Without adapters the main tower is that of `kuairand_main_only`, even if there are few answers.
         model=Model(user_tokens="one", table_std=0.01, satisfaction_weight=0.2, lora=None),
         # Pairs within these short requests do not help. Likes and similar actions are answers here, not outcomes.
-        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=35, align_every=2).aligned_by(satisfaction=1.0),
+        losses=Losses(main=MainBPR(weight=0.0), warmup_per_class=10, align_every=2).aligned_by(satisfaction=1.0),
         # Most ids are rare: their rows start small and move little. One epoch with a decaying rate would learn little
         # from the last requests.
         optim=Optim(table_lr=0.02, schedule="constant", warmup_steps=10),

@@ -24,7 +24,7 @@ BOTH = [SATISFIED, DISSATISFIED] * 40
         (BOTH, END, "none of the 80 answers arrives before the end of the training period"),
         ([SATISFIED] * 50 + [NONE], 0, r"has 50 satisfied and 0 dissatisfied answers \(of 50\)$"),
         ([DISSATISFIED, UNCERTAIN], 0, r"has 0 satisfied and 1 dissatisfied answers \(of 2\)$"),
-        ([*BOTH[:60], UNCERTAIN], 0, r"30 satisfied and 30 .* \(of 61\), fewer than losses.warmup_per_class=35"),
+        ([*BOTH[:18], UNCERTAIN], 0, r"9 satisfied and 9 .* \(of 19\), fewer than losses.warmup_per_class=10"),
         ([*BOTH, UNCERTAIN, NONE], END - 1, None),
     ],
 )

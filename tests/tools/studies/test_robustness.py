@@ -87,7 +87,7 @@ def test_guards_change_nothing_else(cells: list[Cell]) -> None:
     wanted = {
         "without evidence": ["losses.evidence.weight is 1.0 there, 0.0 here"],
         "nothing expected": None,
-        "without warm-up": ["losses.warmup_per_class is 35 there, 0 here"],
+        "without warm-up": ["losses.warmup_per_class is 10 there, 0 here"],
         "at most 3 replays": ["replay.max_replays is 12 there, 3 here"],
     }
     by_label = {cell.label: cell for cell in cells if cell.world_seed == 0}
