@@ -71,6 +71,9 @@ MERGES_PER_CORE = 2
 """Partitions of the merge, for each core of the cluster. A time slice is merged in one of them."""
 FEW_BLOBS = 16
 """Blobs that Spark hands to Python at a time."""
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""Of a session in this process. Its JVM moves blobs for a short time, so optimising its code costs more than it
+saves."""
 
 
 Note = tuple[int, str, int, int, bytes]
@@ -292,6 +295,9 @@ def _session(build: Build) -> Iterator[SparkSession]:
         builder = builder.master(f"local[{build.engine.threads},4]").config("spark.ui.enabled", "false")
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
         builder = builder.config("spark.ui.showConsoleProgress", "false")
+        builder = builder.config("spark.driver.defaultJavaOptions", JAVA_OPTIONS)
+        # Blobs go to the local disk and back.
+        builder = builder.config("spark.shuffle.compress", "false").config("spark.shuffle.spill.compress", "false")
     builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", str(FEW_BLOBS))
     spark = builder.getOrCreate()
     try:
