@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Usage:
     """The largest sampled sum of the proportional set sizes (PSS): a page that several processes share counts once."""
 
 
-def run(commands: list[list[str]]) -> Usage:
+def run(commands: list[list[str]], env: Mapping[str, str] | None = None) -> Usage:
     """Runs commands at the same time, and waits until no descendant of them is left.
 
     Their output goes to standard error. Raises CalledProcessError if a command fails.
@@ -38,11 +39,14 @@ def run(commands: list[list[str]]) -> Usage:
     The CPU time is the kernel's account of the descendants that have ended. Orphans become children of this process, so
     that they are in it. Missing are children of processes that ignore SIGCHLD, as the daemon of PySpark's workers does:
     for them the last sample is added, so that at most PAUSE_S at the end of each is not counted.
+
+    Args:
+        env: variables of the environment, besides those of this process.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     before, begin = _ended_cpu_s(), time.perf_counter()
-    running = [subprocess.Popen(command, stdout=sys.stderr) for command in commands]
+    running = [subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, **(env or {})}) for command in commands]
     samples = _Samples()
     samples.start()
     codes = [process.wait() for process in running]
