@@ -174,6 +174,7 @@ def open_table(
     Raises:
         UserError: there is no such table, or Spark cannot read it.
     """
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as sql
 
@@ -198,11 +199,13 @@ def open_table(
             key = sql.xxhash64(path)
             found = sorted(frame.groupBy(path, size, changed, key).agg(sql.count("*")).collect())
             files, hashes = [one[0] for one in found], [one[3] for one in found]
+            if len(set(files)) < len(files):
+                raise UserError(f"{source.where} has changed while it was read: run the build again")
             assert len(set(hashes)) == len(files), "two names of files have one hash of 64 bits"
             state = [source.table, *([one[0], one[1], str(one[2])] for one in found)]
             rows = sum(one[4] for one in found)
             chosen += [key.alias(HASH), row.alias(NUMBER)]
-    except PySparkException as error:
+    except (PySparkException, Py4JError) as error:
         raise UserError(_reason(source, error)) from error
     cells, selected = raw_columns(source, columns)
     order: Order = "stored" if files else "content"
@@ -254,16 +257,23 @@ def _typed(
 
 def _reason(source: Source, error: Exception) -> str:
     """Why Spark cannot read a table, in one line."""
-    line = str(error).splitlines()[0]
+    line = first_line(error)
+    catalog = str(source.table).partition(".")[0]
     if "TABLE_OR_VIEW_NOT_FOUND" in line:
         return f"Spark's catalog has no table {source.table!r}: give its full name, such as 'catalog.database.table'"
-    missing = ("DATA_SOURCE_NOT_FOUND", "CATALOG_NOT_FOUND", "Cannot find catalog plugin", "ClassNotFound")
-    remedy = (
-        "; give the jar of its format to spark-submit by --packages or --jars"
-        if any(word in line for word in missing)
-        else ""
-    )
+    if "REQUIRES_SINGLE_PART_NAMESPACE" in line:
+        return f"Spark has no catalog {catalog!r} for table {source.table!r}: set spark.sql.catalog.{catalog}"
+    missing = ("DATA_SOURCE_NOT_FOUND", "Cannot find catalog plugin", "ClassNotFound", "NoClassDefFound")
+    lacks = any(word in line for word in missing)
+    remedy = "; give the jar of its format to spark-submit by --packages or --jars" if lacks else ""
     return f"Spark cannot read table {source.table!r}: {line}{remedy}"
+
+
+def first_line(error: Exception) -> str:
+    """What Spark says, in one line. An exception of the JVM has a line of the bridge to it before that."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    bridge = lines[0].startswith("An error occurred while calling") and len(lines) > 1
+    return lines[1].removeprefix(": ") if bridge else lines[0]
 
 
 def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -35,7 +35,13 @@ from easq_rec import doctor
 from easq_rec.errors import UserError
 from easq_rec.tools.builder.blocks import BlockWriter, read_block
 from easq_rec.tools.builder.bucket import Lookup
-from easq_rec.tools.builder.catalog import CatalogRows, CatalogTable, in_log_order, open_table
+from easq_rec.tools.builder.catalog import (
+    CatalogRows,
+    CatalogTable,
+    first_line,
+    in_log_order,
+    open_table,
+)
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.fragment import HOUR_MS, fragment_parts
 from easq_rec.tools.builder.quarantine import QuarantineFile
@@ -281,7 +287,7 @@ class SparkEngine:
             catalog=tuple(table.reader for table in catalog),
         )
         try:
-            stages = Stages(self._spark, job, {table.name: table.frame for table in catalog})
+            stages = SparkStages(self._spark, job, {table.name: table.frame for table in catalog})
             notes = stages.run()
         except Exception as error:
             raise _readable(error) from error
@@ -300,7 +306,7 @@ class SparkEngine:
         return made
 
 
-class Stages:
+class SparkStages:
     """The stages of a job as data frames.
 
     Args:
@@ -418,7 +424,7 @@ def _readable(error: Exception) -> UserError:
     """What a task said to the user, or the first line of what Spark says."""
     name = "easq_rec.errors.UserError: "
     said = [line.partition(name)[2] for line in str(error).splitlines() if name in line]
-    return UserError(said[-1] if said else f"--engine spark: the job failed: {str(error).splitlines()[0]}")
+    return UserError(said[-1] if said else f"--engine spark: the job failed: {first_line(error)}")
 
 
 def _notes(folder: Path, target: int, place: int) -> Iterator[pa.RecordBatch]:

@@ -184,12 +184,16 @@ def shown(column: str) -> str:
 def test_errors_of_tables_are_readable(tmp_path: Path, session: SparkSession) -> None:
     write_log(tmp_path, random_log(16, impressions=20))
     session.sql("CREATE TABLE logs.nobody (uid BIGINT, region INT) STORED AS PARQUET")
-    none = {"users": {"path": None, "table": "logs.none"}, "videos": {"path": None, "table": "ice.logs.videos"}}
+    session.conf.set("spark.sql.catalog.ice", "org.apache.iceberg.spark.SparkCatalog")
+    names = {"answers": "logs.none", "users": "ice.logs.users", "videos": "far.logs.videos"}
     with pytest.raises(UserError) as error:
-        built(tmp_path, config(**none), "out")
-    lines = str(error.value).splitlines()
-    assert "users.table: Spark's catalog has no table 'logs.none': give its full name" in lines[1]
-    assert "videos.table: " in lines[2] and "'ice.logs.videos'" in lines[2] and len(lines) == 3
+        built(tmp_path, config(**{name: {"path": None, "table": table} for name, table in names.items()}), "out")
+    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+    assert lines[0].startswith("answers.table: Spark's catalog has no table 'logs.none': give its full name")
+    assert lines[1].startswith("users.table: Spark cannot read table 'ice.logs.users': ")
+    assert lines[1].endswith("give the jar of its format to spark-submit by --packages or --jars")
+    far = "videos.table: Spark has no catalog 'far' for table 'far.logs.videos': set spark.sql.catalog.far"
+    assert lines[2:] == [far]
     with pytest.raises(UserError) as error:
         built(tmp_path, config(users={"path": None, "table": "logs.nobody"}), "out")
     missing = [
