@@ -1,7 +1,7 @@
 """How fast does `easq-rec data build` turn raw tables into requests, and in how much memory?
 
     python -m benchmarks.build [--impressions 2000000 20000000] [--processes 1 8] [--engine local spark catalog]
-        [--folder DIR] [--out FILE]
+        [--folder DIR] [--out FILE [--add]]
 
 The log is generated first, untimed, and all files are removed at the end. The engine `local` builds it once for each
 number of processes, `spark` once, with `local[THREADS]`. `catalog` is `spark` with all four tables in a Hive metastore,
@@ -151,10 +151,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="directory of the log and the output, which are removed")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process, or cores of Spark")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the runs that the file of --out has")
     args = parser.parse_args()
     ways = [("local", count) for count in args.processes if "local" in args.engine]
     ways += [(engine, 1) for engine in args.engine if engine != "local"]
-    runs = []
+    runs = json.loads(args.out.read_text())["runs"] if args.add else []
     for impressions in args.impressions:
         folder = Path(tempfile.mkdtemp(prefix="easq-build-", dir=args.folder))
         try:
