@@ -263,7 +263,7 @@ def _reason(source: Source, error: Exception) -> str:
         return f"Spark's catalog has no table {source.table!r}: give its full name, such as 'catalog.database.table'"
     if "REQUIRES_SINGLE_PART_NAMESPACE" in line:
         return f"Spark has no catalog {catalog!r} for table {source.table!r}: set spark.sql.catalog.{catalog}"
-    missing = ("DATA_SOURCE_NOT_FOUND", "Cannot find catalog plugin", "ClassNotFound", "NoClassDefFound")
+    missing = ("DATA_SOURCE_NOT_FOUND", "PLUGIN_CLASS_NOT_FOUND", "ClassNotFound", "NoClassDefFound")
     lacks = any(word in line for word in missing)
     remedy = "; give the jar of its format to spark-submit by --packages or --jars" if lacks else ""
     return f"Spark cannot read table {source.table!r}: {line}{remedy}"
