@@ -89,9 +89,9 @@ class Source:
 
     def __post_init__(self) -> None:
         name = {ImpressionRules: "impressions", AnswerRules: "answers", Users: "users", Videos: "videos"}[type(self)]
-        if (self.path is None) == (self.table is None):
-            given = "neither is given" if self.path is None else "both are given"
-            raise UserError(f"{name}: {given} of path and table: name files by path, or a table of Spark's catalog")
+        # That one of them is given is checked by `parse`, which lists it beside other problems of the table.
+        both = self.path is not None and self.table is not None
+        require(not both, f"{name}.table", self.table, "either path or table, not both")
         require(self.path != "", f"{name}.path", self.path, "a file, a glob or a directory")
         require(self.table != "", f"{name}.table", self.table, "the name of a table")
         lines = {"\n", "\r"}

@@ -40,8 +40,8 @@ def test_only_spark_reads_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"table": "logs.users"}, "users: both are given of path and table"),
-        ({"path": None}, "users: neither is given of path and table"),
+        ({"table": "logs.users"}, "users.table='logs.users' is not allowed: either path or table"),
+        ({"path": None}, "users.path: missing: add path = .*, or table = "),
         ({"path": ""}, "users.path='' is not allowed"),
         ({"path": None, "table": ""}, "users.table='' is not allowed"),
     ],
