@@ -61,6 +61,8 @@ COMBINATIONS = (
 PYTHON = (3, 11)
 JAVA = 17
 """Oldest version that Spark 4 runs on."""
+TABLE_JARS = {"Hive": "spark-hive_", "Iceberg": "iceberg-spark-runtime-", "Delta": "delta-spark_"}
+"""Formats of tables that Spark reads by a jar, and how the names of these begin."""
 
 REQUIRED = ("fsspec", "numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
 """Needed to train, in addition to torch, FBGEMM and torchrec."""
@@ -348,6 +350,21 @@ def spark_problems() -> list[Problem]:
     return problems
 
 
+def spark_tables() -> str:
+    """Which tables of a catalog Spark reads with the jars that lie beside it. Others may be given to spark-submit."""
+    home, found = os.environ.get("SPARK_HOME"), importlib.util.find_spec("pyspark")
+    if home is not None:
+        jars = Path(home, "jars")
+    elif found is not None and found.origin is not None:
+        jars = Path(found.origin).with_name("jars")
+    else:
+        return "none without PySpark"
+    present = [name for name, jar in TABLE_JARS.items() if any(jars.glob(f"{jar}*.jar"))]
+    others = [name for name in TABLE_JARS if name not in present]
+    remedy = f"{', '.join(others)}: no jar in {jars}, give it to spark-submit by --packages or --jars"
+    return "; ".join([f"{', '.join(present) or 'none'}", *([remedy] if others else [])])
+
+
 def main() -> int:
     """Prints the state of the environment; returns 0 if it is healthy, else 1."""
     versions = installed_versions()
@@ -389,6 +406,7 @@ def main() -> int:
     print("\noptional")
     lacking = "; ".join(f"{problem.what}: {problem.remedy}" for problem in spark_problems())
     print(f"  data build --engine spark   {lacking or 'ready'}")
+    print(f"  its catalog tables          {spark_tables()}")
 
     print("\nproblems" if problems else "\nhealthy: no problems")
     for problem in problems:

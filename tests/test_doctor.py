@@ -253,3 +253,14 @@ def test_doctor_command() -> None:
     assert "* in use" in run.stdout
     assert "healthy" in run.stdout
     assert run.stderr == ""
+
+
+def test_the_tables_that_spark_reads_depend_on_its_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jars").mkdir()
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    assert doctor.spark_tables().startswith(f"none; Hive, Iceberg, Delta: no jar in {tmp_path}/jars, give it to")
+    for name in ("spark-hive_2.13-4.1.0", "iceberg-spark-runtime-4.1_2.13-1.11.0"):
+        (tmp_path / "jars" / f"{name}.jar").touch()
+    assert doctor.spark_tables().startswith("Hive, Iceberg; Delta: no jar in")
+    (tmp_path / "jars" / "delta-spark_2.13-4.1.0.jar").touch()
+    assert doctor.spark_tables() == "Hive, Iceberg, Delta"

@@ -38,7 +38,7 @@ class WorldCommand:
 class BuildCommand:
     """Turn raw logs (impressions, answers, users, videos) into the datasets requests/ and answers/.
 
-    Called again after an interruption, it continues."""
+    Called again after an interruption, it continues, or starts over with the engine spark."""
 
     config: Path
     """TOML file that says where the raw tables lie, what their columns mean, and the rules."""
@@ -47,8 +47,8 @@ class BuildCommand:
     shared: bool = False
     """Other processes, also on other machines, build the same output: share the work, take over from one that ended."""
     engine: Literal["local", "spark"] = "local"
-    """local: processes of this command. spark: a Spark session, of spark-submit or in this process; needs the extra
-    `spark` and Java 17."""
+    """local: processes of this command. spark: a Spark session, of spark-submit or in this process, which also reads
+    tables of its catalog; needs the extra `spark` and Java 17."""
     memory_mb: int | None = None
     """Bound of the SQL engine's memory in MB. None: engine.memory_mb of the TOML file."""
     threads: int | None = None

@@ -29,7 +29,7 @@ from easq_rec.tools.builder.casts import (
 )
 from easq_rec.tools.builder.config import AnswerRules, Build, Field, ImpressionRules, Unit, Users, Videos
 from easq_rec.tools.builder.sql import identifier, literal
-from easq_rec.tools.builder.tables import RawColumn, Scan
+from easq_rec.tools.builder.tables import FILE_PLACE, ROW, RawColumn, Scan
 
 FIELD = "field."
 """Prefix of features and outcomes."""
@@ -39,6 +39,8 @@ MOST_LENGTH_MS = 2**31 - 1
 ORPHAN = "orphan: no impression for it"
 LOG_ORDER = '"place in the log"'
 """Column with the number of a row."""
+PLACES = ("place.file", "place.row", "place.content")
+"""Columns of cleaned rows that say where they belong in the log, if that is not the order in which they were read."""
 SEPARATOR = "\n"
 """Between the reasons in `defaulted`."""
 
@@ -238,7 +240,8 @@ def select(made: Cells, relation: str, *, owner: str | None = None) -> str:
         f"{_cell(column, made.scan.source.nulls)} AS {identifier(f'cell.{name}')}" for name, column in columns.items()
     ]
     place, place_columns = made.scan.place
-    read = f"(SELECT {', '.join([*innermost, *place_columns])} FROM {relation})"
+    stored = (FILE_PLACE, ROW) if made.scan.order == "stored" else ()
+    read = f"(SELECT {', '.join([*innermost, *dict.fromkeys([*place_columns, *stored])])} FROM {relation})"
     casts = ", ".join(f"{expression} AS {typed(name)}" for name, expression in made.columns.items())
     rows, checks, names = f"(SELECT *, {casts} FROM {read})", list(made.checks), list(made.columns)
     if owner is not None:
@@ -252,8 +255,11 @@ def select(made: Cells, relation: str, *, owner: str | None = None) -> str:
     cases = " ".join(f"WHEN {condition} THEN {literal(reason)}" for condition, reason in checks)
     row = ", ".join(f"{literal(name)}, {_as_json(raw(name), column.dtype)}" for name, column in columns.items())
     bad = "reason IS NOT NULL"
+    content = (f"CAST(json_object({row}) AS VARCHAR)",) if made.scan.order == "content" else ()
+    places = zip((*stored, *content), PLACES[:2] if stored else PLACES[2:], strict=True) if stored or content else ()
+    kept = [*((_or_default(made, name), name) for name in names), *places]
     return (
-        f"SELECT {', '.join(f'{_or_default(made, name)} AS {identifier(name)}' for name in names)}, reason, "
+        f"SELECT {', '.join(f'{value} AS {identifier(name)}' for value, name in kept)}, reason, "
         f"CASE WHEN reason IS NULL THEN {_defaulted(made)} END AS defaulted, "
         f"CASE WHEN {bad} THEN CAST(json_object({row}) AS VARCHAR) END AS raw, "
         f"CASE WHEN {bad} THEN {place} END AS place "

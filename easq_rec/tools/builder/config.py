@@ -57,9 +57,11 @@ class Field:
 class Source:
     """Location and format of a raw table."""
 
-    path: str
+    path: str | None = None
     """A file, a glob, or a directory (hive partitions are columns); relative to the TOML file. Every visible file
     below a directory is read."""
+    table: str | None = None
+    """In place of `path`: a table or view of Spark's catalog, such as `logs.impressions`. Needs the engine `spark`."""
     format: Literal["auto", "parquet", "csv"] = "auto"
     """auto: Parquet by content, CSV by name (or a name without a suffix)."""
     delimiter: str = ","
@@ -87,6 +89,11 @@ class Source:
 
     def __post_init__(self) -> None:
         name = {ImpressionRules: "impressions", AnswerRules: "answers", Users: "users", Videos: "videos"}[type(self)]
+        # That one of them is given is checked by `parse`, which lists it beside other problems of the table.
+        both = self.path is not None and self.table is not None
+        require(not both, f"{name}.table", self.table, "either path or table, not both")
+        require(self.path != "", f"{name}.path", self.path, "a file, a glob or a directory")
+        require(self.table != "", f"{name}.table", self.table, "the name of a table")
         lines = {"\n", "\r"}
         letters = "text without line ends"
         require(bool(self.delimiter) and not lines & {*self.delimiter}, f"{name}.delimiter", self.delimiter, letters)
@@ -99,6 +106,11 @@ class Source:
         if self.max_bad_share is not None:
             share = self.max_bad_share
             require(0 <= share <= 1, f"{name}.max_bad_share", share, "between 0 and 1")
+
+    @property
+    def where(self) -> str:
+        """Where the rows are, for messages."""
+        return repr(self.path) if self.table is None else f"table {self.table!r}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from easq_rec.config import parse as config_parser
 from easq_rec.tools.builder.config import Build
+from easq_rec.tools.builder.summary import TABLES
 
 FIELDS = (("impressions", "outcomes"), ("impressions", "features"), ("users", "features"), ("videos", "features"))
 """Tables whose entries are `Field`s and can be given as a column name."""
@@ -20,7 +21,17 @@ def load(path: Path) -> Build:
 def parse(values: dict[str, Any], where: str) -> Build:
     """Converts the parsed tables; `where` names the file in messages."""
     title = f"{where} does not describe a build"
-    return config_parser.parse(Build, _written_out(values), title=title, form="toml")
+    return config_parser.parse(Build, _written_out(values), title=title, form="toml", also=_unnamed(values))
+
+
+def _unnamed(values: dict[str, Any]) -> list[str]:
+    """Tables that are neither in files nor in a catalog."""
+    given = {name: values.get(name) for name in TABLES}
+    return [
+        f'{name}.path: missing: add path = "...", or table = "..." for a table of Spark\'s catalog'
+        for name, table in given.items()
+        if isinstance(table, dict) and "path" not in table and "table" not in table
+    ]
 
 
 def _written_out(values: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 import pyarrow as pa
@@ -36,6 +36,9 @@ from easq_rec.tools.builder.sql import file_literal
 from easq_rec.tools.builder.stages import DATASETS, BuildStages, Made
 from easq_rec.tools.builder.summary import TABLES, check_balance, summary
 from easq_rec.tools.builder.tables import RawTable, connect, open_tables
+
+if TYPE_CHECKING:
+    from easq_rec.tools.builder.spark import SparkEngine
 
 EngineName = Literal["local", "spark"]
 FORMAT = 4
@@ -70,17 +73,15 @@ def run(
     out = Path(os.path.realpath(out))
     area = out.parent / f".{out.name}.build"
     temp = Path(build.engine.temp or area) / f"{uuid.uuid4().hex[:8]}.temp"
-    with connect(build.engine, temp) as connection:
-        tables = open_tables(connection, build, base)
+    with connect(build.engine, temp) as connection, _spark(build, engine) as spark:
+        tables = open_tables(connection, build, base, None if spark is None else spark.opener(connection))
         identity = fingerprint(build, base, tables)
         try:
             if not is_published(out, identity):
                 area.mkdir(parents=True, exist_ok=True)
                 with _joined(area, identity, build, tables, shared=shared, out=out) as buckets:
-                    if engine == "spark":
-                        from easq_rec.tools.builder import spark
-
-                        made = spark.run(build, area, splits_of(tables), buckets)
+                    if spark is not None:
+                        made = spark.run(area, splits_of(tables), tables, buckets)
                     else:
                         units = Area(area, progress)
                         made = BuildStages(
@@ -97,6 +98,17 @@ def run(
             shutil.rmtree(temp, ignore_errors=True)
     shutil.rmtree(area, ignore_errors=True)
     return str(json.loads((out / DESCRIPTION).read_text())["summary"])
+
+
+@contextmanager
+def _spark(build: Build, engine: EngineName) -> Iterator[SparkEngine | None]:
+    if engine == "local":
+        yield None
+        return
+    from easq_rec.tools.builder.spark import SparkEngine
+
+    with SparkEngine(build) as spark:
+        yield spark
 
 
 @contextmanager
@@ -135,7 +147,7 @@ def _joined(
 
 
 def _buckets(build: Build, tables: Mapping[str, RawTable]) -> int:
-    rows = sum(scan.rows for scan in tables["impressions"].scans)
+    rows = tables["impressions"].rows
     return min(max(-(-rows // build.engine.bucket_impressions), 1), MOST_BUCKETS)
 
 
@@ -155,14 +167,10 @@ def fingerprint(build: Build, base: Path, tables: Mapping[str, RawTable]) -> dic
     del config["max_bad_share"]
     for table in filter(None, map(config.get, TABLES)):
         del table["max_bad_share"]
-    files = {
-        name: [
-            [os.path.relpath(file, base), status.st_size, status.st_mtime_ns]
-            for file in table.files.paths
-            for status in [os.stat(file)]
-        ]
-        for name, table in tables.items()
-    }
+        # Outputs of files stay the same builds that they were before there were tables of a catalog.
+        if table["table"] is None:
+            del table["table"]
+    files = {name: table.identity(base) for name, table in tables.items()}
     identity = {
         "format": FORMAT,
         # The engine's hash assigns users to buckets and may differ between versions.
@@ -198,9 +206,8 @@ def _publish(
     """Joins the results of all units and publishes the output by a rename."""
     tree = area / f"publish-{uuid.uuid4().hex[:8]}"
     counts = made.counts.copy()
-    for name, table in tables.items():
-        counts[f"{name}.files"] += len(table.files.paths)
-        counts[f"{name}.files.empty"] += len(table.files.empty)
+    for table in tables.values():
+        table.count_files(counts)
     for folder in made.merged:
         for name in DATASETS:
             _link(folder / name, tree / name)

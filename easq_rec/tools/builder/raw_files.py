@@ -73,6 +73,7 @@ def find(source: Source, base: Path) -> RawFiles:
     Raises:
         UserError: there are none, all are empty, one cannot be read, or their formats differ or are unknown.
     """
+    assert source.path is not None
     path = os.path.join(os.path.abspath(base), os.path.expanduser(source.path))
     if os.path.isdir(path):
         top, found = path, [os.path.join(path, name) for name in local_files(path)]
@@ -101,6 +102,8 @@ def find(source: Source, base: Path) -> RawFiles:
 def folders_read(source: Source, base: Path, out: Path) -> list[Path]:
     """Folders that a table reads whole, as an output in them would be read by the next build: its directory, or the
     output itself if the table's glob matches it."""
+    if source.path is None:
+        return []
     path = os.path.join(os.path.abspath(base), os.path.expanduser(source.path))
     if os.path.isdir(path):
         return [Path(path)]

@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 
 from easq_rec import json_file
 from easq_rec.errors import UserError
-from easq_rec.tools.builder import parquet_file
 from easq_rec.tools.builder.blocks import BUCKET, BlockWriter
 from easq_rec.tools.builder.clean import ORPHAN, SEPARATOR, cells, select
 from easq_rec.tools.builder.config import Build
 from easq_rec.tools.builder.quarantine import QuarantineFile
 from easq_rec.tools.builder.splits import LogSplit
-from easq_rec.tools.builder.tables import Scan
+from easq_rec.tools.builder.tables import FileScan, Scan
 
 SCAN_ROWS = 122_880
 """Rows of the engine's batches (its row group size), and number of batches divided at once."""
@@ -99,7 +98,7 @@ class Scanner:
             yield from _grouped(batches, SCAN_BATCHES)
             yield pa.table({column.name: pa.array([], column.type) for column in batches.schema})
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise _unreadable(scan, error) from error
+            raise UserError(scan.unreadable(str(error).splitlines()[0])) from error
 
     @contextmanager
     def _rows(
@@ -111,9 +110,9 @@ class Scanner:
             quarantine: None: such lines are left out.
         """
         name, scan = split.table, split.scan
-        with scan.relation(self._temp) as (relation, rejected):
+        with scan.relation(self._connection, self._temp) as (relation, rejected):
             yield select(cells(self._build, name, scan), relation, owner=owner)
-        if scan.csv:
+        if isinstance(scan, FileScan) and scan.csv:
             lines = [*self._rejects(scan), *((NO_ROW, line, scan.files[0].path) for line in rejected)]
             if quarantine is not None and lines:
                 counts[f"{name}.read"] += len(lines)
@@ -122,7 +121,7 @@ class Scanner:
                 rows = pa.array([json_file.text(line) for line in texts])
                 quarantine.add(name, pa.array(reasons), rows, pa.array(places))
 
-    def _rejects(self, scan: Scan) -> Iterator[tuple[str, str, str]]:
+    def _rejects(self, scan: FileScan) -> Iterator[tuple[str, str, str]]:
         """(reason, line, place) of the lines that the engine could not read since the last call."""
         # A line may have several errors.
         query = (
@@ -137,17 +136,6 @@ class Scanner:
             lines = (text or "").splitlines() if unquoted else [text or ""]
             for offset, line in enumerate(lines or [""]):
                 yield reason, line, f"{scan.files[0].path}, line {number + offset}"
-
-
-def _unreadable(scan: Scan, error: Exception) -> UserError:
-    """The error for files that the engine fails to read; it does not say which of them."""
-    line = str(error).splitlines()[0]
-    if "Out of Memory" in line:
-        return UserError(f"engine.memory_mb: too little memory to read {scan.files[0].path}: {line}")
-    paths = [file.path for file in scan.files]
-    found = "" if scan.csv else parquet_file.damage(paths)
-    listed = paths[0] if len(paths) == 1 else f"one of {len(paths)} files from {paths[0]} on"
-    return UserError(found or f"{listed}: cannot be read: {line}")
 
 
 def _note(name: str, rows: pa.Table, quarantine: QuarantineFile, counts: Counter[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from easq_rec.tools.builder.tables import RawTable, Scan
+from easq_rec.tools.builder.tables import FileScan, FileTable, RawTable, Scan
 
 SPLIT_ROWS = 1_000_000
 """Rows of a split, about: small files are taken together, and large Parquet files are divided between row groups. A
@@ -17,7 +17,7 @@ class LogSplit:
     """Consecutive rows of a raw table."""
 
     number: int
-    """Place among all splits: the order of the log, which decides between duplicates."""
+    """Place among all splits. In the order `read` of the scan, that of the log, which decides between duplicates."""
     table: str
     scan: Scan
 
@@ -27,12 +27,13 @@ class LogSplit:
 
 
 def splits_of(tables: Mapping[str, RawTable]) -> list[LogSplit]:
-    """All splits of a log; the same for every process that sees the same files."""
-    pieces = [(name, piece) for name, table in tables.items() for scan in table.scans for piece in _pieces(scan)]
+    """All splits of the tables in files; the same for every process that sees the same files."""
+    files = {name: table for name, table in tables.items() if isinstance(table, FileTable)}
+    pieces = [(name, piece) for name, table in files.items() for scan in table.scans for piece in _pieces(scan)]
     return [LogSplit(number=number, table=name, scan=scan) for number, (name, scan) in enumerate(pieces)]
 
 
-def _pieces(scan: Scan) -> Iterator[Scan]:
+def _pieces(scan: FileScan) -> Iterator[FileScan]:
     if scan.csv:
         yield scan
         return
@@ -52,7 +53,7 @@ def _pieces(scan: Scan) -> Iterator[Scan]:
         yield _of_files(scan, held)
 
 
-def _of_files(scan: Scan, files: list[int]) -> Scan:
+def _of_files(scan: FileScan, files: list[int]) -> FileScan:
     groups = tuple(scan.group_rows[index] for index in files)
     return replace(
         scan,
@@ -62,7 +63,7 @@ def _of_files(scan: Scan, files: list[int]) -> Scan:
     )
 
 
-def _of_rows(scan: Scan, index: int) -> Iterator[Scan]:
+def _of_rows(scan: FileScan, index: int) -> Iterator[FileScan]:
     """A large file, divided between row groups."""
     begin = end = 0
     for rows in scan.group_rows[index]:

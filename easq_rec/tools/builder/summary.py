@@ -25,11 +25,12 @@ def summary(build: Build, counts: Counter[str]) -> str:
         f"{counts['history.entries']:,} history entries; {counts['requests.answered']:,} of them answered"
     ]
     for table in TABLES:
-        if getattr(build, table) is None:
+        if (source := build.sources.get(table)) is None:
             continue
         lost = reasons(counts, table)
         lines.append(f"{table}: {counts[f'{table}.read']:,} rows = {counts[f'{table}.kept']:,} kept")
-        lines[-1] += f" + {sum(lost.values()):,} quarantined, {_files(counts, table)}" + (":" if lost else "")
+        origin = _files(counts, table) if source.table is None else f"from {source.where}"
+        lines[-1] += f" + {sum(lost.values()):,} quarantined, {origin}" + (":" if lost else "")
         lines += [f"  {count:,} {reason}" for reason, count in sorted(lost.items(), key=lambda item: -item[1])]
         replaced = by_reason(counts, f"{table}.defaulted.")
         lines += [f"  {count:,} cells took their default: {reason}" for reason, count in sorted(replaced.items())]

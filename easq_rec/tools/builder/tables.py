@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 
@@ -28,6 +31,11 @@ COMPRESSION = 5
 """Estimated bytes of text per compressed byte."""
 FILE, ROW = '"file name"', '"row number in file"'
 """Columns of the relation of Parquet files that say where a row lies. In CSV the engine does not number the rows."""
+FILE_PLACE = '"place of the file"'
+"""Column of relations in the order `stored`: the number of a row's file in the log."""
+Order = Literal["read", "stored", "content"]
+"""The order of the log, which decides between duplicates: that in which rows are read; that of FILE_PLACE and ROW; or
+that of the rows' content."""
 NESTED = re.compile(r"(.*\]|(STRUCT|MAP|UNION|VARIANT).*)")
 
 
@@ -42,16 +50,49 @@ class RawColumn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scan:
-    """Consecutive files of a raw table with the same columns, read in order by one SQL relation."""
+class Scan(ABC):
+    """Rows of a raw table with the same columns, read by one SQL relation."""
 
     source: Source
-    files: tuple[RawFile, ...]
-    """One file if it is CSV."""
     columns: dict[str, RawColumn]
     """The columns that the config names, by their names in the log."""
     selected: dict[str, str]
-    """SQL over the files' own columns, by the same names."""
+    """SQL over the table's own columns, by the same names."""
+    order: Order = "read"
+
+    @property
+    @abstractmethod
+    def csv(self) -> bool: ...
+
+    @abstractmethod
+    def relation(
+        self, connection: duckdb.DuckDBPyConnection, temp: Path
+    ) -> AbstractContextManager[tuple[str, tuple[str, ...]]]:
+        """(SQL of the rows, CSV lines that are not rows); temporary files are in `temp` until the block ends.
+
+        Raises UserError if a file cannot be read.
+        """
+
+    @property
+    @abstractmethod
+    def place(self) -> tuple[str, tuple[str, ...]]:
+        """SQL of a row's place, and the columns of the relation that it needs."""
+
+    @abstractmethod
+    def unreadable(self, line: str) -> str:
+        """The error for rows that the engine fails to read; it does not say which of them."""
+
+    def _over(self, relation: str, *also: str) -> str:
+        selected = [f"{expression} AS {self.columns[name].sql}" for name, expression in self.selected.items()]
+        return f"SELECT {', '.join([*selected, *also])} FROM {relation}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileScan(Scan):
+    """Consecutive files of a raw table with the same columns, read in order."""
+
+    files: tuple[RawFile, ...]
+    """One file if it is CSV."""
     width: int = 0
     """Columns of a CSV file."""
     rows: int
@@ -66,46 +107,81 @@ class Scan:
         return self.files[0].csv
 
     @contextmanager
-    def relation(self, temp: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """(SQL of the rows, CSV lines that are not rows); temporary files are in `temp` until the block ends.
-
-        Raises UserError if a file cannot be read.
-        """
+    def relation(self, connection: duckdb.DuckDBPyConnection, temp: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         if not self.csv:
             files = parquet_file.relation([file.path for file in self.files])
-            yield self._over(files, f"filename AS {FILE}", f"file_row_number AS {ROW}"), ()
+            rows = self._over(files, f"filename AS {FILE}", f"file_row_number AS {ROW}")
+            # The engine reads only the row groups that have such rows.
+            between = self.between
+            if between is not None:
+                rows += " WHERE file_row_number >= {} AND file_row_number < {}".format(*between)
+            yield f"({rows})", ()
             return
         (file,) = self.files
         with csv_file.prepared(file, self.source, temp) as ready:
-            rows = csv_file.relation(ready, self.width, self.source)
-            yield self._over(rows), ready.rejected
+            yield f"({self._over(csv_file.relation(ready, self.width, self.source))})", ready.rejected
 
     @property
     def place(self) -> tuple[str, tuple[str, ...]]:
-        """SQL of a row's place, and the columns of the relation that it needs."""
         if self.csv:
             return literal(self.files[0].path), ()
         return f"{FILE} || ', row ' || {ROW}", (FILE, ROW)
 
-    def _over(self, relation: str, *also: str) -> str:
-        selected = [f"{expression} AS {self.columns[name].sql}" for name, expression in self.selected.items()]
-        # The engine reads only the row groups that have such rows.
-        rows = (
-            ""
-            if self.between is None
-            else " WHERE file_row_number >= {} AND file_row_number < {}".format(*self.between)
-        )
-        return f"(SELECT {', '.join([*selected, *also])} FROM {relation}{rows})"
+    def unreadable(self, line: str) -> str:
+        paths = [file.path for file in self.files]
+        if "Out of Memory" in line:
+            return f"engine.memory_mb: too little memory to read {paths[0]}: {line}"
+        found = "" if self.csv else parquet_file.damage(paths)
+        listed = paths[0] if len(paths) == 1 else f"one of {len(paths)} files from {paths[0]} on"
+        return found or f"{listed}: cannot be read: {line}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawTable:
+class RawTable(ABC):
     """One raw table."""
 
     name: str
     source: Source
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """How many; an estimate for CSV."""
+
+    @abstractmethod
+    def identity(self, base: Path) -> list[Any]:
+        """JSON values that change if the table does.
+
+        Args:
+            base: directory that paths of the config are relative to.
+        """
+
+    @abstractmethod
+    def count_files(self, counts: Counter[str]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileTable(RawTable):
+    """A raw table in files."""
+
     files: RawFiles
-    scans: tuple[Scan, ...] = field(repr=False)
+    scans: tuple[FileScan, ...] = field(repr=False)
+
+    @property
+    def rows(self) -> int:
+        return sum(scan.rows for scan in self.scans)
+
+    def identity(self, base: Path) -> list[Any]:
+        stats = {file: os.stat(file) for file in self.files.paths}
+        return [[os.path.relpath(file, base), one.st_size, one.st_mtime_ns] for file, one in stats.items()]
+
+    def count_files(self, counts: Counter[str]) -> None:
+        counts[f"{self.name}.files"] += len(self.files.paths)
+        counts[f"{self.name}.files.empty"] += len(self.files.empty)
+
+
+OpenCatalogTable = Callable[[str, Source], tuple[RawTable | None, list[str]]]
+"""Opens a table of a catalog by its name in the config: the table, or problems. Raises UserError."""
 
 
 def connect(engine: Engine, temp: Path) -> duckdb.DuckDBPyConnection:
@@ -123,30 +199,54 @@ def connect(engine: Engine, temp: Path) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:", config=settings)
 
 
-def open_tables(connection: duckdb.DuckDBPyConnection, build: Build, base: Path) -> dict[str, RawTable]:
-    """The tables of the config. Raises UserError that lists all missing files and columns."""
+def open_tables(
+    connection: duckdb.DuckDBPyConnection, build: Build, base: Path, catalog: OpenCatalogTable | None = None
+) -> dict[str, RawTable]:
+    """The tables of the config. Raises UserError that lists all missing files, tables and columns.
+
+    Args:
+        catalog: None: there is no catalog.
+    """
+    named = [f"{name}.table" for name, source in build.sources.items() if source.table is not None]
+    if named and catalog is None:
+        raise UserError(
+            f"{', '.join(named)}: only --engine spark reads tables of Spark's catalog: use it, or export them to "
+            "Parquet and name the files by path"
+        )
     tables: dict[str, RawTable] = {}
     problems: list[str] = []
     footers = Footers(connection)
     for name, source in build.sources.items():
         problems += _zone_problems(connection, name, build.zone_of(source))
         try:
-            files = find(source, base)
-            opened = [_open(file, source, footers) for file in files.files]
-            found = [*_column_problems(name, source, opened[0], "")]
-            if not found:
-                _check_alike(source, opened)
-                for one in opened[1:]:
-                    found += _column_problems(name, source, one, f" in {one.file.path}")
+            if source.table is None:
+                table, found = _open_files(name, source, base, footers)
+            else:
+                assert catalog is not None
+                table, found = catalog(name, source)
         except ValueError as error:
-            problems.append(f"{name}.path: {error}")
+            problems.append(f"{name}.{'path' if source.table is None else 'table'}: {error}")
             continue
-        if not found:
-            tables[name] = RawTable(name=name, source=source, files=files, scans=tuple(_scans(source, opened)))
+        if table is not None:
+            tables[name] = table
         problems += found
     if problems:
         raise UserError("the raw tables do not match the config:\n" + "\n".join(f"  {line}" for line in problems))
     return tables
+
+
+def _open_files(name: str, source: Source, base: Path, footers: Footers) -> tuple[RawTable | None, list[str]]:
+    """A table in files, or problems of its columns. Raises UserError if a file cannot be used."""
+    files = find(source, base)
+    opened = [_open(file, source, footers) for file in files.files]
+    problems = [*column_problems(name, source, opened[0].columns, "")]
+    if not problems:
+        _check_alike(source, opened)
+        for one in opened[1:]:
+            problems += column_problems(name, source, one.columns, f" in {one.file.path}")
+    if problems:
+        return None, problems
+    return FileTable(name=name, source=source, files=files, scans=tuple(_scans(source, opened))), []
 
 
 def wanted(source: Source) -> Iterator[tuple[str, str, str]]:
@@ -224,24 +324,33 @@ def _check_alike(source: Source, opened: list[_Opened]) -> None:
                 )
 
 
-def _scans(source: Source, opened: list[_Opened]) -> Iterator[Scan]:
+def _scans(source: Source, opened: list[_Opened]) -> Iterator[FileScan]:
     """The scans of a table: runs of files that one relation can read."""
-    names = dict.fromkeys(column for _, column, _ in wanted(source))
     for _, group in groupby(opened, key=lambda one: one.fingerprint):
         run = list(group)
-        columns = run[0].columns
-        yield Scan(
+        columns, selected = raw_columns(source, run[0].columns)
+        yield FileScan(
             source=source,
             files=tuple(one.file for one in run),
-            columns={
-                name: RawColumn(sql=identifier(f"raw {number}"), dtype=columns[name][1])
-                for number, name in enumerate(names)
-            },
-            selected={name: columns[name][0] for name in names},
+            columns=columns,
+            selected=selected,
             width=run[0].width,
             rows=sum(one.rows for one in run),
             group_rows=tuple(one.group_rows for one in run) if not run[0].file.csv else (),
         )
+
+
+def raw_columns(source: Source, columns: Mapping[str, tuple[str, str]]) -> tuple[dict[str, RawColumn], dict[str, str]]:
+    """`Scan.columns` and `Scan.selected` of a table.
+
+    Args:
+        columns: (SQL, type) of all columns that the config names, by name.
+    """
+    names = dict.fromkeys(column for _, column, _ in wanted(source))
+    made = {
+        name: RawColumn(sql=identifier(f"raw {number}"), dtype=columns[name][1]) for number, name in enumerate(names)
+    }
+    return made, {name: columns[name][0] for name in names}
 
 
 def _estimate(file: RawFile) -> int:
@@ -256,14 +365,18 @@ def _zone_problems(connection: duckdb.DuckDBPyConnection, name: str, zone: str) 
         yield f"{name}.time_zone: {zone!r} is no known time zone, such as UTC or Asia/Shanghai"
 
 
-def _column_problems(table: str, source: Source, opened: _Opened, where: str) -> Iterator[str]:
-    """Columns of the config that a file lacks, or whose types cannot be what the config says."""
+def column_problems(table: str, source: Source, columns: Mapping[str, tuple[str, str]], where: str) -> Iterator[str]:
+    """Columns of the config that a table lacks, or whose types cannot be what the config says.
+
+    Args:
+        columns: (SQL, type) of all columns by name.
+        where: the file, if the table has several.
+    """
     for place, name, kind in wanted(source):
-        if name not in opened.columns:
-            has = ", ".join(opened.columns)
-            yield f"{table}.{place}: no column {name!r} in {source.path!r}; it has: {has}"
+        if name not in columns:
+            yield f"{table}.{place}: no column {name!r} in {source.where}; it has: {', '.join(columns)}"
             continue
-        dtype = opened.columns[name][1]
+        dtype = columns[name][1]
         expected = _expected(kind, dtype, source.time_unit)
         if expected is not None:
             remedy = f", expected {expected}"

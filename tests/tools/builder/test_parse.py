@@ -51,7 +51,7 @@ def test_all_problems_are_listed() -> None:
     assert sorted(line.strip() for line in str(raised.value).splitlines()[1:]) == sorted(
         [
             "idss: unknown key: did you mean 'ids'?",
-            'impressions.path: missing: add path = "..."',
+            'impressions.path: missing: add path = "...", or table = "..." for a table of Spark\'s catalog',
             "impressions.columns.timestamps: unknown key: did you mean 'timestamp'?",
             'answers.columns.answer: missing: add answer = "..."',
             "users.features.age.kind: unknown key: known: column, type, default, length",

@@ -50,7 +50,7 @@ def test_splits_have_every_row_once_and_in_order(tmp_path: Path, most: int) -> N
         found = [split for split in splits.splits_of(tables) if split.table == "impressions"]
         slots = []
         for split in found:
-            with split.scan.relation(tmp_path) as (relation, _):
+            with split.scan.relation(connection, tmp_path) as (relation, _):
                 column = split.scan.columns["slot"].sql
                 rows = connection.sql(f"SELECT {column} AS slot FROM {relation}").fetchall()
             assert len(rows) == split.scan.rows and (len(rows) <= max(most, 25))
