@@ -169,12 +169,26 @@ def movielens_users() -> str:
     return table(["held out by", "users", "requests", *columns.values()], rows)
 
 
+def default_choices() -> str:
+    """Gains of the present and of the earlier default, and of baselines without training."""
+    found = benchmark("default_choices")
+    shown = ("easq", "earlier default", "item_prior", "answer_prior")
+    gains = {(row["place"], row["row"]): row["at 1%"]["value"] for row in found["rows"]}
+    rows = [
+        [place, f"{about['density'] / 100:g}", *(f"{gains[place, name]:+.1f}%" for name in shown)]
+        for place, about in found["places"].items()
+    ]
+    headings = ["`easq`", "earlier default", "`item_prior`", "`answer_prior`"]
+    return table(["place", "answers, relative to World 2", *headings], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "levels-world2": lambda: levels("frontier-world2"),
     "frontier-world2": lambda: priced("frontier-world2"),
     "frontier-world1": lambda: priced("frontier-world1"),
     "weights": weights,
     "map": answers_map,
+    "default-choices": default_choices,
     "movielens": movielens,
     "movielens-users": movielens_users,
     "worth": worth,

@@ -75,9 +75,10 @@ class Embedded:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Those that exist."""
-        satisfaction = () if self.satisfaction_NP is None else (self.satisfaction_NP,)
-        return (self.user_RM, self.history_HG, self.candidate_NF, *satisfaction)
+        """Those through which tables get gradients: what only the satisfaction tower reads may be numbers alone."""
+        satisfaction_NP = self.satisfaction_NP
+        own = () if satisfaction_NP is None or not satisfaction_NP.requires_grad else (satisfaction_NP,)
+        return (self.user_RM, self.history_HG, self.candidate_NF, *own)
 
     @staticmethod
     def of(
