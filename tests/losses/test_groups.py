@@ -138,7 +138,7 @@ def test_a_level_per_request_is_read(form: str) -> None:
         before, _ = loss_of(config, form, other, policy_N, reference_N)
         after, _ = loss_of(config, form, other, policy_N + level_N, reference_N + level_N)
         losses.append((float(before.detach()), float(after.detach())))
-    assert losses[0][1] != pytest.approx(losses[0][0], rel=1e-3)
+    assert losses[0][1] != pytest.approx(losses[0][0], rel=1e-4)
     # The weight 1e-9 of L_main, which reads no level either.
     assert losses[1][1] == pytest.approx(losses[1][0], rel=1e-5, abs=1e-6)
 

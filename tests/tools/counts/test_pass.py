@@ -268,7 +268,8 @@ def test_the_command_reads_a_schema_file_or_a_recipe(tmp_path: Path, capsys: pyt
         (["--recipe", "nothing_counts"], "unknown recipe 'nothing_counts'"),
         (["--recipe", "counts", "--schema", "x.toml"], "give one of --schema FILE.toml and --recipe NAME"),
         ([], "give one of --schema FILE.toml and --recipe NAME"),
-        (["--recipe", "counts"], "candidates.follow: missing, expected a number or boolean"),
+        (["--recipe", "without_answer_counts"], "candidates.follow: missing, expected a number or boolean"),
+        (["--recipe", "counts"], "it has no folder answers/"),
     ):
         assert main(["data", "counts", directory, "--out", str(tmp_path / "b"), *words]) == 2
         assert message in capsys.readouterr().err

@@ -55,11 +55,15 @@ CANDIDATE = [
 ANSWER = [("answer", pa.int8()), ("answered_at_ms", pa.int64())]
 COUNT = pa.struct([("shown", pa.float32()), ("happened", pa.float32()), ("prior", pa.float32())])
 COUNTS = [
-    (f"{key}_{outcome}", COUNT)
-    for key in ("video", "author", "tags", "user", "user_duration_class", "user_tags")
-    for outcome in ("long_view", "like", "follow")
+    *(
+        (f"{key}_{outcome}", COUNT)
+        for key in ("video", "author", "tags", "user", "user_duration_class", "user_tags")
+        for outcome in ("long_view", "like", "follow")
+    ),
+    ("video_answer", COUNT),
+    ("author_answer", COUNT),
 ]
-"""Keys and outcomes of the usual counts, in the order of the columns."""
+"""Keys and outcomes of the usual counts, then the counts of answers, in the order of the columns."""
 
 
 def row_schema(candidate: list[tuple[str, pa.DataType]], *, answered: bool = True) -> pa.Schema:

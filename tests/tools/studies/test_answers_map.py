@@ -44,7 +44,7 @@ def test_the_grids_are_worlds() -> None:
 def test_methods_that_read_no_answers_are_trained_once_per_world() -> None:
     base = with_world(base_config("full"), 2)
     reading = {family.name for family in families("full") if reads_answers(family, base)}
-    assert reading == {EASQ, ANSWER_PRIOR, "shared_bottom"}
+    assert reading == {EASQ, ANSWER_PRIOR, "shared_bottom", "shared_bottom_evidence"}
     cells = STUDY.cells(base_config("full"), [0], "full")
     settings, densities = len(GRIDS["full"].settings()), len(GRIDS["full"].densities)
     counts = Counter(cell.variant.rsplit(" ", 1)[0] for cell in cells)
@@ -55,6 +55,7 @@ def test_methods_that_read_no_answers_are_trained_once_per_world() -> None:
         "without_any_answers": settings,
         EASQ: densities * settings,
         "shared_bottom": densities * settings,
+        "shared_bottom_evidence": densities * settings,
     }
     added = {addition.partner for cell in cells if "answers" not in cell.setting for addition in cell.additions}
     assert added == {"item_prior", "action_ranker"}

@@ -40,7 +40,7 @@ def test_methods_are_compared_on_the_same_world() -> None:
     variants = [cell.variant for cell in cells if cell.world_seed == 0]
     assert variants == [BASE, EASQ, "label_weights 3", "label_weights 10", "without_any_answers"]
     (easq,) = (cell for cell in cells if cell.variant == EASQ and cell.world_seed == 0)
-    assert easq.keep == (ADMITTED, RARER) and len(easq.fuse) == 2
+    assert easq.keep == (ADMITTED, RARER) and len(easq.fuse) == 6
 
 
 def test_the_notes_say_when_steering_began() -> None:
@@ -48,7 +48,7 @@ def test_the_notes_say_when_steering_began() -> None:
     runs = []
     for run in priced_runs(cells, lambda name, config: 6.0 if name == EASQ else 3.0):
         if run.cell.variant == EASQ:
-            counts = {0: [10, 34, 36, 80], 1: [10, 20, 30, 34], 2: []}[run.cell.training_seed]
+            counts = {0: [2, 9, 11, 80], 1: [2, 5, 7, 9], 2: []}[run.cell.training_seed]
             course = [(100 * (place + 1), float(count)) for place, count in enumerate(counts)]
             run = dataclasses.replace(run, history={RARER: course, ADMITTED: [(step, 4 * n) for step, n in course]})
         runs.append(run)
@@ -57,7 +57,7 @@ def test_the_notes_say_when_steering_began() -> None:
     assert findings.verdict.outcome == "holds" and len(findings.verdict.checks) == len(METHODS)
     assert findings.notes[:3] == [
         "world 0: 320 answers in training; the satisfaction score counts after 75% of the training.",
-        "world 1: 136 answers in training; the satisfaction score counts never.",
+        "world 1: 36 answers in training; the satisfaction score counts never.",
         "world 2: no answers in training; the satisfaction score counts never.",
     ]
 
