@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 from benchmarks.report import hardware, publish
 from easq_rec.config import Config
-from easq_rec.config.counts import with_usual_answer_counts, without_answer_counts
+from easq_rec.config.counts import with_usual_answer_counts
 from easq_rec.config.recipes import with_world
+from easq_rec.config.variants import without_answer_counts
 from easq_rec.tools.studies.answers_map import world_at
 from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.comparison import StudyComparison, estimate_values, fused_variant
@@ -29,6 +30,7 @@ from easq_rec.tools.studies.families import EASQ, FAMILIES, SATISFACTION_WEIGHTS
 from easq_rec.tools.studies.grid import Cell, seeded
 from easq_rec.tools.studies.partner import ANSWER_PRIOR, ITEM_PRIOR
 from easq_rec.tools.studies.price import PRICES, Priced
+from easq_rec.tools.studies.robustness import nothing_expected
 from easq_rec.tools.studies.runner import Runner
 from easq_rec.tools.studies.store import opened
 
@@ -71,16 +73,6 @@ def smoothing(answers: float) -> Callable[[Config], Config]:
     return lambda config: replace(config, schema=with_usual_answer_counts(config.schema, smoothing=answers))
 
 
-def nothing_expected(config: Config) -> Config:
-    """Only answers tell what a like says."""
-    outcomes = tuple(replace(outcome, expected_evidence=None) for outcome in config.schema.outcomes)
-    return replace(config, schema=replace(config.schema, outcomes=outcomes))
-
-
-def without_counted_answers(config: Config) -> Config:
-    return replace(config, schema=without_answer_counts(config.schema))
-
-
 def earlier_warmup(config: Config) -> Config:
     """The warm-up ends with 35 answers of each class, and outcomes are evidence at 90% confidence."""
     evidence = replace(config.losses.evidence, caution=1.64)
@@ -97,12 +89,13 @@ CHANGES: dict[str, Callable[[Config], Config]] = {
     "nothing expected of likes": nothing_expected,
     "at most 1000 replays": replays(1_000),
     "at most 6 replays": replays(6),
-    "without counts of answers": without_counted_answers,
+    "without counts of answers": without_answer_counts,
     "counts smoothed by 5": smoothing(5.0),
     "counts smoothed by 20": smoothing(20.0),
     "64 answers per step": more_answers,
     "earlier warm-up and confidence": earlier_warmup,
-    "earlier default": lambda config: earlier_warmup(without_counted_answers(nothing_expected(replays(1_000)(config)))),
+    # Except that answers are drawn by today's rule, the least replayed first.
+    "earlier default": lambda config: earlier_warmup(without_answer_counts(nothing_expected(replays(1_000)(config)))),
 }
 FEW = {"nothing expected of likes", "at most 1000 replays", "at most 6 replays", "earlier warm-up and confidence"}
 """Changes that matter where answers are few."""
@@ -140,9 +133,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="keeps finished runs, so that the same call continues")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="easq-default-"))
-    with opened(folder, study="default_choices", budget="full", resume=folder.exists()) as store:
-        runs, failed = Runner(store, jobs=args.jobs).run(cells(args.seeds))
+    with tempfile.TemporaryDirectory(prefix="easq-default-") as temporary:
+        folder = args.folder or Path(temporary)
+        with opened(folder, study="default_choices", budget="full", resume=True) as store:
+            runs, failed = Runner(store, jobs=args.jobs).run(cells(args.seeds))
     found, rows = StudyComparison(runs), []
     for name, place in PLACES.items():
         labels = {added: FAMILIES[added].labels(name) for added in ADDED}

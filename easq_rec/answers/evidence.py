@@ -1,10 +1,10 @@
 """Weights of outcomes as evidence of satisfaction, estimated from the answers so far.
 
 Few impressions are answered, but every impression has outcomes: it was liked or not, followed or not. The strength of
-an outcome as evidence is not assumed; it is estimated from the answers. Its weight of evidence (Good 1950) is the log
+an outcome as evidence is estimated from the answers. Its weight of evidence (Good 1950) is the log
 odds ratio of the 2 x 2 table of outcome and answer (satisfied or dissatisfied). Only significant weights are used, so
-that few answers, or random answers, give no evidence. An outcome with an expectation has a weight from the start, which
-answers correct.
+that few answers, or random answers, give no evidence. A schema may state an expected weight of an outcome: it is used
+before there are answers, and averaged with the estimate afterwards, each weighed by its precision.
 
 Legend: A answers in time order, O outcomes.
 """
@@ -32,13 +32,13 @@ class Expectations:
     """Normal priors of weights of evidence."""
 
     mean_O: Floats
-    """NaN: none."""
+    """Expected weights; NaN for outcomes without an expectation."""
     error: float
-    """Standard deviation."""
+    """Standard deviation of all of them."""
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome], config: Evidence) -> Expectations:
-        """Those of a schema's outcomes."""
+        """The expectations of a schema's outcomes."""
         means = [math.nan if one.expected_evidence is None else one.expected_evidence for one in outcomes]
         return cls(mean_O=np.array(means, dtype=np.float64), error=config.expectation_error)
 
@@ -51,7 +51,7 @@ class AnswerEvidence:
         happened_AO: whether the answered candidate had the outcome.
         scale: defines satisfied and dissatisfied answers.
         caution: number of standard errors by which a weight must differ from zero to be used.
-        expected: of the weights; None: nothing is expected.
+        expected: priors of the weights; None: no outcome has one.
     """
 
     def __init__(

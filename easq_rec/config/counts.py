@@ -36,8 +36,8 @@ app and by length of the video."""
 USUAL_ANSWER_KEYS = (("video_id",), ("author_id",))
 """Those of answers, which are few: the video and its author."""
 ANSWER_SMOOTHING = 10.0
-"""Answers at the overall rate that are added to a usual count of answers. A count whose rate is known from fewer says
-little by itself."""
+"""Answers at the overall rate that are added to a usual count of answers. The rate of a count with
+fewer answers is mostly the overall rate."""
 OF_USERS = "user_id"
 """Key of the counts that are frozen in the held-out period."""
 

@@ -164,9 +164,9 @@ class Replay:
     capacity: int = 65_536
     """Number of most recent answers to keep."""
     max_replays: int = 12
-    """Replays per answer, on average over those of the buffer: a step that would exceed it draws no answers. The least
-    replayed answers are drawn first. The satisfaction tower learns few answers by heart if they are replayed more
-    often."""
+    """Maximum of the mean number of replays of the answers in the buffer. A step that would exceed it draws no answers,
+    and the least replayed answers are drawn first. With more replays the satisfaction tower overfits where answers are
+    few."""
     shuffled: Literal["no", "replayed", "all"] = "no"
     """Controls that permute the answers over candidates, so that they carry no information. replayed: those that losses
     compare; the weights of evidence still come from the true answers. all: also those that set these weights, which

@@ -66,7 +66,7 @@ class AnswerReplay:
             which saves the lookups of the others.
         outcomes: names of the outcomes that `evidence`, `reward` and `propensities` read.
         caution: number of standard errors by which a weight must differ from zero to be used.
-        expected: of the weights of evidence, before there are answers.
+        expected: priors of the weights of evidence; None: no outcome has one.
         weights: weights of evidence by hand, by outcome; None: estimated from the answers.
         ridge: penalty of the regression that fits `reward`; None: no reward is fitted.
         propensities: give drawn answers their weights; None: they have none.
@@ -235,7 +235,7 @@ class AnswerReplay:
         return max(self.state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
 
     def _by_turns(self, queue: Rows) -> Rows:
-        """The first of every class, then the second of every class, and so on, until the classes are exhausted."""
+        """The queue in turns: the first answer of every class, then the second of every class, and so on."""
         answer = self._answer[queue]
         turn = np.zeros(len(queue), np.int64)
         for code in np.unique(answer):

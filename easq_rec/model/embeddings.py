@@ -75,7 +75,7 @@ class Embedded:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Those through which tables get gradients: what only the satisfaction tower reads may be numbers alone."""
+        """Tensors through which tables get gradients. `satisfaction_NP` is one of them unless it has only numbers."""
         satisfaction_NP = self.satisfaction_NP
         own = () if satisfaction_NP is None or not satisfaction_NP.requires_grad else (satisfaction_NP,)
         return (self.user_RM, self.history_HG, self.candidate_NF, *own)

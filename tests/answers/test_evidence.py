@@ -96,9 +96,9 @@ def test_few_answers_give_no_evidence() -> None:
 def test_an_expectation_and_the_answers_are_averaged_by_precision(
     answers: list[tuple[int, bool, bool]], mean: float, error: float
 ) -> None:
-    """The other outcome, of which nothing is expected, has the weight that it has alone."""
+    """An outcome without an expectation has the same weight as if no outcome had one."""
     codes = np.array([code for code, *_ in answers], np.int8)
-    happened = np.array([told for _, *told in answers], bool).reshape(-1, 2)
+    happened = np.array([outcomes for _, *outcomes in answers], bool).reshape(-1, 2)
     outcomes = [Outcome(name="like", weight=1.0, expected_evidence=mean), Outcome(name="follow", weight=1.0)]
     expected = Expectations.of(outcomes, Evidence(expectation_error=error))
     options = {"scale": THREE_ANSWERS, "caution": 1.0}
@@ -107,7 +107,7 @@ def test_an_expectation_and_the_answers_are_averaged_by_precision(
     assert found[1] == alone[1]
     if {SATISFIED, DISSATISFIED} <= set(codes.tolist()):
         cells = [
-            sum(code == wanted and told[0] is outcome for code, *told in answers) + 0.5
+            sum(code == wanted and liked is outcome for code, liked, _ in answers) + 0.5
             for wanted in (SATISFIED, DISSATISFIED)
             for outcome in (True, False)
         ]

@@ -46,3 +46,12 @@ def test_rewards_of_a_batch_are_sums_of_the_weights_of_its_outcomes(world: Path)
     assert len(set(expected_N.tolist())) > 2
     loader = open_sources(recipe("quickstart"), world).loader
     assert all(batch.reward_N is None for batch, _ in loader.batches(loader.start(), steps=2))
+
+
+def test_weights_of_evidence_begin_with_what_the_schema_expects(world: Path) -> None:
+    """Before the first answer is admitted; outcomes without an expectation have weight 0."""
+    config = recipe("quickstart")
+    replay = open_sources(config, world).loader._replay
+    assert replay is not None and replay.state.admitted == 0
+    expected = [outcome.expected_evidence or 0.0 for outcome in config.schema.outcomes]
+    assert replay.evidence().tolist() == expected and any(expected)

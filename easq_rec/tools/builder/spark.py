@@ -83,8 +83,8 @@ MERGES_PER_CORE = 2
 BATCH_ROWS, BATCH_BYTES = 10_000, 2**25
 """Rows and bytes that Spark hands to Python at a time: rows of catalog tables are small, blobs are not."""
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""Of a session in this process. Its JVM moves blobs for a short time, so optimising its code costs more than it
-saves."""
+"""Options of the JVM of a session in this process. It moves blobs for a short time, so optimising its code costs more
+than it saves."""
 
 
 Note = tuple[int, str, int, int, bytes]

@@ -61,8 +61,9 @@ METHODS = (
     "shared_bottom_evidence",
     "without_any_answers",
 )
-"""Families. Of the baselines that read answers these are the best one of study `frontier`, alone and with what else
-`easq` reads, and the average answer, which gains where answers are many."""
+"""Families that are compared. Three baselines read answers: `shared_bottom`, the best of them in study `frontier`; the
+same with L_evidence and the counts of answers that `easq` reads; and the average answer, which gains where answers are
+many."""
 FOLLOWS = World.follow_slope / World.like_slope
 """Slope of follows relative to that of likes."""
 

@@ -31,7 +31,7 @@ SATISFACTION_WEIGHTS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 ADDED_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.8)
 """Weights of added scores. Both scores are standardised: a weight says how much a standard deviation counts."""
 FEW = (1, 2)
-"""Places of the points that a family of kind `trained` keeps where few are asked for."""
+"""Positions of the weights that `few` keeps of a family of kind `trained`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class MethodFamily:
         return not self.needs_actions or any(outcome.name in ACTIONS for outcome in config.schema.outcomes)
 
     def few(self) -> MethodFamily:
-        """The family with only the points of `FEW`, if each is a training."""
+        """The family with fewer points, for the small budget: those at `FEW` if each point is a training, else all."""
         if self.kind != "trained":
             return self
         return dataclasses.replace(self, weights=tuple(self.weights[place] for place in FEW))

@@ -63,7 +63,8 @@ class Guard:
         return f"{EASQ}, {self.name}"
 
 
-def _nothing_expected(config: Config) -> Config:
+def nothing_expected(config: Config) -> Config:
+    """The weights of evidence of all outcomes are estimated from answers alone."""
     outcomes = tuple(dataclasses.replace(one, expected_evidence=None) for one in config.schema.outcomes)
     return dataclasses.replace(config, schema=dataclasses.replace(config.schema, outcomes=outcomes))
 
@@ -78,7 +79,9 @@ def _few_replays(config: Config) -> Config:
 
 NO_EVIDENCE = Guard(name="without evidence", effect="L_evidence is off", change=without_evidence)
 NOTHING_EXPECTED = Guard(
-    name="nothing expected", effect="answers alone tell what likes and follows say", change=_nothing_expected
+    name="nothing expected",
+    effect="the weights of evidence of likes and follows are estimated from answers alone",
+    change=nothing_expected,
 )
 NO_WARMUP = Guard(
     name="without warm-up", effect="the satisfaction score counts before both classes came", change=_without_warmup
