@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.warm import REPOSITORY, warm_python
+
+
+def pytest_configure() -> None:
+    """Takes the environment's programs off PATH: `make test` activates nothing, so a test must not need it."""
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != programs)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import ast
 import json
 import math
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,7 +141,8 @@ def test_every_command_checks_its_output_first(
 def test_an_output_that_is_a_mount_point_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "vol").mkdir()
     (tmp_path / "logs.toml").write_text(LOGS)
-    commands = ("easq-rec data world --out vol", "easq-rec data build --config logs.toml --out vol")
+    program = shlex.quote(sys.executable) + " -m easq_rec.cli"
+    commands = (f"{program} data world --out vol", f"{program} data build --config logs.toml --out vol")
     mounted = f"mount -t tmpfs x vol && echo mounted && {{ {'; '.join(commands)}; }}"
     run = subprocess.run(["unshare", "-m", "bash", "-c", mounted], cwd=tmp_path, capture_output=True, text=True)
     if "mounted" not in run.stdout:
