@@ -73,6 +73,7 @@ def check(options: StudyOptions) -> None:
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
         require(value is None or value >= 1, f"--{name}", value, "at least 1")
+    require(options.first_seed >= 0, "--first-seed", options.first_seed, "0 or more")
     require(options.gpus >= 0, "--gpus", options.gpus, "0 or more")
     require(not options.gpus or options.ray is not None, "--gpus", options.gpus, "given together with --ray")
     if options.ray is not None:
@@ -92,6 +93,7 @@ def check(options: StudyOptions) -> None:
         require(only in (None, options.world_version), "--world-version", options.world_version, allowed)
     if options.name == "worth":
         require(options.seeds is None, "--seeds", options.seeds, "omitted: study worth reads one log")
+        require(options.first_seed == 0, "--first-seed", options.first_seed, "omitted: study worth reads one log")
     if options.schema is not None:
         of_data = options.name == "worth" and options.data is not None
         require(of_data, "--schema", str(options.schema), "given with --data, to study worth")
@@ -289,6 +291,7 @@ def _command(options: StudyOptions) -> list[str]:
     where += [] if options.ray is None else ["--ray", options.ray]
     where += ["--gpus", f"{options.gpus:g}"] if options.gpus else []
     seeds = ["--seeds", str(len(options.seed_list))] if options.name != "worth" else []
+    seeds += ["--first-seed", str(options.first_seed)] if options.first_seed else []
     return [
         *("easq-rec", "study", options.name, *seeds, "--budget", options.budget),
         *("--out", str(options.directory), *where, *world, *data, *recipe),

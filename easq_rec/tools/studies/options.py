@@ -36,7 +36,10 @@ class StudyOptions:
     name: Annotated[StudyName, tyro.conf.Positional]
     """The study."""
     seeds: int | None = None
-    """Number of worlds, with seeds 0 to N-1; on a data set, training seeds. None: 5, or 2 at the small budget."""
+    """Number of worlds, each with a seed of its own; on a data set, of training seeds. None: 5, or 2 at the small
+    budget."""
+    first_seed: int = 0
+    """Seed of the first world; the others follow it. Worlds on which a default was chosen cannot judge it: take others."""
     budget: Budget = "full"
     """small: seconds per run, to test that everything works. full: half a minute to two minutes per run on one core.
     large: as full, with a finer grid; study map only."""
@@ -67,7 +70,7 @@ class StudyOptions:
 
     @property
     def seed_list(self) -> list[int]:
-        return list(range(self.seeds or SEEDS[self.budget]))
+        return [self.first_seed + i for i in range(self.seeds or SEEDS[self.budget])]
 
     @property
     def job_count(self) -> int:
