@@ -69,8 +69,8 @@ def parsed(*argv: str) -> object:
         (
             ("study", "rank", "--seeds", "3", "--budget", "small", "--out", "o", "--ray", "local", "--gpus", "0.5",
              "--jobs", "2", "--data", "d", "--recipe", "movielens", "--first-seed", "20"),
-            StudyCommand(name="rank", seeds=3, first_seed=20, budget="small", out=Path("o"), ray="local", gpus=0.5, jobs=2, data="d",
-                         recipe="movielens"),
+            StudyCommand(name="rank", seeds=3, first_seed=20, budget="small", out=Path("o"), ray="local", gpus=0.5,
+                         jobs=2, data="d", recipe="movielens"),
         ),
         (("study", "--resume", "ab"), StudyCommand(name="ab", resume=True)),
         (("report", "a", "b", "--out", "o"), ReportCommand(directories=(Path("a"), Path("b")), out=Path("o"))),

@@ -39,7 +39,7 @@ class StudyOptions:
     """Number of worlds, each with a seed of its own; on a data set, of training seeds. None: 5, or 2 at the small
     budget."""
     first_seed: int = 0
-    """Seed of the first world; the others follow it. Worlds on which a default was chosen cannot judge it: take others."""
+    """Seed of the first world; the others follow. Worlds on which a default was chosen cannot judge it: take others."""
     budget: Budget = "full"
     """small: seconds per run, to test that everything works. full: half a minute to two minutes per run on one core.
     large: as full, with a finer grid; study map only."""
