@@ -32,6 +32,8 @@ COMPRESSED: dict[Content, Compression] = {"gzip": "gzip", "bz2": "bz2", "zstd": 
 TEXT_NAME = re.compile(r"(?i)([^.]*|.*\.(csv|tsv|psv|tab|txt|text|c\d+))(\.\d+)*(\.(gz|gzip|bz2|zst|zstd))?")
 """Names that CSV files have: a usual suffix or none, a number behind it (log rotation), and that of a compression."""
 PACKED_NAME = re.compile(r"(?i)\.(gz|gzip|bz2|zst|zstd)$")
+DAMAGED_BZ2 = re.compile(rb"BZh[1-9]")
+"""Beginning of a bz2 file; with more bytes behind it, a healthy one is told from a text (`MAGIC`)."""
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 """Value of a hive partition that stands for null."""
 
@@ -173,6 +175,11 @@ def _format(path: str, source: Source) -> tuple[bool, Content]:
             raise UserError(f"{path}: holds {inside} data in {content}: decompress it")
     elif PACKED_NAME.search(name) and not _is_text(head):
         raise UserError(f"{path}: is neither text nor compressed as its name says: it is damaged, or named wrongly")
+    elif _is_binary(head, source):
+        raise UserError(
+            f"{path}, line 1: is not text in {source.encoding}: set encoding to the file's; if it is no CSV, "
+            "begin its name with _"
+        )
     blank = len(head) < HEAD and not head.removeprefix(BOM_UTF8).strip()
     return True, "empty" if blank else content
 
@@ -180,7 +187,19 @@ def _format(path: str, source: Source) -> tuple[bool, Content]:
 def _is_text(head: bytes) -> bool:
     """Whether the first bytes of a file may be text in UTF-8, of which the last character may be cut."""
     text = head.decode(errors="replace").rstrip("\ufffd")
-    return "\ufffd" not in text and all(letter >= " " or letter in "\t\r\n\x01" for letter in text)
+    return "\ufffd" not in text and not _has_controls(text)
+
+
+def _is_binary(head: bytes, source: Source) -> bool:
+    """Whether the first bytes of a file show that it is no text. A letter that cannot be read does not: it costs a row,
+    unless the file also begins as bz2, in which little else would tell."""
+    text = head.decode(source.encoding, "replace")
+    return _has_controls(text, source.delimiter) or (bool(DAMAGED_BZ2.match(head)) and not _is_text(head))
+
+
+def _has_controls(text: str, delimiter: str = "\x01") -> bool:
+    """Whether a text has control characters besides those of CSV files; `\\x01` is the delimiter of Hive."""
+    return any(letter < " " and letter not in "\t\r\n" + delimiter for letter in text)
 
 
 def _head(path: str, compression: Compression | None) -> bytes:

@@ -399,3 +399,18 @@ def test_columns_of_other_types_are_named(tmp_path: Path, column: str, array: pa
     features = {"tags": {"column": "tags", "type": "ids"}}
     with pytest.raises(ValueError, match=message):
         columns(tmp_path, {"tags": pa.array([[1]]), column: array}, impressions={"features": features})
+
+
+def test_statistics_of_a_footer_are_not_believed(tmp_path: Path) -> None:
+    """Writers got them wrong, and a damaged page is not what they say: a check must look at the cells."""
+    times = [tiny.START_MS + number for number in range(3)]
+    table = pa.table({name: pa.array([value] * 3) for name, value in tiny.ROW.items()} | {"at": pa.array(times)})
+    pq.write_table(table, tmp_path / "imp.parquet", use_dictionary=False, compression="none")
+    content = (tmp_path / "imp.parquet").read_bytes()
+    page = b"".join(time.to_bytes(8, "little") for time in times)
+    assert content.count(page) == 1
+    damaged = page[:8] + (2**60).to_bytes(8, "little") + page[16:]
+    (tmp_path / "imp.parquet").write_bytes(content.replace(page, damaged))
+    rows, counts = tiny.build(tmp_path, tiny.config(impressions={"path": "imp.parquet", "time_unit": "ms"}))
+    assert [row["timestamp_ms"] for row in rows] == [times[0], times[2]]
+    assert list(tiny.reasons(counts).values()) == [1]

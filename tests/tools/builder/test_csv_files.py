@@ -76,6 +76,7 @@ def test_lines_that_are_no_rows_are_counted_with_their_place(tmp_path: Path) -> 
         (HEADER.replace(",", "||") + row(1, "z").replace(",", "||"), {"delimiter": "||"}),
         (HEADER + row(1, "'z'"), {"quote": "'"}),
         (HEADER + row(1, '"\\z"'), {"escape": "\\"}),
+        (row(1, "z").replace(",", "\x1f"), {"delimiter": "\x1f", "quote": "", "header": HEADER.strip().split(",")}),
         (row(1, "z").replace(",", "\x01"), {"delimiter": "\x01", "quote": "", "header": HEADER.strip().split(",")}),
     ],
 )

@@ -107,6 +107,12 @@ def test_parquet_by_content(tmp_path: Path) -> None:
         ("x.csv.xz", b"\xfd7zXZ\x00\x00", "is xz"),
         ("x.zip", b"PK\x03\x04", "is a zip archive"),
         ("x.csv.bz2", b"BZh91AY\xf6\x08\x19 damaged", "is neither text nor compressed as its name says"),
+        # Compressed files with damaged first bytes, under names of plain text.
+        ("x", b"BZh9\x14\x11A\xf6\x08\x19 damaged", "line 1: is not text in utf-8-sig"),
+        ("part-1.txt", b"BZh9" + bz2.compress(THREE.encode())[10:], "line 1: is not text in utf-8-sig"),
+        ("x.csv", b"\x1e" + gzip.compress(THREE.encode(), mtime=0)[1:], "line 1: is not text in utf-8-sig"),
+        ("x.csv", zstd(THREE.encode())[1:], "line 1: is not text in utf-8-sig"),
+        ("x.csv", HEADER.encode("utf-16"), "line 1: is not text in utf-8-sig"),
         ("x", gzip.compress(b"PAR1 and more", mtime=0), "holds parquet data in gzip"),
         ("x.csv.gz", gzip.compress(THREE.encode(), mtime=0)[:25], "cannot be read: "),
         ("x.csv", "user,video\n1,2\n", "has no column 'at', unlike other files of the table; it has: user, video"),
