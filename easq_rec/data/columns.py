@@ -33,6 +33,11 @@ class Ragged:
         # Much faster than np.diff for the short lists of a batch.
         return self.offsets[1:] - self.offsets[:-1]
 
+    @property
+    def owners(self) -> Rows:
+        """The list of each entry, (m,)."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
     def take(self, rows: Rows) -> Ragged:
         """The lists `rows`, in that order."""
         # Copying runs reads the lengths of all lists, which pays off if many of the lists are taken.

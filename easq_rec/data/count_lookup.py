@@ -98,7 +98,7 @@ class CountLookup:
             UserError: a request is from before the counts.
         """
         candidates = requests.candidates
-        owner_N = np.repeat(np.arange(len(requests)), candidates.lengths)
+        owner_N = candidates.owners
 
         def value(path: str) -> Array | Ragged:
             group, _, name = path.rpartition(".")

@@ -60,7 +60,7 @@ def _no_duplicates(requests: RequestColumns, place: Place) -> None:
 def _no_early_answers(requests: RequestColumns, place: Place) -> None:
     candidates = requests.candidates
     time = candidates.column("answered_at_ms")
-    owner = np.repeat(np.arange(len(requests)), candidates.lengths)
+    owner = candidates.owners
     early = np.flatnonzero((candidates.column("answer") != NO_ANSWER) & (time < requests.timestamp_ms[owner]))
     if len(early):
         found = np.where(time[early] == NO_TIME, "null", time[early].astype(str))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from easq_rec.config.schema import Feature
-from easq_rec.data import kinds
+from easq_rec.data import encoding, kinds
 from easq_rec.data.columns import Array, Ragged, RequestColumns
 from easq_rec.data.layout import Layout, user_path
 
@@ -49,9 +49,9 @@ def encode(layout: Layout, requests: RequestColumns) -> EncodedRequests:
             lists[feature_key(feature)] = column
         else:
             scalars[feature_key(feature)] = column
-    age = np.repeat(requests.timestamp_ms, history.lengths) - history.column("timestamp_ms")
+    age = encoding.age_seconds(np.repeat(requests.timestamp_ms, history.lengths), history.column("timestamp_ms"))
     entries = {feature_key(f): encoded(f, history.children[f.column]) for f in schema.history}
-    entries |= {AGE: (age / 1_000).astype(np.float32), RATIO: history.column("watch_ratio")}
+    entries |= {AGE: age, RATIO: history.column("watch_ratio")}
     kept = {schema.item, "answer", "answered_at_ms", layout.truth}
     children = {name: child for name, child in candidates.children.items() if name in kept}
     for feature in (*schema.candidate, *schema.satisfaction):

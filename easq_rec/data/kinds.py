@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from easq_rec.config.answer_scale import NO_ANSWER, AnswerScale
 from easq_rec.config.schema import Feature, Table
+from easq_rec.data import encoding
 from easq_rec.data.bad_rows import Place, check, no_nulls, nulls
 from easq_rec.data.columns import Array, Ragged, Rows
 
@@ -43,8 +44,6 @@ WEIGHTS = "weights"
 """and the one that holds their weights."""
 COUNT_FIELDS = ("shown", "happened", "prior")
 """Fields of a count, in the order of the columns that `read` returns."""
-LEAST_RATE = 1e-6
-"""Rates nearer to 0 or 1 count as this far from them, so that their logits are finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +166,15 @@ def encode(feature: Feature, table: Table | None, column: Array | Ragged) -> Arr
             return Ragged(offsets=column.offsets, children={VALUES: _rows(table, column.column(VALUES))})
         case "weighted_id_list":
             assert isinstance(column, Ragged)
-            weights = _shares(column) if feature.pooling == "mean" else column.column(WEIGHTS)
+            weights = column.column(WEIGHTS)
+            if feature.pooling == "mean":
+                weights = encoding.shares(weights, column.owners, len(column.lengths))
             rows = _rows(table, column.column(VALUES))
             return Ragged(offsets=column.offsets, children={VALUES: rows, WEIGHTS: weights})
         case "float" | "float_list":
-            return _transformed(feature, _flat(column))
+            return encoding.number(feature, _flat(column))
         case "count":
-            return _count_numbers(feature, _flat(column))
+            return encoding.count_numbers(feature, _flat(column))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,21 +285,10 @@ def _weighted_ids(array: pa.Array, column: Column, place: Place, owner: Rows | N
     return Ragged(offsets=starts, children={VALUES: ids, WEIGHTS: weights})
 
 
-def _shares(lists: Ragged) -> npt.NDArray[np.float32]:
-    """Weights divided by their sum over the list. Where the sum is 0, they stay 0."""
-    weights = lists.column(WEIGHTS).astype(np.float64)
-    owner = np.repeat(np.arange(len(lists.lengths)), lists.lengths)
-    total = np.bincount(owner, weights=weights, minlength=len(lists.lengths))
-    return (weights / np.where(total > 0, total, 1)[owner]).astype(np.float32)
-
-
 def _rows(table: Table | None, ids: Array) -> Rows:
-    """Table rows of ids, in four bytes where they fit. Python's modulo, so that a negative id has a row as well."""
+    """Table rows of ids, in four bytes where they fit."""
     assert table is not None
-    if table.id_space == "hashed":
-        # np.remainder, but numpy divides by a constant in vectors and takes remainders one by one.
-        ids = ids - np.floor_divide(ids, table.rows) * table.rows
-    return ids.astype(np.int32 if table.rows <= 2**31 else np.int64)
+    return encoding.table_rows(ids, table).astype(np.int32 if table.rows <= 2**31 else np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -340,28 +330,10 @@ def _counts(array: pa.Array, path: str, place: Place, owner: Rows | None) -> npt
     return np.stack([shown, happened, prior], axis=1)
 
 
-def _count_numbers(feature: Feature, count: Array) -> npt.NDArray[np.float32]:
-    """(entries, 3): the logit of the rate with `smoothing` impressions at the overall rate, log(1 + shown), and the
-    logit of the overall rate."""
-    shown, happened, prior = count.astype(np.float64).T
-    rate = (happened + feature.smoothing * prior) / (shown + feature.smoothing)
-    return np.stack([_logit(rate), np.log1p(shown), _logit(prior)], axis=1).astype(np.float32)
-
-
-def _logit(rate: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    rate = np.clip(rate, LEAST_RATE, 1 - LEAST_RATE)
-    return np.log(rate / (1 - rate))
-
-
 def _float32(numbers: Array) -> npt.NDArray[np.float32]:
     """What float32 cannot hold becomes infinite, for the caller to refuse."""
     with np.errstate(over="ignore"):
         return numbers.astype(np.float32, copy=False)
-
-
-def _transformed(feature: Feature, values: Array) -> Array:
-    floats = values.astype(np.float32, copy=False)
-    return np.log1p(np.maximum(floats, 0)) if feature.transform == "log1p" else floats
 
 
 def _flat(column: Array | Ragged) -> Array:

@@ -125,7 +125,7 @@ class AnswerReplay:
         """Makes one entry per usable answer, in order of arrival."""
         candidates = requests.candidates
         answer, time = candidates.column("answer"), candidates.column("answered_at_ms")
-        owner = np.repeat(np.arange(len(requests)), candidates.lengths)
+        owner = candidates.owners
         entries = np.flatnonzero(np.isin(answer, ranked) & (time < until_ms))
         request = owner[entries]
         if slates:

@@ -1,0 +1,86 @@
+"""How features become inputs of the model: ids as table rows, numbers transformed, times as ages.
+
+The reader calls this with numpy arrays, and the served program with tensors, so that both do the same arithmetic. Every
+function returns what it is given: arrays for arrays, tensors for tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from easq_rec.config.schema import Feature, Table
+
+Values = TypeVar("Values", NDArray[Any], Tensor)
+
+LEAST_RATE = 1e-6
+"""Rates nearer to 0 or 1 count as this far from them, so that their logits are finite."""
+
+
+def table_rows(ids: Values, table: Table) -> Values:
+    """Table rows of int64 ids. Python's modulo, so that a negative id has a row as well."""
+    if table.id_space == "dense":
+        return ids
+    # Not a remainder: numpy divides by a constant in vectors, and takes remainders one by one.
+    return ids - ids // table.rows * table.rows
+
+
+def age_seconds(request_ms: Values, entry_ms: Values) -> Values:
+    """Seconds from an entry of the history to its request, float32; negative if the entry is later."""
+    return _cast(_cast(request_ms - entry_ms, "float64") / 1_000, "float32")
+
+
+def number(feature: Feature, values: Values) -> Values:
+    """The numbers of a feature of kind `float` or `float_list`, float32."""
+    values = _cast(values, "float32")
+    if feature.transform == "identity":
+        return values
+    functions = _functions(values)
+    return functions.log1p(functions.clip(values, 0, None))
+
+
+def count_numbers(feature: Feature, count_N3: Values) -> Values:
+    """(shown, happened, prior) to the logit of the rate with `smoothing` impressions at the overall rate,
+    log(1 + shown), and the logit of the overall rate; (N, 3) float32."""
+    functions = _functions(count_N3)
+    shown, happened, prior = _cast(count_N3, "float64").T
+    rate = (happened + feature.smoothing * prior) / (shown + feature.smoothing)
+    numbers = [_logit(rate), functions.log1p(shown), _logit(prior)]
+    return _cast(functions.stack(numbers, 1), "float32")
+
+
+def shares(weight_V: Values, owner_V: Values, lists: int) -> Values:
+    """Weights divided by their sum over their list, float32. Where the sum is 0, they stay 0.
+
+    Args:
+        owner_V: the list of each weight.
+        lists: their number.
+    """
+    weight_V = _cast(weight_V, "float64")
+    if isinstance(weight_V, Tensor):
+        total = weight_V.new_zeros(lists).index_add(0, owner_V, weight_V)
+    else:
+        total = np.bincount(owner_V, weights=weight_V, minlength=lists)
+    total_V = total[owner_V]
+    return _cast(weight_V / _functions(weight_V).where(total_V > 0, total_V, 1.0), "float32")
+
+
+def _logit(rate: Values) -> Values:
+    functions = _functions(rate)
+    rate = functions.clip(rate, LEAST_RATE, 1 - LEAST_RATE)
+    return functions.log(rate / (1 - rate))
+
+
+def _functions(values: Values) -> Any:
+    """The module with the functions of arrays or of tensors. Those that are used here have one name in both."""
+    return torch if isinstance(values, Tensor) else np
+
+
+def _cast(values: Values, dtype: Literal["float32", "float64"]) -> Values:
+    if isinstance(values, Tensor):
+        return values.to(getattr(torch, dtype))
+    return values.astype(dtype, copy=False)
