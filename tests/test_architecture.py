@@ -28,6 +28,7 @@ LAYERS = (
     ("losses",),
     ("evaluation", "run_directory"),
     ("training",),
+    ("export",),
     ("serving",),
     ("tools",),
     ("cli", "train"),

@@ -41,7 +41,7 @@ def attend(
     Returns:
         Mixed values, (R, Q, D).
     """
-    if query_RQD.device.type == "cpu" and query_RQD.dtype == torch.float32:
+    if query_RQD.device.type == "cpu" and query_RQD.dtype == torch.float32 and not torch.compiler.is_exporting():
         logits = heads * query_RQD.shape[0] * query_RQD.shape[1] * key_RTD.shape[1]
         function = _PackedAttention if logits <= PACKED_LOGITS else _HostAttention
         mixed: Tensor = function.apply(query_RQD, key_RTD, value_RTD, requests, bias_R1VS, heads)
@@ -52,7 +52,8 @@ def attend(
 def attend_reference(
     query_RQD: Tensor, key_RTD: Tensor, value_RTD: Tensor, requests: int, bias_R1VS: Tensor | None, heads: int
 ) -> Tensor:
-    """`attend` in plain operators. It runs on GPUs and in low precision, and tests hold the CPU forms equal to it."""
+    """`attend` in plain operators. It runs on GPUs, in low precision and in exported programs, and tests hold the CPU
+    forms equal to it."""
     key, value = _heads(key_RTD, heads), _heads(value_RTD, heads)
     query = _heads(query_RQD, heads) * (query_RQD.shape[-1] // heads) ** -0.5
     first = query.shape[2] - (key.shape[2] - requests)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from easq_rec.kernels.linear import autocast, product, weight_gradient
@@ -35,6 +36,9 @@ def mix_experts(
         (N, O).
     """
     out_OM = out_KOH.transpose(0, 1).flatten(1)
+    if torch.compiler.is_exporting():
+        hidden_NM = F.linear(x_ND, in_KHD.flatten(0, 1), in_KH.flatten()).relu()
+        return F.linear(_gate(hidden_NM, gate_NK), out_OM) + gate_NK @ out_KO
     x_ND, gate_NK, in_MD, in_M, out_OM, out_KO = autocast(
         x_ND, gate_NK, in_KHD.flatten(0, 1), in_KH.flatten(), out_OM, out_KO
     )

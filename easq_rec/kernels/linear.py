@@ -39,6 +39,11 @@ def linear(
         relu: apply a ReLU to the result. Its gradient is computed by the linear that gets the result as `rectified`.
         rectified: x is the result of a linear with `relu`.
     """
+    if torch.compiler.is_exporting():
+        # In two dimensions, and contiguous: else torch would choose a form by whether a size is 1, and trace that one.
+        flat = x if x.ndim == 2 else x.clone(memory_format=torch.contiguous_format).view(-1, x.shape[-1])
+        y_flat = _plain(flat, weight if merged is None else merged, bias, relu=relu)
+        return y_flat.view(*x.shape[:-1], y_flat.shape[-1])
     x, weight, bias, merged = autocast(x, weight, bias, merged)
     y: Tensor = _Linear.apply(x, weight, bias, merged, relu, rectified)
     return y

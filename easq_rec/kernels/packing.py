@@ -55,7 +55,8 @@ class Packing:
 
     @staticmethod
     def of(users: int, histories: Lists, candidates: Lists) -> Packing | None:
-        """The packing of requests; None if padding them costs little, and on devices other than the CPU.
+        """The packing of requests; None if padding them costs little, on devices other than the CPU, and in a traced
+        program.
 
         It is made from numbers on the host. On a GPU they would have to be copied there while it waits.
 
@@ -63,7 +64,7 @@ class Packing:
             users: U, the user tokens of each request.
             histories, candidates: the lists of the same R requests.
         """
-        if histories.offsets_R1.device.type != "cpu" or not candidates.total:
+        if histories.traced or histories.offsets_R1.device.type != "cpu" or not candidates.total:
             return None
         padded = histories.count * (users + histories.longest + candidates.longest)
         real = histories.count * users + histories.total + candidates.total

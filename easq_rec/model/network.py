@@ -138,7 +138,7 @@ class RankingNetwork(nn.Module):
             everything = not self.training or self.policy_on_replayed
             part = whole if everything else _stream_part(whole, batch)
             h_ND = self._represent(part, Stream.MAIN)
-            main = self.main(h_ND, self.shared, self._beside(part, batch))
+            main = self.main(h_ND, self.shared, self._beside(part, batch.float_NF[: part.candidates.total]))
             reference = answered = evidence = None
             if self.satisfaction is not None and batch.aligned:
                 satisfaction_NP = part.embedded.satisfaction_NP
@@ -167,14 +167,32 @@ class RankingNetwork(nn.Module):
         towers = [module for module in (self.satisfaction, self.own, self.answer_rates) if module is not None]
         return adapters + [parameter for module in towers for parameter in module.parameters()]
 
-    def _beside(self, part: BatchPart, batch: RequestBatch) -> Tensor | None:
-        """What is added to the outputs of the main tower, (N, O), fp32; None: nothing."""
+    @torch.no_grad()
+    def serve(self, part: BatchPart, float_NF: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(score of the main tower, satisfaction score or None) of requests whose adapters are merged, (N,) each.
+
+        Args:
+            float_NF: numbers of the candidates before `FloatEncoder`.
+        """
+        h_ND = self._represent(part, Stream.MAIN)
+        main = self.main(h_ND, self.shared, self._beside(part, float_NF))
+        if self.satisfaction is None:
+            return main.score_N, None
+        satisfaction = self._score(self.smoothed or self.satisfaction, h_ND, part.embedded.satisfaction_NP)
+        return main.score_N, satisfaction.score_N
+
+    def _beside(self, part: BatchPart, float_NF: Tensor) -> Tensor | None:
+        """What is added to the outputs of the main tower, (N, O), fp32; None: nothing.
+
+        Args:
+            float_NF: numbers of the candidates before `FloatEncoder`.
+        """
         added_NO: Tensor | None = None
         if self.wide is not None:
             embedded = part.embedded
             added_NO = self.wide(embedded.user_RM, embedded.candidate_NF, part.candidates).float()
         if self.residual is not None:
-            counted_NO = self.residual(batch.float_NF[: part.candidates.total])
+            counted_NO = self.residual(float_NF)
             added_NO = counted_NO if added_NO is None else added_NO + counted_NO
         return added_NO
 
@@ -248,7 +266,7 @@ class RankingNetwork(nn.Module):
             total=total.history,
             longest=batch.max_history,
         )
-        context_H3 = self.tokens.context_rows(_recency(histories), batch.history_age_H, batch.history_ratio_H)
+        context_H3 = self.tokens.context_rows(recency(histories), batch.history_age_H, batch.history_ratio_H)
         embedded = Embedded.of(
             self.schema,
             self.tokens.numbers(batch),
@@ -342,11 +360,10 @@ def _rows(x_NP: Tensor | None, rows: slice | Tensor) -> Tensor | None:
     return None if x_NP is None else x_NP[rows]
 
 
-def _recency(histories: Lists) -> Tensor:
+def recency(histories: Lists) -> Tensor:
     """0 for the newest entry of each list, counting backwards, (H,)."""
-    offsets = histories.offsets_R1
-    end_H = torch.repeat_interleave(offsets[1:], offsets.diff(), output_size=histories.total)
-    return end_H - 1 - torch.arange(histories.total, device=offsets.device)
+    end_H = histories.spread(histories.offsets_R1[1:])
+    return end_H - 1 - torch.arange(histories.total, device=end_H.device)
 
 
 def _float(output: TowerOutput) -> TowerOutput:

@@ -167,7 +167,8 @@ class Tokenizer(nn.Module):
             age_H: seconds from the entry to the request.
             ratio_H: watch ratio.
         """
-        ratio = (ratio_H * 8).long().clamp_(0, RATIO_BUCKETS - 1)
+        # Clamped first: the integer of a number beyond 2^63 is anything.
+        ratio = (ratio_H * 8).clamp(0, RATIO_BUCKETS - 1).long()
         return torch.stack(
             [
                 recency_H.clamp(max=self.max_history - 1),

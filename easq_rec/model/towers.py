@@ -116,7 +116,7 @@ class MoETower(nn.Module):
     def _gates(self, n_ND: Tensor) -> tuple[Tensor, Tensor]:
         """(output of the router before the floor is added, gates), both (N, K)."""
         if self.router is None:
-            one_N1 = n_ND.new_ones(len(n_ND), 1)
+            one_N1 = n_ND.new_ones(n_ND.shape[0], 1)
             return one_N1, one_N1
         open_NK = F.relu(self.router(n_ND))
         gate_NK = open_NK + self.floor

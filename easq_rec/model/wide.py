@@ -56,15 +56,14 @@ class WidePath(nn.Module):
         sum_RE, square_RE = self.user(user_RM)
         sum_NE, square_NE = self.candidate(candidate_NC)
         of_user_RK = torch.cat([sum_RE, square_RE, user_RM @ user_OM.T], dim=1)
-        of_user_NK = of_user_RK.repeat_interleave(candidates.offsets_R1.diff(), dim=0, output_size=candidates.total)
+        of_user_NK = candidates.spread(of_user_RK)
         sum_of_user_NE, square_of_user_NE, linear_NO = of_user_NK.split([self.width, self.width, len(user_OM)], dim=1)
         pairs_NE = 0.5 * ((sum_of_user_NE + sum_NE).square() - square_of_user_NE - square_NE)
         return linear_NO + candidate_NC @ candidate_OC.T + pairs_NE @ self.pair_OE.T
 
     def reference(self, user_RM: Tensor, candidate_NC: Tensor, candidates: Lists) -> Tensor:
         """The same, pair by pair: the slow reference of `forward`."""
-        request_N = torch.repeat_interleave(candidates.offsets_R1.diff(), output_size=candidates.total)
-        user_NM = user_RM[request_N]
+        user_NM = candidates.spread(user_RM)
         fields = [*self.user.fields(user_NM), *self.candidate.fields(candidate_NC)]
         output_NO = self.linear(torch.cat([user_NM, candidate_NC], dim=1))
         for second, v_NE in enumerate(fields):

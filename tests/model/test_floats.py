@@ -10,7 +10,8 @@ import torch
 
 from easq_rec.config.schema import Feature
 from easq_rec.model.floats import LIMIT, FloatEncoder
-from easq_rec.model.tokens import AGE_BUCKETS, age_bucket
+from easq_rec.model.tokens import AGE_BUCKETS, RATIO_BUCKETS, Tokenizer, age_bucket
+from tests.builders import small_config
 
 RAW = Feature(name="raw", kind="float", encoding="raw")
 STANDARD = Feature(name="standard", kind="float_list", length=2)
@@ -86,3 +87,12 @@ def test_pieces_of_tiny_numbers_rise_from_0_to_1() -> None:
     encoder.fit(values)
     assert encoder(torch.tensor([[1e-8]])).tolist() == [[1.0] * 4]
     assert encoder(torch.tensor([[0.5e-8]]))[0, :2].tolist() == [1.0, pytest.approx(1.0, abs=1e-3)]
+
+
+def test_a_huge_watch_ratio_is_in_the_last_bucket() -> None:
+    """Its integer would be negative."""
+    config = small_config()
+    tokens = Tokenizer(config.schema, config.model, 4)
+    ratio_H = torch.tensor([0.0, 0.5, 1e38])
+    row_H = tokens.context_rows(torch.arange(3), torch.zeros(3), ratio_H)[:, 2]
+    assert (row_H - row_H[0]).tolist() == [0, 4, RATIO_BUCKETS - 1]

@@ -132,7 +132,7 @@ class Distances:
             count_RV1 = (length_R + users)[:, None, None]
         else:
             assert mask_RVS is not None
-            newest_H = torch.repeat_interleave(histories.offsets_R1[1:], length_R, output_size=histories.total)
+            newest_H = histories.spread(histories.offsets_R1[1:])
             position_H = newest_H - torch.arange(histories.total, device=length_R.device)
             position_RT = tokens.spread(position_H)
             age_RT = tokens.spread(tokens.age_H)
@@ -189,8 +189,11 @@ def attend_pointwise(
     def from_requests(query_RGQE: Tensor, queries: slice) -> Tensor:
         """Mixed values of request tokens, not yet divided. `queries`: those of `distances`."""
         pair_RVS = distances.pair_RVS[:, queries]
-        # index_select has a deterministic and fast gradient on CPU.
-        bias_R1VS = bias_X.index_select(0, pair_RVS.flatten()).view(pair_RVS.shape)[:, None]
+        if torch.compiler.is_exporting():
+            bias_R1VS = bias_X[pair_RVS][:, None]
+        else:
+            # index_select has a deterministic and fast gradient on CPU.
+            bias_R1VS = bias_X.index_select(0, pair_RVS.flatten()).view(pair_RVS.shape)[:, None]
         weight_RGQS = F.silu(query_RGQE @ key.transpose(2, 3) + bias_R1VS)
         if mask_RVS is not None:
             weight_RGQS = weight_RGQS * mask_RVS[:, None, queries]
