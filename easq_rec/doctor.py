@@ -66,9 +66,9 @@ TABLE_JARS = {"Hive": "spark-hive_", "Iceberg": "iceberg-spark-runtime-", "Delta
 
 REQUIRED = ("fsspec", "numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
 """Needed to train, in addition to torch, FBGEMM and torchrec."""
-WANTED = ("duckdb", "jinja2", "matplotlib", "scikit-learn", "tensorboard", "torchx")
-"""Needed by data build and inspect, reports, study worth, the logs and the launcher: their absence is reported, but
-training works."""
+WANTED = ("duckdb", "jinja2", "matplotlib", "safetensors", "scikit-learn", "tensorboard", "torchx")
+"""Needed by data build and inspect, reports, export, study worth, the logs and the launcher: their absence is reported,
+but training works."""
 
 
 @dataclass(frozen=True)

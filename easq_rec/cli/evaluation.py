@@ -11,6 +11,7 @@ import tyro
 from easq_rec import doctor, json_file, outputs
 from easq_rec.config.schema import require
 from easq_rec.data.presence import require_folder
+from easq_rec.errors import UserError
 from easq_rec.evaluation.evaluation_file import evaluation_file
 
 
@@ -178,8 +179,10 @@ class CalibrateCommand:
 class ScoreCommand:
     """Rank requests without outcomes by the policy score; adapters are merged."""
 
-    run_dir: Annotated[Path, tyro.conf.arg(name="run")]
-    """Run directory."""
+    run_dir: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Run directory; this or --export."""
+    export: Path | None = None
+    """Directory of packages that easq-rec export wrote: its current one scores, several times as fast."""
     input: str
     """Directory or URL with the requests' Parquet files (or with requests/ in it)."""
     output: Path
@@ -202,12 +205,17 @@ class ScoreCommand:
         doctor.require_compatible()
         from easq_rec.serving import preflight
 
-        config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse, calibrated=self.calibrated)
-        preflight.check_outcomes(config, self.run_dir, outcomes=self.outcomes, calibrated=self.calibrated)
+        if (self.run_dir is None) == (self.export is None):
+            raise UserError("give --run RUN or --export DIR, one of them: what is it that ranks?")
         require_folder("--input", self.input)
         if self.counts is not None:
             require_folder("--counts", self.counts)
         outputs.check_file("--output", self.output)
+        if self.run_dir is None:
+            assert self.export is not None
+            return self._score_exported(self.export)
+        config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse, calibrated=self.calibrated)
+        preflight.check_outcomes(config, self.run_dir, outcomes=self.outcomes, calibrated=self.calibrated)
         from easq_rec.serving.score import score
 
         with outputs.writing("--output", self.output):
@@ -222,6 +230,18 @@ class ScoreCommand:
                 calibrated=self.calibrated,
                 counts=self.counts,
             )
+        print(f"{requests:,} requests ranked in {self.output}")
+        return 0
+
+    def _score_exported(self, directory: Path) -> int:
+        require_folder("--export", directory)
+        for name in ("fuse", "best", "outcomes", "calibrated"):
+            value = getattr(self, name)
+            require(value in (None, False), f"--{name}", value, "omitted with --export: a package scores in one way")
+        from easq_rec.serving.score import score_exported
+
+        with outputs.writing("--output", self.output):
+            requests = score_exported(directory, self.input, self.output, counts=self.counts)
         print(f"{requests:,} requests ranked in {self.output}")
         return 0
 

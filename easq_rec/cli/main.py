@@ -12,6 +12,7 @@ import tyro
 from easq_rec import __version__, doctor, outputs, train
 from easq_rec.cli.data import DataCommands
 from easq_rec.cli.evaluation import CalibrateCommand, CompareCommand, EvaluateCommand, ScoreCommand
+from easq_rec.cli.export import ExportCommand
 from easq_rec.cli.report import ReportCommand
 from easq_rec.cli.runs import RunsCommands
 from easq_rec.cli.study import StudyCommand
@@ -41,6 +42,7 @@ Command = (
     | Annotated[CompareCommand, tyro.conf.subcommand("compare")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[ScoreCommand, tyro.conf.subcommand("score")]
+    | Annotated[ExportCommand, tyro.conf.subcommand("export")]
     | Annotated[DataCommands, tyro.conf.subcommand("data")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]

@@ -27,6 +27,7 @@ from easq_rec.export.inputs import (
     lengths,
     weights,
 )
+from easq_rec.export.tables import Precision, StoredTable, module_name
 from easq_rec.kernels.jagged import TracedLists
 from easq_rec.model.embeddings import Embedded
 from easq_rec.model.floats import EncodedFloats
@@ -40,17 +41,22 @@ class ServedProgram(nn.Module):
     Args:
         ranker: in eval mode, with merged adapters and unsharded tables, which the program shares.
         fuse: weight of the satisfaction score in place of `model.satisfaction_weight`; None: that weight.
+        precision: of the tables.
     """
 
     weight: Tensor | None
 
-    def __init__(self, ranker: Ranker, config: Config, fuse: float | None = None) -> None:
+    def __init__(
+        self, ranker: Ranker, config: Config, fuse: float | None = None, *, precision: Precision = "fp32"
+    ) -> None:
         super().__init__()
         self.schema = config.schema
         self.network = ranker.network
         satisfaction = ranker.network.satisfaction is not None
         self.inputs = inputs_of(config, satisfaction=satisfaction)
-        self.tables = nn.ParameterDict(_tables(ranker))
+        self.tables = nn.ModuleDict(
+            {module_name(name): StoredTable(weight, precision) for name, weight in _tables(ranker).items()}
+        )
         weight = None
         if satisfaction:
             steering = ranker.network.steering
@@ -110,7 +116,7 @@ class ServedProgram(nn.Module):
         name, path = str(feature.table), _path(group, feature)
         # Tables of the satisfaction tower have the rows of the main tower's tables.
         table = next(one for one in (*self.schema.tables, *self.schema.satisfaction_tables) if one.name == name)
-        row_VD = self.tables[name][encoding.table_rows(raw[path], table)]
+        row_VD: Tensor = self.tables[module_name(name)](encoding.table_rows(raw[path], table))
         if feature.kind == "id":
             return row_VD
         length_N = raw[lengths(path)]
@@ -141,7 +147,7 @@ def _path(group: str, feature: Feature) -> str:
     return "user_id" if group == "user" and feature.column == "user_id" else f"{group}.{feature.column}"
 
 
-def _tables(ranker: Ranker) -> dict[str, nn.Parameter]:
+def _tables(ranker: Ranker) -> dict[str, Tensor]:
     """The embedding tables of a ranker by their names."""
     embeddings = ranker.embeddings
     groups = [embeddings.user.embedding_bags, embeddings.sequence.embeddings]

@@ -6,7 +6,7 @@ Adapters are merged, and nothing is sharded. The satisfaction tower is built onl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,12 @@ from easq_rec.evaluation.calibration_fit import apply_maps
 from easq_rec.evaluation.calibration_map import OutcomeMap
 from easq_rec.evaluation.metrics.outcomes import values
 from easq_rec.evaluation.predict import batches, served
+from easq_rec.export.manifest import current_of
+from easq_rec.export.package import Package
 from easq_rec.model.ranker import Ranker, Scores
 from easq_rec.run_directory.calibration_file import read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
+from easq_rec.run_directory.config_file import load_config
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
 from easq_rec.serving.preflight import check_fuse, check_outcomes
 from easq_rec.training.checkpoint.checkpointer import load_unsharded
@@ -107,16 +110,8 @@ def score(
             those of the run; the run has no such checkpoint, predicts no outcomes, or has no map for the checkpoint.
     """
     quiet()
-    requests = files.join(source, "requests")
-    directory = requests if files.is_dir(requests) else source
-    if not files.is_dir(directory):
-        raise UserError(f"--input {files.display_name(source)}: no such directory")
-    if not files.is_remote(directory):
-        outputs.check_outside("--output", output, [Path(directory)])
-    dataset = _open(config, run_dir, directory, counts)
-    columns = pa.schema(
-        [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
-    )
+    dataset = _open(config, run_dir, _folder(source, output), counts)
+    columns = _columns(config)
     maps: dict[str, OutcomeMap] | None = None
     check_outcomes(config, run_dir, outcomes=outcomes, calibrated=calibrated)
     if outcomes:
@@ -124,13 +119,66 @@ def score(
         checkpoint = checkpoint_of(run_dir, best=best)
         maps = read_calibration(run_dir, checkpoint).maps if calibrated else {}
     ranker = load_served(config, run_dir, fuse, best=best)
+    tables = (_ranked(ranker, batch, config, columns, fuse, maps) for batch in batches(dataset, config, truth=None))
+    _write(tables, columns, output)
+    return len(dataset)
+
+
+def score_exported(directory: Path, source: files.Location, output: Path, *, counts: Path | None = None) -> int:
+    """The same as `score` with the current package of a directory that `easq-rec export` wrote.
+
+    Raises:
+        UserError: as `score`; or there is no package, it is damaged, or it was compiled for another device.
+    """
+    quiet()
+    package = Package(current_of(directory))
+    config = load_config(package.folder)
+    dataset = _open(config, package.folder, _folder(source, output), counts)
+    columns = _columns(config)
+
+    def tables() -> Iterator[pa.Table]:
+        for group in dataset.row_groups:
+            requests = dataset.read(group)
+            requests = requests.take(np.flatnonzero(requests.candidates.lengths))
+            for begin in range(0, len(requests), config.evaluation.batch_size):
+                part = requests.slice(begin, min(begin + config.evaluation.batch_size, len(requests)))
+                request_id_R, item_N = part.scalars["request_id"], part.candidates.column(config.schema.item)
+                score_N = package.score(part).numpy()
+                order_N, rank_N = _order(score_N, part.candidates.lengths)
+                yield pa.table(
+                    [request_id_R[part.candidates.owners], item_N[order_N], score_N[order_N], rank_N], schema=columns
+                )
+
+    _write(tables(), columns, output)
+    return len(dataset)
+
+
+def _folder(source: files.Location, output: Path) -> files.Location:
+    """The folder of the requests' files. Raises UserError if there is none, or if the output would lie in it."""
+    requests = files.join(source, "requests")
+    directory = requests if files.is_dir(requests) else source
+    if not files.is_dir(directory):
+        raise UserError(f"--input {files.display_name(source)}: no such directory")
+    if not files.is_remote(directory):
+        outputs.check_outside("--output", output, [Path(directory)])
+    return directory
+
+
+def _columns(config: Config) -> pa.Schema:
+    """The columns of a score file."""
+    return pa.schema(
+        [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
+    )
+
+
+def _write(tables: Iterable[pa.Table], columns: pa.Schema, output: Path) -> None:
+    """Writes a Parquet file, which appears complete by a rename."""
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
-        for batch in batches(dataset, config, truth=None):
-            writer.write_table(_ranked(ranker, batch, config, columns, fuse, maps))
+        for table in tables:
+            writer.write_table(table)
     partial.rename(output)
-    return len(dataset)
 
 
 def _open(config: Config, run_dir: Path, directory: files.Location, counts: Path | None) -> RequestDataset:
@@ -182,20 +230,25 @@ def _ranked(
     lengths = batch.candidate_offsets_R1.diff()[: batch.stream.requests]
     scores = ranker.score(batch)
     score_N, lengths_R = served(scores, fuse)[:count].numpy(), lengths.numpy()
-    request_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
-    order_N = np.lexsort((-score_N, request_N))
-    starts_R = np.cumsum(lengths_R) - lengths_R
-    rank_N = np.arange(count) - np.repeat(starts_R, lengths_R) + 1
+    order_N, rank_N = _order(score_N, lengths_R)
     return pa.table(
         [
-            batch.keys.request_id_R[request_N],
+            np.repeat(batch.keys.request_id_R[: len(lengths_R)], lengths_R),
             batch.keys.item_N[:count][order_N],
             score_N[order_N],
-            rank_N.astype(np.int32),
+            rank_N,
             *(_outcome_columns(scores, config, maps, order_N) if maps is not None else ()),
         ],
         schema=columns,
     )
+
+
+def _order(score_N: Array, lengths_R: Rows) -> tuple[Rows, Array]:
+    """(positions of the candidates, by request and best first; their ranks from 1, int32)."""
+    request_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
+    starts_R = np.cumsum(lengths_R) - lengths_R
+    rank_N = np.arange(len(score_N)) - np.repeat(starts_R, lengths_R) + 1
+    return np.lexsort((-score_N, request_N)), rank_N.astype(np.int32)
 
 
 def _outcome_columns(scores: Scores, config: Config, maps: Mapping[str, OutcomeMap], order_N: Rows) -> list[Array]:

@@ -15,26 +15,18 @@ from easq_rec.data.batch import collate
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
+from easq_rec.errors import UserError
 from easq_rec.evaluation.predict import served
 from easq_rec.export.inputs import example_of, tensors_of
 from easq_rec.export.program import ServedProgram
 from easq_rec.export.trace import trace
 from easq_rec.model.ranker import Ranker
-from tests.builders import BACKBONES, EVERYTHING, HISTORY, excite, ragged_requests, random_requests, small_config
+from tests.builders import BACKBONES, EVERYTHING, HISTORY, ragged_requests, random_requests, small_config
 from tests.builders import with_every_kind as every_kind
+from tests.export.rankers import ranker_of
 
 WITHIN = 2e-5
 """Of scores whose absolute values are a few units, in fp32."""
-
-
-def ranker_of(config: Config, *, merged: bool = True) -> Ranker:
-    """A ranker with random weights, whose warm-up is over."""
-    ranker = Ranker(config, torch.device("cpu")).eval()
-    excite(ranker)
-    ranker.network.steer()
-    if merged:
-        ranker.network.merge_adapters()
-    return ranker
 
 
 def of_the_trainer(ranker: Ranker, config: Config, requests: RequestColumns, fuse: float | None = None) -> Tensor:
@@ -145,8 +137,7 @@ def test_edges_of_times_and_numbers() -> None:
 
 
 TRACED = [
-    (EVERYTHING, "transformer"),
-    (EVERYTHING, "hstu"),
+    *((EVERYTHING, backbone) for backbone in BACKBONES),
     ("main_only", "transformer"),
     ("paper", "transformer"),
     ("ple_evidence", "transformer"),
@@ -175,3 +166,11 @@ def test_a_graph_has_operators_of_aten_alone() -> None:
     operators = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
     others = {name for name in operators if not name.startswith(("aten.", "<built-in function "))}
     assert not others
+
+
+def test_requests_without_candidates_are_refused() -> None:
+    config = small_config()
+    program = ServedProgram(ranker_of(config), config)
+    requests = random_requests(config.schema, np.random.default_rng(0), [2], [0])
+    with pytest.raises(UserError, match="have no candidates: send at least one"):
+        tensors_of(program.inputs, requests, max_history=HISTORY)

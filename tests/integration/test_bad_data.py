@@ -89,7 +89,11 @@ def test_the_run_continues_when_bad_rows_are_quarantined(
     assert logged[-1]["quarantined_rows"] == 2, "only the bad rows of the training period count"
     final = metrics(run_dir, "final")[0]
     assert final["requests"] == 1_500 - 1_200 - 1
-    # A later evaluation in a separate process omits the same row.
-    out = tmp_path / "evaluated.json"
-    warm.run(warm.python, "-m", "easq_rec.cli", "evaluate", "--run", str(run_dir), "--out", str(out))
-    assert json.loads(out.read_text())["requests"] == final["requests"]
+    # Later evaluations in separate processes omit the same row, also where users are told apart by all other rows.
+    out, counted = tmp_path / "evaluated.json", {}
+    for users in ("all", "known", "new"):
+        evaluate = ("evaluate", "--run", str(run_dir), "--users", users, "--resamples", "9", "--out", str(out))
+        warm.run(warm.python, "-m", "easq_rec.cli", *evaluate)
+        counted[users] = json.loads(out.read_text())["requests"]
+    assert counted["all"] == final["requests"] == counted["known"] + counted["new"]
+    assert counted["known"] and counted["new"]

@@ -1,0 +1,108 @@
+"""manifest.json of a package: what it is, what it was made of, and what its files must be.
+
+A package is a folder `DIR/VERSION`, which appears by a rename when it is complete. `DIR/current.json` names the version
+that is served.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from easq_rec import json_file
+from easq_rec.errors import UserError
+from easq_rec.export.inputs import Input
+
+FORMAT = 1
+MANIFEST, CURRENT, DENSE, GOLDEN, GRAPH = (
+    "manifest.json",
+    "current.json",
+    "dense.safetensors",
+    "golden.arrow",
+    "program.pt2",
+)
+CODE, TABLES = "code", "tables"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a package says of itself."""
+
+    format: int = FORMAT
+    run: str
+    """Directory of the run, as it was named."""
+    recipe: str
+    step: int
+    """Training step of the checkpoint."""
+    checkpoint: str
+    """SHA-256 of the checkpoint's checksums."""
+    created: str
+    """UTC, ISO 8601."""
+    versions: Mapping[str, Any]
+    item: str
+    """Candidate column that identifies the item."""
+    inputs: tuple[Input, ...]
+    bounds: Mapping[str, int]
+    """Rows of the smallest dense table that the ids of an input index: ids are 0 or more, and less than this."""
+    max_history: int
+    """Entries of a history that count, the last ones."""
+    precision: str
+    """Of the tables."""
+    fuse: float | None
+    """Weight of the satisfaction score that the export was told; None: that of the run."""
+    code: str
+    """Key of the compiled code."""
+    device: str
+    """What the code was compiled for."""
+    constants: Mapping[str, str]
+    """File of each constant of the code, by name."""
+    gate: Mapping[str, Any]
+    """How the package was compared with the trained ranker."""
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Size and SHA-256 of each file but this one, by path."""
+
+    def write(self, folder: Path) -> None:
+        """Writes manifest.json."""
+        json_file.write(folder / MANIFEST, asdict(self))
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """Raises UserError: the folder is not a package, or one of another format."""
+        try:
+            values = json.loads((folder / MANIFEST).read_text())
+            found = values["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder}: is no package: {MANIFEST} is missing or torn ({error}): give a directory that "
+                "`easq-rec export` wrote"
+            ) from error
+        if found != FORMAT:
+            raise UserError(f"{folder}: is a package of format {found}, not {FORMAT}: export the run again")
+        try:
+            values["inputs"] = tuple(Input(**one) for one in values["inputs"])
+            return Manifest(**values)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{folder}: {MANIFEST} is damaged ({error}): export the run again") from error
+
+
+def current_of(directory: Path) -> Path:
+    """The package that `current.json` names; a package itself is its own.
+
+    Raises UserError: there is none.
+    """
+    if (directory / MANIFEST).is_file():
+        return directory
+    try:
+        return directory / str(json.loads((directory / CURRENT).read_text())["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory}: holds no package: {CURRENT} is missing or torn: give the --output of `easq-rec export`"
+        ) from error
+
+
+def set_current(directory: Path, version: str) -> None:
+    """Names the version that is served. The file is replaced as a whole."""
+    json_file.write(directory / CURRENT, {"version": version})
