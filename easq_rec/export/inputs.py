@@ -40,6 +40,8 @@ class Input:
     """What it has entries of: `requests`, `history`, `candidates`, one of the slots, or the path of a list."""
     width: int | None = None
     """Numbers of each entry; None: the tensor has one dimension."""
+    count: bool = False
+    """Whether the numbers are a count: shown, happened, prior."""
 
     @property
     def shape(self) -> tuple[str | int, ...]:
@@ -97,7 +99,7 @@ def _inputs(column: Column) -> list[Input]:
         case "float_list":
             return [Input(name=path, dtype="float32", axis=axis, width=column.length)]
         case "count":
-            return [Input(name=path, dtype="float32", axis=axis, width=3)]
+            return [Input(name=path, dtype="float32", axis=axis, width=3, count=True)]
         case "id_list" | "weighted_id_list":
             lists = [Input(name=lengths(path), dtype="int64", axis=axis), Input(name=path, dtype="int64", axis=path)]
             if column.kind == "weighted_id_list":
