@@ -78,10 +78,9 @@ def write_code(program: ServedProgram, key: str, folder: Path, others: Path) -> 
 
 
 def write_golden(inputs: tuple[Input, ...], columns: tuple[Tensor, ...], scores: Tensor, folder: Path) -> None:
-    """Writes requests and their scores: one row, with a list for each input."""
-    names = [one.name for one in inputs] + [SCORES]
-    arrays = [pa.array([column.flatten().numpy()]) for column in (*columns, scores)]
-    table = pa.table(arrays, names=names)
+    """Writes requests and their scores: one row, with a list for each input, as callers of a server send them."""
+    lists = {one.name: _one_list(column) for one, column in zip(inputs, columns, strict=True)}
+    table = pa.table({**lists, SCORES: _one_list(scores)})
     with pa.OSFile(str(folder / GOLDEN), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
@@ -90,9 +89,22 @@ def read_golden(inputs: tuple[Input, ...], folder: Path) -> tuple[tuple[Tensor, 
     """(inputs, scores)."""
     with pa.memory_map(str(folder / GOLDEN)) as source:
         table = pa.ipc.open_file(source).read_all()
-        tensors = {name: torch.tensor(table[name][0].values.to_numpy()) for name in table.column_names}
-    columns = [tensors[one.name] if one.width is None else tensors[one.name].view(-1, one.width) for one in inputs]
-    return tuple(columns), tensors[SCORES]
+        columns = [_tensor(table[one.name][0].values, one.width) for one in inputs]
+        return tuple(columns), _tensor(table[SCORES][0].values, None)
+
+
+def _one_list(column: Tensor) -> pa.Array:
+    """An array of one list, whose entries are numbers, or lists of them."""
+    entries = pa.array(column.flatten().numpy())
+    if column.ndim > 1:
+        entries = pa.FixedSizeListArray.from_arrays(entries, column.shape[1])
+    return pa.ListArray.from_arrays([0, len(entries)], entries)
+
+
+def _tensor(entries: pa.Array, width: int | None) -> Tensor:
+    if width is None:
+        return torch.tensor(entries.to_numpy())
+    return torch.tensor(entries.flatten().to_numpy()).view(-1, width)
 
 
 def sums(folder: Path) -> dict[str, dict[str, Any]]:

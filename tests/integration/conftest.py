@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -89,3 +90,19 @@ def losses() -> Callable[[Path], list[tuple[float | None, ...]]]:
         return [tuple(line.get(name) for name in names) for line in metrics(run_dir)]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def exported(train: Train, call: Call, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(run, directory with one package). All test processes share them, since one compilation takes half a minute."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    shared.mkdir(exist_ok=True)
+    run, packages = shared / "run", shared / "packages"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (packages / "current.json").exists():
+            train(run, "--trainer.max-steps", "20", "--optim.dense-lr", "0.01")
+            done = call("export", "--run", run, "--output", packages)
+            assert ": compiled\n" in done.stdout and not done.stderr
+    return run, packages

@@ -21,17 +21,6 @@ Train = Callable[..., subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def exported(train: Train, call: Call, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(run, directory with one package)."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("exported")
-    train(folder / "run", "--trainer.max-steps", "20", "--optim.dense-lr", "0.01")
-    done = call("export", "--run", folder / "run", "--output", folder / "packages")
-    assert ": compiled\n" in done.stdout and not done.stderr
-    return folder / "run", folder / "packages"
-
-
 @pytest.mark.integration
 def test_a_package_scores_as_the_run(exported: tuple[Path, Path], call: Call, world: Path, tmp_path: Path) -> None:
     run, packages = exported
