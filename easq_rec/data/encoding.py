@@ -6,16 +6,18 @@ function returns what it is given: arrays for arrays, tensors for tensors.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from easq_rec.config.schema import Feature, Table
 
-Values = TypeVar("Values", NDArray[Any], Tensor)
+if TYPE_CHECKING:
+    # The reader is also loaded to check paths, which must not wait for torch.
+    from torch import Tensor
+
+Values = TypeVar("Values", NDArray[Any], "Tensor")
 
 LEAST_RATE = 1e-6
 """Rates nearer to 0 or 1 count as this far from them, so that their logits are finite."""
@@ -61,10 +63,10 @@ def shares(weight_V: Values, owner_V: Values, lists: int) -> Values:
         lists: their number.
     """
     weight_V = _cast(weight_V, "float64")
-    if isinstance(weight_V, Tensor):
-        total = weight_V.new_zeros(lists).index_add(0, owner_V, weight_V)
-    else:
+    if isinstance(weight_V, np.ndarray):
         total = np.bincount(owner_V, weights=weight_V, minlength=lists)
+    else:
+        total = weight_V.new_zeros(lists).index_add(0, owner_V, weight_V)
     total_V = total[owner_V]
     return _cast(weight_V / _functions(weight_V).where(total_V > 0, total_V, 1.0), "float32")
 
@@ -77,10 +79,14 @@ def _logit(rate: Values) -> Values:
 
 def _functions(values: Values) -> Any:
     """The module with the functions of arrays or of tensors. Those that are used here have one name in both."""
-    return torch if isinstance(values, Tensor) else np
+    if isinstance(values, np.ndarray):
+        return np
+    import torch
+
+    return torch
 
 
 def _cast(values: Values, dtype: Literal["float32", "float64"]) -> Values:
-    if isinstance(values, Tensor):
-        return values.to(getattr(torch, dtype))
-    return values.astype(dtype, copy=False)
+    if isinstance(values, np.ndarray):
+        return values.astype(dtype, copy=False)
+    return values.to(getattr(_functions(values), dtype))
