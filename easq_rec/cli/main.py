@@ -15,7 +15,7 @@ from easq_rec.cli.evaluation import CalibrateCommand, CompareCommand, EvaluateCo
 from easq_rec.cli.export import ExportCommand
 from easq_rec.cli.report import ReportCommand
 from easq_rec.cli.runs import RunsCommands
-from easq_rec.cli.serve import ServeCommand
+from easq_rec.cli.serve import RollbackCommand, ServeCommand
 from easq_rec.cli.study import StudyCommand
 from easq_rec.config import command_line
 from easq_rec.errors import UserError, exit_code
@@ -45,6 +45,7 @@ Command = (
     | Annotated[ScoreCommand, tyro.conf.subcommand("score")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
     | Annotated[ServeCommand, tyro.conf.subcommand("serve")]
+    | Annotated[RollbackCommand, tyro.conf.subcommand("rollback")]
     | Annotated[DataCommands, tyro.conf.subcommand("data")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]

@@ -12,6 +12,7 @@ from easq_rec import doctor
 from easq_rec.config.schema import require
 from easq_rec.data.presence import require_folder
 from easq_rec.errors import UserError
+from easq_rec.export.versions import roll_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +59,19 @@ class ServeCommand:
             watch_s=self.watch_ms / 1_000,
         )
         return serve(self.directory, options, host=self.host, port=self.port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackCommand:
+    """Serve an earlier version of a directory of packages. Servers take it over as they do a new one."""
+
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="packages")]
+    """Directory of packages."""
+    to: str | None = None
+    """The version; None: the one before the version that is served."""
+
+    def run(self) -> int:
+        require_folder("PACKAGES", self.directory)
+        before, now = roll_back(self.directory, self.to)
+        print(f"{self.directory}: {now} in place of {before}")
+        return 0

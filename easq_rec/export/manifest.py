@@ -1,8 +1,4 @@
-"""manifest.json of a package: what it is, what it was made of, and what its files must be.
-
-A package is a folder `DIR/VERSION`, which appears by a rename when it is complete. `DIR/current.json` names the version
-that is served.
-"""
+"""manifest.json of a package: what it is, what it was made of, and what its files must be."""
 
 from __future__ import annotations
 
@@ -15,15 +11,10 @@ from typing import Any
 from easq_rec import json_file
 from easq_rec.errors import UserError
 from easq_rec.export.inputs import Input
+from easq_rec.export.versions import MANIFEST
 
 FORMAT = 1
-MANIFEST, CURRENT, DENSE, GOLDEN, GRAPH = (
-    "manifest.json",
-    "current.json",
-    "dense.safetensors",
-    "golden.arrow",
-    "program.pt2",
-)
+DENSE, GOLDEN, GRAPH = "dense.safetensors", "golden.arrow", "program.pt2"
 CODE, TABLES = "code", "tables"
 
 
@@ -86,23 +77,3 @@ class Manifest:
             return Manifest(**values)
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder}: {MANIFEST} is damaged ({error}): export the run again") from error
-
-
-def current_of(directory: Path) -> Path:
-    """The package that `current.json` names; a package itself is its own.
-
-    Raises UserError: there is none.
-    """
-    if (directory / MANIFEST).is_file():
-        return directory
-    try:
-        return directory / str(json.loads((directory / CURRENT).read_text())["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{directory}: holds no package: {CURRENT} is missing or torn: give the --output of `easq-rec export`"
-        ) from error
-
-
-def set_current(directory: Path, version: str) -> None:
-    """Names the version that is served. The file is replaced as a whole."""
-    json_file.write(directory / CURRENT, {"version": version})

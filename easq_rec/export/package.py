@@ -24,9 +24,10 @@ from easq_rec.data.columns import RequestColumns
 from easq_rec.errors import UserError
 from easq_rec.export.code import device_name
 from easq_rec.export.inputs import Input, example_of, tensors_of
-from easq_rec.export.manifest import CODE, DENSE, GOLDEN, GRAPH, MANIFEST, TABLES, Manifest
+from easq_rec.export.manifest import CODE, DENSE, GOLDEN, GRAPH, TABLES, Manifest
 from easq_rec.export.program import ServedProgram
 from easq_rec.export.trace import trace
+from easq_rec.export.versions import MANIFEST
 from easq_rec.upstream.torch_inductor import CompiledProgram, compile_to
 
 GOLDEN_WITHIN = 1e-5

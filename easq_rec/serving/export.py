@@ -25,10 +25,11 @@ from easq_rec.evaluation.predict import served
 from easq_rec.export.code import code_key, device_name
 from easq_rec.export.gate import Gate, relative
 from easq_rec.export.inputs import columns_of, tensors_of
-from easq_rec.export.manifest import Manifest, set_current
+from easq_rec.export.manifest import Manifest
 from easq_rec.export.package import Package, sums, write_code, write_constants, write_golden
 from easq_rec.export.program import ServedProgram
 from easq_rec.export.tables import Precision
+from easq_rec.export.versions import set_current
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.checksums import digest_of

@@ -28,8 +28,8 @@ from easq_rec.evaluation.calibration_fit import apply_maps
 from easq_rec.evaluation.calibration_map import OutcomeMap
 from easq_rec.evaluation.metrics.outcomes import values
 from easq_rec.evaluation.predict import batches, served
-from easq_rec.export.manifest import current_of
 from easq_rec.export.package import Package
+from easq_rec.export.versions import current_of
 from easq_rec.model.ranker import Ranker, Scores
 from easq_rec.run_directory.calibration_file import read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of

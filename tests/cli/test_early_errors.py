@@ -75,6 +75,8 @@ def test_wrong_paths_and_options_are_refused_without_torch(tmp_path: Path) -> No
         ([*score, "--calibrated"], "has no calibration.json"),
         ([*score, "--counts", none], f"--counts {none}: no such directory"),
         (["study", "signal", "--data", none], f"--data='{none}' is not allowed"),
+        (["rollback", "none"], "none: no such directory"),
+        (["serve", "none", "--port", "-1"], "--port=-1 is not allowed"),
         (["study", "worth", "--seeds", "2"], "--seeds=2 is not allowed"),
         (["study", "worth", "--first-seed", "20"], "--first-seed=20 is not allowed"),
         (["study", "rank", "--first-seed", "-1"], "--first-seed=-1 is not allowed"),

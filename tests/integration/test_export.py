@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from easq_rec.errors import UserError
-from easq_rec.export.manifest import Manifest, current_of
+from easq_rec.export.manifest import Manifest
 from easq_rec.export.package import Package, read_golden
+from easq_rec.export.versions import current_of
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pytest
 
 from easq_rec.export.inputs import Input
-from easq_rec.export.manifest import Manifest, current_of, set_current
+from easq_rec.export.manifest import Manifest
 from easq_rec.export.package import read_golden
+from easq_rec.export.versions import current_of, set_current
 from tests.conftest import Warm
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

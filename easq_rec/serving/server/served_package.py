@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from easq_rec.errors import UserError
-from easq_rec.export.manifest import current_of
 from easq_rec.export.package import Package
 from easq_rec.export.request import Contract, Decoded, Limits
+from easq_rec.export.versions import current_of
 from easq_rec.serving.server.batcher import Batcher, Score
 
 
