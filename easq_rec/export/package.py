@@ -27,7 +27,7 @@ from easq_rec.export.inputs import Input, example_of, tensors_of
 from easq_rec.export.manifest import CODE, DENSE, GOLDEN, GRAPH, TABLES, Manifest
 from easq_rec.export.program import ServedProgram
 from easq_rec.export.trace import trace
-from easq_rec.export.versions import MANIFEST
+from easq_rec.export.versions import MANIFEST, versions_of
 from easq_rec.upstream.torch_inductor import CompiledProgram, compile_to
 
 GOLDEN_WITHIN = 1e-5
@@ -60,12 +60,11 @@ def write_code(program: ServedProgram, key: str, folder: Path, others: Path) -> 
     """
     code = folder / CODE / f"{key}.pt2"
     code.parent.mkdir()
-    for other in sorted(others.glob(f"*/{CODE}/{key}.pt2")):
-        graph = other.parents[1] / GRAPH
-        if graph.is_file():
-            for source, target in ((other, code), (graph, folder / GRAPH)):
-                _link(source, target)
-            return False
+    found = lender(others, key)
+    if found is not None:
+        for source, target in ((found / CODE / code.name, code), (found / GRAPH, folder / GRAPH)):
+            _link(source, target)
+        return False
     exported = trace(program, example_of(program.inputs))
     compile_to(exported, code)
     for name, value in program.named_buffers():
@@ -76,6 +75,15 @@ def write_code(program: ServedProgram, key: str, folder: Path, others: Path) -> 
         warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
         torch.export.save(exported, folder / GRAPH)
     return True
+
+
+def lender(directory: Path, key: str) -> Path | None:
+    """The newest complete version with some code."""
+    for name in reversed(versions_of(directory)):
+        files = (directory / name / CODE / f"{key}.pt2", directory / name / GRAPH)
+        if all(file.is_file() for file in files):
+            return directory / name
+    return None
 
 
 def write_golden(inputs: tuple[Input, ...], columns: tuple[Tensor, ...], scores: Tensor, folder: Path) -> None:

@@ -63,7 +63,7 @@ def evaluate(
     config = load_config(run_dir)
     directory = data_of(config, data)
     answers = files.join(directory, "answers")
-    period, quarantine = held_out(config, directory), _quarantine(config, run_dir)
+    period, quarantine = held_out(config, directory), quarantine_of(config, run_dir)
     checkpoint = checkpoint_of(run_dir, best=best)
     maps = read_calibration(run_dir, checkpoint) if calibrated else None
     if maps is not None:
@@ -139,7 +139,7 @@ def rank_with_prior(config: Config, weights: Sequence[float], of: PriorOf) -> di
         UserError: the prior is one of actions, and the schema has none, or actions say nothing.
     """
     directory, run_dir = data_of(config, None), Path(str(config.run_dir))
-    requests, quarantine = files.join(directory, "requests"), _quarantine(config, run_dir)
+    requests, quarantine = files.join(directory, "requests"), quarantine_of(config, run_dir)
     training, held = split(requests, config.data.holdout)
     prior = prior_from(of, directory, config.schema, training, quarantine)
     found = predictions_of(load_served(config, run_dir, None), config, run_dir, directory, held)
@@ -196,7 +196,7 @@ def predictions_of(
     """
     quiet()
     requests = files.join(directory, "requests")
-    holdout, truth = open_holdout(config, requests, period, quarantine=_quarantine(config, run_dir))
+    holdout, truth = open_holdout(config, requests, period, quarantine=quarantine_of(config, run_dir))
     stream = evaluation.batches(holdout, config, truth=truth)
     return evaluation.predict(ranker.score, stream, config, CPU, fuse=fuse)
 
@@ -221,5 +221,6 @@ def held_out(config: Config, directory: files.Location) -> Period:
     return split(files.join(directory, "requests"), config.data.holdout)[1]
 
 
-def _quarantine(config: Config, run_dir: Path) -> Quarantine | None:
+def quarantine_of(config: Config, run_dir: Path) -> Quarantine | None:
+    """Where a run sets bad rows aside; None: a bad row ends it."""
     return Quarantine(RunDirectory(run_dir).quarantine) if config.data.on_bad_rows == "quarantine" else None

@@ -34,7 +34,7 @@ from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
 from easq_rec.run_directory.checksums import digest_of
 from easq_rec.run_directory.config_file import write_config
-from easq_rec.serving.evaluate import data_of, held_out
+from easq_rec.serving.evaluate import data_of, held_out, quarantine_of
 from easq_rec.serving.score import load_served
 from easq_rec.training.process import quiet
 
@@ -181,7 +181,8 @@ def _parts(requests: RequestColumns) -> Iterator[RequestColumns]:
 def _requests(config: Config, run_dir: Path, data: files.Location | None) -> RequestColumns:
     """Held-out requests with candidates."""
     directory = data_of(config, data)
-    holdout, _ = open_holdout(config, files.join(directory, "requests"), held_out(config, directory))
+    period, quarantine = held_out(config, directory), quarantine_of(config, run_dir)
+    holdout, _ = open_holdout(config, files.join(directory, "requests"), period, quarantine=quarantine)
     parts: list[RequestColumns] = []
     for group in holdout.row_groups:
         read = holdout.read(group)

@@ -8,6 +8,7 @@ import pytest
 
 from easq_rec.cli import main as cli
 from easq_rec.errors import UserError
+from easq_rec.export.package import lender
 from easq_rec.export.versions import current_of, roll_back, set_current, versions_of
 
 
@@ -54,3 +55,15 @@ def test_a_torn_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "current.json").write_text(content)
     with pytest.raises(UserError, match=r"holds no package: current\.json is missing or torn"):
         current_of(tmp_path)
+
+
+def test_only_a_complete_version_lends_its_code(tmp_path: Path) -> None:
+    """An export that was killed leaves a hidden folder, in which code may be torn."""
+    packages(tmp_path, "1", "2", "3", ".4.tmp")
+    for name in ("1", "2", ".4.tmp"):
+        (tmp_path / name / "code").mkdir()
+        (tmp_path / name / "code" / "key.pt2").write_text("")
+    for name in ("1", ".4.tmp"):
+        (tmp_path / name / "program.pt2").write_text("")
+    assert lender(tmp_path, "key") == tmp_path / "1"
+    assert lender(tmp_path, "other") is None and lender(tmp_path / "none", "key") is None
