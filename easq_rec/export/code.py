@@ -7,13 +7,13 @@ same code.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 import easq_rec
+from easq_rec import json_file
 from easq_rec.config import Config
 from easq_rec.cpu_flags import cpu_flags
 from easq_rec.export.tables import Precision
@@ -34,7 +34,7 @@ def code_key(config: Config, *, satisfaction: bool, precision: Precision, device
         "device": device_name(device),
         "source": _source(),
     }
-    return hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return _digest(json_file.text(read, sort_keys=True, words=True).encode())
 
 
 def device_name(device: torch.device) -> str:

@@ -17,7 +17,7 @@ from easq_rec.export.tables import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class GateLimits:
     """What a package of some precision must hold."""
 
     difference: float | None
@@ -28,10 +28,10 @@ class Limits:
     """Largest difference in engagement NDCG@10."""
 
 
-LIMITS: Mapping[Precision, Limits] = {
-    "fp32": Limits(difference=1e-5, pair_order=1.0, ndcg=1e-4),
-    "fp16": Limits(difference=2e-3, pair_order=0.999, ndcg=0.001),
-    "int8": Limits(difference=None, pair_order=0.999, ndcg=0.001),
+LIMITS: Mapping[Precision, GateLimits] = {
+    "fp32": GateLimits(difference=1e-5, pair_order=1.0, ndcg=1e-4),
+    "fp16": GateLimits(difference=2e-3, pair_order=0.999, ndcg=0.001),
+    "int8": GateLimits(difference=None, pair_order=0.999, ndcg=0.001),
 }
 SAME = 1e-5
 """Scores that differ by less have no order: two ways to add the same numbers differ by this. Also the largest
@@ -45,7 +45,7 @@ class Gate:
     requests: int
     candidates: int
     difference: float
-    """As in `Limits`."""
+    """As in `GateLimits`."""
     pair_order: float
     ndcg: float
     """Engagement NDCG@10 of the package less that of the ranker."""

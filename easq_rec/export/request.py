@@ -53,7 +53,7 @@ class BadRequestError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class CallLimits:
     """How much a caller may send at once."""
 
     requests: int = 256
@@ -86,7 +86,7 @@ class Contract:
     inputs: tuple[Input, ...]
     bounds: Mapping[str, int]
     max_history: int
-    limits: Limits = Limits()
+    limits: CallLimits = CallLimits()
 
     def of_json(self, body: bytes) -> Decoded:
         """Raises BadRequestError."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from easq_rec.export.inputs import Input, inputs_of, tensors_of
-from easq_rec.export.request import BadRequestError, Contract, Decoded, Limits
+from easq_rec.export.request import BadRequestError, CallLimits, Contract, Decoded
 from tests.builders import EVERYTHING, HISTORY, ragged_requests, random_requests, small_config, with_every_kind
 
 CONFIG = small_config(EVERYTHING)
@@ -170,7 +170,7 @@ def test_types_of_arrow() -> None:
 def test_limits() -> None:
     values = columns()
     for name in ("requests", "candidates", "history", "items"):
-        strict = dataclasses.replace(CONTRACT, limits=dataclasses.replace(Limits(), **{name: 1}))
+        strict = dataclasses.replace(CONTRACT, limits=dataclasses.replace(CallLimits(), **{name: 1}))
         with pytest.raises(BadRequestError, match="entries, expected"):
             strict.of_json(as_json(values))
 

@@ -120,7 +120,7 @@ def test_a_package_that_fails_its_gate_is_not_published(
 
     run, packages = exported
     shutil.copytree(packages, tmp_path / "packages")
-    strict = {"fp32": gate.Limits(difference=0.0, pair_order=1.0, ndcg=0.0)}
+    strict = {"fp32": gate.GateLimits(difference=0.0, pair_order=1.0, ndcg=0.0)}
     monkeypatch.setattr(gate, "LIMITS", strict)
     before = sorted(path.name for path in (tmp_path / "packages").iterdir())
     with pytest.raises(UserError, match="does not rank"):

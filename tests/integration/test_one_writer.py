@@ -53,7 +53,8 @@ def test_a_second_job_is_refused_on_every_rank(
     done = train(run_dir, "--trainer.max-steps", "5000", ranks=ranks, check=False)
     assert done.returncode == (2 if ranks == 1 else 1)
     said = [line for line in done.stderr.splitlines() if line.startswith("easq-rec: ")]
-    assert len(said) == ranks and len(set(said)) == 1
+    # torchrun may end a rank before it has said so, because another one has ended.
+    assert 1 <= len(said) <= ranks and len(set(said)) == 1
     assert f"--run-dir {run_dir} is in use by process" in said[0] and "a run directory has one writer" in said[0]
     assert ranks > 1 or "Traceback" not in done.stderr
     before = len(metrics(run_dir))

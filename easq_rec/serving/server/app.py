@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from easq_rec.export.request import BadRequestError, Limits
+from easq_rec.export.request import BadRequestError, CallLimits
 from easq_rec.serving.server.batcher import Batcher, LateError, OverloadedError, Score
-from easq_rec.serving.server.metrics import Metrics
+from easq_rec.serving.server.metrics import ServerMetrics
 from easq_rec.serving.server.served_package import ServedPackage, Serving
 
 JSON = "application/json"
@@ -40,7 +40,7 @@ class ServerOptions:
     """Calls that wait at most; more are answered by 503."""
     watch_s: float = 1.0
     """Seconds between two looks at `current.json`."""
-    limits: Limits = field(default_factory=Limits)
+    limits: CallLimits = field(default_factory=CallLimits)
 
 
 def application(directory: Path, options: ServerOptions) -> Starlette:
@@ -48,7 +48,7 @@ def application(directory: Path, options: ServerOptions) -> Starlette:
 
     Raises UserError if there is none, or it is refused.
     """
-    metrics = Metrics()
+    metrics = ServerMetrics()
 
     def said(version: str, problem: str | None) -> None:
         metrics.version(version, accepted=problem is None)

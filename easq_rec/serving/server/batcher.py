@@ -30,7 +30,7 @@ class LateError(Exception):
 
 
 @dataclass(kw_only=True)
-class Waiting:
+class WaitingCall:
     """A call that waits."""
 
     call: Decoded
@@ -60,7 +60,7 @@ class Batcher:
         self._most_waiting = most_waiting
         self._most_candidates = most_candidates
         self._observe = observe
-        self._waiting: list[Waiting] = []
+        self._waiting: list[WaitingCall] = []
 
     async def __call__(self, call: Decoded, *, deadline: float) -> NDArray[Any]:
         """Scores of a call's candidates.
@@ -73,7 +73,7 @@ class Batcher:
         """
         if len(self._waiting) >= self._most_waiting:
             raise OverloadedError
-        one = Waiting(call=call, deadline=deadline)
+        one = WaitingCall(call=call, deadline=deadline)
         self._waiting.append(one)
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._run)
@@ -81,7 +81,7 @@ class Batcher:
 
     def _run(self) -> None:
         """Scores one batch of what waits; the rest follows in the next turn, so that answers are sent between."""
-        now, batch, candidates = time.monotonic(), list[Waiting](), 0
+        now, batch, candidates = time.monotonic(), list[WaitingCall](), 0
         while self._waiting:
             one = self._waiting[0]
             if batch and candidates + one.call.candidates > self._most_candidates:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from easq_rec.errors import UserError
 from easq_rec.export.package import Package
-from easq_rec.export.request import Contract, Decoded, Limits
+from easq_rec.export.request import CallLimits, Contract, Decoded
 from easq_rec.export.versions import current_of
 from easq_rec.serving.server.batcher import Batcher, Score
 
@@ -57,7 +57,7 @@ class ServedPackage:
     def __init__(
         self,
         directory: Path,
-        limits: Limits,
+        limits: CallLimits,
         *,
         batcher: Callable[[Score], Batcher] = Batcher,
         said: Callable[[str, str | None], None] = lambda version, problem: None,
