@@ -131,8 +131,8 @@ def test_the_study_runs_from_end_to_end(tmp_path: Path) -> None:
     assert run_study(StudyOptions(name="map", budget="small", seeds=1, first_seed=3, jobs=1, out=out)) == 0
     results = json.loads((out / "results.json").read_text())
     assert results["seeds"] == [3] and "--first-seed 3" in results["command"]
-    configs = [json.loads(file.read_text()) for file in (out / "runs").glob("*/config.json")]
-    assert configs and {config["world"]["seed"] for config in configs} == {3}
+    cells = [json.loads(file.read_text()) for file in (out / "cells").glob("*.json")]
+    assert {cell["world_seed"] for cell in cells} == {3}
     assert results["world_version"] == 2 and len(results["map"]) == 2 and not results["failed"]
     sparse, dense = (next(p for p in results["map"] if p["density"] == d) for d in (300.0, 1_000.0))
     assert 0 < 2 * sparse["answers"] < dense["answers"] and sparse["like_log_odds"] == dense["like_log_odds"]
