@@ -57,6 +57,9 @@ def write_code(program: ServedProgram, key: str, folder: Path, others: Path) -> 
 
     Args:
         others: folder of other packages. One with the same key lends its files.
+
+    Raises:
+        UserError: there is no C++ compiler.
     """
     code = folder / CODE / f"{key}.pt2"
     code.parent.mkdir()
@@ -65,6 +68,7 @@ def write_code(program: ServedProgram, key: str, folder: Path, others: Path) -> 
         for source, target in ((found / CODE / code.name, code), (found / GRAPH, folder / GRAPH)):
             _link(source, target)
         return False
+    require_compiler()
     exported = trace(program, example_of(program.inputs))
     compile_to(exported, code)
     for name, value in program.named_buffers():
@@ -75,6 +79,16 @@ def write_code(program: ServedProgram, key: str, folder: Path, others: Path) -> 
         warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
         torch.export.save(exported, folder / GRAPH)
     return True
+
+
+def require_compiler() -> None:
+    """Raises UserError if there is no C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"easq-rec export compiles, and there is no {compiler}: install it (on Debian and Ubuntu: apt-get install "
+            "g++), or name another with CXX"
+        )
 
 
 def lender(directory: Path, key: str) -> Path | None:

@@ -8,7 +8,7 @@ import pytest
 
 from easq_rec.cli import main as cli
 from easq_rec.errors import UserError
-from easq_rec.export.package import lender
+from easq_rec.export.package import lender, require_compiler
 from easq_rec.export.versions import current_of, roll_back, set_current, versions_of
 
 
@@ -67,3 +67,9 @@ def test_only_a_complete_version_lends_its_code(tmp_path: Path) -> None:
         (tmp_path / name / "program.pt2").write_text("")
     assert lender(tmp_path, "key") == tmp_path / "1"
     assert lender(tmp_path, "other") is None and lender(tmp_path / "none", "key") is None
+
+
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"there is no no-such-compiler: install it .*, or name another with CXX"):
+        require_compiler()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
@@ -25,6 +28,7 @@ class Line(nn.Module):
         return x_ND * self.slope + self.offset_D
 
 
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
 def test_code_has_no_weights(tmp_path: Path) -> None:
     x_ND = torch.ones(4, 3)
     file = tmp_path / "line.pt2"
