@@ -182,7 +182,7 @@ class ScoreCommand:
     run_dir: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Run directory; this or --export."""
     export: Path | None = None
-    """Directory of packages that easq-rec export wrote: its current one scores, several times as fast."""
+    """Directory of packages that easq-rec export wrote: its current one scores."""
     input: str
     """Directory or URL with the requests' Parquet files (or with requests/ in it)."""
     output: Path

@@ -57,6 +57,6 @@ class ExportCommand:
             f"{found.folder}: {'compiled' if found.compiled else 'the code of an earlier package fits'}\n"
             f"  {gate.requests:,} held-out requests, {gate.candidates:,} candidates: largest difference of a score "
             f"{gate.difference:.1e}, pairs in the ranker's order {gate.pair_order:.3%}, engagement NDCG@10 "
-            f"{gate.ndcg:+.5f}, alone or together {gate.alone:.1e}"
+            f"{gate.ndcg:+.5f}; a request that is scored alone differs by {gate.alone:.1e} at most"
         )
         return 0

@@ -34,8 +34,8 @@ LIMITS: Mapping[Precision, GateLimits] = {
     "int8": GateLimits(difference=None, pair_order=0.999, ndcg=0.001),
 }
 SAME = 1e-5
-"""Scores that differ by less have no order: two ways to add the same numbers differ by this. Also the largest
-difference between the scores of a request alone and among others."""
+"""Scores that differ by less have no order: two ways to add the same numbers differ by this. A request that is scored
+alone may also differ by this from the same request in a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Gate:
     ndcg: float
     """Engagement NDCG@10 of the package less that of the ranker."""
     alone: float
-    """Largest difference between the scores of a request alone and among others."""
+    """Largest difference between the score of a candidate whose request is scored alone, and its score in a batch."""
 
     @staticmethod
     def of(expected_N: Tensor, found_N: Tensor, utility_N: Tensor, length_R: Tensor, *, alone: float) -> Gate:

@@ -7,7 +7,6 @@ graph, which another machine compiles again. `golden.arrow` has requests with th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import warnings
@@ -28,6 +27,7 @@ from easq_rec.export.manifest import CODE, DENSE, GOLDEN, GRAPH, TABLES, Manifes
 from easq_rec.export.program import ServedProgram
 from easq_rec.export.trace import trace
 from easq_rec.export.versions import MANIFEST, versions_of
+from easq_rec.run_directory.checksums import sha256_of
 from easq_rec.upstream.torch_inductor import CompiledProgram, compile_to
 
 GOLDEN_WITHIN = 1e-5
@@ -133,7 +133,7 @@ def _tensor(entries: pa.Array, width: int | None) -> Tensor:
 def sums(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file of a package but its manifest, by path."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    return {str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files}
+    return {str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
 
 
 class Package:
@@ -194,7 +194,7 @@ class Package:
 
     def _check_sums(self) -> None:
         for name, expected in self.manifest.files.items():
-            if _sha256(self.folder / name) != expected["sha256"]:
+            if sha256_of(self.folder / name) != expected["sha256"]:
                 raise UserError(
                     f"{self.folder / name}: does not match its checksum: copy the package again, or export it again"
                 )
@@ -215,8 +215,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from easq_rec.run_directory.paths import CheckpointDirectory
 
 def checksums(checkpoint: CheckpointDirectory, *, rank: int) -> dict[str, dict[str, Any]]:
     """Size in bytes and SHA-256 of the files that this rank has written, by file name."""
-    return {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in checkpoint.files_of(rank)}
+    return {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in checkpoint.files_of(rank)}
 
 
 def write_checksums(checkpoint: CheckpointDirectory, found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -27,7 +27,7 @@ def write_checksums(checkpoint: CheckpointDirectory, found: Mapping[str, Mapping
 
 def digest_of(checkpoint: CheckpointDirectory) -> str:
     """SHA-256 of the checksums: two checkpoints have the same one only if all of their files are equal."""
-    return _sha256(checkpoint.checksums)
+    return sha256_of(checkpoint.checksums)
 
 
 def damage(checkpoint: CheckpointDirectory, *, share: int = 0, shares: int = 1) -> str | None:
@@ -46,13 +46,14 @@ def damage(checkpoint: CheckpointDirectory, *, share: int = 0, shares: int = 1) 
         try:
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size:,} bytes, not {size:,}"
-            if _sha256(file) != digest:
+            if sha256_of(file) != digest:
                 return f"{name} does not match its checksum"
         except OSError as error:
             return f"{name}: {error.strerror or error}"
     return None
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -193,7 +193,14 @@ def test_damaged_bodies_are_refused_or_read() -> None:
             found = CONTRACT.of_json(bytes(body)) if number % 2 else CONTRACT.of_arrow(bytes(body))
         except BadRequestError:
             continue
-        assert all(len(found.columns[one.name]) >= 0 for one in SENT)
+        sizes = {"requests": found.requests, "candidates": found.candidates}
+        sizes |= {
+            one.name.removeprefix("lengths:"): int(found.columns[one.name].sum())
+            for one in SENT
+            if one.name.startswith("lengths:")
+        }
+        assert {one.name: len(found.columns[one.name]) for one in SENT} == {one.name: sizes[one.axis] for one in SENT}
+        assert sizes["candidates"] == found.candidates >= 1
 
 
 def test_an_input_knows_its_shape() -> None:

@@ -188,6 +188,15 @@ def test_packages_change_under_load(server: Server, packages: Path, versions: tu
             while server.metric("easq_packages_refused_total") == refused and time.monotonic() < end:
                 time.sleep(0.02)
             assert server.version() == versions[1]
+            # A package whose files are right, and whose manifest is not: its error is none that is expected.
+            shutil.copytree(packages / versions[1], packages / "strange")
+            manifest = json.loads((packages / "strange" / "manifest.json").read_text())
+            manifest["constants"].popitem()
+            (packages / "strange" / "manifest.json").write_text(json.dumps(manifest))
+            set_current(packages, "strange")
+            while server.metric("easq_packages_refused_total") == refused + 1 and time.monotonic() < end:
+                time.sleep(0.02)
+            assert server.version() == versions[1]
             (packages / "current.json").write_text("{")
             time.sleep(0.2)
             assert server.version() == versions[1]
@@ -200,7 +209,7 @@ def test_packages_change_under_load(server: Server, packages: Path, versions: tu
             one.result()
     assert set(seen) == set(versions) and len(seen) > 20
     assert "does not match its checksum" in server.errors.read_text()
-    assert server.metric("easq_packages_refused_total") == refused + 1, "a refused package is read once"
+    assert server.metric("easq_packages_refused_total") == refused + 2, "a refused package is read once"
 
 
 @pytest.mark.integration

@@ -71,12 +71,16 @@ class ServedPackage:
         """None until a package is loaded."""
 
     def load(self) -> None:
-        """Loads the current package. Raises UserError if it is refused; what served before goes on."""
+        """Loads the current package. If that raises, what served before goes on.
+
+        Raises UserError if the package is refused. A package that is removed meanwhile, or that another version wrote,
+        may raise anything.
+        """
         folder = current_of(self._directory)
         try:
             package = Package(folder)
-        except UserError as error:
-            self._said(folder.name, str(error))
+        except Exception as error:
+            self._said(folder.name, str(error) if isinstance(error, UserError) else repr(error))
             raise
         manifest = package.manifest
         contract = Contract(
@@ -103,7 +107,8 @@ class ServedPackage:
                 continue
             try:
                 await asyncio.to_thread(self.load)
-            except UserError:
+            except Exception:
+                # `load` has said it. No package may end the watch.
                 self._refused = key
 
 
