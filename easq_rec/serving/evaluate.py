@@ -129,46 +129,44 @@ def rank_fused(config: Config, weights: Sequence[float]) -> dict[float, RankingM
     return {weight: _ranked(found, found.main_N + weight * counted_N) for weight in weights}
 
 
-def rank_with_prior(config: Config, weights: Sequence[float], of: PriorOf) -> dict[float, RankingMetrics]:
-    """Ranking metrics of a run that serves the policy score plus a weight times a prior of the item, by weight.
+def rank_with(
+    config: Config, weights: Sequence[float], *, prior: PriorOf | None = None, second: Config | None = None
+) -> dict[float, RankingMetrics]:
+    """Ranking metrics of a run that serves its policy score plus a weight times other scores, by weight.
+
+    A prior of the item is in standard deviations over the training period. With a second run, its policy score and
+    that of this run are standardised over all held-out candidates, and not within a request. So a request whose
+    candidates hardly differ in one score is ranked by the other. The scales of the two towers are free, so weights of
+    the raw scores would mean something else in every run. With both, the prior and the second score have one weight.
 
     Args:
-        of: what the prior is made of, in the training period.
+        prior: what the prior is made of, in the training period; None: none is added.
+        second: another run on the same data; None: none is added.
 
     Raises:
         UserError: the prior is one of actions, and the schema has none, or actions say nothing.
     """
-    directory, run_dir = data_of(config, None), Path(str(config.run_dir))
-    requests, quarantine = files.join(directory, "requests"), quarantine_of(config, run_dir)
-    training, held = split(requests, config.data.holdout)
-    prior = prior_from(of, directory, config.schema, training, quarantine)
-    found = predictions_of(load_served(config, run_dir, None), config, run_dir, directory, held)
-    ranked = RequestDataset(requests, item_layout(config.schema), period=held, quarantine=quarantine)
-    prior_N = torch.from_numpy(prior_of(prior, ranked, found.request_id_R.numpy()))
-    return {weight: _ranked(found, found.served_N.double() + weight * prior_N) for weight in weights}
-
-
-def rank_with_second(config: Config, second: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
-    """Ranking metrics of a run that serves z(its policy score) plus a weight times z(that of a second run), by weight.
-
-    Both scores are standardised over all held-out candidates, and not within a request. So a request whose candidates
-    hardly differ in one score is ranked by the other. The scales of the two towers are free, so weights of the raw
-    scores would mean something else in every run.
-
-    Args:
-        second: another run on the same data.
-    """
+    assert prior is not None or second is not None
     directory = data_of(config, None)
-    held = held_out(config, directory)
+    training, held = split(files.join(directory, "requests"), config.data.holdout)
 
     def predicted(run: Config) -> evaluation.Predictions:
         run_dir = Path(str(run.run_dir))
         return predictions_of(load_served(run, run_dir, None), run, run_dir, directory, held)
 
-    found, other = predicted(config), predicted(second)
-    assert torch.equal(found.request_id_R, other.request_id_R), "both runs rank the same requests in the same order"
-    first_N, second_N = (_standardised(predictions.served_N) for predictions in (found, other))
-    return {weight: _ranked(found, first_N + weight * second_N) for weight in weights}
+    found = predicted(config)
+    policy_N = found.served_N.double()
+    added_N = torch.zeros_like(policy_N)
+    if prior is not None:
+        requests, quarantine = files.join(directory, "requests"), quarantine_of(config, Path(str(config.run_dir)))
+        counted = prior_from(prior, directory, config.schema, training, quarantine)
+        ranked = RequestDataset(requests, item_layout(config.schema), period=held, quarantine=quarantine)
+        added_N = added_N + torch.from_numpy(prior_of(counted, ranked, found.request_id_R.numpy()))
+    if second is not None:
+        other = predicted(second)
+        assert torch.equal(found.request_id_R, other.request_id_R), "both runs rank the same requests in the same order"
+        policy_N, added_N = _standardised(policy_N), added_N + _standardised(other.served_N)
+    return {weight: _ranked(found, policy_N + weight * added_N) for weight in weights}
 
 
 def _standardised(score_N: torch.Tensor) -> torch.Tensor:

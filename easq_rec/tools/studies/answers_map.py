@@ -25,7 +25,14 @@ from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ, FAMILIES, MethodFamily, base_cell
 from easq_rec.tools.studies.grid import BASE, Cell, seeded
 from easq_rec.tools.studies.map_view import LEGEND, PRICE, MapPlace, map_figure, map_table
-from easq_rec.tools.studies.partner import ANSWER_PRIOR, ITEM_PRIOR
+from easq_rec.tools.studies.partner import (
+    ACTION_RANKER,
+    ACTION_RANKER_AND_ANSWERS,
+    ANSWER_PRIOR,
+    ITEM_PRIOR,
+    PRIORS,
+    Addition,
+)
 from easq_rec.tools.studies.price import POINTS, Priced, best
 from easq_rec.tools.studies.study import Findings, Study
 from easq_rec.tools.studies.verdict import Check, Verdict
@@ -56,14 +63,15 @@ METHODS = (
     "label_weights",
     ITEM_PRIOR,
     ANSWER_PRIOR,
-    "action_ranker",
+    ACTION_RANKER,
+    ACTION_RANKER_AND_ANSWERS,
     "shared_bottom",
     "shared_bottom_evidence",
     "without_any_answers",
 )
-"""Families that are compared. Three baselines read answers: `shared_bottom`, the best of them in study `frontier`; the
-same with L_evidence and the counts of answers that `easq` reads; and the average answer, which gains where answers are
-many."""
+"""Families that are compared. Four baselines read answers: `shared_bottom`, the best of them in study `frontier`; the
+same with L_evidence and the counts of answers that `easq` reads; the average answer, which gains where answers are
+many; and that together with a ranker of likes."""
 FOLLOWS = World.follow_slope / World.like_slope
 """Slope of follows relative to that of likes."""
 
@@ -88,7 +96,10 @@ def world_at(world: World, like_slope: float, item_share: float, density: float)
 
 def reads_answers(family: MethodFamily, base: Config) -> bool:
     """Whether a point of the family depends on answers."""
-    return family.name == ANSWER_PRIOR or any(cell.config.reads_answers for cell in family.cells(base))
+    if family.kind == "added":
+        prior = Addition(partner=family.name, weight=1.0).prior
+        return prior is not None and PRIORS[prior] == "answers"
+    return any(cell.config.reads_answers for cell in family.cells(base))
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:

@@ -35,6 +35,7 @@ from easq_rec.tools.studies.base import WORTH_VERSION, base_config
 from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.grid import check_names
+from easq_rec.tools.studies.known import take_over, taken_over
 from easq_rec.tools.studies.options import StudyOptions
 from easq_rec.tools.studies.publish import cell_values, circumstances, publish, table
 from easq_rec.tools.studies.ray_runner import RayRunner, require_cluster
@@ -91,6 +92,8 @@ def check(options: StudyOptions) -> None:
         only = only_version(options.name)
         allowed = f"{only}, or omitted: study {options.name} runs on World {only}"
         require(only in (None, options.world_version), "--world-version", options.world_version, allowed)
+    if options.known is not None:
+        require(options.name in STUDIES, "--known", str(options.known), f"omitted: study {options.name} trains nothing")
     if options.name == "worth":
         require(options.seeds is None, "--seeds", options.seeds, "omitted: study worth reads one log")
         require(options.first_seed == 0, "--first-seed", options.first_seed, "omitted: study worth reads one log")
@@ -143,6 +146,10 @@ def _train(options: StudyOptions, study: Study, store: Store) -> int:
     cells = study.cells(base, options.seed_list, options.budget)
     cells += anchor_cells(cells)
     check_names(cells)
+    if options.known is not None:
+        versions = circumstances([])["versions"]
+        taken = take_over(options.known, store, cells, study=study.name, versions=versions)
+        print(f"{taken} of {len(cells)} cells are taken from {options.known}", flush=True)
     where = f"{options.job_count} at a time" if options.ray is None else f"on Ray {options.ray}"
     print(f"study {study.name}, budget {options.budget}: {len(cells)} cells, {where}", flush=True)
     runs, failed = _runner(options, store).run(cells)
@@ -171,6 +178,7 @@ def _conclude(
             "study": study.name,
             "question": study.question,
             **_common(options, begin),
+            **({"known": origin} if (origin := taken_over(store)) is not None else {}),
             "cell_seconds": round(sum(run.seconds for run in runs), 1),
             "cells": [cell_values(run) for run in runs],
             "failed": failed,
@@ -290,6 +298,7 @@ def _command(options: StudyOptions) -> list[str]:
         where = []
     where += [] if options.ray is None else ["--ray", options.ray]
     where += ["--gpus", f"{options.gpus:g}"] if options.gpus else []
+    where += ["--known", str(options.known)] if options.known is not None else []
     seeds = ["--seeds", str(len(options.seed_list))] if options.name != "worth" else []
     seeds += ["--first-seed", str(options.first_seed)] if options.first_seed else []
     return [

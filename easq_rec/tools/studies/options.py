@@ -47,6 +47,9 @@ class StudyOptions:
     """Directory for results.json, table.md and PNGs. None: runs/study-NAME."""
     resume: bool = False
     """Continue the study in --out; finished runs are not repeated."""
+    known: Path | None = None
+    """results.json of an earlier run of this study: runs of the same configuration are taken from it. Use it only if
+    the code of training has not changed since. None: everything is run."""
     jobs: int | None = None
     """Number of parallel runs on this machine, one thread each. None: one per core."""
     ray: str | None = None

@@ -11,6 +11,9 @@ from typing import Literal, Self
 from easq_rec.config.variants import VARIANTS
 
 ITEM_PRIOR, ANSWER_PRIOR = "item_prior", "answer_prior"
+ACTION_RANKER = "action_ranker"
+ACTION_RANKER_AND_ANSWERS = f"{ACTION_RANKER}+{ANSWER_PRIOR}"
+"""Two partners at once: what users like and what they answered, each by its own model, as a team would add them."""
 PRIORS: dict[str, Literal["actions", "answers"]] = {ITEM_PRIOR: "actions", ANSWER_PRIOR: "answers"}
 """Partners that are counted, not trained (`easq_rec.serving.item_prior`), and what is counted."""
 
@@ -20,11 +23,25 @@ class Addition:
     """A partner's score with its weight. Its text is an argument of the cell's program and a key of its results."""
 
     partner: str
-    """One of `PRIORS`, or the name of a variant."""
+    """One of `PRIORS`, the name of a variant, or `VARIANT+PRIOR` for both with the same weight."""
     weight: float
 
     def __post_init__(self) -> None:
-        assert self.partner in PRIORS or self.partner in VARIANTS, self.partner
+        first, plus, last = self.partner.partition("+")
+        assert first in VARIANTS or (first in PRIORS and not plus), self.partner
+        assert not plus or last in PRIORS, self.partner
+
+    @property
+    def variant(self) -> str | None:
+        """The variant whose policy score is added."""
+        first = self.partner.partition("+")[0]
+        return first if first in VARIANTS else None
+
+    @property
+    def prior(self) -> str | None:
+        """The prior that is added."""
+        last = self.partner.rpartition("+")[2]
+        return last if last in PRIORS else None
 
     def __str__(self) -> str:
         return f"{self.partner}={self.weight:g}"

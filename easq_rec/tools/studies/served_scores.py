@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
 from easq_rec.evaluation.metrics import RankingMetrics
 from easq_rec.run_directory.paths import RunDirectory
-from easq_rec.serving.evaluate import rank_fused, rank_with_prior, rank_with_second
+from easq_rec.serving.evaluate import rank_fused, rank_with
 from easq_rec.tools.simulation.default_data import prepare_data
 from easq_rec.tools.studies.partner import PRIORS, Addition
 from easq_rec.training import session
@@ -22,31 +22,39 @@ def rankings(config: Config, served: Sequence[str]) -> dict[str, RankingMetrics]
 
     Args:
         config: of a finished run.
-        served: weights of the reference score, and texts of `Addition`. A partner that is a variant is trained here.
+        served: weights of the reference score, and texts of `Addition`. Partners that are variants are trained here.
     """
+    fused = {text: float(text) for text in served if Addition.read(text) is None}
+    additions = {text: addition for text in served if (addition := Addition.read(text)) is not None}
     found: dict[str, RankingMetrics] = {}
-    added: dict[str | None, dict[str, float]] = {}
-    for text in served:
-        addition = Addition.read(text)
-        partner, weight = (None, float(text)) if addition is None else (addition.partner, addition.weight)
-        added.setdefault(partner, {})[text] = weight
-    for partner, weights in added.items():
-        ranked = _rank_with(partner, config, list(weights.values()))
-        found |= {text: ranked[weight] for text, weight in weights.items()}
-    return found
+    if fused:
+        ranked = rank_fused(config, list(fused.values()))
+        found |= {text: ranked[weight] for text, weight in fused.items()}
+    trained = {name: _trained(name, config) for name in _unique(addition.variant for addition in additions.values())}
+    for partner in _unique(addition.partner for addition in additions.values()):
+        of_partner = {text: addition for text, addition in additions.items() if addition.partner == partner}
+        first = next(iter(of_partner.values()))
+        ranked = rank_with(
+            config,
+            [addition.weight for addition in of_partner.values()],
+            prior=PRIORS[first.prior] if first.prior else None,
+            second=trained[first.variant] if first.variant else None,
+        )
+        found |= {text: ranked[addition.weight] for text, addition in of_partner.items()}
+    for second in trained.values():
+        # A study has many cells and does not need their models again.
+        shutil.rmtree(RunDirectory(Path(str(second.run_dir))).checkpoints)
+    return {text: found[text] for text in served}
 
 
-def _rank_with(partner: str | None, config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
-    """Metrics of the policy score plus a partner's score, by weight of the partner; None: the satisfaction score is
-    added to the main tower's."""
-    if partner is None:
-        return rank_fused(config, weights)
-    if partner in PRIORS:
-        return rank_with_prior(config, weights, PRIORS[partner])
-    second = dataclasses.replace(VARIANTS[partner](config), run_dir=f"{config.run_dir}/{partner}", recipe=partner)
+def _unique(names: Iterable[str | None]) -> list[str]:
+    """The names, each once, in order."""
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _trained(variant: str, config: Config) -> Config:
+    """Trains a variant of a run on its data, below its run directory."""
+    second = dataclasses.replace(VARIANTS[variant](config), run_dir=f"{config.run_dir}/{variant}", recipe=variant)
     code = session.train(second, prepare_data)
     assert not code, "a training that fails raises"
-    found = rank_with_second(config, second, weights)
-    # A study has many cells and does not need their models again.
-    shutil.rmtree(RunDirectory(Path(str(second.run_dir))).checkpoints)
-    return found
+    return second

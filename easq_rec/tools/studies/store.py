@@ -124,8 +124,8 @@ class Store:
         try:
             values = json.loads(path.read_text())
             digest, config, seconds = values["digest"], values["config"], float(values["seconds"])
-            metrics = _numbers(values["metrics"])
-            fused = {weight: _numbers(of_weight) for weight, of_weight in values["fused"].items()}
+            metrics = numbers(values["metrics"])
+            fused = {weight: numbers(of_weight) for weight, of_weight in values["fused"].items()}
             history = {name: [(int(x), float(y)) for x, y in points] for name, points in values["history"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -140,7 +140,8 @@ class Store:
         return Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=seconds)
 
 
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics from JSON: null is NaN."""
     return {name: float("nan" if value is None else value) for name, value in values.items()}
 
 

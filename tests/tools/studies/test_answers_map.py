@@ -22,7 +22,7 @@ from easq_rec.tools.studies.families import EASQ
 from easq_rec.tools.studies.grid import BASE
 from easq_rec.tools.studies.map_view import Map
 from easq_rec.tools.studies.options import StudyOptions
-from easq_rec.tools.studies.partner import ANSWER_PRIOR
+from easq_rec.tools.studies.partner import ACTION_RANKER_AND_ANSWERS, ANSWER_PRIOR
 from tests.tools.studies.priced_runs import LOG_ODDS, priced_runs
 
 
@@ -44,7 +44,7 @@ def test_the_grids_are_worlds() -> None:
 def test_methods_that_read_no_answers_are_trained_once_per_world() -> None:
     base = with_world(base_config("full"), 2)
     reading = {family.name for family in families("full") if reads_answers(family, base)}
-    assert reading == {EASQ, ANSWER_PRIOR, "shared_bottom", "shared_bottom_evidence"}
+    assert reading == {EASQ, ANSWER_PRIOR, ACTION_RANKER_AND_ANSWERS, "shared_bottom", "shared_bottom_evidence"}
     cells = STUDY.cells(base_config("full"), [0], "full")
     settings, densities = len(GRIDS["full"].settings()), len(GRIDS["full"].densities)
     counts = Counter(cell.variant.rsplit(" ", 1)[0] for cell in cells)
@@ -66,7 +66,7 @@ def test_methods_that_read_no_answers_are_trained_once_per_world() -> None:
             assert len(bases) == 1 + densities
             assert {one.config.world.like_slope for one in bases} == {cell.config.world.like_slope}
             own = next(one for one in bases if one.setting == cell.setting)
-            assert {addition.partner for addition in own.additions} == {ANSWER_PRIOR}
+            assert {addition.partner for addition in own.additions} == {ANSWER_PRIOR, ACTION_RANKER_AND_ANSWERS}
 
 
 def test_densities_have_the_same_requests() -> None:

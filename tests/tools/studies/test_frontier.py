@@ -46,7 +46,10 @@ def test_served_families_are_trained_once(base: Config) -> None:
         if family.kind == "served":
             assert own[0].fuse == family.weights and own[0].config.model.satisfaction is not None, family.name
     (main,) = (cell for cell in cells if cell.variant == BASE)
-    assert {addition.partner for addition in main.additions} == {"item_prior", "answer_prior", "action_ranker"}
+    assert {addition.partner for addition in main.additions} == {
+        *("item_prior", "answer_prior", "action_ranker"),
+        "action_ranker+answer_prior",
+    }
 
 
 def test_trained_families_vary_one_weight(base: Config) -> None:
@@ -77,7 +80,7 @@ def test_the_verdict_compares_easq_with_every_baseline(base: Config) -> None:
     cells = STUDY.cells(base, [0, 1, 2], "full")
     findings = STUDY.conclude(StudyComparison(priced_runs(cells, level)), "full")
     baselines = [family.name for family in FAMILIES.values() if family.role == "baseline"]
-    assert findings.verdict.outcome == "holds" and len(findings.verdict.checks) == len(baselines) == 14
+    assert findings.verdict.outcome == "holds" and len(findings.verdict.checks) == len(baselines) == 15
     by_name = {check.what.split()[-1]: check.measured for check in findings.verdict.checks}
     assert by_name["item_prior"].value == pytest.approx(2.0, abs=0.4)
     assert by_name["mmoe"].value == pytest.approx(3.0, abs=0.4)
@@ -107,7 +110,7 @@ def test_families_that_need_likes_are_left_out_on_other_data(name: str) -> None:
     ) == len(cells)
     findings = STUDY.conclude(StudyComparison(priced_runs(cells, level)), "full")
     (note,) = (note for note in findings.notes if note.startswith("Left out"))
-    assert note.endswith("label_weights, item_prior, action_ranker, without_any_answers.")
+    assert note.endswith("label_weights, item_prior, action_ranker, action_ranker+answer_prior, without_any_answers.")
     assert len(findings.verdict.checks) == 11 and findings.verdict.outcome == "holds"
 
 

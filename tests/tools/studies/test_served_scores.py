@@ -18,7 +18,7 @@ from easq_rec.evaluation.metrics import ranking_metrics
 from easq_rec.evaluation.predict import Predictions
 from easq_rec.run_directory.config_file import load_config
 from easq_rec.run_directory.paths import RunDirectory
-from easq_rec.serving.evaluate import held_out, predictions_of, rank_with_second
+from easq_rec.serving.evaluate import held_out, predictions_of, rank_with
 from easq_rec.serving.prior_counts import PriorOf, item_layout, prior_from, prior_of
 from easq_rec.serving.score import load_served
 from easq_rec.tools.simulation.default_data import prepare_data
@@ -33,6 +33,7 @@ from easq_rec.training import session
 SERVED = (
     *("item_prior=0", "item_prior=0.3", "answer_prior=0.3"),
     *("action_ranker=0", "action_ranker=0.5", "action_ranker=1e+09"),
+    "action_ranker+answer_prior=0.5",
 )
 
 
@@ -123,10 +124,20 @@ def test_the_second_ranker_is_trained_and_added(
     one, two = predicted(load_config(run_dir)), predicted(second)
     z_N = [(x.main_N.double() - x.main_N.double().mean()) / x.main_N.double().std(correction=0) for x in (one, two)]
     expected = metrics_of(one, z_N[0] + 0.5 * z_N[1])
-    again = dataclasses.asdict(rank_with_second(load_config(run_dir), second, [0.5])[0.5])
+    again = dataclasses.asdict(rank_with(load_config(run_dir), [0.5], second=second)[0.5])
     for name in NAMES:
         assert fused["action_ranker=0.5"][name] == pytest.approx(expected[name]) == pytest.approx(again[name]), name
         assert fused["action_ranker=0.5"][name] != pytest.approx(final(run_dir)[name]), name
+    # Both at once: the same weight for the second ranker and for the average answer.
+    directory = str(base.data.path)
+    training, held = split(f"{directory}/requests", base.data.holdout)
+    prior = prior_from("answers", directory, base.schema, training, None)
+    ranked = RequestDataset(f"{directory}/requests", item_layout(base.schema), period=held)
+    prior_N = torch.from_numpy(prior_of(prior, ranked, one.request_id_R.numpy()))
+    expected = metrics_of(one, z_N[0] + 0.5 * (z_N[1] + prior_N))
+    for name in NAMES:
+        assert fused["action_ranker+answer_prior=0.5"][name] == pytest.approx(expected[name]), name
+        assert fused["action_ranker+answer_prior=0.5"][name] != fused["action_ranker=0.5"][name], name
 
 
 def test_additions_are_part_of_a_cell() -> None:
@@ -139,5 +150,10 @@ def test_additions_are_part_of_a_cell() -> None:
     assert plain.digest != other.digest and [str(addition) for addition in other.additions] == ["item_prior=0.25"]
     assert Addition.read("action_ranker=0.5") == Addition(partner="action_ranker", weight=0.5)
     assert Addition.read("0.5") is None
-    with pytest.raises(AssertionError, match="item_prio"):
-        Addition(partner="item_prio", weight=1.0)
+    both = Addition(partner="action_ranker+answer_prior", weight=0.5)
+    assert (both.variant, both.prior) == ("action_ranker", "answer_prior") and Addition.read(str(both)) == both
+    one, prior = (Addition(partner=name, weight=1.0) for name in ("action_ranker", "answer_prior"))
+    assert (one.variant, one.prior, prior.variant, prior.prior) == ("action_ranker", None, None, "answer_prior")
+    for wrong in ("item_prio", "action_ranker+item_prio", "item_prior+answer_prior", "+answer_prior"):
+        with pytest.raises(AssertionError, match=wrong.replace("+", r"\+")):
+            Addition(partner=wrong, weight=1.0)
