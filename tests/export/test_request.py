@@ -12,8 +12,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from easq_rec.export.bad_request import BadRequestError
 from easq_rec.export.inputs import Input, inputs_of, tensors_of
-from easq_rec.export.request import BadRequestError, CallLimits, Contract, Decoded
+from easq_rec.export.request import CallLimits, Contract, Decoded
+from easq_rec.export.request_json import columns_of_json
+from easq_rec.serving.server.quick_json import quick_columns
 from tests.builders import EVERYTHING, HISTORY, ragged_requests, random_requests, small_config, with_every_kind
 
 CONFIG = small_config(EVERYTHING)
@@ -139,6 +142,7 @@ def test_columns_that_are_missing_or_unknown() -> None:
         (b"", "body: is no Arrow"),
         (b"{", "body: is no JSON"),
         (b'{"timestamp_ms": [NaN]}', "body: is no JSON"),
+        (b'{"user_id": [1], "user_id": [2]}', r"body: is no JSON \(user_id is there twice\)"),
         (b"{" * 100_000, "body: is no JSON"),
         (b"ARROW1 nonsense", "body: is no Arrow"),
         (as_arrow(columns())[:-200], "body: is no Arrow"),
@@ -201,6 +205,81 @@ def test_damaged_bodies_are_refused_or_read() -> None:
         }
         assert {one.name: len(found.columns[one.name]) for one in SENT} == {one.name: sizes[one.axis] for one in SENT}
         assert sizes["candidates"] == found.candidates >= 1
+
+
+def values_of(columns: dict[str, np.ndarray] | None) -> Any:
+    if columns is None:
+        return None
+    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in columns.items()}
+
+
+def quick(body: bytes) -> Any:
+    """What the quick reader finds, as comparable values."""
+    return values_of(quick_columns(body, CONTRACT.sent))
+
+
+def slow(body: bytes) -> Any:
+    try:
+        return values_of(columns_of_json(body, CONTRACT.sent))
+    except BadRequestError:
+        return None
+
+
+def test_the_quick_reader_of_json_is_equal_to_the_slow_one() -> None:
+    """It reads each good body; what it leaves to the slow one may be good or bad."""
+    rng = random.Random(1)
+    read = 0
+    for number in range(1_500):
+        body = bytearray(as_json(columns(number % 5)))
+        assert quick(bytes(body)) == slow(bytes(body)) is not None
+        for _ in range(rng.choice((1, 2))):
+            at = rng.randrange(len(body))
+            body[at : at + rng.randrange(2)] = rng.choice(
+                (b"9", b"-", b"[", b"]", b"0", b",", b"1.5", b" ", b"e9", b'"')
+            )
+        found = quick(bytes(body))
+        read += found is not None
+        assert found in (None, slow(bytes(body))), bytes(body)
+    assert read > 100
+
+
+@pytest.mark.parametrize(("name", "value", "message"), CHANGES)
+def test_what_the_quick_reader_leaves_is_explained(name: str, value: Any, message: str) -> None:
+    contract = dataclasses.replace(CONTRACT, quick_json=quick_columns)
+    with pytest.raises(BadRequestError) as raised:
+        contract.of_json(as_json({**columns(), name: value}))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("user_id", [[7], 8, 9]),
+        ("user_id", [[], [7, 8], 9]),
+        ("user_id", [7, 8, True]),
+        ("user.age", [1.0, None, 2.0]),
+        ("user.taste", [[[1], 2, 3], [1, 2, 3], [1, 2, 3]]),
+        ("user.taste", [[1, 2], [3, 1, 2, 3], [1, 2, 3]]),
+        ("user.taste", [1, 2, 3, 1, 2, 3, 1, 2, 3]),
+        ("user.taste", {"0": [1, 2, 3]}),
+        ("user.taste", [{"a": 1, "b": 2, "c": 3}, [1, 2, 3], [1, 2, 3]]),
+    ],
+)
+def test_the_quick_reader_does_not_flatten(name: str, value: Any) -> None:
+    body = as_json({**columns(), name: value})
+    assert quick(body) is None and slow(body) is None
+
+
+def test_the_quick_reader_reads_large_numbers_as_the_slow_one() -> None:
+    for name, value in (
+        ("user.age", [1e300, 5e-324, 16_777_217]),
+        ("user.age", [2**53 + 1, -(2**63), 1e39]),
+        ("user_id", [2**63 - 1, -(2**63), 0]),
+    ):
+        body = as_json({**columns(), name: value})
+        assert quick(body) == slow(body) is not None
+    body = as_json({**columns(), "user.age": [2**63, 2**64, 10**25]})
+    assert quick(body) in (None, slow(body))
 
 
 def test_an_input_knows_its_shape() -> None:

@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from easq_rec.export.request import BadRequestError, CallLimits
+from easq_rec.export.bad_request import BadRequestError
+from easq_rec.export.request import CallLimits
 from easq_rec.serving.server.batcher import Batcher, LateError, OverloadedError, Score
 from easq_rec.serving.server.metrics import ServerMetrics
 from easq_rec.serving.server.served_package import ServedPackage, Serving

@@ -22,6 +22,7 @@ from easq_rec.export.package import Package
 from easq_rec.export.request import CallLimits, Contract, Decoded
 from easq_rec.export.versions import current_of
 from easq_rec.serving.server.batcher import Batcher, Score
+from easq_rec.serving.server.quick_json import quick_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,11 @@ class ServedPackage:
             raise
         manifest = package.manifest
         contract = Contract(
-            inputs=manifest.inputs, bounds=manifest.bounds, max_history=manifest.max_history, limits=self._limits
+            inputs=manifest.inputs,
+            bounds=manifest.bounds,
+            max_history=manifest.max_history,
+            limits=self._limits,
+            quick_json=quick_columns,
         )
         batcher = self._batcher(functools.partial(score_calls, package, contract))
         self.serving = Serving(package=package, contract=contract, batcher=batcher)

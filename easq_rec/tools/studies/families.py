@@ -47,6 +47,8 @@ class MethodFamily:
     """Kind `trained`: the config with a weight."""
     needs_actions: bool = False
     """Whether it needs an outcome of `ACTIONS`."""
+    needs_later: bool = False
+    """Whether it needs an outcome besides the trigger. Without one, it is `main_only`."""
 
     def label(self, weight: float, setting: str = "") -> str:
         """Label of a point in a `StudyComparison`.
@@ -67,7 +69,10 @@ class MethodFamily:
 
     def fits(self, config: Config) -> bool:
         """Whether the data of a config have the outcomes that the method needs."""
-        return not self.needs_actions or any(outcome.name in ACTIONS for outcome in config.schema.outcomes)
+        schema = config.schema
+        if self.needs_actions and not any(outcome.name in ACTIONS for outcome in schema.outcomes):
+            return False
+        return not self.needs_later or any(outcome.name != schema.trigger for outcome in schema.outcomes)
 
     def few(self) -> MethodFamily:
         """The family with fewer points, for the small budget: those at `FEW` if each point is a training, else all."""
@@ -125,8 +130,11 @@ def _served(name: str, role: Role, *, needs_actions: bool = False) -> MethodFami
     return MethodFamily(name=name, role=role, kind="served", weights=SATISFACTION_WEIGHTS, needs_actions=needs_actions)
 
 
-def _trained(name: str, role: Role, term: str, weights: tuple[float, ...]) -> MethodFamily:
-    return MethodFamily(name=name, role=role, kind="trained", weights=weights, change=_loss(name, term))
+def _trained(
+    name: str, role: Role, term: str, weights: tuple[float, ...], *, needs_later: bool = False
+) -> MethodFamily:
+    change = _loss(name, term)
+    return MethodFamily(name=name, role=role, kind="trained", weights=weights, change=change, needs_later=needs_later)
 
 
 FAMILIES: dict[str, MethodFamily] = {
@@ -150,8 +158,8 @@ FAMILIES: dict[str, MethodFamily] = {
         MethodFamily(
             name=ACTION_RANKER_AND_ANSWERS, role="baseline", kind="added", weights=ADDED_WEIGHTS, needs_actions=True
         ),
-        _trained("evidence_on_policy", "baseline", "policy_evidence", (0.1, 0.3, 1.0, 3.0)),
-        _trained("reward_model", "baseline", "reward", (0.3, 1.0, 3.0, 10.0)),
+        _trained("evidence_on_policy", "baseline", "policy_evidence", (0.1, 0.3, 1.0, 3.0), needs_later=True),
+        _trained("reward_model", "baseline", "reward", (0.3, 1.0, 3.0, 10.0), needs_later=True),
         _trained("direct", "baseline", "direct", (0.03, 0.1, 0.3, 1.0)),
         _served("shared_bottom", "baseline"),
         _served("mmoe", "baseline"),

@@ -103,7 +103,7 @@ def _left_out(names: Sequence[str]) -> list[str]:
     """A note about families that the data do not allow."""
     if not names:
         return []
-    return [f"Left out, because the data have no likes or follows among the outcomes: {', '.join(names)}."]
+    return [f"Left out, because the data lack the outcomes that they need, such as likes: {', '.join(names)}."]
 
 
 STUDY = Study(
