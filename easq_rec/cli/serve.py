@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from easq_rec import doctor
+from easq_rec import doctor, outputs
 from easq_rec.config.schema import require
 from easq_rec.data.presence import require_folder
 from easq_rec.errors import UserError
@@ -28,6 +28,19 @@ class ServeCommand:
     """Address to listen on; 0.0.0.0: all of this machine's."""
     port: int = 8080
     """0: any free port, which is printed."""
+    processes: int = 1
+    """Processes that accept calls on the port, one core each; they share the memory of the tables."""
+    second: Path | None = None
+    """Directory of packages to compare with: give --share too, or it only scores all requests, which --log keeps."""
+    share: float = 0.0
+    """Share of the users that the second package answers, from 0 (none) to 1."""
+    experiment: str = "experiment"
+    """Name of the comparison; another name is another split of the users."""
+    log: Path | None = None
+    """Data directory that gets what was served, as requests of the data contract. Callers then send all columns of a
+    training request."""
+    log_seconds: float = 10.0
+    """Time between two files of the log."""
     deadline_ms: int = 500
     """A call that waited longer is answered by 504, and not scored."""
     most_waiting: int = 256
@@ -43,7 +56,15 @@ class ServeCommand:
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')}", value, "at least 1")
         require(0 <= self.port < 65_536, "--port", self.port, "0 to 65535")
+        require(1 <= self.processes <= 256, "--processes", self.processes, "1 to 256")
+        require(0 <= self.share <= 1, "--share", self.share, "0 to 1")
+        require(not self.share or self.second is not None, "--share", self.share, "given together with --second")
+        require(self.log_seconds > 0, "--log-seconds", self.log_seconds, "above 0")
         require_folder("PACKAGES", self.directory)
+        if self.second is not None:
+            require_folder("--second", self.second)
+        if self.log is not None:
+            outputs.check_outside("--log", self.log, [path for path in (self.directory, self.second) if path])
         try:
             from easq_rec.serving.server.run import serve
         except ModuleNotFoundError as error:
@@ -51,14 +72,23 @@ class ServeCommand:
                 f"easq-rec serve needs the extra serve, and there is no {error.name}: pip install 'easq-rec[serve]'"
             ) from error
         from easq_rec.serving.server.app import ServerOptions
+        from easq_rec.serving.server.experiment import Experiment
+        from easq_rec.serving.server.served_package import PackageSource
 
+        experiment = Experiment(share=self.share, name=self.experiment) if self.second is not None else None
+        source = PackageSource(
+            first=self.directory, second=self.second, experiment=experiment, logged=self.log is not None
+        )
         options = ServerOptions(
+            source=source,
             deadline_s=self.deadline_ms / 1_000,
             body_bytes=self.body_mb * 2**20,
             most_waiting=self.most_waiting,
             watch_s=self.watch_ms / 1_000,
+            log=self.log,
+            log_s=self.log_seconds,
         )
-        return serve(self.directory, options, host=self.host, port=self.port)
+        return serve(options, host=self.host, port=self.port, processes=self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ def inputs_of(config: Config, *, satisfaction: bool) -> tuple[Input, ...]:
         Input(name=CANDIDATE_SLOTS, dtype="int64", axis=CANDIDATE_SLOTS),
     ]
     for column in columns_of(config, satisfaction=satisfaction):
-        inputs += _inputs(column)
+        inputs += inputs_of_column(column)
     return tuple(inputs)
 
 
@@ -88,7 +88,8 @@ def columns_of(config: Config, *, satisfaction: bool) -> list[Column]:
     return [column for column in Layout.of(schema, outcomes=False).columns if column.path in read]
 
 
-def _inputs(column: Column) -> list[Input]:
+def inputs_of_column(column: Column) -> list[Input]:
+    """The inputs of one column: one, or more for lists."""
     path = column.path
     axis = path.split(".")[0] if path.startswith((f"{HISTORY}.", f"{CANDIDATES}.")) else REQUESTS
     match column.kind:

@@ -12,7 +12,8 @@ Legend: R requests, H history entries, N candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from easq_rec.errors import UserError
 from easq_rec.export.bad_request import BadRequestError
 from easq_rec.export.inputs import (
     CANDIDATE_SLOTS,
@@ -65,18 +67,50 @@ LONGEST = 2**31
 """Entries of a list at most; sums of more could overflow."""
 
 
+def sent_of(*inputs: Iterable[Input]) -> tuple[Input, ...]:
+    """What callers send for all of some inputs: those of programs, and what a log needs besides.
+
+    Raises UserError: two have the same name and differ.
+    """
+    found: dict[str, Input] = {}
+    for one in itertools.chain(*inputs):
+        if one.name in (HISTORY_SLOTS, CANDIDATE_SLOTS):
+            continue
+        if found.setdefault(one.name, one) != one:
+            raise UserError(
+                f"{one.name}: {_words(found[one.name])} for one package and {_words(one)} for another: a call cannot "
+                "be scored by both"
+            )
+    return tuple(found.values())
+
+
+def _words(one: Input) -> str:
+    return f"{one.dtype} of shape {one.shape}"
+
+
+def tensors_of_calls(inputs: Sequence[Input], calls: Sequence[Decoded], *, max_history: int) -> tuple[Tensor, ...]:
+    """The inputs of a program for the requests of some calls, one after the other."""
+    found = []
+    for one in inputs:
+        if one.name in (HISTORY_SLOTS, CANDIDATE_SLOTS):
+            group = HISTORY if one.name == HISTORY_SLOTS else CANDIDATES
+            longest = max(int(call.columns[lengths(group)].max()) for call in calls)
+            longest = min(longest, max_history) if group == HISTORY else longest
+            found.append(torch.zeros(max(longest, LEAST_SLOTS), dtype=torch.int64))
+            continue
+        parts = [call.columns[one.name] for call in calls]
+        found.append(torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)))
+    return tuple(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a program takes.
+    """What a caller sends."""
 
-    Args:
-        bounds: ids of these columns are 0 or more, and less than the number.
-        max_history: entries of a history that count.
-    """
-
-    inputs: tuple[Input, ...]
+    sent: tuple[Input, ...]
+    """See `sent_of`."""
     bounds: Mapping[str, int]
-    max_history: int
+    """Ids of these columns are 0 or more, and less than the number."""
     limits: CallLimits = CallLimits()
     quick_json: QuickJson = lambda body, inputs: None
     """Reads a good body in less time, and gives None for others."""
@@ -90,24 +124,18 @@ class Contract:
         """Raises BadRequestError."""
         return self._checked(columns_of_arrow(body, self.sent))
 
-    def tensors(self, calls: Sequence[Decoded]) -> tuple[Tensor, ...]:
-        """The inputs of a program for the requests of some calls, one after the other."""
-        found = []
-        for one in self.inputs:
-            if one.name in (HISTORY_SLOTS, CANDIDATE_SLOTS):
-                group = HISTORY if one.name == HISTORY_SLOTS else CANDIDATES
-                longest = max(int(call.columns[lengths(group)].max()) for call in calls)
-                longest = min(longest, self.max_history) if group == HISTORY else longest
-                found.append(torch.zeros(max(longest, LEAST_SLOTS), dtype=torch.int64))
-                continue
-            parts = [call.columns[one.name] for call in calls]
-            found.append(torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts)))
-        return tuple(found)
+    def part(self, call: Decoded, chosen_R: NDArray[np.bool_]) -> Decoded:
+        """Some requests of a call."""
+        chosen = self.chosen(call, chosen_R)
+        columns = {one.name: call.columns[one.name][chosen[one.axis]] for one in self.sent}
+        return Decoded(columns=columns, requests=int(chosen[REQUESTS].sum()), candidates=int(chosen[CANDIDATES].sum()))
 
-    @cached_property
-    def sent(self) -> tuple[Input, ...]:
-        """The inputs that a caller sends."""
-        return tuple(one for one in self.inputs if one.name not in (HISTORY_SLOTS, CANDIDATE_SLOTS))
+    def chosen(self, call: Decoded, chosen_R: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+        """The entries of every axis that belong to some requests."""
+        chosen = {REQUESTS: chosen_R}
+        for axis, owner in self._owners.items():
+            chosen[axis] = np.repeat(chosen[owner.axis], call.columns[owner.name])
+        return chosen
 
     @cached_property
     def _owners(self) -> dict[str, Input]:

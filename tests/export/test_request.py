@@ -14,22 +14,23 @@ import torch
 
 from easq_rec.export.bad_request import BadRequestError
 from easq_rec.export.inputs import Input, inputs_of, tensors_of
-from easq_rec.export.request import CallLimits, Contract, Decoded
+from easq_rec.export.request import CallLimits, Contract, Decoded, sent_of, tensors_of_calls
 from easq_rec.export.request_json import columns_of_json
 from easq_rec.serving.server.quick_json import quick_columns
 from tests.builders import EVERYTHING, HISTORY, ragged_requests, random_requests, small_config, with_every_kind
 
 CONFIG = small_config(EVERYTHING)
 CONFIG = dataclasses.replace(CONFIG, schema=with_every_kind(CONFIG.schema))
-CONTRACT = Contract(inputs=inputs_of(CONFIG, satisfaction=True), bounds={"user.region": 32}, max_history=HISTORY)
-SENT = [one for one in CONTRACT.inputs if not one.name.endswith("_slots")]
+INPUTS = inputs_of(CONFIG, satisfaction=True)
+CONTRACT = Contract(sent=sent_of(INPUTS), bounds={"user.region": 32})
+SENT = CONTRACT.sent
 
 
 def columns(seed: int = 0, count: int = 3) -> dict[str, np.ndarray]:
     """What a caller has: the columns of some requests."""
     requests = ragged_requests(CONFIG.schema, np.random.default_rng(seed), count)
-    tensors = tensors_of(CONTRACT.inputs, requests, max_history=HISTORY)
-    return {one.name: tensor.numpy() for one, tensor in zip(CONTRACT.inputs, tensors, strict=True) if one in SENT}
+    tensors = tensors_of(INPUTS, requests, max_history=HISTORY)
+    return {one.name: tensor.numpy() for one, tensor in zip(INPUTS, tensors, strict=True) if one in SENT}
 
 
 def as_json(values: dict[str, Any]) -> bytes:
@@ -59,8 +60,8 @@ def test_calls_become_the_inputs_of_the_reader(form: str) -> None:
     calls = [columns(seed) for seed in range(3)]
     bodies = [as_json(call) if form == "json" else as_arrow(call, form=form) for call in calls]
     decoded = [read(body) for body in bodies]
-    joined = CONTRACT.tensors(decoded)
-    for one, found in zip(CONTRACT.inputs, joined, strict=True):
+    joined = tensors_of_calls(INPUTS, decoded, max_history=HISTORY)
+    for one, found in zip(INPUTS, joined, strict=True):
         if one.name.endswith("_slots"):
             assert 2 <= len(found) <= HISTORY
             continue
@@ -74,10 +75,10 @@ def test_calls_become_the_inputs_of_the_reader(form: str) -> None:
 
 def test_the_smallest_request_has_two_slots() -> None:
     requests = random_requests(CONFIG.schema, np.random.default_rng(0), [0], [1])
-    tensors = tensors_of(CONTRACT.inputs, requests, max_history=HISTORY)
-    values = {one.name: t.numpy() for one, t in zip(CONTRACT.inputs, tensors, strict=True) if one in SENT}
-    found = CONTRACT.tensors([read(as_json(values))])
-    for one, expected, got in zip(CONTRACT.inputs, tensors, found, strict=True):
+    tensors = tensors_of(INPUTS, requests, max_history=HISTORY)
+    values = {one.name: t.numpy() for one, t in zip(INPUTS, tensors, strict=True) if one in SENT}
+    found = tensors_of_calls(INPUTS, [read(as_json(values))], max_history=HISTORY)
+    for one, expected, got in zip(INPUTS, tensors, found, strict=True):
         assert expected.shape == got.shape, one.name
 
 
@@ -284,6 +285,6 @@ def test_the_quick_reader_reads_large_numbers_as_the_slow_one() -> None:
 
 def test_an_input_knows_its_shape() -> None:
     assert Input(name="a", dtype="float32", axis="history", width=3).shape == ("history", 3)
-    assert {one.name for one in CONTRACT.inputs if one.count} == {
-        one.name for one in CONTRACT.inputs if one.width == 3 and one.name.startswith("candidates.")
+    assert {one.name for one in INPUTS if one.count} == {
+        one.name for one in INPUTS if one.width == 3 and one.name.startswith("candidates.")
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from openapi_spec_validator import validate
 
+from easq_rec.data.dataset import RequestDataset
+from easq_rec.data.layout import Layout
 from easq_rec.export.inputs import Input
 from easq_rec.export.manifest import Manifest
-from easq_rec.export.package import read_golden
+from easq_rec.export.package import Package, read_golden
 from easq_rec.export.versions import current_of, set_current
+from easq_rec.run_directory.config_file import load_config
 from tests.conftest import Warm
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -49,7 +58,7 @@ class Server:
         return self.client.post("/score", json=values)
 
     def version(self) -> str:
-        return str(self.client.get("/ready").json()["version"])
+        return str(self.client.get("/ready").json()["versions"]["first"])
 
     def wait_for(self, version: str) -> None:
         end = time.monotonic() + READY_S
@@ -58,7 +67,8 @@ class Server:
             time.sleep(0.02)
 
     def metric(self, name: str) -> float:
-        return float(re.search(rf"^{name}(?:{{.*}})? (\S+)$", self.client.get("/metrics").text, re.M)[1])  # type: ignore[index]
+        pattern = re.escape(name) if "{" in name else rf"{name}(?:{{.*}})?"
+        return float(re.search(rf"^{pattern} (\S+)$", self.client.get("/metrics").text, re.M)[1])  # type: ignore[index]
 
     def stop(self) -> int:
         self.client.close()
@@ -110,7 +120,8 @@ def _is_slots(one: Input) -> bool:
 def test_json_and_arrow_score_as_the_package(server: Server, packages: Path, versions: tuple[str, str]) -> None:
     values, expected = golden(packages, versions[0])
     answer = server.score(values).json()
-    assert answer["version"] == versions[0]
+    assert answer["versions"] == {"first": versions[0]}
+    assert answer["arms"] == ["first"] * len(values["timestamp_ms"])
     np.testing.assert_allclose(answer["scores"], expected, atol=1e-5)
     body = (packages / versions[0] / "golden.arrow").read_bytes()
     table = pa.ipc.open_file(body).read_all()
@@ -121,7 +132,8 @@ def test_json_and_arrow_score_as_the_package(server: Server, packages: Path, ver
     kind = {"content-type": "application/vnd.apache.arrow.stream"}
     found = server.client.post("/score", content=bytes(sink.getvalue()), headers=kind)
     scores = pa.ipc.open_stream(found.content).read_all()
-    assert scores.schema.metadata == {b"version": versions[0].encode()}
+    said = {name.decode(): json.loads(value) for name, value in scores.schema.metadata.items()}
+    assert said == {"versions": answer["versions"], "arms": answer["arms"]}
     np.testing.assert_allclose(scores["score"].to_numpy(), expected, atol=1e-5)
 
 
@@ -140,9 +152,9 @@ def test_what_cannot_be_scored_is_named(server: Server, packages: Path, versions
 
 
 @pytest.mark.integration
-def test_the_server_says_what_it_is(server: Server, versions: tuple[str, str]) -> None:
+def test_the_server_says_what_it_is(server: Server, packages: Path, versions: tuple[str, str]) -> None:
     model = server.client.get("/model").json()
-    assert model["version"] == versions[0] and model["gate"]["pair_order"] == 1
+    assert model["versions"] == {"first": versions[0]} and model["packages"]["first"]["gate"]["pair_order"] == 1
     assert {"name": "timestamp_ms", "dtype": "int64", "axis": "requests", "width": None, "count": False} in model[
         "inputs"
     ]
@@ -151,6 +163,14 @@ def test_the_server_says_what_it_is(server: Server, versions: tuple[str, str]) -
     server.score({})
     assert server.metric("easq_answer_seconds_count") == before + 1
     assert server.metric("easq_packages_served_total") == 1
+    openapi = server.client.get("/openapi.json").json()
+    validate(openapi)
+    call = openapi["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    values, _ = golden(packages, versions[0])
+    jsonschema.validate(values, call)
+    for wrong in ({**values, "user_id": ["x"]}, {**values, "speed": [1]}, {"user_id": [1]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, call)
 
 
 @pytest.mark.integration
@@ -167,8 +187,8 @@ def test_packages_change_under_load(server: Server, packages: Path, versions: tu
                 answer = client.post("/score", json=values)
                 assert answer.status_code == 200, answer.text
                 found = answer.json()
-                seen.append(found["version"])
-                np.testing.assert_allclose(found["scores"], scores[found["version"]], atol=1e-5)
+                seen.append(found["versions"]["first"])
+                np.testing.assert_allclose(found["scores"], scores[seen[-1]], atol=1e-5)
 
     bad = packages / "bad"
     shutil.copytree(packages / versions[1], bad)
@@ -226,13 +246,128 @@ def test_accepted_calls_are_answered_before_the_server_ends(
             # Not accepted: it came when the server had ended, or was about to.
             return False
         np.testing.assert_allclose(found.json()["scores"], expected, atol=1e-5)
+        begun.set()
         return True
 
+    begun = threading.Event()
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(answered, number) for number in range(40)]
-        time.sleep(0.2)
+        assert begun.wait(READY_S)
         assert server.stop() == 0
         assert any(call.result() for call in calls)
+
+
+def with_all_columns(values: dict[str, list[Any]], inputs: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of a call, with those that only the log needs: zeros, and request ids that count from 0."""
+    sizes = {"requests": len(values["timestamp_ms"])}
+    for name, column in values.items():
+        if name.startswith("lengths:"):
+            sizes[name.removeprefix("lengths:")] = sum(column)
+    found = dict(values)
+    for one in inputs:
+        if one["name"] not in values:
+            number = 0 if one["dtype"] == "int64" else 0.0
+            zero = [number] * one["width"] if one["width"] else number
+            found[one["name"]] = [zero] * sizes[one["axis"]]
+    found["request_id"] = list(range(sizes["requests"]))
+    return found
+
+
+def logged(folder: Path, count: int) -> list[dict[str, Any]]:
+    """The requests of a log, when it has as many."""
+    end = time.monotonic() + READY_S
+    while True:
+        files = sorted((folder / "requests").glob("*.parquet"))
+        rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+        if len(rows) >= count:
+            return rows
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.integration
+def test_users_are_split_and_answers_are_logged(
+    warm: Warm, packages: Path, versions: tuple[str, str], exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Two processes. Every request is scored by the package of its user, and the log is a data directory."""
+    served = tmp_path / "served"
+    options = ("--processes", "2", "--second", str(packages / versions[1]), "--share", "0.4", "--experiment", "e1")
+    server = Server(warm, packages, tmp_path / "stderr", *options, "--log", str(served), "--log-seconds", "0.2")
+    model = server.client.get("/model").json()
+    assert model["experiment"] == {"share": 0.4, "name": "e1"}
+    values, _ = golden(packages, versions[0])
+    scores = {arm: golden(packages, version)[1] for arm, version in zip(("first", "second"), versions, strict=True)}
+    values = with_all_columns(values, model["inputs"])
+    length = np.array(values["lengths:candidates"])
+    arms: dict[str, Any] = {}
+    for number in range(6):
+        values["request_id"] = [1_000 * number + one for one in range(len(length))]
+        # A client of its own: another connection, which the other process may take.
+        with httpx.Client(base_url=server.client.base_url, timeout=READY_S) as client:
+            answer = client.post("/score", json=values).json()
+        arms = dict(zip(values["user_id"], answer["arms"], strict=True))
+        # All requests of a user have the same arm.
+        assert [arms[user] for user in values["user_id"]] == answer["arms"] and len(set(answer["arms"])) == 2
+        second_N = np.repeat([arm == "second" for arm in answer["arms"]], length)
+        expected = np.where(second_N, scores["second"], scores["first"])
+        np.testing.assert_allclose(answer["scores"], expected, atol=1e-5)
+    rows = logged(served, 6 * len(length))
+    assert server.metric("easq_log_requests_total") == len(rows) and server.metric("easq_log_requests_lost_total") == 0
+    assert server.stop() == 0, server.errors.read_text()
+    assert {(row["user_id"], row["served"]["arm"], row["served"]["version"]) for row in rows} == {
+        (user, arm, versions[arm == "second"]) for user, arm in arms.items()
+    }
+    first = next(row for row in rows if row["request_id"] == 0)
+    np.testing.assert_allclose([c["score"] for c in first["candidates"]], expected[: length[0]], atol=1e-5)
+    # The trainer's reader takes the files, and the package scores them as it did.
+    config = load_config(packages / versions[0])
+    layout = Layout.of(config.schema, outcomes=False)
+    found = RequestDataset(str(served / "requests"), layout, max_history=config.data.max_history).read_all()
+    again = Package(packages / versions[0]).score(found)
+    order = np.argsort(found.scalars["request_id"], kind="stable")
+    starts = np.concatenate([[0], np.cumsum(found.candidates.lengths)])
+    by_request = np.concatenate([again[starts[row] : starts[row + 1]] for row in order[: len(length)]])
+    np.testing.assert_allclose(by_request, scores["first"], atol=1e-5)
+
+
+@pytest.mark.integration
+def test_a_second_package_scores_in_the_shadow_and_a_killed_process_is_started_again(
+    warm: Warm, packages: Path, versions: tuple[str, str], tmp_path: Path
+) -> None:
+    served = tmp_path / "served"
+    options = ("--second", str(packages / versions[1]), "--log", str(served), "--log-seconds", "0.2")
+    server = Server(warm, packages, tmp_path / "stderr", *options, "--processes", "2")
+    try:
+        values, expected = golden(packages, versions[0])
+        values = with_all_columns(values, server.client.get("/model").json()["inputs"])
+        answer = server.score(values).json()
+        assert set(answer["arms"]) == {"first"}
+        np.testing.assert_allclose(answer["scores"], expected, atol=1e-5)
+        rows = logged(served, len(values["timestamp_ms"]))
+        found = [candidate["second_score"] for row in rows for candidate in row["candidates"]]
+        np.testing.assert_allclose(found, golden(packages, versions[1])[1], atol=1e-5)
+        # A bad package is current when a process dies: the new one serves what the others do.
+        (packages / "torn").mkdir()
+        set_current(packages, "torn")
+        (file, *_) = (served / "requests").glob("*.parquet")
+        os.kill(int(file.name.split("-")[1]), signal.SIGKILL)
+        serving = f'easq_package{{arm="first",version="{versions[0]}"}}'
+        end = time.monotonic() + READY_S
+        # The other process has refused the bad package, and so has the new one, which serves nevertheless.
+        done = False
+        while not done:
+            assert time.monotonic() < end, server.errors.read_text()
+            time.sleep(0.1)
+            # The client's connection may be one to the process that was killed.
+            with contextlib.suppress(httpx.TransportError):
+                done = server.metric("easq_packages_refused_total") >= 2 and server.metric(serving) >= 2
+        for _ in range(8):
+            answer = httpx.post(f"{server.client.base_url}/score", json=values, timeout=READY_S).json()
+            np.testing.assert_allclose(answer["scores"], expected, atol=1e-5)
+    finally:
+        set_current(packages, versions[0])
+        code = server.stop()
+    assert code == 0, server.errors.read_text()
 
 
 @pytest.mark.integration
@@ -243,6 +378,8 @@ def test_what_cannot_be_served_is_one_line(server: Server, packages: Path, call:
         ((tmp_path,), "holds no package: current.json is missing or torn"),
         ((tmp_path / "nothing",), "no such directory"),
         ((packages, "--port", "70000"), "--port=70000 is not allowed: 0 to 65535"),
+        ((packages, "--share", "0.5"), "--share=0.5 is not allowed: given together with --second"),
+        ((packages, "--log", packages / "log"), "--log"),
         ((packages, "--watch-ms", "0"), "--watch-ms=0 is not allowed: at least 1"),
     ):
         done = call("serve", *words, code=2)

@@ -1,41 +1,106 @@
-"""Runs the server until a signal ends it."""
+"""Runs the server until a signal ends it, in one process or in several on one port."""
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
+import shutil
 import signal
 import socket
+import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import uvicorn
+from starlette.applications import Starlette
 
 from easq_rec.errors import UserError
+from easq_rec.export.package import Package
+from easq_rec.export.versions import current_of
 from easq_rec.serving.server.app import ServerOptions, application
+from easq_rec.serving.server.metrics import SHARED
+from easq_rec.serving.server.processes import BAD, Processes
 
 DRAIN_S = 10
 """Accepted calls have this long to be answered after SIGTERM."""
 
 
-def serve(directory: Path, options: ServerOptions, *, host: str, port: int) -> int:
-    """Serves the current package of a directory.
+def serve(options: ServerOptions, *, host: str, port: int, processes: int = 1) -> int:
+    """Serves the current packages of a directory.
 
     Raises UserError if there is none, if it is refused, or if the port is taken.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    # A process is one thread: another core serves with another process.
-    torch.set_num_threads(1)
-    app = application(directory, options)
-    listening = _listen(host, port, backlog=2 * options.most_waiting)
-    print(f"serving {directory} on http://{host}:{listening.getsockname()[1]}", flush=True)
+    _prepare()
+    app = application(options) if processes == 1 else None
+    if app is None:
+        for directory in options.source.directories.values():
+            # What every process would say.
+            Package(current_of(directory))
+    listening = _listen(host, port, backlog=_backlog(options))
+    where = f"http://{host}:{listening.getsockname()[1]}"
+    print(f"serving {options.source.first} on {where}" + (f" in {processes} processes" * (processes > 1)), flush=True)
+    if app is None:
+        return _several(options, listening, processes)
+    _run(app, options, listening)
+    return 0
+
+
+def _several(options: ServerOptions, listening: socket.socket, count: int) -> int:
+    shared = Path(tempfile.mkdtemp(prefix="easq-rec-serve-"))
+    try:
+        # Read by the library of the metrics when a process imports it.
+        os.environ[SHARED] = str(shared)
+        accepted = shared / "accepted"
+        accepted.mkdir()
+        options = replace(options, source=replace(options.source, accepted=accepted))
+        target = functools.partial(_one_of_several, options, listening)
+        processes = Processes(target, count, drain_s=DRAIN_S + 5)
+        return processes.run(served=lambda: any(accepted.iterdir()))
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
+
+
+def _one_of_several(options: ServerOptions, listening: socket.socket) -> None:
+    _prepare()
+    try:
+        app = application(options)
+    except UserError as error:
+        print(f"easq-rec: {error}", file=sys.stderr)
+        raise SystemExit(BAD) from error
+    _run(app, options, listening)
+
+
+def _run(app: Starlette, options: ServerOptions, listening: socket.socket) -> None:
+    """Serves until SIGTERM or SIGINT."""
     # uvicorn raises the signal once more when all calls are answered. The end that was asked for is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: None)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_S, backlog=2 * options.most_waiting
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        backlog=_backlog(options),
     )
     uvicorn.Server(config).run(sockets=[listening])
-    return 0
+
+
+def _backlog(options: ServerOptions) -> int:
+    return 2 * options.most_waiting
+
+
+def _prepare() -> None:
+    """Sets up a process that serves."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logger = logging.getLogger("easq_rec.serve")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    # A process is one thread: another core serves with another process.
+    torch.set_num_threads(1)
 
 
 def _listen(host: str, port: int, *, backlog: int) -> socket.socket:
