@@ -1,4 +1,4 @@
-"""`easq-rec data`: the two datasets are generated, built, described, extended and converted."""
+"""`easq-rec data`: the two datasets are generated, built, described, extended, converted and joined."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tyro
 from easq_rec import outputs
 from easq_rec.config import Data, World
 from easq_rec.config.schema import require
+from easq_rec.data.presence import require_folder
 from easq_rec.errors import UserError
 
 
@@ -131,6 +132,47 @@ def _local(directory: str) -> list[Path]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JoinCommand:
+    """Add outcomes and answers to the requests that easq-rec serve --log wrote, so that they can be trained on.
+
+    The schema, by a TOML file or a recipe, names the outcomes."""
+
+    log: Annotated[Path, tyro.conf.Positional]
+    """Data directory that the server wrote."""
+    outcomes: Path
+    """Parquet file or directory with a row for each impression or event: request_id, the item, every outcome, and
+    answer with answered_at_ms if there are answers."""
+    out: Path
+    """Directory to write: requests/ and answers/ in the order of time."""
+    shown: Literal["all", "listed"]
+    """all: every candidate was shown; one without a row has no outcome. listed: candidates without a row were not
+    shown, and are left out."""
+    schema: Path | None = None
+    """TOML file."""
+    recipe: str | None = None
+    """Recipe, such as easq."""
+
+    def run(self) -> int:
+        from easq_rec.config.command_line import find_recipe
+        from easq_rec.config.schema_file import load_schema
+        from easq_rec.tools.join.command import join
+
+        require_folder("LOG", self.log)
+        if not self.outcomes.exists():
+            raise UserError(f"--outcomes {self.outcomes}: no such file or directory")
+        if self.schema is not None and self.recipe is None:
+            declared = load_schema(self.schema)
+        elif self.recipe is not None and self.schema is None:
+            declared = find_recipe(self.recipe).schema
+        else:
+            raise UserError("data join: give one of --schema FILE.toml and --recipe NAME")
+        outputs.check_new_directory("--out", self.out, inputs=[self.log, self.outcomes])
+        with outputs.writing("--out", self.out):
+            print(join(self.log, self.outcomes, self.out, declared, shown=self.shown))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertCommand:
     """Store histories once per user, or with every request. Training reads both layouts alike."""
 
@@ -150,7 +192,7 @@ class ConvertCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCommands:
-    """Generate, build, inspect, extend and convert data."""
+    """Generate, build, inspect, extend, convert and join data."""
 
     command: (
         Annotated[WorldCommand, tyro.conf.subcommand("world")]
@@ -158,6 +200,7 @@ class DataCommands:
         | Annotated[InspectCommand, tyro.conf.subcommand("inspect")]
         | Annotated[CountsCommand, tyro.conf.subcommand("counts")]
         | Annotated[ConvertCommand, tyro.conf.subcommand("convert")]
+        | Annotated[JoinCommand, tyro.conf.subcommand("join")]
     )
 
     def run(self) -> int:
