@@ -72,10 +72,10 @@ class ServeCommand:
                 f"easq-rec serve needs the extra serve, and there is no {error.name}: pip install 'easq-rec[serve]'"
             ) from error
         from easq_rec.serving.server.app import ServerOptions
-        from easq_rec.serving.server.experiment import Experiment
+        from easq_rec.serving.server.experiment import ServingExperiment
         from easq_rec.serving.server.served_package import PackageSource
 
-        experiment = Experiment(share=self.share, name=self.experiment) if self.second is not None else None
+        experiment = ServingExperiment(share=self.share, name=self.experiment) if self.second is not None else None
         source = PackageSource(
             first=self.directory, second=self.second, experiment=experiment, logged=self.log is not None
         )

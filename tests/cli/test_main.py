@@ -139,5 +139,5 @@ def test_a_usage_error_is_one_line_on_any_terminal(encoding: str) -> None:
     command = [sys.executable, "-m", "easq_rec.cli", "data", "biuld"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    offer = "(Available subcommands: world, build, inspect, counts, convert) (--help lists all fields)"
+    offer = "(Available subcommands: world, build, inspect, counts, convert, join) (--help lists all fields)"
     assert (done.returncode, done.stderr) == (2, f"easq-rec: Unrecognized options: biuld {offer}\n")

@@ -17,7 +17,7 @@ POINTS = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class ServingExperiment:
     """A second package beside the one that serves.
 
     A user has one arm for as long as the experiment has its name: a hash of name and id says which. So another name is

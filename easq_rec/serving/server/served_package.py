@@ -26,7 +26,7 @@ from easq_rec.export.request import CallLimits, Contract, Decoded, sent_of, tens
 from easq_rec.export.versions import current_of
 from easq_rec.run_directory.config_file import load_config
 from easq_rec.serving.server.batcher import Batcher, LateError, OverloadedError, Score
-from easq_rec.serving.server.experiment import FIRST, SECOND, Experiment
+from easq_rec.serving.server.experiment import FIRST, SECOND, ServingExperiment
 from easq_rec.serving.server.quick_json import quick_columns
 
 USER = Input(name="user_id", dtype="int64", axis="requests")
@@ -50,7 +50,7 @@ class Serving:
 
     arms: Mapping[str, Loaded]
     contract: Contract
-    experiment: Experiment | None
+    experiment: ServingExperiment | None
     logged: Config | None
     """Config of the first package, if answers are logged."""
 
@@ -108,7 +108,7 @@ class PackageSource:
     """What `easq-rec export` wrote: packages and `current.json`, or one package."""
     second: Path | None = None
     """The same, of the package that is compared."""
-    experiment: Experiment | None = None
+    experiment: ServingExperiment | None = None
     logged: bool = False
     """Whether callers send all columns of a training request."""
     accepted: Path | None = None

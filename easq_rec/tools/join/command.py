@@ -21,7 +21,7 @@ from easq_rec.data.decode import one_chunk
 from easq_rec.data.writer import PartWriter, check_unused, published
 from easq_rec.errors import UserError
 from easq_rec.tools.join.in_time import rows_in_time
-from easq_rec.tools.join.outcomes import ANSWER, ANSWERED, REQUEST, Events, read_events
+from easq_rec.tools.join.outcomes import ANSWER, ANSWERED, REQUEST, ImpressionEvents, read_events
 
 Shown = Literal["all", "listed"]
 CANDIDATES = "candidates"
@@ -81,7 +81,7 @@ def join(log: Path, outcomes: Path, out: Path, schema: FeatureSchema, *, shown: 
 
 
 def _join_rows(
-    table: pa.Table, events: Events, schema: FeatureSchema, shown: Shown, found: Joined
+    table: pa.Table, events: ImpressionEvents, schema: FeatureSchema, shown: Shown, found: Joined
 ) -> tuple[pa.Table, pa.Table]:
     """(requests, those of them with an answer) of a part of the log."""
     lists = one_chunk(table[CANDIDATES])
@@ -157,7 +157,7 @@ def _chosen(
     return table.filter(pa.array(chosen_R)).set_column(place, CANDIDATES, lists)
 
 
-def _summary(out: Path, found: Joined, events: Events) -> str:
+def _summary(out: Path, found: Joined, events: ImpressionEvents) -> str:
     unmatched = len(events.request_K) - found.matched
     lines = [
         f"{out}: {found.requests:,} requests with {found.candidates:,} candidates, {found.answers:,} answers",

@@ -25,7 +25,7 @@ REQUEST, ANSWER, ANSWERED = "request_id", "answer", "answered_at_ms"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Events:
+class ImpressionEvents:
     """The events of each impression together. Impressions are sorted by request and item."""
 
     request_K: NDArray[np.int64]
@@ -51,18 +51,18 @@ class Events:
         place_of_key[key[: len(self.request_K)]] = np.arange(len(self.request_K))
         return place_of_key[key[len(self.request_K) :]]
 
-    def between(self, request_R: NDArray[np.int64]) -> Events:
+    def between(self, request_R: NDArray[np.int64]) -> ImpressionEvents:
         """The impressions of some requests, and maybe of others: those from the smallest to the largest id."""
         first = np.searchsorted(self.request_K, request_R.min())
         last = np.searchsorted(self.request_K, request_R.max(), side="right")
         chosen = slice(int(first), int(last))
         columns = {name: column[chosen] for name, column in self.columns.items()}
-        return Events(
+        return ImpressionEvents(
             request_K=self.request_K[chosen], item_K=self.item_K[chosen], columns=columns, rows=int(last - first)
         )
 
 
-def read_events(location: Path, schema: FeatureSchema, temp: Path) -> Events:
+def read_events(location: Path, schema: FeatureSchema, temp: Path) -> ImpressionEvents:
     """Reads a Parquet file or a directory of them.
 
     Columns: `request_id`, the item, every outcome of the schema, and `answer` with `answered_at_ms` if it has answers.
@@ -99,7 +99,7 @@ def _check_columns(location: Path, found: Sequence[str], schema: FeatureSchema) 
 
 def _grouped(
     connection: duckdb.DuckDBPyConnection, relation: str, location: Path, schema: FeatureSchema, answered: bool
-) -> Events:
+) -> ImpressionEvents:
     item = identifier(schema.item)
     further = (ANSWER, ANSWERED) if answered else ()
     _check_values(connection, relation, location, schema, further)
@@ -115,7 +115,7 @@ def _grouped(
     for name in names:
         column = np.ma.asarray(found[name])
         columns[name] = column if name in further else column.filled(0)
-    return Events(
+    return ImpressionEvents(
         request_K=np.asarray(found[REQUEST]), item_K=np.asarray(found[schema.item]), columns=columns, rows=rows[0]
     )
 

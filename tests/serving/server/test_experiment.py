@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from easq_rec.serving.server.experiment import Experiment, mixed
+from easq_rec.serving.server.experiment import ServingExperiment, mixed
 
 USERS = np.concatenate([np.arange(100_000), np.arange(100_000) - 2**62])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
 def test_an_arm_has_its_share(share: float) -> None:
-    second = Experiment(share=share).second_R(USERS)
+    second = ServingExperiment(share=share).second_R(USERS)
     assert second.mean() == pytest.approx(share, abs=0.003)
     # A user has one arm, whoever else is in the call.
-    assert (Experiment(share=share).second_R(USERS[::-1])[::-1] == second).all()
+    assert (ServingExperiment(share=share).second_R(USERS[::-1])[::-1] == second).all()
 
 
 def test_another_name_is_another_split() -> None:
-    one, other = (Experiment(share=0.5, name=name).second_R(USERS) for name in ("a", "b"))
+    one, other = (ServingExperiment(share=0.5, name=name).second_R(USERS) for name in ("a", "b"))
     assert (one & other).mean() == pytest.approx(0.25, abs=0.005)
 
 
 def test_a_larger_share_keeps_its_users() -> None:
     """So an experiment can grow without moving anyone back."""
-    small, large = (Experiment(share=share).second_R(USERS) for share in (0.1, 0.4))
+    small, large = (ServingExperiment(share=share).second_R(USERS) for share in (0.1, 0.4))
     assert not (small & ~large).any()
 
 
