@@ -2,10 +2,11 @@
 #
 #   docker build -t easq-rec .                                  CUDA; the host brings the driver
 #   docker build -t easq-rec:cpu --build-arg DEVICE=cpu .
+#   docker build -t easq-rec:serve --build-arg DEVICE=cpu --target serve .     only `easq-rec serve`
 #   docker build --build-arg UID=$(id -u) ...                   whose files in mounted directories are
 #
 # torch's wheels bring the CUDA libraries, so an image without them is base enough.
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm AS base
 
 ARG DEVICE=cuda
 ARG UID=1000
@@ -26,15 +27,27 @@ USER $UID
 COPY --chown=easq Makefile pyproject.toml README.md LICENSE ./
 COPY --chown=easq easq_rec/__init__.py easq_rec/
 COPY --chown=easq torchx_components/__init__.py torchx_components/
-# The extra has Ray, for easq.sweep.
-RUN PIP_NO_CACHE_DIR=1 make setup DEVICE="$DEVICE" \
-    && .venv/bin/python -m pip install -q --no-cache-dir --no-warn-conflicts -e '.[cluster]'
+RUN PIP_NO_CACHE_DIR=1 make setup DEVICE="$DEVICE"
 
+ENV PATH=/easq/.venv/bin:$PATH \
+    PYTHONUNBUFFERED=1
+
+# A package is compiled when it is exported, so this image needs no compiler.
+FROM base AS serve
+
+RUN python -m pip install -q --no-cache-dir --no-warn-conflicts -e '.[serve]'
+COPY --chown=easq . .
+
+EXPOSE 8080
+ENTRYPOINT ["easq-rec", "serve", "/packages", "--host", "0.0.0.0"]
+
+FROM base AS train
+
+# The extra has Ray, for easq.sweep.
+RUN python -m pip install -q --no-cache-dir --no-warn-conflicts -e '.[cluster]'
 COPY --chown=easq . .
 
 # What the container runtime of NVIDIA lends a container; the CPU image has no use for it and takes no harm.
-ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    PATH=/easq/.venv/bin:$PATH \
-    PYTHONUNBUFFERED=1
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 CMD ["easq-rec", "--help"]

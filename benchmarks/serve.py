@@ -108,6 +108,16 @@ async def client(port: int, bodies: list[bytes], form: str, candidates: int, end
     writer.close()
 
 
+def ready_port(server: subprocess.Popen[str]) -> int:
+    """Waits until a server answers; returns its port."""
+    assert server.stdout is not None
+    found = re.search(r":(\d+)(?: in \d+ processes)?$", server.stdout.readline().strip())
+    assert found is not None, "the server did not start"
+    with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/ready", timeout=60) as answer:
+        assert answer.status == 200
+    return int(found[1])
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process and its children, user and system."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -161,18 +171,14 @@ def main() -> None:
     ):
         # However this ends, the server does not outlive it.
         stack.callback(server.kill)
-        assert server.stdout is not None
-        found = re.search(r":(\d+)(?: in \d+ processes)?$", server.stdout.readline().strip())
-        assert found is not None, "the server did not start"
-        with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/ready", timeout=60) as answer:
-            assert answer.status == 200
+        port = ready_port(server)
         ready = time.monotonic() - begin
         rows = []
         for form, candidates in itertools.product(args.forms, args.candidates):
             bodies = [body_of(manifest, rng, candidates, form) for _ in range(BODIES)]
             for connections in args.connections:
                 how = {"form": form, "candidates": candidates, "connections": connections, "seconds": args.seconds}
-                rows.append(asyncio.run(load(int(found[1]), server.pid, bodies, **how)))
+                rows.append(asyncio.run(load(port, server.pid, bodies, **how)))
         server.send_signal(signal.SIGTERM)
         code = server.wait()
     result: dict[str, object] = {"benchmark": "serve", "recipe": manifest.recipe, "processes": args.processes}

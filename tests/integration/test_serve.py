@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -135,6 +137,25 @@ def test_json_and_arrow_score_as_the_package(server: Server, packages: Path, ver
     said = {name.decode(): json.loads(value) for name, value in scores.schema.metadata.items()}
     assert said == {"versions": answer["versions"], "arms": answer["arms"]}
     np.testing.assert_allclose(scores["score"].to_numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.integration
+def test_the_example_of_a_client_scores_a_file(
+    server: Server, packages: Path, versions: tuple[str, str], world: Path
+) -> None:
+    config = load_config(packages / versions[0])
+    layout = Layout.of(config.schema, outcomes=False)
+    dataset = RequestDataset(str(world / "requests"), layout, max_history=config.data.max_history)
+    expected = Package(packages / versions[0]).score(dataset.read(dataset.row_groups[0]))
+    file = sorted((world / "requests").glob("*.parquet"))[0]
+    path = Path(__file__).parents[2] / "examples" / "client.py"
+    url = str(server.client.base_url)
+    done = subprocess.run(
+        [sys.executable, path, file, "--url", url, "--first", "7"], capture_output=True, text=True, check=True
+    )
+    scores = json.loads(done.stdout)
+    assert len(scores) > 7
+    np.testing.assert_allclose(scores, expected[: len(scores)], atol=1e-5)
 
 
 @pytest.mark.integration
@@ -368,6 +389,27 @@ def test_a_second_package_scores_in_the_shadow_and_a_killed_process_is_started_a
         set_current(packages, versions[0])
         code = server.stop()
     assert code == 0, server.errors.read_text()
+
+
+@pytest.mark.integration
+def test_more_connections_than_may_wait_are_answered(warm: Warm, packages: Path, tmp_path: Path) -> None:
+    """Each gets scores, or is told to come again. None is reset, which looks like a failure."""
+    server = Server(warm, packages, tmp_path / "stderr", "--most-waiting", "1")
+    port = server.client.base_url.port
+    body = b"POST /score HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
+
+    async def one() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(body)
+        line = await reader.readline()
+        writer.close()
+        return line
+
+    async def all_at_once() -> list[bytes]:
+        return await asyncio.gather(*(one() for _ in range(300)))
+
+    assert {line.split()[1] for line in asyncio.run(all_at_once())} == {b"400"}
+    assert server.stop() == 0
 
 
 @pytest.mark.integration

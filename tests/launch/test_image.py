@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
+import yaml
+from kubernetes.client import ApiClient
 from torchx.workspace.api import walk_workspace
+
+from easq_rec.cli.main import MARKERS, Command
+from easq_rec.cli.serve import ServeCommand
+from easq_rec.config import command_line
+from easq_rec.serving.server.run import DRAIN_S
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKERFILE = REPOSITORY / "Dockerfile"
@@ -19,10 +28,10 @@ HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
 def copied_first() -> list[tuple[list[str], str]]:
-    """(sources, target) of the files that are copied for `make setup`, before all other files."""
+    """(sources, target) of the files that are copied for `make setup`, before all other files of each image."""
     lines = re.findall(r"^COPY --chown=\S+ (.+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
-    *first, rest = [line.split() for line in lines]
-    assert rest == [".", "."]
+    *first, served, trained = [line.split() for line in lines]
+    assert served == trained == [".", "."]
     return [(words[:-1], words[-1]) for words in first]
 
 
@@ -50,6 +59,30 @@ def test_files_that_are_copied_first_are_enough_for_make_setup(tmp_path: Path) -
     assert "__version__" in (tmp_path / module / "__init__.py").read_text()
     for package in settings["tool"]["setuptools"]["packages"]["find"]["include"]:
         assert (tmp_path / package.removesuffix("*") / "__init__.py").is_file(), package
+
+
+def test_kubernetes_starts_what_the_image_serves() -> None:
+    """The manifest is one that the API's client knows, and its arguments and probes are those of the command."""
+    deployment, service = yaml.safe_load_all((REPOSITORY / "examples/kubernetes/serve.yaml").read_text())
+    response = SimpleNamespace(data=json.dumps(deployment))
+    found = ApiClient().deserialize(response, "V1Deployment")
+    sent = ApiClient().sanitize_for_serialization(found)
+    assert sent == deployment, "a field is none of Kubernetes"
+    pod = found.spec.template.spec
+    (container,) = pod.containers
+    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
+    program, *words = json.loads(entry)
+    assert program == "easq-rec"
+    command = command_line.parse(Command, [*words, *container.args], prog=program, markers=MARKERS)
+    assert isinstance(command, ServeCommand) and command.host == "0.0.0.0"
+    (port,) = container.ports
+    assert port.container_port == command.port
+    assert int(container.resources.requests["cpu"]) == command.processes
+    assert {mount.mount_path for mount in container.volume_mounts} == {str(command.directory), "/tmp"}
+    probes = (container.startup_probe, container.readiness_probe, container.liveness_probe)
+    assert [probe.http_get.path for probe in probes] == ["/ready", "/ready", "/live"]
+    assert pod.termination_grace_period_seconds > DRAIN_S + 5 + 5
+    assert service["spec"]["selector"] == found.spec.selector.match_labels
 
 
 def test_image_has_a_supported_version_of_python() -> None:

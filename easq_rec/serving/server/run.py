@@ -24,6 +24,9 @@ from easq_rec.serving.server.app import ServerOptions, application
 from easq_rec.serving.server.metrics import SHARED
 from easq_rec.serving.server.processes import BAD, Processes
 
+BACKLOG = 4_096
+"""Connections that wait to be accepted. A full queue resets connections, which callers cannot tell from a failure; the
+bound on calls that wait answers them."""
 DRAIN_S = 10
 """Accepted calls have this long to be answered after SIGTERM."""
 
@@ -39,7 +42,7 @@ def serve(options: ServerOptions, *, host: str, port: int, processes: int = 1) -
         for directory in options.source.directories.values():
             # What every process would say.
             Package(current_of(directory))
-    listening = _listen(host, port, backlog=_backlog(options))
+    listening = _listen(host, port, backlog=BACKLOG)
     where = f"http://{host}:{listening.getsockname()[1]}"
     print(f"serving {options.source.first} on {where}" + (f" in {processes} processes" * (processes > 1)), flush=True)
     if app is None:
@@ -83,13 +86,9 @@ def _run(app: Starlette, options: ServerOptions, listening: socket.socket) -> No
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=DRAIN_S,
-        backlog=_backlog(options),
+        backlog=BACKLOG,
     )
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _backlog(options: ServerOptions) -> int:
-    return 2 * options.most_waiting
 
 
 def _prepare() -> None:
