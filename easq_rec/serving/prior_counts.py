@@ -1,6 +1,7 @@
 """Counts for the item prior, from the requests and the answers of a training period.
 
-Two priors follow from them: how often users liked or followed after a video, and how they answered about it.
+Three priors follow from them: how often users liked or followed after a video, how they answered about it on average,
+and the same beside how generous these users are.
 
 Legend: N candidates.
 """
@@ -8,7 +9,7 @@ Legend: N candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -23,17 +24,24 @@ from easq_rec.data.kinds import Column
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.errors import UserError
-from easq_rec.serving.item_prior import ItemCounts, ItemPrior
+from easq_rec.serving.answer_effects import AnswerEffects
+from easq_rec.serving.item_prior import Bools, ItemCounts, ItemPrior
 
 AUTHOR = "author_id"
 """Candidate column with the author, if it is a feature of the schema."""
-PriorOf = Literal["actions", "answers"]
-"""What a prior is made of."""
+PriorOf = Literal["actions", "answers", "answer_effects"]
+"""What a prior is made of: likes and follows, average answers, or answers corrected for how generous users are."""
+
+
+class CandidatePrior(Protocol):
+    """A score of candidates by item and author, standardised over the impressions of the training period."""
+
+    def __call__(self, item_N: Rows, author_N: Rows) -> Floats: ...
 
 
 def prior_from(
     of: PriorOf, directory: files.Location, schema: FeatureSchema, period: Period, quarantine: Quarantine | None
-) -> ItemPrior:
+) -> CandidatePrior:
     """The prior of a data directory.
 
     Args:
@@ -47,12 +55,39 @@ def prior_from(
         return ItemPrior(
             count_actions(RequestDataset(requests, action_layout(schema), period=period, quarantine=quarantine))
         )
-    parts = [count_impressions(RequestDataset(requests, item_layout(schema), period=period, quarantine=quarantine))]
+    impressions = count_impressions(RequestDataset(requests, item_layout(schema), period=period, quarantine=quarantine))
     answers = files.join(directory, "answers")
+    answered = None
     if files.is_dir(answers):
         answered = RequestDataset(answers, answer_layout(schema), period=period, quarantine=quarantine)
-        parts.append(count_answers(answered, until_ms=period.end_ms))
-    return ItemPrior(ItemCounts.joined(parts))
+    if of == "answer_effects":
+        return AnswerEffects(*_answers(answered, schema, until_ms=period.end_ms), impressions)
+    counted = [] if answered is None else [count_answers(answered, until_ms=period.end_ms)]
+    return ItemPrior(ItemCounts.joined([impressions, *counted]))
+
+
+def _answers(
+    dataset: RequestDataset | None, schema: FeatureSchema, *, until_ms: int
+) -> tuple[Rows, Rows, Rows, Floats]:
+    """(user, item, author, value) of all answers that arrived before a time."""
+    found = None if dataset is None else dataset.read_all()
+    if found is None:
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing, nothing, np.zeros(0)
+    known_N, value_N = _values(found, schema, until_ms)
+    item_N, author_N = ids_of(schema, found)
+    user_N = np.repeat(found.scalars["user_id"], found.candidates.lengths)
+    return user_N[known_N], item_N[known_N], author_N[known_N], value_N
+
+
+def _values(requests: RequestColumns, schema: FeatureSchema, until_ms: int) -> tuple[Bools, Floats]:
+    """(whether a candidate has an answer that arrived before a time, values of these answers).
+
+    The worst answer of the scale counts as 0, the best as 1, and those between in equal steps.
+    """
+    scale, answer_N = schema.answers, requests.candidates.column("answer")
+    known_N = (answer_N != NO_ANSWER) & (requests.candidates.column("answered_at_ms") < until_ms)
+    return known_N, (answer_N[known_N] - scale.first) / (scale.last - scale.first)
 
 
 def actions_of(schema: FeatureSchema) -> list[str]:
@@ -131,20 +166,16 @@ def count_impressions(dataset: RequestDataset) -> ItemCounts:
 
 
 def count_answers(dataset: RequestDataset, *, until_ms: int) -> ItemCounts:
-    """Answers of requests that were opened with `answer_layout`, as observations and no impressions. The worst answer
-    of the scale counts as 0, the best as 1, and those between in equal steps.
+    """Answers of requests that were opened with `answer_layout`, as observations and no impressions.
 
     Args:
         until_ms: answers that arrive at this time or later do not count.
     """
     schema = dataset.layout.schema
-    scale = schema.answers
 
     def counted(requests: RequestColumns) -> ItemCounts:
-        answer_N = requests.candidates.column("answer")
-        known_N = (answer_N != NO_ANSWER) & (requests.candidates.column("answered_at_ms") < until_ms)
+        known_N, value_N = _values(requests, schema, until_ms)
         item_N, author_N = (ids_N[known_N] for ids_N in ids_of(schema, requests))
-        value_N = (answer_N[known_N] - scale.first) / (scale.last - scale.first)
         return ItemCounts.of(item_N, author_N, impressions_N=0, shown_N=1, happened_N=value_N)
 
     return _counted(dataset, counted)
@@ -162,7 +193,7 @@ def ids_of(schema: FeatureSchema, requests: RequestColumns) -> tuple[Rows, Rows]
     return item_N, requests.candidates.column(AUTHOR) if has_author(schema) else np.zeros(len(item_N), np.int64)
 
 
-def prior_of(prior: ItemPrior, dataset: RequestDataset, request_ids: Sequence[int] | Rows) -> Floats:
+def prior_of(prior: CandidatePrior, dataset: RequestDataset, request_ids: Sequence[int] | Rows) -> Floats:
     """The prior of all candidates of these requests of a dataset, in their order, (N,).
 
     Args:

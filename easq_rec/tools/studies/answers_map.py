@@ -98,7 +98,7 @@ def reads_answers(family: MethodFamily, base: Config) -> bool:
     """Whether a point of the family depends on answers."""
     if family.kind == "added":
         prior = Addition(partner=family.name, weight=1.0).prior
-        return prior is not None and PRIORS[prior] == "answers"
+        return prior is not None and PRIORS[prior] != "actions"
     return any(cell.config.reads_answers for cell in family.cells(base))
 
 

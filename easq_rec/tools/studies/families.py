@@ -22,7 +22,14 @@ from easq_rec.config import Config
 from easq_rec.config.variants import ACTIONS, VARIANTS, with_label_weight
 from easq_rec.tools.studies.comparison import added_variant, fused_variant
 from easq_rec.tools.studies.grid import BASE, Cell
-from easq_rec.tools.studies.partner import ACTION_RANKER, ACTION_RANKER_AND_ANSWERS, ANSWER_PRIOR, ITEM_PRIOR, Addition
+from easq_rec.tools.studies.partner import (
+    ACTION_RANKER,
+    ACTION_RANKER_AND_ANSWERS,
+    ANSWER_EFFECTS,
+    ANSWER_PRIOR,
+    ITEM_PRIOR,
+    Addition,
+)
 
 Role = Literal["ours", "baseline", "control"]
 EASQ = "easq"
@@ -154,6 +161,7 @@ FAMILIES: dict[str, MethodFamily] = {
         ),
         MethodFamily(name=ITEM_PRIOR, role="baseline", kind="added", weights=ADDED_WEIGHTS, needs_actions=True),
         MethodFamily(name=ANSWER_PRIOR, role="baseline", kind="added", weights=ADDED_WEIGHTS),
+        MethodFamily(name=ANSWER_EFFECTS, role="baseline", kind="added", weights=ADDED_WEIGHTS),
         MethodFamily(name=ACTION_RANKER, role="baseline", kind="added", weights=ADDED_WEIGHTS, needs_actions=True),
         MethodFamily(
             name=ACTION_RANKER_AND_ANSWERS, role="baseline", kind="added", weights=ADDED_WEIGHTS, needs_actions=True

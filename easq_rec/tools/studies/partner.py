@@ -10,12 +10,16 @@ from typing import Literal, Self
 
 from easq_rec.config.variants import VARIANTS
 
-ITEM_PRIOR, ANSWER_PRIOR = "item_prior", "answer_prior"
+ITEM_PRIOR, ANSWER_PRIOR, ANSWER_EFFECTS = "item_prior", "answer_prior", "answer_effects"
 ACTION_RANKER = "action_ranker"
 ACTION_RANKER_AND_ANSWERS = f"{ACTION_RANKER}+{ANSWER_PRIOR}"
 """Two partners at once: what users like and what they answered, each by its own model, as a team would add them."""
-PRIORS: dict[str, Literal["actions", "answers"]] = {ITEM_PRIOR: "actions", ANSWER_PRIOR: "answers"}
-"""Partners that are counted, not trained (`easq_rec.serving.item_prior`), and what is counted."""
+PRIORS: dict[str, Literal["actions", "answers", "answer_effects"]] = {
+    ITEM_PRIOR: "actions",
+    ANSWER_PRIOR: "answers",
+    ANSWER_EFFECTS: "answer_effects",
+}
+"""Partners that are not trained (`easq_rec.serving.prior_counts`), and what each is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)

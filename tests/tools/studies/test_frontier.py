@@ -47,7 +47,7 @@ def test_served_families_are_trained_once(base: Config) -> None:
             assert own[0].fuse == family.weights and own[0].config.model.satisfaction is not None, family.name
     (main,) = (cell for cell in cells if cell.variant == BASE)
     assert {addition.partner for addition in main.additions} == {
-        *("item_prior", "answer_prior", "action_ranker"),
+        *("item_prior", "answer_prior", "answer_effects", "action_ranker"),
         "action_ranker+answer_prior",
     }
 
@@ -80,7 +80,7 @@ def test_the_verdict_compares_easq_with_every_baseline(base: Config) -> None:
     cells = STUDY.cells(base, [0, 1, 2], "full")
     findings = STUDY.conclude(StudyComparison(priced_runs(cells, level)), "full")
     baselines = [family.name for family in FAMILIES.values() if family.role == "baseline"]
-    assert findings.verdict.outcome == "holds" and len(findings.verdict.checks) == len(baselines) == 15
+    assert findings.verdict.outcome == "holds" and len(findings.verdict.checks) == len(baselines) == 16
     by_name = {check.what.split()[-1]: check.measured for check in findings.verdict.checks}
     assert by_name["item_prior"].value == pytest.approx(2.0, abs=0.4)
     assert by_name["mmoe"].value == pytest.approx(3.0, abs=0.4)
@@ -105,16 +105,17 @@ def test_families_that_need_likes_are_left_out_on_other_data(name: str) -> None:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, path="somewhere"))
     cells = STUDY.cells(config, [0, 1], "full")
     assert not any("label_weights" in cell.variant or "without_any_answers" in cell.variant for cell in cells)
-    assert {addition.partner for cell in cells for addition in cell.additions} == {"answer_prior"} and len(
-        {cell.name for cell in cells}
-    ) == len(cells)
+    assert {addition.partner for cell in cells for addition in cell.additions} == {
+        "answer_prior",
+        "answer_effects",
+    } and len({cell.name for cell in cells}) == len(cells)
     findings = STUDY.conclude(StudyComparison(priced_runs(cells, level)), "full")
     (note,) = (note for note in findings.notes if note.startswith("Left out"))
     liked = {"label_weights", "item_prior", "action_ranker", "action_ranker+answer_prior", "without_any_answers"}
     # Films are watched and rated, and nothing else: these would be `main_only`.
     later = {"evidence_on_policy", "reward_model"} if name == "movielens" else set()
     assert set(note.rstrip(".").split(": ")[1].split(", ")) == liked | later
-    assert len(findings.verdict.checks) == 11 - len(later) and findings.verdict.outcome == "holds"
+    assert len(findings.verdict.checks) == 12 - len(later) and findings.verdict.outcome == "holds"
 
 
 @pytest.mark.integration

@@ -31,7 +31,7 @@ from easq_rec.tools.studies.store import write_json
 from easq_rec.training import session
 
 SERVED = (
-    *("item_prior=0", "item_prior=0.3", "answer_prior=0.3"),
+    *("item_prior=0", "item_prior=0.3", "answer_prior=0.3", "answer_effects=0.3"),
     *("action_ranker=0", "action_ranker=0.5", "action_ranker=1e+09"),
     "action_ranker+answer_prior=0.5",
 )
@@ -91,7 +91,9 @@ def test_a_weight_of_zero_ranks_by_the_policy_score(run_dir: Path, fused: dict[s
             assert fused[text][name] == pytest.approx(final(run_dir)[name], abs=1e-6), (text, name)
 
 
-@pytest.mark.parametrize(("partner", "of"), [("item_prior", "actions"), ("answer_prior", "answers")])
+@pytest.mark.parametrize(
+    ("partner", "of"), [("item_prior", "actions"), ("answer_prior", "answers"), ("answer_effects", "answer_effects")]
+)
 def test_a_prior_is_added_to_the_policy_score(
     partner: str, of: PriorOf, run_dir: Path, fused: dict[str, dict[str, float]]
 ) -> None:
