@@ -126,7 +126,9 @@ class Chaos:
         scores = np.array(found.get("scores", []))
         good = expected is not None and scores.shape == expected.shape and np.abs(scores - expected).max() <= WITHIN
         self.seen.answered += 1
-        self.seen.wrong += not good
+        if not good:
+            self.seen.wrong += 1
+            print(f"wrong: {status} {content[:200]!r}", file=sys.stderr)
 
     async def swaps(self, count: int, server: subprocess.Popen[str]) -> None:
         """Names other versions; every fifth time a bad package comes between, every twentieth a process is killed."""

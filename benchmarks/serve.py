@@ -46,11 +46,10 @@ def body_of(manifest: Manifest, rng: np.random.Generator, candidates: int, form:
     if form == "json":
         return json.dumps(values).encode()
     dtypes = {one.name: pa.int64() if one.dtype == "int64" else pa.float32() for one in manifest.inputs}
-    wide = {one.name for one in manifest.inputs if one.width is not None}
-    lists = {
-        name: pa.array([column], pa.list_(pa.list_(dtypes[name]) if name in wide else dtypes[name]))
-        for name, column in values.items()
-    }
+    for one in manifest.inputs:
+        if one.width is not None:
+            dtypes[one.name] = pa.list_(dtypes[one.name], one.width)
+    lists = {name: pa.array([column], pa.list_(dtypes[name])) for name, column in values.items()}
     table, sink = pa.table(lists), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -27,7 +27,7 @@ def flat(array: pa.Array, path: str) -> Iterator[tuple[str, pa.Array]]:
     elif names == ["id", "weight"]:
         yield from ((path, array.field("id")), (f"weights:{path}", array.field("weight")))
     elif names == ["shown", "happened", "prior"]:
-        yield path, pa.array([[*count.values()] for count in array.to_pylist()], pa.list_(pa.float32()))
+        yield path, pa.array([[*count.values()] for count in array.to_pylist()], pa.list_(pa.float32(), 3))
     elif names:
         for name, child in zip(names, array.flatten(), strict=True):
             yield from flat(child, f"{path}.{name}".lstrip("."))

@@ -18,7 +18,10 @@ from easq_rec.config import Config
 from easq_rec.cpu_flags import cpu_flags
 from easq_rec.export.tables import Precision
 
-SOURCES = ("export", "kernels", "model", "data/encoding.py", "data/layout.py", "data/kinds.py", "config/schema.py")
+SOURCES = (
+    *("export", "kernels", "model", "data/encoding.py", "data/layout.py", "data/kinds.py", "config/schema.py"),
+    *("upstream/torch_export.py", "upstream/torch_inductor.py"),
+)
 """Files of the package that decide what a trace is."""
 
 

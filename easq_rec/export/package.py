@@ -159,7 +159,11 @@ class Package:
         self._check_sizes()
         if verify:
             self._check_sums()
-        self._program = CompiledProgram(folder / CODE / f"{manifest.code}.pt2", self._constants(), device)
+        code = folder / CODE / f"{manifest.code}.pt2"
+        try:
+            self._program = CompiledProgram(code, self._constants(), device)
+        except ValueError as error:
+            raise UserError(f"{folder}: {error}: export it again") from error
         if verify:
             self._check_golden()
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from easq_rec.data.kinds import is_list
@@ -78,9 +77,13 @@ def _flat(one: Input, lists: pa.Array) -> pa.Array:
         raise BadRequestError(one.name, f"a list of {lists.type}", expected_list(one))
     if lists.null_count:
         raise BadRequestError(one.name, "a list with null", expected_list(one))
-    sizes = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-    if (sizes != one.width).any():
-        raise BadRequestError(one.name, f"lists of {sorted(set(sizes.tolist()))} numbers", expected_list(one))
+    if pa.types.is_fixed_size_list(lists.type):
+        if lists.type.list_size != one.width:
+            raise BadRequestError(one.name, f"lists of {lists.type.list_size} numbers", expected_list(one))
+    else:
+        sizes = np.diff(lists.offsets.to_numpy())
+        if (sizes != one.width).any():
+            raise BadRequestError(one.name, f"lists of {sorted(set(sizes.tolist()))} numbers", expected_list(one))
     return lists.flatten()
 
 

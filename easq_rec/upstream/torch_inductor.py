@@ -6,6 +6,7 @@ all constants are loaded.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,17 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+SHAPES = "easq_rec_shapes"
+"""Key of the compiled file's metadata with types and shapes of all constants."""
+
 
 def compile_to(program: ExportedProgram, file: Path) -> None:
     """Compiles a graph without its constants, which are given to `CompiledProgram`, to a file that ends in .pt2."""
+    weights = {**program.state_dict, **program.constants}
+    shapes = {name: shape_of(value) for name, value in weights.items() if isinstance(value, Tensor)}
     settings = {
+        # The library would take a smaller table, and read beyond its end.
+        "aot_inductor.metadata": {SHAPES: json.dumps(shapes)},
         "aot_inductor.package_constants_in_so": False,
         # Else small constants become numbers in the code, and other weights would not change them.
         "always_keep_tensor_constants": True,
@@ -32,6 +40,11 @@ def compile_to(program: ExportedProgram, file: Path) -> None:
         torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
 
 
+def shape_of(constant: Tensor) -> str:
+    """Type and shape: `torch.float32[8192, 32]`."""
+    return f"{constant.dtype}{list(constant.shape)}"
+
+
 class CompiledProgram:
     """A compiled graph and its constants. Calls from several threads run one after the other.
 
@@ -39,13 +52,22 @@ class CompiledProgram:
         file: what `compile_to` wrote.
         constants: by name, all that `names` has. The memory is not copied, and must not change.
         device: where it runs.
+
+    Raises:
+        ValueError: a constant is missing, or has another type or shape than the code was compiled for.
     """
 
     def __init__(self, file: Path, constants: Mapping[str, Tensor], device: torch.device) -> None:
         index = -1 if device.type == "cpu" else (device.index or 0)
         # One runner, no run in a single thread, the package's only model.
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, index)
-        self._constants = {name: constants[name] for name in self._loader.get_constant_fqns()}
+        shapes = json.loads(self._loader.get_metadata()[SHAPES])
+        self._constants = {}
+        for name in self._loader.get_constant_fqns():
+            found = shape_of(constants[name]) if name in constants else "missing"
+            if found != shapes[name]:
+                raise ValueError(f"{name} is {found}, and the code needs {shapes[name]}")
+            self._constants[name] = constants[name]
         self._loader.load_constants(self._constants, False, True, True)
 
     @property

@@ -164,10 +164,18 @@ def test_types_of_arrow() -> None:
         ("user_id", pa.array([[2**63, 0, 1]], pa.list_(pa.uint64())), "a list with 9223372036854775808"),
         ("user_id", pa.array([1]), "of type int64"),
         ("user.taste", pa.array([[[1.0], [2.0], [3.0]]]), "lists of [1] numbers"),
+        ("user.taste", pa.array([[[1.0]] * 3], pa.list_(pa.list_(pa.float32(), 1))), "lists of 1 numbers"),
+        ("user.taste", pa.array([[[1.0], None, [3.0]]]), "a list with null"),
     ):
         with pytest.raises(BadRequestError) as raised:
             read(as_arrow({**values, name: array}))
         assert message in str(raised.value), (name, message)
+    fixed = pa.array([values["user.taste"].tolist()], pa.list_(pa.list_(pa.float32(), 3)))
+    found = read(as_arrow({**values, "user.taste": fixed})).columns["user.taste"]
+    np.testing.assert_array_equal(found, values["user.taste"])
+    # A slice of a larger array.
+    shifted = pa.concat_arrays([pa.array([[0, 0]], pa.list_(pa.int64())), pa.array([values["user_id"].tolist()])])[1:]
+    np.testing.assert_array_equal(read(as_arrow({**values, "user_id": shifted})).columns["user_id"], values["user_id"])
     small = pa.array([values["user_id"].astype(np.int32).tolist()], pa.list_(pa.int32()))
     assert read(as_arrow({**values, "user_id": small})).columns["user_id"].dtype == np.int64
 

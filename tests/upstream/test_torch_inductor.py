@@ -40,3 +40,13 @@ def test_code_has_no_weights(tmp_path: Path) -> None:
     # The memory is the caller's.
     weights["offset_D"].zero_()
     assert program([x_ND[:2]]).tolist() == [[10.0] * 3] * 2, CHANGED.format("user_managed")
+    # The library itself would take these, and read beyond their ends.
+    for name, wrong, found in (
+        ("offset_D", torch.zeros(2), r"torch\.float32\[2\]"),
+        ("offset_D", torch.zeros(3, dtype=torch.float64), r"torch\.float64\[3\]"),
+        ("slope", None, "missing"),
+    ):
+        others = {**weights, name: wrong} if wrong is not None else {"offset_D": weights["offset_D"]}
+        expected = r"torch\.float32\[3\]" if name == "offset_D" else r"torch\.float32\[\]"
+        with pytest.raises(ValueError, match=f"{name} is {found}, and the code needs {expected}"):
+            CompiledProgram(file, others, torch.device("cpu"))
