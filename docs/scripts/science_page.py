@@ -186,6 +186,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "levels-world2": lambda: levels("frontier-world2"),
     "frontier-world2": lambda: priced("frontier-world2"),
     "frontier-world1": lambda: priced("frontier-world1"),
+    "frontier-movielens": lambda: priced("frontier-movielens", "pair_accuracy"),
     "weights": weights,
     "map": answers_map,
     "default-choices": default_choices,
