@@ -200,10 +200,18 @@ class ScoreCommand:
     counts: Path | None = None
     """Folder of published counts, for requests without the columns of the counts: DIR/counts of easq-rec data counts.
     None: the one in the run directory, which training copied from beside its data."""
+    top: int | None = None
+    """Write only so many candidates of each request, the best. None: all."""
+    processes: int = 1
+    """Processes that share the files, with --export."""
 
     def run(self) -> int:
         doctor.require_compatible()
         from easq_rec.serving import preflight
+
+        require(self.top is None or self.top >= 1, "--top", self.top, "at least 1")
+        require(1 <= self.processes <= 256, "--processes", self.processes, "1 to 256")
+        require(self.processes == 1 or self.export is not None, "--processes", self.processes, "given with --export")
 
         if (self.run_dir is None) == (self.export is None):
             raise UserError("give --run RUN or --export DIR, one of them: what is it that ranks?")
@@ -229,6 +237,7 @@ class ScoreCommand:
                 outcomes=self.outcomes,
                 calibrated=self.calibrated,
                 counts=self.counts,
+                top=self.top,
             )
         print(f"{requests:,} requests ranked in {self.output}")
         return 0
@@ -238,10 +247,12 @@ class ScoreCommand:
         for name in ("fuse", "best", "outcomes", "calibrated"):
             value = getattr(self, name)
             require(value in (None, False), f"--{name}", value, "omitted with --export: a package scores in one way")
-        from easq_rec.serving.score import score_exported
+        from easq_rec.serving.score_exported import score_exported
 
         with outputs.writing("--output", self.output):
-            requests = score_exported(directory, self.input, self.output, counts=self.counts)
+            requests = score_exported(
+                directory, self.input, self.output, counts=self.counts, top=self.top, processes=self.processes
+            )
         print(f"{requests:,} requests ranked in {self.output}")
         return 0
 

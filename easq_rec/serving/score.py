@@ -6,11 +6,12 @@ Adapters are merged, and nothing is sharded. The satisfaction tower is built onl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -28,12 +29,9 @@ from easq_rec.evaluation.calibration_fit import apply_maps
 from easq_rec.evaluation.calibration_map import OutcomeMap
 from easq_rec.evaluation.metrics.outcomes import values
 from easq_rec.evaluation.predict import batches, served
-from easq_rec.export.package import Package
-from easq_rec.export.versions import current_of
 from easq_rec.model.ranker import Ranker, Scores
 from easq_rec.run_directory.calibration_file import read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
-from easq_rec.run_directory.config_file import load_config
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
 from easq_rec.serving.preflight import check_fuse, check_outcomes
 from easq_rec.training.checkpoint.checkpointer import load_unsharded
@@ -92,6 +90,7 @@ def score(
     outcomes: bool = False,
     calibrated: bool = False,
     counts: Path | None = None,
+    top: int | None = None,
 ) -> int:
     """Writes (request_id, video_id, score, rank) of every candidate, best first; returns the number of requests.
 
@@ -104,14 +103,15 @@ def score(
             the log.
         calibrated: apply the maps of `easq-rec calibrate` to these columns. Score and rank stay as they are.
         counts: folder with the counts of requests that lack them; None: the one in the run directory.
+        top: write only so many candidates of each request, the best; None: all.
 
     Raises:
         UserError: the input is missing or does not fit the schema; it lacks counts, and there are none for it, or not
             those of the run; the run has no such checkpoint, predicts no outcomes, or has no map for the checkpoint.
     """
     quiet()
-    dataset = _open(config, run_dir, _folder(source, output), counts)
-    columns = _columns(config)
+    dataset = open_requests(config, run_dir, requests_folder(source, output), counts)
+    columns = score_columns(config)
     maps: dict[str, OutcomeMap] | None = None
     check_outcomes(config, run_dir, outcomes=outcomes, calibrated=calibrated)
     if outcomes:
@@ -120,40 +120,11 @@ def score(
         maps = read_calibration(run_dir, checkpoint).maps if calibrated else {}
     ranker = load_served(config, run_dir, fuse, best=best)
     tables = (_ranked(ranker, batch, config, columns, fuse, maps) for batch in batches(dataset, config, truth=None))
-    _write(tables, columns, output)
+    write_scores(tables, columns, output, top=top)
     return len(dataset)
 
 
-def score_exported(directory: Path, source: files.Location, output: Path, *, counts: Path | None = None) -> int:
-    """The same as `score` with the current package of a directory that `easq-rec export` wrote.
-
-    Raises:
-        UserError: as `score`; or there is no package, it is damaged, or it was compiled for another device.
-    """
-    quiet()
-    package = Package(current_of(directory))
-    config = load_config(package.folder)
-    dataset = _open(config, package.folder, _folder(source, output), counts)
-    columns = _columns(config)
-
-    def tables() -> Iterator[pa.Table]:
-        for group in dataset.row_groups:
-            requests = dataset.read(group)
-            requests = requests.take(np.flatnonzero(requests.candidates.lengths))
-            for begin in range(0, len(requests), config.evaluation.batch_size):
-                part = requests.slice(begin, min(begin + config.evaluation.batch_size, len(requests)))
-                request_id_R, item_N = part.scalars["request_id"], part.candidates.column(config.schema.item)
-                score_N = package.score(part).numpy()
-                order_N, rank_N = _order(score_N, part.candidates.lengths)
-                yield pa.table(
-                    [request_id_R[part.candidates.owners], item_N[order_N], score_N[order_N], rank_N], schema=columns
-                )
-
-    _write(tables(), columns, output)
-    return len(dataset)
-
-
-def _folder(source: files.Location, output: Path) -> files.Location:
+def requests_folder(source: files.Location, output: Path) -> files.Location:
     """The folder of the requests' files. Raises UserError if there is none, or if the output would lie in it."""
     requests = files.join(source, "requests")
     directory = requests if files.is_dir(requests) else source
@@ -164,24 +135,28 @@ def _folder(source: files.Location, output: Path) -> files.Location:
     return directory
 
 
-def _columns(config: Config) -> pa.Schema:
+def score_columns(config: Config) -> pa.Schema:
     """The columns of a score file."""
     return pa.schema(
         [("request_id", pa.int64()), (config.schema.item, pa.int64()), ("score", pa.float32()), ("rank", pa.int32())]
     )
 
 
-def _write(tables: Iterable[pa.Table], columns: pa.Schema, output: Path) -> None:
-    """Writes a Parquet file, which appears complete by a rename."""
+def write_scores(tables: Iterable[pa.Table], columns: pa.Schema, output: Path, *, top: int | None = None) -> None:
+    """Writes a Parquet file, which appears complete by a rename.
+
+    Args:
+        top: write only so many candidates of each request, the best; None: all.
+    """
     partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
         for table in tables:
-            writer.write_table(table)
+            writer.write_table(table if top is None else table.filter(pc.less_equal(table["rank"], top)))
     partial.rename(output)
 
 
-def _open(config: Config, run_dir: Path, directory: files.Location, counts: Path | None) -> RequestDataset:
+def open_requests(config: Config, run_dir: Path, directory: files.Location, counts: Path | None) -> RequestDataset:
     """The requests to rank, with counts looked up if the files have none."""
     schema, history = config.schema, config.data.max_history
     file_schema = first_schema(directory)
@@ -230,7 +205,7 @@ def _ranked(
     lengths = batch.candidate_offsets_R1.diff()[: batch.stream.requests]
     scores = ranker.score(batch)
     score_N, lengths_R = served(scores, fuse)[:count].numpy(), lengths.numpy()
-    order_N, rank_N = _order(score_N, lengths_R)
+    order_N, rank_N = ordered(score_N, lengths_R)
     return pa.table(
         [
             np.repeat(batch.keys.request_id_R[: len(lengths_R)], lengths_R),
@@ -243,7 +218,7 @@ def _ranked(
     )
 
 
-def _order(score_N: Array, lengths_R: Rows) -> tuple[Rows, Array]:
+def ordered(score_N: Array, lengths_R: Rows) -> tuple[Rows, Array]:
     """(positions of the candidates, by request and best first; their ranks from 1, int32)."""
     request_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
     starts_R = np.cumsum(lengths_R) - lengths_R

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -31,6 +32,13 @@ def test_a_package_scores_as_the_run(exported: tuple[Path, Path], call: Call, wo
     assert found.schema == expected.schema and found["request_id"] == expected["request_id"]
     np.testing.assert_allclose(found["score"].to_numpy(), expected["score"].to_numpy(), atol=1e-5)
     assert (found["rank"].to_numpy() == expected["rank"].to_numpy()).mean() > 0.999
+    # Several processes give the same rows in the same order; the best of each request are the first of them.
+    several = ("--export", packages, "--processes", "2", "--top", "3")
+    for how in (several, ("--run", run, "--top", "3")):
+        call("score", *how, "--input", world, "--output", tmp_path / "top.parquet")
+        top, best = pq.read_table(tmp_path / "top.parquet"), found.filter(pc.less_equal(found["rank"], 3))
+        assert top["request_id"] == best["request_id"] and top["rank"] == best["rank"]
+        np.testing.assert_allclose(top["score"].to_numpy(), best["score"].to_numpy(), atol=1e-5)
 
 
 @pytest.mark.integration
@@ -145,6 +153,8 @@ def test_arguments(exported: tuple[Path, Path], call: Call, world: Path, tmp_pat
         (score, "give --run RUN or --export DIR, one of them"),
         ((*score, "--run", run, "--export", packages), "give --run RUN or --export DIR, one of them"),
         ((*score, "--export", packages, "--fuse", "0.3"), "--fuse=0.3 is not allowed"),
+        ((*score, "--run", run, "--processes", "2"), "--processes=2 is not allowed: given with --export"),
+        ((*score, "--run", run, "--top", "0"), "--top=0 is not allowed: at least 1"),
         ((*score, "--export", run), "holds no package: current.json is missing or torn"),
         (("export", "--run", run, "--output", run / "packages"), "lies in"),
     ):
