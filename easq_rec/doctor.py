@@ -66,7 +66,7 @@ TABLE_JARS = {"Hive": "spark-hive_", "Iceberg": "iceberg-spark-runtime-", "Delta
 
 REQUIRED = ("fsspec", "numpy", "pyarrow", "pyre-extensions", "tensordict", "torchmetrics", "tqdm", "tyro")
 """Needed to train, in addition to torch, FBGEMM and torchrec."""
-WANTED = ("duckdb", "jinja2", "matplotlib", "safetensors", "scikit-learn", "tensorboard", "torchx")
+WANTED = ("duckdb", "jinja2", "matplotlib", "safetensors", "scikit-learn", "scipy", "tensorboard", "torchx")
 """Needed by data build and inspect, reports, export, study worth, the logs and the launcher: their absence is reported,
 but training works."""
 

@@ -50,10 +50,14 @@ def score(requests: pa.Table, url: str) -> list[float]:
     return scores
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file")
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--first", type=int, default=2)
     args = parser.parse_args()
     print(score(pq.read_table(args.file)[: args.first], args.url))
+
+
+if __name__ == "__main__":
+    main()

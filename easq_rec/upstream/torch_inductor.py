@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from easq_rec import json_file
+
 SHAPES = "easq_rec_shapes"
 """Key of the compiled file's metadata with types and shapes of all constants."""
 
@@ -25,7 +27,7 @@ def compile_to(program: ExportedProgram, file: Path) -> None:
     shapes = {name: shape_of(value) for name, value in weights.items() if isinstance(value, Tensor)}
     settings = {
         # The library would take a smaller table, and read beyond its end.
-        "aot_inductor.metadata": {SHAPES: json.dumps(shapes)},
+        "aot_inductor.metadata": {SHAPES: json_file.text(shapes)},
         "aot_inductor.package_constants_in_so": False,
         # Else small constants become numbers in the code, and other weights would not change them.
         "always_keep_tensor_constants": True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from easq_rec import json_file
 from easq_rec.export.bad_request import BadRequestError
 from easq_rec.export.logged import ScoredCall
 from easq_rec.export.manifest import Manifest
@@ -221,7 +221,7 @@ def _problem(status: int, text: str, headers: dict[str, str] | None = None) -> R
 
 def _arrow(scored: ScoredCall, said: dict[str, Any]) -> bytes:
     """An IPC stream with a column of scores, and the rest of the answer in JSON among the metadata of its schema."""
-    metadata = {name: json.dumps(value) for name, value in said.items()}
+    metadata = {name: json_file.text(value) for name, value in said.items()}
     table = pa.table({"score": scored.score_N}).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
