@@ -76,9 +76,9 @@ def test_script_trains_without_a_launcher(world: Path, tmp_path: Path) -> None:
         (["frobnicate"], "Unrecognized options: frobnicate (Available subcommands: train, evaluate, compare"),
         (
             ["data", "frobnicate"],
-            "Unrecognized options: frobnicate (Available subcommands: world, build, inspect, counts, convert)",
+            "Unrecognized options: frobnicate (Available subcommands: world, build, inspect, counts, convert, join)",
         ),
-        (["data"], "Expected one of {world, build, inspect, counts, convert}"),
+        (["data"], "Expected one of {world, build, inspect, counts, convert, join}"),
         (["evaluate"], "Missing from easq-rec evaluate: --run PATH"),
         (["evaluate", "--run", "x", "--bst"], "Unrecognized options: --bst (Perhaps you meant: --best)"),
         (["data", "world", "--out", "x", "--requests", "0"], "easq-rec: world.requests=0 is not allowed: at least 1"),

@@ -37,12 +37,18 @@ def serve(options: ServerOptions, *, host: str, port: int, processes: int = 1) -
     Raises UserError if there is none, if it is refused, or if the port is taken.
     """
     _prepare()
+    with _bound(host, port) as listening:
+        return _serve(options, listening, host=host, processes=processes)
+
+
+def _serve(options: ServerOptions, listening: socket.socket, *, host: str, processes: int) -> int:
     app = application(options) if processes == 1 else None
     if app is None:
         for directory in options.source.directories.values():
             # What every process would say.
             Package(current_of(directory))
-    listening = _listen(host, port, backlog=BACKLOG)
+    # Callers can connect from now on.
+    listening.listen(BACKLOG)
     where = f"http://{host}:{listening.getsockname()[1]}"
     print(f"serving {options.source.first} on {where}" + (f" in {processes} processes" * (processes > 1)), flush=True)
     if app is None:
@@ -102,14 +108,13 @@ def _prepare() -> None:
     torch.set_num_threads(1)
 
 
-def _listen(host: str, port: int, *, backlog: int) -> socket.socket:
-    """A socket that callers can connect to from now on."""
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port. It is taken before a package is loaded, which takes time."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(backlog)
     except OSError as error:
         listening.close()
         raise UserError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}") from error

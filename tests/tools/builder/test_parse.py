@@ -157,7 +157,7 @@ def test_errors_of_the_command_are_readable(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().err
     assert "Traceback" not in said and 'impressions.columns.watch: missing: add watch = "..."' in said
     assert cli.main(["data", "biuld"]) == 2
-    offered = "(Available subcommands: world, build, inspect, counts, convert)"
+    offered = "(Available subcommands: world, build, inspect, counts, convert, join)"
     assert f"Unrecognized options: biuld {offered}" in capsys.readouterr().err
 
 
