@@ -12,8 +12,12 @@ def mixed(*columns: Int) -> Int:
     """A 63-bit hash of the columns' values (the finaliser of splitmix64 over each)."""
     value = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        value = (value ^ column.view(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value ^= value >> np.uint64(31)
+        value = finalised((value ^ column.view(np.uint64)) + np.uint64(0x9E3779B97F4A7C15))
     return (value >> np.uint64(1)).view(np.int64)
+
+
+def finalised(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): each bit of the result depends on all bits."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))

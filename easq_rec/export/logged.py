@@ -1,7 +1,7 @@
 """What a server has answered, as requests of the data contract.
 
-A served request with these columns is a training request without its outcomes: the trainer reads the same values that
-the program has read, and no join by hand or second computation of features can differ.
+A served request with these columns is a training request without its outcomes. So the trainer reads the same values
+that the program has read. No second computation of the features is needed, which could differ.
 
 Legend: R requests, N candidates.
 """
@@ -23,7 +23,7 @@ from easq_rec.export.inputs import CANDIDATES, HISTORY, Input, inputs_of_column,
 from easq_rec.export.request import Decoded
 
 SCORE, SECOND_SCORE, SERVED = "score", "second_score", "served"
-"""Columns besides those of the data contract: of candidates, of candidates, and of the request."""
+"""Columns besides those of the data contract: two of each candidate, and one of the request."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """What answers say about an item beside how generous its viewers are.
 
 An average answer mixes both: an item that generous users were asked about looks better than it is. A ridge regression
-of the answers on their user, item and author tells them apart. The effects of item and author are the score; that of
-the user is the same for all candidates of a request. Its penalty is the one that predicts answers best in
-cross-validation.
+estimates one effect for each user, item and author. The score of a candidate is the effect of its item plus that of its
+author. The effect of the user is the same for all candidates of a request, so it is left out. The penalty of the
+regression is the one that predicts left-out answers best.
 
-Legend: N answers or candidates, K folds.
+Legend: N answers or candidates, F users, items and authors together.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class AnswerEffects:
                 [place_N.reshape(-1) + start for (_, place_N), start in zip(ids, starts, strict=False)], 1
             )
             rows = np.repeat(np.arange(len(value_N)), len(ids))
-            told = sparse.csr_matrix((np.ones(rows.size), (rows, columns.reshape(-1))), (len(value_N), starts[-1]))
-            fitted = _ridge(told, value_N, best_penalty(told, value_N))
+            ids_NF = sparse.csr_matrix((np.ones(rows.size), (rows, columns.reshape(-1))), (len(value_N), starts[-1]))
+            fitted = _ridge(ids_NF, value_N, best_penalty(ids_NF, value_N))
             _, self._item_effects, self._author_effects = np.split(fitted.coef_, starts[1:-1])
         raw_I = self._effect(impressions.item_I, impressions.author_I)
         self._mean = float(np.average(raw_I, weights=impressions.impressions_I))
@@ -59,22 +59,22 @@ class AnswerEffects:
         return item + _looked_up(self._authors, self._author_effects, author_N)
 
 
-def best_penalty(told: sparse.csr_matrix, value_N: Floats) -> float:
+def best_penalty(ids_NF: sparse.csr_matrix, value_N: Floats) -> float:
     """The penalty of `PENALTIES` whose fit to some answers predicts the others best."""
     folds = list(KFold(FOLDS, shuffle=True, random_state=0).split(value_N))
 
     def error(penalty: float) -> float:
         missed = 0.0
         for fitted, left in folds:
-            predicted = _ridge(told[fitted], value_N[fitted], penalty).predict(told[left])
+            predicted = _ridge(ids_NF[fitted], value_N[fitted], penalty).predict(ids_NF[left])
             missed += float(((predicted - value_N[left]) ** 2).sum())
         return missed
 
     return min(PENALTIES, key=error)
 
 
-def _ridge(told: sparse.csr_matrix, value_N: Floats, penalty: float) -> Ridge:
-    return Ridge(alpha=penalty, solver="sparse_cg").fit(told, value_N)
+def _ridge(ids_NF: sparse.csr_matrix, value_N: Floats, penalty: float) -> Ridge:
+    return Ridge(alpha=penalty, solver="sparse_cg").fit(ids_NF, value_N)
 
 
 def _looked_up(known: Rows, effects: Floats, wanted_N: Rows) -> Floats:

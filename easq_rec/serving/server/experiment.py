@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from easq_rec.data.mixing import finalised
+
 FIRST, SECOND = "first", "second"
 """The arms."""
 POINTS = 2**32
@@ -36,12 +38,4 @@ class ServingExperiment:
     def second_R(self, user_id_R: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the second package answers each user."""
         salt = np.frombuffer(hashlib.sha256(self.name.encode()).digest()[:8], np.uint64)[0]
-        return (mixed(user_id_R.astype(np.uint64) ^ salt) >> np.uint64(32)) < np.uint64(round(self.share * POINTS))
-
-
-def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): each bit of the result depends on all bits."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+        return (finalised(user_id_R.astype(np.uint64) ^ salt) >> np.uint64(32)) < np.uint64(round(self.share * POINTS))

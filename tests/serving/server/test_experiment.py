@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from easq_rec.serving.server.experiment import ServingExperiment, mixed
+from easq_rec.data.mixing import finalised
+from easq_rec.serving.server.experiment import ServingExperiment
 
 USERS = np.concatenate([np.arange(100_000), np.arange(100_000) - 2**62])
 
@@ -33,5 +34,5 @@ def test_the_hash_is_splitmix64() -> None:
     """The first two outputs of the published generator with seed 0, whose state grows by the golden ratio."""
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
-        found = mixed(np.array([golden, golden * np.uint64(2)]))
+        found = finalised(np.array([golden, golden * np.uint64(2)]))
     assert found.tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
