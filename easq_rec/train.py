@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> int:
     stop = StopRequest()
     stop.listen(signal.SIGTERM)
     # Importing torch takes seconds, so --help and all errors that need no torch come first.
+    if config.follow.source is not None:
+        from easq_rec.serving import publisher
+        from easq_rec.training.follow import session as follow_session
+
+        return follow_session.follow(config, stop, publisher.opened)
     from easq_rec.tools.simulation.default_data import prepare_data
     from easq_rec.training import session
 

@@ -79,13 +79,26 @@ class AnswerEvidence:
             [[np.searchsorted(positions, admitted) for positions in columns] for columns in self._happened],
             dtype=np.float64,
         )
-        ratio_O, precision_O = log_odds_ratios(happened_2O, answers_2[:, None] - happened_2O)
-        weight_O = np.where(np.abs(ratio_O) * np.sqrt(precision_O) > self._caution, ratio_O, 0.0)
-        if self._expected is not None:
-            mean_O, precision = self._expected.mean_O, self._expected.error**-2
-            posterior_O = (ratio_O * precision_O + mean_O * precision) / (precision_O + precision)
-            weight_O = np.where(np.isnan(mean_O), weight_O, posterior_O)
-        return weight_O.astype(np.float32)
+        return evidence_weights(answers_2, happened_2O, caution=self._caution, expected=self._expected)
+
+
+def evidence_weights(
+    answers_2: Floats, happened_2O: Floats, *, caution: float, expected: Expectations | None
+) -> npt.NDArray[np.float32]:
+    """Weights of evidence, (O,).
+
+    Args:
+        answers_2: numbers of satisfied and of dissatisfied answers.
+        happened_2O: how many of their candidates had each outcome.
+        caution, expected: as of `AnswerEvidence`.
+    """
+    ratio_O, precision_O = log_odds_ratios(happened_2O, answers_2[:, None] - happened_2O)
+    weight_O = np.where(np.abs(ratio_O) * np.sqrt(precision_O) > caution, ratio_O, 0.0)
+    if expected is not None:
+        mean_O, precision = expected.mean_O, expected.error**-2
+        posterior_O = (ratio_O * precision_O + mean_O * precision) / (precision_O + precision)
+        weight_O = np.where(np.isnan(mean_O), weight_O, posterior_O)
+    return weight_O.astype(np.float32)
 
 
 def log_odds_ratios(happened_2O: Floats, not_2O: Floats) -> tuple[Floats, Floats]:

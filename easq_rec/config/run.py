@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from easq_rec.config.follow import Follow
 from easq_rec.config.losses import Losses
 from easq_rec.config.model import Model, Replay
 from easq_rec.config.schema import FeatureSchema, require
@@ -219,6 +220,7 @@ class Config:
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     logging: Logging = Logging()
+    follow: Follow = Follow()
 
     def __post_init__(self) -> None:
         if self.model.satisfaction is None:

@@ -38,10 +38,11 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """Unhashed ids of requests and candidates, on the host: metrics and score files use them."""
+    """Unhashed ids of requests and candidates, and times, on the host: metrics and score files use them."""
 
     request_id_R: Rows
     user_id_R: Rows
+    timestamp_ms_R: Rows
     item_N: Rows
 
 
@@ -263,6 +264,7 @@ def collate(
         keys=Keys(
             request_id_R=request_id_R,
             user_id_R=user_id_R,
+            timestamp_ms_R=np.concatenate([part.timestamp_ms for part in parts]),
             item_N=np.concatenate([part.column(schema.item) for part in candidates]),
         ),
         aligned=aligned,

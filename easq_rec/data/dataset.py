@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,6 +58,7 @@ class RequestDataset:
         max_history: number of most recent history entries to keep.
         quarantine: stores bad rows; None: a bad row is an error.
         complete: adds columns that the files lack to the requests of a row group; thread-safe. None: nothing is added.
+        names: the files to read, relative to the directory; None: all.
 
     Raises:
         UserError: no files, an unreadable file, or columns that do not match the layout.
@@ -72,6 +73,7 @@ class RequestDataset:
         max_history: int = 50,
         quarantine: Quarantine | None = None,
         complete: Callable[[RequestColumns], RequestColumns] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.layout = layout
         self._complete = complete
@@ -82,7 +84,7 @@ class RequestDataset:
         self._identities: dict[str, tuple[int, ...]] = {}
         self._histories: HistoryFolder | None = None
         digest = hashlib.sha256(repr(period).encode())
-        for name in files.parquet_files(directory):
+        for name in files.parquet_files(directory) if names is None else names:
             file = files.join(directory, name)
             footer = _footer(file)
             self.file_schema: pa.Schema = footer.schema
@@ -149,6 +151,16 @@ class RequestDataset:
             placed = np.full(len(rows), -1)
             placed[good] = np.arange(len(good))
             return columns if self._complete is None else self._complete(columns), placed
+
+    def timestamps(self, group: RowGroup) -> Rows:
+        """`timestamp_ms` of every row of a row group, -1 where it is null. Raises UserError as `read` does."""
+        try:
+            with pq.ParquetFile(files.open_file(group.file)) as parquet:
+                column = parquet.read_row_group(group.index, columns=[TIME]).column(TIME)
+        except (pa.ArrowInvalid, OSError) as error:
+            place = f"{files.display_name(group.file)}, row group {group.index}"
+            raise UserError(f"{place}: cannot be read: {error}") from error
+        return np.asarray(column.cast(pa.int64()).fill_null(-1).to_numpy(), np.int64)
 
     def stored(self, group: RowGroup) -> pa.Table:
         """A row group as stored, with all of its columns. Raises UserError as `read` does for files."""

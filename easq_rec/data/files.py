@@ -89,11 +89,11 @@ def parquet_files(directory: Location) -> list[str]:
     for name in names:
         # The footer of a file that is named as Parquet is read anyway.
         if not is_parquet_name(name):
-            _check_parquet(join(directory, name))
+            check_parquet(join(directory, name))
     return names
 
 
-def _check_parquet(location: str) -> None:
+def check_parquet(location: str) -> None:
     """Raises UserError that names a file whose content is not Parquet."""
     shown = display_name(location)
     try:

@@ -201,18 +201,19 @@ class AnswerReplay:
         """
         state, config, admitted = self.state, self._config, self._due(clock_ms)
         recent = np.arange(max(admitted - config.capacity, 0), admitted)
-        # All ranks make the same draw; answers of one request go to one rank if possible.
-        count = min(config.answers_per_step * self._world_size, len(recent))
-        # A whole draw or none: few answers would form few pairs.
-        if state.replays[recent].sum() + count > config.max_replays * len(recent):
-            count = 0
-        # The least replayed answers first, in random order.
-        shuffled = np.random.default_rng([self._seed, 3, state.steps]).permutation(recent)
-        queue = shuffled[np.argsort(state.replays[shuffled], kind="stable")]
-        drawn = (self._by_turns(queue) if config.balance else queue)[:count]
-        drawn = drawn[np.argsort(self._request[drawn], kind="stable")]
+        drawn = draw(
+            recent,
+            state.replays,
+            self._answer,
+            self._request,
+            config,
+            seed=self._seed,
+            step=state.steps,
+            world_size=self._world_size,
+        )
         replays = state.replays.copy()
         replays[drawn] += 1
+        count = len(drawn)
         age_ms = float(clock_ms - self._time[drawn].mean()) if count else 0.0
         self.state = ReplayState(
             admitted=admitted,
@@ -234,15 +235,6 @@ class AnswerReplay:
         """Number of answers that have arrived by then; admitted answers stay admitted."""
         return max(self.state.admitted, int(np.searchsorted(self._time, clock_ms, side="right")))
 
-    def _by_turns(self, queue: Rows) -> Rows:
-        """The queue in turns: the first answer of every class, then the second of every class, and so on."""
-        answer = self._answer[queue]
-        turn = np.zeros(len(queue), np.int64)
-        for code in np.unique(answer):
-            of_class = np.flatnonzero(answer == code)
-            turn[of_class] = np.arange(len(of_class))
-        return queue[np.argsort(turn, kind="stable")]
-
     def _gather(self, entries: Rows) -> Answers:
         assert self._requests is not None
         rows, request = np.unique(self._request[entries], return_inverse=True)
@@ -253,3 +245,42 @@ class AnswerReplay:
             answer_A=self._answer[entries],
             weight_A=self._weight[entries] if self._weight is not None else None,
         )
+
+
+def draw(
+    entries: Rows,
+    replays: npt.NDArray[np.int32],
+    answer: npt.NDArray[np.integer],
+    request: Rows,
+    config: Replay,
+    *,
+    seed: int,
+    step: int,
+    world_size: int,
+) -> Rows:
+    """The answers of one step of all ranks, ordered by request, so that answers of one request go to one rank if
+    possible. Every rank makes the same draw.
+
+    Args:
+        entries: the answers that may be drawn; they index `replays`, `answer` (codes) and `request`.
+        step: chooses the random numbers.
+    """
+    count = min(config.answers_per_step * world_size, len(entries))
+    # A whole draw or none: few answers would form few pairs.
+    if replays[entries].sum() + count > config.max_replays * len(entries):
+        count = 0
+    # The least replayed answers first, in random order.
+    shuffled = np.random.default_rng([seed, 3, step]).permutation(entries)
+    queue = shuffled[np.argsort(replays[shuffled], kind="stable")]
+    drawn = (_by_turns(queue, answer) if config.balance else queue)[:count]
+    return drawn[np.argsort(request[drawn], kind="stable")]
+
+
+def _by_turns(queue: Rows, answer: npt.NDArray[np.integer]) -> Rows:
+    """The queue in turns: the first answer of every class, then the second of every class, and so on."""
+    code = answer[queue]
+    turn = np.zeros(len(queue), np.int64)
+    for one in np.unique(code):
+        of_class = np.flatnonzero(code == one)
+        turn[of_class] = np.arange(len(of_class))
+    return queue[np.argsort(turn, kind="stable")]

@@ -52,6 +52,8 @@ class Manifest:
     """File of each constant of the code, by name."""
     gate: Mapping[str, Any]
     """How the package was compared with the trained ranker."""
+    stream: Mapping[str, Any] | None = None
+    """Of a run that trains continuously: its clock, and the metrics of the last hour; None: of a run on a fixed log."""
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Size and SHA-256 of each file but this one, by path."""
 

@@ -13,7 +13,7 @@ from easq_rec.errors import UserError
 from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.run_directory.whole_file import replace
 
-FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation")
+FREE = ("run_dir", "schema_file", "logging", "checkpoint", "evaluation", "follow")
 """Parts of a config that may differ when a run is resumed."""
 FREE_FIELDS = {
     "trainer": ("stop_at_step", "device", "threads", "pin_cores", "timeout_s", "on_not_finite"),

@@ -184,6 +184,11 @@ class CheckpointDirectory:
         return self.path / "progress.json"
 
     @property
+    def stream(self) -> Path:
+        """The answers that continuous training holds, see `easq_rec.data.stream.state`; only of such a run."""
+        return self.path / "stream.npz"
+
+    @property
     def plan(self) -> Path:
         """Where the tables lay, see `plan_file`."""
         return self.path / "plan.json"

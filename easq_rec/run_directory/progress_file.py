@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from easq_rec import json_file
 from easq_rec.config.schema import FeatureSchema
 from easq_rec.errors import UserError
@@ -15,6 +17,7 @@ from easq_rec.run_directory.paths import CheckpointDirectory
 if TYPE_CHECKING:
     # It imports torch, which this package does without.
     from easq_rec.data.loader import LoaderState
+    from easq_rec.data.stream.state import FollowState
 
 FORMAT = 5
 """Format of a whole checkpoint. It changes with every change to any of its files."""
@@ -25,18 +28,28 @@ class Progress:
     """How far a run has come."""
 
     step: int
-    loader: LoaderState
+    loader: LoaderState | FollowState
+    """How far the data are read: of a fixed log, or of streams."""
     score: float | None = None
     """The metric that `checkpoint.best` names, evaluated at this step; None: there was no evaluation."""
+    hours: Mapping[str, Any] | None = None
+    """Sums of the metrics of hours that have not ended; None for a fixed log."""
 
 
 def write_progress(checkpoint: CheckpointDirectory, progress: Progress, schema: FeatureSchema) -> None:
-    """Writes the progress together with the shapes of the tables."""
+    """Writes the progress together with the shapes of the tables, and the arrays of streams."""
+    from easq_rec.data.stream.state import FollowState
+
+    if isinstance(progress.loader, FollowState):
+        with checkpoint.stream.open("wb") as file:
+            named: dict[str, Any] = progress.loader.arrays()
+            np.savez_compressed(file, **named)
     content = {
         "format": FORMAT,
         "step": progress.step,
         "loader": progress.loader.to_dict(),
         "score": progress.score,
+        "hours": progress.hours,
         "tables": tables_of(schema),
     }
     checkpoint.progress.write_text(json_file.text(content))
@@ -49,6 +62,7 @@ def read_progress(checkpoint: CheckpointDirectory, schema: FeatureSchema | None 
         UserError: the checkpoint has another format, its file is damaged, or its tables are not those of `schema`.
     """
     from easq_rec.data.loader import LoaderState
+    from easq_rec.data.stream.state import FollowState
 
     check_format(checkpoint)
     content = _content(checkpoint)
@@ -58,7 +72,13 @@ def read_progress(checkpoint: CheckpointDirectory, schema: FeatureSchema | None 
         differences = _differences(content["tables"], tables_of(schema))
         if differences:
             raise UserError(f"{checkpoint.path} has other tables than the model: {'; '.join(differences)}")
-    return Progress(step=content["step"], loader=LoaderState.from_dict(content["loader"]), score=content["score"])
+    loader: LoaderState | FollowState
+    if checkpoint.stream.exists():
+        with np.load(checkpoint.stream, allow_pickle=False) as arrays:
+            loader = FollowState.of(content["loader"], dict(arrays))
+    else:
+        loader = LoaderState.from_dict(content["loader"])
+    return Progress(step=content["step"], loader=loader, score=content["score"], hours=content.get("hours"))
 
 
 def read_score(checkpoint: CheckpointDirectory) -> float | None:

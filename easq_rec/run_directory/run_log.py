@@ -24,6 +24,7 @@ class RunLog:
     Args:
         first_step: step at which the run starts or resumes. Metrics of later steps, which a killed run left, are
             removed.
+        total_steps: of the run; None: it has no end.
         speaks: False on all ranks except rank 0: then all methods do nothing.
         lost: counts what could not be written.
     """
@@ -34,13 +35,13 @@ class RunLog:
         config: Logging,
         *,
         first_step: int,
-        total_steps: int,
+        total_steps: int | None,
         speaks: bool,
         lost: LostWrites,
     ) -> None:
         self._speaks = speaks
         self._lost = lost
-        self._total = total_steps
+        self._of = "" if total_steps is None else f"/{total_steps}"
         self._bar: tqdm[Any] | None = None
         self._curves: Curves | None = None
         if not speaks:
@@ -76,7 +77,7 @@ class RunLog:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(step - self._bar.n)
         else:
-            self.say(f"step {step}/{self._total}  " + "  ".join(f"{name} {text}" for name, text in shown.items()))
+            self.say(f"step {step}{self._of}  " + "  ".join(f"{name} {text}" for name, text in shown.items()))
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""

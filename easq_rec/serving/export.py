@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,6 +67,8 @@ def export(
     fuse: float | None = None,
     best: bool = False,
     data: files.Location | None = None,
+    requests: RequestColumns | None = None,
+    stream: Mapping[str, object] | None = None,
 ) -> Exported:
     """Writes `output/VERSION`, compares it with the ranker on held-out requests, and names it in `current.json`.
 
@@ -75,6 +77,8 @@ def export(
         fuse: weight of the satisfaction score in place of `model.satisfaction_weight`; None: that weight.
         best: use the checkpoint that `checkpoint.best` kept, not the newest.
         data: location with requests/; None: that of the training.
+        requests: the package is compared with the ranker on these, not on held-out ones of `data`.
+        stream: how far the run has read, if it trains continuously; it becomes a part of the manifest.
 
     Raises:
         UserError: the run has no such checkpoint; there are no held-out requests; the package does not rank as the
@@ -107,12 +111,16 @@ def export(
             device=device_name(CPU),
             constants=write_constants(program, folder),
             gate={},
+            stream=stream,
         )
         write_config(config, folder)
         compiled = write_code(program, key, folder, output)
         manifest.write(folder)
         package = Package(folder, verify=False)
-        requests = _requests(config, run_dir, data)
+        if requests is None:
+            requests = _requests(config, run_dir, data)
+        else:
+            requests = requests.take(np.flatnonzero(requests.candidates.lengths))
         golden = tensors_of(program.inputs, with_edges(requests, config.schema), max_history=config.data.max_history)
         write_golden(program.inputs, golden, package(golden), folder)
         gate = _gate(package, ranker, config, requests, fuse)

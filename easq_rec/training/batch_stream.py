@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Generator
+from typing import Generic, TypeVar
 
 import torch
 
 from easq_rec.data.batch import RequestBatch
-from easq_rec.data.loader import LoaderState, TrainLoader
 from easq_rec.training.phases import Phases
 
+State = TypeVar("State")
 
-class BatchStream:
-    """Iterates over the loader's batches, and keeps the loader's state of each until its step is made.
+
+class BatchStream(Generic[State]):
+    """Iterates over a loader's batches, and keeps the loader's state after each until its step is made.
 
     Args:
-        state: of the loader after the last batch that was trained on.
-        steps: batches to read.
+        batches: of a loader, with the states.
         device: a batch for CUDA is pinned, so that its copy overlaps with the step.
     """
 
     def __init__(
-        self, loader: TrainLoader, state: LoaderState, *, steps: int, device: torch.device, phases: Phases
+        self, batches: Generator[tuple[RequestBatch, State], None, None], *, device: torch.device, phases: Phases
     ) -> None:
-        self._batches = loader.batches(state, steps=steps)
+        self._batches = batches
         self._pin = device.type == "cuda"
         self._phases = phases
-        self._ahead: deque[tuple[LoaderState, int]] = deque()
+        self._ahead: deque[tuple[State, int]] = deque()
 
-    def __iter__(self) -> BatchStream:
+    def __iter__(self) -> BatchStream[State]:
         return self
 
     def __next__(self) -> RequestBatch:
@@ -40,7 +42,7 @@ class BatchStream:
         self._ahead.append((state, batch.stream.candidates))
         return batch.pin_memory() if self._pin else batch
 
-    def end_step(self) -> tuple[LoaderState, int]:
+    def end_step(self) -> tuple[State, int]:
         """The loader's state after the batch that was just trained on, and the impressions of that batch."""
         return self._ahead.popleft()
 

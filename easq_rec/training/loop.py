@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from easq_rec.config import Config
+from easq_rec.data.loader import LoaderState
 from easq_rec.data.sources import Sources
 from easq_rec.run_directory.paths import CheckpointDirectory
 from easq_rec.run_directory.progress_file import Progress
@@ -65,7 +66,7 @@ class Trainer:
         )
         self.sources, self.total_steps = self.setup.sources, self.setup.total_steps
         self.log = self.setup.log
-        self.step, self.state = self.setup.start.step, self.setup.start.loader
+        self.step, self.state = self.setup.start.step, self.setup.state
         self.impressions = 0
         """This rank has trained on so many since the trainer was made."""
 
@@ -97,7 +98,7 @@ class Trainer:
         """
         setup = self.setup
         loader, device, phases = self.sources.loader, self.runtime.device, self.runtime.phases
-        batches = BatchStream(loader, self.state, steps=last - self.step, device=device, phases=phases)
+        batches = BatchStream(loader.batches(self.state, steps=last - self.step), device=device, phases=phases)
         setup.windows.start(self.step, self.impressions)
         # A process that was asked to stop while it started makes no step, which may take long.
         setup.stopping.agree()
@@ -107,7 +108,7 @@ class Trainer:
                 yield self.step
             setup.stopping.end(self.step)
 
-    def _train_step(self, batches: BatchStream) -> None:
+    def _train_step(self, batches: BatchStream[LoaderState]) -> None:
         """One step, then the log, evaluation and checkpoint that are due after it."""
         config, setup = self.config, self.setup
         plan = StepPlan.after(self.step, config, self.state.replay, total_steps=self.total_steps)

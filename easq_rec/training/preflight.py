@@ -24,7 +24,8 @@ def check(config: Config) -> None:
     ranks = launch()
     cores.threads(ranks)
     require_metric("checkpoint.best", config.checkpoint.best)
-    require_training_data(config)
+    if config.follow.source is None:
+        require_training_data(config)
     if config.run_dir is not None:
         run_dir = Path(config.run_dir)
         _require_place(run_dir)

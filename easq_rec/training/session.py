@@ -58,14 +58,14 @@ def train(config: Config, prepare_data: PrepareData, stop: StopRequest | None = 
     begin = time.perf_counter()
     with running(config.trainer) as runtime:
         phases = runtime.phases
-        run_dir = Path(config.run_dir or runtime.share(_new_run_dir(config) if runtime.leads else ""))
+        run_dir = Path(config.run_dir or runtime.share(new_run_dir(config) if runtime.leads else ""))
         with only_writer(run_dir, runtime), watched(run_dir, runtime, config.trainer.timeout_s):
             with phases("preparing the data"):
                 directory = prepare_data(config, runtime)
             config = _located(config, run_dir, directory)
-            _write_config(config, runtime, run_dir)
+            store_config(config, runtime, run_dir)
             with recorded(run_dir, runtime) as recorder:
-                _report_start(config, runtime, run_dir)
+                report_start(config, runtime, run_dir)
                 with phases("building the model"):
                     trainer = Trainer(config, runtime, directory=directory, run_dir=run_dir, stop_request=stop)
                 recorder.step = lambda: trainer.step
@@ -88,7 +88,7 @@ def _metric_lines(metrics: dict[str, float]) -> Iterator[str]:
         yield f"  {label:<22}{metrics[name]:.4f}"
 
 
-def _new_run_dir(config: Config) -> str:
+def new_run_dir(config: Config) -> str:
     """A new run directory. A launcher that restarts workers sets EASQ_RUN_NAME, so that they find the directory again;
     without it, the name is the time, and the directory is made so that no other run gets the same."""
     if name := os.environ.get("EASQ_RUN_NAME"):
@@ -114,7 +114,7 @@ def _located(config: Config, run_dir: Path, directory: files.Location) -> Config
     return dataclasses.replace(config, run_dir=str(run_dir), data=data)
 
 
-def _write_config(config: Config, runtime: Runtime, run_dir: Path) -> None:
+def store_config(config: Config, runtime: Runtime, run_dir: Path) -> None:
     """Writes config.json, once every rank has compared the config with that of the run that would be resumed, and
     copies the published counts that lie beside the data, so that the run is complete for serving."""
     check_resumable(config, run_dir)
@@ -131,7 +131,7 @@ def _write_config(config: Config, runtime: Runtime, run_dir: Path) -> None:
     runtime.barrier()
 
 
-def _report_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
+def report_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
     """Records the start in the log of the rank, and reports it to the trackers."""
     versions, device = doctor.core_versions(), str(runtime.device)
     event("start", recipe=config.recipe, device=device, argv=sys.argv, versions=versions)
@@ -162,9 +162,9 @@ def _result(result: Result, run_dir: Path) -> Iterator[str]:
         yield "no requests are held out (data.holdout), so there is nothing to evaluate"
     yield f"  {'impressions/s':<22}{result.impressions_per_second:,.0f}"
     yield f"\nrun    {run_dir}"
-    yield f"next   {_command('tensorboard')} --logdir {RunDirectory(run_dir).tensorboard}"
+    yield f"next   {command_name('tensorboard')} --logdir {RunDirectory(run_dir).tensorboard}"
     if result.unsaved is None:
-        yield f"       {_command('easq-rec')} evaluate --run {run_dir}"
+        yield f"       {command_name('easq-rec')} evaluate --run {run_dir}"
 
 
 def _problem(result: Result, lost: Sequence[Lost], run_dir: Path) -> str | None:
@@ -183,7 +183,7 @@ def _problem(result: Result, lost: Sequence[Lost], run_dir: Path) -> str | None:
     return None
 
 
-def _command(name: str) -> str:
+def command_name(name: str) -> str:
     """How to call a program of this environment, which may not be activated."""
     if shutil.which(name):
         return name

@@ -56,6 +56,8 @@ class StepResult:
     """What one step computed."""
 
     output: StepOutput
+    batch: RequestBatch
+    """What it trained on."""
     gradient_norms: dict[str, Tensor] = field(default_factory=dict)
     """Per parameter group before clipping; empty unless the step was measured."""
 
@@ -103,7 +105,7 @@ class TrainingStep:
             output = self.pipeline.progress(batches)
         assert self._batch is not None
         self.finite_check.end_step(plan.number, self._batch, output.losses)
-        return StepResult(output=output, gradient_norms=self._gradient_norms)
+        return StepResult(output=output, batch=self._batch, gradient_norms=self._gradient_norms)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ class WindowLog:
         quarantine: Quarantine | None,
         *,
         answers: bool,
-        total_steps: int,
+        total_steps: int | None,
     ) -> None:
         self._log = log
         self._train_step = train_step

@@ -1,8 +1,8 @@
 """What continuous training reads from: a stream of requests or of answers, in partitions, with offsets.
 
-A source delivers chunks. A chunk is what was committed together: a row group of a file, or a message of a broker. Within
-a partition, offsets ascend and chunks are read in that order. Rank 0 polls; every rank reads the chunks that the plan of
-a step names.
+A source delivers chunks. A chunk is what was committed together: a row group of a file, or a message of a broker.
+Within a partition, offsets ascend and chunks are read in that order. Rank 0 polls; every rank reads the chunks that the
+plan of a step names.
 """
 
 from __future__ import annotations
@@ -75,3 +75,8 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Ends threads and connections."""
+
+
+def end_of(journal: Sequence[JournalEntry]) -> int:
+    """The offset that follows on all files of a journal; 0 for an empty one."""
+    return journal[-1].first + journal[-1].groups if journal else 0

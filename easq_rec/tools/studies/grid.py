@@ -91,8 +91,11 @@ class Cell:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The config as JSON values, without the run directory."""
-        return json.loads(json_file.text(to_dict(dataclasses.replace(self.config, run_dir=None))))
+        """The config as JSON values, without the run directory, and without options of continuous training, which no
+        study has."""
+        values: dict[str, Any] = json.loads(json_file.text(to_dict(dataclasses.replace(self.config, run_dir=None))))
+        del values["follow"]
+        return values
 
     @property
     def digest(self) -> str:

@@ -1,0 +1,222 @@
+"""Batches of continuous training, each with the state from which a checkpoint continues after it.
+
+Rank 0 plans, all ranks get the plan, and each reads its share of the rows, decodes and encodes it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from easq_rec.config import Config
+from easq_rec.data.batch import Answers, RequestBatch, collate
+from easq_rec.data.columns import RequestColumns, Rows
+from easq_rec.data.encode import EncodedRequests, encode
+from easq_rec.data.feature_dropout import FeatureDropout
+from easq_rec.data.layout import Layout
+from easq_rec.data.position import share
+from easq_rec.data.stream.held_answers import HeldAnswers
+from easq_rec.data.stream.merge import ChunkRows
+from easq_rec.data.stream.planner import Plan, Planner
+from easq_rec.data.stream.source import Source
+from easq_rec.data.stream.state import FollowState
+
+ENCODED = 8
+"""Chunks that are kept encoded: consecutive steps read the same ones."""
+PATIENCE_S = 1.0
+"""Longest wait for a step. Then training looks whether it shall stop, publish, or save."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """What belongs to a batch."""
+
+    state: FollowState
+    """After the batch."""
+    save: bool
+    """A checkpoint is due after its step."""
+    publish: bool
+    """A package is due after its step."""
+
+
+Batches = Generator[tuple[RequestBatch, Followed], None, None]
+
+
+class PlanExchange(Protocol):
+    """Hands rank 0's plan to all ranks. The calls of all ranks come in the same order."""
+
+    def __call__(self, plan: Plan | None) -> Plan:
+        """Rank 0 gives a plan, other ranks None; all get rank 0's."""
+
+
+class FollowLoader:
+    """Batches from streams.
+
+    Args:
+        requests, answers: this rank's sources; `answers` is None if the run reads none.
+        exchange: hands plans on.
+        planner: on rank 0; None on other ranks.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        requests: Source,
+        answers: Source | None,
+        state: FollowState,
+        exchange: PlanExchange,
+        planner: Planner | None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._config = config
+        self._requests, self._answers = requests, answers
+        self._exchange = exchange
+        self._planner = planner
+        self._rank, self._world_size = rank, world_size
+        self._layout = Layout.of(config.schema)
+        self._answer_layout = Layout.of(config.schema, answers=True)
+        self._dropout = FeatureDropout.of(config.schema, rate=config.model.feature_dropout, seed=config.trainer.seed)
+        self._encoded: OrderedDict[tuple[str, int], tuple[EncodedRequests, Rows]] = OrderedDict()
+        self._held = HeldAnswers(config, state=state.held, rank=rank, world_size=world_size)
+        self._state = state
+        self._first: Plan | None = None
+        self.pause = Plan()
+        """Of the last call of `batches`: what is due."""
+        self.recent: RequestColumns | None = None
+        """Valid requests that this rank read last."""
+        if planner is None:
+            requests.seek({}, state.request_files)
+            if answers is not None:
+                answers.seek({}, state.answer_files)
+
+    def first_requests(self) -> EncodedRequests | None:
+        """All requests of the first step, on every rank, which stay to be trained on; None: none have come yet."""
+        self._first = self._next_plan()
+        if not self._first.parts:
+            self._first = None
+            return None
+        return EncodedRequests.concat(
+            [self._rows(part.partition, part.offset, part.begin, part.end) for part in self._first.parts]
+        )
+
+    def batches(self) -> Batches:
+        """Batches until no step is due for a while. Called again, it goes on; all ranks call it alike.
+
+        Closing it waits for the batches that a thread prepares: another rank may be waiting for their plans. They are
+        dropped, so a loader that was closed early cannot go on.
+        """
+        return _prefetched(self._make(), self._config.data.prefetch)
+
+    def _make(self) -> Batches:
+        while True:
+            plan, self._first = self._first or self._next_plan(), None
+            if not plan.parts:
+                self.pause = plan
+                return
+            batch, state = self._step(plan)
+            yield batch, Followed(state=state, save=plan.save, publish=plan.publish)
+
+    def _next_plan(self) -> Plan:
+        plan = self._exchange(self._planner.next_plan(PATIENCE_S) if self._planner is not None else None)
+        if self._planner is None:
+            self._requests.extend(plan.request_files)
+            if self._answers is not None:
+                self._answers.extend(plan.answer_files)
+        return plan
+
+    def _step(self, plan: Plan) -> tuple[RequestBatch, FollowState]:
+        config, held = self._config, self._held
+        if self._answers is not None:
+            for partition, offset in plan.arrived:
+                held.arrive(encode(self._answer_layout, self._answers.read(partition, offset)[0]))
+        held.admit(plan.clock_ms)
+        # Logged steps are aligned if one interval divides the other.
+        aligned = config.aligned and (held.state.steps + 1) % config.losses.align_every == 0
+        answers: Answers | None = None
+        if aligned and config.losses.replays_answers:
+            answers = held.draw(plan.clock_ms)
+        else:
+            held.skip()
+        rows = sum(part.end - part.begin for part in plan.parts)
+        self._state = FollowState(
+            requests=plan.requests,
+            answers=plan.answers,
+            request_files=self._requests.journal,
+            answer_files=self._answers.journal if self._answers is not None else (),
+            clock_ms=plan.clock_ms,
+            held=held.state,
+            rows=self._state.rows + rows,
+        )
+        requests = self._share(plan.parts, rows)
+        batch = collate(
+            config.schema,
+            requests,
+            answers,
+            evidence_O=held.evidence() if aligned else None,
+            reward_O=held.reward() if aligned else None,
+            aligned=aligned,
+            by_user=config.losses.groups == "user",
+            scales=self._dropout(requests, 0) if self._dropout is not None else None,
+        )
+        return batch, self._state
+
+    def _share(self, parts: tuple[ChunkRows, ...], rows: int) -> EncodedRequests:
+        """This rank's requests of a step."""
+        first, last = share(rows, self._rank, self._world_size)
+        found, begin = [], 0
+        for part in parts:
+            size = part.end - part.begin
+            low, high = max(first - begin, 0), min(last - begin, size)
+            if low < high:
+                found.append(self._rows(part.partition, part.offset, part.begin + low, part.begin + high))
+            begin += size
+        return EncodedRequests.concat(found) if found else self._rows(parts[0].partition, parts[0].offset, 0, 0)
+
+    def _rows(self, partition: str, offset: int, begin: int, end: int) -> EncodedRequests:
+        """The valid ones of some rows of a chunk."""
+        key = (partition, offset)
+        if key not in self._encoded:
+            columns, placed = self._requests.read(partition, offset)
+            self.recent = columns if len(columns) else self.recent
+            # Offsets of the rows among the valid ones: a row in quarantine has length 0.
+            places = np.concatenate([[0], np.cumsum(placed >= 0)])
+            self._encoded[key] = (encode(self._layout, columns), places)
+            while len(self._encoded) > ENCODED:
+                self._encoded.popitem(last=False)
+        self._encoded.move_to_end(key)
+        requests, places = self._encoded[key]
+        return requests.slice(int(places[begin]), int(places[end]))
+
+
+def _prefetched(items: Batches, depth: int) -> Batches:
+    """As `easq_rec.data.prefetch.prefetched`, but at the end all items that were asked for are made.
+
+    Each item takes part in an exchange of all ranks, and a rank that left one out would let the others wait.
+    """
+    if not depth:
+        yield from items
+        return
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    ready: list[Future[tuple[RequestBatch, Followed] | None]] = []
+    try:
+        ready = [pool.submit(next, items, None) for _ in range(depth)]
+        while (item := ready.pop(0).result()) is not None:
+            ready.append(pool.submit(next, items, None))
+            yield item
+    finally:
+        for future in ready:
+            future.exception()
+        pool.shutdown()
+        items.close()
+
+
+def start_state(config: Config) -> FollowState:
+    """The state before the first batch."""
+    return FollowState(held=HeldAnswers(config).state)

@@ -1,0 +1,174 @@
+"""Plans the steps of continuous training. Only rank 0 has a planner; the other ranks get its plans.
+
+A plan names the rows of a step by partition, offset and row. Every rank reads its share of them by itself. So what a
+step trains on is decided in one place, and a checkpoint that stores the positions after a step is exact for any number
+of ranks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from easq_rec.config.follow import Follow
+from easq_rec.data.stream.merge import ChunkRows, StreamState, TimeMerge
+from easq_rec.data.stream.source import Source, end_of
+from easq_rec.data.stream.state import FollowState, Journal
+
+ChunkId = tuple[str, int]
+"""(partition, offset)."""
+MOST_WAITING = 200_000
+"""Rows that have arrived and are not trained on; above it, nothing is polled."""
+ANSWERS_PER_STEP = 4_096
+"""Chunks of answers that arrive in one step at most."""
+
+
+NEWEST = 256
+"""Files that are looked at first to find those that were just discovered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A step, or a pause. Pickled between the ranks of one job."""
+
+    parts: tuple[ChunkRows, ...] = ()
+    """The rows of the step, over all ranks; none: a pause."""
+    arrived: tuple[ChunkId, ...] = ()
+    """Chunks of answers that arrived before the step."""
+    requests: StreamState = field(default_factory=StreamState)
+    answers: StreamState = field(default_factory=StreamState)
+    """How far both streams are read after the step."""
+    clock_ms: int = 0
+    request_files: Journal = ()
+    answer_files: Journal = ()
+    """Files that were discovered since the last plan."""
+    save: bool = False
+    """A checkpoint is due after the step."""
+    publish: bool = False
+    """A package is due after the step."""
+    ended: bool = False
+    """Nothing has arrived for so long that the run ends."""
+
+
+class Planner:
+    """Polls both streams, and cuts steps from them.
+
+    Args:
+        answers: None: the run reads no answers.
+        state: where the run continues.
+        rows: of a step, over all ranks.
+        now: a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        requests: Source,
+        answers: Source | None,
+        state: FollowState,
+        config: Follow,
+        *,
+        rows: int,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._requests, self._answers = requests, answers
+        self._config = config
+        self._rows = rows
+        self._now = now
+        requests.seek(state.requests.offsets(), state.request_files)
+        if answers is not None:
+            answers.seek(state.answers.offsets(), state.answer_files)
+        self._merge = TimeMerge(
+            state.requests,
+            disorder_ms=config.disorder_ms,
+            idle_s=config.idle_seconds,
+            clock_ms=state.clock_ms,
+            since_ms=config.since_ms,
+            now=now,
+        )
+        self._state = state.requests
+        self._answers_read = state.answers
+        self._clock_ms = state.clock_ms
+        self._told = {"requests": end_of(state.request_files), "answers": end_of(state.answer_files)}
+        self._full_at = self._arrived_at = self._saved_at = self._published_at = now()
+        self._planned = False
+
+    def next_plan(self, patience_s: float) -> Plan:
+        """The next step; a pause if none is due within so many seconds."""
+        until = self._now() + patience_s
+        while not self._is_due():
+            left = until - self._now()
+            if left <= 0:
+                return self._finished(Plan(clock_ms=self._clock_ms, requests=self._state, answers=self._answers_read))
+            time.sleep(min(left, self._config.poll_seconds))
+        arrived = self._poll_answers()
+        parts, self._state, self._clock_ms = self._merge.take(self._rows)
+        self._full_at = self._now()
+        return self._finished(
+            Plan(
+                parts=tuple(parts),
+                arrived=tuple(arrived),
+                requests=self._state,
+                answers=self._answers_read,
+                clock_ms=self._clock_ms,
+            )
+        )
+
+    def _is_due(self) -> bool:
+        """Whether a step is full, or its requests have waited long enough."""
+        if self._merge.rows < self._rows and self._merge.rows + self._merge.waiting < MOST_WAITING:
+            chunks = self._requests.poll()
+            if chunks:
+                self._arrived_at = self._now()
+            self._merge.add(chunks, self._requests.partitions)
+        if self._merge.rows >= self._rows:
+            return True
+        if not self._merge.rows:
+            self._full_at = self._now()
+            return False
+        return self._now() - self._full_at >= self._config.wait_seconds
+
+    def _poll_answers(self) -> list[ChunkId]:
+        """All answers that have arrived: each must be known before the clock passes its time."""
+        found: list[ChunkId] = []
+        positions = dict(self._answers_read.positions)
+        while self._answers is not None and len(found) < ANSWERS_PER_STEP and (chunks := self._answers.poll()):
+            self._arrived_at = self._now()
+            for chunk in chunks:
+                found.append((chunk.partition, chunk.offset))
+                positions[chunk.partition] = (chunk.offset + 1, 0)
+        if found:
+            self._answers_read = StreamState(positions=positions)
+        return found
+
+    def _finished(self, plan: Plan) -> Plan:
+        """The plan with the files that other ranks do not know yet, and with what is due."""
+        now, config = self._now(), self._config
+        self._planned = self._planned or bool(plan.parts)
+        # What is due waits for a step: nothing has changed before.
+        publish = (
+            self._planned and config.packages is not None and now - self._published_at >= 60 * config.publish_minutes
+        )
+        minutes = config.checkpoint_minutes
+        save = publish or (self._planned and minutes > 0 and now - self._saved_at >= 60 * minutes)
+        if publish:
+            self._published_at = now
+        if save:
+            self._saved_at, self._planned = now, False
+        limit = config.stop_when_idle_seconds
+        return dataclasses.replace(
+            plan,
+            request_files=self._untold("requests", self._requests),
+            answer_files=self._untold("answers", self._answers) if self._answers is not None else (),
+            save=save,
+            publish=publish,
+            ended=not plan.parts and limit is not None and now - self._arrived_at >= limit,
+        )
+
+    def _untold(self, stream: str, source: Source) -> Journal:
+        fresh = tuple(entry for entry in source.journal[-NEWEST:] if entry.first >= self._told[stream])
+        if len(fresh) == NEWEST:
+            fresh = tuple(entry for entry in source.journal if entry.first >= self._told[stream])
+        self._told[stream] = max(self._told[stream], end_of(fresh))
+        return fresh

@@ -1,0 +1,179 @@
+"""Exports the checkpoints of a run that trains continuously, in a process of its own beside the training.
+
+Training hands over a checkpoint and goes on. The process starts once, because importing torch takes seconds, and works
+at a low priority. It makes one package at a time; of checkpoints that come meanwhile it takes the newest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from easq_rec.config import Config
+from easq_rec.errors import UserError
+from easq_rec.export.versions import current_of, versions_of
+from easq_rec.training.follow.loop import Publication, Publish
+
+NICE = 10
+"""How much lower the priority of the process is than that of training."""
+REQUESTS = 256
+"""Recent requests on which a package is compared with the ranker at most."""
+CLOSE_S = 120.0
+"""Seconds that an export may still take when training ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of a publication. Pickled between the two processes."""
+
+    step: int
+    version: str | None
+    """Name of the package; None: there is none."""
+    problem: str | None
+    seconds: float
+
+
+class Publisher:
+    """Hands publications to the process, on rank 0.
+
+    Args:
+        say: is told of every package, line by line.
+    """
+
+    def __init__(self, config: Config, run_dir: Path, say: Callable[[str], None]) -> None:
+        assert config.follow.packages is not None
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(theirs, config, run_dir), name="easq-publisher", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._say = say
+        self._output = Path(config.follow.packages)
+        self._lock = threading.Lock()
+        self._waiting: Publication | None = None
+        self._busy = False
+        self._thread = threading.Thread(target=self._listen, name="publisher", daemon=True)
+        self._thread.start()
+
+    def __call__(self, publication: Publication) -> None:
+        with self._lock:
+            if self._busy:
+                self._waiting = publication
+                return
+            self._send(publication)
+
+    def _send(self, publication: Publication) -> None:
+        self._busy = True
+        try:
+            self._connection.send(publication)
+        except OSError as error:
+            self._say(f"step {publication.step} is not published: the process that exports is gone: {error}")
+
+    def _listen(self) -> None:
+        from easq_rec.run_directory.events import event
+
+        while True:
+            try:
+                answer = self._connection.recv()
+            except (EOFError, OSError):
+                return
+            assert isinstance(answer, Answer)
+            event(
+                "published" if answer.version is not None else "not_published",
+                step=answer.step,
+                version=answer.version,
+                problem=answer.problem,
+                seconds=answer.seconds,
+            )
+            if answer.version is None:
+                self._say(f"step {answer.step} is not published: {answer.problem}")
+            else:
+                self._say(f"step {answer.step} is published as {answer.version} ({answer.seconds:.1f} s)")
+            with self._lock:
+                self._busy = False
+                if self._waiting is not None:
+                    publication, self._waiting = self._waiting, None
+                    self._send(publication)
+
+    def close(self) -> None:
+        """Waits for the package that is being made, and ends the process."""
+        with self._lock:
+            self._waiting = None
+            with contextlib.suppress(OSError):
+                self._connection.send(None)
+        self._process.join(CLOSE_S)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+            for partial in self._output.glob(f".*.{self._process.pid}.*.tmp"):
+                shutil.rmtree(partial, ignore_errors=True)
+        self._thread.join(5)
+
+
+@contextlib.contextmanager
+def opened(config: Config, run_dir: Path, say: Callable[[str], None]) -> Iterator[Publish]:
+    """A publisher of a run, that ends with the block."""
+    publisher = Publisher(config, run_dir, say)
+    try:
+        yield publisher
+    finally:
+        publisher.close()
+
+
+def _work(connection: Connection, config: Config, run_dir: Path) -> None:
+    """Exports what it is told to, until it is told nothing."""
+    # The signals are for training, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.nice(NICE)
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            publication = connection.recv()
+        except (EOFError, OSError):
+            return
+        if publication is None:
+            return
+        assert isinstance(publication, Publication)
+        with contextlib.suppress(OSError):
+            connection.send(_export(config, run_dir, publication))
+
+
+def _export(config: Config, run_dir: Path, publication: Publication) -> Answer:
+    import time
+
+    from easq_rec.serving.export import export
+
+    begin, output = time.perf_counter(), Path(str(config.follow.packages))
+    stream = {"clock_ms": publication.clock_ms, "metrics": dict(publication.metrics)}
+    count = min(REQUESTS, len(publication.requests))
+    version = problem = None
+    try:
+        found = export(config, run_dir, output, requests=publication.requests.slice(0, count), stream=stream)
+        version = found.folder.name
+        remove_old(output, config.follow.keep_packages)
+    except (UserError, OSError, RuntimeError) as error:
+        # Training goes on, and the next checkpoint is tried.
+        problem = str(error)
+    return Answer(step=publication.step, version=version, problem=problem, seconds=time.perf_counter() - begin)
+
+
+def remove_old(directory: Path, keep: int) -> None:
+    """Removes all but the newest packages and the one that is served."""
+    served = current_of(directory).name
+    for version in versions_of(directory)[:-keep]:
+        if version != served:
+            # A package without a manifest is none, so a half-removed one is never served.
+            shutil.rmtree(directory / version, ignore_errors=True)
