@@ -62,7 +62,7 @@ class Quarantine:
             "bad_expected": np.full(count, bad.expected),
         }
         kept = {field: table.column(field) for field in table.schema.names if field not in reasons}
-        self._store(pa.table({**reasons, **kept}), name, "bad rows")
+        self._store(pa.table({**reasons, **kept}), name)
 
     def add_message(self, topic: str, partition: int, offset: int, reason: str, message: bytes) -> None:
         """Stores a message that cannot be decoded. Thread-safe."""
@@ -76,11 +76,11 @@ class Quarantine:
             "bad_reason": [reason],
             "bad_message": pa.array([message], pa.large_binary()),
         }
-        self._store(pa.table(values), name, "a bad message")
+        self._store(pa.table(values), name)
 
-    def _store(self, table: pa.Table, name: str, what: str) -> None:
+    def _store(self, table: pa.Table, name: str) -> None:
         file = self.folder / name
-        with contextlib.nullcontext() if self._lost is None else self._lost.tolerated(what, file):
+        with contextlib.nullcontext() if self._lost is None else self._lost.tolerated("bad rows", file):
             self._write(table, name)
         self._written.add(name)
 
