@@ -69,9 +69,18 @@ class KafkaReader:
         """
         if self._connection is None:
             self._connection = KafkaConnection(self._address, SETTINGS)
+        try:
+            return self._value(self._connection, partition, offset)
+        except UserError:
+            # Another read of the partition starts anew.
+            if self._ahead.pop(partition, None) is not None:
+                self._connection.unassign(partition)
+            raise
+
+    def _value(self, connection: KafkaConnection, partition: int, offset: int) -> bytes | None:
         ahead = self._ahead.get(partition)
         if ahead is None or not ahead.covers(offset):
-            ahead = self._start(self._connection, partition, offset)
+            ahead = self._start(connection, partition, offset)
         deadline = time.monotonic() + self._timeout_s
         while True:
             while ahead.messages:
@@ -79,16 +88,14 @@ class KafkaReader:
                 if found == offset:
                     return value
                 if found > offset:
-                    del self._ahead[partition]
-                    self._connection.unassign(partition)
-                    raise UserError(f"{self._connection.place(partition)}: there is no message at offset {offset}")
+                    raise UserError(f"{connection.place(partition)}: there is no message at offset {offset}")
             if time.monotonic() > deadline:
-                place = f"{self._connection.place(partition)}, offset {offset}"
+                place = f"{connection.place(partition)}, offset {offset}"
                 raise UserError(f"{place}: {self._address} has sent nothing for {self._timeout_s:g} s")
             if ahead.paused:
-                self._connection.resume(partition)
+                connection.resume(partition)
                 ahead.paused = False
-            self._receive(self._connection)
+            self._receive(connection)
 
     def _start(self, connection: KafkaConnection, partition: int, offset: int) -> _Ahead:
         """Goes to an offset of a partition."""
