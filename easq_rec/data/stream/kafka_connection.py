@@ -52,6 +52,7 @@ class KafkaConnection:
         self._address = address
         self._kafka = _library()
         self._problem, self._silent_until_s = "", 0.0
+        self._assigned = False
         try:
             self._consumer = self._kafka.Consumer(
                 {
@@ -84,8 +85,9 @@ class KafkaConnection:
         try:
             found = self._consumer.list_topics(self._address.topic, timeout=timeout_s).topics[self._address.topic]
         except self._kafka.KafkaException as error:
-            # This serves the callback that knows the reason.
-            self._consumer.poll(0)
+            if not self._assigned:
+                # This serves the callback that knows the reason. It might take a message, if there were any.
+                self._consumer.poll(0)
             raise UserError(
                 f"{self._address}: no broker answers within {timeout_s:g} s: {self._problem or _text(error)}"
             ) from error
@@ -113,6 +115,7 @@ class KafkaConnection:
             self._at(partition, self._kafka.OFFSET_BEGINNING if offset is None else offset)
             for partition, offset in offsets.items()
         ]
+        self._assigned = True
         self._consumer.incremental_assign(places)
 
     def unassign(self, partition: int) -> None:

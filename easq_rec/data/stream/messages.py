@@ -8,7 +8,7 @@ same names. An integer is a number without a point, a flag may be true or false,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -23,6 +23,8 @@ from easq_rec.errors import UserError
 
 ARROW = b"\xff\xff\xff\xff"
 """The first bytes of an Arrow IPC stream. No JSON begins with them."""
+TOGETHER = 64
+"""Requests in JSON that are converted together: more of them at once do not fit into the cache of a CPU."""
 NULL = type(None)
 LISTS = ("history", "candidates")
 """Columns of a request that are lists of structs; `user` is a struct."""
@@ -58,7 +60,51 @@ class MessageDecoder:
         Raises:
             BadMessage: it is damaged, or lacks a column, or has one of another type.
         """
-        return self._of_arrow(message) if message.startswith(ARROW) else self._of_json(message)
+        return self._of_arrow(message) if message.startswith(ARROW) else self._of_json(_requests(message))
+
+    def tables(self, messages: Sequence[bytes]) -> list[pa.Table | BadMessage]:
+        """The rows of each message, or what is wrong with it.
+
+        Small JSON messages are converted together, which is far faster.
+        """
+        found: list[pa.Table | BadMessage] = []
+        parts: list[list[Any] | pa.Table | BadMessage] = []
+        waiting = 0
+        for message in messages:
+            try:
+                part = self._of_arrow(message) if message.startswith(ARROW) else _requests(message)
+            except BadMessage as bad:
+                part = bad
+            parts.append(part)
+            waiting += len(part) if isinstance(part, list) else 0
+            if waiting >= TOGETHER:
+                found += self._converted(parts)
+                parts, waiting = [], 0
+        return found + self._converted(parts)
+
+    def _converted(self, parts: list[list[Any] | pa.Table | BadMessage]) -> list[pa.Table | BadMessage]:
+        """The same with tables in place of lists of JSON objects."""
+        lists = [part for part in parts if isinstance(part, list)]
+        try:
+            whole = self._of_json(list(chain.from_iterable(lists))) if lists else None
+        except BadMessage:
+            return [self._attempted(part) if isinstance(part, list) else part for part in parts]
+        found: list[pa.Table | BadMessage] = []
+        begin = 0
+        for part in parts:
+            if isinstance(part, list):
+                assert whole is not None
+                found.append(whole.slice(begin, len(part)))
+                begin += len(part)
+            else:
+                found.append(part)
+        return found
+
+    def _attempted(self, requests: list[Any]) -> pa.Table | BadMessage:
+        try:
+            return self._of_json(requests)
+        except BadMessage as bad:
+            return bad
 
     def _of_arrow(self, message: bytes) -> pa.Table:
         try:
@@ -84,16 +130,9 @@ class MessageDecoder:
             raise BadMessage(str(error)) from error
         self._checked = schema
 
-    def _of_json(self, message: bytes) -> pa.Table:
-        try:
-            found = json.loads(message, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise BadMessage(f"neither an Arrow IPC stream nor JSON: {error}") from error
-        rows = found if isinstance(found, list) else [found]
-        if set(map(type, rows)) - {dict}:
-            _refuse(rows, {dict}, "the message", "an object, or a list of objects")
+    def _of_json(self, requests: list[Any]) -> pa.Table:
         return pa.table(
-            [self._array(_field(rows, field.name, ""), field.type, field.name) for field in self._json_schema],
+            [self._array(_field(requests, field.name, ""), field.type, field.name) for field in self._json_schema],
             schema=self._json_schema,
         )
 
@@ -130,6 +169,18 @@ class MessageDecoder:
             return pa.array(values, dtype)
         except OverflowError as error:
             raise BadMessage(f"{path}: an integer does not fit into 64 bits") from error
+
+
+def _requests(message: bytes) -> list[Any]:
+    """The objects of a JSON message."""
+    try:
+        found = json.loads(message, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"neither an Arrow IPC stream nor JSON: {error}") from error
+    requests = found if isinstance(found, list) else [found]
+    if set(map(type, requests)) - {dict}:
+        _refuse(requests, {dict}, "the message", "an object, or a list of objects")
+    return requests
 
 
 def _field(values: list[Any], name: str, prefix: str) -> list[Any]:

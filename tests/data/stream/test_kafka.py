@@ -263,12 +263,32 @@ def test_bad_messages_and_rows_are_quarantined_once(topic: Callable[[int], Topic
     assert messages[0]["bad_message"] == b"\xff\xff\xff\xffrubbish"
     assert "no valid Arrow IPC stream" in messages[0]["bad_reason"]
     assert (messages[4]["bad_topic"], messages[4]["bad_partition"]) == (sent.name, 0)
-    assert messages[4]["bad_reason"] == "it has no value"
+    assert "neither an Arrow IPC stream nor JSON" in messages[4]["bad_reason"]
     rows = {rows[0]["bad_row_group"]: rows[0] for rows in files if "bad_row" in rows[0]}
     assert rows[2]["bad_file"] == f"topic {sent.name}, partition 0"
     assert (rows[2]["bad_row"], rows[2]["bad_column"], rows[2]["bad_value"]) == (1, "candidates.long_view", "7.0")
     assert rows[2]["request_id"] == bad[1]["request_id"]
     assert rows[2]["page"] == "home"
+
+
+def test_small_messages_are_decoded_together_but_judged_alone(topic: Callable[[int], Topic], tmp_path: Path) -> None:
+    sent = topic(1)
+    rows = sent.made(12)
+    rows[5]["candidates"][0]["long_view"] = 7
+    for row in [*rows, rows[2]]:
+        sent.send(0, json_file.text(row).encode(), [row])
+    source = sent.source(quarantine=Quarantine(tmp_path / "quarantine"))
+    strict = sent.source()
+    polled(source, 13)
+    polled(strict, 13)
+    for offset in range(13):
+        if offset == 5:
+            assert source.read("0", 5)[1].tolist() == [-1]
+            with pytest.raises(UserError, match="offset 5, row 0, column candidates.long_view: found 7.0"):
+                strict.read("0", 5)
+        else:
+            check(source, sent, "0", offset)
+            check(strict, sent, "0", offset)
 
 
 def test_without_a_quarantine_a_bad_message_is_an_error_that_names_it(topic: Callable[[int], Topic]) -> None:

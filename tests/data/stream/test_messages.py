@@ -85,6 +85,20 @@ def test_one_decoder_takes_messages_of_several_schemas(rows: list[Row]) -> None:
     assert len(decoder.rows(message_of(full.drop_columns(["page"])))) == 20
 
 
+def test_messages_converted_together_equal_messages_one_by_one() -> None:
+    rows = make_rows(np.random.default_rng(3), 200)
+    messages = [json_of(row) for row in rows[:90]] + [json_of(rows[90:120]), message_of(to_table(rows[120:130])), b"[]"]
+    messages += [json_of(row) for row in rows[130:]]
+    for wrong in (b"{", b"{}", b""):
+        messages.insert(len(messages) // 2, wrong)
+    decoder = MessageDecoder(PLAIN)
+    for message, found in zip(messages, decoder.tables(messages), strict=True):
+        if isinstance(found, BadMessage):
+            assert str(found) == refused(message)
+        else:
+            assert found.equals(decoder.rows(message))
+
+
 KINDS = FeatureSchema(
     tables=(
         Table(name="user", rows=9, dim=8),
