@@ -284,7 +284,7 @@ def test_small_messages_are_decoded_together_but_judged_alone(topic: Callable[[i
     for offset in range(13):
         if offset == 5:
             assert source.read("0", 5)[1].tolist() == [-1]
-            with pytest.raises(UserError, match="offset 5, row 0, column candidates.long_view: found 7.0"):
+            with pytest.raises(UserError, match=r"offset 5, row 0, column candidates.long_view: found 7\.0"):
                 strict.read("0", 5)
         else:
             check(source, sent, "0", offset)
