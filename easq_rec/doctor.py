@@ -407,6 +407,8 @@ def main() -> int:
     lacking = "; ".join(f"{problem.what}: {problem.remedy}" for problem in spark_problems())
     print(f"  data build --engine spark   {lacking or 'ready'}")
     print(f"  its catalog tables          {spark_tables()}")
+    kafka = "ready" if "confluent-kafka" in versions else "no confluent-kafka: pip install 'easq-rec[kafka]'"
+    print(f"  streams from Kafka          {kafka}")
 
     print("\nproblems" if problems else "\nhealthy: no problems")
     for problem in problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,16 @@ class Place:
     """Where a table was read from, for error messages."""
 
     file: str
+    """A file, or the partition of a topic."""
     row_group: int
+    """Number of a row group, or offset of a message."""
     rows: Rows | None = None
-    """Numbers of the table's rows in the row group; None: it is the whole row group."""
+    """Numbers of the table's rows in the row group or message; None: it is the whole one."""
+    unit: Literal["row group", "offset"] = "row group"
+    """What `row_group` counts."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.unit} {self.row_group}"
 
 
 class BadRows(UserError):
@@ -33,8 +41,7 @@ class BadRows(UserError):
         self.values = [str(value) for value in values[first]]
         """The first bad value of each."""
         row = self.rows[0] if place.rows is None else place.rows[self.rows[0]]
-        at = f"{place.file}, row group {place.row_group}, row {row}, column {column}"
-        super().__init__(f"{at}: found {self.values[0]}, expected {expected}")
+        super().__init__(f"{place}, row {row}, column {column}: found {self.values[0]}, expected {expected}")
 
 
 def check(bad: Array, values: Array, path: str, place: Place, owner: Rows | None, expected: str) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from easq_rec.data import files
 from easq_rec.data.bad_rows import BadRows, Place
 from easq_rec.data.columns import Array, RequestColumns, Rows
-from easq_rec.data.decode import decode
+from easq_rec.data.decode_rows import decode_with_positions, set_aside
 from easq_rec.data.histories import HistoryFolder, leaf_indices, refers
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
@@ -137,20 +137,18 @@ class RequestDataset:
         if group.kept < group.rows:
             rows = self._inside(table, group)
             table = table.take(rows)
-        good = np.arange(len(rows))
-        while True:
-            place = Place(file=files.display_name(group.file), row_group=group.index, rows=rows[good])
-            try:
-                whole = table if self._histories is None else self._histories.read(table, self.layout, place)
-                columns = decode(whole, self.layout, place, max_history=self._max_history)
-            except BadRows as bad:
-                self._set_aside(group, bad, rows[good[bad.rows]], of=len(rows))
-                left = np.delete(np.arange(len(good)), bad.rows)
-                table, good = table.take(left), good[left]
-                continue
-            placed = np.full(len(rows), -1)
-            placed[good] = np.arange(len(good))
-            return columns if self._complete is None else self._complete(columns), placed
+        histories = self._histories
+        columns, placed = decode_with_positions(
+            table,
+            self.layout,
+            Place(file=files.display_name(group.file), row_group=group.index, rows=rows),
+            max_history=self._max_history,
+            quarantine=self._quarantine,
+            strict=True,
+            resolve=None if histories is None else lambda part, place: histories.read(part, self.layout, place),
+            stored=lambda: self.stored(group),
+        )
+        return columns if self._complete is None else self._complete(columns), placed
 
     def timestamps(self, group: RowGroup) -> Rows:
         """`timestamp_ms` of every row of a row group, -1 where it is null. Raises UserError as `read` does."""
@@ -165,15 +163,6 @@ class RequestDataset:
     def stored(self, group: RowGroup) -> pa.Table:
         """A row group as stored, with all of its columns. Raises UserError as `read` does for files."""
         return self._table(group, None)
-
-    def _set_aside(self, group: RowGroup, bad: BadRows, rows: Rows, *, of: int) -> None:
-        """Quarantines rows. Raises `bad` without a quarantine, and UserError if every row of the row group is bad."""
-        if self._quarantine is None:
-            raise bad
-        if len(rows) == of:
-            raise UserError(f"{bad}; every row of the row group has this fault: repair the dataset") from bad
-        place = Place(file=files.display_name(group.file), row_group=group.index)
-        self._quarantine.add(place, bad, rows, self._table(group, None).take(rows))
 
     def _table(self, group: RowGroup, layout: Layout | None) -> pa.Table:
         """A row group as stored, with the columns of a layout; None: all columns."""
@@ -204,7 +193,7 @@ class RequestDataset:
             timeless = np.flatnonzero(column.is_null().to_numpy())
             place = Place(file=files.display_name(group.file), row_group=group.index)
             bad = BadRows(place, TIME, "an integer", timeless, np.full(len(timeless), "null"))
-            self._set_aside(group, bad, timeless, of=group.rows)
+            set_aside(bad, place, timeless, lambda: self.stored(group), self._quarantine, of=group.rows)
         times = column.fill_null(self.period.start_ms - 1).to_numpy()
         return np.flatnonzero((times >= self.period.start_ms) & (times < self.period.end_ms))
 

@@ -6,6 +6,8 @@ that fail the same check.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import pyarrow as pa
 
@@ -17,16 +19,23 @@ from easq_rec.data.layout import Layout
 
 
 def decode(table: pa.Table, layout: Layout, place: Place, *, max_history: int) -> RequestColumns:
-    """Decodes one row group; histories keep their last `max_history` entries."""
+    """Decodes one row group or message; histories keep their last `max_history` entries.
+
+    Args:
+        table: may have columns that the layout lacks, which are left out.
+    """
     columns = {column.path: column for column in layout.columns}
+    read_fields = {path.split(".", 1)[0] for path in columns}
     scalars: dict[str, Array] = {}
     lists: dict[str, Ragged] = {}
     ragged: dict[str, Ragged] = {}
     for field in table.schema:
+        if field.name not in read_fields:
+            continue
         array = one_chunk(table.column(field.name))
         if pa.types.is_struct(array.type):
             no_nulls(array, field.name, place, "a struct")
-            for name, child in _fields(array):
+            for name, child in _fields(array, field.name, columns):
                 path = f"{field.name}.{name}"
                 column = read(child, columns[path], place, None)
                 if isinstance(column, Ragged):
@@ -75,7 +84,10 @@ def _struct_list(array: pa.Array, name: str, columns: dict[str, Column], place: 
     owner = np.repeat(np.arange(len(array)), np.diff(starts))
     values = array.flatten()
     no_nulls(values, name, place, "a struct", owner)
-    children = {child: read(column, columns[f"{name}.{child}"], place, owner) for child, column in _fields(values)}
+    children = {
+        child: read(column, columns[f"{name}.{child}"], place, owner)
+        for child, column in _fields(values, name, columns)
+    }
     return Ragged(offsets=starts, children=children)
 
 
@@ -86,5 +98,7 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
-def _fields(array: pa.Array) -> list[tuple[str, pa.Array]]:
-    return [(array.type.field(index).name, array.field(index)) for index in range(array.type.num_fields)]
+def _fields(array: pa.Array, parent: str, columns: Container[str]) -> list[tuple[str, pa.Array]]:
+    """Names and values of the fields that are read."""
+    names = [array.type.field(index).name for index in range(array.type.num_fields)]
+    return [(name, array.field(index)) for index, name in enumerate(names) if f"{parent}.{name}" in columns]

@@ -332,7 +332,8 @@ def _counts(array: pa.Array, path: str, place: Place, owner: Rows | None) -> npt
 
 def _float32(numbers: Array) -> npt.NDArray[np.float32]:
     """What float32 cannot hold becomes infinite, for the caller to refuse."""
-    with np.errstate(over="ignore"):
+    # A signalling NaN is an invalid value.
+    with np.errstate(over="ignore", invalid="ignore"):
         return numbers.astype(np.float32, copy=False)
 
 
