@@ -59,6 +59,7 @@ class RequestDataset:
         quarantine: stores bad rows; None: a bad row is an error.
         complete: adds columns that the files lack to the requests of a row group; thread-safe. None: nothing is added.
         names: the files to read, relative to the directory; None: all.
+        strict: it is an error if every row of a row group has the same fault, also with a quarantine.
 
     Raises:
         UserError: no files, an unreadable file, or columns that do not match the layout.
@@ -74,8 +75,10 @@ class RequestDataset:
         quarantine: Quarantine | None = None,
         complete: Callable[[RequestColumns], RequestColumns] | None = None,
         names: Sequence[str] | None = None,
+        strict: bool = True,
     ) -> None:
         self.layout = layout
+        self._strict = strict
         self._complete = complete
         self.period = period
         self._max_history = max_history
@@ -144,7 +147,7 @@ class RequestDataset:
             Place(file=files.display_name(group.file), row_group=group.index, rows=rows),
             max_history=self._max_history,
             quarantine=self._quarantine,
-            strict=True,
+            strict=self._strict,
             resolve=None if histories is None else lambda part, place: histories.read(part, self.layout, place),
             stored=lambda: self.stored(group),
         )

@@ -7,6 +7,8 @@ that appears later is read later, whatever its name. A file must not change afte
 
 from __future__ import annotations
 
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -35,10 +37,17 @@ class FolderSource:
         directory: need not exist yet.
         max_history: number of most recent history entries to keep.
         quarantine: stores bad rows; None: a bad row is an error.
+        look_s: time between two looks for new files, which list the folder.
     """
 
     def __init__(
-        self, directory: files.Location, layout: Layout, *, max_history: int, quarantine: Quarantine | None = None
+        self,
+        directory: files.Location,
+        layout: Layout,
+        *,
+        max_history: int,
+        quarantine: Quarantine | None = None,
+        look_s: float = 0.0,
     ) -> None:
         self._directory = directory
         self._layout = layout
@@ -47,6 +56,7 @@ class FolderSource:
         self._journal: tuple[JournalEntry, ...] = ()
         self._known: set[str] = set()
         self._next = 0
+        self._look_s, self._looked_s = look_s, -math.inf
         self._datasets: OrderedDict[str, RequestDataset] = OrderedDict()
         self._decoded: OrderedDict[int, tuple[RequestColumns, Rows]] = OrderedDict()
 
@@ -67,7 +77,9 @@ class FolderSource:
         self._known.update(entry.name for entry in journal)
 
     def poll(self) -> list[Chunk]:
-        self._discover()
+        if time.monotonic() - self._looked_s >= self._look_s:
+            self._discover()
+            self._looked_s = time.monotonic()
         end = end_of(self._journal)
         found: list[Chunk] = []
         while self._next < end and len(found) < CHUNKS_PER_POLL:
@@ -91,6 +103,9 @@ class FolderSource:
         while len(self._decoded) > DECODED:
             self._decoded.popitem(last=False)
         return decoded
+
+    def release(self, positions: Mapping[str, int]) -> None:
+        """Does nothing: files can be read at any time."""
 
     def close(self) -> None:
         self._datasets.clear()
@@ -150,7 +165,13 @@ class FolderSource:
             self._datasets.move_to_end(name)
             return self._datasets[name]
         made = RequestDataset(
-            self._directory, self._layout, names=(name,), max_history=self._max_history, quarantine=self._quarantine
+            self._directory,
+            self._layout,
+            names=(name,),
+            max_history=self._max_history,
+            quarantine=self._quarantine,
+            # A stream must get past a file that is bad as a whole.
+            strict=False,
         )
         self._datasets[name] = made
         while len(self._datasets) > OPEN:

@@ -136,6 +136,7 @@ class FollowLoader:
         if self._answers is not None:
             for partition, offset in plan.arrived:
                 held.arrive(encode(self._answer_layout, self._answers.read(partition, offset)[0]))
+            self._answers.release(plan.answers.offsets())
         held.admit(plan.clock_ms)
         # Logged steps are aligned if one interval divides the other.
         aligned = config.aligned and (held.state.steps + 1) % config.losses.align_every == 0
@@ -155,6 +156,7 @@ class FollowLoader:
             rows=self._state.rows + rows,
         )
         requests = self._share(plan.parts, rows)
+        self._requests.release(plan.requests.offsets())
         batch = collate(
             config.schema,
             requests,

@@ -118,16 +118,22 @@ class Planner:
     def _is_due(self) -> bool:
         """Whether a step is full, or its requests have waited long enough."""
         if self._merge.rows < self._rows and self._merge.rows + self._merge.waiting < MOST_WAITING:
-            chunks = self._requests.poll()
-            if chunks:
-                self._arrived_at = self._now()
-            self._merge.add(chunks, self._requests.partitions)
+            self._poll_requests()
         if self._merge.rows >= self._rows:
             return True
         if not self._merge.rows:
             self._full_at = self._now()
             return False
         return self._now() - self._full_at >= self._config.wait_seconds
+
+    def _poll_requests(self) -> None:
+        """Polls until a step is full, or nothing more has arrived."""
+        while self._merge.rows < self._rows and self._merge.rows + self._merge.waiting < MOST_WAITING:
+            chunks = self._requests.poll()
+            self._merge.add(chunks, self._requests.partitions)
+            if not chunks:
+                return
+            self._arrived_at = self._now()
 
     def _poll_answers(self) -> list[ChunkId]:
         """All answers that have arrived: each must be known before the clock passes its time."""

@@ -62,6 +62,9 @@ class Source(Protocol):
             UserError: the chunk cannot be read, or has bad values while there is no quarantine.
         """
 
+    def release(self, positions: Mapping[str, int]) -> None:
+        """Notes that this rank will not read chunks before these offsets of partitions again."""
+
     @property
     def partitions(self) -> tuple[str, ...]:
         """The partitions that are known, sorted."""

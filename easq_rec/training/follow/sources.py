@@ -8,10 +8,13 @@ from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.stream.folder import FolderSource
 from easq_rec.data.stream.held_answers import unsupported
+from easq_rec.data.stream.kafka import KafkaSource
+from easq_rec.data.stream.kafka_address import KafkaAddress, is_kafka
 from easq_rec.data.stream.source import Source
 from easq_rec.errors import UserError
 
-KAFKA = "kafka://"
+WAITING_PER_PARTITION = 50_000
+"""Requests of a partition of Kafka that may be polled and not trained on; above it, the partition is paused."""
 
 
 def check_followed(config: Config) -> None:
@@ -38,13 +41,46 @@ def open_streams(config: Config, quarantine: Quarantine | None) -> tuple[Source,
     source = config.follow.source
     assert source is not None
     layouts = Layout.of(config.schema), Layout.of(config.schema, answers=True) if config.reads_answers else None
-    if source.startswith(KAFKA):
-        raise UserError(f"--follow {source}: Kafka cannot be read yet")
+    opened = _topics if is_kafka(source) else _folders
     requests, answers = (
-        FolderSource(files.join(source, name), layout, max_history=config.data.max_history, quarantine=quarantine)
-        if layout is not None
-        else None
-        for name, layout in zip(("requests", "answers"), layouts, strict=True)
+        opened(config, source, place, layout, quarantine) if layout is not None else None
+        for place, layout in enumerate(layouts)
     )
     assert requests is not None
+    return requests, answers
+
+
+def _folders(config: Config, source: str, place: int, layout: Layout, quarantine: Quarantine | None) -> Source:
+    return FolderSource(
+        files.join(source, ("requests", "answers")[place]),
+        layout,
+        max_history=config.data.max_history,
+        quarantine=quarantine,
+        look_s=config.follow.poll_seconds,
+    )
+
+
+def _topics(config: Config, source: str, place: int, layout: Layout, quarantine: Quarantine | None) -> Source:
+    return KafkaSource(
+        KafkaAddress.parse(topics_of(source)[place]),
+        layout,
+        max_history=config.data.max_history,
+        quarantine=quarantine,
+        most_waiting=WAITING_PER_PARTITION,
+    )
+
+
+def topics_of(source: str) -> tuple[str, str]:
+    """The addresses of the topics of requests and of answers.
+
+    Raises:
+        UserError: the last part of the path is not REQUESTS,ANSWERS.
+    """
+    path, mark, options = source.partition("?")
+    base, slash, names = path.rpartition("/")
+    topics = names.split(",")
+    if not slash or len(topics) != 2 or not all(topics):
+        form = "kafka://HOST:PORT[,HOST:PORT]/REQUESTS,ANSWERS"
+        raise UserError(f"--follow {source}: expected the names of two topics: {form}")
+    requests, answers = (f"{base}/{topic}{mark}{options}" for topic in topics)
     return requests, answers
