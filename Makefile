@@ -38,12 +38,13 @@ PIP := $(BIN)/python $(PIP_INSTALL)
 SETUP := $(VENV)/.setup-$(DEVICE)
 DEV := $(VENV)/.setup-dev-$(DEVICE)
 DOCS := $(VENV)/.setup-docs-$(DEVICE)
+SERVE := $(VENV)/.setup-serve-$(DEVICE)
 OLDEST_SETUP := $(OLDEST)/.setup
 
 # One worker takes a whole file of tests.
 PYTEST := -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup dev train test test-oldest lint format typecheck docs golden clean
+.PHONY: help setup dev train loop test test-oldest lint format typecheck docs golden clean
 
 help:  ## this list
 	@echo 'easq-rec: make TARGET [DEVICE=cpu|cuda] [PYTHON=python3] [ARGS=...] [PYTEST_ARGS=...]'
@@ -57,6 +58,9 @@ dev: $(DEV)  ## the same, with the tools that test, lint and check
 
 train: $(SETUP)  ## set up, then train `quickstart` on the built-in synthetic world (or what ARGS says)
 	@$(BIN)/easq-rec train $(ARGS)
+
+loop: $(SERVE)  ## serve, log, ask, learn, publish, serve: the closed loop with simulated users, about ten minutes
+	@$(BIN)/python -m easq_rec.tools.loop $(ARGS)
 
 test: $(DEV)  ## set up, then run the whole test suite, JOBS files at a time
 	@$(BIN)/python $(PYTEST) $(PYTEST_ARGS)

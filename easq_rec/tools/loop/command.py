@@ -1,0 +1,118 @@
+"""The closed loop on one machine: serve, log, ask, learn, publish, serve.
+
+A world's log trains a ranker, which is exported twice. Two servers serve the same simulated users over HTTP, each with
+a copy of the world of its own: one keeps its package, the other's ranker follows what its users do. Every day the
+follower learns from the day's requests and answers and publishes a package, which its server takes over while it
+runs.
+
+    python -m easq_rec.tools.loop [--days 10] [--out runs/loop]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from easq_rec import outputs
+from easq_rec.config import World
+from easq_rec.config.recipes import recipe, with_world
+from easq_rec.data.dataset import time_line
+from easq_rec.errors import exit_code
+from easq_rec.tools.loop.days import LoopDay, ServedRanker, run_day
+from easq_rec.tools.loop.page import write_results
+from easq_rec.tools.loop.programs import address_of, call, running_program
+from easq_rec.tools.loop.ranked_over_http import RankedOverHttp
+from easq_rec.tools.simulation.online import Arm, Experiment, Stage
+from easq_rec.tools.simulation.world import generate
+
+RECIPE = "quickstart_without_counts"
+"""The requests of simulated days have no counts of the past."""
+FROZEN, FOLLOWING = "frozen", "following"
+DRIFT = 0.8
+"""Share of the variance of a video's effects that changes within a week: the loop shows what following is worth."""
+TRAINING = ("--optim.schedule", "constant", "--trainer.threads", "1", "--logging.tensorboard", "False")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--days", type=int, default=10, help="simulated days (default: 10)")
+    parser.add_argument("--users", type=int, default=1_000, help="users of the world (default: 1000)")
+    parser.add_argument("--requests", type=int, default=12_000, help="requests of the log before (default: 12000)")
+    parser.add_argument("--drift", type=float, default=DRIFT, help=f"world.item_drift (default: {DRIFT})")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/loop"), help="directory to write (default: runs/loop)")
+    args = parser.parse_args(argv)
+    return exit_code(lambda: loop(args))
+
+
+def loop(args: argparse.Namespace) -> int:
+    """Runs the loop and writes its results."""
+    begun, out = time.monotonic(), args.out
+    outputs.check_outside("--out", out, [])
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    world = World(
+        version=2,
+        requests=args.requests,
+        users=args.users,
+        videos=2 * args.users,
+        days=7.0,
+        density=100.0,
+        item_drift=args.drift,
+        seed=args.seed,
+    )
+    log, run, live = out / "log", out / "run", out / "live"
+    say(f"a world of {world.users:,} users; its log of {world.requests:,} requests trains both rankers")
+    generate(world, log)
+    options = ["--world.version", "2", *TRAINING]
+    call(["train", RECIPE, "--data", str(log), "--run-dir", str(run), *options], out / "train.log")
+    packages = {name: out / f"packages-{name}" for name in (FROZEN, FOLLOWING)}
+    call(["export", "--run", str(run), "--output", str(packages[FROZEN])], out / "export.log")
+    # The same package, and so the same compiled code.
+    shutil.copytree(packages[FROZEN], packages[FOLLOWING])
+    shutil.copytree(log / "answers", live / "answers" / "day=00000")
+    say(f"trained and exported after {time.monotonic() - begun:.0f} s")
+    stage, experiment = Stage.of(world), Experiment(warmup_days=0, requests=4)
+    config = with_world(recipe(RECIPE), 2)
+    # Both rankers serve the same users.
+    everyone = np.arange(world.users)
+    learned_ms = time_line(log / "requests")[1]
+    days: list[LoopDay] = []
+    with contextlib.ExitStack() as stack:
+        urls = {}
+        for name in (FROZEN, FOLLOWING):
+            words, file = ["serve", str(packages[name]), "--port", "0", "--watch-ms", "200"], out / f"serve-{name}.log"
+            urls[name] = address_of(stack.enter_context(running_program(words, file)), file)
+        follow = [
+            "train", RECIPE, "--follow", str(live), "--run-dir", str(out / "follow"), *options,
+            "--follow.start-from", str(run), "--follow.packages", str(packages[FOLLOWING]),
+            "--follow.publish-minutes", "0.05", "--follow.wait-seconds", "0.5", "--follow.poll-seconds", "0.1",
+            "--checkpoint.every-steps", "0",
+        ]  # fmt: skip
+        follower = stack.enter_context(running_program(follow, out / "follow.log"))
+        rankers = []
+        for name in (FROZEN, FOLLOWING):
+            rank = RankedOverHttp(urls[name], stage.latents, max_history=config.data.max_history)
+            stack.callback(rank.close)
+            arm = Arm(stage, experiment, users=everyone)
+            rankers.append(ServedRanker(name=name, arm=arm, rank=rank, packages=packages[name], learned_ms=learned_ms))
+        rankers[1].live, rankers[1].follower = live, follower
+        for _ in range(args.days):
+            days += [run_day(ranker, stage, say) for ranker in rankers]
+    seconds = time.monotonic() - begun
+    write_results(out, days, world=dataclasses.asdict(world), seconds=seconds)
+    say((out / "table.md").read_text())
+    say(f"{seconds:.0f} s in total. The page: {out / 'index.html'}; the follower's run: {out / 'follow'}")
+    return 0
+
+
+def say(text: str) -> None:
+    """Prints at once."""
+    print(text, flush=True)

@@ -1,0 +1,123 @@
+"""The days of the closed loop: simulated users are served, what they did is committed, the follower learns from it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from easq_rec.data.writer import PartWriter, published
+from easq_rec.errors import UserError
+from easq_rec.export.versions import MANIFEST
+from easq_rec.tools.loop.ranked_over_http import RankedOverHttp
+from easq_rec.tools.simulation.online import Arm, Day, Served, Stage
+from easq_rec.tools.simulation.time_line import DAY_MS
+from easq_rec.tools.simulation.world import to_table
+
+CATCH_UP_S = 120.0
+"""Longest wait for a package that has learned from a day."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopDay:
+    """What happened to the users of one ranker on a day."""
+
+    ranker: str
+    day: int
+    """From 1."""
+    sums: Day
+    age_days: float
+    """Time between the last request from which the served package has learned and the beginning of the day."""
+    fresh_s: float | None
+    """Seconds from the commit of the day's answers until a package that has learned from them is served; None: the
+    ranker does not learn."""
+
+    def values(self) -> dict[str, Any]:
+        """Means over the users, per day, for the table."""
+        day = self.sums
+        return {
+            "ranker": self.ranker,
+            "day": self.day,
+            "active_percent": 100 * day.active / day.users,
+            "satisfaction": day.grades / day.long_views if day.long_views else None,
+            "long_view_share": day.long_views / day.impressions if day.impressions else None,
+            "likes_per_user": day.likes / day.users,
+            "stay_s_per_user": day.stay_s / day.users,
+            "requests": day.requests,
+            "answers": day.answers,
+            "model_age_days": self.age_days,
+            "fresh_seconds": self.fresh_s,
+            "sums": asdict(day),
+        }
+
+
+@dataclass(kw_only=True)
+class ServedRanker:
+    """A ranker with a server and a copy of the world's users of its own."""
+
+    name: str
+    arm: Arm
+    rank: RankedOverHttp
+    packages: Path
+    learned_ms: int
+    """Time of the last request of its first training."""
+    live: Path | None = None
+    """Data directory that it follows; None: it stays as it is."""
+    follower: subprocess.Popen[bytes] | None = None
+
+
+def run_day(ranker: ServedRanker, stage: Stage, say: Callable[[str], None]) -> LoopDay:
+    """Serves one day over HTTP, commits it, and waits until the server has a package that has learned from it.
+
+    Raises:
+        UserError: the follower has ended, or did not catch up in time.
+    """
+    number, begin_ms = ranker.arm.day + 1, stage.start_ms + ranker.arm.day * DAY_MS
+    age_days = (begin_ms - served_clock_ms(ranker)) / DAY_MS
+    served, sums = ranker.arm.serve_day(ranker.rank)
+    fresh_s = None
+    if ranker.live is not None:
+        last_ms = commit(served, stage, ranker.live, number)
+        begun = time.monotonic()
+        while served_clock_ms(ranker) < last_ms:
+            if ranker.follower is not None and ranker.follower.poll() is not None:
+                raise UserError(f"{ranker.name}: the follower has ended with exit code {ranker.follower.returncode}")
+            if time.monotonic() - begun > CATCH_UP_S:
+                raise UserError(f"{ranker.name}: no package that has learned from day {number} in {CATCH_UP_S:.0f} s")
+            time.sleep(0.1)
+        fresh_s = time.monotonic() - begun
+    day = LoopDay(ranker=ranker.name, day=number, sums=sums, age_days=age_days, fresh_s=fresh_s)
+    values = day.values()
+    say(
+        f"day {number:>2}  {ranker.name:<10} satisfaction {values['satisfaction']:.3f}  "
+        f"long views {values['long_view_share']:.3f}  active {values['active_percent']:.1f}%  answers {sums.answers:>4}  "
+        f"model age {age_days:.1f} days"
+        + (f"  learned and served after {fresh_s:.1f} s" if fresh_s is not None else "")
+    )
+    return day
+
+
+def commit(served: Served, stage: Stage, live: Path, number: int) -> int:
+    """Writes a day into the folder that is followed; returns the time of its last request.
+
+    The answers come first, so that they are known when the clock reaches them.
+    """
+    for name, part in (("answers", served.answered()), ("requests", served)):
+        with published(live / name / f"day={number:05d}") as folder:
+            writer = PartWriter(folder / "part")
+            writer.write(to_table(part.requests, stage.latents, answers=name == "answers", lengths=part.seen))
+            writer.close()
+    return int(served.requests.timestamp_ms.max(initial=0))
+
+
+def served_clock_ms(ranker: ServedRanker) -> int:
+    """Time of the last request from which the package that the server uses has learned."""
+    versions = ranker.rank.model()["versions"]
+    (version,) = versions.values()
+    folder = ranker.packages / str(version)
+    stream = json.loads((folder / MANIFEST).read_text()).get("stream") if folder.is_dir() else None
+    return ranker.learned_ms if stream is None else int(stream["clock_ms"])
