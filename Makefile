@@ -115,6 +115,11 @@ $(DEV): $(SETUP)
 	@$(PIP) -e '.[$(DEVICE),dev]'
 	@touch $@
 
+$(SERVE): $(SETUP)
+	@echo '[setup serve] the server'
+	@$(PIP) -e '.[$(DEVICE),serve]'
+	@touch $@
+
 $(DOCS): $(SETUP)
 	@echo '[setup docs] mkdocs'
 	@$(PIP) -e '.[$(DEVICE),docs]'

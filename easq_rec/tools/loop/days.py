@@ -92,11 +92,11 @@ def run_day(ranker: ServedRanker, stage: Stage, say: Callable[[str], None]) -> L
         fresh_s = time.monotonic() - begun
     day = LoopDay(ranker=ranker.name, day=number, sums=sums, age_days=age_days, fresh_s=fresh_s)
     values = day.values()
+    learned = "" if fresh_s is None else f"  learned and served after {fresh_s:.1f} s"
     say(
-        f"day {number:>2}  {ranker.name:<10} satisfaction {values['satisfaction']:.3f}  "
-        f"long views {values['long_view_share']:.3f}  active {values['active_percent']:.1f}%  answers {sums.answers:>4}  "
-        f"model age {age_days:.1f} days"
-        + (f"  learned and served after {fresh_s:.1f} s" if fresh_s is not None else "")
+        f"day {number:>2}  {ranker.name:<10} satisfaction {values['satisfaction']:.3f}  long views "
+        f"{values['long_view_share']:.3f}  active {values['active_percent']:.1f}%  answers {sums.answers:>4}  "
+        f"model age {age_days:.1f} days{learned}"
     )
     return day
 

@@ -57,10 +57,8 @@ def table_of(days: Sequence[LoopDay]) -> str:
     fresh = [_number(day["fresh_seconds"]) for day in last if day["fresh_seconds"] is not None]
     answers = ["{:,.0f}".format(sum(_number(day["answers"]) for day in by_name[name])) for name in names]
     lines.append(f"| answers | {' | '.join(answers)} | |")
-    ages = [
-        f"{sum(_number(day['model_age_days']) for day in by_name[name]) / len(by_name[name]):.1f}" for name in names
-    ]
-    lines.append(f"| model age, days | {' | '.join(ages)} | |")
+    ages = [[_number(day["model_age_days"]) for day in by_name[name]] for name in names]
+    lines.append(f"| model age, days | {' | '.join(f'{sum(age) / len(age):.1f}' for age in ages)} | |")
     if fresh:
         lines.append(
             f"\nFrom the commit of a day's answers to a served package that has learned from them: "
