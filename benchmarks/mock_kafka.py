@@ -2,13 +2,14 @@
 
 It holds about 5 MiB of messages per partition and silently drops the oldest ones of more.
 
-    python -m benchmarks.mock_kafka TOPIC=PARTITIONS...
+    python -m benchmarks.mock_kafka requests=16 answers=1
 
-prints its address, and ends when its standard input ends.
+makes topics with so many partitions, prints the address of the broker, and ends when its standard input ends.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import sys
 from pathlib import Path
@@ -55,10 +56,13 @@ class MockKafka:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("topics", nargs="+", metavar="TOPIC=PARTITIONS")
+    args = parser.parse_args()
     broker = MockKafka()
-    for argument in sys.argv[1:]:
-        topic, _, partitions = argument.partition("=")
-        broker.create(topic, int(partitions))
+    for topic in args.topics:
+        name, _, partitions = topic.partition("=")
+        broker.create(name, int(partitions))
     print(broker.servers, flush=True)
     sys.stdin.read()
     broker.close()

@@ -32,7 +32,7 @@ from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.stream.kafka_address import KafkaAddress
 from easq_rec.data.stream.kafka_connection import KafkaConnection, open_checked, partition_name
 from easq_rec.data.stream.kafka_reader import KafkaReader
-from easq_rec.data.stream.messages import BadMessage, MessageDecoder
+from easq_rec.data.stream.messages import ARROW, BadMessage, MessageDecoder
 from easq_rec.data.stream.source import Chunk, JournalEntry
 from easq_rec.errors import UserError
 
@@ -55,7 +55,7 @@ class _Received:
 
     content: pa.Table | Decoded
     size: int
-    """Bytes of its table."""
+    """About the bytes of its table."""
 
 
 class KafkaSource:
@@ -162,7 +162,9 @@ class KafkaSource:
                     if isinstance(table, BadMessage):
                         self._set_aside(partition, offset, table, content)
                     elif len(table):
-                        chunks.append(self._chunk(partition, offset, table))
+                        # JSON was converted together, and takes less room as columns than as text.
+                        size = table.get_total_buffer_size() if content.startswith(ARROW) else len(content)
+                        chunks.append(self._chunk(partition, offset, _Received(content=table, size=size)))
                         rows += len(table)
                 self._pause(connection)
             return chunks
@@ -232,11 +234,11 @@ class KafkaSource:
             raise UserError(f"{self._place(partition, offset)}: {bad}") from bad
         self._quarantine.add_message(self._address.topic, partition, offset, str(bad), message)
 
-    def _chunk(self, partition: int, offset: int, table: pa.Table) -> Chunk:
-        """Keeps a message."""
-        size = table.nbytes
-        if self._size + size <= self._kept_bytes:
-            self._keep(partition, offset, _Received(content=table, size=size))
+    def _chunk(self, partition: int, offset: int, received: _Received) -> Chunk:
+        """Keeps a message that was not decoded yet."""
+        table = received.content
+        if self._size + received.size <= self._kept_bytes:
+            self._keep(partition, offset, received)
         self._waiting.setdefault(partition, deque()).append((offset, len(table)))
         self._waiting_rows[partition] = self._waiting_rows.get(partition, 0) + len(table)
         times = one_chunk(table.column(TIME)).cast(pa.int64(), safe=False).fill_null(-1)
@@ -250,7 +252,7 @@ class KafkaSource:
             table = self._decoder.rows(self._reader.value(partition, offset) or b"")
         except BadMessage as bad:
             raise UserError(f"{self._place(partition, offset)}: {bad}") from bad
-        received = _Received(content=table, size=table.nbytes)
+        received = _Received(content=table, size=table.get_total_buffer_size())
         self._keep(partition, offset, received)
         return received
 
