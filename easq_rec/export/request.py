@@ -36,6 +36,7 @@ from easq_rec.export.inputs import (
     lengths,
     weights,
 )
+from easq_rec.export.quick_arrow import QuickArrow
 from easq_rec.export.request_arrow import columns_of_arrow
 from easq_rec.export.request_json import columns_of_json
 
@@ -122,7 +123,12 @@ class Contract:
 
     def of_arrow(self, body: bytes) -> Decoded:
         """Raises BadRequestError."""
-        return self._checked(columns_of_arrow(body, self.sent))
+        columns = self._quick_arrow.columns(body)
+        return self._checked(columns_of_arrow(body, self.sent) if columns is None else columns)
+
+    @cached_property
+    def _quick_arrow(self) -> QuickArrow:
+        return QuickArrow(self.sent)
 
     def part(self, call: Decoded, chosen_R: NDArray[np.bool_]) -> Decoded:
         """Some requests of a call."""

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import jsonschema
@@ -389,6 +390,35 @@ def test_a_second_package_scores_in_the_shadow_and_a_killed_process_is_started_a
         set_current(packages, versions[0])
         code = server.stop()
     assert code == 0, server.errors.read_text()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("when", ["loading", "serving"])
+def test_no_server_outlives_the_process_that_started_it(
+    warm: Warm, packages: Path, tmp_path: Path, when: Literal["loading", "serving"]
+) -> None:
+    """It would hold the port, and answer with a package that nobody changes any more."""
+    # The real interpreter: a kill of the one that imports nothing would not be one of the server.
+    command = [sys.executable, "-m", "easq_rec.cli", "serve", str(packages), "--port", "0", "--processes", "2"]
+    errors = tmp_path / "stderr"
+    with (
+        errors.open("w") as file,
+        subprocess.Popen(command, env=warm.environment, stdout=subprocess.PIPE, stderr=file, text=True) as server,
+    ):
+        assert server.stdout is not None
+        found = re.search(r"http://127.0.0.1:(\d+) in 2 processes", server.stdout.readline())
+        assert found is not None, errors.read_text()
+        if when == "serving":
+            assert httpx.get(f"http://127.0.0.1:{found[1]}/ready", timeout=READY_S).status_code == 200
+        else:
+            time.sleep(1)
+        server.kill()
+        # All processes have the end of the pipe that is read here, and it ends with the last of them.
+        server.communicate(timeout=READY_S)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", int(found[1])))
+        other.listen()
 
 
 @pytest.mark.integration

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from types import FrameType
+from typing import Any
 
 BAD = 2
 """Exit code of a process that cannot serve what it was told to."""
@@ -24,7 +28,8 @@ class Processes:
     Args:
         target: runs in each process, and ends after SIGTERM. It can be pickled.
         count: number of processes.
-        drain_s: seconds that processes have to end after SIGTERM; then they are killed.
+        drain_s: seconds that processes have to end after SIGTERM; then they are killed. They get it also when this
+            process is killed, and end themselves.
     """
 
     def __init__(self, target: Callable[[], None], count: int, *, drain_s: float) -> None:
@@ -62,7 +67,7 @@ class Processes:
         return code
 
     def _start(self) -> SpawnProcess:
-        process = self._context.Process(target=_process, args=(self._target, os.getpid()))
+        process = self._context.Process(target=_process, args=(_Deferred(self._target), self._drain_s))
         process.start()
         return process
 
@@ -82,15 +87,35 @@ class Processes:
                 process.join()
 
 
-def _process(target: Callable[[], None], parent: int) -> None:
+@dataclass(frozen=True)
+class _Deferred:
+    """A function that a new process unpickles when it calls it, and not before: that imports torch, for seconds."""
+
+    target: Callable[[], None]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial, (_call_pickled, bytes(ForkingPickler.dumps(self.target)))
+
+
+def _call_pickled(target: bytes) -> None:
+    ForkingPickler.loads(target)()
+
+
+def _process(target: Callable[[], None], drain_s: float) -> None:
     # Ctrl-C goes to all processes of a terminal; the parent ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(drain_s,), daemon=True).start()
     target()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent(drain_s: float) -> None:
     """Ends this process when its parent has ended, which then starts and ends no more of them."""
-    while os.getppid() == parent:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    end = time.monotonic() + drain_s
+    while time.monotonic() < end:
+        # Again and again, since a process may not hear a signal while it sets up what it does after one.
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -84,9 +84,6 @@ def _one_of_several(options: ServerOptions, listening: socket.socket) -> None:
 
 def _run(app: Starlette, options: ServerOptions, listening: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT."""
-    # uvicorn raises the signal once more when all calls are answered. The end that was asked for is no failure.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: None)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -94,7 +91,12 @@ def _run(app: Starlette, options: ServerOptions, listening: socket.socket) -> No
         timeout_graceful_shutdown=DRAIN_S,
         backlog=BACKLOG,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+    # The server sets these handlers itself, later; a signal before would be lost or end the process at once. And it
+    # raises the signal once more when all calls are answered: the end that was asked for is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    server.run(sockets=[listening])
 
 
 def _prepare() -> None:

@@ -23,7 +23,7 @@ from easq_rec.errors import UserError
 from easq_rec.export.logged import ScoredCall, requests_table
 
 FILE_REQUESTS = 8_192
-"""Requests per file at most."""
+"""Requests per file at most, unless a single call has more."""
 MOST_CANDIDATES = 2_000_000
 """Candidates that wait to be written at most; more are lost."""
 log = logging.getLogger("easq_rec.serve")
@@ -63,6 +63,7 @@ class ServedLog:
         self._interval_s = interval_s
         self._counted = counted
         self._waiting: list[LoggedCall] = []
+        self._requests = 0
         self._candidates = 0
         self._number = 0
         self._changed = threading.Condition()
@@ -77,8 +78,9 @@ class ServedLog:
                 self._counted(0, scored.call.requests)
                 return
             self._waiting.append(LoggedCall(scored=scored, config=config))
+            self._requests += scored.call.requests
             self._candidates += scored.call.candidates
-            if len(self._waiting) >= FILE_REQUESTS:
+            if self._requests >= FILE_REQUESTS:
                 self._changed.notify()
 
     def close(self) -> None:
@@ -92,10 +94,10 @@ class ServedLog:
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._closed or len(self._waiting) >= FILE_REQUESTS, timeout=self._interval_s
+                    lambda: self._closed or self._requests >= FILE_REQUESTS, timeout=self._interval_s
                 )
                 closed, waiting = self._closed, self._waiting
-                self._waiting, self._candidates = [], 0
+                self._waiting, self._requests, self._candidates = [], 0, 0
             self._write_all(waiting)
             if closed:
                 return
@@ -106,7 +108,8 @@ class ServedLog:
             config, part = waiting[0].config, list[ScoredCall]()
             requests = 0
             for one in waiting:
-                if one.config is not config or requests >= FILE_REQUESTS:
+                full = requests > 0 and requests + one.scored.call.requests > FILE_REQUESTS
+                if one.config is not config or full:
                     break
                 part.append(one.scored)
                 requests += one.scored.call.requests

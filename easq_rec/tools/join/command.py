@@ -20,17 +20,21 @@ from easq_rec.data.dataset import parquet_files
 from easq_rec.data.decode import one_chunk
 from easq_rec.data.writer import PartWriter, check_unused, published
 from easq_rec.errors import UserError
+from easq_rec.tools.builder.config import Engine
+from easq_rec.tools.builder.tables import connect
 from easq_rec.tools.join.in_time import rows_in_time
 from easq_rec.tools.join.outcomes import ANSWER, ANSWERED, REQUEST, ImpressionEvents, read_events
+from easq_rec.tools.join.repeats import CANDIDATES, repeated_rows
 
 Shown = Literal["all", "listed"]
-CANDIDATES = "candidates"
 
 
 @dataclass(kw_only=True)
 class Joined:
     """What a join did."""
 
+    repeats: int = 0
+    """Requests that a later call repeated, and that were left out."""
     requests: int = 0
     candidates: int = 0
     """Those that are written."""
@@ -46,6 +50,8 @@ class Joined:
 def join(log: Path, outcomes: Path, out: Path, schema: FeatureSchema, *, shown: Shown) -> str:
     """Writes a data directory with the requests of a log and their outcomes, in the order of time; returns a summary.
 
+    Of a request that is there several times, the last is kept: see `repeated_rows`.
+
     Args:
         log: data directory that `easq-rec serve --log` wrote.
         outcomes: see `read_events`.
@@ -53,17 +59,20 @@ def join(log: Path, outcomes: Path, out: Path, schema: FeatureSchema, *, shown: 
             not shown, and are left out.
 
     Raises:
-        UserError: the log or the table cannot be read; a request lists an item twice; or no row belongs to a served
-            candidate.
+        UserError: the log or the table cannot be read; requests that differ have the same id; a request lists an item
+            twice; or no row belongs to a served candidate.
     """
     check_unused(out)
     names = parquet_files(log / "requests")
     found = Joined()
     with tempfile.TemporaryDirectory(prefix="easq-rec-join-") as temp, published(out) as folder:
         events = read_events(outcomes, schema, Path(temp))
+        with connect(Engine(), Path(temp)) as connection:
+            repeats = repeated_rows(connection, names, schema)
+        found.repeats = sum(map(len, repeats.values()))
         requests = PartWriter(folder / "requests")
         answers: PartWriter | None = None
-        for table in rows_in_time(names):
+        for table in rows_in_time(names, repeats):
             joined, answered = _join_rows(table, events.between(table[REQUEST].to_numpy()), schema, shown, found)
             requests.write(joined)
             if len(answered):
@@ -117,7 +126,7 @@ def _check_once(request_N: NDArray[np.int64], item_N: NDArray[np.int64], schema:
         twice = order[np.flatnonzero(same)[0]]
         raise UserError(
             f"request {request_N[twice]}: {schema.item} {item_N[twice]} is there twice, so its outcomes cannot be "
-            "told apart: remove one, or give requests ids of their own"
+            "told apart: remove one"
         )
 
 
@@ -163,6 +172,8 @@ def _summary(out: Path, found: Joined, events: ImpressionEvents) -> str:
         f"{out}: {found.requests:,} requests with {found.candidates:,} candidates, {found.answers:,} answers",
         f"  {found.matched:,} impressions of the table were served, {unmatched:,} were not found among the requests",
     ]
+    if found.repeats:
+        lines.append(f"  {found.repeats:,} repeats of requests are left out; the last of each is kept")
     if found.not_shown:
         lines.append(
             f"  {found.not_shown:,} candidates were not shown and are left out, and so are {found.empty:,} requests "

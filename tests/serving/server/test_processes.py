@@ -27,16 +27,31 @@ def target(folder, how):
     (folder / f"{os.getpid()}.ended").touch()
 
 if __name__ == "__main__":
+    if sys.argv[2] == "loading":
+        from loading import target
     folder, how = Path(sys.argv[1]), sys.argv[2]
     of_process = functools.partial(target, folder, how)
     sys.exit(Processes(of_process, 2, drain_s=1).run(served=lambda: any(folder.iterdir())))
 """
+LOADING = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+
+if multiprocessing.parent_process() is not None:
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    time.sleep(600)
+
+def target(folder, how):
+    pass
+"""
+"""A module that takes long to import in a process that needs it."""
 WAIT_S = 60
 
 
 def started(tmp_path: Path, how: str = "well") -> subprocess.Popen[bytes]:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    (tmp_path / "loading.py").write_text(LOADING)
     (tmp_path / "pids").mkdir()
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[3]}"}
     return subprocess.Popen([sys.executable, str(program), str(tmp_path / "pids"), how], env=environment)
@@ -96,9 +111,12 @@ def test_what_no_process_can_serve_ends_all(tmp_path: Path) -> None:
         assert parent.wait(WAIT_S) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_outlives_its_parent(tmp_path: Path, number: signal.Signals) -> None:
-    with started(tmp_path) as parent:
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [(signal.SIGKILL, "well"), (signal.SIGKILL, "stubborn"), (signal.SIGKILL, "loading"), (signal.SIGINT, "well")],
+)
+def test_no_process_outlives_its_parent(tmp_path: Path, number: signal.Signals, how: str) -> None:
+    with started(tmp_path, how) as parent:
         wait_for(lambda: len(pids(tmp_path)) == 2)
         parent.send_signal(number)
         parent.wait(WAIT_S)

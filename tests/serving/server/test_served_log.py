@@ -100,6 +100,27 @@ def test_files_appear_while_the_server_runs(tmp_path: Path) -> None:
     assert {file.suffix for file in (tmp_path / "requests").iterdir()} == {".parquet"}
 
 
+def test_a_file_has_as_many_requests_whatever_their_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests count, not calls: a file is written when enough of them wait, and has no more of them."""
+    counted: list[tuple[int, int]] = []
+    monkeypatch.setattr(served_log, "FILE_REQUESTS", 4)
+    log = ServedLog(tmp_path, interval_s=60, counted=lambda written, lost: counted.append((written, lost)))
+    for seed, requests in enumerate((1, 1, 2)):
+        log.add(call(seed, requests), CONFIG)
+    end = time.monotonic() + 30
+    while not counted and time.monotonic() < end:
+        time.sleep(0.02)
+    assert counted == [(4, 0)], "the file did not wait for the interval"
+    with log._changed:
+        # The thread finds all of these at once.
+        for seed, requests in enumerate((3, 3, 1, 3, 1, 1)):
+            log.add(call(seed, requests), CONFIG)
+    log.close()
+    files = sorted((tmp_path / "requests").glob("*.parquet"))
+    assert [pq.read_metadata(file).num_rows for file in files] == [4, 3, 4, 4, 1]
+    assert [written for written, _ in counted] == [4, 3, 4, 4, 1]
+
+
 def test_what_cannot_be_written_is_counted_and_the_next_file_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

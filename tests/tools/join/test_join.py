@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,84 @@ def test_an_item_that_is_there_twice_is_refused(world: Path, tmp_path: Path) -> 
         join(log, events, tmp_path / "out", SCHEMA, shown="all")
 
 
+def logged(request: int, *, score: float, **changes: Any) -> dict[str, Any]:
+    """A request of a log, with two candidates."""
+    items = changes.pop("items", (3, 4))
+    row = {"request_id": request, "user_id": 1, "timestamp_ms": 5, **changes}
+    return row | {"candidates": [{"video_id": item, "score": score} for item in items]}
+
+
+@pytest.mark.parametrize("files", [((0, 1, 2),), ((0,), (1, 2)), ((0, 1), (), (2,)), ((0,), (1,), (2,))])
+def test_of_a_repeated_call_the_last_is_kept(tmp_path: Path, files: tuple[tuple[int, ...], ...]) -> None:
+    """Request 7 was logged three times, by any processes; another model scored it the last time."""
+    calls = [logged(7, score=0.25), logged(7, score=0.5), logged(7, score=0.75)]
+    schema = pa.Table.from_pylist(calls).schema
+    for number, listed in enumerate(files):
+        # Each file has a request of its own, some of which are older than the repeated one, and some newer.
+        own = logged(100 + number, score=0.0, timestamp_ms=4 + number % 3)
+        write(tmp_path / f"log/requests/{number}.parquet", [own, *(calls[one] for one in listed)], schema)
+    events = [{**dict.fromkeys(OUTCOMES, 0.0), "request_id": 7, "video_id": 3, "like": 1.0}]
+    said = join(tmp_path / "log", write(tmp_path / "events.parquet", events), tmp_path / "out", SCHEMA, shown="all")
+    assert f"{1 + len(files)} requests with {2 + 2 * len(files)} candidates" in said
+    assert "2 repeats of requests are left out; the last of each is kept" in said
+    assert "1 impressions of the table were served, 0 were not" in said
+    found = rows(tmp_path / "out/requests")
+    assert sorted(row["request_id"] for row in found) == [7, *(100 + number for number in range(len(files)))]
+    (kept,) = (row for row in found if row["request_id"] == 7)
+    assert [(one["score"], one["like"]) for one in kept["candidates"]] == [(0.75, 1.0), (0.75, 0.0)]
+
+
+def test_the_last_of_a_repeated_call_is_that_of_the_latest_time(tmp_path: Path) -> None:
+    """Where a client stamps every try, files may be written in another order."""
+    calls = [logged(7, score=0.75, timestamp_ms=9), logged(7, score=0.25, timestamp_ms=5)]
+    for number, call in enumerate(calls):
+        write(tmp_path / f"log/requests/{number}.parquet", [call])
+    events = [{**dict.fromkeys(OUTCOMES, 0.0), "request_id": 7, "video_id": 3, "like": 1.0}]
+    join(tmp_path / "log", write(tmp_path / "events.parquet", events), tmp_path / "out", SCHEMA, shown="all")
+    (kept,) = rows(tmp_path / "out/requests")
+    assert (kept["timestamp_ms"], kept["candidates"][0]["score"]) == (9, 0.75)
+
+
+def test_a_log_whose_calls_were_all_repeated_becomes_the_data(world: Path, tmp_path: Path) -> None:
+    log, events = log_and_events(world, tmp_path)
+    for number, file in enumerate(sorted((log / "requests").glob("*"))):
+        if number % 2:
+            shutil.copyfile(file, log / "requests" / f"again-{file.name}")
+    said = join(log, events, tmp_path / "out", SCHEMA, shown="all")
+    assert "200 repeats of requests are left out" in said
+    assert rows(tmp_path / "out/requests") == _as_read(rows(world / "requests"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"user_id": 2}, "user_id 1 and user_id 2"),
+        ({"items": (3, 5)}, "other candidates"),
+        ({"items": (4, 3)}, "other candidates"),
+        ({"items": (3, 4, 5)}, "other candidates"),
+        ({"items": ()}, "other candidates"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_requests_that_differ_and_share_an_id_are_refused(
+    tmp_path: Path, changes: dict[str, Any], what: str, together: bool
+) -> None:
+    first, other, between = logged(7, score=0.5), logged(7, score=0.5, **changes), logged(8, score=0.5)
+    schema = pa.Table.from_pylist([first]).schema
+    names = ("a.parquet", "b.parquet", "b.parquet" if together else "c.parquet")
+    contents = [(between,), (first, other)] if together else [(between,), (first,), (other,)]
+    for name, listed in zip(dict.fromkeys(names), contents, strict=True):
+        write(tmp_path / "log/requests" / name, list(listed), schema)
+    events = [{**dict.fromkeys(OUTCOMES, 0.0), "request_id": 7, "video_id": 3, "like": 1.0}]
+    file = write(tmp_path / "events.parquet", events)
+    with pytest.raises(UserError) as raised:
+        join(tmp_path / "log", file, tmp_path / "out", SCHEMA, shown="all")
+    message = str(raised.value)
+    assert "request_id 7" in message and what in message and "\n" not in message
+    assert all(f"{tmp_path}/log/requests/{name}" in message for name in names[1:])
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_that_overlap_are_merged_in_the_order_of_time(tmp_path: Path) -> None:
     rng = random.Random(0)
     names, expected = [], []
@@ -176,7 +255,7 @@ def test_files_that_overlap_are_merged_in_the_order_of_time(tmp_path: Path) -> N
         schema = pa.schema({"timestamp_ms": pa.int64(), "file": pa.int64(), "row": pa.int64()})
         names.append(str(write(tmp_path / f"{number:02d}.parquet", listed, schema)))
         expected += listed
-    found = [row for table in rows_in_time(names) for row in table.to_pylist()]
+    found = [row for table in rows_in_time(names, {}) for row in table.to_pylist()]
     assert [row["timestamp_ms"] for row in found] == sorted(row["timestamp_ms"] for row in expected)
     assert sorted((row["file"], row["row"]) for row in found) == [(row["file"], row["row"]) for row in expected]
 
