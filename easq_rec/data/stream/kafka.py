@@ -164,7 +164,7 @@ class KafkaSource:
                     elif len(table):
                         # JSON was converted together, and takes less room as columns than as text.
                         size = table.get_total_buffer_size() if content.startswith(ARROW) else len(content)
-                        chunks.append(self._chunk(partition, offset, _Received(content=table, size=size)))
+                        chunks.append(self._chunk(partition, offset, table, size))
                         rows += len(table)
                 self._pause(connection)
             return chunks
@@ -234,11 +234,10 @@ class KafkaSource:
             raise UserError(f"{self._place(partition, offset)}: {bad}") from bad
         self._quarantine.add_message(self._address.topic, partition, offset, str(bad), message)
 
-    def _chunk(self, partition: int, offset: int, received: _Received) -> Chunk:
-        """Keeps a message that was not decoded yet."""
-        table = received.content
-        if self._size + received.size <= self._kept_bytes:
-            self._keep(partition, offset, received)
+    def _chunk(self, partition: int, offset: int, table: pa.Table, size: int) -> Chunk:
+        """Keeps a message of so many bytes."""
+        if self._size + size <= self._kept_bytes:
+            self._keep(partition, offset, _Received(content=table, size=size))
         self._waiting.setdefault(partition, deque()).append((offset, len(table)))
         self._waiting_rows[partition] = self._waiting_rows.get(partition, 0) + len(table)
         times = one_chunk(table.column(TIME)).cast(pa.int64(), safe=False).fill_null(-1)
