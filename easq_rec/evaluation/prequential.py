@@ -208,7 +208,7 @@ def from_values(values: Mapping[str, Mapping[str, object]]) -> dict[int, Sums]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
+class MetricBound:
     """METRIC>BOUND or METRIC<BOUND."""
 
     metric: str
@@ -216,13 +216,13 @@ class Condition:
     bound: float
 
     @staticmethod
-    def of(text: str) -> Condition | None:
+    def of(text: str) -> MetricBound | None:
         """The condition of a text; None: it is none."""
         for mark in (">", "<"):
             metric, found, bound = text.partition(mark)
             try:
                 if found and metric.strip():
-                    return Condition(metric=metric.strip(), above=mark == ">", bound=float(bound))
+                    return MetricBound(metric=metric.strip(), above=mark == ">", bound=float(bound))
             except ValueError:
                 return None
         return None

@@ -31,7 +31,7 @@ CLOSE_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ExportOutcome:
     """What became of a publication. Pickled between the two processes."""
 
     step: int
@@ -41,7 +41,7 @@ class Answer:
     seconds: float
 
 
-class Publisher:
+class PackagePublisher:
     """Hands publications to the process, on rank 0.
 
     Args:
@@ -87,7 +87,7 @@ class Publisher:
                 answer = self._connection.recv()
             except (EOFError, OSError):
                 return
-            assert isinstance(answer, Answer)
+            assert isinstance(answer, ExportOutcome)
             event(
                 "published" if answer.version is not None else "not_published",
                 step=answer.step,
@@ -123,7 +123,7 @@ class Publisher:
 @contextlib.contextmanager
 def opened(config: Config, run_dir: Path, say: Callable[[str], None]) -> Iterator[Publish]:
     """A publisher of a run, that ends with the block."""
-    publisher = Publisher(config, run_dir, say)
+    publisher = PackagePublisher(config, run_dir, say)
     try:
         yield publisher
     finally:
@@ -151,7 +151,7 @@ def _work(connection: Connection, config: Config, run_dir: Path) -> None:
             connection.send(_export(config, run_dir, publication))
 
 
-def _export(config: Config, run_dir: Path, publication: Publication) -> Answer:
+def _export(config: Config, run_dir: Path, publication: Publication) -> ExportOutcome:
     import time
 
     from easq_rec.serving.export import export
@@ -167,7 +167,7 @@ def _export(config: Config, run_dir: Path, publication: Publication) -> Answer:
     except (UserError, OSError, RuntimeError) as error:
         # Training goes on, and the next checkpoint is tried.
         problem = str(error)
-    return Answer(step=publication.step, version=version, problem=problem, seconds=time.perf_counter() - begin)
+    return ExportOutcome(step=publication.step, version=version, problem=problem, seconds=time.perf_counter() - begin)
 
 
 def remove_old(directory: Path, keep: int) -> None:

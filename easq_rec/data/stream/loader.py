@@ -23,7 +23,7 @@ from easq_rec.data.position import share
 from easq_rec.data.stream.held_answers import HeldAnswers
 from easq_rec.data.stream.merge import ChunkRows
 from easq_rec.data.stream.planner import Plan, Planner
-from easq_rec.data.stream.source import Source
+from easq_rec.data.stream.source import StreamSource
 from easq_rec.data.stream.state import FollowState
 
 ENCODED = 8
@@ -66,8 +66,8 @@ class FollowLoader:
     def __init__(
         self,
         config: Config,
-        requests: Source,
-        answers: Source | None,
+        requests: StreamSource,
+        answers: StreamSource | None,
         state: FollowState,
         exchange: PlanExchange,
         planner: Planner | None,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from easq_rec.config.follow import Follow
 from easq_rec.data.stream.merge import ChunkRows, StreamState, TimeMerge
-from easq_rec.data.stream.source import Source, end_of
+from easq_rec.data.stream.source import StreamSource, end_of
 from easq_rec.data.stream.state import FollowState, Journal
 
 ChunkId = tuple[str, int]
@@ -64,8 +64,8 @@ class Planner:
 
     def __init__(
         self,
-        requests: Source,
-        answers: Source | None,
+        requests: StreamSource,
+        answers: StreamSource | None,
         state: FollowState,
         config: Follow,
         *,
@@ -172,7 +172,7 @@ class Planner:
             ended=not plan.parts and limit is not None and now - self._arrived_at >= limit,
         )
 
-    def _untold(self, stream: str, source: Source) -> Journal:
+    def _untold(self, stream: str, source: StreamSource) -> Journal:
         fresh = tuple(entry for entry in source.journal[-NEWEST:] if entry.first >= self._told[stream])
         if len(fresh) == NEWEST:
             fresh = tuple(entry for entry in source.journal if entry.first >= self._told[stream])

@@ -35,7 +35,7 @@ class JournalEntry:
     name: str
 
 
-class Source(Protocol):
+class StreamSource(Protocol):
     """One stream. Offsets of a partition ascend, and may have gaps."""
 
     def seek(self, positions: Mapping[str, int], journal: Sequence[JournalEntry]) -> None:

@@ -18,7 +18,7 @@ from easq_rec.data.stream.planner import Planner
 from easq_rec.data.stream.state import FollowState
 from easq_rec.errors import UserError
 from easq_rec.evaluation.prequential import (
-    Condition,
+    MetricBound,
     HourlySums,
     ScoredStep,
     from_values,
@@ -136,8 +136,8 @@ class Follower:
         """This rank has trained on so many since it was started."""
         self.alarm: str | None = None
         self._metrics: Mapping[str, float] = {}
-        self._alarm_if = Condition.of(config.follow.alarm_if or "")
-        self._publish_if = Condition.of(config.follow.publish_if or "")
+        self._alarm_if = MetricBound.of(config.follow.alarm_if or "")
+        self._publish_if = MetricBound.of(config.follow.publish_if or "")
 
     def _open(self, state: FollowState) -> FollowLoader:
         config, runtime = self.config, self.runtime

@@ -10,7 +10,7 @@ from easq_rec.data.stream.folder import FolderSource
 from easq_rec.data.stream.held_answers import unsupported
 from easq_rec.data.stream.kafka import KafkaSource
 from easq_rec.data.stream.kafka_address import KafkaAddress, is_kafka
-from easq_rec.data.stream.source import Source
+from easq_rec.data.stream.source import StreamSource
 from easq_rec.errors import UserError
 
 WAITING_PER_PARTITION = 50_000
@@ -32,7 +32,7 @@ def check_followed(config: Config) -> None:
         raise UserError(f"--follow: {problem}: choose another variant")
 
 
-def open_streams(config: Config, quarantine: Quarantine | None) -> tuple[Source, Source | None]:
+def open_streams(config: Config, quarantine: Quarantine | None) -> tuple[StreamSource, StreamSource | None]:
     """(requests, answers); the answers are None if the run reads none.
 
     Raises:
@@ -50,7 +50,7 @@ def open_streams(config: Config, quarantine: Quarantine | None) -> tuple[Source,
     return requests, answers
 
 
-def _folders(config: Config, source: str, place: int, layout: Layout, quarantine: Quarantine | None) -> Source:
+def _folders(config: Config, source: str, place: int, layout: Layout, quarantine: Quarantine | None) -> StreamSource:
     return FolderSource(
         files.join(source, ("requests", "answers")[place]),
         layout,
@@ -60,7 +60,7 @@ def _folders(config: Config, source: str, place: int, layout: Layout, quarantine
     )
 
 
-def _topics(config: Config, source: str, place: int, layout: Layout, quarantine: Quarantine | None) -> Source:
+def _topics(config: Config, source: str, place: int, layout: Layout, quarantine: Quarantine | None) -> StreamSource:
     return KafkaSource(
         KafkaAddress.parse(topics_of(source)[place]),
         layout,

@@ -19,7 +19,7 @@ from easq_rec.data.stream.kafka import KafkaSource
 from easq_rec.data.stream.kafka_address import KafkaAddress
 from easq_rec.data.stream.kafka_connection import KafkaConnection
 from easq_rec.data.stream.messages import message_of
-from easq_rec.data.stream.source import Chunk, Source
+from easq_rec.data.stream.source import Chunk, StreamSource
 from easq_rec.errors import UserError
 from tests.data.builders import SCHEMA, Row, expected, ids, make_rows, plain, to_table
 
@@ -117,7 +117,7 @@ def topic(broker: MockKafka, request: pytest.FixtureRequest) -> Iterator[Callabl
             source.close()
 
 
-def polled(source: Source, count: int) -> list[Chunk]:
+def polled(source: StreamSource, count: int) -> list[Chunk]:
     """Chunks until there are so many; a second later there are no more."""
     chunks: list[Chunk] = []
     until = time.monotonic() + PATIENCE_S
@@ -130,7 +130,7 @@ def polled(source: Source, count: int) -> list[Chunk]:
     return chunks
 
 
-def check(source: Source, topic: Topic, partition: str, offset: int) -> None:
+def check(source: StreamSource, topic: Topic, partition: str, offset: int) -> None:
     """Compares the rows of a message with those that were sent."""
     columns, placed = source.read(partition, offset)
     rows = topic.rows[partition][offset]
