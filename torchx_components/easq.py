@@ -1,4 +1,4 @@
-"""Jobs other than a training: ``easq.sweep``, ``easq.build``, ``easq.bench``.
+"""Jobs beside ``dist.ddp``: ``easq.follow``, ``easq.sweep``, ``easq.build``, ``easq.bench``.
 
 The replicas of a sweep are the nodes of a Ray cluster. Those of a build communicate only through the file system: each
 claims free work. Both write to a directory that all replicas see, a lost replica costs only time, and a replica that is
@@ -16,6 +16,76 @@ from torchx.specs import macros
 
 from torchx_components import launch, torchrun
 from torchx_components.launch import LaunchError
+
+
+def follow(
+    *training: str,
+    source: str,
+    run_dir: str,
+    packages: Optional[str] = None,
+    j: str = "1x1",
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,
+    name: str = "follow",
+    image: str = torchx.IMAGE,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 100,
+    max_restarts: int = 100,
+    rdzv_port: int = 0,
+    threads: int = 0,
+    mounts: Optional[List[str]] = None,
+) -> specs.AppDef:
+    """Trains on a stream without an end, and publishes packages. It goes on from its checkpoint after any failure.
+
+    torchx run easq.follow --source SOURCE --run_dir DIR [options] RECIPE [overrides of the recipe]
+
+    Args:
+        training: the recipe and overrides, as of easq_rec/train.py
+        source: directory or URL of requests/ and answers/, or kafka://HOST:PORT/REQUESTS,ANSWERS
+        run_dir: run directory, seen by all nodes and all later starts of the job
+        packages: directory into which the run exports itself for serving; by default it does not
+        j: [{min_nodes}:]{nodes}x{processes per node}; with GPUs at most as many processes as GPUs of a node
+        h: a registered named resource (instead of cpu, gpu and memMB)
+        cpu: CPUs per node, requested from the scheduler (local schedulers do not limit them)
+        gpu: GPUs per node, requested from the scheduler
+        memMB: memory per node in MB, requested from the scheduler
+        name: name of the job
+        image: container image or image directory (local_cwd ignores it)
+        env: environment variables of the job (A=1,B=2)
+        max_retries: how often the scheduler may start the job again (local_cwd, lsf and ray never do)
+        max_restarts: how often torchrun may restart all processes after a failure
+        rdzv_port: port of the rendezvous of several nodes, as of dist.ddp
+        threads: CPU threads per process (OMP_NUM_THREADS), as of dist.ddp
+        mounts: mounts of the container (type=<bind/volume>,src=/host,dst=/job[,readonly])
+    """
+    given = {word.partition("=")[0] for word in training}
+    elsewhere = {"--follow": "--source", "--run-dir": "--run_dir", "--follow.packages": "--packages"}
+    for option, instead in elsewhere.items():
+        if option in given:
+            raise LaunchError(f"{option} is not allowed after the recipe: give {instead} before it")
+    arguments = [*training, "--follow", source, "--run-dir", run_dir]
+    arguments += ["--follow.packages", packages] if packages else []
+    return torchrun.app(
+        arguments,
+        script="easq_rec/train.py",
+        name=name,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        j=j,
+        env=env,
+        max_retries=max_retries,
+        max_restarts=max_restarts,
+        rdzv_port=rdzv_port,
+        threads=threads,
+        mounts=mounts,
+        debug=False,
+        tee=3,
+    )
 
 
 def sweep(

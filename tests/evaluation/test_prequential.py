@@ -13,8 +13,8 @@ from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 from easq_rec.config.schema import Outcome
 from easq_rec.evaluation.prequential import (
     HOUR_MS,
-    MetricBound,
     HourlySums,
+    MetricBound,
     ScoredStep,
     binned_auc,
     from_values,

@@ -200,7 +200,8 @@ def test_entry_points_are_installed() -> None:
 def test_component_is_found_in_addition_to_the_builtins() -> None:
     assert inspect.getmodule(get_component("dist.ddp").fn) is dist
     found = set(get_components())
-    assert {name for name in found if name.startswith("easq.")} == {"easq.bench", "easq.build", "easq.sweep"}
+    ours = {name for name in found if name.startswith("easq.")}
+    assert ours == {"easq.bench", "easq.build", "easq.follow", "easq.sweep"}
     # All builtins are found except those of torchx.components.dist, which the component of this project replaces.
     for module in ("metrics", "serve", "utils"):
         file = importlib.util.find_spec(f"torchx.components.{module}")

@@ -1,4 +1,4 @@
-"""`easq.sweep`, `easq.build` and `easq.bench` through TorchX. A sweep and a benchmark run."""
+"""`easq.follow`, `easq.sweep`, `easq.build` and `easq.bench` through TorchX. A sweep and a benchmark run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from torchx_components.launch import LaunchError
 
 REPOSITORY = Path(__file__).parents[2]
 TORCHX = Path(sys.executable).with_name("torchx")
-COMPONENTS = (easq.sweep, easq.build, easq.bench)
+COMPONENTS = (easq.follow, easq.sweep, easq.build, easq.bench)
+FOLLOW = ("--source", "/live", "--run_dir", "/run")
 SWEEP = ("rank", "--out", "/shared/rank")
 BUILD = ("--config", "logs.toml", "--out", "/shared/data")
 
@@ -63,6 +64,18 @@ def test_helpers_do_not_break_the_listing() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The jobs
+
+
+def test_a_job_that_follows_gets_its_source_and_is_started_again() -> None:
+    job = role(easq.follow, *FOLLOW, "--packages", "/packages", "-j", "1x2", "easq", "--optim.schedule", "constant")
+    words = shlex.split(job.args[-1])
+    assert job.entrypoint == "bash" and job.max_retries == 100
+    assert words[words.index("--max_restarts") + 1] == "100" and words[words.index("--nproc_per_node") + 1] == "2"
+    script = words[words.index("easq_rec/train.py") + 1 :]
+    assert script[:3] == ["easq", "--optim.schedule", "constant"]
+    assert script[3:] == ["--follow", "/live", "--run-dir", "/run", "--follow.packages", "/packages"]
+    with pytest.raises(LaunchError, match="give --run_dir before it"):
+        role(easq.follow, *FOLLOW, "easq", "--run-dir=/other")
 
 
 def test_replicas_of_a_sweep_get_the_arguments_of_the_study_unchanged() -> None:

@@ -18,8 +18,8 @@ from easq_rec.data.stream.planner import Planner
 from easq_rec.data.stream.state import FollowState
 from easq_rec.errors import UserError
 from easq_rec.evaluation.prequential import (
-    MetricBound,
     HourlySums,
+    MetricBound,
     ScoredStep,
     from_values,
     merged,
