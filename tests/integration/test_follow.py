@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from easq_rec.data.stream.messages import message_of
 from easq_rec.export.manifest import Manifest
 from easq_rec.export.package import Package
 from easq_rec.export.versions import current_of, versions_of
+from easq_rec.run_directory.checkpoint_files import latest_of
 from tests.conftest import Warm
 from tests.integration.conftest import SMALL, Train, metrics
 
@@ -130,3 +133,33 @@ def test_packages_are_published_beside_training(
     times = pq.read_table(live / "requests", columns=["timestamp_ms"]).column("timestamp_ms").to_pylist()
     assert min(times) <= manifest.stream["clock_ms"] <= max(times)
     Package(served)
+
+
+@pytest.mark.integration
+def test_a_run_follows_topics_of_kafka_on_two_ranks(warm: Warm, world: Path, tmp_path: Path) -> None:
+    """Requests in four partitions of which one is empty, answers in another topic; started by `easq.follow`."""
+    pytest.importorskip("confluent_kafka", reason="needs the extra kafka")
+    from confluent_kafka import Producer
+
+    from benchmarks.mock_kafka import MockKafka
+
+    broker = MockKafka()
+    broker.create("requests", 4)
+    broker.create("answers", 1)
+    producer = Producer({"bootstrap.servers": broker.servers})
+    requests, answers = (pq.read_table(world / name) for name in ("requests", "answers"))
+    for number, begin in enumerate(range(0, 1_200, 64)):
+        message = message_of(requests.slice(begin, min(64, 1_200 - begin)))
+        producer.produce("requests", message, partition=number % 3)
+    producer.produce("answers", message_of(answers), partition=0)
+    assert producer.flush(30) == 0
+    torchx = str(Path(sys.executable).with_name("torchx"))
+    source = f"kafka://{broker.servers}/requests,answers"
+    job = ("easq.follow", "--max_restarts", "0", "--source", source, "--run_dir", str(tmp_path / "run"), "-j", "1x2")
+    times = ("--follow.idle-seconds", "3", "--follow.stop-when-idle-seconds", "8", "--follow.wait-seconds", "0.5")
+    warm.run(torchx, "run", *job, "quickstart", *SMALL, *times)
+    broker.close()
+    checkpoint = latest_of(tmp_path / "run")
+    progress = json.loads(checkpoint.progress.read_text())["loader"]
+    assert progress["rows"] == 1_200 and progress["held"]["admitted"] > 10
+    assert progress["requests"]["positions"] == {"0": [7, 0], "1": [6, 0], "2": [6, 0]}

@@ -98,12 +98,13 @@ class FollowLoader:
 
     def first_requests(self) -> EncodedRequests | None:
         """All requests of the first step, on every rank, which stay to be trained on; None: none have come yet."""
-        self._first = self._next_plan()
-        if not self._first.parts:
-            self._first = None
+        plan = self._next_plan()
+        if not plan.parts:
+            self.pause = plan
             return None
+        self._first = plan
         return EncodedRequests.concat(
-            [self._rows(part.partition, part.offset, part.begin, part.end) for part in self._first.parts]
+            [self._rows(part.partition, part.offset, part.begin, part.end) for part in plan.parts]
         )
 
     def batches(self) -> Batches:

@@ -162,14 +162,14 @@ class Planner:
             self._published_at = now
         if save:
             self._saved_at, self._planned = now, False
-        limit = config.stop_when_idle_seconds
+        limit, left = config.stop_when_idle_seconds, self._merge.rows + self._merge.waiting
         return dataclasses.replace(
             plan,
             request_files=self._untold("requests", self._requests),
             answer_files=self._untold("answers", self._answers) if self._answers is not None else (),
             save=save,
             publish=publish,
-            ended=not plan.parts and limit is not None and now - self._arrived_at >= limit,
+            ended=not (plan.parts or left) and limit is not None and now - self._arrived_at >= limit,
         )
 
     def _untold(self, stream: str, source: StreamSource) -> Journal:

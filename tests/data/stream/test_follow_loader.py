@@ -213,6 +213,17 @@ def test_files_that_arrive_later_are_read_later(log: Path, tmp_path: Path) -> No
     assert second[-1][1].requests.late_rows == 18
 
 
+def test_a_run_does_not_end_before_its_last_requests_are_trained(log: Path) -> None:
+    """Requests that do not fill a step wait longer than the run waits for new ones."""
+    config = config_of()
+    follow = dataclasses.replace(NOW, wait_seconds=2.5, stop_when_idle_seconds=0.5)
+    loader = loader_of(dataclasses.replace(config, follow=follow), log)
+    ids: list[int] = []
+    while not loader.pause.ended:
+        ids += [i for batch, _ in all_of(loader) for i in batch.keys.request_id_R[: batch.stream.requests]]
+    assert ids == list(range(53))
+
+
 def test_requests_before_a_time_are_passed_over_and_counted(log: Path) -> None:
     config = config_of()
     rows = [batch.keys.timestamp_ms_R[: batch.stream.requests] for batch, _ in all_of(loader_of(config, log))]

@@ -1,0 +1,35 @@
+"""`make loop`: a ranker is trained, exported, served over HTTP, and follows what its simulated users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Warm
+
+
+@pytest.mark.integration
+def test_the_loop_closes(warm: Warm, tmp_path: Path) -> None:
+    """From its second day on, the follower is served by a package that has learned from the day before."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("needs a C++ compiler")
+    small = ("--days", "2", "--users", "120", "--requests", "1000", "--out", str(tmp_path / "loop"))
+    done = warm.run(warm.python, "-m", "easq_rec.tools.loop", *small, timeout=550)
+    results = json.loads((tmp_path / "loop" / "results.json").read_text())
+    by_ranker = {name: [day for day in results["days"] if day["ranker"] == name] for name in ("frozen", "following")}
+    first, second = by_ranker["following"]
+    # On the first day both serve the same package to the same users.
+    for name in ("satisfaction", "long_view_share", "requests", "answers"):
+        assert first[name] == by_ranker["frozen"][0][name], name
+    assert first["fresh_seconds"] > 0 and by_ranker["frozen"][1]["fresh_seconds"] is None
+    assert second["model_age_days"] < 1 < by_ranker["frozen"][1]["model_age_days"] + 0.5
+    assert second["long_view_share"] != by_ranker["frozen"][1]["long_view_share"]
+    assert (
+        "learned and served after" in done.stdout and "| satisfaction |" in (tmp_path / "loop" / "table.md").read_text()
+    )
+    page = (tmp_path / "loop" / "index.html").read_text()
+    assert "data:image/png;base64," in page and "http://" not in page and "https://" not in page
