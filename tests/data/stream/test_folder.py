@@ -115,3 +115,16 @@ def test_what_is_no_parquet_is_an_error(tmp_path: Path, rows: list[dict[str, obj
     (tmp_path / "requests" / "notes.txt").write_text("hello")
     with pytest.raises(UserError, match="is not Parquet"):
         source_of(tmp_path / "requests").poll()
+
+
+def test_a_folder_of_another_filesystem(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    """Any that fsspec knows; here files in memory."""
+    import fsspec
+
+    memory, location = fsspec.filesystem("memory"), "memory://live/requests"
+    source = source_of(location)  # type: ignore[arg-type]
+    assert source.poll() == []
+    put(tmp_path, "a.parquet", rows[:8])
+    memory.pipe("/live/requests/a.parquet", (tmp_path / "a.parquet").read_bytes())
+    assert ids(source, source.poll()) == list(range(8))
+    memory.rm("/live", recursive=True)
