@@ -183,6 +183,21 @@ def metrics_of(sums: Sums, outcomes: Sequence[Outcome]) -> dict[str, float]:
     return found
 
 
+def metric_names(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """The names of the metrics of an hour, if the model predicts outcomes."""
+    step = ScoredStep(
+        timestamp_ms_R=torch.zeros(1, dtype=torch.int64),
+        user_R=torch.zeros(1, dtype=torch.int64),
+        lengths_R=torch.ones(1, dtype=torch.int64),
+        served_N=torch.zeros(1),
+        outcome_NO=torch.zeros(1, len(outcomes)),
+        logit_NO=torch.zeros(1, len(outcomes)),
+    )
+    hours = HourlySums(outcomes)
+    hours.add(step)
+    return tuple(metrics_of(hours.ended(HOUR_MS)[0], outcomes))
+
+
 def binned_auc(positive_B: npt.NDArray[np.float64], negative_B: npt.NDArray[np.float64]) -> float:
     """Area under the ROC curve from counts by bin of the score, ascending; a tie within a bin counts half."""
     below_B = np.cumsum(negative_B) - negative_B

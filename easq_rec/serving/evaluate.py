@@ -210,7 +210,13 @@ def calibrated_predictions(
 
 
 def data_of(config: Config, data: files.Location | None) -> files.Location:
-    """The location that holds requests/: the given one, or that of the run's training data."""
+    """The location that holds requests/: the given one, or that of the run's training data.
+
+    Raises:
+        UserError: the run follows a stream, and none is given.
+    """
+    if data is None and config.follow.source is not None:
+        raise UserError(f"the run follows {config.follow.source}: name a directory with requests/ by --data")
     return data or config.data.path or world_directory(config)
 
 

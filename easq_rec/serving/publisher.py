@@ -154,6 +154,7 @@ def _work(connection: Connection, config: Config, run_dir: Path) -> None:
 def _export(config: Config, run_dir: Path, publication: Publication) -> ExportOutcome:
     import time
 
+    from easq_rec.run_directory.checkpoint_files import latest_of
     from easq_rec.serving.export import export
 
     begin, output = time.perf_counter(), Path(str(config.follow.packages))
@@ -161,6 +162,9 @@ def _export(config: Config, run_dir: Path, publication: Publication) -> ExportOu
     count = min(REQUESTS, len(publication.requests))
     version = problem = None
     try:
+        newest = latest_of(run_dir).step
+        if newest < publication.step:
+            raise UserError(f"the newest checkpoint is that of step {newest}")
         found = export(config, run_dir, output, requests=publication.requests.slice(0, count), stream=stream)
         version = found.folder.name
         remove_old(output, config.follow.keep_packages)

@@ -82,6 +82,8 @@ def test_what_is_refused(follow: Follow, world: Path, tmp_path: Path) -> None:
     commit(world, tmp_path / "live", 0)
     assert "needs a last step" in follow("--optim.schedule", "cosine", code=2).stderr
     assert "METRIC>BOUND" in follow("--follow.alarm-if", "auc", code=2).stderr
+    assert "the metrics are requests," in follow("--follow.publish-if", "auc>1", code=2).stderr
+    assert "--data and --follow" in follow("--data", world, code=2).stderr
     assert "holds no checkpoint" in follow("--follow.start-from", tmp_path / "nothing", code=2).stderr
 
 

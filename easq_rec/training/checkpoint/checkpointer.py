@@ -138,6 +138,11 @@ class Checkpointer:
         self._thread.start()
         return None
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save in the background is under way on this rank."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self) -> None:
         """Waits for a save in the background. Raises any error of it that is not a failure of the disk."""
         if self._thread is not None:

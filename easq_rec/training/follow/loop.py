@@ -136,6 +136,8 @@ class Follower:
         """This rank has trained on so many since it was started."""
         self.alarm: str | None = None
         self._metrics: Mapping[str, float] = {}
+        self._publication: Publication | None = None
+        """Waits until its checkpoint is complete."""
         self._alarm_if = MetricBound.of(config.follow.alarm_if or "")
         self._publish_if = MetricBound.of(config.follow.publish_if or "")
 
@@ -185,6 +187,7 @@ class Follower:
                     core.stopping.agree()
         core.stopping.end(self.step)
         unsaved = self.save(background=False)
+        self._publish_waiting()
         with self.runtime.phases("end of the run"):
             self.runtime.barrier()
             if core.quarantine is not None and (count := core.quarantine.count()):
@@ -222,10 +225,13 @@ class Follower:
         """Reports hours that have ended, saves and publishes."""
         self._report_hours()
         if save or publish:
-            # A package is made of a complete checkpoint.
-            unsaved = self.save(background=self.config.checkpoint.background and not publish)
-            if publish and unsaved is None:
-                self._start_publishing()
+            self.save(background=self.config.checkpoint.background)
+            # A save waits for the one before.
+            self._publish_waiting()
+        if publish:
+            self._publication = self._next_publication()
+        if not self.core.checkpoints.is_writing:
+            self._publish_waiting()
 
     def _evaluate(self, result: StepResult) -> None:
         """Takes over the scores that the step gave its requests before it learned from them."""
@@ -243,24 +249,28 @@ class Follower:
             self._metrics = metrics
             behind = {"hour_ms": float(begin_ms), "late_requests": float(self.state.requests.late_rows)}
             self.core.log.metrics(self.step, HOUR, {**behind, **metrics, **self.state.replay.statistics()})
-            event("hour", step=self.step, hour_ms=begin_ms, metrics=metrics)
             if self._alarm_if is not None and self._alarm_if.holds(metrics):
                 self.alarm = f"{self.config.follow.alarm_if}: {metrics[self._alarm_if.metric]:.6g}"
                 event("alarm", level=logging.ERROR, hour_ms=begin_ms, condition=self.alarm)
                 self.core.log.say(f"alarm: {self.alarm} in the hour that began at {begin_ms} ms")
 
-    def _start_publishing(self) -> None:
+    def _publish_waiting(self) -> None:
+        """Publishes what waits for a checkpoint that is complete now. Training does not wait for it."""
+        publication, self._publication = self._publication, None
+        if publication is not None and self._publish is not None:
+            self._publish(publication)
+
+    def _next_publication(self) -> Publication | None:
+        """What is to be published of the present step; None: nothing, or on another rank."""
         if self._publish is None or not self.runtime.leads or self.loader.recent is None:
-            return
+            return None
         if self._publish_if is not None and not self._publish_if.holds(self._metrics):
             value = self._metrics.get(self._publish_if.metric)
             event("not_published", level=logging.WARNING, step=self.step, value=value)
             self.core.log.say(f"step {self.step} is not published: {self.config.follow.publish_if} does not hold")
-            return
-        self._publish(
-            Publication(
-                step=self.step, clock_ms=self.state.clock_ms, metrics=self._metrics, requests=self.loader.recent
-            )
+            return None
+        return Publication(
+            step=self.step, clock_ms=self.state.clock_ms, metrics=self._metrics, requests=self.loader.recent
         )
 
     def save(self, *, background: bool) -> str | None:

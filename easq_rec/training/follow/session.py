@@ -12,7 +12,7 @@ from pathlib import Path
 from easq_rec.config import Config
 from easq_rec.disk_failures import EXIT_CODE, merged
 from easq_rec.errors import UserError
-from easq_rec.evaluation.prequential import MetricBound
+from easq_rec.evaluation.prequential import MetricBound, metric_names
 from easq_rec.run_directory import tracking
 from easq_rec.run_directory.checkpoint_files import latest_of
 from easq_rec.run_directory.events import event, recorded
@@ -95,8 +95,13 @@ def follow(config: Config, stop: StopRequest | None = None, open_publisher: Open
 def _check_conditions(config: Config) -> None:
     for name in ("publish_if", "alarm_if"):
         text = getattr(config.follow, name)
-        if text is not None and MetricBound.of(text) is None:
+        if text is None:
+            continue
+        bound, known = MetricBound.of(text), metric_names(config.schema.outcomes)
+        if bound is None:
             raise UserError(f"follow.{name}={text!r} is not allowed: METRIC>BOUND or METRIC<BOUND, as auc_like>0.6")
+        if bound.metric not in known:
+            raise UserError(f"follow.{name}={text!r} is not allowed: the metrics are {', '.join(known)}")
 
 
 def _report_end(result: FollowResult, runtime: Runtime, run_dir: Path, not_written: dict[str, int]) -> None:

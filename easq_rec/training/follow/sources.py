@@ -28,6 +28,8 @@ def check_followed(config: Config) -> None:
             f"optim.schedule={config.optim.schedule!r} needs a last step, and --follow has none: give --optim.schedule "
             "constant"
         )
+    if config.data.path is not None:
+        raise UserError("--data and --follow: give one of them; --follow.start-from names a run on a fixed log")
     for problem in unsupported(config):
         raise UserError(f"--follow: {problem}: choose another variant")
 
