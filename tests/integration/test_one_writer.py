@@ -88,7 +88,7 @@ def test_runs_that_start_in_the_same_second_have_different_directories(world: Pa
     program = (
         "import time\nfrom easq_rec.training import session\n"
         "from easq_rec.config.command_line import find_recipe\n"
-        "time.strftime = lambda *_: 'now'\nprint(session._new_run_dir(find_recipe('quickstart')))\n"
+        "time.strftime = lambda *_: 'now'\nprint(session.new_run_dir(find_recipe('quickstart')))\n"
     )
     names = [warm.run(warm.python, "-c", program, directory=tmp_path).stdout.strip() for _ in range(3)]
     assert names == [f"runs/quickstart-now{end}" for end in ("", "-2", "-3")]
