@@ -80,15 +80,7 @@ class Runtime:
     def share(self, value: str) -> str:
         """Rank 0's string, on every rank."""
         with self.phases(WAITING):
-            size = torch.tensor(len(value.encode()))
-            dist.broadcast(size, src=0)
-            if not size:
-                return ""
-            content = torch.zeros(int(size), dtype=torch.uint8)
-            if self.leads:
-                content.copy_(torch.tensor(list(value.encode()), dtype=torch.uint8))
-            dist.broadcast(content, src=0)
-        return bytes(content.tolist()).decode()
+            return shared_text(value if self.leads else None)
 
     def gather(self, value: T) -> list[T]:
         """The values of all ranks, on every rank. They are pickled, and come from processes of this run."""
@@ -110,6 +102,23 @@ class Runtime:
             return value
 
         return wait
+
+
+def shared_text(value: str | None, group: dist.ProcessGroup | None = None) -> str:
+    """Rank 0's string, on every rank of a group; None: of the default one.
+
+    Args:
+        value: None on other ranks than rank 0.
+    """
+    content = torch.frombuffer(bytearray((value or "").encode()), dtype=torch.uint8) if value else torch.zeros(0)
+    size = torch.tensor(content.numel())
+    dist.broadcast(size, src=0, group=group)
+    if not size:
+        return ""
+    if value is None:
+        content = torch.zeros(int(size), dtype=torch.uint8)
+    dist.broadcast(content, src=0, group=group)
+    return content.numpy().tobytes().decode()
 
 
 class Exchange:

@@ -8,14 +8,16 @@ of ranks.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from easq_rec import json_file
 from easq_rec.config.follow import Follow
 from easq_rec.data.stream.merge import ChunkRows, StreamState, TimeMerge
 from easq_rec.data.stream.source import StreamSource, end_of
-from easq_rec.data.stream.state import FollowState, Journal
+from easq_rec.data.stream.state import FollowState, Journal, entries_of, journal_of
 
 ChunkId = tuple[str, int]
 """(partition, offset)."""
@@ -31,7 +33,7 @@ NEWEST = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A step, or a pause. Pickled between the ranks of one job."""
+    """A step, or a pause."""
 
     parts: tuple[ChunkRows, ...] = ()
     """The rows of the step, over all ranks; none: a pause."""
@@ -50,6 +52,43 @@ class Plan:
     """A package is due after the step."""
     ended: bool = False
     """Nothing has arrived for so long that the run ends."""
+
+    def to_text(self) -> str:
+        """For other ranks, as JSON."""
+        return json_file.text(
+            {
+                "parts": [[part.partition, part.offset, part.begin, part.end] for part in self.parts],
+                "arrived": [list(chunk) for chunk in self.arrived],
+                "requests": self.requests.to_dict(),
+                "answers": self.answers.to_dict(),
+                "clock_ms": self.clock_ms,
+                "request_files": entries_of(self.request_files),
+                "answer_files": entries_of(self.answer_files),
+                "save": self.save,
+                "publish": self.publish,
+                "ended": self.ended,
+            }
+        )
+
+    @staticmethod
+    def of_text(text: str) -> Plan:
+        """The inverse of `to_text`."""
+        values = json.loads(text)
+        return Plan(
+            parts=tuple(
+                ChunkRows(partition=partition, offset=offset, begin=begin, end=end)
+                for partition, offset, begin, end in values["parts"]
+            ),
+            arrived=tuple((partition, offset) for partition, offset in values["arrived"]),
+            requests=StreamState.from_dict(values["requests"]),
+            answers=StreamState.from_dict(values["answers"]),
+            clock_ms=values["clock_ms"],
+            request_files=journal_of(values["request_files"]),
+            answer_files=journal_of(values["answer_files"]),
+            save=values["save"],
+            publish=values["publish"],
+            ended=values["ended"],
+        )
 
 
 class Planner:

@@ -40,8 +40,8 @@ class FollowState:
         return {
             "requests": self.requests.to_dict(),
             "answers": self.answers.to_dict(),
-            "request_files": _entries(self.request_files),
-            "answer_files": _entries(self.answer_files),
+            "request_files": entries_of(self.request_files),
+            "answer_files": entries_of(self.answer_files),
             "clock_ms": self.clock_ms,
             "rows": self.rows,
             "held": self.held.to_dict(),
@@ -57,17 +57,19 @@ class FollowState:
         return FollowState(
             requests=StreamState.from_dict(values["requests"]),
             answers=StreamState.from_dict(values["answers"]),
-            request_files=_journal(values["request_files"]),
-            answer_files=_journal(values["answer_files"]),
+            request_files=journal_of(values["request_files"]),
+            answer_files=journal_of(values["answer_files"]),
             clock_ms=values["clock_ms"],
             rows=values["rows"],
             held=HeldState.of(values["held"], arrays),
         )
 
 
-def _entries(journal: Journal) -> list[list[object]]:
+def entries_of(journal: Journal) -> list[list[object]]:
+    """A journal as plain values."""
     return [[entry.first, entry.groups, entry.name] for entry in journal]
 
 
-def _journal(entries: list[list[Any]]) -> Journal:
+def journal_of(entries: list[list[Any]]) -> Journal:
+    """The inverse of `entries_of`."""
     return tuple(JournalEntry(first=first, groups=groups, name=name) for first, groups, name in entries)

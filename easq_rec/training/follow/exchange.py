@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
 
 import torch.distributed as dist
 
 from easq_rec.data.stream.planner import Plan
-from easq_rec.training.process import GRACE_S, Runtime
+from easq_rec.training.process import GRACE_S, Runtime, shared_text
 
 
 class Broadcast:
-    """`easq_rec.data.stream.loader.PlanExchange` between processes. Plans are pickled, and come from this job.
+    """`easq_rec.data.stream.loader.PlanExchange` between processes.
 
     It has a group of its own: a thread that prepares batches calls it while a training step has its own exchanges.
     """
@@ -25,8 +24,5 @@ class Broadcast:
         if self._world_size == 1:
             assert plan is not None
             return plan
-        values: list[Any] = [plan]
-        dist.broadcast_object_list(values, src=0, group=self._group)
-        received = values[0]
-        assert isinstance(received, Plan)
-        return received
+        text = shared_text(plan.to_text() if plan is not None else None, self._group)
+        return Plan.of_text(text) if plan is None else plan

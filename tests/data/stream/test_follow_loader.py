@@ -149,7 +149,9 @@ def test_two_ranks_share_every_step(log: Path) -> None:
             with lock:
                 if rank == 0:
                     assert plan is not None
-                    plans.append(plan)
+                    # What other ranks get went through JSON.
+                    plans.append(Plan.of_text(plan.to_text()))
+                    assert plans[-1] == plan
                     lock.notify_all()
                     return plan
                 lock.wait_for(lambda: len(plans) > seen, timeout=30)
