@@ -64,7 +64,7 @@ class Outcome:
 
 
 def start(live: Path, run_dir: Path, records: Path, ranks: int, log: Path) -> subprocess.Popen[bytes]:
-    """Starts the job in a process group of its own."""
+    """Starts the job in a new process group, so that all of its processes can be killed."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--max_restarts", "100"]
     command = [
         sys.executable, *launcher, "benchmarks/follow_worker.py", str(records), "quickstart", "--follow", str(live),

@@ -16,14 +16,15 @@ class Follow:
 
     source: Annotated[str | None, tyro.conf.arg(aliases=("--follow",))] = None
     """Directory or URL of requests/ and answers/ into which other jobs commit Parquet files by a rename; or
-    kafka://HOST:PORT/REQUESTS,ANSWERS with the names of two topics. The run reads what is there, then what arrives.
-    None: training reads a fixed directory."""
+    kafka://HOST:PORT/REQUESTS,ANSWERS with the names of two topics. The run first trains on the data that exist,
+    then on new data. None: training reads a fixed directory."""
     start_from: str | None = None
     """Run directory from whose newest checkpoint a new run starts: the same recipe, trained on the log so far. None: it
     starts untrained."""
     since_ms: int | None = None
-    """Requests at the beginning of a partition's chunk that are older than this are passed over: a run that starts from
-    another one gives the end of its training period. None: all are trained on."""
+    """Requests older than this are not trained on, up to the first younger one of a row group or message. Give the end
+    of the training period of the run that `start_from` names, if the source holds that period, too. None: all requests
+    are trained on."""
     poll_seconds: float = 0.5
     """Time between two looks at the source while it has nothing new."""
     wait_seconds: float = 5.0

@@ -155,12 +155,7 @@ class RequestDataset:
 
     def timestamps(self, group: RowGroup) -> Rows:
         """`timestamp_ms` of every row of a row group, -1 where it is null. Raises UserError as `read` does."""
-        try:
-            with pq.ParquetFile(files.open_file(group.file)) as parquet:
-                column = parquet.read_row_group(group.index, columns=[TIME]).column(TIME)
-        except (pa.ArrowInvalid, OSError) as error:
-            place = f"{files.display_name(group.file)}, row group {group.index}"
-            raise UserError(f"{place}: cannot be read: {error}") from error
+        column = _time_column(group.file, group.index)
         return np.asarray(column.cast(pa.int64()).fill_null(-1).to_numpy(), np.int64)
 
     def stored(self, group: RowGroup) -> pa.Table:
@@ -317,16 +312,20 @@ def _bounds(file: str, row_group: int) -> tuple[int, int]:
 
 def _times(file: str, row_group: int, *, lenient: bool = False) -> Array:
     """Timestamps of a row group; `lenient` leaves out nulls."""
-    try:
-        with pq.ParquetFile(files.open_file(file)) as parquet:
-            times = parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{files.display_name(file)}, row group {row_group}: cannot be read: {error}") from error
+    times = _time_column(file, row_group)
     if times.null_count and not lenient:
         rows = np.flatnonzero(times.is_null().to_numpy())
         place = Place(file=files.display_name(file), row_group=row_group)
         raise BadRows(place, TIME, "an integer", rows, np.full(len(rows), "null"))
     return times.drop_null().to_numpy()
+
+
+def _time_column(file: str, row_group: int) -> pa.ChunkedArray:
+    try:
+        with pq.ParquetFile(files.open_file(file)) as parquet:
+            return parquet.read_row_group(row_group, columns=[TIME]).column(TIME)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{files.display_name(file)}, row group {row_group}: cannot be read: {error}") from error
 
 
 def _row_group(file: str, index: int, rows: int, period: Period | None) -> RowGroup:

@@ -10,10 +10,14 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def prefetched(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
+def prefetched(items: Generator[Item, None, None], depth: int, *, finish: bool = False) -> Generator[Item, None, None]:
     """Yields the same items; a thread keeps `depth` of them ready. 0: items are made on demand.
 
     An exception of `items` is raised in place of its next item. Closing this generator also closes `items`.
+
+    Args:
+        finish: at the end, all items that the thread was asked for are made. Without it, those that it has not begun
+            are left out. An item that takes part in an exchange of all ranks must be made on all of them.
     """
     if not depth:
         yield from items
@@ -27,5 +31,5 @@ def prefetched(items: Generator[Item, None, None], depth: int) -> Generator[Item
             ready.append(pool.submit(next, items, None))
             yield item
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=not finish)
         items.close()

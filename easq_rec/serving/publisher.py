@@ -7,11 +7,13 @@ at a low priority. It makes one package at a time; of checkpoints that come mean
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,6 +22,8 @@ from pathlib import Path
 from easq_rec.config import Config
 from easq_rec.errors import UserError
 from easq_rec.export.versions import current_of, versions_of
+from easq_rec.run_directory.checkpoint_files import latest_of
+from easq_rec.run_directory.events import event
 from easq_rec.training.follow.loop import Publication, Publish
 
 NICE = 10
@@ -28,6 +32,7 @@ REQUESTS = 256
 """Recent requests on which a package is compared with the ranker at most."""
 CLOSE_S = 120.0
 """Seconds that an export may still take when training ends."""
+ENDED = "the process that exports has ended; start the run again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,7 @@ class PackagePublisher:
     """Hands publications to the process, on rank 0.
 
     Args:
-        say: is told of every package, line by line.
+        say: gets a line about every publication.
     """
 
     def __init__(self, config: Config, run_dir: Path, say: Callable[[str], None]) -> None:
@@ -60,55 +65,61 @@ class PackagePublisher:
         self._say = say
         self._output = Path(config.follow.packages)
         self._lock = threading.Lock()
+        self._exported: Publication | None = None
+        """What the process exports now."""
         self._waiting: Publication | None = None
-        self._busy = False
+        self._closed = False
         self._thread = threading.Thread(target=self._listen, name="publisher", daemon=True)
         self._thread.start()
 
     def __call__(self, publication: Publication) -> None:
+        """Starts an export, or lets it wait for the one that runs. Returns at once."""
         with self._lock:
-            if self._busy:
+            if self._exported is not None:
                 self._waiting = publication
-                return
-            self._send(publication)
+            else:
+                self._send(publication)
 
     def _send(self, publication: Publication) -> None:
-        self._busy = True
         try:
             self._connection.send(publication)
-        except OSError as error:
-            self._say(f"step {publication.step} is not published: the process that exports is gone: {error}")
+        except OSError:
+            self._tell(_no_package(publication, ENDED))
+        else:
+            self._exported = publication
+
+    def _tell(self, outcome: ExportOutcome) -> None:
+        """Reports what became of a publication, to the log and to the user."""
+        event("published" if outcome.version is not None else "not_published", **dataclasses.asdict(outcome))
+        if outcome.version is None:
+            self._say(f"step {outcome.step} is not published: {outcome.problem}")
+        else:
+            self._say(f"step {outcome.step} is published as {outcome.version} ({outcome.seconds:.1f} s)")
 
     def _listen(self) -> None:
-        from easq_rec.run_directory.events import event
-
+        """Reports every outcome, and hands over what waits."""
         while True:
             try:
-                answer = self._connection.recv()
+                outcome = self._connection.recv()
             except (EOFError, OSError):
-                return
-            assert isinstance(answer, ExportOutcome)
-            event(
-                "published" if answer.version is not None else "not_published",
-                step=answer.step,
-                version=answer.version,
-                problem=answer.problem,
-                seconds=answer.seconds,
-            )
-            if answer.version is None:
-                self._say(f"step {answer.step} is not published: {answer.problem}")
-            else:
-                self._say(f"step {answer.step} is published as {answer.version} ({answer.seconds:.1f} s)")
+                break
+            assert isinstance(outcome, ExportOutcome)
+            self._tell(outcome)
             with self._lock:
-                self._busy = False
-                if self._waiting is not None:
-                    publication, self._waiting = self._waiting, None
+                self._exported, publication, self._waiting = None, self._waiting, None
+                if publication is not None:
                     self._send(publication)
+        with self._lock:
+            lost = [one for one in (self._exported, self._waiting) if one is not None]
+            self._exported = self._waiting = None
+            if not self._closed:
+                for publication in lost:
+                    self._tell(_no_package(publication, ENDED))
 
     def close(self) -> None:
         """Waits for the package that is being made, and ends the process."""
         with self._lock:
-            self._waiting = None
+            self._closed, self._waiting = True, None
             with contextlib.suppress(OSError):
                 self._connection.send(None)
         self._process.join(CLOSE_S)
@@ -120,9 +131,13 @@ class PackagePublisher:
         self._thread.join(5)
 
 
+def _no_package(publication: Publication, problem: str) -> ExportOutcome:
+    return ExportOutcome(step=publication.step, version=None, problem=problem, seconds=0.0)
+
+
 @contextlib.contextmanager
 def opened(config: Config, run_dir: Path, say: Callable[[str], None]) -> Iterator[Publish]:
-    """A publisher of a run, that ends with the block."""
+    """A publisher of a run. It ends with the block."""
     publisher = PackagePublisher(config, run_dir, say)
     try:
         yield publisher
@@ -131,8 +146,8 @@ def opened(config: Config, run_dir: Path, say: Callable[[str], None]) -> Iterato
 
 
 def _work(connection: Connection, config: Config, run_dir: Path) -> None:
-    """Exports what it is told to, until it is told nothing."""
-    # The signals are for training, which ends this process.
+    """Exports every publication that it receives, until it receives None."""
+    # Ctrl-C reaches all processes of a terminal. Training ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(NICE)
@@ -152,9 +167,7 @@ def _work(connection: Connection, config: Config, run_dir: Path) -> None:
 
 
 def _export(config: Config, run_dir: Path, publication: Publication) -> ExportOutcome:
-    import time
-
-    from easq_rec.run_directory.checkpoint_files import latest_of
+    # It takes seconds to import, and only the process that exports needs it.
     from easq_rec.serving.export import export
 
     begin, output = time.perf_counter(), Path(str(config.follow.packages))
@@ -168,9 +181,9 @@ def _export(config: Config, run_dir: Path, publication: Publication) -> ExportOu
         found = export(config, run_dir, output, requests=publication.requests.slice(0, count), stream=stream)
         version = found.folder.name
         remove_old(output, config.follow.keep_packages)
-    except (UserError, OSError, RuntimeError) as error:
-        # Training goes on, and the next checkpoint is tried.
-        problem = str(error)
+    except Exception as error:
+        # Whatever fails: training goes on, and the next checkpoint is tried.
+        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return ExportOutcome(step=publication.step, version=version, problem=problem, seconds=time.perf_counter() - begin)
 
 

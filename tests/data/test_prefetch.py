@@ -38,6 +38,31 @@ def running() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
+@pytest.mark.parametrize(("finish", "made"), [(False, 3), (True, 4)])
+def test_what_is_made_of_the_items_that_were_asked_for(finish: bool, made: int) -> None:
+    """One item was taken, and three more were asked for, of which one is being made when the stream is closed."""
+    begun, go_on, count = threading.Event(), threading.Event(), 0
+
+    def items() -> Generator[int, None, None]:
+        nonlocal count
+        while True:
+            if count == 2:
+                begun.set()
+                go_on.wait(30)
+            count += 1
+            yield count
+
+    stream = prefetched(items(), 3, finish=finish)
+    next(stream)
+    assert begun.wait(30)
+    closing = threading.Thread(target=stream.close)
+    closing.start()
+    time.sleep(0.1)
+    go_on.set()
+    closing.join(30)
+    assert count == made
+
+
 @pytest.mark.parametrize("depth", [0, 1, 5])
 @pytest.mark.parametrize("count", [0, 1, 20])
 def test_items_and_their_order_do_not_depend_on_the_depth(depth: int, count: int) -> None:

@@ -90,6 +90,7 @@ def test_what_is_refused(follow: Follow, world: Path, tmp_path: Path) -> None:
 @pytest.mark.integration
 def test_nothing_to_train_on_is_no_error(follow: Follow, tmp_path: Path) -> None:
     done = follow()
+    assert f"waiting for the first requests of {tmp_path / 'live'}" in done.stdout
     assert "ended before the first request arrived" in done.stdout
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -165,3 +166,13 @@ def test_a_run_follows_topics_of_kafka_on_two_ranks(warm: Warm, world: Path, tmp
     progress = json.loads(checkpoint.progress.read_text())["loader"]
     assert progress["rows"] == 1_200 and progress["held"]["admitted"] > 10
     assert progress["requests"]["positions"] == {"0": [7, 0], "1": [6, 0], "2": [6, 0]}
+
+
+@pytest.mark.integration
+def test_two_ranks_stop_between_steps_and_go_on(warm: Warm, world: Path, tmp_path: Path) -> None:
+    """Both ranks have prepared batches ahead when they stop; none waits for a plan that the other left out."""
+    commit(world, tmp_path / "live", 0, 1, 2)
+    words = ("easq_rec/train.py", "quickstart", "--follow", str(tmp_path / "live"), "--run-dir", str(tmp_path / "run"))
+    for stop, rows in (("7", 7 * 32), ("11", 11 * 32)):
+        done = warm.run(*warm.torchrun(2), *words, *SMALL, *FOLLOW, "--trainer.stop-at-step", stop, timeout=120)
+        assert f"stopped after step {stop} with a checkpoint: {rows} requests" in done.stdout

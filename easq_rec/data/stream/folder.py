@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -145,20 +146,14 @@ class FolderSource:
         return names
 
     def _entry(self, offset: int) -> JournalEntry:
-        low, high = 0, len(self._journal)
-        while low < high:
-            middle = (low + high) // 2
-            entry = self._journal[middle]
-            if entry.first + entry.groups <= offset:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(self._journal) or self._journal[low].first > offset:
+        """The file of a row group. Raises UserError if it is forgotten."""
+        place = bisect_right(self._journal, offset, key=lambda entry: entry.first) - 1
+        if place < 0 or offset >= self._journal[place].first + self._journal[place].groups:
             raise UserError(
                 f"{files.display_name(self._directory)}: row group {offset} of the stream is not there any more: the "
                 "file was removed before it was read"
             )
-        return self._journal[low]
+        return self._journal[place]
 
     def _dataset(self, name: str) -> RequestDataset:
         if name in self._datasets:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.feature_dropout import FeatureDropout
 from easq_rec.data.layout import Layout
 from easq_rec.data.position import share
+from easq_rec.data.prefetch import prefetched
 from easq_rec.data.stream.held_answers import HeldAnswers
 from easq_rec.data.stream.merge import ChunkRows
 from easq_rec.data.stream.planner import Plan, Planner
@@ -29,7 +29,7 @@ from easq_rec.data.stream.state import FollowState
 ENCODED = 8
 """Chunks that are kept encoded: consecutive steps read the same ones."""
 PATIENCE_S = 1.0
-"""Longest wait for a step. Then training looks whether it shall stop, publish, or save."""
+"""Longest wait for a step, in seconds. Then training checks whether it must stop, save or publish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +48,14 @@ Batches = Generator[tuple[RequestBatch, Followed], None, None]
 
 
 class PlanExchange(Protocol):
-    """Hands rank 0's plan to all ranks. The calls of all ranks come in the same order."""
+    """Sends rank 0's plan to all ranks. All ranks call it equally often."""
 
     def __call__(self, plan: Plan | None) -> Plan:
-        """Rank 0 gives a plan, other ranks None; all get rank 0's."""
+        """Returns rank 0's plan on every rank.
+
+        Args:
+            plan: None on other ranks than rank 0.
+        """
 
 
 class FollowLoader:
@@ -59,7 +63,7 @@ class FollowLoader:
 
     Args:
         requests, answers: this rank's sources; `answers` is None if the run reads none.
-        exchange: hands plans on.
+        exchange: sends plans from rank 0 to the others.
         planner: on rank 0; None on other ranks.
     """
 
@@ -88,7 +92,7 @@ class FollowLoader:
         self._state = state
         self._first: Plan | None = None
         self.pause = Plan()
-        """Of the last call of `batches`: what is due."""
+        """The plan that ended the last call of `batches`: it says what is due."""
         self.recent: RequestColumns | None = None
         """Valid requests that this rank read last."""
         if planner is None:
@@ -113,7 +117,13 @@ class FollowLoader:
         Closing it waits for the batches that a thread prepares: another rank may be waiting for their plans. They are
         dropped, so a loader that was closed early cannot go on.
         """
-        return _prefetched(self._make(), self._config.data.prefetch)
+        return prefetched(self._make(), self._config.data.prefetch, finish=True)
+
+    def close(self) -> None:
+        """Ends the threads and connections of the sources."""
+        self._requests.close()
+        if self._answers is not None:
+            self._answers.close()
 
     def _make(self) -> Batches:
         while True:
@@ -196,28 +206,6 @@ class FollowLoader:
         self._encoded.move_to_end(key)
         requests, places = self._encoded[key]
         return requests.slice(int(places[begin]), int(places[end]))
-
-
-def _prefetched(items: Batches, depth: int) -> Batches:
-    """As `easq_rec.data.prefetch.prefetched`, but at the end all items that were asked for are made.
-
-    Each item takes part in an exchange of all ranks, and a rank that left one out would let the others wait.
-    """
-    if not depth:
-        yield from items
-        return
-    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    ready: list[Future[tuple[RequestBatch, Followed] | None]] = []
-    try:
-        ready = [pool.submit(next, items, None) for _ in range(depth)]
-        while (item := ready.pop(0).result()) is not None:
-            ready.append(pool.submit(next, items, None))
-            yield item
-    finally:
-        for future in ready:
-            future.exception()
-        pool.shutdown()
-        items.close()
 
 
 def start_state(config: Config) -> FollowState:

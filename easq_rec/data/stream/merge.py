@@ -9,7 +9,6 @@ partition. It never goes back. Rank 0 keeps the only merge.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -111,7 +110,8 @@ class TimeMerge:
         self._since_ms = since_ms
         self._now = now
         self._partitions: dict[str, _Partition] = {}
-        self._ready: deque[tuple[Chunk, int]] = deque()
+        self._ready: deque[tuple[Chunk, int, int]] = deque()
+        """Chunks in the order of training, each with its next row, and with the rows that are passed over before it."""
         self.rows = 0
         """Rows that `take` could give now."""
         self.waiting = 0
@@ -144,18 +144,10 @@ class TimeMerge:
             chunk = self._partitions[name].chunks.popleft()
             offset, row = self._state.positions.get(name, (0, 0))
             begin = row if chunk.offset == offset else 0
-            if self._since_ms is not None:
-                begin = self._passed_over(chunk, begin, self._since_ms)
-            self._ready.append((chunk, begin))
-            self.rows += len(chunk.time_ms) - begin
+            first = begin if self._since_ms is None else _first_since(chunk, begin, self._since_ms)
+            self._ready.append((chunk, first, first - begin))
+            self.rows += len(chunk.time_ms) - first
             self.waiting -= len(chunk.time_ms)
-
-    def _passed_over(self, chunk: Chunk, begin: int, since_ms: int) -> int:
-        """The first row from `begin` on that is not too old; what lies before is counted."""
-        young = chunk.time_ms[begin:] >= since_ms
-        first = begin + (int(young.argmax()) if young.any() else len(young))
-        self._state = dataclasses.replace(self._state, passed_rows=self._state.passed_rows + first - begin)
-        return first
 
     def _is_active(self, name: str) -> bool:
         return self._now() - self._partitions[name].seen_s < self._idle_s
@@ -166,9 +158,10 @@ class TimeMerge:
     def take(self, count: int) -> tuple[list[ChunkRows], StreamState, int]:
         """The next `count` rows, or fewer if there are fewer; the state after them, and the clock."""
         parts, positions, latest = [], dict(self._state.positions), dict(self._state.latest_ms)
-        late = self._state.late_rows
+        late, passed_rows = self._state.late_rows, self._state.passed_rows
         while count and self._ready:
-            chunk, begin = self._ready.popleft()
+            chunk, begin, passed = self._ready.popleft()
+            passed_rows += passed
             end = min(begin + count, len(chunk.time_ms))
             times: Rows = chunk.time_ms[begin:end]
             if end > begin:
@@ -178,19 +171,25 @@ class TimeMerge:
             done = end == len(chunk.time_ms)
             positions[chunk.partition] = (chunk.offset + 1, 0) if done else (chunk.offset, end)
             if not done:
-                self._ready.appendleft((chunk, end))
+                self._ready.appendleft((chunk, end, 0))
             count -= end - begin
             self.rows -= end - begin
-        self._state = dataclasses.replace(self._state, positions=positions, latest_ms=latest, late_rows=late)
+        self._state = StreamState(positions=positions, latest_ms=latest, late_rows=late, passed_rows=passed_rows)
         self._clock_ms = max(self._clock_ms, self._watermark(latest) - self._disorder_ms)
         return parts, self._state, self._clock_ms
 
     def _watermark(self, latest: Mapping[str, int]) -> int:
         """The least of the latest times of the partitions that are active; of all if none is."""
-        waiting = {chunk.partition for chunk, _ in self._ready}
+        waiting = {chunk.partition for chunk, _, _ in self._ready}
         active = [
             latest.get(name, 0)
             for name, partition in self._partitions.items()
             if partition.chunks or name in waiting or self._is_active(name)
         ]
         return min(active) if active else max(latest.values(), default=0)
+
+
+def _first_since(chunk: Chunk, begin: int, since_ms: int) -> int:
+    """The first row of a chunk, from `begin` on, that is not older than a time; the end of the chunk if all are."""
+    young = chunk.time_ms[begin:] >= since_ms
+    return begin + (int(young.argmax()) if young.any() else len(young))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,14 +22,8 @@ from easq_rec.data.stream.state import FollowState, Journal, entries_of, journal
 
 ChunkId = tuple[str, int]
 """(partition, offset)."""
-MOST_WAITING = 200_000
-"""Rows that have arrived and are not trained on; above it, nothing is polled."""
 ANSWERS_PER_STEP = 4_096
-"""Chunks of answers that arrive in one step at most."""
-
-
-NEWEST = 256
-"""Files that are looked at first to find those that were just discovered."""
+"""Chunks of answers after which no more are polled in a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +125,11 @@ class Planner:
         self._answers_read = state.answers
         self._clock_ms = state.clock_ms
         self._told = {"requests": end_of(state.request_files), "answers": end_of(state.answer_files)}
-        self._full_at = self._arrived_at = self._saved_at = self._published_at = now()
-        self._planned = False
+        self._arrived_at = self._saved_at = self._published_at = now()
+        self._waiting_since = now()
+        """When the oldest requests began to wait for a step."""
+        self._unsaved = self._unpublished = False
+        """Whether a step was planned since a checkpoint, or a package, was due."""
 
     def next_plan(self, patience_s: float) -> Plan:
         """The next step; a pause if none is due within so many seconds."""
@@ -143,7 +141,7 @@ class Planner:
             time.sleep(min(left, self._config.poll_seconds))
         arrived = self._poll_answers()
         parts, self._state, self._clock_ms = self._merge.take(self._rows)
-        self._full_at = self._now()
+        self._waiting_since = self._now()
         return self._finished(
             Plan(
                 parts=tuple(parts),
@@ -156,18 +154,21 @@ class Planner:
 
     def _is_due(self) -> bool:
         """Whether a step is full, or its requests have waited long enough."""
-        if self._merge.rows < self._rows and self._merge.rows + self._merge.waiting < MOST_WAITING:
-            self._poll_requests()
+        self._poll_requests()
         if self._merge.rows >= self._rows:
             return True
         if not self._merge.rows:
-            self._full_at = self._now()
+            self._waiting_since = self._now()
             return False
-        return self._now() - self._full_at >= self._config.wait_seconds
+        return self._now() - self._waiting_since >= self._config.wait_seconds
 
     def _poll_requests(self) -> None:
-        """Polls until a step is full, or nothing more has arrived."""
-        while self._merge.rows < self._rows and self._merge.rows + self._merge.waiting < MOST_WAITING:
+        """Polls until a step is full, or nothing more has arrived.
+
+        Requests that wait for another partition set no limit: to stop polling would also stop that partition. A source
+        limits each partition by itself.
+        """
+        while self._merge.rows < self._rows:
             chunks = self._requests.poll()
             self._merge.add(chunks, self._requests.partitions)
             if not chunks:
@@ -190,17 +191,15 @@ class Planner:
     def _finished(self, plan: Plan) -> Plan:
         """The plan with the files that other ranks do not know yet, and with what is due."""
         now, config = self._now(), self._config
-        self._planned = self._planned or bool(plan.parts)
-        # What is due waits for a step: nothing has changed before.
-        publish = (
-            self._planned and config.packages is not None and now - self._published_at >= 60 * config.publish_minutes
-        )
-        minutes = config.checkpoint_minutes
-        save = publish or (self._planned and minutes > 0 and now - self._saved_at >= 60 * minutes)
+        self._unsaved, self._unpublished = self._unsaved or bool(plan.parts), self._unpublished or bool(plan.parts)
+        since_save, since_package = (now - before for before in (self._saved_at, self._published_at))
+        publish = config.packages is not None and self._unpublished and since_package >= 60 * config.publish_minutes
+        every_s = 60 * config.checkpoint_minutes
+        save = publish or (every_s > 0 and self._unsaved and since_save >= every_s)
         if publish:
-            self._published_at = now
+            self._published_at, self._unpublished = now, False
         if save:
-            self._saved_at, self._planned = now, False
+            self._saved_at, self._unsaved = now, False
         limit, left = config.stop_when_idle_seconds, self._merge.rows + self._merge.waiting
         return dataclasses.replace(
             plan,
@@ -212,8 +211,7 @@ class Planner:
         )
 
     def _untold(self, stream: str, source: StreamSource) -> Journal:
-        fresh = tuple(entry for entry in source.journal[-NEWEST:] if entry.first >= self._told[stream])
-        if len(fresh) == NEWEST:
-            fresh = tuple(entry for entry in source.journal if entry.first >= self._told[stream])
+        """Files that no plan has named yet."""
+        fresh = source.journal[bisect_left(source.journal, self._told[stream], key=lambda entry: entry.first) :]
         self._told[stream] = max(self._told[stream], end_of(fresh))
         return fresh

@@ -28,8 +28,8 @@ class Processes:
     Args:
         target: runs in each process, and ends after SIGTERM. It can be pickled.
         count: number of processes.
-        drain_s: seconds that processes have to end after SIGTERM; then they are killed. They get it also when this
-            process is killed, and end themselves.
+        drain_s: seconds that processes have to end after SIGTERM; then they are killed. If this process is killed,
+            they send SIGTERM to themselves, with the same limit.
     """
 
     def __init__(self, target: Callable[[], None], count: int, *, drain_s: float) -> None:

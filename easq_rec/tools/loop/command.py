@@ -5,7 +5,7 @@ a copy of the world of its own: one keeps its package, the other's ranker follow
 follower learns from the day's requests and answers and publishes a package, which its server takes over while it
 runs.
 
-    python -m easq_rec.tools.loop [--days 10] [--out runs/loop]
+    python -m easq_rec.tools.loop [--days 10] [--out DIR]
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from easq_rec import outputs
 from easq_rec.config import World
 from easq_rec.config.recipes import recipe, with_world
 from easq_rec.data.dataset import time_line
+from easq_rec.data.writer import check_unused
 from easq_rec.errors import exit_code
 from easq_rec.tools.loop.days import LoopDay, ServedRanker, run_day
 from easq_rec.tools.loop.page import write_results
@@ -47,17 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=12_000, help="requests of the log before (default: 12000)")
     parser.add_argument("--drift", type=float, default=DRIFT, help=f"world.item_drift (default: {DRIFT})")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/loop"), help="directory to write (default: runs/loop)")
+    parser.add_argument("--out", type=Path, help="directory to write, new or empty (default: runs/loop-TIME)")
     args = parser.parse_args(argv)
     return exit_code(lambda: loop(args))
 
 
 def loop(args: argparse.Namespace) -> int:
     """Runs the loop and writes its results."""
-    begun, out = time.monotonic(), args.out
-    outputs.check_outside("--out", out, [])
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    begun, out = time.monotonic(), args.out or Path(f"runs/loop-{time.strftime('%Y%m%d-%H%M%S')}")
+    check_unused(out)
+    out.mkdir(parents=True, exist_ok=True)
     world = World(
         version=2,
         requests=args.requests,

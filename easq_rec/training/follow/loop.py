@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from easq_rec.config import Config
-from easq_rec.data.batch import RequestBatch, collate
+from easq_rec.data.batch import collate
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.stream.loader import Followed, FollowLoader, start_state
 from easq_rec.data.stream.planner import Planner
@@ -162,9 +162,14 @@ class Follower:
     def _fit(self, ranker: Ranker) -> None:
         """Fits the statistics of numbers to the first requests."""
         self._loader = self._open(start_state(self.config))
+        waiting = False
         while (requests := self._loader.first_requests()) is None:
             if self.runtime.any_rank(bool(self._request)) or self._loader.pause.ended:
+                self._loader.close()
                 raise NothingArrived
+            if not waiting and self.runtime.leads:
+                self.runtime.lost.say(f"waiting for the first requests of {self.config.follow.source}")
+            waiting = True
         fit_to(ranker.network.tokens, lambda: [collate(self.config.schema, requests)])
 
     def follow(self) -> FollowResult:
@@ -188,6 +193,7 @@ class Follower:
         core.stopping.end(self.step)
         unsaved = self.save(background=False)
         self._publish_waiting()
+        self.loader.close()
         with self.runtime.phases("end of the run"):
             self.runtime.barrier()
             if core.quarantine is not None and (count := core.quarantine.count()):
@@ -301,12 +307,8 @@ def scored_step(ranker: Ranker, result: StepResult) -> ScoredStep | None:
     return ScoredStep(
         timestamp_ms_R=torch.from_numpy(batch.keys.timestamp_ms_R[:requests].copy()),
         user_R=torch.from_numpy(batch.keys.user_id_R[:requests].copy()),
-        lengths_R=_lengths(batch)[:requests].cpu(),
+        lengths_R=batch.candidate_offsets_R1.diff()[:requests].cpu(),
         served_N=served_N[:candidates].detach().float().cpu(),
         outcome_NO=batch.outcome_NO[:candidates].cpu(),
         logit_NO=outcomes.corrected_NO[:candidates].detach().float().cpu() if outcomes is not None else None,
     )
-
-
-def _lengths(batch: RequestBatch) -> torch.Tensor:
-    return batch.candidate_offsets_R1.diff()

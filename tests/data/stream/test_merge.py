@@ -82,6 +82,19 @@ def test_a_step_ends_within_a_chunk_and_a_resumed_merge_goes_on_there() -> None:
     assert rows(resumed.take(10)[0]) == rows(merge.take(10)[0]) == [("", 0, 3, 5), ("", 4, 0, 2)]
 
 
+def test_rows_that_are_passed_over_count_once_they_are_behind_the_position() -> None:
+    """A state before them does not have them, so a resumed merge counts them once."""
+    chunks = [chunk("", 0, 10, 11), chunk("", 1, 1, 2, 12)]
+    merge = TimeMerge(StreamState(), disorder_ms=0, idle_s=IDLE_S, since_ms=5, now=Clock())
+    merge.add(chunks, [""])
+    _, state, _ = merge.take(2)
+    assert state.passed_rows == 0 and state.positions == {"": (1, 0)}
+    resumed = TimeMerge(state, disorder_ms=0, idle_s=IDLE_S, since_ms=5, now=Clock())
+    resumed.add(chunks[1:], [""])
+    parts, state, _ = resumed.take(5)
+    assert rows(parts) == [("", 1, 2, 3)] and state.passed_rows == 2
+
+
 def test_times_that_are_missing_are_neither_late_nor_a_clock() -> None:
     merge, _ = merge_of()
     merge.add([chunk("", 0, 10, -1, 12)], [""])
