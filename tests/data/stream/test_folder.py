@@ -69,6 +69,9 @@ def test_removed_files_are_forgotten_and_unread_ones_are_missed(tmp_path: Path, 
     (chunk,) = source.poll()
     assert chunk.offset == 4 and ids(source, [chunk]) == list(range(16, 20))
     assert [entry.name for entry in source.journal] == ["3.parquet", "4.parquet"]
+    put(folder, "0.parquet", rows[:4])
+    (again,) = source.poll()
+    assert again.offset == 5 and ids(source, [again]) == list(range(4)), "a forgotten name is that of a new file"
     with pytest.raises(UserError, match="row group 1 of the stream is not there any more"):
         source.read("", 1)
 
