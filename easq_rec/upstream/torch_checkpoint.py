@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as MemoryFormat
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from easq_rec.errors import UserError
@@ -68,10 +69,20 @@ def _read_metadata(path: Path) -> Metadata:
     raise UserError(f"{path}: not the metadata of a checkpoint: {problem}")
 
 
+def _memory_format(owner: object, name: str) -> MemoryFormat:
+    """A member of torch's enum of memory formats. Python 3.11.0 to 3.11.3 pickle a member of an enum as `getattr` of
+    the class and its name."""
+    if owner is MemoryFormat and name in MemoryFormat.__members__:
+        return MemoryFormat[name]
+    raise pickle.UnpicklingError(f"builtins.getattr of {name!r} is not allowed")
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in ALLOWED:
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
         if module in ("pathlib", "pathlib._local") and name in PATHS:

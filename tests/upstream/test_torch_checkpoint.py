@@ -13,7 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from easq_rec.training.checkpoint.random_state import read_random_state, write_random_state
-from easq_rec.upstream.torch_checkpoint import ALLOWED, CheckpointReader
+from easq_rec.upstream.torch_checkpoint import ALLOWED, CheckpointReader, MemoryFormat
 
 CHANGED = "torch has changed {}: adapt easq_rec/upstream/torch_checkpoint.py"
 
@@ -63,6 +63,28 @@ def test_the_metadata_that_torch_writes_can_be_read(tmp_path: Path) -> None:
     assert metadata.storage_meta is not None and metadata.storage_meta.load_id == load_id, CHANGED.format(
         "FileSystemReader.load_id"
     )
+
+
+def test_an_enum_that_an_early_python_3_11_pickled_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12 has Python 3.11.2, which pickles a member of an enum as `getattr`. Nothing else may use it."""
+
+    def as_then(self: MemoryFormat, protocol: int) -> tuple[Any, ...]:
+        return getattr, (type(self), self.name)
+
+    monkeypatch.setattr(MemoryFormat, "__reduce_ex__", as_then)
+    save({"weight": torch.ones(2, 3)}, tmp_path)
+    assert b"getattr" in (tmp_path / ".metadata").read_bytes()
+    value = torch.zeros(2, 3)
+    load({"weight": value}, tmp_path)
+    assert torch.equal(value, torch.ones(2, 3))
+
+    class Reached:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return getattr, (torch.Size, "__init__")
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Reached()))
+    with pytest.raises(ValueError, match=r"builtins\.getattr of '__init__' is not allowed"):
+        CheckpointReader(tmp_path)
 
 
 class Attack:

@@ -122,6 +122,8 @@ class FolderSource:
                 # Offsets are kept in the entries, so that earlier ones can go.
                 self._journal = tuple(entry for entry in self._journal if entry.name not in gone)
                 self._known -= gone
+                for name in gone:
+                    self._datasets.pop(name, None)
         first, fresh = end_of(self._journal) or self._next, list[JournalEntry]()
         for name in names:
             if name not in self._known:
