@@ -53,6 +53,8 @@ class Other:
 
     def kill(self) -> None:
         self.process.kill()
+        # `communicate` closes the input, at which a process that is still alive gives the directory back.
+        self.process.wait(timeout=30)
         self.process.communicate(timeout=30)
 
 
