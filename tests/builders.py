@@ -261,9 +261,16 @@ def _column(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, c
 
 
 def _ids(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Array:
-    """Ids of a dense table are its rows. Ids of a hashed table are any integers, including negative ones."""
+    """Ids of a dense table are its rows. Ids of other tables are any integers, including negative ones; those of an
+    admitted table occur again."""
     table = schema.table(str(feature.table))
-    return rng.integers(0, table.rows, count) if table.id_space == "dense" else rng.integers(-(10**9), 10**9, count)
+    match table.id_space:
+        case "dense":
+            return rng.integers(0, table.rows, count)
+        case "hashed":
+            return rng.integers(-(10**9), 10**9, count)
+        case "admitted":
+            return rng.integers(-(2 * table.rows), 2 * table.rows, count) * 10**12
 
 
 def _id_list(schema: FeatureSchema, feature: Feature, rng: np.random.Generator, count: int) -> Ragged:

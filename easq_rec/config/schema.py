@@ -22,6 +22,10 @@ SATISFACTION = "satisfaction_"
 """Name prefix of the tables that only the satisfaction tower reads."""
 
 
+WAYS = 16
+"""Rows of an admitted table of which an id may have one: a set. The hash of an id decides its set."""
+
+
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raises UserError that names the field, its value, and what is allowed."""
     if not condition:
@@ -35,13 +39,30 @@ class Table:
     name: str
     rows: int
     dim: int
-    id_space: Literal["hashed", "dense"] = "hashed"
-    """hashed: any int64, taken modulo `rows`; dense: 0..rows-1, other ids are an error."""
+    id_space: Literal["hashed", "dense", "admitted"] = "hashed"
+    """hashed: any int64, taken modulo `rows`; dense: 0..rows-1, other ids are an error; admitted: any int64, and an id
+    gets a row of its own once training has met it `admit_after` times. When the rows are taken, a new id gets the row
+    of the id that was used longest ago (`easq_rec.data.id_map`). Ids without a row share one."""
+    admit_after: int = 1
+    """Occurrences in training after which an id of an admitted table gets a row."""
 
     def __post_init__(self) -> None:
         require(self.rows >= 1, f"table {self.name}: rows", self.rows, "at least 1")
+        if self.id_space == "admitted":
+            allowed = f"at least {WAYS + 1} for an admitted table"
+            require(self.rows > WAYS, f"table {self.name}: rows", self.rows, allowed)
+            once = self.admit_after >= 1
+            require(once, f"table {self.name}: admit_after", self.admit_after, "at least 1")
+        else:
+            allowed = "1 for a table that is not admitted"
+            require(self.admit_after == 1, f"table {self.name}: admit_after", self.admit_after, allowed)
         # FBGEMM's kernels need rows of whole 16-byte vectors.
         require(self.dim >= 4 and self.dim % 4 == 0, f"table {self.name}: dim", self.dim, "a positive multiple of 4")
+
+    @property
+    def sets(self) -> int:
+        """Sets of `WAYS` rows of an admitted table. The row behind them is shared."""
+        return (self.rows - 1) // WAYS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from easq_rec.data.encode import AGE, RATIO, EncodedRequests, feature_key, outco
 from easq_rec.data.evidence import EvidenceCandidates
 from easq_rec.data.feature_dropout import FeatureScales, Scale
 from easq_rec.data.groups import CandidateGroups, groups_of_users, slates_of_users
+from easq_rec.data.id_map import IdChanges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,8 @@ class RequestBatch(Pipelineable):
     """Reward of the stream's candidates given their outcomes (`easq_rec.answers.reward`), float32; None: not needed."""
     answer_weight_A: Tensor | None = None
     """Weights of the answers (`easq_rec.answers.propensity`), float32; None: not needed, or no answer is due."""
+    id_changes: tuple[IdChanges, ...] = ()
+    """What changes in the maps of admitted tables before the step. With them come rows in place of ids."""
 
     def _map(self, move: Any) -> RequestBatch:
         moved: dict[str, Any] = {}

@@ -75,7 +75,8 @@ def read_batch(path: Path) -> StoredBatch:
 def _arrays(name: str, value: object) -> dict[str, Array]:
     """A batch field as arrays named FIELD/KIND or FIELD/KIND/PART."""
     match value:
-        case None:
+        case None | tuple():
+            # Changes of id maps: the batch has the rows that they gave.
             return {}
         case Tensor():
             return {f"{name}/tensor": value.detach().cpu().numpy()}

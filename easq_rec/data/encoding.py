@@ -19,16 +19,44 @@ if TYPE_CHECKING:
 
 Values = TypeVar("Values", NDArray[Any], "Tensor")
 
+NO_ID = -(2**63)
+"""Stands for no id in the map of an admitted table. It is the only id that cannot have a row of its own."""
 LEAST_RATE = 1e-6
 """Rates nearer to 0 or 1 count as this far from them, so that their logits are finite."""
 
 
 def table_rows(ids: Values, table: Table) -> Values:
-    """Table rows of int64 ids. Python's modulo, so that a negative id has a row as well."""
-    if table.id_space == "dense":
-        return ids
-    # Not a remainder: numpy divides by a constant in vectors, and takes remainders one by one.
-    return ids - ids // table.rows * table.rows
+    """Table rows of int64 ids; ids of an admitted table stay, since only its map knows their rows (`mapped_rows`).
+    Python's modulo, so that a negative id has a row as well."""
+    match table.id_space:
+        case "dense" | "admitted":
+            return ids
+        case "hashed":
+            return _modulo(ids, table.rows)
+
+
+def id_sets(ids: Values, sets: int) -> Values:
+    """The set of `WAYS` rows to which each int64 id belongs: a hash, 0 to `sets` - 1."""
+    # Halves of 32 bits times constants below 2**30: no product overflows, so that compiled code may not differ.
+    low, high = ids & 0xFFFFFFFF, (ids >> 32) & 0xFFFFFFFF
+    mixed = (low * 0x2C1B3C6D) ^ (high * 0x297A2D39)
+    mixed = mixed ^ (mixed >> 31)
+    mixed = ((mixed & 0xFFFFFFFF) * 0x2545F491) ^ (mixed >> 32)
+    return _modulo(mixed ^ (mixed >> 29), sets)
+
+
+def mapped_rows(ids: Values, map_SW: Values) -> Values:
+    """Rows of int64 ids in an admitted table. Ids without a row of their own share the row behind the sets.
+
+    Args:
+        map_SW: the id that has row `set * WAYS + way`; NO_ID: none has.
+    """
+    sets, ways = map_SW.shape
+    set_V = id_sets(ids, sets)
+    same_VW = (map_SW[set_V] == ids[:, None]) & (ids != NO_ID)[:, None]
+    # A product, since torch's argmax takes no booleans.
+    own_V = set_V * ways + (same_VW * 1).argmax(1)
+    return _functions(ids).where(same_VW.any(1), own_V, sets * ways)
 
 
 def age_seconds(request_ms: Values, entry_ms: Values) -> Values:
@@ -69,6 +97,11 @@ def shares(weight_V: Values, owner_V: Values, lists: int) -> Values:
         total = weight_V.new_zeros(lists).index_add(0, owner_V, weight_V)
     total_V = total[owner_V]
     return _cast(weight_V / _functions(weight_V).where(total_V > 0, total_V, 1.0), "float32")
+
+
+def _modulo(values: Values, divisor: int) -> Values:
+    # Not a remainder: numpy divides by a constant in vectors, and takes remainders one by one.
+    return values - values // divisor * divisor
 
 
 def _logit(rate: Values) -> Values:

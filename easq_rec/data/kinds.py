@@ -286,9 +286,10 @@ def _weighted_ids(array: pa.Array, column: Column, place: Place, owner: Rows | N
 
 
 def _rows(table: Table | None, ids: Array) -> Rows:
-    """Table rows of ids, in four bytes where they fit."""
+    """Table rows of ids, in four bytes where they fit; of an admitted table the ids."""
     assert table is not None
-    return encoding.table_rows(ids, table).astype(np.int32 if table.rows <= 2**31 else np.int64)
+    narrow = table.id_space != "admitted" and table.rows <= 2**31
+    return encoding.table_rows(ids, table).astype(np.int32 if narrow else np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from easq_rec.data.order import RequestReader, Slice
 from easq_rec.data.position import StreamPosition
 from easq_rec.data.prefetch import prefetched
 from easq_rec.data.replay import AnswerReplay, ReplayState
+from easq_rec.data.row_assignment import RowAssigner
 from easq_rec.errors import UserError
 
 
@@ -116,14 +117,22 @@ class TrainLoader:
             return start
         return dataclasses.replace(start, replay=self._replay.continued_from(before._replay, state.replay))
 
-    def batches(self, state: LoaderState, *, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
+    def batches(
+        self, state: LoaderState, *, steps: int, assign: RowAssigner | None = None
+    ) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
         """At most `steps` batches from `state` on, over any number of epochs, each with the state after it.
+
+        Args:
+            assign: gives rows of admitted tables to ids; None: there are no such tables.
 
         Raises:
             UserError: the requests or answers differ from those with which the state was written.
         """
         self._check(state)
-        return prefetched(self._make(state, steps), self._prefetch)
+        assign = assign or RowAssigner(self._schema, dict)
+        assign.restart()
+        # All ranks take part in assigning rows.
+        return prefetched(self._make(state, steps, assign), self._prefetch, finish=assign.needed)
 
     def _check(self, state: LoaderState) -> None:
         replay, data = self._replay, self._reader.fingerprint
@@ -138,7 +147,9 @@ class TrainLoader:
                 ": resume with the data that the run started on, or start a new --run-dir"
             )
 
-    def _make(self, state: LoaderState, steps: int) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
+    def _make(
+        self, state: LoaderState, steps: int, assign: RowAssigner
+    ) -> Generator[tuple[RequestBatch, LoaderState], None, None]:
         replay, clock = self._replay, state.clock_ms
         if replay is not None:
             replay.state = state.replay
@@ -161,15 +172,16 @@ class TrainLoader:
                 clock_ms=clock,
                 replay=replay.state if replay is not None else state.replay,
             )
-            yield self._collate(part, answers, aligned), after
+            yield self._collate(part, answers, aligned, assign), after
             steps -= 1
             if not steps:
                 return
 
-    def _collate(self, part: Slice, answers: Answers | None, aligned: bool) -> RequestBatch:
-        return collate(
+    def _collate(self, part: Slice, answers: Answers | None, aligned: bool, assign: RowAssigner) -> RequestBatch:
+        requests, answers, changes = assign(part.requests, answers)
+        batch = collate(
             self._schema,
-            part.requests,
+            requests,
             answers,
             evidence_O=self._replay.evidence() if self._replay is not None and aligned else None,
             reward_O=self._replay.reward() if self._replay is not None and aligned else None,
@@ -177,3 +189,4 @@ class TrainLoader:
             by_user=self._by_user,
             scales=self._dropout(part.requests, part.after.epoch) if self._dropout is not None else None,
         )
+        return dataclasses.replace(batch, id_changes=changes)

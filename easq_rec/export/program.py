@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from easq_rec.config import Config
-from easq_rec.config.schema import Feature
+from easq_rec.config.schema import SATISFACTION, Feature
 from easq_rec.data import encoding
 from easq_rec.export.inputs import (
     CANDIDATE_SLOTS,
@@ -55,7 +55,10 @@ class ServedProgram(nn.Module):
         satisfaction = ranker.network.satisfaction is not None
         self.inputs = inputs_of(config, satisfaction=satisfaction)
         self.tables = nn.ModuleDict(
-            {module_name(name): StoredTable(weight, precision) for name, weight in _tables(ranker).items()}
+            {
+                module_name(name): StoredTable(weight, precision, ranker.ids.map_of(name))
+                for name, weight in _tables(ranker).items()
+            }
         )
         weight = None
         if satisfaction:
@@ -115,8 +118,14 @@ class ServedProgram(nn.Module):
         """Embeddings of a feature, (R, H or N; D): rows of its table, or their sums or means over lists."""
         name, path = str(feature.table), _path(group, feature)
         # Tables of the satisfaction tower have the rows of the main tower's tables.
-        table = next(one for one in (*self.schema.tables, *self.schema.satisfaction_tables) if one.name == name)
-        row_VD: Tensor = self.tables[module_name(name)](encoding.table_rows(raw[path], table))
+        tables = {table.name: table for table in self.schema.tables}
+        owner = name if name in tables else name.removeprefix(SATISFACTION)
+        map_SW = self.tables[module_name(owner)].map_SW
+        if isinstance(map_SW, Tensor):
+            row_V = encoding.mapped_rows(raw[path], map_SW)
+        else:
+            row_V = encoding.table_rows(raw[path], tables[owner])
+        row_VD: Tensor = self.tables[module_name(name)](row_V)
         if feature.kind == "id":
             return row_VD
         length_N = raw[lengths(path)]

@@ -1,6 +1,6 @@
 """Embedding tables as a package stores them: float32, float16, or 8-bit integers with a scale for each row.
 
-Legend: V ids, D width of a table.
+Legend: V ids, D width of a table, S sets and W ways of an admitted table.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ class StoredTable(nn.Module):
 
     Args:
         weight: the rows; float32 ones are shared and not copied.
+        map_SW: the ids of an admitted table's rows; None: it is not admitted.
     """
 
     row: Tensor
     scale: Tensor | None
+    map_SW: Tensor | None
 
-    def __init__(self, weight: Tensor, precision: Precision) -> None:
+    def __init__(self, weight: Tensor, precision: Precision, map_SW: Tensor | None = None) -> None:
         super().__init__()
         weight, scale = weight.detach(), None
         match precision:
@@ -38,6 +40,7 @@ class StoredTable(nn.Module):
                 weight = (weight / scale[:, None]).round().to(torch.int8)
         self.register_buffer("row", weight)
         self.register_buffer("scale", scale)
+        self.register_buffer("map_SW", map_SW)
 
     def forward(self, row_V: Tensor) -> Tensor:
         found_VD = self.row[row_V].float()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from easq_rec.config import Config
 from easq_rec.data.batch import RequestBatch
 from easq_rec.model.embeddings import RequestEmbeddings
+from easq_rec.model.id_tables import IdTables
 from easq_rec.model.initial import initialise
 from easq_rec.model.network import NetworkOutput, RankingNetwork
 from easq_rec.model.utility import PredictedOutcomes
@@ -49,6 +50,7 @@ class Ranker(nn.Module):
         self.embeddings = RequestEmbeddings(
             config.schema, device, satisfaction=satisfaction, std=config.model.table_std
         )
+        self.ids = IdTables(config.schema)
         self.network = RankingNetwork(
             config.schema,
             config.model,
@@ -67,9 +69,9 @@ class Ranker(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: RequestBatch) -> Scores:
-        """Scores of every candidate, in eval mode."""
+        """Scores of every candidate, in eval mode. A batch to score has ids of admitted tables, not their rows."""
         assert not self.training, "score() ranks all requests alike: call eval() first"
-        output = self(batch)
+        output = self(self.ids.rows_in(batch))
         main, reference = output.main, output.reference
         satisfaction_N = reference.score_N if reference is not None else None
         return Scores(

@@ -149,7 +149,7 @@ def with_edges(requests: RequestColumns, schema: FeatureSchema) -> RequestColumn
     strange = np.flatnonzero(requests.candidates.owners == 4)
     extremes = np.resize(np.array([-1, 2**63 - 1, -(2**63), 2**53 + 1, 0]), len(strange))
     for feature in schema.candidate:
-        if feature.kind == "id" and schema.table(str(feature.table)).id_space == "hashed":
+        if feature.kind == "id" and schema.table(str(feature.table)).id_space != "dense":
             ids = requests.candidates.column(feature.column).copy()
             ids[strange] = extremes
             candidates[feature.column] = ids

@@ -12,6 +12,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from easq_rec.config import Config
 from easq_rec.data.loader import LoaderState
 from easq_rec.data.quarantine import Quarantine
+from easq_rec.data.row_assignment import RowAssigner, of_one_rank
 from easq_rec.data.stream.state import FollowState
 from easq_rec.evaluation.ranking_metrics import require_metric
 from easq_rec.losses.objective import Objective
@@ -23,6 +24,7 @@ from easq_rec.run_directory.progress_file import Progress
 from easq_rec.run_directory.run_log import RunLog
 from easq_rec.training.checkpoint.checkpointer import Checkpointer
 from easq_rec.training.health.finite_check import FiniteCheck
+from easq_rec.training.id_gather import IdGather
 from easq_rec.training.memory import HostMemory
 from easq_rec.training.process import ProcessGroupRanks, Runtime
 from easq_rec.training.sharding.plan_conversion import placement_plan
@@ -43,6 +45,8 @@ class TrainingCore:
     model: DistributedModelParallel
     ranker: Ranker
     objective: Objective
+    assign_rows: RowAssigner
+    """Gives rows of admitted tables to the ids of each batch."""
     train_step: TrainingStep
     stopping: StopAgreement
     checkpoints: Checkpointer
@@ -105,6 +109,8 @@ def build_core(
         event("resumed", step=start.step, checkpoint=latest.path.name)
     else:
         fit(model.ranker)
+    admits = bool(model.ranker.ids.names) and runtime.world_size > 1
+    gather = IdGather(runtime, trainer.timeout_s) if admits else of_one_rank
     log = RunLog(
         run_dir,
         config.logging,
@@ -118,6 +124,7 @@ def build_core(
         model=sharded,
         ranker=model.ranker,
         objective=model.objective,
+        assign_rows=RowAssigner(config.schema, model.ranker.ids.states, gather),
         train_step=train_step,
         stopping=StopAgreement(stop_request, runtime, finite_check, checkpoints),
         checkpoints=checkpoints,

@@ -98,7 +98,8 @@ class Trainer:
         """
         setup = self.setup
         loader, device, phases = self.sources.loader, self.runtime.device, self.runtime.phases
-        batches = BatchStream(loader.batches(self.state, steps=last - self.step), device=device, phases=phases)
+        made = loader.batches(self.state, steps=last - self.step, assign=setup.assign_rows)
+        batches = BatchStream(made, device=device, phases=phases)
         setup.windows.start(self.step, self.impressions)
         # A process that was asked to stop while it started makes no step, which may take long.
         setup.stopping.agree()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,11 @@ class Optimizers:
             for parameter in parameters.values():
                 self._adamw[name].state[parameter] = initial_state(parameter)
         self.combined = CombinedOptimizer([("tables", self._tables), *self._adamw.items()])
+
+    @property
+    def moments(self) -> dict[str, Any]:
+        """The state of the tables' optimizer, by parameter: the memory that the kernels update."""
+        return self.combined.state_dict()["state"]
 
     def before_step(self, step: int, total_steps: int) -> float:
         """Sets the learning rates of a step; returns their factor."""

@@ -14,12 +14,14 @@ from easq_rec.config import Config, Optim
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.replay import ReplayState
 from easq_rec.losses.objective import StepOutput
+from easq_rec.model.id_tables import IdTables
 from easq_rec.model.network import RankingNetwork
 from easq_rec.training.averaging import Averaging
 from easq_rec.training.health.finite_check import FiniteCheck
 from easq_rec.training.optim import Optimizers, gradient_norm, group_norms
 from easq_rec.training.process import Runtime
 from easq_rec.training.routing import Routing
+from easq_rec.training.sharding.row_reset import RowReset
 from easq_rec.training.signals import StopRequest
 
 Pipeline = Callable[..., TrainPipeline[RequestBatch, StepOutput]]
@@ -89,6 +91,8 @@ class TrainingStep:
         self._stop_request = StopRequest() if stop_request is None else stop_request
         self._model = model
         (self._network,) = (module for module in model.modules() if isinstance(module, RankingNetwork))
+        (self._ids,) = (module for module in model.modules() if isinstance(module, IdTables))
+        self._reset_rows = RowReset(model, self.optimizers.moments, self._ids.names)
         self._routing = Routing(self._network)
         self._runtime = runtime
         self._phases = runtime.phases
@@ -128,6 +132,8 @@ class TrainingStep:
         assert batch is not None
         self._batch = batch
         with self._phases("forward"):
+            self._ids.apply_changes(batch.id_changes)
+            self._reset_rows(batch.id_changes)
             if self._plan.steered:
                 self._network.steer()
             loss, output = self._model(batch, steered=self._plan.steered)

@@ -96,8 +96,17 @@ def test_every_case_trains_with_its_losses(results: dict[int, Results], case: st
     still = resting_tables(case, one["shards"], STEPS)
     assert {name.split(".")[-2] for name in resting if ".embeddings." in name} == still
     # Statistics of float features are fitted before training, and not trained.
-    resting = {name for name in resting if "_numbers." not in name}
+    resting = {name for name in resting if "_numbers." not in name and ".ids." not in name}
     assert not [name for name in resting if "head.bias" not in name and "satisfaction" not in name]
+
+
+def test_ids_lose_their_rows_to_others(results: dict[int, Results]) -> None:
+    """The cases of admitted ids reset rows in every step after the first, on both ranks alike."""
+    for situation in ("shared", "one rank has nothing"):
+        one, two = (results[ranks][f"easq with admitted ids, {situation}"]["resets"] for ranks in (1, 2))
+        assert one == two
+        assert not any(one[0].values())
+        assert all(len(step["video"]) > 3 for step in one[1:])
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 2e-3), ("bf16", 2e-2)])

@@ -26,7 +26,9 @@ from easq_rec.config.losses import Satisfaction
 from easq_rec.data.batch import RequestBatch, collate
 from easq_rec.data.encode import EncodedRequests, encode
 from easq_rec.data.layout import Layout
+from easq_rec.data.row_assignment import RowAssigner, of_one_rank
 from easq_rec.training.health.finite_check import FiniteCheck
+from easq_rec.training.id_gather import IdGather
 from easq_rec.training.process import ProcessGroupRanks, Runtime, running
 from easq_rec.training.sharding.tables import plan_table, shard
 from easq_rec.training.step import StepPlan, TrainingStep
@@ -180,7 +182,7 @@ def cases() -> dict[str, Case]:
         }.items()
     }
     every_kind = dataclasses.replace(small_config(), schema=with_every_kind(small_config().schema))
-    for name, config in {"HSTU": hstu(), "every kind": every_kind}.items():
+    for name, config in {"HSTU": hstu(), "every kind": every_kind, "admitted ids": admitted(every_kind)}.items():
         found |= {
             f"easq with {name}, {situation}": Case(config=sharded_by(config, "rows"), **situations[situation])
             for situation in ("shared", "one rank has nothing")
@@ -233,6 +235,18 @@ def hstu() -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=BACKBONES["hstu"]))
 
 
+def admitted(config: Config) -> Config:
+    """The config with few rows for the ids of most tables, so that ids lose their rows to others."""
+    of_other_kind = ("age_group", "region", "device")
+    tables = tuple(
+        table
+        if table.name in of_other_kind
+        else dataclasses.replace(table, rows=33, id_space="admitted", admit_after=2 if table.name == "author" else 1)
+        for table in config.schema.tables
+    )
+    return dataclasses.replace(config, schema=dataclasses.replace(config.schema, tables=tables))
+
+
 def by_user() -> Config:
     """`easq` with L_DPO, whose losses compare the candidates of a user."""
     config = small_config()
@@ -254,8 +268,9 @@ def requests_of(case: Case, rng: np.random.Generator, count: int, first: int, id
     return encode(Layout.of(case.config.schema), columns)
 
 
-def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
+def batch_of(case: Case, step: int, assign: RowAssigner, runtime: Runtime) -> RequestBatch:
     """This rank's share of the batch of a step."""
+    rank, world_size = runtime.rank, runtime.world_size
     rng = np.random.default_rng(step)
     schema, aligned = case.config.schema, not case.rests or step % 2 == 1
     stream = requests_of(case, rng, REQUESTS, case.requests, 0)
@@ -276,15 +291,19 @@ def batch_of(case: Case, step: int, rank: int, world_size: int) -> RequestBatch:
         answer_A=answers.answer_A[mine],
         weight_A=answers.weight_A[mine] if answers.weight_A is not None else None,
     )
-    return collate(
+    stream, replayed, changes = assign(
+        stream.take(rows), share if case.answers and aligned and len(answered_rows) else None
+    )
+    batch = collate(
         schema,
-        stream.take(rows),
-        share if case.answers and aligned and len(answered_rows) else None,
+        stream,
+        replayed,
         evidence_O=random_evidence(schema) if case.config.aligned else None,
         reward_O=random_evidence(schema) if case.config.losses.rewards else None,
         aligned=aligned,
         by_user=case.by_user,
     )
+    return dataclasses.replace(batch, id_changes=changes)
 
 
 def run(case: Case, runtime: Runtime) -> dict[str, object]:
@@ -299,7 +318,11 @@ def run(case: Case, runtime: Runtime) -> dict[str, object]:
         if "eps" in group:
             # AdamW divides by the gradient's size: rounding of a tiny gradient would become a step in any direction.
             group["eps"] = 1e-2
-    batches = iter([batch_of(case, step, runtime.rank, runtime.world_size) for step in range(STEPS)])
+    gather = IdGather(runtime, 60) if runtime.world_size > 1 else of_one_rank
+    assign = RowAssigner(config.schema, model.ranker.ids.states, gather)
+    assign.restart()
+    made = [batch_of(case, step, assign, runtime) for step in range(STEPS)]
+    batches = iter(made)
     steps = []
     initial = parameters(wrapped)
     for step in range(STEPS):
@@ -316,7 +339,14 @@ def run(case: Case, runtime: Runtime) -> dict[str, object]:
                 "moments": moments(wrapped),
             }
         )
-    return {"initial": initial, "steps": steps, "plan": plan_table(wrapped), "shards": shards(wrapped)}
+    resets = [{change.table: change.reset.tolist() for change in batch.id_changes} for batch in made]
+    return {
+        "initial": initial,
+        "steps": steps,
+        "resets": resets,
+        "plan": plan_table(wrapped),
+        "shards": shards(wrapped),
+    }
 
 
 def parameters(model: DistributedModelParallel) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from easq_rec.data.batch import collate
 from easq_rec.data.columns import RequestColumns
 from easq_rec.data.encode import encode
 from easq_rec.data.layout import Layout
+from easq_rec.data.row_assignment import RowAssigner
 from easq_rec.errors import UserError
 from easq_rec.evaluation.predict import served
 from easq_rec.export.inputs import example_of, tensors_of
@@ -52,15 +54,25 @@ def test_every_variant_is_served_as_it_is_evaluated(variant: str, backbone: str)
 
 
 @pytest.mark.parametrize("user_tokens", ["one", "each"])
-def test_features_of_every_kind(user_tokens: str) -> None:
+@pytest.mark.parametrize("id_space", ["hashed", "admitted"])
+def test_features_of_every_kind(user_tokens: str, id_space: Literal["hashed", "admitted"]) -> None:
     config = small_config(EVERYTHING)
+    schema = every_kind(config.schema)
+    tables = tuple(
+        dataclasses.replace(table, rows=33, id_space=id_space) if table.id_space == "hashed" else table
+        for table in schema.tables
+    )
     config = dataclasses.replace(
         config,
-        schema=every_kind(config.schema),
+        schema=dataclasses.replace(schema, tables=tables),
         model=dataclasses.replace(config.model, user_tokens=user_tokens),
     )
     ranker = ranker_of(config)
     requests = ragged_requests(config.schema, np.random.default_rng(2), 12)
+    assign = RowAssigner(config.schema, ranker.ids.states)
+    assign.restart()
+    _, _, changes = assign(encode(Layout.of(config.schema), requests.slice(0, 6)), None)
+    ranker.ids.apply_changes(changes)
     found = of_the_program(ServedProgram(ranker, config), requests)
     torch.testing.assert_close(found, of_the_trainer(ranker, config, requests), rtol=0, atol=WITHIN)
 

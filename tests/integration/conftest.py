@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from easq_rec.config import World
+from easq_rec.config.recipes import recipe
+from easq_rec.config.schema_file import schema_to_toml
 from tests.conftest import Warm
 
 REPOSITORY = Path(__file__).parents[2]
@@ -93,9 +96,23 @@ def losses() -> Callable[[Path], list[tuple[float | None, ...]]]:
     return read
 
 
+def write_schema(path: Path, rows: Mapping[str, int], admit_after: Mapping[str, int] | None = None) -> Path:
+    """Writes the schema of `quickstart` with some tables as admitted ones, of so many rows."""
+    found, after = recipe("quickstart").schema, admit_after or {}
+    tables = tuple(
+        replace(table, rows=rows[table.name], id_space="admitted", admit_after=after.get(table.name, 1))
+        if table.name in rows
+        else table
+        for table in found.tables
+    )
+    path.write_text(schema_to_toml(replace(found, tables=tables)))
+    return path
+
+
 @pytest.fixture(scope="session")
 def exported(train: Train, call: Call, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(run, directory with one package). All test processes share them, since one compilation takes half a minute."""
+    """(run, directory with one package), with tables of every id space. All test processes share them, since one
+    compilation takes half a minute."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("needs a C++ compiler")
     base = tmp_path_factory.getbasetemp()
@@ -105,7 +122,8 @@ def exported(train: Train, call: Call, tmp_path_factory: pytest.TempPathFactory)
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (packages / "current.json").exists():
-            train(run, "--trainer.max-steps", "20", "--optim.dense-lr", "0.01")
+            schema = write_schema(shared / "schema.toml", {"user": 129, "author": 33})
+            train(run, "--schema", str(schema), "--trainer.max-steps", "20", "--optim.dense-lr", "0.01")
             done = call("export", "--run", run, "--output", packages)
             assert ": compiled\n" in done.stdout and "Traceback" not in done.stderr
     return run, packages

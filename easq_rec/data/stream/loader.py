@@ -5,6 +5,7 @@ Rank 0 plans, all ranks get the plan, and each reads its share of the rows, deco
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from easq_rec.data.feature_dropout import FeatureDropout
 from easq_rec.data.layout import Layout
 from easq_rec.data.position import share
 from easq_rec.data.prefetch import prefetched
+from easq_rec.data.row_assignment import RowAssigner
 from easq_rec.data.stream.held_answers import HeldAnswers
 from easq_rec.data.stream.merge import ChunkRows
 from easq_rec.data.stream.planner import Plan, Planner
@@ -111,13 +113,18 @@ class FollowLoader:
             [self._rows(part.partition, part.offset, part.begin, part.end) for part in plan.parts]
         )
 
-    def batches(self) -> Batches:
+    def batches(self, assign: RowAssigner | None = None) -> Batches:
         """Batches until no step is due for a while. Called again, it goes on; all ranks call it alike.
 
         Closing it waits for the batches that a thread prepares: another rank may be waiting for their plans. They are
         dropped, so a loader that was closed early cannot go on.
+
+        Args:
+            assign: gives rows of admitted tables to ids; None: there are no such tables.
         """
-        return prefetched(self._make(), self._config.data.prefetch, finish=True)
+        assign = assign or RowAssigner(self._config.schema, dict)
+        assign.restart()
+        return prefetched(self._make(assign), self._config.data.prefetch, finish=True)
 
     def close(self) -> None:
         """Ends the threads and connections of the sources."""
@@ -125,13 +132,13 @@ class FollowLoader:
         if self._answers is not None:
             self._answers.close()
 
-    def _make(self) -> Batches:
+    def _make(self, assign: RowAssigner) -> Batches:
         while True:
             plan, self._first = self._first or self._next_plan(), None
             if not plan.parts:
                 self.pause = plan
                 return
-            batch, state = self._step(plan)
+            batch, state = self._step(plan, assign)
             yield batch, Followed(state=state, save=plan.save, publish=plan.publish)
 
     def _next_plan(self) -> Plan:
@@ -142,7 +149,7 @@ class FollowLoader:
                 self._answers.extend(plan.answer_files)
         return plan
 
-    def _step(self, plan: Plan) -> tuple[RequestBatch, FollowState]:
+    def _step(self, plan: Plan, assign: RowAssigner) -> tuple[RequestBatch, FollowState]:
         config, held = self._config, self._held
         if self._answers is not None:
             for partition, offset in plan.arrived:
@@ -168,9 +175,10 @@ class FollowLoader:
         )
         requests = self._share(plan.parts, rows)
         self._requests.release(plan.requests.offsets())
+        encoded, answers, changes = assign(requests, answers)
         batch = collate(
             config.schema,
-            requests,
+            encoded,
             answers,
             evidence_O=held.evidence() if aligned else None,
             reward_O=held.reward() if aligned else None,
@@ -178,7 +186,7 @@ class FollowLoader:
             by_user=config.losses.groups == "user",
             scales=self._dropout(requests, 0) if self._dropout is not None else None,
         )
-        return batch, self._state
+        return dataclasses.replace(batch, id_changes=changes), self._state
 
     def _share(self, parts: tuple[ChunkRows, ...], rows: int) -> EncodedRequests:
         """This rank's requests of a step."""

@@ -181,7 +181,8 @@ class Follower:
         with core.memory as memory:
             ended = False
             while not (ended or self._is_over()):
-                stream = BatchStream(self.loader.batches(), device=self.runtime.device, phases=self.runtime.phases)
+                batches = self.loader.batches(core.assign_rows)
+                stream = BatchStream(batches, device=self.runtime.device, phases=self.runtime.phases)
                 with closing(stream):
                     while not self._is_over() and self._train_step(stream):
                         memory.step(self.step)
