@@ -5,7 +5,7 @@ item = "video_id"             also: trigger, satisfaction_dim, count_bucket_minu
 [answers]                     optional; default: dissatisfied, uncertain, satisfied
 names = ["no", "yes"]         also: first, uncertain, dissatisfied, satisfied
 
-[[tables]]                    also: id_space
+[[tables]]                    also: id_space, admit_after
 name = "video"
 rows = 65536
 dim = 32

@@ -83,6 +83,8 @@ class IdChanges:
     """the ids in them,"""
     seen: Steps
     """and how often those have occurred."""
+    shared: float
+    """Share of the occurrences of ids, in the step, that have no row of their own."""
 
     def values(self) -> Iterator[tuple[str, Rows, Array]]:
         """(field of `IdMapState`, places, their values)."""
@@ -128,11 +130,12 @@ class IdMap:
         # A row that this step uses cannot go to another id in the same step.
         state.used_SW.flat[known] = self._step
         new = row_U == NO_ROW
-        id_N, set_N, seen_N = id_U[new], set_U[new], seen_U[new]
+        id_N, set_N, seen_N, count_N = id_U[new], set_U[new], seen_U[new], seen_U[new]
         place_N = np.full(len(id_N), NO_ROW)
         if after > 1:
             place_N = _place_of(state.waiting_SW, id_N, set_N)
             waits = place_N != NO_ROW
+            seen_N = seen_N.copy()
             seen_N[waits] += state.seen_SW.flat[place_N[waits]]
         row_N = np.full(len(id_N), NO_ROW)
         ready = seen_N >= after
@@ -151,6 +154,7 @@ class IdMap:
             place=place,
             waiting=waiting,
             seen=seen,
+            shared=1 - float(seen_U[~new].sum() + count_N[given].sum()) / max(float(count_U.sum()), 1.0),
         )
         for name, places, values in changes.values():
             getattr(state, name).flat[places] = values

@@ -58,6 +58,11 @@ class WindowLog:
         rate = all_impressions / elapsed
         self._start, self.impressions_per_second = (step, impressions), rate
         values |= {f"gradient_norm_{name}": float(norm) for name, norm in result.gradient_norms.items()}
+        for change in result.batch.id_changes:
+            values |= {
+                f"shared_ids_{change.table}": change.shared,
+                f"reset_rows_{change.table}": float(len(change.reset)),
+            }
         values |= {**self._figures(replay), "impressions_per_second": rate, **phases}
         self._log.metrics(step, "train", values)
         ms = sum(phases.values())

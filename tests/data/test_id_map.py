@@ -162,6 +162,15 @@ def test_the_id_that_was_used_longest_ago_loses_its_row() -> None:
     assert map_.rows(np.array([0, 1, 100])).tolist() == [0, WAYS, 1]
 
 
+def test_the_share_of_occurrences_without_a_row() -> None:
+    table = table_of(1, admit_after=2)
+    map_ = IdMap(table, IdMapState.empty(table))
+    ids, count = np.array([1, 2, 3]), np.array([1, 5, 2])
+    assert map_.admit(ids, count).shared == pytest.approx(1 / 8)
+    assert map_.admit(ids, count).shared == 0
+    assert map_.admit(np.arange(10, 40), np.full(30, 2)).shared == pytest.approx(14 / 30)
+
+
 def test_a_row_that_the_step_uses_stays() -> None:
     table = table_of(1)
     map_ = IdMap(table, IdMapState.empty(table))

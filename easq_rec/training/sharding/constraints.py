@@ -56,6 +56,9 @@ def constraints(config: Config, device: torch.device, world_size: int) -> dict[s
     for table in (*config.schema.tables, *config.schema.satisfaction_tables):
         fixed = config.sharding.of(table.name)
         types, kernels = allowed_types(config.schema, table, device), allowed_kernels(device)
+        if table.id_space == "admitted":
+            # A reset of a row would not reach its copy in the cache.
+            kernels = tuple(kernel for kernel in kernels if kernel != CACHED)
         check_supported(table.name, fixed, types, kernels, device, world_size)
         # On one rank there is nothing to split, and other types only add work. A narrow table has no columns to split:
         # a column type would leave it whole, and every further type in a collection adds collectives to each step.

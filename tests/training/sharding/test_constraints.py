@@ -23,6 +23,7 @@ from easq_rec.config import Config, Sharding, TableSharding
 from easq_rec.config.schema import Table
 from easq_rec.config.serialization import to_dict
 from easq_rec.config.sharding import CACHED, COLUMN_TYPES, TYPES
+from easq_rec.errors import UserError
 from easq_rec.model.embeddings import RequestEmbeddings
 from easq_rec.run_directory.config_file import _differences, _fixed
 from easq_rec.run_directory.plan_file import ClusterShape, read_plan, write_plan
@@ -178,6 +179,18 @@ def test_grid_sharding_is_allowed_only_for_sum_pooling() -> None:
 def table(name: str) -> Table:
     schema = config_with().schema
     return next(table for table in (*schema.tables, *schema.satisfaction_tables) if table.name == name)
+
+
+def test_rows_that_are_reset_are_not_cached() -> None:
+    config = config_with(video=TableSharding(kernel=CACHED, load_factor=0.1))
+    constraints(config, CUDA, RANKS)
+    tables = tuple(
+        dataclasses.replace(table, id_space="admitted") if table.name == "video" else table
+        for table in config.schema.tables
+    )
+    config = dataclasses.replace(config, schema=dataclasses.replace(config.schema, tables=tables))
+    with pytest.raises(UserError, match="fused_uvm_caching' is not allowed"):
+        constraints(config, CUDA, RANKS)
 
 
 def test_kernels_and_caches_reach_the_planner() -> None:

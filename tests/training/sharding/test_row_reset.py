@@ -41,6 +41,7 @@ def changes_of(rows: list[int]) -> IdChanges:
         place=nothing,
         waiting=nothing,
         seen=nothing.astype(np.int32),
+        shared=0.0,
     )
 
 
