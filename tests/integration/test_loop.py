@@ -14,7 +14,7 @@ from tests.conftest import Warm
 
 @pytest.mark.integration
 def test_the_loop_closes(warm: Warm, tmp_path: Path) -> None:
-    """From its second day on, the follower is served by a package that has learned from the day before."""
+    """From the second day on, the servers of two rankers have packages that have learned from the day before."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("needs a C++ compiler")
     mine = tmp_path / "mine" / "notes.txt"
@@ -22,17 +22,22 @@ def test_the_loop_closes(warm: Warm, tmp_path: Path) -> None:
     mine.write_text("kept")
     refused = warm.run(warm.python, "-m", "easq_rec.tools.loop", "--out", str(mine.parent), check=False)
     assert refused.returncode == 2 and "already exists" in refused.stderr and mine.read_text() == "kept"
-    small = ("--days", "2", "--users", "120", "--requests", "1000", "--out", str(tmp_path / "loop"))
+    refused = warm.run(warm.python, "-m", "easq_rec.tools.loop", "--rankers", "frozen,weekly", check=False)
+    assert refused.returncode == 2 and "--rankers='frozen,weekly' is not allowed" in refused.stderr
+    rankers = ("--rankers", "frozen,daily,following", "--parts", "2")
+    small = ("--days", "2", "--users", "120", "--requests", "1000", *rankers, "--out", str(tmp_path / "loop"))
     done = warm.run(warm.python, "-m", "easq_rec.tools.loop", *small, timeout=550)
     results = json.loads((tmp_path / "loop" / "results.json").read_text())
-    by_ranker = {name: [day for day in results["days"] if day["ranker"] == name] for name in ("frozen", "following")}
-    first, second = by_ranker["following"]
-    # On the first day both serve the same package to the same users.
+    names = ("frozen", "daily", "following")
+    frozen, daily, following = ([day for day in results["days"] if day["ranker"] == name] for name in names)
+    # On the first day they serve the same package to the same users; the follower, until noon.
     for name in ("satisfaction", "long_view_share", "requests", "answers"):
-        assert first[name] == by_ranker["frozen"][0][name], name
-    assert first["fresh_seconds"] > 0 and by_ranker["frozen"][1]["fresh_seconds"] is None
-    assert second["model_age_days"] < 1 <= by_ranker["frozen"][1]["model_age_days"]
-    assert second["long_view_share"] != by_ranker["frozen"][1]["long_view_share"]
+        assert daily[0][name] == frozen[0][name], name
+    assert following[0]["long_view_share"] != frozen[0]["long_view_share"]
+    for learns in (daily, following):
+        assert learns[0]["fresh_seconds"] > 0 and frozen[1]["fresh_seconds"] is None
+        assert learns[1]["model_age_days"] < 1 <= frozen[1]["model_age_days"]
+        assert learns[1]["long_view_share"] != frozen[1]["long_view_share"]
     assert (
         "learned and served after" in done.stdout and "| satisfaction |" in (tmp_path / "loop" / "table.md").read_text()
     )

@@ -14,6 +14,7 @@ from easq_rec.data.writer import PartWriter, published
 from easq_rec.errors import UserError
 from easq_rec.export.versions import MANIFEST
 from easq_rec.tools.loop.ranked_over_http import RankedOverHttp
+from easq_rec.tools.loop.retraining import Retrainer
 from easq_rec.tools.simulation.online import Arm, Day, Served, Stage
 from easq_rec.tools.simulation.time_line import DAY_MS
 from easq_rec.tools.simulation.world import to_table
@@ -33,8 +34,8 @@ class LoopDay:
     age_days: float
     """Time between the last request from which the served package has learned and the beginning of the day."""
     fresh_s: float | None
-    """Seconds from the commit of the day's answers until a package that has learned from them is served; None: the
-    ranker does not learn."""
+    """Longest time from the commit of a part of the day until a package that has learned from it is served, in seconds;
+    None: the ranker does not learn."""
 
     def values(self) -> dict[str, Any]:
         """Means over the users, per day, for the table."""
@@ -64,32 +65,53 @@ class ServedRanker:
     rank: RankedOverHttp
     packages: Path
     learned_ms: int
-    """Time of the last request of its first training."""
+    """Time of the last request from which it has learned, unless its package says so."""
     live: Path | None = None
-    """Data directory that it follows; None: it stays as it is."""
+    """Data directory into which what its users do is committed; None: it stays as it is."""
     follower: subprocess.Popen[bytes] | None = None
+    """Learns from `live` as it grows."""
+    retrainer: Retrainer | None = None
+    """Trains it anew on `live` at the end of each day."""
+
+    def version(self) -> str:
+        """The package that its server uses."""
+        (version,) = self.rank.model()["versions"].values()
+        return str(version)
 
 
-def run_day(ranker: ServedRanker, stage: Stage, say: Callable[[str], None]) -> LoopDay:
-    """Serves one day over HTTP, commits it, and waits until the server has a package that has learned from it.
+def run_day(
+    ranker: ServedRanker, stage: Stage, parts: int, say: Callable[[str], None], *, last: bool = False
+) -> LoopDay:
+    """Serves one day over HTTP in parts. Each is committed, and a ranker that follows learns from it before the next
+    one is served. A ranker that is trained anew is trained at the end of the day.
+
+    Args:
+        last: no day follows, for which a ranker would be trained anew.
 
     Raises:
-        UserError: the follower has ended, or did not catch up in time.
+        UserError: the follower has ended, or a server did not take a package over in time.
     """
     number, begin_ms = ranker.arm.day + 1, stage.start_ms + ranker.arm.day * DAY_MS
     age_days = (begin_ms - served_clock_ms(ranker)) / DAY_MS
-    served, sums = ranker.arm.serve_day(ranker.rank)
-    fresh_s = None
-    if ranker.live is not None:
-        last_ms = commit(served, stage, ranker.live, number)
-        begun = time.monotonic()
-        while served_clock_ms(ranker) < last_ms:
-            if ranker.follower is not None and ranker.follower.poll() is not None:
-                raise UserError(f"{ranker.name}: the follower has ended with exit code {ranker.follower.returncode}")
-            if time.monotonic() - begun > CATCH_UP_S:
-                raise UserError(f"{ranker.name}: no package that has learned from day {number} in {CATCH_UP_S:.0f} s")
-            time.sleep(0.1)
-        fresh_s = time.monotonic() - begun
+    committed_ms: list[int] = []
+    waits: list[float] = []
+
+    def after(served: Served) -> None:
+        if ranker.live is None or not len(served.seen):
+            return
+        name = f"day={number:05d}-{len(committed_ms):02d}"
+        committed_ms.append(commit(served, stage, ranker.live, name))
+        if ranker.follower is not None:
+            waits.append(_wait(ranker, lambda: served_clock_ms(ranker) >= committed_ms[-1]))
+
+    sums = ranker.arm.serve_day_in_parts(ranker.rank, parts, after)
+    if ranker.retrainer is not None and committed_ms and not last:
+        before, begun = ranker.version(), time.monotonic()
+        ranker.retrainer.train(number, begin_ms + DAY_MS)
+        _wait(ranker, lambda: ranker.version() != before)
+        ranker.learned_ms = max(committed_ms)
+        waits.append(time.monotonic() - begun)
+    fresh_s = max(waits) if waits else None
     day = LoopDay(ranker=ranker.name, day=number, sums=sums, age_days=age_days, fresh_s=fresh_s)
     values = day.values()
     learned = "" if fresh_s is None else f"  learned and served after {fresh_s:.1f} s"
@@ -101,23 +123,33 @@ def run_day(ranker: ServedRanker, stage: Stage, say: Callable[[str], None]) -> L
     return day
 
 
-def commit(served: Served, stage: Stage, live: Path, number: int) -> int:
-    """Writes a day into the folder that is followed; returns the time of its last request.
+def _wait(ranker: ServedRanker, done: Callable[[], bool]) -> float:
+    """Seconds until the ranker's server has the package that is waited for."""
+    begun = time.monotonic()
+    while not done():
+        if ranker.follower is not None and ranker.follower.poll() is not None:
+            raise UserError(f"{ranker.name}: the follower has ended with exit code {ranker.follower.returncode}")
+        if time.monotonic() - begun > CATCH_UP_S:
+            raise UserError(f"{ranker.name}: its server has no newer package after {CATCH_UP_S:.0f} s")
+        time.sleep(0.1)
+    return time.monotonic() - begun
+
+
+def commit(served: Served, stage: Stage, live: Path, name: str) -> int:
+    """Writes a part of a day into the folder that is followed; returns the time of its last request.
 
     The answers come first, so that they are known when the clock reaches them.
     """
-    for name, part in (("answers", served.answered()), ("requests", served)):
-        with published(live / name / f"day={number:05d}") as folder:
+    for table, part in (("answers", served.answered()), ("requests", served)):
+        with published(live / table / name) as folder:
             writer = PartWriter(folder / "part")
-            writer.write(to_table(part.requests, stage.latents, answers=name == "answers", lengths=part.seen))
+            writer.write(to_table(part.requests, stage.latents, answers=table == "answers", lengths=part.seen))
             writer.close()
     return int(served.requests.timestamp_ms.max(initial=0))
 
 
 def served_clock_ms(ranker: ServedRanker) -> int:
     """Time of the last request from which the package that the server uses has learned."""
-    versions = ranker.rank.model()["versions"]
-    (version,) = versions.values()
-    folder = ranker.packages / str(version)
+    folder = ranker.packages / ranker.version()
     stream = json.loads((folder / MANIFEST).read_text()).get("stream") if folder.is_dir() else None
     return ranker.learned_ms if stream is None else int(stream["clock_ms"])

@@ -43,29 +43,33 @@ def table_of(days: Sequence[LoopDay]) -> str:
     """Means over the days, and paired differences of the days with 95% intervals."""
     names = list(dict.fromkeys(day.ranker for day in days))
     by_name = {name: [day.values() for day in days if day.ranker == name] for name in names}
-    lines = [f"| measure | {' | '.join(names)} | difference |", "|---|" + "---|" * (len(names) + 1)]
+    against = [f"{names[-1]} against {name}" for name in names[:-1]]
+    lines = [f"| measure | {' | '.join([*names, *against])} |", "|---|" + "---|" * (len(names) + len(against))]
     for measure in MEASURES:
         columns = {name: [_number(day[measure]) for day in by_name[name]] for name in names}
-        means = [sum(column) / len(column) for column in columns.values()]
-        # On the first day both serve the same package.
-        pairs = list(zip(columns[names[0]], columns[names[-1]], strict=True))[1:]
-        difference = ""
-        if len(pairs) > 1:
-            difference = t_interval(100 * (after / before - 1) for before, after in pairs if before).text()
-        lines.append(f"| {measure} | {' | '.join(f'{mean:.4g}' for mean in means)} | {difference} |")
-    last = by_name[names[-1]]
-    fresh = [_number(day["fresh_seconds"]) for day in last if day["fresh_seconds"] is not None]
+        cells = [f"{sum(column) / len(column):.4g}" for column in columns.values()]
+        cells += [_change(columns[name], columns[names[-1]]) for name in names[:-1]]
+        lines.append(f"| {measure} | {' | '.join(cells)} |")
+    empty = " |" * len(against)
     answers = ["{:,.0f}".format(sum(_number(day["answers"]) for day in by_name[name])) for name in names]
-    lines.append(f"| answers | {' | '.join(answers)} | |")
+    lines.append(f"| answers | {' | '.join(answers)} |{empty}")
     ages = [[_number(day["model_age_days"]) for day in by_name[name]] for name in names]
-    lines.append(f"| model age, days | {' | '.join(f'{sum(age) / len(age):.1f}' for age in ages)} | |")
-    if fresh:
-        lines.append(
-            f"\nFrom the commit of a day's answers to a served package that has learned from them: "
-            f"{sorted(fresh)[len(fresh) // 2]:.1f} s in the median, {max(fresh):.1f} s at most."
-        )
+    lines.append(f"| model age, days | {' | '.join(f'{sum(age) / len(age):.1f}' for age in ages)} |{empty}")
+    for name in names:
+        fresh = sorted(_number(day["fresh_seconds"]) for day in by_name[name] if day["fresh_seconds"] is not None)
+        if fresh:
+            lines.append(
+                f"\n{name}: from the commit of answers to a served package that has learned from them it took "
+                f"{fresh[len(fresh) // 2]:.1f} s in the median of the days, {fresh[-1]:.1f} s at most."
+            )
     lines.append("\nDifferences are those of the same days, from the second on, with 95% intervals over days.\n")
     return "\n".join(lines)
+
+
+def _change(before: Sequence[float], after: Sequence[float]) -> str:
+    """Difference in percent over the days from the second on: on the first day all serve the same package."""
+    pairs = list(zip(before, after, strict=True))[1:]
+    return t_interval(100 * (new / old - 1) for old, new in pairs if old).text() if len(pairs) > 1 else ""
 
 
 def figure(days: Sequence[LoopDay]) -> Figure:
@@ -109,8 +113,9 @@ def page(table: str, png: bytes) -> str:
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}"
         "table{border-collapse:collapse}td{padding:.3rem .8rem;border-bottom:1px solid #d5d9de}"
         "tr:first-child td{font-weight:600}img{max-width:100%}</style></head><body>"
-        "<h1>The closed loop</h1><p>Two rankers serve the same simulated users over HTTP. One keeps its package, the "
-        "other learns from what its users do and answer, and publishes a package every day.</p>"
+        "<h1>The closed loop</h1><p>Each ranker serves the same simulated users over HTTP, in a world of its own. "
+        "frozen keeps its first package. daily is trained anew at the end of each day. following learns from what its "
+        "users do and answer, and publishes packages while it does.</p>"
         f'<img alt="Satisfaction, long views, active users and model age by day" src="data:image/png;base64,{picture}">'
         f"<table>{''.join(rows)}</table>{notes}</body></html>\n"
     )

@@ -251,52 +251,71 @@ class Arm:
 
     def serve_day(self, rank: Rank) -> tuple[Served, Day]:
         """Simulates the next day."""
+        parts: list[Served] = []
+        sums = self.serve_day_in_parts(rank, 1, parts.append)
+        return parts[0], sums
+
+    def serve_day_in_parts(self, rank: Rank, parts: int, after: Callable[[Served], object]) -> Day:
+        """Simulates the next day, in parts by the start of the sessions. Users do the same in any number of parts, as
+        long as the ranker ranks alike.
+
+        Args:
+            after: called with the requests of each part, before the next one is served.
+        """
         experiment, size = self._experiment, len(self.users)
         draws = self._random(0)
         came, start, churn = draws.random(size), draws.random(size), draws.random(size)
         active = came < self.population.return_probability
         midnight = self._stage.start_ms + self.day * DAY_MS
         clock_ms = midnight + (LAST_START_MS * start).astype(np.int64)
-        live, slates = np.flatnonzero(active), []
         satisfaction, long_views, stay_ms = np.zeros(size), np.zeros(size, dtype=np.int64), 0
-        for turn in range(1, experiment.requests + 1):
-            if not len(live):
-                break
-            slate, satisfy, left = self._serve(rank, live, clock_ms[live], self._random(turn))
-            slates.append(slate)
-            seen = np.arange(experiment.slate) < slate.seen[:, None]
-            viewed = seen & (slate.requests.long_view == 1)
-            satisfaction[live] += np.where(viewed, satisfy, 0.0).sum(axis=1)
-            long_views[live] += viewed.sum(axis=1)
-            spent = np.where(seen, slate.requests.watch_ms + experiment.dynamics.browse_ms, 0).sum(axis=1)
-            stay_ms += int(spent.sum())
-            clock_ms[live] += spent + SESSION_GAP_MS
-            live = live[~left & (clock_ms[live] < midnight + DAY_MS)]
+        all_served: list[Served] = []
+        for part in range(parts):
+            live, slates = np.flatnonzero(active & ((start * parts).astype(np.int64) == part)), []
+            for turn in range(1, experiment.requests + 1):
+                if not len(live):
+                    break
+                slate, satisfy, left = self._serve(rank, live, clock_ms[live], turn)
+                slates.append(slate)
+                seen = np.arange(experiment.slate) < slate.seen[:, None]
+                viewed = seen & (slate.requests.long_view == 1)
+                satisfaction[live] += np.where(viewed, satisfy, 0.0).sum(axis=1)
+                long_views[live] += viewed.sum(axis=1)
+                spent = np.where(seen, slate.requests.watch_ms + experiment.dynamics.browse_ms, 0).sum(axis=1)
+                stay_ms += int(spent.sum())
+                clock_ms[live] += spent + SESSION_GAP_MS
+                live = live[~left & (clock_ms[live] < midnight + DAY_MS)]
+            all_served.append(self._in_time_order(slates))
+            after(all_served[-1])
         self.population.close_day(active, satisfaction, long_views, churn)
         self.active_days.append(active)
         self.day += 1
-        served = self._in_time_order(slates)
-        return served, self._sums(served, int(active.sum()), stay_ms)
+        return self._sums(_joined(all_served), int(active.sum()), stay_ms)
 
-    def _random(self, turn: int) -> np.random.Generator:
-        """Random state of a request of all sessions, or of the day itself (turn 0)."""
-        return np.random.default_rng([*self._seed, self.day, turn])
+    def _random(self, turn: int, *, of: int = 0) -> np.random.Generator:
+        """Random state of a request of all sessions, or of the day itself (turn 0).
 
-    def _serve(
-        self, rank: Rank, live: Int, timestamp_ms: Int, rng: np.random.Generator
-    ) -> tuple[Served, NDArray[np.float32], Bools]:
+        Args:
+            of: 1: that of the questionnaire.
+        """
+        return np.random.default_rng([*self._seed, self.day, turn, of])
+
+    def _serve(self, rank: Rank, live: Int, timestamp_ms: Int, turn: int) -> tuple[Served, NDArray[np.float32], Bools]:
         """Serves one request to each of the users `live`.
 
         Returns:
             (slates, z of their candidates [R, K], whether the session ended [R]).
         """
-        stage, experiment = self._stage, self._experiment
+        stage, experiment, rng = self._stage, self._experiment, self._random(turn)
         # Drawn for all users, so that a user's draws do not depend on who else is active.
         videos = stage.latents.candidates(rng, self.users, experiment.pool)
         everyone_ms = np.full(len(self.users), stage.start_ms + self.day * DAY_MS)
         everyone_ms[live] = timestamp_ms
         scores = stage.model.scores(self.users, videos, everyone_ms)
-        one = Streams(log=rng, later=rng, questionnaire=rng, careless=rng)
+        # The questionnaire has a state of its own, so that it draws for all impressions. Otherwise the number of its
+        # draws would depend on who answers, and the draws that follow would, too.
+        asked = self._random(turn, of=1)
+        one = Streams(log=rng, later=rng, questionnaire=asked, careless=asked)
         drawn = outcomes(one, stage.model, scores, everyone_ms, self.users, videos)
         explored = rng.random(len(self.users)) < experiment.explore
         anyhow = rng.random(videos.shape)
@@ -325,23 +344,19 @@ class Arm:
         return Served(requests=slate, seen=seen), satisfy, left
 
     def _in_time_order(self, slates: list[Served]) -> Served:
-        """All requests of a day in time order, with ascending ids."""
+        """All requests of a part of a day in time order, with ascending ids."""
         if not slates:
             return self._nothing()
-        columns = {
-            field.name: np.concatenate([getattr(slate.requests, field.name) for slate in slates])
-            for field in dataclasses.fields(self._stage.model.round_type)
-        }
-        order = np.argsort(columns["timestamp_ms"], kind="stable")
+        joined = _joined(slates)
+        order = np.argsort(joined.requests.timestamp_ms, kind="stable")
         first, self._next_id = self._next_id, self._next_id + len(order)
-        columns["request_id"] = np.argsort(order) + first
-        seen = np.concatenate([slate.seen for slate in slates])
-        return Served(requests=self._stage.model.round_type(**columns).take(order), seen=seen[order])
+        requests = dataclasses.replace(joined.requests, request_id=np.argsort(order) + first)
+        return Served(requests=requests.take(order), seen=joined.seen[order])
 
     def _nothing(self) -> Served:
         """A day without active users."""
         nobody = np.zeros(0, dtype=np.int64)
-        slate, _, _ = self._serve(lambda pool: pool.true_engagement, nobody, nobody, self._random(1))
+        slate, _, _ = self._serve(lambda pool: pool.true_engagement, nobody, nobody, 1)
         return slate
 
     def _sums(self, served: Served, active: int, stay_ms: int) -> Day:
@@ -360,3 +375,13 @@ class Arm:
             grades=float(part.true_satisfaction[viewed].sum()),
             answers=int((part.answer != NO_ANSWER).sum()),
         )
+
+
+def _joined(parts: list[Served]) -> Served:
+    """All requests of some parts, one part after the other."""
+    first = parts[0].requests
+    columns = {
+        field.name: np.concatenate([getattr(part.requests, field.name) for part in parts])
+        for field in dataclasses.fields(first)
+    }
+    return Served(requests=type(first)(**columns), seen=np.concatenate([part.seen for part in parts]))

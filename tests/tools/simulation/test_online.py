@@ -163,6 +163,22 @@ def test_the_first_day_does_not_depend_on_the_ranker(stage: Stage) -> None:
     assert len(both) > 5 and np.array_equal(second[0].video[one], second[1].video[two])
 
 
+def test_users_do_the_same_on_a_day_in_parts(stage: Stage) -> None:
+    users = groups(stage.config)[0]
+    whole, expected = Arm(stage, EXPERIMENT, users).serve_day(by_engagement)
+    parts: list[Served] = []
+    found = Arm(stage, EXPERIMENT, users).serve_day_in_parts(by_engagement, 3, parts.append)
+    assert found == expected and len(parts) == 3 and all(len(part.seen) for part in parts)
+    ids = np.concatenate([part.requests.request_id for part in parts])
+    assert np.array_equal(ids, np.arange(len(ids)) + WORLD.requests), "in the order of the parts"
+    assert all((np.diff(part.requests.timestamp_ms) >= 0).all() for part in parts)
+    one = {tuple(pair) for pair in zip(whole.requests.user_id, whole.requests.timestamp_ms, strict=True)}
+    other = {
+        tuple(pair) for part in parts for pair in zip(part.requests.user_id, part.requests.timestamp_ms, strict=True)
+    }
+    assert one == other and len(one) == len(ids)
+
+
 def test_slates_are_ordered_by_score_unless_explored(stage: Stage) -> None:
     never, always = (dataclasses.replace(EXPERIMENT, explore=share) for share in (0.0, 1.0))
     ordered = simulated(stage, by_engagement, experiment=never)[1][0].requests.true_engagement
