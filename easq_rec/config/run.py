@@ -181,7 +181,13 @@ class Checkpoint:
     """Held-out metric, for example satisfaction_ndcg5: a checkpoint is written at each evaluation that reaches a new
     maximum, and the best one is kept in addition to the newest. None: no best checkpoint."""
 
+    copy_to: str | None = None
+    """URL of a folder in an object store, as s3://bucket/runs/a, for copies of the run's checkpoints. A run whose
+    directory has no checkpoint, or an older one, goes on from the newest copy. None: there are no copies."""
+
     def __post_init__(self) -> None:
+        url = self.copy_to is None or "://" in self.copy_to
+        require(url, "checkpoint.copy_to", self.copy_to, "a URL, as s3://bucket/runs/a")
         require(self.every_steps >= 0, "checkpoint.every_steps", self.every_steps, "0 or more")
         require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
 

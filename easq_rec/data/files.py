@@ -127,6 +127,45 @@ def copy(location: str, target: Path) -> None:
         raise UserError(f"{display_name(location)}: cannot be copied: {error}") from error
 
 
+def read(location: str) -> bytes:
+    """The content of a small file. Raises OSError, a FileNotFoundError if it is missing."""
+    with open_file(location) as file:
+        return bytes(file.read())
+
+
+def write(location: str, source: Path | bytes) -> None:
+    """Writes a file from a file of this machine, or from its content. In an object store it appears when it is whole.
+
+    Raises OSError.
+    """
+    filesystem, path = _resolve(location)
+    if filesystem is _LOCAL or filesystem.type_name == "local":
+        filesystem.create_dir(os.path.dirname(path))
+    with filesystem.open_output_stream(path) as out:
+        if isinstance(source, bytes):
+            out.write(source)
+            return
+        with source.open("rb") as file:
+            shutil.copyfileobj(file, out, CHUNK)
+
+
+def sizes(folder: Location) -> dict[str, int]:
+    """Bytes of all files below a folder, hidden ones too, by their names relative to it; empty if it does not exist.
+
+    Raises OSError.
+    """
+    filesystem, path = _resolve(str(folder))
+    found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    start = len(path.strip("/")) + 1 if path.strip("/") else 0
+    return {info.path.strip("/")[start:]: info.size for info in found if info.type == pafs.FileType.File}
+
+
+def remove(location: str) -> None:
+    """Removes a file. Raises OSError."""
+    filesystem, path = _resolve(location)
+    filesystem.delete_file(path)
+
+
 def identity(location: str) -> tuple[int, ...]:
     """(time of the last write, size); changes when the file is rewritten. Raises OSError if the file is missing."""
     filesystem, path = _resolve(location)

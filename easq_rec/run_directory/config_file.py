@@ -70,11 +70,24 @@ def check_resumable(config: Config, run_dir: Path) -> None:
     paths = RunDirectory(run_dir)
     if not paths.config.exists() or not paths.checkpoints.exists():
         return
-    differences = _differences(_fixed(read_values(run_dir)), _fixed(_json_values(config)))
+    require_same(read_values(run_dir), config, str(run_dir), instead="another --run-dir")
+
+
+def require_same(values: dict[str, Any], config: Config, where: str, *, instead: str = "another place") -> None:
+    """
+    Args:
+        values: the config of a run, as its file has it.
+        where: in which place, for the message.
+        instead: what else may be given.
+
+    Raises:
+        UserError: the config differs in what must not change. Names every difference.
+    """
+    differences = _differences(_fixed(values), _fixed(_json_values(config)))
     if differences:
         raise UserError(
-            f"{run_dir} holds a run with another configuration: {'; '.join(differences)}. "
-            "Give the same values to resume it, or another --run-dir"
+            f"{where} holds a run with another configuration: {'; '.join(differences)}. "
+            f"Give the same values to resume it, or {instead}"
         )
 
 

@@ -18,6 +18,10 @@ WRITER = re.compile(r"([1-9]\d*)\.json")
 """The name of a file with the identity of a process that writes."""
 
 
+CHECKSUMS = "checksums.json"
+"""The file of a checkpoint that names all others."""
+
+
 def step_name(step: int) -> str:
     """What a file or directory is called that belongs to one training step."""
     return f"step_{step:08d}"
@@ -196,7 +200,7 @@ class CheckpointDirectory:
     @property
     def checksums(self) -> Path:
         """Sizes and SHA-256 of all other files, see `checksums`."""
-        return self.path / "checksums.json"
+        return self.path / CHECKSUMS
 
     def random_state(self, rank: int) -> Path:
         """Torch's random state on a rank."""

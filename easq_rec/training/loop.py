@@ -83,6 +83,7 @@ class Trainer:
         metrics = setup.evaluation(self.step, "final", limit=None) if finished else {}
         finished = finished and not (stopping and not metrics)
         with self.runtime.phases("end of the run"):
+            setup.checkpoints.finish()
             self.runtime.barrier()
             if setup.quarantine is not None and (count := setup.quarantine.count()):
                 self.log.say(f"{count:,} bad rows were set aside in {setup.quarantine.folder}, with the reasons")

@@ -20,6 +20,7 @@ from easq_rec.run_directory import tracking
 from easq_rec.run_directory.config_file import check_resumable, write_config
 from easq_rec.run_directory.events import event, recorded
 from easq_rec.run_directory.paths import RunDirectory, published
+from easq_rec.training.checkpoint.copies import restore
 from easq_rec.training.health.watchdog import watched
 from easq_rec.training.loop import Result, Trainer
 from easq_rec.training.process import Runtime, running
@@ -117,6 +118,8 @@ def _located(config: Config, run_dir: Path, directory: files.Location) -> Config
 def store_config(config: Config, runtime: Runtime, run_dir: Path) -> None:
     """Writes config.json, once every rank has compared the config with that of the run that would be resumed, and
     copies the published counts that lie beside the data, so that the run is complete for serving."""
+    with runtime.phases("fetching a checkpoint"):
+        _restored(config, runtime, run_dir)
     check_resumable(config, run_dir)
     counts = counts_beside(config.data.path, config.schema) if config.data.path is not None else None
     runtime.barrier()
@@ -129,6 +132,20 @@ def store_config(config: Config, runtime: Runtime, run_dir: Path) -> None:
                 with runtime.lost.tolerated("counts", kept):
                     copy_counts(counts, kept)
     runtime.barrier()
+
+
+def _restored(config: Config, runtime: Runtime, run_dir: Path) -> None:
+    """Fetches the newest copy of a checkpoint on rank 0. If that fails, all ranks raise its error."""
+    if config.checkpoint.copy_to is None:
+        return
+    problem = ""
+    if runtime.leads:
+        try:
+            restore(config, run_dir, runtime.lost.say)
+        except UserError as error:
+            problem = str(error)
+    if problem := runtime.share(problem):
+        raise UserError(problem)
 
 
 def report_start(config: Config, runtime: Runtime, run_dir: Path) -> None:
@@ -176,10 +193,15 @@ def _problem(result: Result, lost: Sequence[Lost], run_dir: Path) -> str | None:
             f"step {result.step} has no checkpoint: {result.unsaved}; {summary(lost)}. Once there is room, the same "
             f"command with --run-dir {run_dir} trains again {where}"
         )
-    if lost:
+    copies = [one for one in lost if one.kind == "copies"]
+    written = [one for one in lost if one.kind != "copies"]
+    if written:
         return (
-            f"warning: the disk of {run_dir} failed; {summary(lost)}. The checkpoint of step {result.step} was written"
+            f"warning: the disk of {run_dir} failed; {summary(written)}. The checkpoint of step {result.step} was "
+            "written"
         )
+    if copies:
+        return f"warning: checkpoints of {run_dir} lack a copy; {summary(copies)}"
     return None
 
 

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +20,7 @@ from easq_rec.data.order import RequestReader
 from easq_rec.data.position import StreamPosition
 from tests.data.builders import SCHEMA, expected, ids, make_rows, plain, write_dataset
 from tests.full_disk import files_of_at_most
+from tests.s3_server import s3_server
 
 ROWS = make_rows(np.random.default_rng(0), 23)
 
@@ -48,40 +44,10 @@ def in_memory(local: Path) -> str:
 @pytest.fixture(scope="module")
 def on_s3(local: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The logs in a bucket of a local S3 server."""
-    pytest.importorskip("moto", reason="the S3 server for tests is not installed: pip install 'moto[s3,server]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
-    before = {name: os.environ.get(name) for name in keys}
-    os.environ.update(keys)
-    log = (tmp_path_factory.mktemp("s3") / "server.log").open("wb")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_for(port, server)
-        options = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    with s3_server(tmp_path_factory.mktemp("s3") / "server.log") as options:
         theirs, _ = pafs.FileSystem.from_uri(f"s3://bucket/?{options}")
-        theirs.create_dir("bucket")
         pafs.copy_files(str(local), "bucket/logs/requests", destination_filesystem=theirs)
         yield f"s3://bucket/logs?{options}"
-    finally:
-        server.terminate()
-        server.wait(10)
-        log.close()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the S3 server has ended"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError("the S3 server does not answer")
 
 
 @pytest.fixture(params=["local", "in_memory", "on_s3"])

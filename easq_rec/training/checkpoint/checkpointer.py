@@ -32,6 +32,7 @@ from easq_rec.run_directory.paths import CheckpointDirectory, published, step_na
 from easq_rec.run_directory.plan_file import PlacementPlan, write_plan
 from easq_rec.run_directory.progress_file import Progress, check_format, read_progress, read_score, write_progress
 from easq_rec.training.checkpoint.adagrad_reshard import MomentReshard
+from easq_rec.training.checkpoint.copies import CheckpointCopies
 from easq_rec.training.checkpoint.random_state import read_random_state, write_random_state
 from easq_rec.training.optim import Optimizers
 from easq_rec.training.process import GRACE_S, Runtime
@@ -46,7 +47,7 @@ class Checkpointer:
     """Writes, finds, prunes and loads the checkpoints of a run. Every rank must call each method.
 
     Args:
-        directory: folder of the checkpoints.
+        directory: folder of the checkpoints, in the run directory.
     """
 
     def __init__(self, directory: Path, config: Config, runtime: Runtime) -> None:
@@ -57,6 +58,10 @@ class Checkpointer:
         # A separate group: the exchanges of the thread that writes must not mix with those of a training step.
         timeout = datetime.timedelta(seconds=config.trainer.timeout_s + GRACE_S)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
+        copy_to, run_dir = config.checkpoint.copy_to, directory.parent
+        self._copies: CheckpointCopies | None = None
+        if copy_to is not None and runtime.leads:
+            self._copies = CheckpointCopies(copy_to, run_dir, keep=self._keep, lost=runtime.lost)
         self._thread: threading.Thread | None = None
         self._problem: Exception | None = None
 
@@ -138,6 +143,12 @@ class Checkpointer:
         self._thread.start()
         return None
 
+    def finish(self) -> None:
+        """Waits for a save in the background, and until the newest checkpoint is copied."""
+        self.wait()
+        if self._copies is not None:
+            self._copies.finish()
+
     @property
     def is_writing(self) -> bool:
         """Whether a save in the background is under way on this rank."""
@@ -177,6 +188,8 @@ class Checkpointer:
             write_checksums(partial_name, {name: value for part in found for name, value in part.items()})
             publish(checkpoint)
             prune(self._directory, self._keep)
+            if self._copies is not None:
+                self._copies.add(checkpoint)
 
         begun = time.perf_counter()
         problem = self._try_on_all_ranks(lambda: self._on_rank_0(begin))

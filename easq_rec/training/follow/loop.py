@@ -196,6 +196,7 @@ class Follower:
         self._publish_waiting()
         self.loader.close()
         with self.runtime.phases("end of the run"):
+            core.checkpoints.finish()
             self.runtime.barrier()
             if core.quarantine is not None and (count := core.quarantine.count()):
                 core.log.say(f"{count:,} bad rows were set aside in {core.quarantine.folder}, with the reasons")
