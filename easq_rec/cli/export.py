@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from easq_rec import doctor, outputs
+from easq_rec.config.schema import require
+from easq_rec.export.package_copies import PackageCopies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,9 @@ class ExportCommand:
     weight."""
     best: bool = False
     """Use the checkpoint with the best evaluation during training, not the newest."""
+    copy_to: str | None = None
+    """URL of a folder in an object store, as s3://bucket/packages, into which the package is copied; servers read it
+    there. None: it stays in OUTPUT."""
     data: str | None = None
     """Directory or URL with requests/, of which the held-out ones are compared; None: the one that the run was trained
     on."""
@@ -39,6 +44,8 @@ class ExportCommand:
 
         config = preflight.check_run(self.run_dir, best=self.best, fuse=self.fuse)
         preflight.check_data(config, self.data)
+        if self.copy_to is not None:
+            require("://" in self.copy_to, "--copy-to", self.copy_to, "a URL, as s3://bucket/packages")
         outputs.check_folder("--output", self.output, inputs=[self.run_dir])
         from easq_rec.serving.export import export
 
@@ -52,9 +59,14 @@ class ExportCommand:
                 best=self.best,
                 data=self.data,
             )
+        copied = ""
+        if self.copy_to is not None:
+            copies = PackageCopies(self.copy_to)
+            copies.upload(self.output)
+            copied = f", copied to {copies}"
         gate = found.gate
         print(
-            f"{found.folder}: {'compiled' if found.compiled else 'the code of an earlier package fits'}\n"
+            f"{found.folder}: {'compiled' if found.compiled else 'the code of an earlier package fits'}{copied}\n"
             f"  {gate.requests:,} held-out requests, {gate.candidates:,} candidates: largest difference of a score "
             f"{gate.difference:.1e}, pairs in the ranker's order {gate.pair_order:.3%}, engagement NDCG@10 "
             f"{gate.ndcg:+.5f}; a request that is scored alone differs by {gate.alone:.1e} at most"

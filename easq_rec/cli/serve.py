@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +12,10 @@ import tyro
 
 from easq_rec import doctor, outputs
 from easq_rec.config.schema import require
+from easq_rec.data import files
 from easq_rec.data.presence import require_folder
 from easq_rec.errors import UserError
+from easq_rec.export.package_copies import PackageCopies, mirrored
 from easq_rec.export.versions import roll_back
 
 
@@ -22,8 +26,10 @@ class ServeCommand:
     A package that is exported meanwhile takes over without a pause; one that is damaged or scores its golden requests
     differently is refused. Needs the extra serve. SIGTERM ends the server when all accepted calls are answered."""
 
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="packages")]
-    """Directory of packages."""
+    packages: Annotated[str, tyro.conf.Positional]
+    """Directory of packages, or the URL of one, as s3://bucket/packages; then give --cache too."""
+    cache: Path | None = None
+    """Directory on this machine's disk for copies of the packages of a URL."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0: all of this machine's."""
     port: int = 8080
@@ -60,11 +66,17 @@ class ServeCommand:
         require(0 <= self.share <= 1, "--share", self.share, "0 to 1")
         require(not self.share or self.second is not None, "--share", self.share, "given together with --second")
         require(self.log_seconds > 0, "--log-seconds", self.log_seconds, "above 0")
-        require_folder("PACKAGES", self.directory)
+        remote = files.is_remote(self.packages)
+        if remote:
+            require(self.cache is not None, "--cache", self.cache, "a directory, for copies of the packages of a URL")
+        else:
+            require(self.cache is None, "--cache", self.cache, "only for the packages of a URL")
+            require_folder("PACKAGES", Path(self.packages))
+        directory = Path(self.packages) if self.cache is None else self.cache
         if self.second is not None:
             require_folder("--second", self.second)
         if self.log is not None:
-            outputs.check_outside("--log", self.log, [path for path in (self.directory, self.second) if path])
+            outputs.check_outside("--log", self.log, [path for path in (directory, self.second) if path])
         try:
             from easq_rec.serving.server.run import serve
         except ModuleNotFoundError as error:
@@ -76,9 +88,7 @@ class ServeCommand:
         from easq_rec.serving.server.served_package import PackageSource
 
         experiment = ServingExperiment(share=self.share, name=self.experiment) if self.second is not None else None
-        source = PackageSource(
-            first=self.directory, second=self.second, experiment=experiment, logged=self.log is not None
-        )
+        source = PackageSource(first=directory, second=self.second, experiment=experiment, logged=self.log is not None)
         options = ServerOptions(
             source=source,
             deadline_s=self.deadline_ms / 1_000,
@@ -88,20 +98,30 @@ class ServeCommand:
             log=self.log,
             log_s=self.log_seconds,
         )
-        return serve(options, host=self.host, port=self.port, processes=self.processes)
+        with contextlib.ExitStack() as stack:
+            if remote:
+                stack.enter_context(mirrored(self.packages, directory, options.watch_s, _say))
+            return serve(options, host=self.host, port=self.port, processes=self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackCommand:
     """Serve an earlier version of a directory of packages. Servers take it over as they do a new one."""
 
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="packages")]
-    """Directory of packages."""
+    packages: Annotated[str, tyro.conf.Positional]
+    """Directory of packages, or the URL of one."""
     to: str | None = None
     """The version; None: the one before the version that is served."""
 
     def run(self) -> int:
-        require_folder("PACKAGES", self.directory)
-        before, now = roll_back(self.directory, self.to)
-        print(f"{self.directory}: {now} in place of {before}")
+        if files.is_remote(self.packages):
+            before, now = PackageCopies(self.packages).roll_back(self.to)
+        else:
+            require_folder("PACKAGES", Path(self.packages))
+            before, now = roll_back(Path(self.packages), self.to)
+        print(f"{files.display_name(self.packages)}: {now} in place of {before}")
         return 0
+
+
+def _say(text: str) -> None:
+    print(f"easq-rec: {text}", file=sys.stderr, flush=True)

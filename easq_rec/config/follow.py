@@ -39,6 +39,9 @@ class Follow:
     """Time between checkpoints, in addition to checkpoint.every_steps; 0: none."""
     packages: str | None = None
     """Directory of packages into which the run exports itself for serving; None: it does not."""
+    copy_packages_to: str | None = None
+    """URL of a folder in an object store, as s3://bucket/packages, into which every package is copied; servers read it
+    there. None: they stay in `packages`."""
     publish_minutes: float = 10.0
     """Time between two packages."""
     publish_if: str | None = None
@@ -54,6 +57,10 @@ class Follow:
     def __post_init__(self) -> None:
         for name in ("poll_seconds", "wait_seconds", "idle_seconds", "publish_minutes"):
             require(getattr(self, name) > 0, f"follow.{name}", getattr(self, name), "more than 0")
+        if self.copy_packages_to is not None:
+            url, name = self.copy_packages_to, "follow.copy_packages_to"
+            require("://" in url, name, url, "a URL, as s3://bucket/packages")
+            require(self.packages is not None, name, url, "given together with follow.packages")
         require(self.keep_packages >= 2, "follow.keep_packages", self.keep_packages, "at least 2")
         require(self.disorder_ms >= 0, "follow.disorder_ms", self.disorder_ms, "0 or more")
         require(self.checkpoint_minutes >= 0, "follow.checkpoint_minutes", self.checkpoint_minutes, "0 or more")

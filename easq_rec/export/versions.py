@@ -7,6 +7,8 @@ names the version that is served.
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from easq_rec import json_file
@@ -49,13 +51,38 @@ def roll_back(directory: Path, to: str | None = None) -> tuple[str, str]:
     Raises:
         UserError: there is no such version.
     """
-    before, found = current_of(directory).name, versions_of(directory)
+    before = current_of(directory).name
+    now = roll_back_from(str(directory), before, versions_of(directory), to)
+    set_current(directory, now)
+    return before, now
+
+
+def roll_back_from(where: str, before: str, found: Sequence[str], to: str | None) -> str:
+    """The version to go back to.
+
+    Args:
+        where: place of the packages, for messages.
+        before: the version that is served.
+        found: the complete versions, oldest first.
+        to: as of `roll_back`.
+
+    Raises:
+        UserError: there is no such version.
+    """
     if to is None:
         earlier = [version for version in found if version < before]
         if not earlier:
-            raise UserError(f"{directory}: no version is older than {before}, which is served")
-        to = earlier[-1]
-    elif to not in found:
-        raise UserError(f"--to {to}: no such version in {directory}; there are {', '.join(found)}")
-    set_current(directory, to)
-    return before, to
+            raise UserError(f"{where}: no version is older than {before}, which is served")
+        return earlier[-1]
+    if to not in found:
+        raise UserError(f"--to {to}: no such version in {where}; there are {', '.join(found)}")
+    return to
+
+
+def remove_old(directory: Path, keep: int) -> None:
+    """Removes all but the newest packages and the one that is served."""
+    served = current_of(directory).name
+    for version in versions_of(directory)[:-keep]:
+        if version != served:
+            # A package without a manifest is none, so a half-removed one is never served.
+            shutil.rmtree(directory / version, ignore_errors=True)

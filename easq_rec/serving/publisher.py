@@ -21,7 +21,8 @@ from pathlib import Path
 
 from easq_rec.config import Config
 from easq_rec.errors import UserError
-from easq_rec.export.versions import current_of, versions_of
+from easq_rec.export.package_copies import PackageCopies
+from easq_rec.export.versions import remove_old
 from easq_rec.run_directory.checkpoint_files import latest_of
 from easq_rec.run_directory.events import event
 from easq_rec.training.follow.loop import Publication, Publish
@@ -179,18 +180,11 @@ def _export(config: Config, run_dir: Path, publication: Publication) -> ExportOu
         if newest < publication.step:
             raise UserError(f"the newest checkpoint is that of step {newest}")
         found = export(config, run_dir, output, requests=publication.requests.slice(0, count), stream=stream)
-        version = found.folder.name
         remove_old(output, config.follow.keep_packages)
+        if config.follow.copy_packages_to is not None:
+            PackageCopies(config.follow.copy_packages_to).upload(output, keep=config.follow.keep_packages)
+        version = found.folder.name
     except Exception as error:
         # Whatever fails: training goes on, and the next checkpoint is tried.
         problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return ExportOutcome(step=publication.step, version=version, problem=problem, seconds=time.perf_counter() - begin)
-
-
-def remove_old(directory: Path, keep: int) -> None:
-    """Removes all but the newest packages and the one that is served."""
-    served = current_of(directory).name
-    for version in versions_of(directory)[:-keep]:
-        if version != served:
-            # A package without a manifest is none, so a half-removed one is never served.
-            shutil.rmtree(directory / version, ignore_errors=True)

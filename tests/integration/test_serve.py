@@ -32,9 +32,11 @@ from easq_rec.data.layout import Layout
 from easq_rec.export.inputs import Input
 from easq_rec.export.manifest import Manifest
 from easq_rec.export.package import Package, read_golden
+from easq_rec.export.package_copies import PackageCopies
 from easq_rec.export.versions import current_of, set_current
 from easq_rec.run_directory.config_file import load_config
 from tests.conftest import Warm
+from tests.s3_server import KEYS, s3_server
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 READY_S = 60
@@ -43,7 +45,7 @@ READY_S = 60
 class Server:
     """A server process and a client of it."""
 
-    def __init__(self, warm: Warm, packages: Path, errors: Path, *options: str) -> None:
+    def __init__(self, warm: Warm, packages: Path | str, errors: Path, *options: str) -> None:
         self.errors = errors
         command = (warm.python, "-m", "easq_rec.cli", "serve", str(packages), "--port", "0")
         command = (*command, "--watch-ms", "50", "--deadline-ms", "60000")
@@ -439,6 +441,37 @@ def test_more_connections_than_may_wait_are_answered(warm: Warm, packages: Path,
         return await asyncio.gather(*(one() for _ in range(300)))
 
     assert {line.split()[1] for line in asyncio.run(all_at_once())} == {b"400"}
+    assert server.stop() == 0
+
+
+@pytest.mark.integration
+def test_packages_of_an_object_store(
+    warm: Warm, packages: Path, versions: tuple[str, str], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server takes over what was uploaded, goes back, and keeps its package when the store is gone."""
+    for name, value in KEYS.items():
+        monkeypatch.setitem(warm.environment, name, value)
+    first, second = versions
+    with s3_server(tmp_path / "s3.log") as options:
+        location, cache = f"s3://bucket/packages?{options}", tmp_path / "cache"
+        PackageCopies(location).upload(packages)
+        assert "--cache=None is not allowed" in call("serve", location, code=2).stderr
+        server = Server(warm, location, tmp_path / "stderr", "--cache", str(cache))
+        assert server.version() == first and sorted(os.listdir(cache)) == sorted([first, "current.json"])
+        mine = tmp_path / "packages"
+        shutil.copytree(packages, mine)
+        set_current(mine, second)
+        PackageCopies(location).upload(mine, keep=2)
+        server.wait_for(second)
+        done = call("rollback", location)
+        assert f"s3://bucket/packages: {first} in place of {second}" in done.stdout
+        server.wait_for(first)
+    values, expected = golden(packages, first)
+    np.testing.assert_allclose(server.score(values).json()["scores"], expected, atol=1e-5)
+    end = time.monotonic() + READY_S
+    while "the package on this disk stays" not in server.errors.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
     assert server.stop() == 0
 
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from easq_rec.config.recipes import recipe
-from easq_rec.serving.publisher import ENDED, opened, remove_old
+from easq_rec.export.versions import remove_old
+from easq_rec.serving.publisher import ENDED, opened
 from easq_rec.training.follow.loop import Publication
 from tests.data.builders import make_rows, open_dataset, write_dataset
 
