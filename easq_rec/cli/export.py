@@ -10,7 +10,6 @@ import tyro
 
 from easq_rec import doctor, outputs
 from easq_rec.config.schema import require
-from easq_rec.export.package_copies import PackageCopies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,7 @@ class ExportCommand:
         if self.copy_to is not None:
             require("://" in self.copy_to, "--copy-to", self.copy_to, "a URL, as s3://bucket/packages")
         outputs.check_folder("--output", self.output, inputs=[self.run_dir])
+        from easq_rec.export.package_copies import PackageCopies
         from easq_rec.serving.export import export
 
         with outputs.writing("--output", self.output):

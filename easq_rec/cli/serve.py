@@ -12,10 +12,8 @@ import tyro
 
 from easq_rec import doctor, outputs
 from easq_rec.config.schema import require
-from easq_rec.data import files
 from easq_rec.data.presence import require_folder
 from easq_rec.errors import UserError
-from easq_rec.export.package_copies import PackageCopies, mirrored
 from easq_rec.export.versions import roll_back
 
 
@@ -66,7 +64,7 @@ class ServeCommand:
         require(0 <= self.share <= 1, "--share", self.share, "0 to 1")
         require(not self.share or self.second is not None, "--share", self.share, "given together with --second")
         require(self.log_seconds > 0, "--log-seconds", self.log_seconds, "above 0")
-        remote = files.is_remote(self.packages)
+        remote = "://" in self.packages
         if remote:
             require(self.cache is not None, "--cache", self.cache, "a directory, for copies of the packages of a URL")
         else:
@@ -83,6 +81,7 @@ class ServeCommand:
             raise UserError(
                 f"easq-rec serve needs the extra serve, and there is no {error.name}: pip install 'easq-rec[serve]'"
             ) from error
+        from easq_rec.export.package_copies import mirrored
         from easq_rec.serving.server.app import ServerOptions
         from easq_rec.serving.server.experiment import ServingExperiment
         from easq_rec.serving.server.served_package import PackageSource
@@ -114,12 +113,14 @@ class RollbackCommand:
     """The version; None: the one before the version that is served."""
 
     def run(self) -> int:
-        if files.is_remote(self.packages):
+        if "://" in self.packages:
+            from easq_rec.export.package_copies import PackageCopies
+
             before, now = PackageCopies(self.packages).roll_back(self.to)
         else:
             require_folder("PACKAGES", Path(self.packages))
             before, now = roll_back(Path(self.packages), self.to)
-        print(f"{files.display_name(self.packages)}: {now} in place of {before}")
+        print(f"{self.packages.partition('?')[0]}: {now} in place of {before}")
         return 0
 
 
