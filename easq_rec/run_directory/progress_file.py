@@ -110,8 +110,11 @@ def _content(checkpoint: CheckpointDirectory) -> dict[str, Any] | None:
 
 
 def tables_of(schema: FeatureSchema) -> dict[str, list[int]]:
-    """[rows, dim] of every table that may be trained."""
-    return {table.name: [table.rows, table.dim] for table in (*schema.tables, *schema.satisfaction_tables)}
+    """[rows, dim] of every table that may be trained, and `admit_after` of those that are admitted."""
+    return {
+        table.name: [table.rows, table.dim, *([table.admit_after] if table.id_space == "admitted" else [])]
+        for table in (*schema.tables, *schema.satisfaction_tables)
+    }
 
 
 def _differences(stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> list[str]:
@@ -122,6 +125,11 @@ def _differences(stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Seque
         elif name not in stored:
             lines.append(f"{name} is only in the model")
         elif list(stored[name]) != list(wanted[name]):
-            (rows, dim), (model_rows, model_dim) = stored[name], wanted[name]
-            lines.append(f"{name} has {rows} x {dim} values in the checkpoint, {model_rows} x {model_dim} in the model")
+            lines.append(f"{name} has {_shown(stored[name])} in the checkpoint, {_shown(wanted[name])} in the model")
     return lines
+
+
+def _shown(table: Sequence[int]) -> str:
+    """An entry of `tables_of` in words."""
+    rows, dim, *admitted = table
+    return f"{rows} x {dim} values" + "".join(f", for ids admitted after {after}," for after in admitted)

@@ -253,7 +253,17 @@ def test_a_checkpoint_with_other_tables_is_refused(tmp_path: Path, runtime: Runt
                 dataclasses.replace(table, rows=48) if table.name == "user" else table for table in schema.tables
             ),
         ),
-        r"has other tables than the model: user has 40 x 8 values in the checkpoint, 48 x 8 in the model",
+        r"has other tables than the model: user has 40 x 8 values in the checkpoint, 48 x 8 values in the model",
+    )
+    refused(
+        lambda schema: dataclasses.replace(
+            schema,
+            tables=tuple(
+                dataclasses.replace(table, id_space="admitted", admit_after=2) if table.name == "video" else table
+                for table in schema.tables
+            ),
+        ),
+        r"video has 64 x 8 values in the checkpoint, 64 x 8 values, for ids admitted after 2, in the model",
     )
     refused(
         lambda schema: dataclasses.replace(schema, satisfaction_dim=0), "satisfaction_author is only in the checkpoint"
