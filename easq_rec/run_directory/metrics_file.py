@@ -16,6 +16,8 @@ from easq_rec.run_directory.whole_file import replace
 
 TRAIN, HOLDOUT, FINAL = "train", "holdout", "final"
 """Splits: training steps, held-out requests during training, and held-out requests at its end."""
+HOUR = "hour"
+"""Split of a run that follows a stream: requests of an hour, scored before they were learned from."""
 SIGN_OF_TRAIN = f'"split": "{TRAIN}"'.encode()
 """Part of each line that `record_line` writes for a training step."""
 

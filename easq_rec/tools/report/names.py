@@ -55,6 +55,9 @@ TRAINING = {
     "impressions_per_second": "impressions per second",
 }
 
+HOURLY = {"auc": "AUC", "log_loss": "log loss", "ratio": "predicted / observed", "rate": "rate"}
+"""Metrics of each outcome in an hour of a stream, whose name follows."""
+
 _PERIODS = {"train": "trained", "holdout": "held-out"}
 _ANSWERS = {
     "policy_accuracy": "pairs that the policy orders correctly",
@@ -80,6 +83,14 @@ def label(name: str) -> str:
         if name.startswith(f"{kind}_"):
             return f"{name.removeprefix(f'{kind}_')}: {shown}"
     return _LABELS.get(name) or name.replace("_", " ")
+
+
+def hourly_label(name: str) -> str:
+    """The label of a metric of an hour of a stream."""
+    for kind, shown in HOURLY.items():
+        if name.startswith(f"{kind}_"):
+            return f"{name.removeprefix(f'{kind}_')}: {shown}"
+    return label(name)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

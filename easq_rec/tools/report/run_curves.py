@@ -1,4 +1,4 @@
-"""Curves of runs: losses, held-out metrics, gates, signs of sound learning, and speed."""
+"""Curves of runs: losses, held-out metrics, hours of a stream, gates, signs of sound learning, and speed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, TRAIN
+from easq_rec.run_directory.metrics_file import FINAL, HOLDOUT, HOUR, TRAIN
 from easq_rec.run_directory.run_files import RunFiles
 from easq_rec.tools.figures.lines import Line
-from easq_rec.tools.report.names import label
+from easq_rec.tools.report.names import hourly_label, label
 from easq_rec.tools.report.parts import PagePlot, PlotGroup
 from easq_rec.tools.report.plots import line_legend, line_plot
 
 GATE = re.compile(r"gate_(\w+)_(\d+)")
 PHASE = "ms_"
+HOUR_MS = 3_600_000
 COUNTS = ("requests", "candidates")
 SHARE = (-0.03, 1.03)
 """Heights of a panel of shares, with room for lines at 0 and at 1."""
@@ -65,7 +66,7 @@ GROUPS = (
 def curves(runs: Sequence[RunFiles]) -> list[PlotGroup]:
     """A group of panels for each kind of metric that was recorded more than once."""
     losses, metrics, answers, health = (_group(group, runs) for group in GROUPS)
-    found = (losses, metrics, answers, _gates(runs), health, _speed(runs))
+    found = (losses, metrics, answers, _hours(runs), _gates(runs), health, _speed(runs))
     return [group for group in found if group.plots or group.more]
 
 
@@ -86,6 +87,39 @@ def _group(group: CurveGroup, runs: Sequence[RunFiles]) -> PlotGroup:
         title=group.title,
         remarks=remarks,
         legend=line_legend(_styles(runs)),
+        plots=[drawn[name] for name in first],
+        more=more,
+        more_title=f"{len(more)} more",
+    )
+
+
+def _hours(runs: Sequence[RunFiles]) -> PlotGroup:
+    """The metrics of runs that follow a stream, by hour of its requests."""
+    hours = {run.name: [record.values for record in run.records if record.split == HOUR] for run in runs}
+    begins = [values["hour_ms"] for found in hours.values() for values in found]
+    styles = _styles([run for run in runs if hours[run.name]])
+    names = dict.fromkeys(name for found in hours.values() for values in found for name in values)
+    drawn: dict[str, PagePlot] = {}
+    for name in names:
+        if name == "hour_ms" or name.startswith("replay_"):
+            continue
+        lines = [
+            Line(
+                name=run,
+                style=style,
+                points=[((one["hour_ms"] - min(begins)) / HOUR_MS, one[name]) for one in hours[run] if name in one],
+            )
+            for run, style in styles.items()
+        ]
+        if plot := line_plot(hourly_label(name), lines, xlabel="hour of the stream"):
+            drawn[name] = plot
+    first = [name for name in drawn if name.startswith("auc_") or name == "engagement_ndcg5"]
+    first += [name for name in drawn if name.startswith("ratio_")]
+    more = [plot for name, plot in drawn.items() if name not in first]
+    return PlotGroup(
+        title="The stream, hour by hour",
+        remarks=["Of scores before the requests were learned from. What falls here has drifted."],
+        legend=line_legend(styles),
         plots=[drawn[name] for name in first],
         more=more,
         more_title=f"{len(more)} more",

@@ -28,6 +28,7 @@ from easq_rec.evaluation.prequential import (
 )
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.events import event
+from easq_rec.run_directory.metrics_file import HOUR
 from easq_rec.run_directory.paths import CheckpointDirectory
 from easq_rec.run_directory.progress_file import Progress
 from easq_rec.training.batch_stream import BatchStream
@@ -41,8 +42,6 @@ from easq_rec.training.step import DEFAULT_PIPELINE, StepPlan, StepResult
 
 ENDLESS = 2**40
 """Steps of a run without an end, for the learning rate, which is constant."""
-HOUR = "hour"
-"""Split of metrics.jsonl: requests of an hour, scored before they were learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from easq_rec.cli.main import main
+from easq_rec.run_directory.formatting import NONE
 from easq_rec.tools.report.command import report
 from easq_rec.tools.report.configs import notable, recipe_defaults
 from easq_rec.tools.report.names import HELD_OUT, OUTCOME, in_order, label
@@ -84,6 +85,25 @@ def test_a_run_is_reported_with_changed_settings_curves_and_remedy(tmp_path: Pat
     for caption in ("L_main", "satisfaction NDCG@5", "GAUC", "main tower: open gates", "impressions per second"):
         assert f"<figcaption>{caption}</figcaption>" in page, caption
     assert "0 throughout: L_DPO." in page and "Figures (all points)" in page
+
+
+def test_a_run_that_follows_is_shown_by_hour(tmp_path: Path) -> None:
+    """Runs that began at other hours are beside each other; a run without hours has no line."""
+    runs = [builders.run(tmp_path / name) for name in ("one", "two", "fixed")]
+    for place, run in enumerate(runs[:2]):
+        hours = [
+            {"step": 9, "split": "hour", "hour_ms": (100 + place + hour) * 3_600_000, "auc_like": 0.6 + hour / 10}
+            for hour in range(3)
+        ]
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write("".join(json.dumps(hour | {"late_requests": 2.0}) + "\n" for hour in hours))
+    page = written(*runs)
+    found = re.search(r"<figcaption>like: AUC</figcaption>.*?</table>", page, re.S)
+    assert found is not None
+    rows = re.findall(r'<th scope="row">(\d)</th><td class="n">([^<]+)</td><td class="n">([^<]+)</td>', found[0])
+    assert rows == [("0", "0.6", NONE), ("1", "0.7", "0.6"), ("2", "0.8", "0.7"), ("3", NONE, "0.8")]
+    assert "hour of the stream" in page and "<figcaption>late requests</figcaption>" in page
+    assert "hour by hour" not in written(runs[2])
 
 
 def test_an_unfinished_run_is_marked_and_a_truncated_line_is_ignored(tmp_path: Path) -> None:
