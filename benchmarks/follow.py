@@ -1,15 +1,19 @@
-"""Does training on a stream cost more than training on a fixed log in the order of time?
+"""Does training on a stream cost more than training on a fixed log in the order of time, and what does publishing cost?
 
 Both train on the same requests with the same steps, in turn, in one process. Prints impressions per CPU second of each,
-without the first steps, and their ratio by round.
+without the first steps, and their ratio by round. A third run in each round also publishes packages, every
+`--publish-seconds`: its CPU time beyond that of the run that does not publish, in training and in the process that
+exports, is divided by the number of packages. The share is that of one package in `follow.publish_minutes`, by default
+ten, of one core.
 
-    python -m benchmarks.follow [--requests 12000] [--hours 4] [--rounds 3] [--out FILE.json]
+    python -m benchmarks.follow [--requests 12000] [--hours 4] [--rounds 3] [--publish-seconds 15] [--out FILE.json]
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import resource
 import statistics
 import tempfile
 import time
@@ -19,8 +23,10 @@ from pathlib import Path
 from benchmarks.report import hardware, publish
 from easq_rec.config import Config
 from easq_rec.config.recipes import recipe
+from easq_rec.export.versions import versions_of
+from easq_rec.serving.publisher import opened
 from easq_rec.tools.simulation.world import generate
-from easq_rec.training.follow.loop import Follower
+from easq_rec.training.follow.loop import Follower, Publish
 from easq_rec.training.loop import Trainer
 from easq_rec.training.process import Runtime, running
 
@@ -56,10 +62,11 @@ def offline(config: Config, runtime: Runtime, data: Path, run_dir: Path) -> floa
     return (trainer.impressions - before) / seconds
 
 
-def following(config: Config, runtime: Runtime, data: Path, run_dir: Path) -> float:
-    """Impressions per CPU second of training on the stream of the same files."""
-    follow = dataclasses.replace(config.follow, source=str(data), stop_when_idle_seconds=0.5, checkpoint_minutes=0)
-    follower = Follower(dataclasses.replace(config, follow=follow), runtime, run_dir=run_dir)
+def following(
+    config: Config, runtime: Runtime, data: Path, run_dir: Path, publish: Publish | None = None
+) -> tuple[float, float]:
+    """(impressions per CPU second, CPU seconds) of training on the stream of the same files."""
+    follower = Follower(config, runtime, run_dir=run_dir, publish=publish)
     begin, before, last = 0.0, 0, 0.0
     evaluate = follower._after
 
@@ -75,7 +82,26 @@ def following(config: Config, runtime: Runtime, data: Path, run_dir: Path) -> fl
     follower._after = measured  # type: ignore[method-assign]
     result = follower.follow()
     assert result.state.rows == config.world.requests
-    return (follower.impressions - before) / (last - begin)
+    return (follower.impressions - before) / (last - begin), last - begin
+
+
+def publishing(config: Config, runtime: Runtime, data: Path, run_dir: Path, seconds: float) -> tuple[float, float, int]:
+    """(CPU seconds of training, of the process that exports, number of packages) of a run that publishes."""
+    packages = run_dir.with_name(f"{run_dir.name}-packages")
+    follow = dataclasses.replace(
+        config.follow, packages=str(packages), publish_minutes=seconds / 60, keep_packages=1_000
+    )
+    config = dataclasses.replace(config, follow=follow)
+    before = _children()
+    with opened(config, run_dir, lambda line: None) as publish:
+        _, trained = following(config, runtime, data, run_dir, publish)
+    return trained, _children() - before, len(versions_of(packages))
+
+
+def _children() -> float:
+    """CPU seconds of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,18 +110,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=12_000)
     parser.add_argument("--hours", type=float, default=4.0, help="length of the log")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--publish-seconds", type=float, default=15.0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     rates: dict[str, list[float]] = {"fixed log": [], "stream": []}
+    costs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = folder / "data"
         config = config_of(args, data)
         generate(config.world, data)
         with running(config.trainer) as runtime:
+            follow = dataclasses.replace(
+                config.follow, source=str(data), stop_when_idle_seconds=0.5, checkpoint_minutes=0
+            )
+            streamed = dataclasses.replace(config, follow=follow)
             for number in range(args.rounds):
                 rates["fixed log"].append(offline(config, runtime, data, folder / f"fixed-{number}"))
-                rates["stream"].append(following(config, runtime, data, folder / f"stream-{number}"))
+                rate, plain = following(streamed, runtime, data, folder / f"stream-{number}")
+                rates["stream"].append(rate)
+                trained, exported, count = publishing(
+                    streamed, runtime, data, folder / f"published-{number}", args.publish_seconds
+                )
+                costs.append({"training": (trained - plain) / count, "export": exported / count, "packages": count})
     ratios = [stream / fixed for fixed, stream in zip(rates["fixed log"], rates["stream"], strict=True)]
     publish(
         {
@@ -105,6 +142,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "impressions per CPU second": {name: [round(rate) for rate in found] for name, found in rates.items()},
             "stream by fixed log": [round(ratio, 3) for ratio in ratios],
             "median": round(statistics.median(ratios), 3),
+            "CPU seconds of a package": [{name: round(value, 2) for name, value in one.items()} for one in costs],
+            "share of a core at one package in ten minutes": round(
+                statistics.median((one["training"] + one["export"]) / 600 for one in costs), 4
+            ),
             **hardware(),
         },
         args.out,
