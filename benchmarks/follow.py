@@ -4,7 +4,7 @@ Both train on the same requests with the same steps, in turn, in one process. Pr
 without the first steps, and their ratio by round. A third run in each round also publishes packages, every
 `--publish-seconds`: its CPU time beyond that of the run that does not publish, in training and in the process that
 exports, is divided by the number of packages. The share is that of one package in `follow.publish_minutes`, by default
-ten, of one core.
+ten, of one core, without the first round, which compiles.
 
     python -m benchmarks.follow [--requests 12000] [--hours 4] [--rounds 3] [--publish-seconds 15] [--out FILE.json]
 """
@@ -85,9 +85,11 @@ def following(
     return (follower.impressions - before) / (last - begin), last - begin
 
 
-def publishing(config: Config, runtime: Runtime, data: Path, run_dir: Path, seconds: float) -> tuple[float, float, int]:
+def publishing(
+    config: Config, runtime: Runtime, data: Path, run_dir: Path, packages: Path, seconds: float
+) -> tuple[float, float, int]:
     """(CPU seconds of training, of the process that exports, number of packages) of a run that publishes."""
-    packages = run_dir.with_name(f"{run_dir.name}-packages")
+    earlier = len(versions_of(packages))
     follow = dataclasses.replace(
         config.follow, packages=str(packages), publish_minutes=seconds / 60, keep_packages=1_000
     )
@@ -95,7 +97,7 @@ def publishing(config: Config, runtime: Runtime, data: Path, run_dir: Path, seco
     before = _children()
     with opened(config, run_dir, lambda line: None) as publish:
         _, trained = following(config, runtime, data, run_dir, publish)
-    return trained, _children() - before, len(versions_of(packages))
+    return trained, _children() - before, len(versions_of(packages)) - earlier
 
 
 def _children() -> float:
@@ -129,9 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rates["fixed log"].append(offline(config, runtime, data, folder / f"fixed-{number}"))
                 rate, plain = following(streamed, runtime, data, folder / f"stream-{number}")
                 rates["stream"].append(rate)
-                trained, exported, count = publishing(
-                    streamed, runtime, data, folder / f"published-{number}", args.publish_seconds
-                )
+                run_dir, packages = folder / f"published-{number}", folder / "packages"
+                trained, exported, count = publishing(streamed, runtime, data, run_dir, packages, args.publish_seconds)
                 costs.append({"training": (trained - plain) / count, "export": exported / count, "packages": count})
     ratios = [stream / fixed for fixed, stream in zip(rates["fixed log"], rates["stream"], strict=True)]
     publish(
@@ -144,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "median": round(statistics.median(ratios), 3),
             "CPU seconds of a package": [{name: round(value, 2) for name, value in one.items()} for one in costs],
             "share of a core at one package in ten minutes": round(
-                statistics.median((one["training"] + one["export"]) / 600 for one in costs), 4
+                statistics.median((one["training"] + one["export"]) / 600 for one in costs[1:] or costs), 4
             ),
             **hardware(),
         },
