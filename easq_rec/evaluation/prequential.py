@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from easq_rec.config.schema import Outcome
+from easq_rec.data.stream.held_answers import AdmittedAnswers
 from easq_rec.evaluation.metrics.by_request import request_columns
 
 HOUR_MS = 3_600_000
@@ -102,6 +103,26 @@ class HourlySums:
                 sums |= _outcome_sums(outcome, outcome_NO[of_hour_N, index], logit_N)
             self._sums[hour] = added(self._sums.get(hour, {}), sums)
 
+    def add_answers(self, answers: AdmittedAnswers, score_A: npt.NDArray[np.float64], *, counts: bool) -> None:
+        """Takes over answers, with the scores of their candidates.
+
+        Args:
+            score_A: NaN: another rank has scored the candidate, or nobody remembers.
+            counts: whether this rank counts the answers. Only one rank does.
+        """
+        hour_A = np.maximum(answers.time_ms_A // HOUR_MS, self._reported + 1)
+        for hour in np.unique(hour_A).tolist():
+            of_hour_A = hour_A == hour
+            known_A = of_hour_A & ~np.isnan(score_A)
+            sums: Sums = {
+                "answers": np.asarray(float(of_hour_A.sum() if counts else 0)),
+                "answers_scored": np.asarray(float(known_A.sum())),
+            }
+            for suffix, code in (("positive", 1), ("negative", 0)):
+                chosen_A = torch.from_numpy(score_A[known_A & (answers.satisfied_A == code)])
+                sums[f"answers_{suffix}_B"] = torch.bincount(_bins(chosen_A), minlength=BINS).double().numpy()
+            self._sums[hour] = added(self._sums.get(hour, {}), sums)
+
     def ended(self, clock_ms: int) -> dict[int, Sums]:
         """Removes and returns the hours that ended by the clock, by the time of their beginning in milliseconds."""
         self._compute()
@@ -141,10 +162,15 @@ def _outcome_sums(outcome: Outcome, observed_N: Tensor, logit_N: Tensor | None) 
         return sums | {f"{name}_predicted": _sum(logit_N.exp())}
     sums[f"{name}_predicted"] = _sum(logit_N.sigmoid())
     sums[f"{name}_loss"] = _sum(binary_cross_entropy_with_logits(logit_N, observed_N, reduction="none"))
-    place_N = ((logit_N.clamp(-LARGEST, LARGEST) + LARGEST) * ((BINS - 1) / (2 * LARGEST))).round().long()
+    place_N = _bins(logit_N)
     for suffix, chosen_N in (("positive", observed_N > 0), ("negative", observed_N <= 0)):
         sums[f"{name}_{suffix}_B"] = torch.bincount(place_N[chosen_N], minlength=BINS).double().numpy()
     return sums
+
+
+def _bins(score_N: Tensor) -> Tensor:
+    """The bin of each log odds."""
+    return ((score_N.clamp(-LARGEST, LARGEST) + LARGEST) * ((BINS - 1) / (2 * LARGEST))).round().long()
 
 
 def added(one: Sums, other: Sums) -> Sums:
@@ -166,14 +192,21 @@ def metrics_of(sums: Sums, outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The metrics of an hour. Undefined ones are NaN.
 
     `auc_NAME`, `log_loss_NAME` and `ratio_NAME` (predicted by observed) of each outcome; NDCG and the share of pairs of
-    candidates of a request that the served score orders as their utility does.
+    candidates of a request that the served score orders as their utility does; `auc_answers`, how well the served score
+    tells satisfied from dissatisfied answers, of those whose candidates' scores are remembered.
     """
-    found = {"requests": float(sums["requests"]), "candidates": float(sums["candidates"])}
+    nothing = np.zeros(())
+    found = {name: float(sums.get(name, nothing)) for name in ("requests", "candidates")}
     for name in NDCG:
-        found[name] = _ratio(sums[name], sums[f"{name}_requests"])
-    found["engagement_pair_accuracy"] = _ratio(sums[PAIRS[0]], sums[PAIRS[1]])
+        found[name] = _ratio(sums.get(name, nothing), sums.get(f"{name}_requests", nothing))
+    found["engagement_pair_accuracy"] = _ratio(sums.get(PAIRS[0], nothing), sums.get(PAIRS[1], nothing))
+    if "answers" in sums:
+        found |= {name: float(sums[name]) for name in ("answers", "answers_scored")}
+        found["auc_answers"] = binned_auc(sums["answers_positive_B"], sums["answers_negative_B"])
     for outcome in outcomes:
         name = outcome.name
+        if f"{name}_known" not in sums:
+            continue
         found[f"rate_{name}"] = _ratio(sums[f"{name}_observed"], sums[f"{name}_known"])
         if f"{name}_predicted" in sums:
             found[f"ratio_{name}"] = _ratio(sums[f"{name}_predicted"], sums[f"{name}_observed"])
@@ -183,8 +216,12 @@ def metrics_of(sums: Sums, outcomes: Sequence[Outcome]) -> dict[str, float]:
     return found
 
 
-def metric_names(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """The names of the metrics of an hour, if the model predicts outcomes."""
+def metric_names(outcomes: Sequence[Outcome], *, answers: bool) -> tuple[str, ...]:
+    """The names of the metrics of an hour, if the model predicts outcomes.
+
+    Args:
+        answers: whether the run reads answers.
+    """
     step = ScoredStep(
         timestamp_ms_R=torch.zeros(1, dtype=torch.int64),
         user_R=torch.zeros(1, dtype=torch.int64),
@@ -195,6 +232,10 @@ def metric_names(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     )
     hours = HourlySums(outcomes)
     hours.add(step)
+    if answers:
+        one, score = np.ones(1, np.int64), np.zeros(1)
+        asked = AdmittedAnswers(request_id_A=one, item_A=one, time_ms_A=one, satisfied_A=one.astype(np.int8))
+        hours.add_answers(asked, score, counts=True)
     return tuple(metrics_of(hours.ended(HOUR_MS)[0], outcomes))
 
 

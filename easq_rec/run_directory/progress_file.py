@@ -69,9 +69,7 @@ def read_progress(checkpoint: CheckpointDirectory, schema: FeatureSchema | None 
     if content is None:
         raise UserError(f"{checkpoint.progress} is missing or damaged; resume from an older checkpoint")
     if schema is not None:
-        differences = _differences(content["tables"], tables_of(schema))
-        if differences:
-            raise UserError(f"{checkpoint.path} has other tables than the model: {'; '.join(differences)}")
+        _check_tables(checkpoint, content, schema)
     loader: LoaderState | FollowState
     if checkpoint.stream.exists():
         with np.load(checkpoint.stream, allow_pickle=False) as arrays:
@@ -79,6 +77,19 @@ def read_progress(checkpoint: CheckpointDirectory, schema: FeatureSchema | None 
     else:
         loader = LoaderState.from_dict(content["loader"])
     return Progress(step=content["step"], loader=loader, score=content["score"], hours=content.get("hours"))
+
+
+def check_tables(checkpoint: CheckpointDirectory, schema: FeatureSchema) -> None:
+    """Raises UserError that names every difference: the tables of a checkpoint are not those of `schema`."""
+    content = _content(checkpoint)
+    if content is not None:
+        _check_tables(checkpoint, content, schema)
+
+
+def _check_tables(checkpoint: CheckpointDirectory, content: dict[str, Any], schema: FeatureSchema) -> None:
+    differences = _differences(content["tables"], tables_of(schema))
+    if differences:
+        raise UserError(f"{checkpoint.path} has other tables than the model: {'; '.join(differences)}")
 
 
 def read_score(checkpoint: CheckpointDirectory) -> float | None:

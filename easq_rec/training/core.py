@@ -20,7 +20,7 @@ from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.events import event
 from easq_rec.run_directory.paths import CheckpointDirectory, RunDirectory
 from easq_rec.run_directory.plan_file import write_plan
-from easq_rec.run_directory.progress_file import Progress
+from easq_rec.run_directory.progress_file import Progress, check_tables
 from easq_rec.run_directory.run_log import RunLog
 from easq_rec.training.checkpoint.checkpointer import Checkpointer
 from easq_rec.training.health.finite_check import FiniteCheck
@@ -93,6 +93,8 @@ def build_core(
     checkpoints = Checkpointer(paths.checkpoints, config, runtime)
     own = checkpoints.latest()
     latest = own or start_from
+    if latest is not None:
+        check_tables(latest, config.schema)
     model = TrainingModel(config, torch.device("meta"), ProcessGroupRanks(runtime))
     plan = stored_plan(latest.plan, model, config, runtime) if latest is not None else None
     sharded = shard(model, config, runtime, plan=plan)

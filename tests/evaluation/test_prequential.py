@@ -6,11 +6,13 @@ import json
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from easq_rec.config.schema import Outcome
+from easq_rec.data.stream.held_answers import AdmittedAnswers
 from easq_rec.evaluation.prequential import (
     HOUR_MS,
     HourlySums,
@@ -19,9 +21,11 @@ from easq_rec.evaluation.prequential import (
     binned_auc,
     from_values,
     merged,
+    metric_names,
     metrics_of,
     to_values,
 )
+from easq_rec.evaluation.remembered_scores import RememberedScores
 
 OUTCOMES = (Outcome(name="long_view", weight=1.0), Outcome(name="watch_s", weight=0.1, kind="amount"))
 REQUESTS, CANDIDATES = 90, 6
@@ -70,6 +74,60 @@ def metrics_at_once(steps: list[ScoredStep], hour: int) -> dict[str, float]:
         "ratio_watch_s": float(np.exp(logit_NO[:, 1]).sum() / outcome_NO[:, 1].sum()),
         "rate_long_view": float(outcome_NO[known_N, 0].mean()),
     }
+
+
+def answers_of(seed: int, count: int = 900) -> tuple[AdmittedAnswers, npt.NDArray[np.float64]]:
+    """Answers over two hours, and the scores of their candidates."""
+    rng = np.random.default_rng(seed)
+    answers = AdmittedAnswers(
+        request_id_A=rng.integers(0, 1_000, count),
+        item_A=rng.integers(0, 1_000, count),
+        time_ms_A=rng.integers(5 * HOUR_MS, 7 * HOUR_MS, count),
+        satisfied_A=rng.integers(-1, 2, count).astype(np.int8),
+    )
+    return answers, rng.normal(size=count) + answers.satisfied_A
+
+
+def test_answers_are_compared_with_the_scores_of_their_candidates() -> None:
+    """On two ranks, each of which has scored a part of the candidates; some are forgotten."""
+    (answers, score_A), rng = answers_of(3), np.random.default_rng(4)
+    rank_A = rng.integers(0, 3, len(score_A))
+    ranks = []
+    for rank in range(2):
+        scores = RememberedScores()
+        mine = rank_A == rank
+        scores.add(answers.request_id_A[mine], answers.item_A[mine], score_A[mine].astype(np.float32))
+        hours = HourlySums(OUTCOMES)
+        hours.add_answers(answers, scores.find(answers), counts=rank == 0)
+        ranks.append(hours.ended(9 * HOUR_MS))
+    found = merged(ranks)
+    assert list(found) == [5 * HOUR_MS, 6 * HOUR_MS]
+    for begin, sums in found.items():
+        inside_A = answers.time_ms_A // HOUR_MS == begin // HOUR_MS
+        ranked_A = inside_A & (rank_A < 2) & (answers.satisfied_A >= 0)
+        metrics = metrics_of(sums, OUTCOMES)
+        assert metrics["answers"] == inside_A.sum() and metrics["answers_scored"] == (inside_A & (rank_A < 2)).sum()
+        expected = roc_auc_score(answers.satisfied_A[ranked_A], score_A[ranked_A])
+        assert metrics["auc_answers"] == pytest.approx(expected, abs=0.01)
+        assert metrics["requests"] == 0 and np.isnan(metrics["engagement_ndcg5"])
+
+
+def test_what_was_remembered_first_is_forgotten_first() -> None:
+    scores, numbers = RememberedScores(most=10), np.arange(30)
+    for begin in range(0, 30, 3):
+        part = numbers[begin : begin + 3]
+        scores.add(part, part + 1, part.astype(np.float32))
+    nothing = np.zeros(30, np.int64)
+    answers = AdmittedAnswers(
+        request_id_A=numbers, item_A=numbers + 1, time_ms_A=nothing, satisfied_A=nothing.astype(np.int8)
+    )
+    found = scores.find(answers)
+    assert np.isnan(found[:21]).all() and found[21:].tolist() == list(range(21, 30))
+
+
+def test_the_names_of_metrics_are_known_beforehand() -> None:
+    assert "auc_answers" in metric_names(OUTCOMES, answers=True)
+    assert not [name for name in metric_names(OUTCOMES, answers=False) if "answers" in name]
 
 
 @pytest.mark.parametrize("buffered", [1, 4, 100])

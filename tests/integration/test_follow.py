@@ -71,6 +71,9 @@ def test_a_run_follows_a_folder_and_goes_on(follow: Follow, train: Train, world:
     assert len({hour["hour_ms"] for hour in hours}) == len(hours), "an hour is reported once, also over a restart"
     assert hours[-1]["replay_admitted"] > hours[0]["replay_admitted"]
     assert {"auc_long_view", "engagement_ndcg5", "ratio_long_view", "late_requests"} <= set(hours[-1])
+    assert sum(hour.get("answers_scored", 0.0) for hour in hours) > 10
+    assert all(hour.get("answers", 0.0) >= hour.get("answers_scored", 0.0) for hour in hours)
+    assert any("auc_answers" in hour for hour in hours), "null in an hour without answers of both classes"
     losses = [line["loss_pointwise"] for line in metrics(run)]
     assert sum(losses[-10:]) < sum(losses[:10])
     refused = train(run, check=False)
@@ -116,6 +119,8 @@ def test_packages_are_published_beside_training(
     before = versions_of(tmp_path / "packages")
     commit(world, live, 0, 1)
     options = (
+        "--schema",
+        run.parent / "schema.toml",
         "--follow.start-from",
         run,
         "--follow.packages",
@@ -123,6 +128,9 @@ def test_packages_are_published_beside_training(
         "--follow.publish-minutes",
         "0.001",
     )
+    refused = follow(*options[2:], code=2)
+    assert "has other tables than the model: author has 33 x 16 values, for ids admitted after 1," in refused.stderr
+    shutil.rmtree(tmp_path / "run")
     done = follow(*options, "--follow.publish-if", "auc_long_view>0.999")
     assert "is not published: auc_long_view>0.999 does not hold" in done.stdout
     assert versions_of(tmp_path / "packages") == before

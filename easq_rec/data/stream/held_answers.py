@@ -103,6 +103,18 @@ class HeldState:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdmittedAnswers:
+    """Answers that were admitted before a step."""
+
+    request_id_A: Rows
+    item_A: Rows
+    time_ms_A: Rows
+    """When they were given."""
+    satisfied_A: npt.NDArray[np.int8]
+    """1: satisfied; 0: dissatisfied; -1: neither."""
+
+
 class HeldAnswers:
     """Admits, draws and forgets answers.
 
@@ -141,12 +153,12 @@ class HeldAnswers:
         if len(self.state.blocks) > BLOCKS:
             self.state = _joined(self.state)
 
-    def admit(self, clock_ms: int) -> int:
-        """Admits the answers that are due, in order of time; returns how many."""
+    def admit(self, clock_ms: int) -> AdmittedAnswers | None:
+        """Admits the answers that are due, in order of time, and returns them; None: there are none."""
         state = self.state
         due = np.flatnonzero(state.pending["time"] <= clock_ms)
         if not len(due):
-            return 0
+            return None
         due = due[np.argsort(state.pending["time"][due], kind="stable")]
         fresh = {name: column[due] for name, column in state.pending.items()}
         counts = state.counts.added(fresh["answer"], self._happened(fresh), self._config.schema.answers)
@@ -160,7 +172,24 @@ class HeldAnswers:
             kept=kept,
             pending={name: np.delete(column, due) for name, column in state.pending.items()},
         )
-        return len(due)
+        return self._described(fresh)
+
+    def _described(self, entries: Entries) -> AdmittedAnswers:
+        """Requests and items of answers."""
+        request_id_A, item_A = np.zeros((2, len(entries["row"])), np.int64)
+        for number in np.unique(entries["block"]):
+            mine = np.flatnonzero(entries["block"] == number)
+            requests, row = self.state.blocks[number], entries["row"][mine]
+            at = requests.candidates.offsets[row] + entries["candidate"][mine]
+            request_id_A[mine] = requests.scalars["request_id"][row]
+            item_A[mine] = requests.candidates.column(self._config.schema.item)[at]
+        scale = self._config.schema.answers
+        satisfied_A = np.full(len(item_A), -1, np.int8)
+        satisfied_A[np.isin(entries["answer"], scale.dissatisfied_codes)] = 0
+        satisfied_A[np.isin(entries["answer"], scale.satisfied_codes)] = 1
+        return AdmittedAnswers(
+            request_id_A=request_id_A, item_A=item_A, time_ms_A=entries["time"], satisfied_A=satisfied_A
+        )
 
     def _happened(self, entries: Entries) -> npt.NDArray[np.bool_]:
         """Whether the candidate of each answer had each outcome, (A, O)."""

@@ -22,7 +22,7 @@ from easq_rec.data.layout import Layout
 from easq_rec.data.position import share
 from easq_rec.data.prefetch import prefetched
 from easq_rec.data.row_assignment import RowAssigner
-from easq_rec.data.stream.held_answers import HeldAnswers
+from easq_rec.data.stream.held_answers import AdmittedAnswers, HeldAnswers
 from easq_rec.data.stream.merge import ChunkRows
 from easq_rec.data.stream.planner import Plan, Planner
 from easq_rec.data.stream.source import StreamSource
@@ -40,6 +40,8 @@ class Followed:
 
     state: FollowState
     """After the batch."""
+    admitted: AdmittedAnswers | None
+    """Answers that were admitted before the batch."""
     save: bool
     """A checkpoint is due after its step."""
     publish: bool
@@ -138,8 +140,8 @@ class FollowLoader:
             if not plan.parts:
                 self.pause = plan
                 return
-            batch, state = self._step(plan, assign)
-            yield batch, Followed(state=state, save=plan.save, publish=plan.publish)
+            batch, state, admitted = self._step(plan, assign)
+            yield batch, Followed(state=state, admitted=admitted, save=plan.save, publish=plan.publish)
 
     def _next_plan(self) -> Plan:
         plan = self._exchange(self._planner.next_plan(PATIENCE_S) if self._planner is not None else None)
@@ -149,13 +151,13 @@ class FollowLoader:
                 self._answers.extend(plan.answer_files)
         return plan
 
-    def _step(self, plan: Plan, assign: RowAssigner) -> tuple[RequestBatch, FollowState]:
+    def _step(self, plan: Plan, assign: RowAssigner) -> tuple[RequestBatch, FollowState, AdmittedAnswers | None]:
         config, held = self._config, self._held
         if self._answers is not None:
             for partition, offset in plan.arrived:
                 held.arrive(encode(self._answer_layout, self._answers.read(partition, offset)[0]))
             self._answers.release(plan.answers.offsets())
-        held.admit(plan.clock_ms)
+        admitted = held.admit(plan.clock_ms)
         # Logged steps are aligned if one interval divides the other.
         aligned = config.aligned and (held.state.steps + 1) % config.losses.align_every == 0
         answers: Answers | None = None
@@ -186,7 +188,7 @@ class FollowLoader:
             by_user=config.losses.groups == "user",
             scales=self._dropout(requests, 0) if self._dropout is not None else None,
         )
-        return dataclasses.replace(batch, id_changes=changes), self._state
+        return dataclasses.replace(batch, id_changes=changes), self._state, admitted
 
     def _share(self, parts: tuple[ChunkRows, ...], rows: int) -> EncodedRequests:
         """This rank's requests of a step."""

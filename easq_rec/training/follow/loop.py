@@ -8,11 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from easq_rec.config import Config
 from easq_rec.data.batch import collate
 from easq_rec.data.columns import RequestColumns
+from easq_rec.data.stream.held_answers import AdmittedAnswers
 from easq_rec.data.stream.loader import Followed, FollowLoader, start_state
 from easq_rec.data.stream.planner import Planner
 from easq_rec.data.stream.state import FollowState
@@ -26,6 +28,7 @@ from easq_rec.evaluation.prequential import (
     metrics_of,
     to_values,
 )
+from easq_rec.evaluation.remembered_scores import RememberedScores
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.events import event
 from easq_rec.run_directory.metrics_file import HOUR
@@ -131,6 +134,7 @@ class Follower:
             hours = start.hours if start.hours is not None and runtime.leads else {}
             self.hours.restore(from_values(hours), self.state.clock_ms)
         self.loader = self._loader or self._open(self.state)
+        self._scores = RememberedScores()
         self.impressions = 0
         """This rank has trained on so many since it was started."""
         self.alarm: str | None = None
@@ -221,7 +225,7 @@ class Follower:
         self.state = followed.state
         self.impressions += impressions
         core.stopping.read_outcomes()
-        self._evaluate(result)
+        self._evaluate(result, followed.admitted)
         if plan.measured:
             core.windows.end(self.step, self.impressions, result, self.state.replay)
         every = config.checkpoint.every_steps
@@ -240,11 +244,25 @@ class Follower:
         if not self.core.checkpoints.is_writing:
             self._publish_waiting()
 
-    def _evaluate(self, result: StepResult) -> None:
-        """Takes over the scores that the step gave its requests before it learned from them."""
+    def _evaluate(self, result: StepResult, admitted: AdmittedAnswers | None) -> None:
+        """Takes over the scores that the step gave its requests before it learned from them, and the answers that were
+        admitted, with the scores of their candidates."""
+        if admitted is not None:
+            self.hours.add_answers(admitted, self._scores.find(admitted), counts=self.runtime.leads)
         step = scored_step(self.core.ranker, result)
-        if step is not None:
-            self.hours.add(step)
+        if step is None:
+            return
+        self.hours.add(step)
+        if self.config.reads_answers:
+            # Only a candidate with the trigger is asked about.
+            trigger = self.config.schema.trigger_index
+            asked_N = np.ones(len(step.served_N), np.bool_)
+            if trigger is not None:
+                asked_N = step.outcome_NO[:, trigger].numpy() > 0
+            keys = result.batch.keys
+            request_id_N = np.repeat(keys.request_id_R[: len(step.lengths_R)], step.lengths_R.numpy())
+            item_N = keys.item_N[: len(asked_N)]
+            self._scores.add(request_id_N[asked_N], item_N[asked_N], step.served_N.numpy()[asked_N])
 
     def _report_hours(self) -> None:
         """Logs the hours that ended by the clock, which is equal on all ranks."""

@@ -97,7 +97,7 @@ def _check_conditions(config: Config) -> None:
         text = getattr(config.follow, name)
         if text is None:
             continue
-        bound, known = MetricBound.of(text), metric_names(config.schema.outcomes)
+        bound, known = MetricBound.of(text), metric_names(config.schema.outcomes, answers=config.reads_answers)
         if bound is None:
             raise UserError(f"follow.{name}={text!r} is not allowed: METRIC>BOUND or METRIC<BOUND, as auc_like>0.6")
         if bound.metric not in known:
