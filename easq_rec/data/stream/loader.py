@@ -95,6 +95,7 @@ class FollowLoader:
         self._held = HeldAnswers(config, state=state.held, rank=rank, world_size=world_size)
         self._state = state
         self._first: Plan | None = None
+        self._begun = False
         self.pause = Plan()
         """The plan that ended the last call of `batches`: it says what is due."""
         self.recent: RequestColumns | None = None
@@ -125,7 +126,10 @@ class FollowLoader:
             assign: gives rows of admitted tables to ids; None: there are no such tables.
         """
         assign = assign or RowAssigner(self._config.schema, dict)
-        assign.restart()
+        if not self._begun:
+            # Later, all batches have been trained on, so the maps are those of the model; copying them costs time.
+            assign.restart()
+            self._begun = True
         return prefetched(self._make(assign), self._config.data.prefetch, finish=True)
 
     def close(self) -> None:
