@@ -66,9 +66,10 @@ def test_a_package_says_what_it_is(exported: tuple[Path, Path]) -> None:
 def test_a_retrained_run_is_new_weights_for_the_same_code(
     exported: tuple[Path, Path], call: Call, train: Train, tmp_path: Path
 ) -> None:
-    _, packages = exported
+    run, packages = exported
+    schema = ("--schema", str(run.parent / "schema.toml"))
     # All weights differ, also those of few numbers.
-    train(tmp_path / "run", "--trainer.max-steps", "10", "--trainer.seed", "5", "--optim.dense-lr", "0.02")
+    train(tmp_path / "run", *schema, "--trainer.max-steps", "10", "--trainer.seed", "5", "--optim.dense-lr", "0.02")
     shutil.copytree(packages, tmp_path / "packages")
     done = call("export", "--run", tmp_path / "run", "--output", tmp_path / "packages")
     assert "the code of an earlier package fits" in done.stdout
