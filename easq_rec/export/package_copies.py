@@ -15,9 +15,9 @@ from pathlib import Path
 
 from easq_rec import json_file
 from easq_rec.data import files
+from easq_rec.data.stored_folders import StoredFolders
 from easq_rec.errors import UserError
 from easq_rec.export.versions import CURRENT, MANIFEST, current_of, remove_old, roll_back_from, set_current
-from easq_rec.object_store import StoredFolders
 
 KEPT_HERE = 2
 """Newest packages that a server keeps on its disk, with the one that it serves."""

@@ -78,7 +78,7 @@ def test_kubernetes_starts_what_the_image_serves() -> None:
     (port,) = container.ports
     assert port.container_port == command.port
     assert int(container.resources.requests["cpu"]) == command.processes
-    assert {mount.mount_path for mount in container.volume_mounts} == {str(command.directory), "/tmp"}
+    assert {mount.mount_path for mount in container.volume_mounts} == {command.packages, "/tmp"}
     probes = (container.startup_probe, container.readiness_probe, container.liveness_probe)
     assert [probe.http_get.path for probe in probes] == ["/ready", "/ready", "/live"]
     assert pod.termination_grace_period_seconds > DRAIN_S + 5 + 5

@@ -1,7 +1,7 @@
 """Copies of a run's checkpoints in an object store, from which it goes on when its disk is gone.
 
 Training never waits for the store: checkpoints are written to the run directory, and a thread of rank 0 copies the
-newest one. A copy is complete or absent (`easq_rec.object_store`). A store that fails costs copies, and never the run.
+newest one. A copy is complete or absent (`easq_rec.data.stored_folders`). A store that fails costs copies, and never the run.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from easq_rec.config import Config
 from easq_rec.data import files
+from easq_rec.data.stored_folders import StoredFolders
 from easq_rec.disk_failures import LostWrites
 from easq_rec.errors import UserError
-from easq_rec.object_store import StoredFolders
 from easq_rec.run_directory.checksums import damage
 from easq_rec.run_directory.config_file import require_same
 from easq_rec.run_directory.paths import CHECKSUMS, CheckpointDirectory, RunDirectory, published, step_name

@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from easq_rec.data import files
-from easq_rec.object_store import StoredFolders
+from easq_rec.data.stored_folders import StoredFolders
 from tests.s3_server import s3_server
 
 MARKER = "marker.json"
