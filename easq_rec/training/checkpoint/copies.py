@@ -1,7 +1,8 @@
 """Copies of a run's checkpoints in an object store, from which it goes on when its disk is gone.
 
 Training never waits for the store: checkpoints are written to the run directory, and a thread of rank 0 copies the
-newest one. A copy is complete or absent (`easq_rec.data.stored_folders`). A store that fails costs copies, and never the run.
+newest one. A copy is complete or absent (`easq_rec.data.stored_folders`). A store that fails costs copies, and never
+the run.
 """
 
 from __future__ import annotations
