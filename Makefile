@@ -65,6 +65,9 @@ loop: $(SERVE)  ## serve, log, ask, learn, publish, serve: the closed loop with 
 test: $(DEV)  ## set up, then run the whole test suite, JOBS files at a time
 	@$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
+test-slow: $(DEV)  ## the tests that `test` leaves out, since each takes minutes, as a whole study does
+	@$(BIN)/python $(PYTEST) --slow -m slow $(PYTEST_ARGS)
+
 test-oldest: $(OLDEST_SETUP)  ## the test suite with the oldest supported torch, FBGEMM and TorchRec, on the CPU
 	@$(OLDEST)/bin/python $(PYTEST) $(PYTEST_ARGS)
 

@@ -14,6 +14,17 @@ import pytest
 from tests.warm import REPOSITORY, warm_python
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: make test-slow"))
+
+
 def pytest_configure() -> None:
     """Takes the environment's programs off PATH: `make test` activates nothing, so a test must not need it."""
     programs = str(Path(sys.executable).parent)

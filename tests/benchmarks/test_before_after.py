@@ -15,6 +15,7 @@ from tests.datasets.test_kuairand import prepare, some_impressions, write_raw
 TINY = "kuairand_main_only --trainer.max-steps 2 --trainer.batch-size 16"
 
 
+@pytest.mark.slow
 def test_both_codes_train_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(REPOSITORY / "easq_rec", repository / "easq_rec", ignore=shutil.ignore_patterns("__pycache__"))

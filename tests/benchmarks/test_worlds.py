@@ -58,6 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_code_of_a_commit_trains_the_first_row(repository: Path, world: Path, tmp_path: Path, warm: Warm) -> None:
     """It equals today's code with the option that the commit changed, measured by `evaluate` on the whole world."""
     rows = compare([SHORT], [WORLD], "HEAD", repository)["rows"]

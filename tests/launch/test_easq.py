@@ -204,6 +204,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_two_replicas_sweep_a_study_with_the_results_of_local_processes(tmp_path: Path, warm: Warm) -> None:
     """Two nodes of a Ray cluster on this host, with one CPU each, train real cells for a few steps."""

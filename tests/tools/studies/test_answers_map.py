@@ -125,6 +125,7 @@ def test_where_nothing_gains_main_only_wins() -> None:
     assert dataclasses.asdict(missing[0])["lead"]["count"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_study_runs_from_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -118,6 +118,7 @@ def test_families_that_need_likes_are_left_out_on_other_data(name: str) -> None:
     assert len(findings.verdict.checks) == 12 - len(later) and findings.verdict.outcome == "holds"
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_study_runs_on_world_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"

@@ -62,6 +62,7 @@ def test_the_notes_say_when_steering_began() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_study_runs_from_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -189,6 +189,7 @@ def test_the_claim_fails_where_easq_falls_below(cells: list[Cell]) -> None:
     assert [check.outcome for check in changed.checks if check.wanted == "around"] == ["fails"]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_study_runs_from_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"

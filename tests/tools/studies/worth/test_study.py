@@ -131,12 +131,14 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Worth]:
     return found
 
 
+@pytest.mark.slow
 def test_answers_of_the_second_world_say_more_than_behaviour(worlds: dict[str, Worth]) -> None:
     second = worlds["second"]
     assert added(second).low > 1 and second.decision.outcome in ("ask more", "enough answers", "ask others")
     assert {"long_view", "like", "follow", "valid_play", "comment", "forward", "hate"} < set(second.chosen.outcomes)
 
 
+@pytest.mark.slow
 def test_where_plays_tell_satisfaction_answers_add_little(worlds: dict[str, Worth]) -> None:
     """The part of the explained log loss that behaviour explains alone."""
     parts = {}
@@ -147,6 +149,7 @@ def test_where_plays_tell_satisfaction_answers_add_little(worlds: dict[str, Wort
     assert parts["told"] > 0.75 and parts["second"] < 0.5, parts
 
 
+@pytest.mark.slow
 def test_random_answers_of_a_world_add_nothing(worlds: dict[str, Worth]) -> None:
     assert added(worlds["random"]).high < 0.5
     assert worlds["random"].decision.outcome in ("do not ask", "too few answers to tell")
