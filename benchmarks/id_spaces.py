@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             data = Path(name) / f"world-{seed}"
             generate(world, data, counts=False)
             ids["world"] = replace_videos(data, args.lifetime_days * DAY_MS)
-            for arm in arms([args.videos, args.videos // 4], ids["world"]):
+            for arm in arms([args.videos, 2 * args.videos], ids["world"]):
                 schema = with_arm(config.schema, {"video"}, arm)
                 changed = dataclasses.replace(config, world=world, schema=schema)
                 logs["world"].append(Cell(data=data, config=changed, arm=arm, seed=0))
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = config_of("kuairand")
             ids["kuairand"] = _most_ids(args.kuairand)
             for seed in range(args.worlds):
-                for arm in arms([ids["kuairand"] // 4, ids["kuairand"] // 16], ids["kuairand"]):
+                for arm in arms([ids["kuairand"] // 4, ids["kuairand"] // 2], ids["kuairand"]):
                     changed = dataclasses.replace(config, schema=with_arm(config.schema, {"user", "video"}, arm))
                     logs["kuairand"].append(Cell(data=args.kuairand, config=changed, arm=arm, seed=seed))
         cells = [cell for found in logs.values() for cell in found]

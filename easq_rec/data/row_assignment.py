@@ -113,12 +113,18 @@ def _mapped(column: Array | Ragged, map_: IdMap) -> Array | Ragged:
 
 
 def _ids_of(schema: FeatureSchema, table: str, parts: Sequence[EncodedRequests]) -> Rows:
-    """All ids of a table in some requests."""
+    """The ids of some requests that use a table.
+
+    Entries of histories do not count in a table that candidates read, too. A step has several times as many ids in its
+    histories as among its candidates, and most of them are not shown any more: they would take the rows of those that
+    are.
+    """
     found: list[Rows] = []
+    shown = any(feature.table == table for feature in schema.candidate)
     for part in parts:
         for features, column in (
             (schema.user, part.column),
-            (schema.history, part.history.children.__getitem__),
+            (() if shown else schema.history, part.history.children.__getitem__),
             (schema.candidate, part.candidates.children.__getitem__),
         ):
             for feature in features:
