@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from easq_rec import train
+from easq_rec.data.stream.held_answers import AdmittedAnswers
 from easq_rec.training.follow.loop import Follower, FollowResult
 from easq_rec.training.step import StepResult
 
@@ -34,10 +35,10 @@ def record(folder: Path) -> None:
             write(self, {"start": self.step})
         return follow(self)
 
-    def recorded_evaluate(self: Follower, result: StepResult) -> None:
+    def recorded_evaluate(self: Follower, result: StepResult, admitted: AdmittedAnswers | None) -> None:
         ids = result.batch.keys.request_id_R[: result.batch.stream.requests]
         write(self, {"step": self.step, "ids": ids.tolist()})
-        evaluate(self, result)
+        evaluate(self, result, admitted)
 
     begun = time.time_ns()
     Follower.follow, Follower._evaluate = recorded_follow, recorded_evaluate  # type: ignore[method-assign]
