@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,12 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", type=int, default=1, help="parts of a day that are learned from (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="directory to write, new or empty (default: runs/loop-TIME)")
-    args = parser.parse_args(argv)
-    return exit_code(lambda: loop(args))
+    words = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(words)
+    return exit_code(lambda: loop(args, words))
 
 
-def loop(args: argparse.Namespace) -> int:
-    """Runs the loop and writes its results."""
+def loop(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Runs the loop and writes its results.
+
+    Args:
+        words: that `args` were read from.
+    """
     begun, out = time.monotonic(), args.out or Path(f"runs/loop-{time.strftime('%Y%m%d-%H%M%S')}")
     names = args.rankers.split(",")
     known = (FROZEN, DAILY, FOLLOWING)
@@ -140,7 +146,7 @@ def loop(args: argparse.Namespace) -> int:
         for day in range(args.days):
             days += [run_day(ranker, stage, args.parts, say, last=day == args.days - 1) for ranker in rankers]
     seconds = time.monotonic() - begun
-    write_results(out, days, world=dataclasses.asdict(world), seconds=seconds)
+    write_results(out, days, world=dataclasses.asdict(world), seconds=seconds, words=words)
     say((out / "table.md").read_text())
     say(f"{seconds:.0f} s in total. The page: {out / 'index.html'}")
     return 0

@@ -26,12 +26,23 @@ MEASURES = ("satisfaction", "long_view_share", "likes_per_user", "stay_s_per_use
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def write_results(out: Path, days: Sequence[LoopDay], *, world: Mapping[str, object], seconds: float) -> None:
-    """Writes all of it."""
+def write_results(
+    out: Path, days: Sequence[LoopDay], *, world: Mapping[str, object], seconds: float, words: Sequence[str]
+) -> None:
+    """Writes all of it.
+
+    Args:
+        words: arguments of the command.
+    """
     values = [day.values() for day in days]
     json_file.write(
         out / "results.json",
-        {"days": values, "world": world, "seconds": round(seconds, 1), **circumstances(["make loop"])},
+        {
+            "days": values,
+            "world": world,
+            "seconds": round(seconds, 1),
+            **circumstances(["python", "-m", "easq_rec.tools.loop", *words]),
+        },
     )
     table = table_of(days)
     (out / "table.md").write_text(table)
