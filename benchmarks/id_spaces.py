@@ -6,8 +6,8 @@ Every arm is the recipe `quickstart` (or `kuairand`) without alignment and witho
 the order of time, each request after it was scored. The arms differ in tables with many ids:
 
 - hashed:           an id has the row of its remainder, with all other ids of that remainder
-- admitted:         an id has a row of its own from its first occurrence on, until newer ids need it
-- admitted after 3: from its third occurrence on
+- admitted:         an id has a row of its own from its first occurrence on, until a newer id takes the row
+- admitted after 3: an id has a row of its own from its third occurrence on
 - own row:          an admitted table with four times as many rows as there are ids
 
 The world is World 2 in which videos are replaced: each gets a new id every `--lifetime-days`, from another moment on.

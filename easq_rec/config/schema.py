@@ -41,8 +41,8 @@ class Table:
     dim: int
     id_space: Literal["hashed", "dense", "admitted"] = "hashed"
     """hashed: any int64, taken modulo `rows`; dense: 0..rows-1, other ids are an error; admitted: any int64, and an id
-    gets a row of its own once training has met it `admit_after` times. When the rows are taken, a new id gets the row
-    of the id that was used longest ago (`easq_rec.data.id_map`). Ids without a row share one."""
+    gets a row of its own once it has occurred `admit_after` times in training. When no row is free, a new id gets the
+    row of the id that was used longest ago (`easq_rec.data.id_map`). Ids without a row share one."""
     admit_after: int = 1
     """Occurrences in training after which an id of an admitted table gets a row."""
 
@@ -51,8 +51,7 @@ class Table:
         if self.id_space == "admitted":
             allowed = f"at least {WAYS + 1} for an admitted table"
             require(self.rows > WAYS, f"table {self.name}: rows", self.rows, allowed)
-            once = self.admit_after >= 1
-            require(once, f"table {self.name}: admit_after", self.admit_after, "at least 1")
+            require(self.admit_after >= 1, f"table {self.name}: admit_after", self.admit_after, "at least 1")
         else:
             allowed = "1 for a table that is not admitted"
             require(self.admit_after == 1, f"table {self.name}: admit_after", self.admit_after, allowed)

@@ -76,7 +76,7 @@ def _arrays(name: str, value: object) -> dict[str, Array]:
     """A batch field as arrays named FIELD/KIND or FIELD/KIND/PART."""
     match value:
         case None | tuple():
-            # Changes of id maps: the batch has the rows that they gave.
+            # The tuple holds changes of id maps. The batch has rows in place of ids already.
             return {}
         case Tensor():
             return {f"{name}/tensor": value.detach().cpu().numpy()}

@@ -3,8 +3,8 @@ lose them.
 
 The rows are divided into sets of `WAYS`, and the hash of an id decides its set. An id waits, and is counted, until it
 has occurred `admit_after` times. Then it gets a free row of its set, or the row of the id of the set that was used
-longest ago. So a lookup compares `WAYS` ids, and no step costs more because the table is large. Caches of processors
-work alike; with 16 rows to a set they keep nearly the ids that one list of all rows in order of use would keep.
+longest ago. So a lookup compares `WAYS` ids, however large the table is. Set-associative caches of processors work in
+the same way.
 
 The result depends on the ids of each step and on nothing else: any number of ranks gets the same rows.
 

@@ -112,7 +112,8 @@ def mirrored(location: str, directory: Path, interval_s: float, say: Callable[[s
             try:
                 copies.fetch(directory)
                 said = ""
-            except (UserError, OSError) as error:
+            except Exception as error:
+                # Whatever fails: a watch that ended would serve this package for ever.
                 if str(error) != said:
                     said = str(error)
                     say(f"{said}; the package on this disk stays")

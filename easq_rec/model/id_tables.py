@@ -18,14 +18,13 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from easq_rec.config.schema import FeatureSchema, Table
 from easq_rec.data.batch import RequestBatch
 from easq_rec.data.encoding import mapped_rows
-from easq_rec.data.id_map import NEVER, IdChanges, IdMapState
+from easq_rec.data.id_map import IdChanges, IdMapState
 
 
 class IdTable(nn.Module):
     """The map of one table: the arrays of `IdMapState` as buffers."""
 
     id_SW: Tensor
-    used_SW: Tensor
 
     def __init__(self, table: Table) -> None:
         super().__init__()
@@ -44,10 +43,6 @@ class IdTable(nn.Module):
             state = self.get_buffer(name)
             place = torch.from_numpy(places).to(state.device, non_blocking=True)
             state.view(-1)[place] = torch.from_numpy(values).to(state.device, state.dtype, non_blocking=True)
-
-    def used(self) -> float:
-        """Share of the rows that ids have."""
-        return float((self.used_SW != NEVER).float().mean())
 
 
 class IdTables(nn.Module):

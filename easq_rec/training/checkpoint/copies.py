@@ -66,8 +66,9 @@ class CheckpointCopies:
             assert checkpoint is not None
             try:
                 self._copy(checkpoint)
-            except (OSError, UserError) as error:
-                # A checkpoint that is gone was overtaken: a newer one waits.
+            except Exception as error:
+                # Whatever fails costs a copy: a thread that ended would let `finish` wait for ever. A checkpoint that
+                # is gone was overtaken, and a newer one waits.
                 if checkpoint.path.exists():
                     self._lost.add("copies", files.display_name(self._location), str(error))
             finally:

@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from easq_rec.config import Config
 from easq_rec.data.id_map import IdChanges
 from easq_rec.training.health.finite_check import FiniteCheck
-from easq_rec.training.process import Runtime
+from easq_rec.training.process import Runtime, quiet
 from easq_rec.training.sharding.tables import shard
 from easq_rec.training.step import StepPlan, TrainingStep
 from easq_rec.training.training_model import TrainingModel
@@ -19,6 +20,11 @@ from easq_rec.upstream.torch_sharded_tensor import ShardedTensor
 from tests.builders import random_batch, small_config
 
 RESET = [1, 5, 30]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    quiet()
 
 
 def admitted(config: Config) -> Config:
@@ -43,6 +49,27 @@ def changes_of(rows: list[int]) -> IdChanges:
         seen=nothing.astype(np.int32),
         shared=0.0,
     )
+
+
+def test_a_step_resets_rows_before_it_trains(runtime: Runtime, tmp_path: Path) -> None:
+    """A moment that was not reset could only grow."""
+    config = admitted(small_config())
+    sharded = shard(TrainingModel(config, torch.device("meta")), config, runtime)
+    step = TrainingStep(sharded, config.optim, runtime, FiniteCheck(runtime, tmp_path, stops=False))
+    batch = random_batch(config)
+    for part in (batch.user, batch.sequence, batch.candidate):
+        assert part is not None
+        part.values().remainder_(31)
+    (moment,) = (
+        value.local_shards()[0].tensor
+        for state in step.optimizers.moments.values()
+        for key, value in state.items()
+        if key == "video.momentum1"
+    )
+    moment.fill_(7.0)
+    step(iter([dataclasses.replace(batch, id_changes=(changes_of(RESET),))]), StepPlan(number=1, total_steps=2))
+    assert bool((moment[RESET] < 7).all())
+    assert bool((moment[[row for row in range(33) if row not in RESET]] >= 7).all())
 
 
 def test_weights_and_moments_of_a_reset_row_are_zero(runtime: Runtime, tmp_path: Path) -> None:
