@@ -94,6 +94,10 @@ class RequestBatch(Pipelineable):
     aligned: bool = True
     """Whether this step aligns. Only then do the stream's candidates have ids for the embeddings that only the
     satisfaction tower reads."""
+    answers_differ: bool = True
+    """Whether the replayed answers of all ranks form a pair. Without one, no loss on answers has a gradient."""
+    evidence_counts: bool = True
+    """Whether some outcome has a weight of evidence. Without one, L_evidence has no gradient."""
     truth_N: Tensor | None = None
     """Graded satisfaction (NaN: unknown), read only by evaluation."""
     groups: CandidateGroups | None = None
@@ -159,6 +163,7 @@ def collate(
     evidence_O: Array | None = None,
     reward_O: Array | None = None,
     aligned: bool = True,
+    answers_differ: bool = True,
     truth: str | None = None,
     by_user: bool = False,
     scales: FeatureScales | None = None,
@@ -171,6 +176,7 @@ def collate(
     Args:
         evidence_O: weights of evidence of the outcomes, which select the candidates with evidence; None: no candidate.
         reward_O: weights of the outcomes in the reward; None: the batch has no rewards.
+        answers_differ: whether the answers of all ranks form a pair.
         by_user: losses compare the candidates of a user; False: those of a request.
         scales: factors of the stream's embeddings. Those of replayed requests are 1.
     """
@@ -185,6 +191,7 @@ def collate(
             evidence_O=evidence_O,
             reward_O=reward_O,
             aligned=aligned,
+            answers_differ=answers_differ,
             truth=truth,
             by_user=by_user,
             scales=scales,
@@ -271,6 +278,8 @@ def collate(
             item_N=np.concatenate([part.column(schema.item) for part in candidates]),
         ),
         aligned=aligned,
+        answers_differ=aligned and answers_differ,
+        evidence_counts=aligned and evidence_O is not None and bool(np.any(evidence_O)),
         truth_N=_joined([part.column(truth) for part in candidates]) if truth is not None else None,
         groups=groups,
         slates=slates,

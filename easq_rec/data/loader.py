@@ -186,6 +186,7 @@ class TrainLoader:
             evidence_O=self._replay.evidence() if self._replay is not None and aligned else None,
             reward_O=self._replay.reward() if self._replay is not None and aligned else None,
             aligned=aligned,
+            answers_differ=self._replay is not None and self._replay.answers_differ,
             by_user=self._by_user,
             scales=self._dropout(part.requests, part.after.epoch) if self._dropout is not None else None,
         )

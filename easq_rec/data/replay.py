@@ -116,6 +116,8 @@ class AnswerReplay:
         self.fingerprint = self._fingerprint()
         """Depends on the answers that training may see."""
         self.state = ReplayState(replays=np.zeros(len(self), np.int32))
+        self.answers_differ = False
+        """Whether the answers that all ranks drew last form a pair."""
 
     def __len__(self) -> int:
         """Number of answers that training may see."""
@@ -211,6 +213,7 @@ class AnswerReplay:
             step=state.steps,
             world_size=self._world_size,
         )
+        self.answers_differ = form_pairs(self._answer[drawn])
         replays = state.replays.copy()
         replays[drawn] += 1
         count = len(drawn)
@@ -227,6 +230,7 @@ class AnswerReplay:
 
     def skip(self, clock_ms: int) -> None:
         """A step without a draw: admits the answers due at `clock_ms`."""
+        self.answers_differ = False
         state, admitted = self.state, self._due(clock_ms)
         rarer_class = min(self._classes.among(admitted))
         self.state = dataclasses.replace(state, admitted=admitted, rarer_class=rarer_class, steps=state.steps + 1)
@@ -274,6 +278,11 @@ def draw(
     queue = shuffled[np.argsort(replays[shuffled], kind="stable")]
     drawn = (_by_turns(queue, answer) if config.balance else queue)[:count]
     return drawn[np.argsort(request[drawn], kind="stable")]
+
+
+def form_pairs(answer: npt.NDArray[np.integer]) -> bool:
+    """Whether one of the drawn answers is better than another: their codes differ."""
+    return len(np.unique(answer)) > 1
 
 
 def _by_turns(queue: Rows, answer: npt.NDArray[np.integer]) -> Rows:

@@ -163,9 +163,22 @@ class RankingNetwork(nn.Module):
 
     def pathway(self) -> list[nn.Parameter]:
         """Adapters and satisfaction tower: parameters without gradients in steps that do not align."""
-        adapters = [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
         towers = [module for module in (self.satisfaction, self.own, self.answer_rates) if module is not None]
-        return adapters + [parameter for module in towers for parameter in module.parameters()]
+        return self.adapters() + [parameter for module in towers for parameter in module.parameters()]
+
+    def adapters(self) -> list[nn.Parameter]:
+        """The parameters that only losses on answers move."""
+        return [value for linear in self._adapted for value in (linear.lora_a, linear.lora_b) if value is not None]
+
+    def resting(self, batch: RequestBatch) -> list[nn.Parameter]:
+        """The parameters of the pathway that no loss of the step moves, on any rank.
+
+        They have no gradient, or zeros, and momentum must not move them: with few answers most steps have no pair of
+        answers, and the optimizer would repeat the direction of one draw for many steps.
+        """
+        if batch.answers_differ:
+            return []
+        return self.adapters() if self.evidence and batch.evidence_counts else self.pathway()
 
     @torch.no_grad()
     def serve(self, part: BatchPart, float_NF: Tensor) -> tuple[Tensor, Tensor | None]:

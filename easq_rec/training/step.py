@@ -161,8 +161,7 @@ class TrainingStep:
         if self._runtime.world_size == 1 or self._averaging.started:
             return
         assert self._batch is not None
-        # Without alignment the satisfaction pathway has no gradients, and its optimizer must not move it by momentum.
-        excluded = set() if self._batch.aligned else {id(parameter) for parameter in self._network.pathway()}
+        excluded = {id(parameter) for parameter in self._network.resting(self._batch)}
         self._averaging.start(value for value in self.optimizers.dense.values() if id(value) not in excluded)
 
     def step(self) -> None:
@@ -174,6 +173,10 @@ class TrainingStep:
             dense = self.optimizers.dense
             if self._plan.measured:
                 self._gradient_norms = group_norms(dense)
+            assert self._batch is not None
+            for parameter in self._network.resting(self._batch):
+                # AdamW moves a parameter by its momentum, even if the gradient is zero.
+                parameter.grad = None
             norm = gradient_norm(dense.values())
             skip = self.finite_check.skip_network(norm)
             self.optimizers.clip(norm)

@@ -126,6 +126,7 @@ def test_every_nth_step_aligns(data: Data) -> None:
     for batch, state in whole:
         assert (len(batch.answered_A) > 0) == batch.aligned or not state.replay.admitted
         assert batch.aligned or batch.total == batch.stream
+        assert batch.answers_differ == (len(batch.answer_A.unique()) > 1)
     assert whole[-1][1].replay.replays.sum() > 0
     again = data.loader(align_every=3)
     resumed = list(again.batches(restored(whole[3][1]), steps=9))
@@ -139,6 +140,7 @@ def test_without_draws_answers_are_admitted_but_not_replayed(data: Data) -> None
     drawn, counted = (list(loader.batches(loader.start(), steps=9)) for loader in (drawing, counting))
     for (batch, state), (other, bare) in zip(drawn, counted, strict=True):
         assert other.aligned and other.total == other.stream == batch.stream and not len(other.answered_A)
+        assert not other.answers_differ
         assert (bare.replay.admitted, bare.replay.steps) == (state.replay.admitted, state.replay.steps)
         assert not bare.replay.replays.any()
     assert counted[-1][1].replay.admitted > 0

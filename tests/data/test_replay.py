@@ -228,6 +228,26 @@ def test_a_step_without_a_draw_admits_answers_and_is_counted(answered: EncodedRe
     assert keys(replay.draw(NEVER)) == keys(other.draw(NEVER))
 
 
+def test_every_rank_knows_whether_the_drawn_answers_form_a_pair(answered: EncodedRequests) -> None:
+    """Also a rank without a share."""
+    for rank in (0, 1):
+        replay = replay_of(answered, Replay(answers_per_step=1, max_replays=2), rank=rank, world_size=2)
+        assert not replay.answers_differ
+        alone = replay.draw(START + 300)
+        assert (alone is None) == (rank == 0) and not replay.answers_differ
+        # Two of the three answers that have come by then, of which one is satisfied and two are not, or the reverse.
+        differ = set()
+        for _ in range(3):
+            replay.draw(START + 400)
+            differ.add(replay.answers_differ)
+        assert True in differ
+        replay.draw(START + 400)
+        assert not replay.answers_differ, "all have been replayed as often as allowed"
+        replay.draw(NEVER)
+        replay.skip(NEVER)
+        assert not replay.answers_differ, "nothing is drawn"
+
+
 def test_draws_are_spread_evenly_over_the_answers(answered: EncodedRequests) -> None:
     replay = replay_of(answered, Replay(answers_per_step=2, max_replays=1_000))
     draws = [tuple(sorted(keys(replay.draw(NEVER)))) for _ in range(300)]

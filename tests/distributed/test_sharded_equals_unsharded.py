@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from easq_rec.training.optim import PATHWAY, parameter_group
 from tests.conftest import Warm
 from tests.distributed.worker_equivalence import HALF, SHARDINGS, STEPS, cases
 
@@ -77,7 +78,8 @@ def test_every_case_trains_with_its_losses(results: dict[int, Results], case: st
     engagement = {"main"} if "paper" in case else {"pointwise", "main"}
     for number, step in enumerate(one["steps"]):
         rests = "resting" in case and number % 2 == 0
-        assert (int(step["pairs"].get("answered", 0)) == 0) == (unanswered or rests)
+        seldom = "seldom" in case and number % 2 == 0
+        assert (int(step["pairs"].get("answered", 0)) == 0) == (unanswered or rests or seldom)
         assert not rests or set(step["losses"]) == engagement | {"whole"}
     expected = engagement | (set() if unanswered else {"direct" if "direct" in case else "satisfaction"})
     if "paper" in case or "slate" in case or "guarded" in case or "weighed" in case:
@@ -92,12 +94,25 @@ def test_every_case_trains_with_its_losses(results: dict[int, Results], case: st
     assert {name for name, value in aligned["losses"].items() if value} == expected | {"whole"}
     moved = {name for name, value in last["parameters"].items() if not torch.equal(value, one["initial"][name])}
     resting = set(one["initial"]) - moved
-    # A head's bias has no gradient in pairwise losses, and without answers the satisfaction tower has no gradients.
+    # A head's bias has no gradient in pairwise losses. Without answers only L_evidence moves the pathway: its tower.
     still = resting_tables(case, one["shards"], STEPS)
     assert {name.split(".")[-2] for name in resting if ".embeddings." in name} == still
     # Statistics of float features are fitted before training, and not trained.
     resting = {name for name in resting if "_numbers." not in name and ".ids." not in name}
+    if unanswered:
+        resting = {name for name in resting if parameter_group(name) not in PATHWAY}
     assert not [name for name in resting if "head.bias" not in name and "satisfaction" not in name]
+
+
+def test_momentum_does_not_move_the_adapters(results: dict[int, Results]) -> None:
+    """Only the second of three aligned steps has answers, on one rank and on two."""
+    for ranks in (1, 2):
+        first, second, third = (
+            {name: value for name, value in step["parameters"].items() if ".lora_" in name}
+            for step in results[ranks]["easq, seldom answered"]["steps"]
+        )
+        assert first and not any(torch.equal(value, first[name]) for name, value in second.items())
+        assert all(torch.equal(value, second[name]) for name, value in third.items())
 
 
 def test_ids_lose_their_rows_to_others(results: dict[int, Results]) -> None:

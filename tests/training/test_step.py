@@ -121,6 +121,33 @@ def test_a_step_without_alignment_does_not_change_the_pathway(runtime: Runtime, 
         assert torch.equal(value, before[name]) == unchanged, name
 
 
+@pytest.mark.parametrize(
+    ("changes", "still"),
+    [
+        ({}, ()),
+        ({"answers_differ": False}, ("lora",)),
+        ({"evidence_counts": False}, ()),
+        ({"answers_differ": False, "evidence_counts": False}, PATHWAY),
+    ],
+    ids=["both", "evidence", "answers", "neither"],
+)
+def test_momentum_does_not_change_what_no_loss_moves(
+    changes: dict[str, bool], still: tuple[str, ...], runtime: Runtime, tmp_path: Path
+) -> None:
+    """Where answers are few, most aligned steps have no pair of them. The gradient of the adapters is then zero."""
+    config = small_config()
+    model, step = training_step(config, runtime, tmp_path)
+    assert model.ranker.network.evidence
+    without = random_batch(config, answered=0 if still else 5)
+    batches = iter([random_batch(config), dataclasses.replace(without, **changes)])
+    step(batches, StepPlan(number=1, total_steps=2))
+    dense = {name: p for name, p in model.named_parameters() if "embeddings" not in name and p.requires_grad}
+    before = {name: value.detach().clone() for name, value in dense.items()}
+    step(batches, StepPlan(number=2, total_steps=2))
+    for name, value in dense.items():
+        assert torch.equal(value, before[name]) == (parameter_group(f".{name}") in still), name
+
+
 def test_the_phases_of_a_step_are_measured(runtime: Runtime, tmp_path: Path) -> None:
     """Every phase takes time, and no phase is active after the step."""
     config = small_config()

@@ -23,7 +23,7 @@ from easq_rec.config import Config
 from easq_rec.data.batch import Answers
 from easq_rec.data.columns import Array, Rows
 from easq_rec.data.encode import EncodedRequests, outcome_key
-from easq_rec.data.replay import ReplayState, draw
+from easq_rec.data.replay import ReplayState, draw, form_pairs
 from easq_rec.data.stream.columns_file import named_arrays, requests_of
 
 BLOCKS = 32
@@ -129,6 +129,8 @@ class HeldAnswers:
         self._rank = rank
         self._world_size = world_size
         self.state = state or HeldState(counts=RunningCounts(outcomes=len(self._outcomes), by_pattern={}))
+        self.answers_differ = False
+        """Whether the answers that all ranks drew last form a pair."""
 
     def arrive(self, requests: EncodedRequests) -> None:
         """Takes over answered requests, with candidate columns `answer` and `answered_at_ms`."""
@@ -220,6 +222,7 @@ class HeldAnswers:
             step=state.steps,
             world_size=self._world_size,
         )
+        self.answers_differ = form_pairs(kept["answer"][drawn])
         replays = kept["replays"].copy()
         replays[drawn] += 1
         count = len(drawn)
@@ -234,6 +237,7 @@ class HeldAnswers:
 
     def skip(self) -> None:
         """A step without a draw."""
+        self.answers_differ = False
         self.state = dataclasses.replace(self.state, steps=self.state.steps + 1)
 
     def evidence(self) -> npt.NDArray[np.float32]:

@@ -189,6 +189,7 @@ class FollowLoader:
             evidence_O=held.evidence() if aligned else None,
             reward_O=held.reward() if aligned else None,
             aligned=aligned,
+            answers_differ=held.answers_differ,
             by_user=config.losses.groups == "user",
             scales=self._dropout(requests, 0) if self._dropout is not None else None,
         )
