@@ -119,6 +119,11 @@ class RunDirectory:
         return self.path / "fused.json"
 
     @property
+    def user_metrics(self) -> Path:
+        """Written by studies: what every user adds to the metrics of all served scores."""
+        return self.path / "user_metrics.npz"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Folders in which no other run lies."""
         return (

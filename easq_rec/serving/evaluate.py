@@ -22,7 +22,6 @@ from easq_rec.errors import UserError
 from easq_rec.evaluation import predict as evaluation
 from easq_rec.evaluation import results as evaluation_files
 from easq_rec.evaluation.calibration_fit import apply_maps
-from easq_rec.evaluation.metrics import RankingMetrics, ranking_metrics
 from easq_rec.model.ranker import Ranker
 from easq_rec.run_directory.calibration_file import OutcomeCalibration, read_calibration
 from easq_rec.run_directory.checkpoint_files import checkpoint_of
@@ -115,8 +114,8 @@ def training_users(config: Config, directory: files.Location, quarantine: Quaran
     return np.unique(np.concatenate(users)) if users else np.zeros(0, np.int64)
 
 
-def rank_fused(config: Config, weights: Sequence[float]) -> dict[float, RankingMetrics]:
-    """Ranking metrics of a run with other values of `model.satisfaction_weight`, by value.
+def rank_fused(config: Config, weights: Sequence[float]) -> dict[float, evaluation.Predictions]:
+    """Held-out requests ranked by a run with other values of `model.satisfaction_weight`, by value.
 
     As in what the run serves, the satisfaction score does not count before the warm-up has ended.
     """
@@ -126,13 +125,19 @@ def rank_fused(config: Config, weights: Sequence[float]) -> dict[float, RankingM
     assert found.satisfaction_N is not None
     steering = ranker.network.steering
     counted_N = found.satisfaction_N * (1.0 if steering is None else float(steering))
-    return {weight: _ranked(found, found.main_N + weight * counted_N) for weight in weights}
+    return {weight: dataclasses.replace(found, served_N=found.main_N + weight * counted_N) for weight in weights}
+
+
+def rank(config: Config) -> evaluation.Predictions:
+    """Held-out requests ranked by the policy score of a run."""
+    directory, run_dir = data_of(config, None), Path(str(config.run_dir))
+    return predictions_of(load_served(config, run_dir, None), config, run_dir, directory, held_out(config, directory))
 
 
 def rank_with(
     config: Config, weights: Sequence[float], *, prior: PriorOf | None = None, second: Config | None = None
-) -> dict[float, RankingMetrics]:
-    """Ranking metrics of a run that serves its policy score plus a weight times other scores, by weight.
+) -> dict[float, evaluation.Predictions]:
+    """Held-out requests ranked by the policy score of a run plus a weight times other scores, by weight.
 
     A prior of the item is in standard deviations over the training period. With a second run, its policy score and
     that of this run are standardised over all held-out candidates, and not within a request. So a request whose
@@ -149,12 +154,7 @@ def rank_with(
     assert prior is not None or second is not None
     directory = data_of(config, None)
     training, held = split(files.join(directory, "requests"), config.data.holdout)
-
-    def predicted(run: Config) -> evaluation.Predictions:
-        run_dir = Path(str(run.run_dir))
-        return predictions_of(load_served(run, run_dir, None), run, run_dir, directory, held)
-
-    found = predicted(config)
+    found = rank(config)
     policy_N = found.served_N.double()
     added_N = torch.zeros_like(policy_N)
     if prior is not None:
@@ -163,20 +163,16 @@ def rank_with(
         ranked = RequestDataset(requests, item_layout(config.schema), period=held, quarantine=quarantine)
         added_N = added_N + torch.from_numpy(prior_of(counted, ranked, found.request_id_R.numpy()))
     if second is not None:
-        other = predicted(second)
+        other = rank(second)
         assert torch.equal(found.request_id_R, other.request_id_R), "both runs rank the same requests in the same order"
         policy_N, added_N = _standardised(policy_N), added_N + _standardised(other.served_N)
-    return {weight: _ranked(found, policy_N + weight * added_N) for weight in weights}
+    return {weight: dataclasses.replace(found, served_N=policy_N + weight * added_N) for weight in weights}
 
 
 def _standardised(score_N: torch.Tensor) -> torch.Tensor:
     """Scores minus their mean, divided by their standard deviation, float64; zeros if all are equal."""
     centred_N = score_N.double() - score_N.double().mean()
     return centred_N / centred_N.square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-
-
-def _ranked(found: evaluation.Predictions, served_N: torch.Tensor) -> RankingMetrics:
-    return ranking_metrics(served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
 
 
 def predictions_of(

@@ -114,7 +114,7 @@ def test_studies_and_evaluate_rank_alike_by_a_fused_score(runs: tuple[Path, Path
 
     call("evaluate", "--run", runs[0], "--fuse", 0.7, "--name", "fused", "--resamples", 50)
     expected = json.loads((runs[0] / "fused.json").read_text())["metrics"]
-    found = rank_fused(load_config(runs[0]), [0.2, 0.7])[0.7]
+    found = rank_fused(load_config(runs[0]), [0.2, 0.7])[0.7].metrics()
     plain = json.loads((runs[0] / "evaluation.json").read_text())["metrics"]
     for name in ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy"):
         assert getattr(found, name) == pytest.approx(expected[name]["value"])
@@ -128,7 +128,7 @@ def test_no_weight_counts_before_the_warmup_has_ended(train: Train, tmp_path: Pa
 
     train(tmp_path, "--trainer.max-steps", "2", *NO_WARMUP[:2], "--losses.warmup-per-class", "100000")
     found = rank_fused(load_config(tmp_path), [0.0, 0.2, 0.7])
-    assert found[0.0] == found[0.2] == found[0.7]
+    assert found[0.0].metrics() == found[0.2].metrics() == found[0.7].metrics()
 
 
 @pytest.mark.integration

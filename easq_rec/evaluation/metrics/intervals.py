@@ -16,7 +16,7 @@ Shape suffixes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
@@ -30,18 +30,16 @@ from easq_rec.evaluation.metrics.by_request import CALIBRATION, MEANS, QUOTIENTS
 from easq_rec.evaluation.metrics.calibration import BINS
 from easq_rec.evaluation.metrics.outcomes import LOSS, OBSERVED, PREDICTED, WEIGHT, outcome_names
 from easq_rec.evaluation.metrics.segments import Order, won_pairs
+from easq_rec.evaluation.resampling import RESAMPLES, user_weights
 
 Floats = NDArray[np.float64]
 Method = Literal["bca", "percentile"]
 
 METRICS = (*MEANS, *QUOTIENTS, "calibration_gap", "calibration_error", "answer_auc")
 """The metrics of every run. `UserSums.names` has those of the outcomes as well."""
-RESAMPLES = 1_000
 CONFIDENCE = 0.95
 LEAST_USERS = 10
 """Minimum number of contributing users for an interval: fewer users say little about the spread."""
-BLOCK_CELLS = 1 << 22
-"""Maximum number of weights in one block of resamples; bounds the memory (a few times 8 bytes per weight)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +149,15 @@ class UserSums:
         """(U, M): every metric without user u."""
         auc_U = self._answers.auc_without() if self._answers is not None else np.full(len(self), np.nan)
         return self._assembled(self._top.sum(0) - self._top, self._bottom.sum(0) - self._bottom, auc_U)
+
+    def quotients(self, names: Sequence[str]) -> tuple[Floats, Floats]:
+        """(U, M) each: what every user adds to the numerator and to the denominator of these metrics.
+
+        The names are those of means and quotients: calibration errors and the AUC over all answers are neither.
+        """
+        columns = [self.names.index(name) for name in names]
+        assert max(columns) < self._quotients, names
+        return self._top[:, columns], self._bottom[:, columns]
 
     def contributing(self) -> NDArray[np.int64]:
         """(M,): number of users that contribute to each metric."""
@@ -317,21 +324,12 @@ def _point(sums: UserSums) -> Floats:
 
 def _replicates(samples: Sequence[UserSums], resamples: int, seed: int) -> list[Floats]:
     """(B, M) of each run, from the same resampled users."""
-    block = max(1, BLOCK_CELLS // max(sums.widest for sums in samples))
+    widest = max(sums.widest for sums in samples)
     parts = [
-        [sums.metrics(weight_BU) for sums in samples] for weight_BU in _weights(len(samples[0]), resamples, block, seed)
+        [sums.metrics(weight_BU) for sums in samples]
+        for weight_BU in user_weights(len(samples[0]), resamples, seed=seed, widest=widest)
     ]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
-
-
-def _weights(users: int, resamples: int, block: int, seed: int) -> Iterator[Floats]:
-    """Blocks (B, U) of bootstrap weights: the number of times each user is drawn in U draws with replacement."""
-    generator = np.random.default_rng(seed)
-    for done in range(0, resamples, block):
-        rows = min(block, resamples - done)
-        drawn = generator.integers(0, max(users, 1), size=(rows, users), dtype=np.int32)
-        drawn += np.arange(rows, dtype=np.int32)[:, None] * users
-        yield np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float64)
 
 
 def _running(value_BA: Floats) -> Floats:

@@ -1,4 +1,7 @@
-"""The process of one cell: `python -m easq_rec.tools.studies.cell CONFIG.json [WEIGHT ...] [PARTNER=WEIGHT ...]`.
+"""The process of one cell: `python -m easq_rec.tools.studies.cell CONFIG.json [by_user] [WEIGHT ...]`.
+
+A weight is one of the satisfaction score, or PARTNER=WEIGHT. With `by_user` the cell also writes what every held-out
+user adds to the metrics of its policy score and of all weights.
 
 Its standard input is a pipe that the study's process holds open and never writes to. When that process ends for any
 reason, the pipe closes and the cell exits, so that no orphan writes at the same time as a resumed study.
@@ -19,25 +22,38 @@ from easq_rec.config.serialization import load_json
 from easq_rec.errors import exit_code
 from easq_rec.run_directory.metrics_file import FINAL, append_record, final_record
 from easq_rec.run_directory.paths import RunDirectory
+from easq_rec.tools.studies.grid import BY_USER
+from easq_rec.tools.studies.user_metrics import POLICY
 
 
-def main(path: str, served: Sequence[str] = ()) -> int:
+def main(path: str, arguments: Sequence[str] = ()) -> int:
     """Trains and evaluates the config in its run_dir; returns the exit code.
 
     Args:
-        served: other served scores that are also evaluated on the held-out requests: weights of the reference score,
-            and texts of `Addition`.
+        arguments: `BY_USER`, and other served scores that are also evaluated on the held-out requests: weights of the
+            satisfaction score, and texts of `Addition`.
     """
     config = read_config(path)
     from easq_rec.tools.simulation.default_data import prepare_data
-    from easq_rec.tools.studies.served_scores import rankings
     from easq_rec.training import session
 
     code = session.train(config, prepare_data)
-    if not code and served:
-        found = {text: asdict(metrics) for text, metrics in rankings(config, served).items()}
-        RunDirectory(Path(str(config.run_dir))).fused.write_text(json_file.text(found))
+    if not code and arguments:
+        _rank(config, [text for text in arguments if text != BY_USER], by_user=BY_USER in arguments)
     return code
+
+
+def _rank(config: Config, served: Sequence[str], *, by_user: bool) -> None:
+    """Ranks the held-out requests by these scores, and writes the metrics."""
+    from easq_rec.serving.evaluate import rank
+    from easq_rec.tools.studies.served_scores import rankings, user_metrics
+
+    directory = RunDirectory(Path(str(config.run_dir)))
+    ranked = rankings(config, served)
+    if by_user:
+        user_metrics({POLICY: rank(config), **ranked}).save(directory.user_metrics)
+    found = {text: asdict(predictions.metrics()) for text, predictions in ranked.items()}
+    directory.fused.write_text(json_file.text(found))
 
 
 def read_config(path: str) -> Config:

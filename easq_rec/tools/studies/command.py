@@ -34,6 +34,7 @@ from easq_rec.tools.studies.anchors import anchor_cells
 from easq_rec.tools.studies.base import WORTH_VERSION, base_config
 from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
+from easq_rec.tools.studies.families import FAMILIES
 from easq_rec.tools.studies.grid import check_names
 from easq_rec.tools.studies.known import take_over, taken_over
 from easq_rec.tools.studies.options import StudyOptions
@@ -97,6 +98,10 @@ def check(options: StudyOptions) -> None:
     if options.name == "worth":
         require(options.seeds is None, "--seeds", options.seeds, "omitted: study worth reads one log")
         require(options.first_seed == 0, "--first-seed", options.first_seed, "omitted: study worth reads one log")
+    if options.families:
+        require(options.name == "frontier", "--families", options.families, "omitted: only study frontier has them")
+        unknown = [name for name in options.families if name not in FAMILIES]
+        require(not unknown, "--families", unknown, f"some of {', '.join(FAMILIES)}")
     if options.schema is not None:
         of_data = options.name == "worth" and options.data is not None
         require(of_data, "--schema", str(options.schema), "given with --data, to study worth")
@@ -134,7 +139,8 @@ def run(options: StudyOptions) -> int:
                 return _signal(options, store)
             if options.name == "worth":
                 return _worth(options, store)
-            return _train(options, STUDIES[options.name], store)
+            study = frontier.study(options.families) if options.families else STUDIES[options.name]
+            return _train(options, study, store)
         except KeyboardInterrupt:
             print("interrupted; the same command with --resume continues it", file=sys.stderr)
             return 130
@@ -291,6 +297,7 @@ def _command(options: StudyOptions) -> list[str]:
     data = [] if options.data is None else ["--data", files.display_name(options.data)]
     world = [] if options.world_version is None else ["--world-version", str(options.world_version)]
     recipe = [] if options.recipe is None else ["--recipe", options.recipe]
+    recipe += ["--families", *options.families] if options.families else []
     recipe += [] if options.schema is None else ["--schema", str(options.schema)]
     if options.ray is None or options.ray == "local":
         where = ["--jobs", str(options.job_count)]

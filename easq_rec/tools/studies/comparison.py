@@ -7,12 +7,16 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from easq_rec.evaluation.mean_interval import Estimate, t_interval
 from easq_rec.tools.studies.grid import ANCHORS, BASE
 from easq_rec.tools.studies.partner import Addition
 from easq_rec.tools.studies.store import Run
+from easq_rec.tools.studies.user_metrics import NAMES, Floats, UserMetrics
 
 METRICS = {
     "satisfaction": "satisfaction_ndcg5",
@@ -89,6 +93,7 @@ class StudyComparison:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs: defaultdict[str, list[Run]] = defaultdict(list)
+        self._draws: dict[Path, dict[str, Floats]] = {}
         for run in runs:
             self._runs[run.cell.label].append(run)
             for served, metrics in run.fused.items():
@@ -101,7 +106,9 @@ class StudyComparison:
                     series, x = added_series(name, addition.partner), addition.weight
                     variant = added_variant(name, addition.partner, x)
                 cell = dataclasses.replace(run.cell, variant=variant, series=series, x=x)
-                self._runs[cell.label].append(dataclasses.replace(run, cell=cell, metrics=metrics, fused={}))
+                self._runs[cell.label].append(
+                    dataclasses.replace(run, cell=cell, metrics=metrics, fused={}, served=served)
+                )
 
     def runs(self, label: str) -> list[Run]:
         """The cells of a label, one per world and seed."""
@@ -138,6 +145,30 @@ class StudyComparison:
         mine = self._by_pair(self._runs.get(label, []), key)
         theirs = self._by_pair([run for runs in self._runs.values() for run in runs if run.cell.variant == base], key)
         return {pair: 100 * (mine[pair] / theirs[pair] - 1) for pair in mine if theirs.get(pair)}
+
+    def resampled_by_pair(self, label: str, keys: Sequence[str], base: str = BASE) -> dict[str, Floats]:
+        """`change_by_pair` of several metrics for resampled users, (B, keys), by pairing key.
+
+        Only pairs whose runs, of the label and of the base, all keep the sums of users.
+        """
+        columns = [NAMES.index(key) for key in keys]
+        mine = self._resampled(self._runs.get(label, []))
+        theirs = self._resampled([run for runs in self._runs.values() for run in runs if run.cell.variant == base])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {
+                pair: 100 * (mine[pair][:, columns] / theirs[pair][:, columns] - 1) for pair in mine if pair in theirs
+            }
+
+    def _resampled(self, runs: Sequence[Run]) -> dict[str, Floats]:
+        """Metrics of resampled users, (B, M), by pairing key: the mean of runs that differ in their training seed."""
+        values: defaultdict[str, list[Floats]] = defaultdict(list)
+        for run in runs:
+            if run.user_metrics is None:
+                return {}
+            if run.user_metrics not in self._draws:
+                self._draws[run.user_metrics] = UserMetrics.load(run.user_metrics).resampled()
+            values[run.cell.pair].append(self._draws[run.user_metrics][run.served])
+        return {pair: np.mean(several, axis=0) for pair, several in values.items()}
 
     def mean(self, label: str, key: str) -> float:
         """Mean of a metric over the worlds of a label; NaN if no world has it."""

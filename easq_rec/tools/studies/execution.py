@@ -16,7 +16,7 @@ from pathlib import Path
 from easq_rec.config.serialization import to_dict
 from easq_rec.run_directory.metrics_file import final_record, read_records
 from easq_rec.run_directory.paths import RunDirectory
-from easq_rec.tools.studies.grid import Cell
+from easq_rec.tools.studies.grid import BY_USER, Cell
 from easq_rec.tools.studies.store import Run, Store, write_json
 
 LAST_LINES = 6
@@ -79,10 +79,22 @@ class Execution:
         if code or metrics is None:
             raise CellFailed(_failure(f"failed with exit code {code}" if code else "wrote no final metrics", log))
         fused = json.loads(RunDirectory(run_dir).fused.read_text()) if cell.fuse or cell.additions else {}
+        users = None
+        if BY_USER in cell.arguments:
+            users = self._store.users(cell)
+            users.parent.mkdir(exist_ok=True)
+            RunDirectory(run_dir).user_metrics.replace(users)
         history = _history(run_dir, cell.keep)
         # A study has many cells and does not need their models again.
         shutil.rmtree(RunDirectory(run_dir).checkpoints, ignore_errors=True)
-        return Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=time.perf_counter() - begin)
+        return Run(
+            cell=cell,
+            metrics=metrics,
+            fused=fused,
+            history=history,
+            seconds=time.perf_counter() - begin,
+            user_metrics=users,
+        )
 
     def _call(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
         """Exit code of a process. Its output goes to a file; its input is a pipe that only this process holds."""

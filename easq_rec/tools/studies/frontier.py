@@ -10,13 +10,14 @@ Controls: `without_any_answers` reads no answer; `shuffled_answers` compares per
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from easq_rec.config import Config
 from easq_rec.tools.studies.base import Budget
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ, FAMILIES, MethodFamily, base_cell
-from easq_rec.tools.studies.grid import BASE, Cell, seeded
+from easq_rec.tools.studies.grid import BASE, BY_USER, Cell, seeded
 from easq_rec.tools.studies.partner import ITEM_PRIOR
 from easq_rec.tools.studies.price import PRICES, Priced, best
 from easq_rec.tools.studies.price_view import (
@@ -36,25 +37,48 @@ from easq_rec.tools.studies.verdict import Verdict
 SMALL = (EASQ, "label_weights", ITEM_PRIOR, "action_ranker", "shared_bottom", "without_any_answers")
 """Families at the small budget, with two points each."""
 PRICE = PRICES[0]
+OVER_USERS = (
+    "Gains and their differences have intervals over training seeds and over held-out users, which are resampled; with "
+    "one seed, over users only. Changes of single points have t intervals over training seeds."
+)
 
 
-def families(budget: Budget) -> list[MethodFamily]:
-    """The compared families."""
-    return [FAMILIES[name].few() for name in SMALL] if budget == "small" else list(FAMILIES.values())
+def families(budget: Budget, names: Sequence[str] = ()) -> list[MethodFamily]:
+    """The compared families.
+
+    Args:
+        names: families besides `easq`; empty: all of the budget.
+    """
+    chosen = [EASQ, *names] if names else list(SMALL if budget == "small" else FAMILIES)
+    found = [FAMILIES[name] for name in dict.fromkeys(chosen)]
+    return [family.few() for family in found] if budget == "small" else found
 
 
-def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
-    chosen = [family for family in families(budget) if family.fits(base)]
+def study(names: Sequence[str] = ()) -> Study:
+    """The study of some families, see `families`."""
+    return Study(
+        name="frontier",
+        question="How much satisfaction does each method of alignment gain at an equal price in engagement?",
+        cells=lambda base, seeds, budget: _cells(base, seeds, families(budget, names)),
+        conclude=lambda found, budget: _conclude(found, budget, families(budget, names)),
+    )
+
+
+def _cells(base: Config, seeds: Sequence[int], compared: Sequence[MethodFamily]) -> list[Cell]:
+    chosen = [family for family in compared if family.fits(base)]
     cells = []
     for seed in seeds:
         there = seeded(base, seed)
         cells += [base_cell(chosen, there), *(cell for family in chosen for cell in family.cells(there))]
-    return cells
+    if base.data.path is None:
+        return cells
+    # The cells of a data set rank the same users.
+    return [dataclasses.replace(cell, arguments=(*cell.arguments, BY_USER)) for cell in cells]
 
 
-def _conclude(found: StudyComparison, budget: Budget) -> Findings:
+def _conclude(found: StudyComparison, budget: Budget, compared: Sequence[MethodFamily]) -> Findings:
     trained = found.runs(BASE)
-    fitting = [family for family in families(budget) if not trained or family.fits(trained[0].cell.config)]
+    fitting = [family for family in compared if not trained or family.fits(trained[0].cell.config)]
     priced = {
         metric: {family.name: Priced.of(found, family.labels(), metric) for family in fitting} for metric in GAINED
     }
@@ -69,7 +93,8 @@ def _conclude(found: StudyComparison, budget: Budget) -> Findings:
         ),
         notes=[
             *_notes(fitting, gains),
-            *_left_out([family.name for family in families(budget) if family not in fitting]),
+            *_left_out([family.name for family in compared if family not in fitting]),
+            *([OVER_USERS] if gains[EASQ].resampled else []),
             "Every family has the same number of points, and all are mixed with main_only: the gain at a price is that "
             "of the best mixture of two of them.",
             ENVELOPES,
@@ -106,9 +131,4 @@ def _left_out(names: Sequence[str]) -> list[str]:
     return [f"Left out, because the data lack the outcomes that they need, such as likes: {', '.join(names)}."]
 
 
-STUDY = Study(
-    name="frontier",
-    question="How much satisfaction does each method of alignment gain at an equal price in engagement?",
-    cells=_cells,
-    conclude=_conclude,
-)
+STUDY = study()

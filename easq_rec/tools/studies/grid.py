@@ -24,6 +24,8 @@ ANCHORS = (RANDOM, SATISFYING, ENGAGING)
 utility. Tables have them; figures do not, since an oracle's distance would squeeze all other differences."""
 TRAIN = "easq_rec.tools.studies.cell"
 """Program of a cell that trains and evaluates."""
+BY_USER = "by_user"
+"""Argument of that program: the cell also keeps what every held-out user adds to its metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from easq_rec.errors import UserError
-from easq_rec.tools.studies.grid import Cell
+from easq_rec.tools.studies.grid import BY_USER, Cell
 from easq_rec.tools.studies.store import Run, Store, numbers, write_json
 
 KNOWN = "known.json"
@@ -46,12 +47,25 @@ def take_over(path: Path, store: Store, cells: Sequence[Cell], *, study: str, ve
             "with new ones"
         )
     finished = store.finished(cells)
-    taken = [cell for cell in cells if cell.digest in found and cell.name not in finished]
+    taken = [cell for cell in cells if cell.digest in found and cell.name not in finished and _complete(path, cell)]
     for cell in taken:
+        if BY_USER in cell.arguments:
+            store.users(cell).parent.mkdir(exist_ok=True)
+            shutil.copyfile(users_beside(path, cell), store.users(cell))
         store.save(_run(cell, found[cell.digest]))
     if taken:
         write_json(store.out / KNOWN, {**origin, "cells": [cell.name for cell in taken]})
     return len(taken)
+
+
+def users_beside(path: Path, cell: Cell) -> Path:
+    """Where a study with this results.json keeps what every held-out user adds to the metrics of a cell."""
+    return Store(path.parent).users(cell)
+
+
+def _complete(path: Path, cell: Cell) -> bool:
+    """Whether the earlier study has all that a cell needs: the sums of users are not in results.json."""
+    return BY_USER not in cell.arguments or users_beside(path, cell).exists()
 
 
 def taken_over(store: Store) -> dict[str, Any] | None:

@@ -64,6 +64,9 @@ class StudyOptions:
     """Directory or URL with requests/ and answers/. None: generated worlds."""
     recipe: str | None = None
     """Recipe for the data, whose variants are compared. None: quickstart."""
+    families: tuple[str, ...] = ()
+    """Methods to compare easq with, such as label_weights item_prior: the families of
+    easq_rec/tools/studies/families.py. Empty: all. Study frontier only."""
     schema: Path | None = None
     """Schema file of the data, in TOML, in place of the recipe's schema. Study worth only."""
 

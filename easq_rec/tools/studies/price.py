@@ -9,25 +9,35 @@ points of several weights, and what counts is how much satisfaction it gains at 
 - A team may serve `main_only` to some users and a point to the others, or two points. So the envelope of a family is
   the upper hull of its points and of `main_only`, which has price 0 and gain 0, and it never falls as the price rises.
 - Envelopes are those of a world. Means and t intervals are over worlds, and two families are compared within each.
+- On a data set the place of a world is taken by a training seed. All seeds rank the same held-out users, so their
+  spread does not say how much depends on these users. The envelopes are also computed for resampled users, and the
+  squares of the half-widths of both intervals are added.
 
 The best of several points is better by chance, too, so families are compared that have equally many points.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from easq_rec.evaluation.mean_interval import Estimate, t_interval
 from easq_rec.tools.studies.comparison import METRICS, StudyComparison
 from easq_rec.tools.studies.grid import BASE
+from easq_rec.tools.studies.user_metrics import Floats
 
 PRICES = (1.0, 2.0)
 """Prices at which gains are reported, in percent of engagement; verdicts are about the first."""
 POINTS = "points"
 """Unit of a difference of two gains: percentage points."""
+
+NORMAL = 1.96
+"""Half the width of a 95% interval, in standard deviations."""
 
 Change = tuple[float, float]
 """Change of engagement and change of satisfaction of one point, in percent."""
@@ -69,6 +79,8 @@ class Priced:
 
     by_world: Mapping[str, Sequence[Change]]
     """Changes of its points, in the order of its labels, by pairing key; only worlds that have all of them."""
+    resampled: Mapping[str, Floats] = field(default_factory=dict)
+    """The same changes for resampled users, (B, points, 2); none, if the cells do not keep the sums of users."""
 
     @classmethod
     def of(
@@ -80,10 +92,8 @@ class Priced:
             satisfaction: the gained metric, a key of `METRICS`.
             base: variant with price 0 and gain 0.
         """
-        changes = [
-            tuple(found.change_by_pair(label, METRICS[name], base) for name in ("engagement", satisfaction))
-            for label in labels
-        ]
+        keys = [METRICS[name] for name in ("engagement", satisfaction)]
+        changes = [tuple(found.change_by_pair(label, key, base) for key in keys) for label in labels]
         known = [
             {
                 pair: (paid[pair], gained[pair])
@@ -94,20 +104,37 @@ class Priced:
         ]
         # A family without one of its points would have a smaller budget than the others.
         everywhere = [pair for pair in known[0] if all(pair in of_label for of_label in known)] if known else []
-        return cls(by_world={pair: [of_label[pair] for of_label in known] for pair in everywhere})
+        by_user = [found.resampled_by_pair(label, keys, base) for label in labels]
+        resampled = {
+            pair: np.stack([of_label[pair] for of_label in by_user], axis=1)
+            for pair in everywhere
+            if all(pair in of_label for of_label in by_user)
+        }
+        return cls(by_world={pair: [of_label[pair] for of_label in known] for pair in everywhere}, resampled=resampled)
 
     def gains(self, price: float) -> dict[str, float]:
         """The gain at a price in each world."""
         return {pair: gain_at(changes, price) for pair, changes in self.by_world.items()}
 
+    def resampled_gains(self, price: float) -> dict[str, Floats]:
+        """The gain at a price for resampled users, (B,), in each world."""
+        return {
+            pair: np.array([gain_at(changes, price) for changes in changes_BP2.tolist()])
+            for pair, changes_BP2 in self.resampled.items()
+        }
+
     def gain(self, price: float) -> Estimate:
-        """The gain at a price in percent: mean over worlds, with a t interval."""
-        return t_interval(self.gains(price).values())
+        """The gain at a price in percent: mean over worlds, with its interval."""
+        return over_users(t_interval(self.gains(price).values()), list(self.resampled_gains(price).values()))
 
     def lead(self, other: Priced, price: float) -> Estimate:
         """Gain at a price less that of another family, in percentage points, paired by world."""
         mine, theirs = self.gains(price), other.gains(price)
-        return t_interval(mine[pair] - theirs[pair] for pair in mine if pair in theirs)
+        drawn, others = self.resampled_gains(price), other.resampled_gains(price)
+        return over_users(
+            t_interval(mine[pair] - theirs[pair] for pair in mine if pair in theirs),
+            [drawn[pair] - others[pair] for pair in drawn if pair in others],
+        )
 
     def points(self) -> list[tuple[Estimate, Estimate]]:
         """(change of engagement, change of satisfaction) of each point, over worlds."""
@@ -119,7 +146,28 @@ class Priced:
     def curve(self, most: float, steps: int = 40) -> list[tuple[float, float]]:
         """(price, mean gain over worlds) at prices from 0 to `most`; empty without worlds."""
         prices = [most * step / steps for step in range(steps + 1)]
-        return [(price, self.gain(price).value) for price in prices] if self.by_world else []
+        return [(price, t_interval(self.gains(price).values()).value) for price in prices] if self.by_world else []
+
+
+def over_users(over_seeds: Estimate, drawn: Sequence[Floats]) -> Estimate:
+    """An interval over training seeds and held-out users, from one over seeds.
+
+    The spread of the mean over the seeds between draws of users is independent of that between seeds, so the squares of
+    the half-widths are added. With one seed, whose spread is unknown, the interval is over users only.
+
+    Args:
+        drawn: the value of each seed for resampled users, (B,); empty: the cells do not keep the sums of users.
+    """
+    if not drawn:
+        return over_seeds
+    spread_B = np.mean(drawn, axis=0)
+    spread_B = spread_B[np.isfinite(spread_B)]
+    if len(spread_B) < 2:
+        return over_seeds
+    half = NORMAL * float(np.std(spread_B, ddof=1))
+    if over_seeds.count > 1:
+        half = math.hypot(half, over_seeds.high - over_seeds.value)
+    return dataclasses.replace(over_seeds, low=over_seeds.value - half, high=over_seeds.value + half)
 
 
 def best(families: Mapping[str, Priced], price: float = PRICES[0]) -> list[str]:

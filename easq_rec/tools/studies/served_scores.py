@@ -1,24 +1,27 @@
-"""Rankings of a trained cell by other served scores than its policy score."""
+"""Rankings of the held-out requests by a trained cell: by its policy score and by other served scores."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from easq_rec.config import Config
 from easq_rec.config.variants import VARIANTS
-from easq_rec.evaluation.metrics import RankingMetrics
+from easq_rec.evaluation.metrics.by_request import request_columns
+from easq_rec.evaluation.metrics.intervals import UserSums
+from easq_rec.evaluation.predict import Predictions
 from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.serving.evaluate import rank_fused, rank_with
 from easq_rec.tools.simulation.default_data import prepare_data
 from easq_rec.tools.studies.partner import PRIORS, Addition
+from easq_rec.tools.studies.user_metrics import NAMES, UserMetrics
 from easq_rec.training import session
 
 
-def rankings(config: Config, served: Sequence[str]) -> dict[str, RankingMetrics]:
-    """Ranking metrics on the held-out requests, by served score.
+def rankings(config: Config, served: Sequence[str]) -> dict[str, Predictions]:
+    """The ranked held-out requests, by served score.
 
     Args:
         config: of a finished run.
@@ -26,7 +29,7 @@ def rankings(config: Config, served: Sequence[str]) -> dict[str, RankingMetrics]
     """
     fused = {text: float(text) for text in served if Addition.read(text) is None}
     additions = {text: addition for text in served if (addition := Addition.read(text)) is not None}
-    found: dict[str, RankingMetrics] = {}
+    found: dict[str, Predictions] = {}
     if fused:
         ranked = rank_fused(config, list(fused.values()))
         found |= {text: ranked[weight] for text, weight in fused.items()}
@@ -45,6 +48,20 @@ def rankings(config: Config, served: Sequence[str]) -> dict[str, RankingMetrics]
         # A study has many cells and does not need their models again.
         shutil.rmtree(RunDirectory(Path(str(second.run_dir))).checkpoints)
     return {text: found[text] for text in served}
+
+
+def user_metrics(ranked: Mapping[str, Predictions]) -> UserMetrics:
+    """What every user adds to the metrics of rankings of the same requests.
+
+    Args:
+        ranked: by served score.
+    """
+    by_served = {}
+    for served, found in ranked.items():
+        columns = request_columns(found.served_N, found.truth_N, found.utility_N, found.lengths_R, found.user_R)
+        by_served[served] = UserSums(found.user_R.numpy(), {name: value.numpy() for name, value in columns.items()})
+    user_U = next(iter(by_served.values())).user_U
+    return UserMetrics(user_U=user_U, sums={served: sums.quotients(NAMES) for served, sums in by_served.items()})
 
 
 def _unique(names: Iterable[str | None]) -> list[str]:

@@ -2,6 +2,7 @@
 
 OUT/study.json          name and budget of the study
 OUT/cells/CELL.json     the result of a finished cell; written atomically
+OUT/users/CELL.npz      what every held-out user adds to its metrics, if the study needs that
 OUT/logs/               terminal output of every cell
 OUT/worlds/             generated worlds
 OUT/runs/CELL/          ID.json, ID/: config and run directory of the last try
@@ -32,7 +33,8 @@ from easq_rec.config import World
 from easq_rec.errors import UserError
 from easq_rec.tools.simulation.world import ensure
 from easq_rec.tools.studies.base import Budget
-from easq_rec.tools.studies.grid import Cell, differences, digest_of
+from easq_rec.tools.studies.grid import BY_USER, Cell, differences, digest_of
+from easq_rec.tools.studies.user_metrics import POLICY
 
 LOCK = ".lock"
 
@@ -50,6 +52,10 @@ class Run:
     """(step, value) pairs of the metrics that the cell stores, in order."""
     seconds: float
     """Wall time, from the start of its process to its end."""
+    served: str = POLICY
+    """The score that `metrics` evaluate."""
+    user_metrics: Path | None = None
+    """What every held-out user adds to the metrics of all served scores; None: the cell does not keep that."""
 
 
 class Store:
@@ -66,6 +72,9 @@ class Store:
 
     def log(self, cell: Cell) -> Path:
         return self.out / "logs" / f"{cell.name}.log"
+
+    def users(self, cell: Cell) -> Path:
+        return self.out / "users" / f"{cell.name}.npz"
 
     def new_run_dir(self, cell: Cell) -> Path:
         """Path of a new run directory, in an existing directory that has nothing of earlier tries.
@@ -137,7 +146,8 @@ class Store:
                 f"{path} was run with another configuration: {what}. Use another --out, or delete the file to run the "
                 "cell again"
             )
-        return Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=seconds)
+        users = self.users(cell) if BY_USER in cell.arguments else None
+        return Run(cell=cell, metrics=metrics, fused=fused, history=history, seconds=seconds, user_metrics=users)
 
 
 def numbers(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from easq_rec.config.schema import Outcome
+from easq_rec.evaluation import resampling
 from easq_rec.evaluation.metrics import intervals, outcome_columns
 from easq_rec.evaluation.metrics.by_request import CALIBRATION, MEANS, QUOTIENTS, answer_columns, request_columns
 from easq_rec.evaluation.metrics.intervals import METRICS, AnswerScores, UserSums, differences, estimates, interval
@@ -82,16 +83,26 @@ def slow_metrics(data: Data, users: NDArray[np.int64]) -> list[float]:
 
 @pytest.mark.parametrize("block", [1, 100, 1 << 22])
 def test_replicates_equal_a_loop_over_the_drawn_users(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intervals, "BLOCK_CELLS", block * USERS)
+    monkeypatch.setattr(resampling, "BLOCK_CELLS", block * USERS)
     data = Data()
     sums = data.sums()
     (replicate_BM,) = intervals._replicates([sums], 6, 3)
-    weight_BU = np.concatenate(list(intervals._weights(len(sums), 6, block, 3)))
+    weight_BU = np.concatenate(list(resampling.user_weights(len(sums), 6, seed=3)))
     assert (weight_BU.sum(1) == len(sums)).all()
     for row, weight_U in zip(replicate_BM, weight_BU, strict=True):
         drawn = np.repeat(sums.user_U, weight_U.astype(np.int64))
         assert row.tolist() == pytest.approx(slow_metrics(data, drawn), abs=1e-12)
     assert [found.value for found in estimates(sums).values()] == pytest.approx(slow_metrics(data, sums.user_U))
+
+
+def test_quotients_are_the_sums_of_their_metrics() -> None:
+    sums = Data().sums()
+    names = ("engagement_ndcg5", "gauc", "pair_accuracy")
+    top_UM, bottom_UM = sums.quotients(names)
+    found = estimates(sums, resamples=2)
+    assert (top_UM.sum(0) / bottom_UM.sum(0)).tolist() == pytest.approx([found[name].value for name in names])
+    with pytest.raises(AssertionError):
+        sums.quotients(("calibration_error",))
 
 
 def test_the_jackknife_equals_a_loop_that_leaves_out_each_user() -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from easq_rec.config import Config
 from easq_rec.config.recipes import recipe
 from easq_rec.config.variants import VARIANTS
+from easq_rec.errors import UserError
 from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.command import run as run_study
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ, FAMILIES, SATISFACTION_WEIGHTS
-from easq_rec.tools.studies.frontier import STUDY, families
-from easq_rec.tools.studies.grid import ANCHORS, BASE
+from easq_rec.tools.studies.frontier import STUDY, families, study
+from easq_rec.tools.studies.grid import ANCHORS, BASE, BY_USER
 from easq_rec.tools.studies.options import StudyOptions
 from easq_rec.tools.studies.price import Priced
 from tests.tools.studies.priced_runs import priced_runs
@@ -104,6 +106,8 @@ def test_families_that_need_likes_are_left_out_on_other_data(name: str) -> None:
     config = recipe(name)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, path="somewhere"))
     cells = STUDY.cells(config, [0, 1], "full")
+    # All seeds rank the same users, so cells keep what each user adds.
+    assert all(BY_USER in cell.arguments for cell in cells)
     assert not any("label_weights" in cell.variant or "without_any_answers" in cell.variant for cell in cells)
     assert {addition.partner for cell in cells for addition in cell.additions} == {
         "answer_prior",
@@ -116,6 +120,30 @@ def test_families_that_need_likes_are_left_out_on_other_data(name: str) -> None:
     later = {"evidence_on_policy", "reward_model"} if name == "movielens" else set()
     assert set(note.rstrip(".").split(": ")[1].split(", ")) == liked | later
     assert len(findings.verdict.checks) == 12 - len(later) and findings.verdict.outcome == "holds"
+
+
+def test_some_families_can_be_chosen(base: Config) -> None:
+    """`easq` is always there; it is trained once, and `main_only` with the score that is added to it."""
+    chosen = study(["answer_prior", "label_weights"])
+    cells = chosen.cells(base, [0], "full")
+    assert [cell.variant for cell in cells] == [BASE, EASQ, *(f"label_weights {w:g}" for w in (1.5, 3, 10, 30))]
+    assert {addition.partner for addition in cells[0].additions} == {"answer_prior"}
+    assert not any(cell.arguments for cell in cells)
+    findings = chosen.conclude(StudyComparison(priced_runs(chosen.cells(base, [0, 1, 2], "full"), level)), "full")
+    assert len(findings.verdict.checks) == 2 and findings.verdict.outcome == "holds"
+    assert findings.extra["prices"]["satisfaction"][0]["name"] == EASQ
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "frontier", "families": ("item_prio",)}, "--families.*some of easq, with_dense"),
+        ({"name": "map", "families": ("item_prior",)}, "--families.*only study frontier"),
+    ],
+)
+def test_wrong_families_are_named(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        run_study(StudyOptions(**options, out=tmp_path / "out"))
 
 
 @pytest.mark.slow

@@ -25,9 +25,10 @@ from easq_rec.tools.simulation.default_data import prepare_data
 from easq_rec.tools.simulation.world import generate
 from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.cell import main
-from easq_rec.tools.studies.grid import grid
+from easq_rec.tools.studies.grid import BY_USER, grid
 from easq_rec.tools.studies.partner import Addition
 from easq_rec.tools.studies.store import write_json
+from easq_rec.tools.studies.user_metrics import NAMES, POLICY, UserMetrics
 from easq_rec.training import session
 
 SERVED = (
@@ -54,7 +55,7 @@ def run_dir(base: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cell")
     run_dir = directory / "run"
     write_json(directory / "run.json", to_dict(dataclasses.replace(base, run_dir=str(run_dir))))
-    assert main(str(directory / "run.json"), SERVED) == 0
+    assert main(str(directory / "run.json"), [BY_USER, *SERVED]) == 0
     return run_dir
 
 
@@ -79,9 +80,6 @@ def final(run_dir: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in RunDirectory(run_dir).metrics.read_text().splitlines()]
     (line,) = (line for line in lines if line["split"] == "final")
     return line
-
-
-NAMES = ("satisfaction_ndcg5", "engagement_ndcg5", "pair_accuracy", "gauc")
 
 
 def test_a_weight_of_zero_ranks_by_the_policy_score(run_dir: Path, fused: dict[str, dict[str, float]]) -> None:
@@ -126,7 +124,7 @@ def test_the_second_ranker_is_trained_and_added(
     one, two = predicted(load_config(run_dir)), predicted(second)
     z_N = [(x.main_N.double() - x.main_N.double().mean()) / x.main_N.double().std(correction=0) for x in (one, two)]
     expected = metrics_of(one, z_N[0] + 0.5 * z_N[1])
-    again = dataclasses.asdict(rank_with(load_config(run_dir), [0.5], second=second)[0.5])
+    again = dataclasses.asdict(rank_with(load_config(run_dir), [0.5], second=second)[0.5].metrics())
     for name in NAMES:
         assert fused["action_ranker=0.5"][name] == pytest.approx(expected[name]) == pytest.approx(again[name]), name
         assert fused["action_ranker=0.5"][name] != pytest.approx(final(run_dir)[name]), name
@@ -140,6 +138,16 @@ def test_the_second_ranker_is_trained_and_added(
     for name in NAMES:
         assert fused["action_ranker+answer_prior=0.5"][name] == pytest.approx(expected[name]), name
         assert fused["action_ranker+answer_prior=0.5"][name] != fused["action_ranker=0.5"][name], name
+
+
+def test_the_sums_of_users_give_the_metrics(run_dir: Path, fused: dict[str, dict[str, float]]) -> None:
+    """Of the policy score, and of every other served score."""
+    sums = UserMetrics.load(RunDirectory(run_dir).user_metrics)
+    assert list(sums.sums) == [POLICY, *SERVED] and len(sums.user_U) > 100
+    for served, (top_UM, bottom_UM) in sums.sums.items():
+        expected = final(run_dir) if served == POLICY else fused[served]
+        metrics = top_UM.sum(0) / bottom_UM.sum(0)
+        assert metrics.tolist() == pytest.approx([expected[name] for name in NAMES], abs=1e-6), served
 
 
 def test_additions_are_part_of_a_cell() -> None:
