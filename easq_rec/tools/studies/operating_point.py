@@ -49,17 +49,21 @@ def families() -> list[MethodFamily]:
     return [FAMILIES[name].few() for name in METHODS]
 
 
-def scaled(base: Config, budget: Budget) -> Config:
-    """The base on the large world: one epoch in the order of time, with answers at the paper's rate.
+def scaled(base: Config, factor: int, *, density: float) -> Config:
+    """The base on a larger world, in one epoch in the order of time.
 
-    The small budget keeps the size and the rate of its world.
+    Args:
+        factor: of requests, users and videos.
+        density: rate of answers, in multiples of the paper's.
     """
-    factor, world = SCALE[budget], base.world
+    world = base.world
     world = dataclasses.replace(
-        world, requests=factor * world.requests, users=factor * world.users, videos=factor * world.videos
+        world,
+        requests=factor * world.requests,
+        users=factor * world.users,
+        videos=factor * world.videos,
+        density=density,
     )
-    if budget == "full":
-        world = dataclasses.replace(world, density=1.0)
     dim = next(table.dim for table in base.schema.tables if table.name == "video")
     return dataclasses.replace(
         base,
@@ -71,7 +75,9 @@ def scaled(base: Config, budget: Budget) -> Config:
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:
-    there, cells = scaled(base, budget), []
+    # The small budget keeps the rate of its world: there would be no answer at that of the paper.
+    there = scaled(base, SCALE[budget], density=base.world.density if budget == "small" else 1.0)
+    cells = []
     for seed in seeds:
         of_seed = seeded(there, seed)
         cells.append(base_cell(families(), of_seed))

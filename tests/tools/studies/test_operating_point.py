@@ -13,14 +13,22 @@ from easq_rec.tools.studies.command import run as run_study
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import EASQ
 from easq_rec.tools.studies.grid import BASE
-from easq_rec.tools.studies.operating_point import ADMITTED, METHODS, RARER, STUDY, begin_of_steering, scaled
+from easq_rec.tools.studies.operating_point import (
+    ADMITTED,
+    METHODS,
+    RARER,
+    SCALE,
+    STUDY,
+    begin_of_steering,
+    scaled,
+)
 from easq_rec.tools.studies.options import StudyOptions
 from tests.tools.studies.priced_runs import priced_runs
 
 
 def test_the_world_is_the_papers_operating_point() -> None:
     base = base_config("full", world_version=2)
-    config = scaled(base, "full")
+    config = scaled(base, SCALE["full"], density=1.0)
     world = config.world
     assert world.requests == 1_000_000 and world.requests // world.users == base.world.requests // base.world.users
     assert world.answer_rate == pytest.approx(1e-4) and world.version == 2
