@@ -22,7 +22,7 @@ from benchmarks.report import hardware, publish
 from easq_rec.config import Config
 from easq_rec.config.counts import with_usual_answer_counts
 from easq_rec.config.recipes import with_world
-from easq_rec.config.variants import without_answer_counts
+from easq_rec.config.variants import without_answer_counts, without_lora
 from easq_rec.tools.studies.answers_map import world_at
 from easq_rec.tools.studies.base import base_config
 from easq_rec.tools.studies.comparison import StudyComparison, estimate_values, fused_variant
@@ -90,6 +90,7 @@ CHANGES: dict[str, Callable[[Config], Config]] = {
     "at most 1000 replays": replays(1_000),
     "at most 6 replays": replays(6),
     "without counts of answers": without_answer_counts,
+    "without adapters": without_lora,
     "counts smoothed by 5": smoothing(5.0),
     "counts smoothed by 20": smoothing(20.0),
     "64 answers per step": more_answers,

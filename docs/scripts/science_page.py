@@ -44,8 +44,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def interval(estimate: Mapping[str, float | None], unit: str = "%", digits: int = 1) -> str:
-    """A value with its interval: +6.5% [+5.0, +8.0]."""
+def interval(estimate: Mapping[str, float | None] | None, unit: str = "%", digits: int = 1) -> str:
+    """A value with its interval: +6.5% [+5.0, +8.0]; a dash if there is none."""
+    if estimate is None:
+        return "-"
     value, low, high = (estimate[name] for name in ("value", "low", "high"))
     if value is None:
         return "-"
@@ -119,6 +121,7 @@ def worth() -> str:
     """What answers add to behaviour, from three logs."""
     more = "World 2, ten times as many answers"
     logs = {"worth": "World 2", "worth-dense": more, "worth-movielens": "MovieLens-100K"}
+    logs |= {"worth-kuairand": "KuaiRand", "worth-kuairand-all": "KuaiRand, all signals revealed"}
     rows = []
     for name, log in logs.items():
         decision = results(name)["decision"]
@@ -187,6 +190,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier-world2": lambda: priced("frontier-world2"),
     "frontier-world1": lambda: priced("frontier-world1"),
     "frontier-movielens": lambda: priced("frontier-movielens", "pair_accuracy"),
+    "levels-kuairand": lambda: levels("frontier-kuairand"),
+    "frontier-kuairand": lambda: priced("frontier-kuairand"),
     "weights": weights,
     "map": answers_map,
     "default-choices": default_choices,

@@ -117,11 +117,13 @@ class Priced:
         return {pair: gain_at(changes, price) for pair, changes in self.by_world.items()}
 
     def resampled_gains(self, price: float) -> dict[str, Floats]:
-        """The gain at a price for resampled users, (B,), in each world."""
-        return {
-            pair: np.array([gain_at(changes, price) for changes in changes_BP2.tolist()])
-            for pair, changes_BP2 in self.resampled.items()
-        }
+        """The gain at a price for resampled users, (B,), in each world; NaN where a change is undefined."""
+        found = {}
+        for pair, changes_BP2 in self.resampled.items():
+            known_B = np.isfinite(changes_BP2).all(axis=(1, 2))
+            found[pair] = np.full(len(changes_BP2), np.nan)
+            found[pair][known_B] = [gain_at(changes, price) for changes in changes_BP2[known_B].tolist()]
+        return found
 
     def gain(self, price: float) -> Estimate:
         """The gain at a price in percent: mean over worlds, with its interval."""
@@ -153,18 +155,17 @@ def over_users(over_seeds: Estimate, drawn: Sequence[Floats]) -> Estimate:
     """An interval over training seeds and held-out users, from one over seeds.
 
     The spread of the mean over the seeds between draws of users is independent of that between seeds, so the squares of
-    the half-widths are added. With one seed, whose spread is unknown, the interval is over users only.
+    the half-widths are added. With one seed, whose spread is unknown, the interval is over users only. It is unknown if
+    the value is undefined in a tenth of the draws: then it depends on very few users.
 
     Args:
         drawn: the value of each seed for resampled users, (B,); empty: the cells do not keep the sums of users.
     """
     if not drawn:
         return over_seeds
-    spread_B = np.mean(drawn, axis=0)
-    spread_B = spread_B[np.isfinite(spread_B)]
-    if len(spread_B) < 2:
-        return over_seeds
-    half = NORMAL * float(np.std(spread_B, ddof=1))
+    mean_B = np.mean(drawn, axis=0)
+    known_B = mean_B[np.isfinite(mean_B)]
+    half = NORMAL * float(np.std(known_B, ddof=1)) if len(known_B) > 0.9 * len(mean_B) else math.inf
     if over_seeds.count > 1:
         half = math.hypot(half, over_seeds.high - over_seeds.value)
     return dataclasses.replace(over_seeds, low=over_seeds.value - half, high=over_seeds.value + half)

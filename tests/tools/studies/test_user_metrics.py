@@ -153,7 +153,7 @@ def test_a_family_leads_itself_by_nothing_whoever_the_users_are(comparison: Stud
 
 def test_intervals_over_seeds_and_users_by_hand() -> None:
     seeds = Estimate(value=2.0, low=-1.0, high=5.0, count=3)
-    drawn = [np.array([1.0, 3.0, 2.0, np.nan]), np.array([3.0, 5.0, 4.0, 0.0])]
+    drawn = [np.array([1.0, 3.0, 2.0]), np.array([3.0, 5.0, 4.0])]
     # The means of both seeds are 2, 4 and 3: their standard deviation is 1.
     found = over_users(seeds, drawn)
     assert (found.low, found.high) == pytest.approx((2 - math.hypot(3, 1.96), 2 + math.hypot(3, 1.96)))
@@ -161,6 +161,23 @@ def test_intervals_over_seeds_and_users_by_hand() -> None:
     one = Estimate(value=2.0, low=-math.inf, high=math.inf, count=1)
     found = over_users(one, drawn[:1])
     assert (found.low, found.high) == pytest.approx((0.04, 3.96))
+
+
+@pytest.mark.parametrize(("undefined", "known"), [(1, True), (99, True), (100, False), (1_000, False)])
+def test_a_value_that_few_users_decide_has_no_interval(undefined: int, known: bool) -> None:
+    """Without them it is undefined: it depends on them, and not on all users."""
+    drawn = np.random.default_rng(0).normal(2, 1, 1_000)
+    drawn[:undefined] = np.nan
+    found = over_users(Estimate(value=2.0, low=-1.0, high=5.0, count=3), [drawn, np.full(1_000, 2.0)])
+    assert math.isfinite(found.high) == math.isfinite(found.low) == known
+
+
+def test_a_draw_without_a_defined_change_has_no_gain(comparison: StudyComparison) -> None:
+    priced = Priced.of(comparison, ["easq, fused 0.1"])
+    drawn = priced.resampled["seed 0"].copy()
+    drawn[3, 0, 1] = np.inf
+    found = dataclasses.replace(priced, resampled={"seed 0": drawn}).resampled_gains(1.0)["seed 0"]
+    assert np.flatnonzero(~np.isfinite(found)).tolist() == [3]
 
 
 def test_cells_without_the_sums_have_intervals_over_seeds(comparison: StudyComparison) -> None:
