@@ -1,8 +1,6 @@
 """The program of a cell of `benchmarks.rare_answers`: in aligned steps momentum moves what no loss moves.
 
-    python -m benchmarks.momentum_cell CONFIG.json [WEIGHT ...]
-
-That is what AdamW does with gradients of zero.
+That is what AdamW does with gradients of zero. Its arguments are those of `easq_rec.tools.studies.cell`.
 """
 
 from __future__ import annotations
