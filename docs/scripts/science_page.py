@@ -85,13 +85,18 @@ def levels(study: str) -> str:
 
 
 def weights() -> str:
-    """What each weight of the satisfaction score gains and costs in both worlds."""
+    """What each weight of the satisfaction score gains and costs."""
     rows = []
-    for world in (2, 1):
-        for row in results(f"frontier-world{world}")["rows"]:
+    studies = {
+        "frontier-world2": "World 2",
+        "frontier-world1": "World 1",
+        "operating-point": "World 2, a million requests",
+    }
+    for study, world in studies.items():
+        for row in results(study)["rows"]:
             if row["series"] == "easq, fused":
                 cells = [interval(row["change_percent"][metric]) for metric in LEVELS]
-                rows.append([f"World {world}", f"{row['x']:g}", *cells])
+                rows.append([world, f"{row['x']:g}", *cells])
     return table(["world", "weight", "satisfaction NDCG@5", "engagement NDCG@5"], rows)
 
 
@@ -190,6 +195,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier-world2": lambda: priced("frontier-world2"),
     "frontier-world1": lambda: priced("frontier-world1"),
     "frontier-movielens": lambda: priced("frontier-movielens", "pair_accuracy"),
+    "operating-point": lambda: priced("operating-point"),
     "levels-kuairand": lambda: levels("frontier-kuairand"),
     "frontier-kuairand": lambda: priced("frontier-kuairand"),
     "weights": weights,
