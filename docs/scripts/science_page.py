@@ -123,7 +123,7 @@ LEVELS = ("satisfaction", "engagement")
 
 
 def worth() -> str:
-    """What answers add to behaviour, from three logs."""
+    """What answers add to behaviour, for each log."""
     more = "World 2, ten times as many answers"
     logs = {"worth": "World 2", "worth-dense": more, "worth-movielens": "MovieLens-100K"}
     logs |= {"worth-kuairand": "KuaiRand", "worth-kuairand-all": "KuaiRand, all signals revealed"}
