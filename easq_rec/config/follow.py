@@ -33,6 +33,9 @@ class Follow:
     """Time without data after which the other partitions no longer wait for a partition."""
     disorder_ms: int = 0
     """How much earlier than its predecessors a request of a partition may be; the clock stays behind by so much."""
+    most_ahead_minutes: float | None = 60.0
+    """A request or an answer whose time is further ahead of this machine's clock is a bad row (data.on_bad_rows): the
+    clock of the run never goes back. None: any time is accepted."""
     stop_when_idle_seconds: float | None = None
     """End the run once nothing has arrived for so long; None: it waits for more."""
     checkpoint_minutes: float = 10.0
@@ -64,6 +67,9 @@ class Follow:
         require(self.keep_packages >= 2, "follow.keep_packages", self.keep_packages, "at least 2")
         require(self.disorder_ms >= 0, "follow.disorder_ms", self.disorder_ms, "0 or more")
         require(self.checkpoint_minutes >= 0, "follow.checkpoint_minutes", self.checkpoint_minutes, "0 or more")
+        if self.most_ahead_minutes is not None:
+            most, name = self.most_ahead_minutes, "follow.most_ahead_minutes"
+            require(most >= 0, name, most, "0 or more, or None")
         if self.stop_when_idle_seconds is not None:
             allowed = "more than 0, or None"
             require(

@@ -60,6 +60,7 @@ class RequestDataset:
         complete: adds columns that the files lack to the requests of a row group; thread-safe. None: nothing is added.
         names: the files to read, relative to the directory; None: all.
         strict: it is an error if every row of a row group has the same fault, also with a quarantine.
+        check: raises BadRows for requests that may not be here; thread-safe. None: all may be.
 
     Raises:
         UserError: no files, an unreadable file, or columns that do not match the layout.
@@ -76,8 +77,10 @@ class RequestDataset:
         complete: Callable[[RequestColumns], RequestColumns] | None = None,
         names: Sequence[str] | None = None,
         strict: bool = True,
+        check: Callable[[RequestColumns, Place], None] | None = None,
     ) -> None:
         self.layout = layout
+        self._check = check
         self._strict = strict
         self._complete = complete
         self.period = period
@@ -148,6 +151,7 @@ class RequestDataset:
             max_history=self._max_history,
             quarantine=self._quarantine,
             strict=self._strict,
+            check=self._check,
             resolve=None if histories is None else lambda part, place: histories.read(part, self.layout, place),
             stored=lambda: self.stored(group),
         )

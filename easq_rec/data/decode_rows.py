@@ -24,6 +24,7 @@ def decode_with_positions(
     max_history: int,
     quarantine: Quarantine | None,
     strict: bool,
+    check: Callable[[RequestColumns, Place], None] | None = None,
     resolve: Callable[[pa.Table, Place], pa.Table] | None = None,
     stored: Callable[[], pa.Table] | None = None,
 ) -> tuple[RequestColumns, Rows]:
@@ -35,6 +36,7 @@ def decode_with_positions(
         max_history: number of most recent history entries to keep.
         quarantine: stores bad rows; None: a bad row is an error.
         strict: whether it is an error if every row has the same fault.
+        check: raises BadRows for requests that may not be in this place; None: all may be.
         resolve: puts histories in place of references to them.
         stored: all rows at `place`, with all of their columns, for the quarantine; None: `table` has them.
 
@@ -51,6 +53,8 @@ def decode_with_positions(
         here = dataclasses.replace(place, rows=rows[good])
         try:
             columns = decode(left if resolve is None else resolve(left, here), layout, here, max_history=max_history)
+            if check is not None:
+                check(columns, here)
         except BadRows as bad:
             set_aside(bad, place, rows[good[bad.rows]], whole, quarantine, of=len(table) if strict else None)
             kept = np.delete(np.arange(len(good)), bad.rows)

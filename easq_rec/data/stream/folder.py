@@ -19,6 +19,7 @@ from easq_rec.data.dataset import RequestDataset
 from easq_rec.data.layout import Layout
 from easq_rec.data.listing import is_parquet_name
 from easq_rec.data.quarantine import Quarantine
+from easq_rec.data.stream.future import FutureLimit
 from easq_rec.data.stream.source import Chunk, JournalEntry, end_of
 from easq_rec.data.stream.spark_metadata import METADATA, committed_files
 from easq_rec.errors import UserError
@@ -39,6 +40,7 @@ class FolderSource:
         max_history: number of most recent history entries to keep.
         quarantine: stores bad rows; None: a bad row is an error.
         look_s: time between two looks for new files, which list the folder.
+        limit: refuses rows from the future; None: rows may have any time.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class FolderSource:
         max_history: int,
         quarantine: Quarantine | None = None,
         look_s: float = 0.0,
+        limit: FutureLimit | None = None,
     ) -> None:
         self._directory = directory
         self._layout = layout
         self._max_history = max_history
         self._quarantine = quarantine
+        self._limit = limit
         self._journal: tuple[JournalEntry, ...] = ()
         self._known: set[str] = set()
         self._next = 0
@@ -89,7 +93,9 @@ class FolderSource:
             for index in range(self._next - entry.first, entry.groups):
                 group = dataset.row_groups[index]
                 if group.rows:
-                    found.append(Chunk(partition="", offset=entry.first + index, time_ms=dataset.timestamps(group)))
+                    times = dataset.timestamps(group)
+                    times = times if self._limit is None else self._limit.plausible(times)
+                    found.append(Chunk(partition="", offset=entry.first + index, time_ms=times))
             self._next = entry.first + entry.groups
         return found
 
@@ -169,6 +175,7 @@ class FolderSource:
             quarantine=self._quarantine,
             # A stream must get past a file that is bad as a whole.
             strict=False,
+            check=self._limit.check if self._limit is not None else None,
         )
         self._datasets[name] = made
         while len(self._datasets) > OPEN:

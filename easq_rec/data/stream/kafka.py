@@ -29,6 +29,7 @@ from easq_rec.data.decode import one_chunk
 from easq_rec.data.decode_rows import decode_with_positions
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
+from easq_rec.data.stream.future import FutureLimit
 from easq_rec.data.stream.kafka_address import KafkaAddress
 from easq_rec.data.stream.kafka_connection import KafkaConnection, open_checked, partition_name
 from easq_rec.data.stream.kafka_reader import KafkaReader
@@ -67,6 +68,7 @@ class KafkaSource:
         quarantine: stores bad rows and messages; None: they are an error.
         complete: adds columns that the messages lack; None: nothing is added.
         most_waiting: rows of a partition that may be polled and not released; None: any number.
+        limit: refuses rows from the future; None: rows may have any time.
         kept_bytes: of messages that are kept after a poll; what does not fit is fetched again by `read`.
         timeout_s: how long a broker may be away when something of it is needed. `poll` never waits.
     """
@@ -80,6 +82,7 @@ class KafkaSource:
         quarantine: Quarantine | None = None,
         complete: Callable[[RequestColumns], RequestColumns] | None = None,
         most_waiting: int | None = None,
+        limit: FutureLimit | None = None,
         kept_bytes: int = 256 << 20,
         timeout_s: float = 60.0,
     ) -> None:
@@ -89,6 +92,7 @@ class KafkaSource:
         self._quarantine = quarantine
         self._complete = complete
         self._most_waiting = most_waiting
+        self._limit = limit
         self._kept_bytes = kept_bytes
         self._timeout_s = timeout_s
         self._decoder = MessageDecoder(layout)
@@ -241,7 +245,9 @@ class KafkaSource:
         self._waiting.setdefault(partition, deque()).append((offset, len(table)))
         self._waiting_rows[partition] = self._waiting_rows.get(partition, 0) + len(table)
         times = one_chunk(table.column(TIME)).cast(pa.int64(), safe=False).fill_null(-1)
-        return Chunk(partition=str(partition), offset=offset, time_ms=np.asarray(times.to_numpy(), np.int64))
+        time_ms = np.asarray(times.to_numpy(), np.int64)
+        time_ms = time_ms if self._limit is None else self._limit.plausible(time_ms)
+        return Chunk(partition=str(partition), offset=offset, time_ms=time_ms)
 
     def _fetched(self, partition: int, offset: int) -> _Received:
         """A message that this rank has not polled, or did not keep. It is kept, for the rows of it that come later."""
@@ -289,7 +295,13 @@ class KafkaSource:
 
     def _decoded(self, table: pa.Table, place: Place, quarantine: Quarantine | None) -> Decoded:
         columns, placed = decode_with_positions(
-            table, self._layout, place, max_history=self._max_history, quarantine=quarantine, strict=False
+            table,
+            self._layout,
+            place,
+            max_history=self._max_history,
+            quarantine=quarantine,
+            strict=False,
+            check=self._limit.check if self._limit is not None else None,
         )
         return (columns if self._complete is None else self._complete(columns)), placed
 

@@ -7,6 +7,7 @@ from easq_rec.data import files
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.stream.folder import FolderSource
+from easq_rec.data.stream.future import FutureLimit
 from easq_rec.data.stream.held_answers import unsupported
 from easq_rec.data.stream.kafka import KafkaSource
 from easq_rec.data.stream.kafka_address import KafkaAddress, is_kafka
@@ -59,6 +60,7 @@ def _folders(config: Config, source: str, place: int, layout: Layout, quarantine
         max_history=config.data.max_history,
         quarantine=quarantine,
         look_s=config.follow.poll_seconds,
+        limit=_limit(config),
     )
 
 
@@ -69,7 +71,13 @@ def _topics(config: Config, source: str, place: int, layout: Layout, quarantine:
         max_history=config.data.max_history,
         quarantine=quarantine,
         most_waiting=WAITING_PER_PARTITION,
+        limit=_limit(config),
     )
+
+
+def _limit(config: Config) -> FutureLimit | None:
+    minutes = config.follow.most_ahead_minutes
+    return FutureLimit(60 * minutes) if minutes is not None else None
 
 
 def topics_of(source: str) -> tuple[str, str]:

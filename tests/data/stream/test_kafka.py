@@ -15,6 +15,7 @@ from easq_rec import json_file
 from easq_rec.data.layout import Layout
 from easq_rec.data.quarantine import Quarantine
 from easq_rec.data.stream import kafka as kafka_module
+from easq_rec.data.stream.future import FutureLimit
 from easq_rec.data.stream.kafka import KafkaSource
 from easq_rec.data.stream.kafka_address import KafkaAddress
 from easq_rec.data.stream.kafka_connection import KafkaConnection
@@ -74,6 +75,7 @@ class Topic:
         *,
         quarantine: Quarantine | None = None,
         most_waiting: int | None = None,
+        limit: FutureLimit | None = None,
         kept_bytes: int = 1 << 26,
         timeout_s: float = PATIENCE_S,
     ) -> KafkaSource:
@@ -83,6 +85,7 @@ class Topic:
             max_history=50,
             quarantine=quarantine,
             most_waiting=most_waiting,
+            limit=limit,
             kept_bytes=kept_bytes,
             timeout_s=timeout_s,
         )
@@ -269,6 +272,22 @@ def test_bad_messages_and_rows_are_quarantined_once(topic: Callable[[int], Topic
     assert (rows[2]["bad_row"], rows[2]["bad_column"], rows[2]["bad_value"]) == (1, "candidates.long_view", "7.0")
     assert rows[2]["request_id"] == bad[1]["request_id"]
     assert rows[2]["page"] == "home"
+
+
+def test_a_request_from_the_future_is_quarantined_and_the_clock_ignores_it(
+    topic: Callable[[int], Topic], tmp_path: Path
+) -> None:
+    sent = topic(1)
+    rows = sent.made(4)
+    now_ms = max(row["timestamp_ms"] for row in rows)
+    rows[1]["timestamp_ms"] = now_ms + 60_001
+    sent.send(0, message_of(to_table(rows)), rows)
+    quarantine = Quarantine(tmp_path / "quarantine")
+    source = sent.source(quarantine=quarantine, limit=FutureLimit(60.0, now=lambda: now_ms / 1_000))
+    (chunk,) = polled(source, 1)
+    assert chunk.time_ms[1] == -1 and (np.delete(chunk.time_ms, 1) > 0).all()
+    assert source.read("0", 0)[1].tolist() == [0, -1, 1, 2]
+    assert quarantine.count() == 1
 
 
 def test_small_messages_are_decoded_together_but_judged_alone(topic: Callable[[int], Topic], tmp_path: Path) -> None:
