@@ -5,7 +5,6 @@ Uses the standard library only, so that every module may import it.
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -13,9 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from easq_rec.errors import UserError
-
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""Errors of a disk that is full, broken or read-only, which no check before the work can exclude."""
 
 
 def check_file(option: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from easq_rec import __version__, doctor, outputs, train
+from easq_rec import __version__, disk_failures, doctor, train
 from easq_rec.cli.data import DataCommands
 from easq_rec.cli.evaluation import CalibrateCommand, CompareCommand, EvaluateCommand, ScoreCommand
 from easq_rec.cli.export import ExportCommand
@@ -79,7 +79,7 @@ def _run(words: list[str]) -> int:
     try:
         code: int = command.run()
     except OSError as error:
-        if error.errno not in outputs.OF_THE_DISK:
+        if not disk_failures.is_disk_failure(error):
             raise
         place = f"{error.filename}: " if error.filename else ""
         raise UserError(f"{' '.join(words[:2])}: {place}{error.strerror or error}") from error

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+NORMAL = 1.96
+"""Half the width of a 95% interval of a normal distribution, in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from easq_rec.config.serialization import from_dict, to_dict
 from easq_rec.data.columns import Array
 from easq_rec.errors import UserError
 from easq_rec.evaluation.evaluation_file import evaluation_file
+from easq_rec.evaluation.mean_interval import NORMAL
 from easq_rec.evaluation.metrics.by_request import (
     CALIBRATION,
     CUTOFFS,
@@ -46,8 +47,6 @@ from easq_rec.evaluation.ranking_metrics import RankingMetrics
 FORMAT = 2
 METADATA = b"easq_rec"
 """Metadata key of the Parquet file for the origin of the evaluation."""
-NORMAL = 1.96
-"""Half the width of a 95% interval, in standard errors."""
 DISTRIBUTIONS = ("numpy", "pyarrow", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu")
 
 UserGroup = Literal["all", "known", "new"]

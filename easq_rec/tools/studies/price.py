@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from easq_rec.evaluation.mean_interval import Estimate, t_interval
+from easq_rec.evaluation.mean_interval import NORMAL, Estimate, t_interval
 from easq_rec.tools.studies.comparison import METRICS, StudyComparison
 from easq_rec.tools.studies.grid import BASE
 from easq_rec.tools.studies.user_metrics import Floats
@@ -36,8 +36,6 @@ PRICES = (1.0, 2.0)
 POINTS = "points"
 """Unit of a difference of two gains: percentage points."""
 
-NORMAL = 1.96
-"""Half the width of a 95% interval, in standard deviations."""
 
 Change = tuple[float, float]
 """Change of engagement and change of satisfaction of one point, in percent."""

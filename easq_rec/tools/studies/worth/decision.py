@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from easq_rec.evaluation.mean_interval import Estimate
+from easq_rec.evaluation.mean_interval import NORMAL, Estimate
 from easq_rec.tools.studies.comparison import estimate_values
 from easq_rec.tools.studies.worth.measure import HELD_OUT, LEAST
 from easq_rec.tools.studies.worth.responders import MOST, Responders
@@ -144,7 +144,7 @@ def _planned() -> int:
     The difference of two log losses has twice its own mean as variance, where the better model is right.
     """
     nats = WORTH / 100 * math.log(2)
-    return math.ceil(2 * nats * (1.96 / nats) ** 2 / HELD_OUT / 100) * 100
+    return math.ceil(2 * nats * (NORMAL / nats) ** 2 / HELD_OUT / 100) * 100
 
 
 def _what_it_adds(found: VerdictBasis) -> str:

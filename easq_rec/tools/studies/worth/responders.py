@@ -20,7 +20,7 @@ from easq_rec.answers.questionnaire import Questionnaire
 from easq_rec.data.columns import Array, Ragged, RequestColumns, Rows
 from easq_rec.data.counts import Floats
 from easq_rec.data.id_index import UNKNOWN, IdIndex
-from easq_rec.evaluation.mean_interval import Estimate
+from easq_rec.evaluation.mean_interval import NORMAL, Estimate
 from easq_rec.tools.studies.worth.answered import Answered
 from easq_rec.tools.studies.worth.columns import (
     DURATION,
@@ -37,8 +37,6 @@ MOST = 0.1
 """Share of the users, or of the items, that counts as the most active, or the most shown."""
 QUARTERS = (0.25, 0.5, 0.75)
 """Limits between the patterns of the share watched."""
-NORMAL = 1.96
-"""Standard errors of a 95% interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
