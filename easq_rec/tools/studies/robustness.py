@@ -91,8 +91,9 @@ FEW_REPLAYS = Guard(
 )
 EVIDENCE_GUARDS = (NO_EVIDENCE, NOTHING_EXPECTED)
 
-ANSWERED = (EASQ, "ips_answers", "reward_model", "shared_bottom")
-"""Families that learn from answers."""
+ANSWERED = (EASQ, "reward_model", "shared_bottom")
+"""Families that learn from answers. Whether a user answers does not depend on what they think, so weights by propensity
+change nothing here."""
 UNANSWERED = ("label_weights", ITEM_PRIOR, "action_ranker")
 """Families that read no answers."""
 
@@ -146,7 +147,7 @@ SETTINGS = (
     Condition(
         name=f"{EPOCHS} epochs",
         epochs=EPOCHS,
-        families=(EASQ, "ips_answers", "shared_bottom"),
+        families=(EASQ, "shared_bottom"),
         guards=(FEW_REPLAYS,),
         own_base=True,
     ),
@@ -160,7 +161,7 @@ SETTINGS = (
 )
 SMALL_SETTINGS = (HONEST, "30% inverted", "one class", f"{EPOCHS} epochs", "1% bought")
 SMALL_FAMILIES = (EASQ, ITEM_PRIOR)
-"""Families at the small budget, with two points each."""
+"""Families at the small budget."""
 
 
 def settings(budget: Budget) -> list[Condition]:
@@ -185,7 +186,8 @@ def families(setting: Condition, budget: Budget) -> list[MethodFamily]:
         for guard in setting.guards
     ]
     chosen = [*(FAMILIES[name] for name in setting.families), *changed]
-    return [family.few() for family in chosen] if budget == "small" else chosen
+    # The change of one family between settings is compared, which two points show.
+    return [family.few() for family in chosen]
 
 
 def _cells(base: Config, seeds: Sequence[int], budget: Budget) -> list[Cell]:

@@ -78,7 +78,7 @@ def test_every_setting_has_one_base_and_what_reads_no_answers_is_trained_once(ce
     assert Counter(cell.variant for cell in of_seed if not cell.config.reads_answers) == {
         BASE: 2,
         LONGER: 1,
-        **{f"label_weights {weight:g}": 2 for weight in (1.5, 3, 10, 30)},
+        **{f"label_weights {weight:g}": 2 for weight in (3, 10)},
     }
     assert all(cell.additions for cell in of_seed if cell.variant == BASE)
 
@@ -167,7 +167,7 @@ def test_losses_are_paired_by_seed_and_guards_compared_in_their_setting(cells: l
         7, abs=0.3
     )
     drawn = gains_by_method(list(results.values()))
-    assert list(drawn) == [EASQ, "ips_answers", "reward_model", "shared_bottom"]
+    assert list(drawn) == [EASQ, "reward_model", "shared_bottom"]
     assert all(len(gains) == len(SETTINGS) for gains in drawn.values())
 
     findings = STUDY.conclude(found, "full")
