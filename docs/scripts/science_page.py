@@ -70,6 +70,20 @@ def priced(study: str, metric: str = "satisfaction") -> str:
     return table(headings, rows)
 
 
+def priced_by_clock(studies: Mapping[str, str], metric: str) -> str:
+    """Gains of the families at equal prices, in several studies.
+
+    Args:
+        studies: what is held out, by study.
+    """
+    rows, headings = [], [""]
+    for study, held_out in studies.items():
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in priced(study, metric).splitlines()]
+        headings = ["held out", *lines[0]]
+        rows += [[held_out, *cells] for cells in lines[2:]]
+    return table(headings, rows)
+
+
 def levels(study: str) -> str:
     """What main_only has, and what there is to gain, in a study of worlds."""
     wanted = ("main_only", "random", "oracle of satisfaction", "oracle of engagement")
@@ -195,6 +209,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier-world2": lambda: priced("frontier-world2"),
     "frontier-world1": lambda: priced("frontier-world1"),
     "frontier-movielens": lambda: priced("frontier-movielens", "pair_accuracy"),
+    "frontier-movielens-users": lambda: priced_by_clock(
+        {
+            "frontier-movielens-users": "the last fifth of the log",
+            "frontier-movielens-user-clock": "the last fifth of every user's history",
+        },
+        "pair_accuracy",
+    ),
     "operating-point": lambda: priced("operating-point"),
     "levels-kuairand": lambda: levels("frontier-kuairand"),
     "frontier-kuairand": lambda: priced("frontier-kuairand"),

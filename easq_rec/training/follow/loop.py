@@ -70,7 +70,9 @@ class FollowResult:
     step: int
     state: FollowState
     alarm: str | None
-    """What has ended the run; None: it was stopped, or nothing arrived for long enough."""
+    """The latest alarm; None: there was none."""
+    ended_by_alarm: str | None
+    """The alarm that has ended the run; None: it was stopped, or nothing arrived for long enough."""
     unsaved: str | None
     """Why the last step has no checkpoint; None: it has one."""
 
@@ -204,12 +206,21 @@ class Follower:
             if core.quarantine is not None and (count := core.quarantine.count()):
                 core.log.say(f"{count:,} bad rows were set aside in {core.quarantine.folder}, with the reasons")
             core.log.close()
-        return FollowResult(step=self.step, state=self.state, alarm=self.alarm, unsaved=unsaved)
+        return FollowResult(
+            step=self.step,
+            state=self.state,
+            alarm=self.alarm,
+            ended_by_alarm=self.alarm if self._alarm_stops else None,
+            unsaved=unsaved,
+        )
 
     def _is_over(self) -> bool:
         last = self.config.trainer.stop_at_step or self.config.trainer.max_steps
-        stops = self.alarm is not None and self.config.follow.on_alarm == "stop"
-        return bool(self.core.stopping) or stops or (last is not None and self.step >= last)
+        return bool(self.core.stopping) or self._alarm_stops or (last is not None and self.step >= last)
+
+    @property
+    def _alarm_stops(self) -> bool:
+        return self.alarm is not None and self.config.follow.on_alarm == "stop"
 
     def _train_step(self, stream: BatchStream[Followed]) -> bool:
         """One step, then what is due after it; returns whether there was one."""

@@ -15,7 +15,9 @@ from easq_rec.errors import UserError
 from easq_rec.evaluation.prequential import MetricBound, metric_names
 from easq_rec.run_directory import tracking
 from easq_rec.run_directory.checkpoint_files import latest_of
-from easq_rec.run_directory.events import event, recorded
+from easq_rec.run_directory.event_file import read_events
+from easq_rec.run_directory.events import event, recorded, restarts
+from easq_rec.run_directory.paths import RunDirectory
 from easq_rec.training.follow.loop import Follower, FollowResult, NothingArrived, Publish
 from easq_rec.training.follow.sources import check_followed
 from easq_rec.training.health.watchdog import watched
@@ -52,6 +54,14 @@ def follow(config: Config, stop: StopRequest | None = None, open_publisher: Open
         with only_writer(run_dir, runtime), watched(run_dir, runtime, config.trainer.timeout_s):
             config = dataclasses.replace(config, run_dir=str(run_dir))
             store_config(config, runtime, run_dir)
+            alarm = runtime.share((ended_by_alarm(run_dir) or "") if runtime.leads and restarts() else "")
+            if alarm:
+                # torchrun restarts workers that end with an exit code. Only a person can end an alarm.
+                if runtime.leads:
+                    runtime.lost.say(
+                        f"not restarted: an alarm has ended the run: {alarm}; start the job again to go on"
+                    )
+                return ALARM
             with recorded(run_dir, runtime) as recorder:
                 report_start(config, runtime, run_dir)
                 other = config.follow.start_from
@@ -89,7 +99,15 @@ def follow(config: Config, stop: StopRequest | None = None, open_publisher: Open
                 runtime.lost.say(line)
     if result.unsaved is not None:
         return EXIT_CODE
-    return ALARM if result.alarm is not None and config.follow.on_alarm == "stop" else 0
+    return ALARM if result.ended_by_alarm is not None else 0
+
+
+def ended_by_alarm(run_dir: Path) -> str | None:
+    """The alarm that has ended the latest process of a run with `follow.on_alarm=stop`; None: something else has."""
+    file = RunDirectory(run_dir).log(0)
+    events = read_events(file).events if file.exists() else []
+    last = events[-1] if events else None
+    return last.fields.get("ended_by_alarm") if last is not None and last.name == "stopped" else None
 
 
 def _check_conditions(config: Config) -> None:
@@ -106,7 +124,7 @@ def _check_conditions(config: Config) -> None:
 
 def _report_end(result: FollowResult, runtime: Runtime, run_dir: Path, not_written: dict[str, int]) -> None:
     level = logging.INFO if result.alarm is None else logging.ERROR
-    event("stopped", level=level, step=result.step, alarm=result.alarm, not_written=not_written)
+    event("stopped", level=level, step=result.step, ended_by_alarm=result.ended_by_alarm, not_written=not_written)
     if runtime.leads:
         tracking.report_end(run_dir, state="stopped", step=result.step, metrics={})
 
