@@ -44,7 +44,7 @@ def test_figures_of_the_readme_are_those_of_the_json_files() -> None:
     mean = module.benchmark("movielens")["mean"]
     known = {f"{value:.4f}" for found in mean.values() for value in found.values()}
     known |= set(FIGURE.findall(module.priced("frontier-world2"))) | set(FIGURE.findall(module.movielens_users()))
-    known |= set(FIGURE.findall(module.priced("frontier-movielens", "pair_accuracy")))
+    known |= set(FIGURE.findall(module.priced("frontier-movielens-users", "pair_accuracy")))
     known |= set(FIGURE.findall(module.priced("operating-point")))
     figures = FIGURE.findall(text)
     assert len(figures) > 20 and not [figure for figure in figures if figure not in known]
