@@ -402,10 +402,12 @@ def test_no_server_outlives_the_process_that_started_it(
     """It would hold the port, and answer with a package that nobody changes any more."""
     # The real interpreter: a kill of the one that imports nothing would not be one of the server.
     command = [sys.executable, "-m", "easq_rec.cli", "serve", str(packages), "--port", "0", "--processes", "2"]
-    errors = tmp_path / "stderr"
+    errors, folder = tmp_path / "stderr", tmp_path / "tmp"
+    folder.mkdir()
+    environment = {**warm.environment, "TMPDIR": str(folder)}
     with (
         errors.open("w") as file,
-        subprocess.Popen(command, env=warm.environment, stdout=subprocess.PIPE, stderr=file, text=True) as server,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=file, text=True) as server,
     ):
         assert server.stdout is not None
         found = re.search(r"http://127.0.0.1:(\d+) in 2 processes", server.stdout.readline())
@@ -421,6 +423,7 @@ def test_no_server_outlives_the_process_that_started_it(
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", int(found[1])))
         other.listen()
+    assert when == "loading" or not list(folder.glob("easq-rec-serve-*"))
 
 
 @pytest.mark.integration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -80,6 +81,10 @@ def _one_of_several(options: ServerOptions, listening: socket.socket) -> None:
         print(f"easq-rec: {error}", file=sys.stderr)
         raise SystemExit(BAD) from error
     _run(app, options, listening)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        # It was killed, and did not remove the folder.
+        shutil.rmtree(os.environ[SHARED], ignore_errors=True)
 
 
 def _run(app: Starlette, options: ServerOptions, listening: socket.socket) -> None:
