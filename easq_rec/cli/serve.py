@@ -34,8 +34,11 @@ class ServeCommand:
     """0: any free port, which is printed."""
     processes: int = 1
     """Processes that accept calls on the port, one core each; they share the memory of the tables."""
-    second: Path | None = None
-    """Directory of packages to compare with: give --share too, or it only scores all requests, which --log keeps."""
+    second: str | None = None
+    """Directory or URL of packages to compare with: give --share too, or it only scores all requests, which --log
+    keeps."""
+    second_cache: Path | None = None
+    """As --cache, for the packages of --second."""
     share: float = 0.0
     """Share of the users that the second package answers, from 0 (none) to 1."""
     experiment: str = "experiment"
@@ -64,17 +67,14 @@ class ServeCommand:
         require(0 <= self.share <= 1, "--share", self.share, "0 to 1")
         require(not self.share or self.second is not None, "--share", self.share, "given together with --second")
         require(self.log_seconds > 0, "--log-seconds", self.log_seconds, "above 0")
-        remote = "://" in self.packages
-        if remote:
-            require(self.cache is not None, "--cache", self.cache, "a directory, for copies of the packages of a URL")
-        else:
-            require(self.cache is None, "--cache", self.cache, "only for the packages of a URL")
-            require_folder("PACKAGES", Path(self.packages))
-        directory = Path(self.packages) if self.cache is None else self.cache
-        if self.second is not None:
-            require_folder("--second", self.second)
+        directory = _directory("PACKAGES", self.packages, "--cache", self.cache)
+        second = _directory("--second", self.second, "--second-cache", self.second_cache)
+        assert directory is not None
+        if self.cache is not None and self.second_cache is not None:
+            outputs.check_outside("--second-cache", self.second_cache, [self.cache])
+            outputs.check_outside("--cache", self.cache, [self.second_cache])
         if self.log is not None:
-            outputs.check_outside("--log", self.log, [path for path in (directory, self.second) if path])
+            outputs.check_outside("--log", self.log, [path for path in (directory, second) if path])
         try:
             from easq_rec.serving.server.run import serve
         except ModuleNotFoundError as error:
@@ -87,7 +87,7 @@ class ServeCommand:
         from easq_rec.serving.server.served_package import PackageSource
 
         experiment = ServingExperiment(share=self.share, name=self.experiment) if self.second is not None else None
-        source = PackageSource(first=directory, second=self.second, experiment=experiment, logged=self.log is not None)
+        source = PackageSource(first=directory, second=second, experiment=experiment, logged=self.log is not None)
         options = ServerOptions(
             source=source,
             deadline_s=self.deadline_ms / 1_000,
@@ -98,8 +98,9 @@ class ServeCommand:
             log_s=self.log_seconds,
         )
         with contextlib.ExitStack() as stack:
-            if remote:
-                stack.enter_context(mirrored(self.packages, directory, options.watch_s, _say))
+            for location, cache in ((self.packages, self.cache), (self.second, self.second_cache)):
+                if location is not None and cache is not None:
+                    stack.enter_context(mirrored(location, cache, options.watch_s, _say))
             return serve(options, host=self.host, port=self.port, processes=self.processes)
 
 
@@ -122,6 +123,22 @@ class RollbackCommand:
             before, now = roll_back(Path(self.packages), self.to)
         print(f"{self.packages.partition('?')[0]}: {now} in place of {before}")
         return 0
+
+
+def _directory(option: str, location: str | None, cache_option: str, cache: Path | None) -> Path | None:
+    """The directory from which packages are served: that of copies if their location is a URL; None: there is none.
+
+    Raises:
+        UserError: there is no such directory, or a URL without a directory for copies, or the reverse.
+    """
+    if location is not None and "://" in location:
+        require(cache is not None, cache_option, cache, "a directory, for copies of the packages of a URL")
+        return cache
+    require(cache is None, cache_option, cache, "only for the packages of a URL")
+    if location is None:
+        return None
+    require_folder(option, Path(location))
+    return Path(location)
 
 
 def _say(text: str) -> None:

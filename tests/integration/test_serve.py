@@ -469,6 +469,13 @@ def test_packages_of_an_object_store(
         done = call("rollback", location)
         assert f"s3://bucket/packages: {first} in place of {second}" in done.stdout
         server.wait_for(first)
+        assert "--second-cache=None is not allowed" in call("serve", packages, "--second", location, code=2).stderr
+        nested = ("serve", location, "--cache", cache, "--second", location, "--second-cache", cache / "second")
+        assert f"--second-cache {cache}/second: lies in {cache}" in call(*nested, code=2).stderr
+        options = ("--second", location, "--second-cache", str(tmp_path / "others"))
+        both = Server(warm, packages, tmp_path / "both", *options)
+        assert set(both.client.get("/model").json()["packages"]) == {"first", "second"}
+        assert both.stop() == 0
     values, expected = golden(packages, first)
     np.testing.assert_allclose(server.score(values).json()["scores"], expected, atol=1e-5)
     end = time.monotonic() + READY_S
