@@ -55,6 +55,11 @@ def interval(estimate: Mapping[str, float | None] | None, unit: str = "%", digit
     return shown if low is None or high is None else f"{shown} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
+def mean(estimate: Mapping[str, float | None], unit: str = "%") -> str:
+    """A value without its interval; a dash if there is none."""
+    return "-" if estimate["value"] is None else f"{estimate['value']:+.1f}{unit}"
+
+
 def priced(study: str, metric: str = "satisfaction") -> str:
     """Gains of the families of a study at equal prices."""
     rows = []
@@ -131,6 +136,23 @@ def answers_map() -> str:
         )
     headings = ["log odds ratio of a like", "part of the video", "answers", "`easq`", "best other method"]
     return table([*headings, "`easq` less it, points"], rows)
+
+
+def robustness() -> str:
+    """What `easq` keeps if answers or likes are bad, with its guards changed, and the best other method: means."""
+    found = results("robustness")["robustness"]
+    rows = []
+    for setting in dict.fromkeys(one["setting"] for one in found):
+        here = [one for one in found if one["setting"] == setting]
+        others = [one for one in here if one["role"] == "baseline"]
+        best = max(others, key=lambda one: one["gain"]["value"], default=None)
+        for one in here:
+            if one["role"] != "baseline" or one is best:
+                name = f"**`{one['method']}`**" if one["role"] == "ours" else f"`{one['method']}`"
+                shown = [mean(one[column]) for column in (*LEVELS, "gain")]
+                rows.append([setting, name, *shown, mean(one["lost"], "")])
+    headings = ["setting", "method", "satisfaction NDCG@5", "engagement NDCG@5", "gain at 1%", "lost, points"]
+    return table(headings, rows)
 
 
 LEVELS = ("satisfaction", "engagement")
@@ -221,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier-kuairand": lambda: priced("frontier-kuairand"),
     "weights": weights,
     "map": answers_map,
+    "robustness": robustness,
     "default-choices": default_choices,
     "movielens": movielens,
     "movielens-users": movielens_users,
