@@ -6,7 +6,7 @@ without the first steps, and their ratio by round. A third run in each round als
 exports, is divided by the number of packages. The share is that of one package in `follow.publish_minutes`, by default
 ten, of one core, without the first round, which compiles.
 
-    python -m benchmarks.follow [--requests 12000] [--hours 4] [--rounds 3] [--publish-seconds 15] [--out FILE.json]
+    python -m benchmarks.follow [--requests 12000] [--hours 4] [--rounds 3] [--publish-seconds 3] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=12_000)
     parser.add_argument("--hours", type=float, default=4.0, help="length of the log")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--publish-seconds", type=float, default=15.0)
+    parser.add_argument("--publish-seconds", type=float, default=3.0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     rates: dict[str, list[float]] = {"fixed log": [], "stream": []}
@@ -133,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rates["stream"].append(rate)
                 run_dir, packages = folder / f"published-{number}", folder / "packages"
                 trained, exported, count = publishing(streamed, runtime, data, run_dir, packages, args.publish_seconds)
+                if not count:
+                    raise SystemExit(f"no package in {args.publish_seconds:g} s: give more --requests")
                 costs.append({"training": (trained - plain) / count, "export": exported / count, "packages": count})
     ratios = [stream / fixed for fixed, stream in zip(rates["fixed log"], rates["stream"], strict=True)]
     publish(
