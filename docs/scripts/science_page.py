@@ -62,6 +62,11 @@ def mean(estimate: Mapping[str, float | None], unit: str = "%") -> str:
 
 def priced(study: str, metric: str = "satisfaction") -> str:
     """Gains of the families of a study at equal prices."""
+    return table(*priced_rows(study, metric))
+
+
+def priced_rows(study: str, metric: str) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows) of `priced`."""
     rows = []
     for family in results(study)["prices"][metric]:
         gains = [interval(entry["gain"]) for entry in family["gains"]]
@@ -72,7 +77,7 @@ def priced(study: str, metric: str = "satisfaction") -> str:
     headings = ["family", "role"]
     for price in prices:
         headings += [f"gain at {price:g}%", "`easq` less it, points"]
-    return table(headings, rows)
+    return headings, rows
 
 
 def priced_by_clock(studies: Mapping[str, str], metric: str) -> str:
@@ -81,12 +86,10 @@ def priced_by_clock(studies: Mapping[str, str], metric: str) -> str:
     Args:
         studies: what is held out, by study.
     """
-    rows, headings = [], [""]
-    for study, held_out in studies.items():
-        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in priced(study, metric).splitlines()]
-        headings = ["held out", *lines[0]]
-        rows += [[held_out, *cells] for cells in lines[2:]]
-    return table(headings, rows)
+    found = {held_out: priced_rows(study, metric) for study, held_out in studies.items()}
+    headings = next(iter(found.values()))[0]
+    rows = [[held_out, *cells] for held_out, (_, of_study) in found.items() for cells in of_study]
+    return table(["held out", *headings], rows)
 
 
 def levels(study: str) -> str:

@@ -70,9 +70,11 @@ class ServeCommand:
         directory = _directory("PACKAGES", self.packages, "--cache", self.cache)
         second = _directory("--second", self.second, "--second-cache", self.second_cache)
         assert directory is not None
-        if self.cache is not None and self.second_cache is not None:
-            outputs.check_outside("--second-cache", self.second_cache, [self.cache])
-            outputs.check_outside("--cache", self.cache, [self.second_cache])
+        # Old versions are removed from a directory of copies.
+        if self.second_cache is not None:
+            outputs.check_outside("--second-cache", self.second_cache, [directory])
+        if self.cache is not None and second is not None:
+            outputs.check_outside("--cache", self.cache, [second])
         if self.log is not None:
             outputs.check_outside("--log", self.log, [path for path in (directory, second) if path])
         try:

@@ -92,8 +92,8 @@ FEW_REPLAYS = Guard(
 EVIDENCE_GUARDS = (NO_EVIDENCE, NOTHING_EXPECTED)
 
 ANSWERED = (EASQ, "reward_model", "shared_bottom")
-"""Families that learn from answers. Whether a user answers does not depend on what they think, so weights by propensity
-change nothing here."""
+"""Families that learn from answers. No setting makes the will to answer depend on satisfaction, so `ips_answers`, which
+corrects for that, is not among them."""
 UNANSWERED = ("label_weights", ITEM_PRIOR, "action_ranker")
 """Families that read no answers."""
 
@@ -186,7 +186,7 @@ def families(setting: Condition, budget: Budget) -> list[MethodFamily]:
         for guard in setting.guards
     ]
     chosen = [*(FAMILIES[name] for name in setting.families), *changed]
-    # The change of one family between settings is compared, which two points show.
+    # The study compares a family between settings, and two trained points show how it changes.
     return [family.few() for family in chosen]
 
 
