@@ -57,6 +57,14 @@ class Warm:
         assert not check or done.returncode == 0, said
         return done
 
+    def programs(self, folder: Path) -> Path:
+        """`folder`, made, with the program `easq-rec`, for scripts that call it."""
+        folder.mkdir()
+        program = folder / "easq-rec"
+        program.write_text(f'#!/bin/sh\nexec {self.python} -m easq_rec.cli "$@"\n')
+        program.chmod(0o755)
+        return folder
+
     def torchrun(self, ranks: int, *options: str) -> tuple[str, ...]:
         """The words of a command up to its script."""
         return (self.python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *options)

@@ -481,24 +481,19 @@ def test_the_command_compares_peers_and_recipes(data: Path, tmp_path: Path, warm
     assert "| `popularity` | 0." in done.stderr and (tmp_path / "rankers.png").stat().st_size > 10_000
 
 
-def test_no_recipe_is_trained_if_none_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--rankers", "popularity", "naive_bayes", "--recipes", "--out", str(tmp_path / "rankers.json")]
-    assert main(["--data", str(data), *options]) == 0
-    rows = json.loads((tmp_path / "rankers.json").read_text())["rows"]
-    assert {name: row["kind"] for name, row in rows.items()} == {"popularity": "peer", "naive_bayes": "peer"}
-    assert 0 < rows["naive_bayes"]["auc"]["value"] < 1
-    assert "| `naive_bayes` |" in capsys.readouterr().err
-
-
-def test_the_average_of_rankers_is_a_row(data: Path, tmp_path: Path) -> None:
+def test_peers_and_their_average_are_rows(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No recipe is trained if none is named."""
     names = ["popularity", "naive_bayes"]
     options = ["--rankers", *names, "--recipes", "--average", *names, "--out", str(tmp_path / "rankers.json")]
     assert main(["--data", str(data), *options]) == 0
     rows = json.loads((tmp_path / "rankers.json").read_text())["rows"]
-    assert rows["average"]["kind"] == "average" and rows["average"]["log_loss"] is None
+    kinds = {"popularity": "peer", "naive_bayes": "peer", "average": "average"}
+    assert {name: row["kind"] for name, row in rows.items()} == kinds
+    assert 0 < rows["naive_bayes"]["auc"]["value"] < 1 and rows["average"]["log_loss"] is None
     assert rows["average"]["train_cpu_seconds"] == pytest.approx(
         sum(rows[n]["train_cpu_seconds"] for n in names), abs=0.02
     )
+    assert "| `naive_bayes` |" in capsys.readouterr().err
     with pytest.raises(UserError, match="--average 'din': no such row: name some of popularity, naive_bayes"):
         main(["--data", str(data), "--rankers", *names, "--recipes", "--average", "din"])
 

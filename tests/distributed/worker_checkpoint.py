@@ -1,6 +1,6 @@
-"""Saves a trained state under several plans, or loads every saved state under every plan.
+"""Saves a trained state under several plans, or loads saved states under every plan.
 
-    torchrun --standalone --nproc_per_node N tests/distributed/worker_checkpoint.py save|load DIRECTORY
+    torchrun --standalone --nproc_per_node N tests/distributed/worker_checkpoint.py save|load|load-all DIRECTORY
 
 DIRECTORY/N-PLAN holds the checkpoints; DIRECTORY/N-PLAN.pt is the state of N ranks as whole tensors, and
 DIRECTORY/N-PLAN-from-SOURCE.pt is the state after loading SOURCE.
@@ -9,6 +9,7 @@ DIRECTORY/N-PLAN-from-SOURCE.pt is the state after loading SOURCE.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import warnings
 from pathlib import Path
@@ -37,7 +38,18 @@ SPLIT = ("user", "age_group", "region", "device", "video", "author", "tag")
 HALF = ("age_group", "author", "satisfaction_tag")
 """Stored in FP16."""
 PLANS = ("tables", "rows", "columns")
+RANKS = (1, 2, 4)
+State = tuple[int, str]
+"""A number of ranks and a plan."""
+STATES: tuple[State, ...] = tuple(itertools.product(RANKS, PLANS))
 STEPS = 3
+
+
+def in_the_third(source: State, target: State) -> bool:
+    """Whether `load` loads `source` under `target`: a third of all pairs, in which every two numbers of ranks meet
+    under three pairs of plans, and every two plans on three pairs of numbers of ranks."""
+    ranks = RANKS.index(source[0]) + RANKS.index(target[0])
+    return (PLANS.index(source[1]) + ranks) % len(PLANS) == PLANS.index(target[1])
 
 
 def config_of(plan: str) -> Config:
@@ -116,12 +128,15 @@ def main(what: str, directory: Path) -> None:
                 checkpoints.wait()
                 write(run.state(), directory / f"{name}.pt")
                 continue
-            for source in sorted(path for path in directory.iterdir() if path.is_dir()):
-                checkpoints = Checkpointer(source, run.config, runtime)
+            for source in STATES:
+                if what == "load" and not in_the_third(source, (ranks, plan)):
+                    continue
+                saved = f"{source[0]}-{source[1]}"
+                checkpoints = Checkpointer(directory / saved, run.config, runtime)
                 path = checkpoints.latest()
                 assert path is not None
                 checkpoints.load(path, run.model, run.optimizers)
-                write(run.state(), directory / f"{name}-from-{source.name}.pt")
+                write(run.state(), directory / f"{name}-from-{saved}.pt")
 
 
 def write(state: dict[str, Any], path: Path) -> None:

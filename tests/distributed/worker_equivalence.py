@@ -159,7 +159,10 @@ def cases() -> dict[str, Case]:
     }
     found = {
         f"{name}, {situation}": Case(config=sharded_by(config, "rows"), **change)
-        for (name, config), (situation, change) in itertools.product(configs().items(), situations.items())
+        for name, config in configs().items()
+        for situation, change in situations.items()
+        # What ranks may lack differs little between the ways to align, so one of them goes through all of it.
+        if name == "easq" or situation in ("shared", "no answers", "one rank has nothing")
     }
     found |= {
         f"{name}, sharded by {sharding}": Case(config=sharded_by(configs()[name], sharding))
@@ -173,7 +176,7 @@ def cases() -> dict[str, Case]:
             "guarded": guarded(),
             "weighed": weighed(),
         }.items()
-        for situation in ("shared", "one rank has all answers", "one rank has nothing")
+        for situation in ("shared", "one rank has nothing")
     }
     found |= {
         f"{name}, resting": Case(config=sharded_by(config, "rows"), rests=True)

@@ -20,7 +20,7 @@ from easq_rec.run_directory.checkpoint_files import latest_of
 from easq_rec.run_directory.event_file import read_events
 from easq_rec.training.follow.session import ended_by_alarm
 from tests.conftest import Warm
-from tests.integration.conftest import REPOSITORY, SMALL, Train, metrics
+from tests.integration.conftest import SMALL, Train, metrics
 
 FOLLOW = (
     "--follow.stop-when-idle-seconds", "1.5", "--follow.wait-seconds", "0.5", "--follow.poll-seconds", "0.05",
@@ -116,15 +116,12 @@ def test_an_alarm_ends_the_run_with_a_checkpoint(follow: Follow, world: Path, tm
 
 
 @pytest.mark.integration
-def test_torchrun_does_not_undo_an_alarm(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_torchrun_does_not_undo_an_alarm(warm: Warm, world: Path, tmp_path: Path) -> None:
     commit(world, tmp_path / "live", 0, 1)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", "--max_restarts", "1"]
     words = ["quickstart", "--follow", tmp_path / "live", "--run-dir", tmp_path / "run", *SMALL, *FOLLOW]
     alarm = ["--follow.alarm-if", "rate_long_view>0.01", "--follow.on-alarm", "stop"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "easq_rec/train.py", *map(str, words), *alarm],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    launcher = warm.torchrun(1, "--max_restarts", "1")
+    done = warm.run(*launcher, "easq_rec/train.py", *map(str, words), *alarm, check=False)
     assert done.returncode != 0 and done.stdout.count("stopped after step") == 1, done.stdout + done.stderr
     assert "not restarted: an alarm has ended the run: rate_long_view>0.01" in done.stdout
 

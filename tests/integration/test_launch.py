@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Warm
 from tests.integration.conftest import REPOSITORY, SMALL
 
 TORCHX = Path(sys.executable).parent / "torchx"
@@ -94,9 +95,8 @@ def test_user_errors_are_one_line(arguments: list[str], message: str) -> None:
 
 
 @pytest.mark.integration
-def test_run_without_holdout_says_that_there_is_nothing_to_evaluate(world: Path, tmp_path: Path) -> None:
+def test_run_without_holdout_says_that_there_is_nothing_to_evaluate(warm: Warm, world: Path, tmp_path: Path) -> None:
     """With data.holdout 0 the run trains on all requests and ends without an error."""
     arguments = ["easq", "--data", str(world), "--run-dir", str(tmp_path / "run"), "--trainer.max-steps", "2"]
-    done = launch(sys.executable, "easq_rec/train.py", *arguments, "--data.holdout", "0", *SMALL)
-    assert done.returncode == 0, done.stderr
+    done = warm.run(warm.python, "easq_rec/train.py", *arguments, "--data.holdout", "0", *SMALL)
     assert "nothing to evaluate" in done.stdout

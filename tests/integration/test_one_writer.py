@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,13 +108,10 @@ def test_runs_that_start_in_the_same_second_have_different_directories(world: Pa
     not (SHARED / "shared-run-dir" / "run.sh").is_file(),
     reason="the case is not there: set EASQ_CASES to the directory that holds shared-run-dir",
 )
-def test_the_reported_case(tmp_path: Path) -> None:
+def test_the_reported_case(warm: Warm, tmp_path: Path) -> None:
     """Two processes start together. One trains, and every step is logged once."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "easq-rec").write_text(f'#!/bin/sh\nexec {sys.executable} -m easq_rec.cli "$@"\n')
-    (programs / "easq-rec").chmod(0o755)
-    environment = {**os.environ, "EASQ": str(programs), "TMP_CASE": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    programs = warm.programs(tmp_path / "bin")
+    environment = {**warm.environment, "EASQ": str(programs), "TMP_CASE": str(tmp_path)}
     command = ["bash", str(SHARED / "shared-run-dir" / "run.sh")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.stdout.count('"step": 20, "split": "train"') == 1, done.stdout + done.stderr

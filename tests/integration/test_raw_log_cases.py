@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Warm
+
 REPOSITORY = Path(__file__).parents[2]
+HERE = Path(sys.executable).parent
 CASES = next((cases for top in (REPOSITORY, *REPOSITORY.parents) if (cases := top / "shared" / "cases").is_dir()), None)
 
 pytestmark = pytest.mark.integration
 
 
-def ran(case: str, folder: Path) -> tuple[str, Path]:
+def ran(case: str, folder: Path, programs: Path = HERE) -> tuple[str, Path]:
     """(what the script of a case printed, the copy of its folder that it ran in)"""
     if CASES is None or not (CASES / case).is_dir():
         pytest.skip("the folder shared/cases is not here")
@@ -31,7 +34,7 @@ def ran(case: str, folder: Path) -> tuple[str, Path]:
     script = next(place.glob("run.*"))
     command = ["bash", str(script)] if script.suffix == ".sh" else [sys.executable, str(script)]
     # The command of this environment, and the package of this repository.
-    environment = {**os.environ, "EASQ": str(Path(sys.executable).parent), "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "EASQ": str(programs), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     return run.stdout + run.stderr, place
 
@@ -69,7 +72,7 @@ def test_an_output_that_is_a_mount_is_refused_with_the_remedy(tmp_path: Path) ->
     assert not (place / ".vol.build").exists()
 
 
-def test_undefined_metrics_are_null(tmp_path: Path) -> None:
-    _, place = ran("nan-json", tmp_path)
+def test_undefined_metrics_are_null(warm: Warm, tmp_path: Path) -> None:
+    _, place = ran("nan-json", tmp_path, warm.programs(tmp_path / "bin"))
     values = json.loads((place / "v.json").read_text(), parse_constant=pytest.fail)
     assert None in values.values()

@@ -5,32 +5,31 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos import workers
+from tests.conftest import Warm
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 STEPS = 40
 
 
 @pytest.mark.integration
-def test_killed_worker_resumes_from_the_checkpoint(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_killed_worker_resumes_from_the_checkpoint(world: Path, warm: Warm, tmp_path: Path) -> None:
     """One of two workers is killed with SIGKILL during the run.
 
     The exit code is 0, and every step is in the log exactly once.
     """
     run_dir = tmp_path / "run"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts", "1"]
     script = ["easq_rec/train.py", "quickstart", "--data", str(world), "--run-dir", str(run_dir), *SMALL]
     options = ["--trainer.max-steps", str(STEPS), "--checkpoint.every-steps", "5"]
     process = subprocess.Popen(
-        [sys.executable, *launcher, *script, *options],
+        [*warm.torchrun(2, "--max_restarts", "1"), *script, *options],
         cwd=REPOSITORY,
-        env={**environment, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        env={**warm.environment, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

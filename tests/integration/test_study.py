@@ -49,6 +49,7 @@ def test_the_rank_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None
     assert json.loads((out / "results.json").read_text())["cells"] == results["cells"]
 
 
+@pytest.mark.slow
 def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     out = tmp_path / "ab"
     asked = ("ab", "--budget", "small", "--seeds", "1", "--out", str(out))
@@ -72,6 +73,7 @@ def test_the_ab_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     assert json.loads((out / "results.json").read_text())["ab"] == results["ab"]
 
 
+@pytest.mark.slow
 def test_the_trigger_study_runs_from_end_to_end(tmp_path: Path, warm: Warm) -> None:
     out = tmp_path / "trigger"
     done = study(warm, "trigger", "--budget", "small", "--seeds", "1", "--out", str(out))

@@ -13,6 +13,7 @@ from torchx.tracker.backend.fsspec import create
 
 from easq_rec.run_directory import tracking
 from easq_rec.run_directory.paths import published
+from tests.conftest import Warm
 from tests.integration.conftest import REPOSITORY, SMALL, metrics
 
 TORCHX = Path(sys.executable).parent / "torchx"
@@ -27,7 +28,7 @@ def configured(folder: Path) -> Path:
 
 
 @pytest.mark.integration
-def test_a_run_is_tracked(world: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_is_tracked(world: Path, warm: Warm, tmp_path: Path) -> None:
     """The configuration of `torchx run` has a section [torchx:tracker].
 
     The tracker is read as `torchx tracker` reads it.
@@ -39,7 +40,7 @@ def test_a_run_is_tracked(world: Path, environment: dict[str, str], tmp_path: Pa
     done = subprocess.run(
         [str(TORCHX), *job, "--run-dir", str(run_dir), "--trainer.max-steps", "3", *SMALL],
         cwd=REPOSITORY,
-        env={**environment, "TORCHXCONFIG": str(torchxconfig), "PYTHONPATH": str(REPOSITORY)},
+        env={**warm.environment, "TORCHXCONFIG": str(torchxconfig)},
         capture_output=True,
         text=True,
         timeout=240,

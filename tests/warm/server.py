@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import runpy
 import selectors
 import signal
@@ -16,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import easq_rec
 from easq_rec import doctor
 
 STANDARD_STREAMS = (0, 1, 2)
@@ -153,13 +156,9 @@ def import_everything() -> None:
     doctor.require_compatible("cpu")
     import torch.distributed.run  # noqa: F401
 
-    import easq_rec.cli
-    import easq_rec.evaluation.predict
-    import easq_rec.serving.score
-    import easq_rec.tools.report.page
-    import easq_rec.tools.simulation.default_data
-    import easq_rec.tools.studies.cell
-    import easq_rec.training.session  # noqa: F401
+    for module in pkgutil.walk_packages(easq_rec.__path__, "easq_rec."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -77,7 +78,8 @@ class Cell:
         """What a cell shares with its base: the world's seed, or the training seed on a data set."""
         return f"seed {self.training_seed}" if self.world_seed is None else f"world {self.world_seed}"
 
-    @property
+    # Kept, since comparisons read it thousands of times.
+    @functools.cached_property
     def pair(self) -> str:
         """Pairing key, equal for cells on the same data: the block and the other properties of the world."""
         world = "" if self.world_seed is None else digest_of(self.config.world.requests_identity)
