@@ -55,11 +55,6 @@ def interval(estimate: Mapping[str, float | None] | None, unit: str = "%", digit
     return shown if low is None or high is None else f"{shown} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
-def mean(estimate: Mapping[str, float | None], unit: str = "%") -> str:
-    """A value without its interval; a dash if there is none."""
-    return "-" if estimate["value"] is None else f"{estimate['value']:+.1f}{unit}"
-
-
 def priced(study: str, metric: str = "satisfaction") -> str:
     """Gains of the families of a study at equal prices."""
     return table(*priced_rows(study, metric))
@@ -142,7 +137,7 @@ def answers_map() -> str:
 
 
 def robustness() -> str:
-    """What `easq` keeps if answers or likes are bad, with its guards changed, and the best other method: means."""
+    """What `easq` keeps if answers or likes are bad, with its guards changed, and the best other method."""
     found = results("robustness")["robustness"]
     rows = []
     for setting in dict.fromkeys(one["setting"] for one in found):
@@ -152,8 +147,8 @@ def robustness() -> str:
         for one in here:
             if one["role"] != "baseline" or one is best:
                 name = f"**`{one['method']}`**" if one["role"] == "ours" else f"`{one['method']}`"
-                shown = [mean(one[column]) for column in (*LEVELS, "gain")]
-                rows.append([setting, name, *shown, mean(one["lost"], "")])
+                shown = [interval(one[column]) for column in (*LEVELS, "gain")]
+                rows.append([setting, name, *shown, interval(one["lost"], "")])
     headings = ["setting", "method", "satisfaction NDCG@5", "engagement NDCG@5", "gain at 1%", "lost, points"]
     return table(headings, rows)
 

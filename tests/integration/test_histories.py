@@ -48,7 +48,6 @@ def test_inspecting_and_counting_are_the_same(call: Call, world: Path, reference
     for directory in (world, reference):
         out = tmp_path / directory.parent.name
         lines = call("data", "inspect", directory, "--out", out).stdout.splitlines()
-        assert call("data", "inspect", directory, "--out", out, "--schema", out / "schema.toml").stdout
         reports.append(
             (
                 [line for line in lines if str(directory) not in line and "MiB" not in line and str(out) not in line],
@@ -56,6 +55,7 @@ def test_inspecting_and_counting_are_the_same(call: Call, world: Path, reference
             )
         )
     assert reports[0] == reports[1] and len(reports[0][0]) > 30
+    call("data", "inspect", reference, "--out", tmp_path / "again", "--schema", out / "schema.toml")
     # Counts are added to the candidates; references and the folder histories/ stay.
     generate(World(requests=300, users=40, videos=80, density=500.0), tmp_path / "plain", counts=False)
     call("data", "convert", tmp_path / "plain", "--out", tmp_path / "referring", "--histories", "reference")
