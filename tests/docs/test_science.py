@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from easq_rec.tools.studies.base import base_config
+from easq_rec.tools.studies.command import STUDIES
+from easq_rec.tools.studies.grid import ANCHORS
 from tests.docs.pages import REPOSITORY
 from tests.docs.test_generated import REMEDY, script
 
@@ -34,6 +39,19 @@ def test_figures_of_the_prose_are_in_a_table() -> None:
     known |= {figure.lstrip("+-") for figure in known}
     strange = [figure for figure in FIGURE.findall(prose) if figure not in known]
     assert not strange, f"{strange}: not in a table of {module.FILE.relative_to(REPOSITORY)}"
+
+
+@pytest.mark.parametrize("name", ["frontier-world2", "map", "operating-point", "robustness"])
+def test_studies_are_of_the_present_default(name: str) -> None:
+    """The page says so: the trainings of these studies have the configs that the studies have now.
+
+    Whoever changes a default runs them again, or says on the page which default they are of.
+    """
+    published = script("science_page").results(name)
+    base = base_config(published["budget"], world_version=published["world_version"])
+    cells = STUDIES[published["study"]].cells(base, published["seeds"], published["budget"])
+    trained = {cell["digest"] for cell in published["cells"] if cell["variant"] not in ANCHORS}
+    assert trained and trained <= {cell.digest for cell in cells}
 
 
 def test_figures_of_the_readme_are_those_of_the_json_files() -> None:

@@ -95,10 +95,14 @@ class Cell:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The config as JSON values, without the run directory, and without options of continuous training, which no
-        study has."""
+        """The config as JSON values, without what no result of a study depends on: the run directory, copies of
+        checkpoints, continuous training, and options that came after results were published, where they do nothing.
+        """
         values: dict[str, Any] = json.loads(json_file.text(to_dict(dataclasses.replace(self.config, run_dir=None))))
-        del values["follow"]
+        del values["follow"], values["checkpoint"]["copy_to"]
+        for table in values["schema"]["tables"]:
+            if table["id_space"] != "admitted":
+                del table["admit_after"]
         return values
 
     @property

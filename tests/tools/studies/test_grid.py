@@ -43,6 +43,20 @@ def test_the_digest_depends_on_the_config_but_not_on_variant_and_run_directory(c
     assert cell.digest == stored.digest
 
 
+def test_the_digest_depends_on_options_that_came_later_only_where_they_do_something(cell: Cell) -> None:
+    """Otherwise every new option would make the published cells those of another config."""
+    copied = changed(cell, checkpoint={"copy_to": "s3://somewhere"}, follow={"poll_seconds": 9.0})
+    assert cell.digest == copied.digest
+    first, *others = cell.config.schema.tables
+
+    def digest(**change: object) -> str:
+        table = dataclasses.replace(first, **change)  # type: ignore[arg-type]
+        return changed(cell, schema={"tables": (table, *others)}).digest
+
+    assert len({cell.digest, digest(id_space="admitted"), digest(id_space="admitted", admit_after=2)}) == 3
+    assert "admit_after" not in cell.values["schema"]["tables"][0]
+
+
 def test_cells_are_paired_by_their_data(cell: Cell) -> None:
     assert cell.pair == changed(cell, losses={"warmup_per_class": 7}).pair
     assert cell.pair == changed(cell, trainer={"seed": 9}).pair
