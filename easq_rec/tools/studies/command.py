@@ -35,7 +35,7 @@ from easq_rec.tools.studies.base import WORTH_VERSION, base_config
 from easq_rec.tools.studies.behaviour_lift import measure
 from easq_rec.tools.studies.comparison import StudyComparison
 from easq_rec.tools.studies.families import FAMILIES
-from easq_rec.tools.studies.grid import check_names
+from easq_rec.tools.studies.grid import Cell, check_names
 from easq_rec.tools.studies.known import take_over, taken_over
 from easq_rec.tools.studies.options import StudyOptions
 from easq_rec.tools.studies.publish import cell_values, circumstances, publish, table
@@ -139,17 +139,26 @@ def run(options: StudyOptions) -> int:
                 return _signal(options, store)
             if options.name == "worth":
                 return _worth(options, store)
-            study = frontier.study(options.families) if options.families else STUDIES[options.name]
-            return _train(options, study, store)
+            return _train(options, study_of(options), store)
         except KeyboardInterrupt:
             print("interrupted; the same command with --resume continues it", file=sys.stderr)
             return 130
 
 
+def study_of(options: StudyOptions) -> Study:
+    """A study that trains."""
+    return frontier.study(options.families) if options.families else STUDIES[options.name]
+
+
+def trainings(options: StudyOptions) -> list[Cell]:
+    """The cells that a study trains."""
+    base = base_config(options.budget, recipe=options.recipe, data=options.data, world_version=world_version(options))
+    return study_of(options).cells(base, options.seed_list, options.budget)
+
+
 def _train(options: StudyOptions, study: Study, store: Store) -> int:
     begin = time.perf_counter()
-    base = base_config(options.budget, recipe=options.recipe, data=options.data, world_version=world_version(options))
-    cells = study.cells(base, options.seed_list, options.budget)
+    cells = trainings(options)
     cells += anchor_cells(cells)
     check_names(cells)
     if options.known is not None:
