@@ -19,7 +19,7 @@ MEASURED_ELSEWHERE = "## The base ranker on the worlds"
 """The last section has tables that a benchmark prints, with the command beside them."""
 
 PRESENT = (
-    *("frontier-world2", "map", "operating-point", "robustness"),
+    *("frontier-world1", "frontier-world2", "map", "operating-point", "robustness"),
     *("frontier-movielens-users", "frontier-movielens-user-clock", "frontier-kuairand"),
 )
 """Studies of the present default."""
