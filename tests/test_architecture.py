@@ -6,6 +6,7 @@ The rules are checked on this repository. Small trees that break one rule each s
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import defaultdict
@@ -56,7 +57,8 @@ MOST_LINES = 700
 
 def violations(root: Path) -> list[str]:
     """Everything in the tree below `root` that breaks a rule, one readable line each."""
-    return [
+    nodes_of.cache_clear()
+    found = [
         *layer_violations(root),
         *import_violations(root),
         *name_violations(root),
@@ -68,6 +70,14 @@ def violations(root: Path) -> list[str]:
             if (lines := len(file.read_text().splitlines())) > MOST_LINES
         ),
     ]
+    nodes_of.cache_clear()
+    return found
+
+
+@functools.cache
+def nodes_of(file: Path) -> list[ast.AST]:
+    """All nodes of a file; kept, since every rule reads them, until `violations` ends."""
+    return list(ast.walk(ast.parse(file.read_text(), filename=str(file))))
 
 
 def layer_violations(root: Path) -> Iterator[str]:
@@ -137,7 +147,7 @@ def class_violations(root: Path) -> Iterator[str]:
     """Classes of the package that share a name."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for file in python_files(root, PACKAGE):
-        for node in ast.walk(ast.parse(file.read_text(), filename=str(file))):
+        for node in nodes_of(file):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(file.relative_to(root)))
     for name, files in places.items():
@@ -151,12 +161,12 @@ def private_violations(root: Path) -> Iterator[str]:
     A private name is another library's if nothing in the tree defines it. So a name that both define is not found.
     Names of the standard library are allowed.
     """
-    trees = {file: ast.parse(file.read_text(), filename=str(file)) for file in python_files(root, *FOLDERS)}
-    defined = {name for tree in trees.values() for node in ast.walk(tree) for name in defined_names(node)}
-    for file, tree in trees.items():
+    files = list(python_files(root, *FOLDERS))
+    defined = {name for file in files for node in nodes_of(file) for name in defined_names(node)}
+    for file in files:
         if file.is_relative_to(root / PACKAGE / "upstream"):
             continue
-        for node in ast.walk(tree):
+        for node in nodes_of(file):
             for name in used_names(node):
                 if any(is_private(part) for part in name.split(".")) and name.split(".")[-1] not in defined:
                     place = f"{file.relative_to(root)}:{node.lineno}"  # type: ignore[attr-defined]
@@ -212,7 +222,7 @@ def unit_of(file: Path, root: Path) -> str:
 def imported_modules(file: Path, root: Path) -> Iterator[str]:
     """Full names of the modules that a file imports, anywhere in it."""
     package = file.relative_to(root).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(file.read_text(), filename=str(file))):
+    for node in nodes_of(file):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
