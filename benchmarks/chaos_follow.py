@@ -197,8 +197,9 @@ def elastic(folder: Path, complete: Path, *, kills: int, seed: int, most: int = 
         live, rng = folder / f"live-{number}", random.Random(seed + number)
         with committing(complete, live):
             outcomes.append(run(live, folder / f"run-{number}", kills=min(most, kills - done), ranks=(1, 2), rng=rng))
-        found = _summary(outcomes)
-        print(f"{found['kills']} of {kills} kills, lost {found['lost']}, repeated {found['repeated']}", file=sys.stderr)
+        killed, lost = sum(one.kills.total() for one in outcomes), sum(one.lost for one in outcomes)
+        repeated = sum(one.repeated for one in outcomes)
+        print(f"{killed} of {kills} kills: {lost} requests lost, {repeated} repeated", file=sys.stderr)
     return outcomes
 
 

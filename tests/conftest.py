@@ -58,7 +58,7 @@ class Warm:
         return done
 
     def programs(self, folder: Path) -> Path:
-        """`folder`, made, with the program `easq-rec`, for scripts that call it."""
+        """Makes `folder` with a program `easq-rec` in it, for scripts that call it, and returns it."""
         folder.mkdir()
         program = folder / "easq-rec"
         program.write_text(f'#!/bin/sh\nexec {self.python} -m easq_rec.cli "$@"\n')

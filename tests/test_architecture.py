@@ -76,7 +76,7 @@ def violations(root: Path) -> list[str]:
 
 @functools.cache
 def nodes_of(file: Path) -> list[ast.AST]:
-    """All nodes of a file; kept, since every rule reads them, until `violations` ends."""
+    """All nodes of a file. They are cached until `violations` ends, since several rules read them."""
     return list(ast.walk(ast.parse(file.read_text(), filename=str(file))))
 
 

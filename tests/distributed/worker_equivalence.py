@@ -161,7 +161,7 @@ def cases() -> dict[str, Case]:
         f"{name}, {situation}": Case(config=sharded_by(config, "rows"), **change)
         for name, config in configs().items()
         for situation, change in situations.items()
-        # What ranks may lack differs little between the ways to align, so one of them goes through all of it.
+        # The ways to align differ little in these situations, so only one of them goes through all.
         if name == "easq" or situation in ("shared", "no answers", "one rank has nothing")
     }
     found |= {

@@ -17,13 +17,14 @@ import pytest
 from tests.conftest import Warm
 
 REPOSITORY = Path(__file__).parents[2]
-HERE = Path(sys.executable).parent
+PROGRAMS = Path(sys.executable).parent
+"""The folder of the installed `easq-rec`."""
 CASES = next((cases for top in (REPOSITORY, *REPOSITORY.parents) if (cases := top / "shared" / "cases").is_dir()), None)
 
 pytestmark = pytest.mark.integration
 
 
-def ran(case: str, folder: Path, programs: Path = HERE) -> tuple[str, Path]:
+def ran(case: str, folder: Path, programs: Path = PROGRAMS) -> tuple[str, Path]:
     """(what the script of a case printed, the copy of its folder that it ran in)"""
     if CASES is None or not (CASES / case).is_dir():
         pytest.skip("the folder shared/cases is not here")

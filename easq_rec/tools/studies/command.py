@@ -139,14 +139,14 @@ def run(options: StudyOptions) -> int:
                 return _signal(options, store)
             if options.name == "worth":
                 return _worth(options, store)
-            return _train(options, study_of(options), store)
+            return _train(options, store)
         except KeyboardInterrupt:
             print("interrupted; the same command with --resume continues it", file=sys.stderr)
             return 130
 
 
 def study_of(options: StudyOptions) -> Study:
-    """A study that trains."""
+    """The study that the options name, one that trains."""
     return frontier.study(options.families) if options.families else STUDIES[options.name]
 
 
@@ -156,8 +156,8 @@ def trainings(options: StudyOptions) -> list[Cell]:
     return study_of(options).cells(base, options.seed_list, options.budget)
 
 
-def _train(options: StudyOptions, study: Study, store: Store) -> int:
-    begin = time.perf_counter()
+def _train(options: StudyOptions, store: Store) -> int:
+    begin, study = time.perf_counter(), study_of(options)
     cells = trainings(options)
     cells += anchor_cells(cells)
     check_names(cells)

@@ -78,7 +78,7 @@ class Cell:
         """What a cell shares with its base: the world's seed, or the training seed on a data set."""
         return f"seed {self.training_seed}" if self.world_seed is None else f"world {self.world_seed}"
 
-    # Kept, since comparisons read it thousands of times.
+    # The key is cached, since a comparison reads it thousands of times.
     @functools.cached_property
     def pair(self) -> str:
         """Pairing key, equal for cells on the same data: the block and the other properties of the world."""

@@ -323,10 +323,11 @@ def _guard_note(setting: Condition, guard: Guard, measured: Mapping[tuple[str, s
     easq, changed = measured[setting.name, EASQ], measured[setting.name, guard.method]
     default = _difference(changed.satisfaction, easq.satisfaction)
     return (
-        f"{setting.name}, {guard.name} ({guard.effect}): satisfaction at the default weight "
-        f"{_shown(changed.satisfaction)}, engagement {_shown(changed.engagement)}; easq as it is "
-        f"{_shown(easq.satisfaction)}, {_shown(easq.engagement)}. The change adds {default.text(f' {POINTS}', 2)} "
-        f"there, and {changed.priced.lead(easq.priced, PRICE).text(f' {POINTS}', 2)} to the gain at {PRICE:g}%."
+        f"{setting.name}, {guard.name}: {guard.effect}. At the default weight satisfaction changes by "
+        f"{_shown(changed.satisfaction)} and engagement by {_shown(changed.engagement)}; with the usual guards they "
+        f"change by {_shown(easq.satisfaction)} and {_shown(easq.engagement)}. The change adds "
+        f"{default.text(f' {POINTS}', 2)} to satisfaction at this weight, and "
+        f"{changed.priced.lead(easq.priced, PRICE).text(f' {POINTS}', 2)} to the gain at {PRICE:g}%."
     )
 
 
